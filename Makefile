@@ -1,0 +1,66 @@
+# GNU make, 3.81 or newer (macOS has that one). Nothing is installed outside .venv.
+#
+#   make demo    install, then train SegFormer on the embedded data set
+#   make test    the suite                 make check   ruff, mypy, import-linter
+#   make fix     mend what ruff can mend   make clean   remove .venv and all that was built
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# More of pytest's flags: make test PYTEST_ARGS="-n 0 -x -k registry"
+PYTEST_ARGS ?= -n 2
+# Another Python: make demo PYTHON=/opt/python3.12/bin/python3
+PYTHON ?=
+# `accelerate launch` without a configuration runs one thread on a CPU; this gives it all cores.
+OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+.PHONY: help demo test check fix clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/installed
+	@echo '$$ accelerate launch -m segacc --arch segformer --output-dir runs/demo --overwrite'
+	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) PATH="$(CURDIR)/$(BIN):$$PATH" \
+	    accelerate launch -m segacc --arch segformer --output-dir runs/demo --overwrite
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The two stamps: a second run is instant, a changed pyproject.toml installs anew.
+$(VENV)/installed: $(VENV)/created pyproject.toml
+	@echo "make: installing segacc and what it needs into $(VENV); torch is large, so this takes some minutes"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/created pyproject.toml
+	@echo "make: installing segacc and its test extras into $(VENV); torch is large, so this takes some minutes"
+	@$(PIP) install --editable '.[dev]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/created:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "make: creating $(VENV) with $$($$python --version)"; \
+	        $$python -m venv --clear $(VENV) && touch $@ && exit 0; \
+	        echo "make: $$python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	        exit 1; \
+	    fi; \
+	done; \
+	echo "make: segacc needs Python 3.11 or newer, and none of python3.13, python3.12, python3.11, python3 is." >&2; \
+	echo "make: install one, or name it: make demo PYTHON=/path/to/python3" >&2; \
+	exit 1

@@ -1,0 +1,55 @@
+"""segacc trains, evaluates and runs semantic-segmentation networks on Accelerate.
+
+What plugin authors import is here; so are TrainConfig, train and Segmenter, loaded when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from segacc.hookspecs import (
+    Architecture,
+    Augmentation,
+    Dataset,
+    DataSplits,
+    Facts,
+    Loss,
+    LossTerm,
+    Metric,
+    MetricState,
+    Sample,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from segacc.api import train
+    from segacc.config import TrainConfig
+    from segacc.inference import Segmenter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Architecture",
+    "Augmentation",
+    "DataSplits",
+    "Dataset",
+    "Facts",
+    "Loss",
+    "LossTerm",
+    "Metric",
+    "MetricState",
+    "Sample",
+    "Segmenter",
+    "TrainConfig",
+    "__version__",
+    "hookimpl",
+    "train",
+]
+
+_LAZY = {"TrainConfig": "segacc.config", "train": "segacc.api", "Segmenter": "segacc.inference"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch only when it is asked for."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'segacc' has no attribute {name!r}")

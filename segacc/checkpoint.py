@@ -1,0 +1,123 @@
+"""Checkpoints that are whole or not there: atomic save, find, load, rotate."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segacc.errors import OptionError
+from segacc.events import Scores
+
+COMPLETE = "progress.json"
+"""Written last; a checkpoint folder without it does not count."""
+
+
+@dataclass
+class Progress:
+    """What a run knows of itself beside weights and optimizer."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    best: float | None = None
+    """The best score so far, by `best_by`."""
+    best_step: int | None = None
+    evaluated: int = 0
+    """The step of the newest evaluation."""
+    saved: int = 0
+    """The step of the newest checkpoint."""
+    scores: Scores = field(default_factory=dict)
+    """Of the newest evaluation."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the order of samples depends on; a resumed run must agree."""
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], accelerator: Any) -> None:
+    """Write a folder as a whole: `fill` writes a temporary one on all processes, then it moves.
+
+    A folder of that name is replaced; a process killed at any moment leaves the old or the new one.
+    """
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    if accelerator.is_main_process:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        part.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    fill(part)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _flush(part)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def _flush(folder: Path) -> None:
+    """Ask the disk to keep what was written, before the rename says that it is whole."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+
+
+def name(step: int) -> str:
+    """Return the folder name of a step."""
+    return f"step-{step:08d}"
+
+
+def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int) -> Path:
+    """Save all that resumes a run as `folder`/step-N, then drop the oldest but `keep`."""
+    place = folder / name(progress.step)
+
+    def fill(part: Path) -> None:
+        accelerator.save_state(str(part))
+        if accelerator.is_main_process:
+            (part / COMPLETE).write_text(json.dumps(asdict(progress), indent=1))
+
+    write_folder(place, fill, accelerator)
+    if accelerator.is_main_process:
+        for old in complete(folder)[:-keep]:
+            shutil.rmtree(old)
+    return place
+
+
+def complete(folder: Path) -> list[Path]:
+    """List the whole checkpoints of a folder, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{COMPLETE}"))
+
+
+def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
+    """Return (run folder, checkpoint) for `--resume`: `auto`, a run folder, or a checkpoint.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if given == "auto" and output_dir is None:
+        raise OptionError("--resume auto needs --output-dir DIR; or write --resume DIR.")
+    place = (output_dir if given == "auto" and output_dir else Path(given)).expanduser().resolve()
+    found = (
+        [place]
+        if (place / COMPLETE).is_file()
+        else complete(place / "checkpoints") or complete(place)
+    )
+    if not found:
+        raise OptionError(f"--resume {given}: no whole checkpoint in {place / 'checkpoints'}.")
+    return found[-1].parents[1], found[-1]
+
+
+def recover(run_folder: Path) -> None:
+    """Put back a folder whose replacement was cut off between two renames."""
+    for old in run_folder.glob(".*.old"):
+        folder = old.with_name(old.name[1:].removesuffix(".old"))
+        if not folder.exists():
+            old.rename(folder)
+
+
+def read(checkpoint: Path) -> Progress:
+    """Read a checkpoint's progress."""
+    return Progress(**json.loads((checkpoint / COMPLETE).read_text()))

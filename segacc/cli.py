@@ -1,0 +1,204 @@
+"""From the command line to settings; the flags come from the config dataclasses."""
+
+import argparse
+import inspect
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from segacc import __version__, commands
+from segacc.config import EvaluateConfig, PredictConfig, TrainConfig
+from segacc.errors import OptionError
+from segacc.options import OptionDoc, describe, did_you_mean
+from segacc.settings import Layer, check_layer, read_yaml
+
+COMMANDS = ("evaluate", "predict", "plugins")
+USAGE = """\
+  accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
+  python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
+  python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
+  pictures
+  python -m segacc plugins [NAME] [--json]                                      what there is"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises instead of printing."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as OptionError."""
+        raise OptionError(
+            f"{message.removeprefix('argument ')}. `python -m segacc --help` lists all flags."
+        )
+
+
+class Once(argparse.Action):
+    """A flag that may be given once; a second one would be ignored, so it is refused."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        """Store, or raise OptionError."""
+        if hasattr(namespace, self.dest):
+            raise OptionError(
+                f"{option_string}: given twice: {getattr(namespace, self.dest)!r} and "
+                f"{values!r}; give it once."
+            )
+        setattr(namespace, self.dest, values)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command line and return the exit code.
+
+    Raises:
+        SegaccError: something typed is wrong.
+    """
+    args = [_dashes(arg) for arg in argv]
+    if args and not args[0].startswith("-"):
+        name, rest = args[0], args[1:]
+        if name not in COMMANDS:
+            raise OptionError(
+                f'unknown command "{name}". {did_you_mean(name, COMMANDS)}'
+                f"Commands: {', '.join(COMMANDS)}; "
+                "without a command segacc trains."
+            )
+        return {"evaluate": _evaluate, "predict": _predict, "plugins": _plugins}[name](rest)
+    return _train(args)
+
+
+def _dashes(arg: str) -> str:
+    """Take `--batch_size` for `--batch-size`."""
+    flag, equals, value = arg.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else arg
+
+
+def _train(args: list[str]) -> int:
+    parser = _parser(usage="\n" + USAGE, description="Train a semantic-segmentation network.")
+    parser.add_argument("--version", action="version", version=f"segacc {__version__}")
+    parser.add_argument(
+        "--config", metavar="FILE", action=Once, help="YAML of settings; flags go over it."
+    )
+    add_flags(parser, TrainConfig)
+    typed = _parse(parser, args)
+    config = typed.pop("config", None)
+    layers = [read_yaml(Path(config))] if config else []
+    return commands.train([*layers, Layer(typed, "command line")])
+
+
+def _evaluate(args: list[str]) -> int:
+    parser = _parser(
+        prog="segacc evaluate", description="Score a model folder on a split of a data set."
+    )
+    parser.add_argument(
+        "model", metavar="MODEL_FOLDER", help="best/ or last/ of a run, or any transformers folder"
+    )
+    add_flags(parser, EvaluateConfig)
+    typed = _parse(parser, args)
+    model = typed.pop("model")
+    if "dataset" not in typed:
+        raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
+    return commands.evaluate(
+        model, EvaluateConfig(**check_layer(EvaluateConfig, Layer(typed, "command line")))
+    )
+
+
+def _predict(args: list[str]) -> int:
+    parser = _parser(
+        prog="segacc predict", description="Segment pictures: index PNGs and overlays."
+    )
+    parser.add_argument(
+        "model", metavar="MODEL_FOLDER", help="best/ or last/ of a run, or any transformers folder"
+    )
+    parser.add_argument(
+        "inputs", metavar="IMAGE_OR_FOLDER", nargs="+", help="pictures, or folders of pictures"
+    )
+    add_flags(parser, PredictConfig)
+    typed = _parse(parser, args)
+    model, inputs = typed.pop("model"), [Path(given) for given in typed.pop("inputs")]
+    return commands.predict(
+        model, inputs, PredictConfig(**check_layer(PredictConfig, Layer(typed, "command line")))
+    )
+
+
+def _plugins(args: list[str]) -> int:
+    parser = _parser(
+        prog="segacc plugins", description="Show what can be named, and which plugins are broken."
+    )
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", default=None, help="a component, to show its options"
+    )
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+    typed = _parse(parser, args)
+    return commands.plugins(typed["name"], as_json=typed["json"])
+
+
+def _parser(**words: Any) -> Parser:
+    return Parser(
+        **{"prog": "segacc", **words}, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+
+
+def _parse(parser: Parser, args: list[str]) -> dict[str, Any]:
+    namespace, unknown = parser.parse_known_args(args)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        word = unknown[0].partition("=")[0]
+        raise OptionError(
+            f"unknown {'flag' if word.startswith('-') else 'argument'} {word}. "
+            f"{did_you_mean(word, flags)}"
+            f"`python -m {parser.prog} --help` lists all flags."
+        )
+    return vars(namespace)
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
+    """Make one flag of each field, under the headings that stand as comments in the class."""
+    headings, hints = _headings(cls), typing.get_type_hints(cls)
+    groups: dict[str, Any] = {}
+    for option in describe(cls):
+        heading = headings[option.name]
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        text = f"{option.doc} {_default(option.default)}".replace("%", "%%")
+        kind = _flag_kind(option, hints[option.name])
+        groups[heading].add_argument(f"--{option.name.replace('_', '-')}", help=text, **kind)
+
+
+def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:
+    """Choose how a flag is given: a switch, once for each of many, or once."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is ...:
+        return {"action": "append", "metavar": "NAME"}
+    if option.name == "resume":
+        return {"action": Once, "nargs": "?", "const": "auto", "metavar": "FOLDER"}
+    return {"action": Once, "metavar": _metavar(option.type)}
+
+
+def _headings(cls: type[Any]) -> Mapping[str, str]:
+    heading, found = "Settings", {}
+    for line in inspect.getsource(cls).splitlines():
+        if comment := re.match(r"    # (.+)", line):
+            heading = comment[1]
+        elif field := re.match(r"    (\w+):", line):
+            found[field[1]] = heading
+    return found
+
+
+def _metavar(type_text: str) -> str:
+    words = {
+        "integer": "N",
+        "number": "X",
+        "text": "TEXT",
+        "path": "DIR",
+        "SIZE": "SIZE",
+        "one": "CHOICE",
+    }
+    return words.get(type_text.split()[0], "VALUE") if "mapping" not in type_text else "NAME"
+
+
+def _default(default: Any) -> str:
+    if default is None or default is False or default == () or default == "required":
+        return ""
+    return f"[{' '.join(default) if isinstance(default, tuple) else default}]"

@@ -1,0 +1,159 @@
+"""What each command does; torch is imported only after everything typed was checked."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from segacc.config import EvaluateConfig, PredictConfig
+from segacc.plan import choose, gather, make_plan
+from segacc.registry import load_registry
+from segacc.settings import Layer
+
+if TYPE_CHECKING:
+    from segacc.inference import Segmenter
+    from segacc.registry import Registry
+
+
+def is_main() -> bool:
+    """Tell whether this is the process that speaks, before accelerate is there to ask."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def load_plugins() -> "Registry":
+    """Load the registry; the main process warns of each broken plugin."""
+    registry = load_registry()
+    if is_main():
+        for failure in registry.failures:
+            sys.stderr.write(f"warning: {failure.text()}\n")
+    return registry
+
+
+def train(layers: list[Layer]) -> int:
+    """Train and show what happens; return 0, or 128 + N when signal N stopped it."""
+    plan = make_plan(gather(layers), load_plugins())
+    console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
+    with console.status("Loading torch, the data and the weights ..."):
+        quiet_libraries()
+        from segacc.api import events
+        from segacc.events import Stopped
+        from segacc.run import build_run
+
+        run = build_run(plan)
+    stopped: Stopped | None = None
+    if not is_main():
+        for event in events(run):
+            stopped = event if isinstance(event, Stopped) else stopped
+        return exit_code(stopped)
+    from segacc.progress import Display
+
+    with Display(
+        console, names=run.labels.names, palette=run.labels.palette, best_by=run.config.best_by
+    ) as screen:
+        for event in events(run):
+            screen.show(event)
+            stopped = event if isinstance(event, Stopped) else stopped
+    console.out(screen.summary(), highlight=False)
+    return exit_code(stopped)
+
+
+def exit_code(stopped: Any) -> int:
+    """Return 0 for a finished run, 128 + N for one that signal N stopped."""
+    import signal
+
+    if stopped is None or stopped.resume is None:
+        return 0
+    return 128 + int(signal.Signals[stopped.reason])
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from talking over the display: their bars and advice, not their errors."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() and is_main() else "1"
+    )
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"torch(\.|$)|accelerate(\.|$)|transformers(\.|$)")
+
+
+def evaluate(model: str, config: EvaluateConfig) -> int:
+    """Score a model folder on a split; print the table, write evaluation.json."""
+    registry = load_plugins()
+    dataset = choose(registry, "dataset", config.dataset, "--dataset")
+    metrics = [choose(registry, "metric", given, "--metric") for given in config.metric]
+    console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
+    with console.status("Loading torch, the data and the weights ..."):
+        quiet_libraries()
+        from segacc.evaluation import build_scoring, report, score
+        from segacc.progress import print_scores
+
+        scoring, segmenter = build_scoring(model, dataset, metrics, config)
+    scores = score(scoring, console)
+    if scoring.accelerator.is_main_process:
+        text = report(model, scoring, scores, config)
+        print_scores(
+            console,
+            scores,
+            names=segmenter.labels.names,
+            palette=segmenter.labels.palette,
+            title=text["title"],
+        )
+        path = Path(config.output_dir or model) / "evaluation.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(text, indent=1))
+        console.out(f"written to {path}", highlight=False)
+    scoring.accelerator.end_training()
+    return 0
+
+
+def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
+    """Segment pictures; return 1 when some could not be read."""
+    from segacc.prediction import find_pictures, segment_all
+
+    jobs = find_pictures(inputs, config.output_dir)
+    console = Console(stderr=True, soft_wrap=True) if is_main() else Console(quiet=True)
+    with console.status("Loading torch and the weights ..."):
+        quiet_libraries()
+        segmenter = load_segmenter(model, config.protocol)
+    unreadable = segment_all(segmenter, jobs, config, console)
+    for reason in unreadable:
+        sys.stderr.write(f"{reason}\n")
+    console.print(
+        f"{len(jobs) - len(unreadable)} of {len(jobs)} pictures written to {config.output_dir}",
+        highlight=False,
+    )
+    return 1 if unreadable else 0
+
+
+def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
+    """Load a model folder under its own protocol or the one that was typed."""
+    from segacc.inference import Protocol, Segmenter
+
+    wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
+    segmenter = Segmenter.from_pretrained(model)
+    return segmenter if wanted is None else segmenter.with_protocol(wanted)
+
+
+def plugins(name: str | None, *, as_json: bool) -> int:
+    """Show what can be named; return 1 when a plugin is broken."""
+    from segacc.listing import listing_json, print_component, print_listing
+
+    registry, console = load_registry(), Console(soft_wrap=True)
+    if as_json:
+        console.out(json.dumps(listing_json(registry, name), indent=1), highlight=False)
+    elif name is None:
+        print_listing(registry, console)
+    else:
+        print_component(registry, name, console)
+    return 1 if registry.failures else 0

@@ -1,0 +1,133 @@
+"""TrainConfig: every setting of a run, declared once; flags, YAML keys and help come from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from segacc.options import Size
+
+Named = str | dict[str, Any]
+"""A component: `name:key=value,...`, or in YAML a mapping with `name`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Every setting of a training run."""
+
+    # What is trained
+    arch: Named = "segformer"
+    """Architecture, as in `segformer:variant=b2`."""
+    weights: str = "auto"
+    """`auto` (the architecture's published weights), `none` (random), a folder, or a Hub id."""
+    dataset: Named = "nuclei"
+    """Data set, as in `folder:root=data/camvid`."""
+    train_split: str = "train"
+    """Split that is trained on."""
+    eval_split: str = "validation"
+    """Split that is scored while training."""
+    aug: tuple[Named, ...] = ("random_scale_crop", "flip", "color_jitter")
+    """Augmentation; give the flag once for each, in order. `none` for none."""
+    loss: tuple[Named, ...] = ("cross_entropy",)
+    """Loss term; give the flag once for each."""
+    metric: tuple[Named, ...] = ("mean_iou",)
+    """Metric; give the flag once for each."""
+
+    # How long
+    epochs: PositiveFloat | None = None
+    """Passes over the training split; 12 when neither this nor max_steps is given."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps, instead of epochs."""
+
+    # The batch
+    batch_size: PositiveInt = 8
+    """Images per process per micro-batch."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches per optimizer step."""
+    crop_size: Size | None = None
+    """What training sees in pixels: a number or HEIGHTxWIDTH; default: the data set's or 512."""
+    num_workers: NonNegativeInt = 2
+    """Data loader workers per process; 0 loads in the process itself."""
+    skip_unreadable: NonNegativeInt = 0
+    """Unreadable files that are passed over and counted before the run stops."""
+
+    # Optimization
+    lr: PositiveFloat | None = None
+    """Peak learning rate of the encoder; default 6e-5 with loaded weights, else 1e-3."""
+    head_lr_scale: PositiveFloat | None = None
+    """Factor on the head's learning rate; default 10 with loaded weights, 1 from random ones."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW's decay; norms, biases and position embeddings have none."""
+    warmup_steps: NonNegativeInt | None = None
+    """Steps of linear warm-up; default a twentieth of the run, at most 1500."""
+    poly_power: PositiveFloat = 1.0
+    """Power of the polynomial decay to 0 after the warm-up; 1 is linear."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+    freeze_batchnorm: bool = False
+    """Keep batch norm as loaded, so that results do not depend on how a batch is cut."""
+    gradient_checkpointing: bool = False
+    """Less memory for more compute, where the network offers it."""
+    mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
+    """Default: what `accelerate launch` or its configuration says."""
+    seed: NonNegativeInt = 0
+    """Of weights, order and augmentations."""
+
+    # Scoring, saving, seeing
+    eval_every: PositiveInt | None = None
+    """Steps between evaluations; default a fifth of the run."""
+    save_every: PositiveInt | None = None
+    """Steps between checkpoints; default as eval_every."""
+    log_every: PositiveInt = 10
+    """Steps between lines of metrics.jsonl."""
+    best_by: str = "mean_iou"
+    """Score that decides what `best/` holds, as in `mean_iou` or `per_category_iou/nucleus`."""
+    keep: PositiveInt = 3
+    """Checkpoints that are kept, the newest."""
+    num_pictures: NonNegativeInt = 4
+    """Validation images drawn in pictures/step-N.png."""
+    trackers: tuple[str, ...] = ()
+    """Accelerate's trackers, as in `tensorboard`; give the flag once for each."""
+
+    # The run folder
+    output_dir: Path | None = None
+    """The run folder; default runs/ARCH-DATASET, with -2, -3, ... when that is taken."""
+    resume: str | None = None
+    """Go on from a checkpoint: a folder, or `auto` for the newest one in output_dir."""
+    overwrite: bool = False
+    """Delete what output_dir holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Every setting of `segacc evaluate`."""
+
+    dataset: Named
+    """Data set, as in `folder:root=data/camvid`; its classes must be the network's."""
+    split: str = "validation"
+    """Split that is scored."""
+    protocol: str | None = None
+    """How images are seen, as in `whole:short_side=512`; default what is stored in the folder."""
+    metric: tuple[Named, ...] = ("mean_iou",)
+    """Metric; give the flag once for each."""
+    num_workers: NonNegativeInt = 2
+    """Data loader workers per process."""
+    skip_unreadable: NonNegativeInt = 0
+    """Unreadable files that are passed over and counted."""
+    mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
+    """Default: what `accelerate launch` or its configuration says."""
+    output_dir: Path | None = None
+    """Where evaluation.json is written; default the model's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Every setting of `segacc predict`."""
+
+    output_dir: Path = Path("predictions")
+    """Where NAME.png (raw label ids) and NAME_overlay.png are written."""
+    protocol: str | None = None
+    """How images are seen, as in `whole:short_side=512`; default what is stored in the folder."""
+    overlay: bool = True
+    """Write the overlays with a legend too."""

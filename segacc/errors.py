@@ -1,0 +1,25 @@
+"""What can go wrong by a user's hand: one paragraph of where, what, and what would be right."""
+
+
+class SegaccError(Exception):
+    """A mistake the user can mend: printed as one paragraph, and the process exits with 2."""
+
+
+class OptionError(SegaccError):
+    """Something typed on the command line, in a YAML file or in Python is not what it should be."""
+
+
+class DataError(SegaccError):
+    """A data set, an image or a label is not what it should be."""
+
+
+class UnreadableError(DataError):
+    """An image or label file is missing or not decodable; `skip_unreadable` may pass it over."""
+
+
+class PluginError(SegaccError):
+    """A component is unknown, ambiguous, or its plugin is broken."""
+
+
+class WeightsError(SegaccError):
+    """Weights cannot be found, or do not belong to the network they were given for."""

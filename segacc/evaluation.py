@@ -1,0 +1,89 @@
+"""`segacc evaluate`: score a model folder on a split, on any number of processes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segacc import __version__
+from segacc.config import EvaluateConfig
+from segacc.data import EvalData
+from segacc.events import Scores
+from segacc.hookspecs import Facts
+from segacc.inference import Protocol, Segmenter, relabel
+from segacc.loop import evaluate
+from segacc.plan import Chosen
+from segacc.processes import start_accelerator
+from segacc.scoring import Scoring, build_metrics, pick_split
+
+RULES = {
+    "ignored": "pixels labelled 255 count for nothing",
+    "absent_classes": "a class in neither labels nor predictions is left out of the means",
+    "label_size": "original",
+    "weights": "raw",
+}
+"""What every score here is taken by."""
+
+
+def build_scoring(
+    model: str, dataset: Chosen, metrics: Sequence[Chosen], config: EvaluateConfig
+) -> tuple[Scoring, Segmenter]:
+    """Load the network and the split.
+
+    Raises:
+        SegaccError: one of them is not there, or their classes differ.
+    """
+    accelerator = start_accelerator(config.mixed_precision)
+    segmenter = Segmenter.from_pretrained(model, accelerator.device)
+    if config.protocol:
+        segmenter = segmenter.with_protocol(Protocol.parse(config.protocol, "--protocol"))
+    splits = dataset.record.build(dataset.options)
+    segmenter = relabel(segmenter, splits.labels, f"--dataset {dataset.text}")
+    samples = pick_split(splits, config.split, "--split")
+    labels = splits.labels
+    facts = Facts(num_classes=len(labels.names), class_names=labels.names)
+    scoring = Scoring(
+        accelerator,
+        accelerator.prepare_model(segmenter.network, evaluation_mode=True),
+        segmenter.network,
+        EvalData(samples, labels),
+        lambda: build_metrics(metrics, facts),
+        segmenter.protocol,
+        num_workers=config.num_workers,
+        skip_unreadable=config.skip_unreadable,
+    )
+    return scoring, segmenter
+
+
+def score(scoring: Scoring, console: Console) -> Scores:
+    """Evaluate with a progress bar on a terminal."""
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=len(scoring.loader()))
+        scores, _ = evaluate(replace(scoring, tick=lambda item: bar.advance(task)))
+    return scores
+
+
+def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
+    """Collect what a score must carry to be compared."""
+    images, protocol = len(scoring.data.samples), scoring.protocol.text()
+    skipped = f", {len(scoring.unreadable)} unreadable" if scoring.unreadable else ""
+    return {
+        "title": f"{model} on {config.split}: {images} images{skipped}, protocol {protocol}, "
+        f"precision {scoring.accelerator.mixed_precision}",
+        "model": model,
+        "dataset": config.dataset,
+        "split": config.split,
+        "num_images": images - len(scoring.unreadable),
+        "unreadable": sorted(scoring.unreadable),
+        "protocol": protocol,
+        "precision": scoring.accelerator.mixed_precision,
+        "processes": scoring.accelerator.num_processes,
+        "rules": RULES,
+        "scores": scores,
+        "segacc_version": __version__,
+    }

@@ -1,0 +1,92 @@
+"""What is saved is what others can load: best/ and last/, with label map and model card."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from segacc import __version__
+from segacc.checkpoint import write_folder
+from segacc.events import Scores
+from segacc.inference import SIDE_FILE
+from segacc.plan import options_text
+from segacc.run import Run
+
+
+def save_model(run: Run, name: str) -> Path:
+    """Write the run's network as `name`/ with the newest scores; called on all processes."""
+    folder = run.folder / name
+    state_dict = run.accelerator.get_state_dict(run.model)
+
+    def fill(part: Path) -> None:
+        if run.accelerator.is_main_process:
+            run.network.save_pretrained(part, names=run.labels.names, state_dict=state_dict)
+            (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1))
+            (part / "README.md").write_text(model_card(run), encoding="utf-8")
+
+    write_folder(folder, fill, run.accelerator)
+    return folder
+
+
+def side_file(run: Run) -> dict[str, Any]:
+    """Collect what a transformers folder has no place for."""
+    return {
+        "segacc_version": __version__,
+        "step": run.progress.step,
+        "architecture": options_text(run.plan.arch),
+        "facts": dataclasses.asdict(run.facts),
+        "labels": run.labels.to_dict(),
+        "protocol": run.scoring.protocol.text(),
+        "scores": run.progress.scores,
+        "scored_at_step": run.progress.evaluated,
+    }
+
+
+def model_card(run: Run) -> str:
+    """Write the model card: data, scores with their protocol, and how to use the folder."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        tags=["segacc", run.plan.arch.name],
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# {run.plan.arch.text} on {run.plan.dataset.text}
+
+Trained with segacc {__version__} for {run.progress.step} optimizer steps of {run.total_batch_size}
+images.
+
+{score_table(run.progress.scores)}
+
+Protocol: `{run.scoring.protocol.text()}`, at the label's original size,
+    {len(run.scoring.data.samples)} images of the split
+`{run.config.eval_split}`, scored at step {run.progress.evaluated}; pixels labelled 255 count for
+nothing; a class in
+neither labels nor predictions is left out of the means; raw weights; precision
+{run.accelerator.mixed_precision}.
+
+```python
+from segacc import Segmenter
+
+prediction = Segmenter.from_pretrained("FOLDER")("photo.jpg")  # (H, W) uint8 classes
+```
+"""
+
+
+def score_table(scores: Scores) -> str:
+    """Write scores as a markdown table, means first, then classes."""
+    rows = ["| score | value |", "|---|---|"]
+    rows += [
+        f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float)
+    ]
+    classes = {name: value for name, value in scores.items() if isinstance(value, dict)}
+    rows += [
+        f"| {name}: {key} | {score:.4f} |"
+        for name, value in classes.items()
+        for key, score in value.items()
+    ]
+    return "\n".join(rows)

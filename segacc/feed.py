@@ -1,0 +1,109 @@
+"""What the loop eats: each step's micro-batches, on the device; bad data stops all processes."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torchvision import tv_tensors
+
+from segacc.data import Batch, Item, seeded
+from segacc.errors import DataError, SegaccError
+from segacc.meter import Meter
+from segacc.run import Run
+from segacc.signals import StopSignal
+
+
+class Trouble:
+    """Bad data met by this process, told to all of them at a place where all of them are."""
+
+    def __init__(self, accelerator: Any, *, allowed: int, seen: set[str]) -> None:
+        """Allow so many unreadable files; `seen` is shared over steps."""
+        self.accelerator, self.allowed, self.seen = accelerator, allowed, seen
+        self.error: SegaccError | None = None
+        self.unreadable: set[str] = set()
+
+    def add(self, error: SegaccError) -> None:
+        """Keep the first error."""
+        self.error = self.error or error
+
+    def settle(self, *, stop: bool = False) -> bool:
+        """Raise on every process if any has an error; return whether any was asked to stop.
+
+        Raises:
+            SegaccError: the first error in the order of processes, or too many unreadable files.
+        """
+        flags = torch.tensor(
+            [self.error is not None, bool(self.unreadable), stop], dtype=torch.int64
+        )
+        if self.accelerator.num_processes > 1:
+            flags = self.accelerator.reduce(flags.to(self.accelerator.device), "sum").cpu()
+        if flags[0]:
+            raise next(error for error in gather_object([self.error]) if error is not None)
+        if flags[1]:
+            self._count(gather_object([self.unreadable]))
+        return bool(flags[2])
+
+    def _count(self, found: list[set[str]]) -> None:
+        for reason in sorted(set().union(*found) - self.seen):
+            self.seen.add(reason)
+            if len(self.seen) > self.allowed:
+                allowed = (
+                    f" ({self.allowed} are allowed by --skip-unreadable)" if self.allowed else ""
+                )
+                more = f" To pass over up to N such files, add --skip-unreadable N{allowed}."
+                raise DataError(f"{reason}{more}")
+            if self.accelerator.is_main_process:
+                sys.stderr.write(f"skipped, {len(self.seen)} of {self.allowed} allowed: {reason}\n")
+        self.unreadable = set()
+
+
+def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]:
+    """Yield the micro-batches of each step, on the device, until the last step or a signal.
+
+    All processes yield as often; bad data on one of them raises on all, before a step is taken
+    with it.
+
+    Raises:
+        SegaccError: bad data, see `Trouble`.
+    """
+    trouble = Trouble(run.accelerator, allowed=run.config.skip_unreadable, seen=run.unreadable)
+    batches = iter(run.loader())
+    for _ in range(run.progress.step, run.max_steps):
+        with meter.waiting():
+            window = [next(batches) for _ in range(run.config.gradient_accumulation_steps)]
+        for batch in window:
+            if isinstance(batch, SegaccError):
+                trouble.add(batch)
+            else:
+                trouble.unreadable.update(why for _, _, why in batch.items if why)
+        if trouble.settle(stop=bool(signal.name)):
+            return
+        yield [to_device(batch, run) for batch in window]
+
+
+def to_device(batch: Batch, run: Run) -> Batch:
+    """Move a batch to the device, labels as int64; apply the device augmentations per sample."""
+    device = run.accelerator.device
+    images = batch.images.to(device, non_blocking=True)
+    labels = batch.labels.to(device, non_blocking=True)
+    for place, (_, seed, _) in enumerate(batch.items if run.device_augment else ()):
+        image, label = tv_tensors.Image(images[place]), tv_tensors.Mask(labels[place])
+        with seeded(seed + 1):
+            for change in run.device_augment:
+                image, label = change(image, label)
+        images[place], labels[place] = image.as_subclass(Tensor), label.as_subclass(Tensor)
+    return Batch(images, labels.long(), batch.items)
+
+
+def scored(items: Any, trouble: Trouble) -> Iterator[Item]:
+    """Yield the samples of an evaluation; after bad data only padding, to keep all in step."""
+    for item in items:
+        if isinstance(item, SegaccError):
+            trouble.add(item)
+            item = Item(*nothing(), "", 0, padding=True)
+        elif item.unreadable:
+            trouble.unreadable.add(item.unreadable)
+        yield item

@@ -1,0 +1,175 @@
+"""All that a plugin author must read: five hooks, their records, and the facts of a run.
+
+A plugin is a module with some of the five functions below, each marked `@segacc.hookimpl`, and two
+lines of
+pyproject.toml:
+
+    [project.entry-points.segacc]
+    mynet = "segacc_mynet"
+
+Importing a plugin module must be cheap: import torch and transformers inside `build`, not at the
+    top.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segacc.labels import LabelMap
+    from segacc.model import SegmentationModel
+
+hookspec = pluggy.HookspecMarker("segacc")
+hookimpl = pluggy.HookimplMarker("segacc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a run knows before it builds its components."""
+
+    num_classes: int
+    """K, the ignored one not counted."""
+    class_names: tuple[str, ...]
+    ignore_index: int = 255
+    crop_size: tuple[int, int] = (256, 256)
+    """(height, width) in pixels of what the network sees in training."""
+    num_channels: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and its label, not yet decoded."""
+
+    image: bytes | Path
+    """An encoded picture (JPEG, PNG, ...) or the path of one."""
+    label: bytes | Path
+    """An encoded single-channel picture of raw label ids, or the path of one."""
+    id: str
+    """A name that errors and pictures use; unique in its split."""
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """What a data set's `build` returns: samples by split, and the one label map of them all."""
+
+    splits: Mapping[str, Sequence[Sample]]
+    """Usually `train`, `validation`, `test`; any other name is allowed."""
+    labels: "LabelMap"
+    crop_size: tuple[int, int] | None = None
+    """(height, width) in pixels that training should see unless the user says otherwise."""
+
+
+class LossTerm(Protocol):
+    """A loss as the loop uses it: a sum and its count, for a division that is always exact."""
+
+    def count(self, labels: "Tensor") -> "Tensor":
+        """Weigh labels (N, H, W) int64, 255 ignored: the float scalar that divides `sum`."""
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over logits (N, K, h, w), at the size of labels (N, H, W) int64: a float scalar."""
+
+
+class MetricState(Protocol):
+    """A metric as the loop uses it: states that add up over images and processes."""
+
+    state: dict[str, "Tensor"]
+    """Tensors whose sums over processes are the state of the whole split; integers stay exact."""
+
+    def update(self, predictions: "Tensor", labels: "Tensor") -> None:
+        """Count predictions (N, H, W) int64 against labels (N, H, W) int64, 255 ignored."""
+
+    def compute(self) -> dict[str, float | dict[str, float]]:
+        """Return scores by name, a mapping for scores by class name; empty states give nan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What every record has."""
+
+    name: str
+    """Lower case, `[a-z0-9_]+`."""
+    summary: str
+    """One line for `segacc plugins`."""
+    options: type[Any]
+    """A frozen dataclass; the docstring under a field is its help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Record):
+    """A network by name."""
+
+    build: Callable[[Any, Facts], "SegmentationModel"]
+    """Options and facts to a network with random weights."""
+    default_weights: Callable[[Any], str | None]
+    """Options to the Hub id of published weights, or None."""
+    tiny: Callable[[], Any]
+    """Options of a network that trains in seconds, for tests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Record):
+    """A data set by name."""
+
+    build: Callable[[Any], DataSplits]
+    """Options to samples and label map. Raises DataError where the data is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Record):
+    """A change of image and label that training sees."""
+
+    build: Callable[[Any, Facts], Callable[..., Any]]
+    """Options and facts to a callable of `(image, label)`: torchvision tv_tensors, Image (C, H, W)
+    uint8 and Mask (H, W) uint8 with 255 ignored; it returns the same pair. It may draw from torch,
+    numpy and `random`."""
+    on: Literal["worker", "device"] = "worker"
+    """Where it runs: in the data loader's worker, or on the training device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Record):
+    """A term of the training loss."""
+
+    build: Callable[[Any, Facts], LossTerm]
+    """Options and facts to a LossTerm. An option named `weight` is the term's own business."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Record):
+    """Scores of predictions against labels."""
+
+    build: Callable[[Any, Facts], MetricState]
+    """Options and facts to an empty MetricState."""
+    lower_is_better: tuple[str, ...] = ()
+    """The score names of which a lower value is the better one."""
+
+
+@hookspec
+def segacc_architectures() -> Iterable[Architecture]:  # type: ignore[empty-body]
+    """Return this plugin's architectures."""
+
+
+@hookspec
+def segacc_datasets() -> Iterable[Dataset]:  # type: ignore[empty-body]
+    """Return this plugin's data sets."""
+
+
+@hookspec
+def segacc_augmentations() -> Iterable[Augmentation]:  # type: ignore[empty-body]
+    """Return this plugin's augmentations."""
+
+
+@hookspec
+def segacc_losses() -> Iterable[Loss]:  # type: ignore[empty-body]
+    """Return this plugin's losses."""
+
+
+@hookspec
+def segacc_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
+    """Return this plugin's metrics."""

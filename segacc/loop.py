@@ -1,0 +1,181 @@
+"""The heart: `train`, `train_step`, `evaluate`. Read it from top to bottom."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from segacc import checkpoint
+from segacc.data import Batch
+from segacc.errors import OptionError
+from segacc.events import Evaluated, Event, Example, Saved, Scores, Started, Stopped
+from segacc.export import save_model
+from segacc.feed import Trouble, scored, windows
+from segacc.hookspecs import MetricState
+from segacc.inference import predict
+from segacc.labels import IGNORE
+from segacc.meter import Meter
+from segacc.model import Logits
+from segacc.run import Run
+from segacc.scoring import Scoring
+from segacc.signals import StopSignal
+
+
+def train(run: Run) -> Iterator[Event]:
+    """Train from the run's present step to its last, and tell what happens.
+
+    Yields:
+        Started; for each step StepDone and, where due, Evaluated and Saved; Stopped at the end.
+    """
+    progress, meter = run.progress, Meter(run)
+    yield Started(
+        folder=run.folder, step=progress.step, max_steps=run.max_steps, notes=tuple(run.notes)
+    )
+
+    with StopSignal() as signal:
+        if run.evaluation_due():  # a signal came between a step and its evaluation
+            yield from evaluation(run)
+
+        for window in windows(run, meter, signal):
+            losses, grad_norm, valid = train_step(run, window)
+            progress.step += 1
+            yield meter.step_done(losses, grad_norm, valid)
+
+            if run.evaluation_due() and not signal.name:
+                yield from evaluation(run)
+
+            if run.checkpoint_due():
+                yield save_checkpoint(run)
+
+            meter.restart()
+
+        if progress.saved != progress.step:
+            yield save_checkpoint(run)
+
+    yield Saved(step=progress.step, folder=save_model(run, "last"))
+    run.accelerator.end_training()
+    left = progress.step < run.max_steps
+    resume = f"accelerate launch -m segacc --resume {run.folder}" if left else None
+    yield Stopped(step=progress.step, reason=signal.name or "finished", resume=resume)
+
+
+def train_step(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Take one optimizer step on a window of micro-batches.
+
+    Each loss is its sum over the whole effective batch, all micro-batches of all processes, divided
+    by that batch's own count; so the gradient does not depend on how the batch is cut.
+    """
+    accelerator, optimizer = run.accelerator, run.optimizer
+    counts, valid = effective_counts(run, window)
+    share = accelerator.num_processes * len(window)  # accelerate takes the mean over both
+    losses, grad_norm = torch.zeros_like(counts), None
+    run.begin_step()
+    for batch in window:
+        with accelerator.accumulate(run.model):
+            logits = run.model(run.network.normalize(batch.images))
+            terms = loss_sums(run, logits, batch.labels) / counts
+            accelerator.backward(terms.sum() * share)
+            if accelerator.sync_gradients:
+                grad_norm = run.clip_gradients()
+            optimizer.step()
+            optimizer.zero_grad()
+        losses += terms.detach()
+    return losses, grad_norm, valid
+
+
+def effective_counts(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor]:
+    """Sum each loss's count, and the valid pixels, over micro-batches and processes."""
+    labels = [batch.labels for batch in window]
+    counts = [
+        torch.stack([loss.count(label) for label in labels]).sum() for loss in run.losses.values()
+    ]
+    valid = torch.stack([(label != IGNORE).sum() for label in labels]).sum()
+    total = run.accelerator.reduce(torch.stack([*counts, valid.float()]).double(), "sum")
+    return total[:-1].clamp(min=1).float(), total[-1]
+
+
+def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:
+    """Sum each loss over a micro-batch, auxiliary logits with their weights: (L,) float."""
+    sums = []
+    for loss in run.losses.values():
+        total = loss.sum(logits.main, labels)
+        for auxiliary, weight in logits.auxiliary:
+            total = total + weight * loss.sum(auxiliary, labels)
+        sums.append(total)
+    return torch.stack(sums)
+
+
+def evaluation(run: Run) -> Iterator[Event]:
+    """Score the validation split; yield Evaluated, and Saved when it is the best so far."""
+    start, progress = time.perf_counter(), run.progress
+    scores, examples = evaluate(run.scoring)
+    best = run.best.note(scores, progress)
+    yield Evaluated(
+        step=progress.step,
+        scores=scores,
+        protocol=run.scoring.protocol.text(),
+        num_images=len(run.scoring.data.samples),
+        seconds=time.perf_counter() - start,
+        best=best,
+        examples=tuple(examples),
+    )
+    if best:
+        yield Saved(step=progress.step, folder=save_model(run, "best"))
+
+
+def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
+    """Score a split: exactly the same numbers on any number of processes.
+
+    Each process predicts its share one image at a time at the label's original size; states are
+    added up. All
+    processes make as many forward calls (sharded networks need that); padding weighs nothing.
+
+    Returns:
+        The scores, and on the main process the kept examples.
+    """
+    accelerator, metrics, examples = scoring.accelerator, scoring.metrics(), []
+    trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
+    scoring.model.eval()
+    for item in scored(scoring.loader(), trouble):
+        image, label = item.image.to(accelerator.device), item.label.to(accelerator.device)
+        prediction = predict(scoring.model, scoring.network, image, scoring.protocol)
+        scoring.tick(item)
+        if item.padding:
+            continue
+        for metric in metrics.values():
+            metric.update(prediction[None].long(), label[None].long())
+        if item.id in scoring.keep:
+            examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
+    trouble.settle()
+    scores = gather_scores(scoring, metrics)
+    examples = gather_object(examples)
+    return scores, sorted(
+        examples, key=lambda example: example.id
+    ) if accelerator.is_main_process else []
+
+
+def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
+    """Add up the states over all processes and compute."""
+    accelerator = scoring.accelerator
+    scores: Scores = {}
+    for metric in metrics.values():
+        for key, value in metric.state.items():
+            metric.state[key] = accelerator.reduce(value.to(accelerator.device), "sum")
+        found = metric.compute()
+        if twice := sorted(set(scores) & set(found)):
+            raise OptionError(
+                f"--metric: two metrics give the score {', '.join(twice)}; leave one out."
+            )
+        scores.update(found)
+    return scores
+
+
+def save_checkpoint(run: Run) -> Saved:
+    """Write checkpoints/step-N."""
+    run.progress.saved = run.progress.step
+    folder = checkpoint.save(
+        run.folder / "checkpoints", run.progress, run.accelerator, keep=run.config.keep
+    )
+    return Saved(step=run.progress.step, folder=folder)

@@ -1,0 +1,248 @@
+"""From text to typed options: the `name:key=value,...` grammar, and `decode` on pydantic."""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, PositiveInt, TypeAdapter, ValidationError
+
+from segacc.errors import OptionError
+
+T = TypeVar("T")
+
+
+def _size(value: Any) -> Any:
+    """Accept 256, "256" and "320x416" where a (height, width) pair is wanted."""
+    if isinstance(value, str):
+        value = value.lower().split("x")
+    if isinstance(value, int):
+        value = [value]
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return (value[0], value[0])
+    return value
+
+
+Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size)]
+"""(height, width) in pixels; typed as `256` or `320x416`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One component as the user named it: its name, its option texts, and where it was typed."""
+
+    name: str
+    values: Mapping[str, Any]
+    where: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionDoc:
+    """One field of an options class, told for help and tables."""
+
+    name: str
+    type: str
+    default: Any
+    doc: str
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `Did you mean "x"? ` or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f'Did you mean "{near[0]}"? ' if near else ""
+
+
+def parse_component(given: Any, where: str) -> Component:
+    """Read `name:key=value,...` or a mapping with `name`.
+
+    A value that starts with `[`, `{` or a quote is read as YAML, so that it may hold commas.
+
+    Raises:
+        OptionError: the text or mapping does not follow the grammar.
+    """
+    if isinstance(given, Mapping):
+        values = {str(key).replace("-", "_"): value for key, value in given.items()}
+        name = values.pop("name", None)
+        if not isinstance(name, str):
+            raise OptionError(
+                f"{where}: a mapping needs a `name`, as in {{name: segformer, variant: b0}}; "
+                f"found the keys {', '.join(map(str, given)) or 'none'}."
+            )
+        return Component(name, values, where)
+    if not isinstance(given, str) or not given.strip():
+        raise OptionError(
+            f"{where}: expected a name such as `segformer:variant=b0`, got {given!r}."
+        )
+    name, _, rest = given.strip().partition(":")
+    values = {}
+    for item in _split(rest):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(
+                f"{where}: cannot read {item!r} in {given!r}. Options are written "
+                "`name:key=value,key=value`; a value with commas goes in quotes or brackets."
+            )
+        if (key := key.strip().replace("-", "_")) in values:
+            raise OptionError(f"{where}: the option {key!r} is given twice in {given!r}.")
+        values[key] = _read_value(value.strip(), f"{where}: {key}")
+    return Component(name.strip(), values, where)
+
+
+def _read_value(text: str, where: str) -> Any:
+    if text[:1] not in tuple("[{'\""):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise OptionError(f"{where}: a quote or bracket in {text!r} is not closed.") from None
+
+
+def _split(text: str) -> list[str]:
+    """Cut at the commas that are outside a value that starts with a quote or bracket."""
+    parts, depth, quote = [""], 0, ""
+    for char in text:
+        if char == "," and not depth and not quote:
+            parts.append("")
+            continue
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"" and (depth or parts[-1].rstrip().endswith("=")):
+            quote = char
+        elif depth or parts[-1].rstrip().endswith("="):
+            depth = max(0, depth + (char in "[{") - (char in "]}"))
+        parts[-1] += char
+    return [part for part in parts if part.strip()]
+
+
+def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Turn texts and YAML values into a checked instance of the dataclass `cls`.
+
+    A text for a tuple is split at `/`, as in `ignore=0/11`.
+
+    Raises:
+        OptionError: an unknown key, a wrong type or a value out of range; the text names `where`.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            known = f"Known: {', '.join(names)}." if names else "It has no options."
+            raise OptionError(f'{where}: unknown option "{key}". {did_you_mean(key, names)}{known}')
+    hints = typing.get_type_hints(cls, include_extras=True)
+    ready = {key: _maybe_split(value, hints[key]) for key, value in values.items()}
+    try:
+        checked: T = _adapter(cls).validate_python(ready)  # type: ignore[arg-type]
+        return checked
+    except ValidationError as error:
+        raise OptionError(f"{where}: {explain(error, hints)}") from None
+
+
+def check_value(hint: Any, name: str, value: Any, where: str) -> Any:
+    """Turn one text or YAML value into what the type `hint` says.
+
+    Raises:
+        OptionError: wrong type or out of range; the text names `where`.
+    """
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise OptionError(f"{where}: {explain_value(error, hint, value)}.") from None
+
+
+def explain_value(error: ValidationError, hint: Any, value: Any) -> str:
+    """Say what was given and what would be right."""
+    reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+    return f"got {value!r}, expected {type_text(hint)}: {reason[:1].lower()}{reason[1:]}"
+
+
+@functools.cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _maybe_split(value: Any, hint: Any) -> Any:
+    many = typing.get_origin(hint) is tuple and typing.get_args(hint)[-1:] == (Ellipsis,)
+    return value.split("/") if many and isinstance(value, str) else value
+
+
+def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
+    """Say in one sentence per problem what was found and what would be right."""
+    told = {}
+    for problem in error.errors(include_url=False):
+        key = str(problem["loc"][0]) if problem["loc"] else "value"
+        wants = type_text(hints[key]) if key in hints else problem["msg"]
+        if problem["type"] == "missing":
+            told[key] = f'"{key}" must be given ({wants})'
+        else:
+            reason = problem["msg"].removeprefix("Value error, ")
+            reason = reason[:1].lower() + reason[1:]
+            told[key] = f'"{key}" is {problem["input"]!r}, expected {wants}: {reason}'
+    return "; ".join(told.values()) + "."
+
+
+def describe(cls: type[Any]) -> list[OptionDoc]:
+    """List the fields of an options dataclass with the docstrings written under them."""
+    hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
+    return [
+        OptionDoc(f.name, type_text(hints[f.name]), _default(f), docs.get(f.name, ""))
+        for f in dataclasses.fields(cls)
+    ]
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return "required" if field.default is dataclasses.MISSING else field.default
+
+
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """Read the docstrings that stand under the fields of a dataclass, from its source."""
+    docs = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            docs.update(_own_docs(base))
+    return docs
+
+
+def _own_docs(cls: type[Any]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for node, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            match after:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[node.target.id] = " ".join(text.split())
+    return docs
+
+
+def type_text(hint: Any) -> str:
+    """Tell a type in the words of a command line: `number > 0`, `one of b0, b1`, `HEIGHTxWIDTH`."""
+    if hint == Size:
+        return "SIZE or HEIGHTxWIDTH in pixels"
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        limits = [limit for meta in args[1:] for limit in _limits(meta)]
+        return " ".join([type_text(args[0]), *limits])
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_text(arg) for arg in args if arg is not type(None))
+    if origin is dict:
+        return "mapping"
+    if origin is tuple:
+        return f"list of {type_text(args[0])}"
+    plain = {bool: "true or false", int: "integer", float: "number", str: "text"}
+    return plain.get(hint, "path" if getattr(hint, "__name__", "") == "Path" else "text or mapping")
+
+
+def _limits(meta: Any) -> list[str]:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    found = [f"{sign} {getattr(meta, name)}" for name, sign in signs.items() if hasattr(meta, name)]
+    return [limit for limit in found if "None" not in limit]

@@ -1,0 +1,295 @@
+"""Pictures for people: validation panels, overlays with a legend, and the curves of a run."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from segacc.events import Example
+from segacc.labels import IGNORE, Color
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Pixels = NDArray[np.uint8]
+
+TILE = 256
+"""Height of a picture in a panel, in pixels; a wide one gets at most twice this width."""
+GAP = 12
+PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (255, 0, 40)
+HATCH = np.array([[205, 205, 205], [165, 165, 165]], np.uint8)
+"""The two greys of the stripes that mark ignored pixels."""
+MEANS = ("mean_iou", "mean_accuracy", "overall_accuracy")
+
+
+def colorize(classes: Pixels, palette: Sequence[Color]) -> Pixels:
+    """Colour classes (H, W) uint8 as (H, W, 3) uint8; ignored pixels (255) become grey stripes."""
+    table = np.zeros((IGNORE + 1, 3), np.uint8)
+    table[: len(palette)] = palette
+    return np.where((classes == IGNORE)[..., None], _stripes(classes.shape), table[classes])
+
+
+def _stripes(shape: tuple[int, ...]) -> Pixels:
+    rows, columns = np.indices(shape)
+    return cast(Pixels, HATCH[(rows + columns) // 4 % 2])
+
+
+def overlay(
+    image: Pixels, prediction: Pixels, palette: Sequence[Color], *, alpha: float = 0.55
+) -> Pixels:
+    """Blend class colours into a picture.
+
+    Args:
+        image: (H, W, 3) uint8.
+        prediction: (H, W) uint8; pixels of 255 stay as they are.
+        palette: K RGB colours, 0..255.
+        alpha: the colours' share, 0..1.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    blend = (1 - alpha) * image + alpha * colorize(prediction, palette)
+    kept = (prediction == IGNORE)[..., None]
+    return np.where(kept, image, np.rint(blend).astype(np.uint8))
+
+
+def errors(image: Pixels, label: Pixels, prediction: Pixels) -> Pixels:
+    """Show where a prediction is wrong: (H, W, 3) uint8.
+
+    Right pixels are the picture in dim grey, wrong ones red, ignored ones grey stripes. `image` is
+    (H, W, 3), `label` and `prediction` are (H, W), all uint8.
+    """
+    grey = (0.45 * image.mean(axis=2, keepdims=True) + 20).astype(np.uint8).repeat(3, axis=2)
+    grey[label != prediction] = WRONG
+    return np.where((label == IGNORE)[..., None], _stripes(label.shape), grey)
+
+
+def legend(
+    names: Sequence[str], palette: Sequence[Color], used: Iterable[int], width: int
+) -> Image.Image:
+    """Draw colour squares and names of the classes in `used`, in rows of at most `width` pixels.
+
+    The 255 in `used` is told as `ignored`. A name longer than a row ends in an ellipsis.
+    """
+    font = _font(max(13, width // 90))
+    side = round(1.2 * font.size)
+    rows: list[list[tuple[int, str]]] = [[]]
+    x = 0
+    for k in sorted(used):
+        name = _fit("ignored" if k == IGNORE else names[k], font, width - 2 * side)
+        advance = round(font.getlength(name)) + 3 * side
+        if rows[-1] and x + advance - side > width:
+            rows.append([])
+            x = 0
+        rows[-1].append((k, name))
+        x += advance
+    picture = Image.new("RGB", (width, len(rows) * round(1.6 * side)), PAPER)
+    for number, row in enumerate(rows):
+        _legend_row(picture, row, palette, font, number * round(1.6 * side))
+    return picture
+
+
+def _legend_row(
+    picture: Image.Image,
+    row: Sequence[tuple[int, str]],
+    palette: Sequence[Color],
+    font: ImageFont.FreeTypeFont,
+    y: int,
+) -> None:
+    side, x = round(1.2 * font.size), 0
+    draw = ImageDraw.Draw(picture)
+    for k, name in row:
+        swatch = colorize(np.full((side, side), k, np.uint8), palette)
+        picture.paste(Image.fromarray(swatch), (x, y + side // 5))
+        draw.rectangle((x, y + side // 5, x + side - 1, y + side // 5 + side - 1), outline=INK)
+        draw.text((x + 1.4 * side, y + 0.7 * side), name, INK, font, anchor="lm")
+        x += round(font.getlength(name)) + 3 * side
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(path), size)
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Cut a text that is wider than `width` pixels, and end it in an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def draw_prediction(
+    image: Pixels, prediction: Pixels, names: Sequence[str], palette: Sequence[Color]
+) -> Image.Image:
+    """Draw the overlay of an image (H, W, 3) and a prediction (H, W), with a legend below."""
+    picture = Image.fromarray(overlay(image, prediction, palette))
+    used = np.unique(prediction).tolist()
+    width = max(picture.width, 240)
+    return _stack([picture, legend(names, palette, used, width - 2 * GAP)], width, first=0)
+
+
+def draw_examples(
+    examples: Sequence[Example],
+    *,
+    names: Sequence[str],
+    palette: Sequence[Color],
+    path: Path,
+    title: str,
+) -> None:
+    """Write a panel with a row for each example: image, truth, prediction, error; a legend below.
+
+    The file appears whole or not at all; its folder is made when it is missing.
+    """
+    rows = [_tiles(example, palette) for example in examples]
+    column = max(tile.width for row in rows for tile in row)
+    width = 4 * column + 5 * GAP
+    headings = ("image", "truth", "prediction", "error (wrong pixels red)")
+    parts = [_strip([title], width, 18), _strip(headings, column, 15)]
+    for example, row in zip(examples, rows, strict=True):
+        strip = Image.new("RGB", (width - 2 * GAP, max(tile.height for tile in row)), PAPER)
+        for place, tile in enumerate(row):
+            strip.paste(tile, (place * (column + GAP), 0))
+        parts += [_strip([_caption(example)], width - 2 * GAP, 13), strip]
+    ids = [part.numpy() for e in examples for part in (e.label, e.prediction)]
+    used = {int(k) for part in ids for k in np.unique(part)}
+    parts.append(legend(names, palette, used, width - 2 * GAP))
+    write_picture(_stack(parts, width), path)
+
+
+def _tiles(example: Example, palette: Sequence[Color]) -> list[Image.Image]:
+    """Return image, truth, prediction and error at one size."""
+    image = Image.fromarray(example.image.permute(1, 2, 0).numpy())
+    scale = min(TILE / image.height, 2 * TILE / image.width)
+    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
+    small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    label, prediction = (
+        np.asarray(Image.fromarray(ids.numpy()).resize(size, Image.Resampling.NEAREST))
+        for ids in (example.label, example.prediction)
+    )
+    pixels = (small, colorize(label, palette), colorize(prediction, palette))
+    return [Image.fromarray(tile) for tile in (*pixels, errors(small, label, prediction))]
+
+
+def _caption(example: Example) -> str:
+    valid = example.label != IGNORE
+    right = (example.label == example.prediction)[valid].float().mean().item()
+    return f"{example.id}: {100 * right:.1f} % of the pixels right" if valid.any() else example.id
+
+
+def _strip(texts: Sequence[str], column: int, size: int) -> Image.Image:
+    """Write texts into columns of `column` pixels."""
+    font = _font(size)
+    strip = Image.new("RGB", (len(texts) * (column + GAP), round(1.3 * size)), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for place, text in enumerate(texts):
+        x = place * (column + GAP)
+        draw.text((x, 0.65 * size), _fit(text, font, column), INK, font, anchor="lm")
+    return strip
+
+
+def _stack(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Image.Image:
+    """Put pictures under each other on white paper, the first one `first` from the edges."""
+    height = first + sum(part.height + GAP // 2 for part in parts) + GAP // 2
+    paper = Image.new("RGB", (width, height), PAPER)
+    x, y = first, first
+    for part in parts:
+        paper.paste(part, (x, y))
+        x, y = GAP, y + part.height + GAP // 2
+    return paper
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG that appears whole or not at all; its folder is made when it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl; a last line that a killed run left half-written is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def draw_curves(metrics_jsonl: Path, path: Path, *, best_by: str = "mean_iou") -> None:
+    """Draw loss, learning rate and scores over the steps of a run, the best score marked.
+
+    The file appears whole or not at all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    curves(read_metrics(metrics_jsonl), best_by=best_by).savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def curves(rows: Sequence[dict[str, Any]], *, best_by: str) -> "Figure":
+    """Build the figure of `draw_curves` from the lines of metrics.jsonl."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    train = [row for row in rows if row["kind"] == "train"]
+    scored = [row for row in rows if row["kind"] == "eval"]
+    figure = Figure(figsize=(13, 4), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12))
+    loss, lr, scores = figure.subplots(1, 3, sharex=True)
+    _draw_losses(loss, train)
+    _draw_line(lr, train, "lr", "learning rate")
+    lr.set_ylim(bottom=0)
+    lr.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    _draw_scores(scores, scored, best_by)
+    for axes, name in ((loss, "loss"), (lr, "learning rate"), (scores, "validation score")):
+        axes.set(xlabel="step", ylabel=name)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_losses(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+    _draw_line(axes, rows, "loss", "loss")
+    terms = list(rows[0]["losses"]) if rows else []
+    if len(terms) > 1:
+        for term in terms:
+            points = [{"step": row["step"], term: row["losses"].get(term)} for row in rows]
+            _draw_line(axes, points, term, term, alpha=0.7)
+        axes.legend(frameon=False)
+
+
+def _draw_line(
+    axes: "Axes", rows: Sequence[dict[str, Any]], key: str, label: str, *, alpha: float = 1.0
+) -> None:
+    """Draw one number over the steps; where it is null the line has a gap."""
+    values = [np.nan if row.get(key) is None else row[key] for row in rows]
+    marker = "o" if len(rows) < 20 else ""
+    axes.plot([row["step"] for row in rows], values, marker=marker, ms=4, label=label, alpha=alpha)
+
+
+def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], best_by: str) -> None:
+    flat = [{**row, best_by: _look_up(row, best_by)} for row in rows]
+    for key in dict.fromkeys((best_by, *MEANS)):
+        if any(row.get(key) is not None for row in flat):
+            _draw_line(axes, flat, key, key)
+    best = next((row for row in reversed(flat) if row["best"]), None)
+    if best is not None and best[best_by] is not None:
+        axes.plot(best["step"], best[best_by], "*", ms=15, color="black", mfc="gold", zorder=5)
+        axes.set_title(f"best {best_by} {best[best_by]:.4f} at step {best['step']}", fontsize=10)
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def _look_up(row: dict[str, Any], key: str) -> float | None:
+    """Find a score by its name, or by `per_category_iou/nucleus` inside a mapping."""
+    outer, _, inner = key.partition("/")
+    value = row.get(key) if key in row or not inner else row.get(outer, {}).get(inner)
+    return cast("float | None", value)

@@ -1,0 +1,91 @@
+"""SegFormer (Xie et al., NeurIPS 2021): hierarchical transformer encoder, all-MLP decoder."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
+
+from segacc.hookspecs import Architecture, Facts, hookimpl
+
+if TYPE_CHECKING:
+    from segacc.model import SegmentationModel
+
+# depths, hidden sizes, decoder width: tables 1 and 6 of the paper; `tiny` is ours.
+SIZES = {
+    "tiny": ((1, 1, 1, 1), (8, 8, 16, 16), 16),
+    "b0": ((2, 2, 2, 2), (32, 64, 160, 256), 256),
+    "b1": ((2, 2, 2, 2), (64, 128, 320, 512), 256),
+    "b2": ((3, 4, 6, 3), (64, 128, 320, 512), 768),
+    "b3": ((3, 4, 18, 3), (64, 128, 320, 512), 768),
+    "b4": ((3, 8, 27, 3), (64, 128, 320, 512), 768),
+    "b5": ((3, 6, 40, 3), (64, 128, 320, 512), 768),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegformerOptions:
+    """Options of SegFormer."""
+
+    variant: Literal["b0", "b1", "b2", "b3", "b4", "b5", "tiny"] = "b0"
+    """Size: b0 has 3.7 million parameters, b5 84.6 million; tiny has 24 thousand, for tests."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Probability that a residual branch is skipped in training, rising linearly with depth."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Probability that a decoder channel is dropped in training."""
+
+
+def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
+    """Build the network with random weights; logits at a quarter of the image's size."""
+    from transformers import (
+        SegformerConfig,
+        SegformerForSemanticSegmentation,
+        SegformerImageProcessor,
+    )
+
+    from segacc.model import TransformersModel
+
+    depths, hidden_sizes, decoder = SIZES[options.variant]
+    heads = (1, 1, 2, 2) if options.variant == "tiny" else (1, 2, 5, 8)
+    config = SegformerConfig(
+        num_channels=facts.num_channels,
+        depths=list(depths),
+        hidden_sizes=list(hidden_sizes),
+        num_attention_heads=list(heads),
+        decoder_hidden_size=decoder,
+        drop_path_rate=options.drop_path,
+        classifier_dropout_prob=options.dropout,
+        semantic_loss_ignore_index=facts.ignore_index,
+        id2label=dict(enumerate(facts.class_names)),
+        label2id={name: k for k, name in enumerate(facts.class_names)},
+    )
+    network: Any = SegformerForSemanticSegmentation(config)
+    model = TransformersModel(
+        network, SegformerImageProcessor(do_resize=False, do_reduce_labels=False)
+    )
+    model._no_split_modules = ("SegformerLayer",)
+    return model
+
+
+def default_weights(options: SegformerOptions) -> str | None:
+    """Name the ImageNet encoder of the variant that the paper's authors published."""
+    return None if options.variant == "tiny" else f"nvidia/mit-{options.variant}"
+
+
+def tiny() -> SegformerOptions:
+    """Return options of a network of 24 thousand parameters."""
+    return SegformerOptions(variant="tiny", drop_path=0.0, dropout=0.0)
+
+
+@hookimpl
+def segacc_architectures() -> list[Architecture]:
+    """Register SegFormer."""
+    return [
+        Architecture(
+            name="segformer",
+            summary="hierarchical transformer encoder, all-MLP decoder (Xie et al. 2021), b0-b5",
+            options=SegformerOptions,
+            build=build,
+            default_weights=default_weights,
+            tiny=tiny,
+        )
+    ]

@@ -1,0 +1,106 @@
+"""`segacc predict`: pictures in, index PNGs and overlays out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segacc.config import PredictConfig
+from segacc.errors import OptionError, UnreadableError
+
+if TYPE_CHECKING:
+    from segacc.inference import Segmenter
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and where its prediction goes."""
+
+    picture: Path
+    index: Path
+    """PNG of raw label ids."""
+    overlay: Path
+
+
+def find_pictures(inputs: Sequence[Path], output_dir: Path) -> list[Job]:
+    """List the pictures of files and folders, sorted within each folder.
+
+    Raises:
+        OptionError: a path does not exist, a folder has no picture, or two pictures would be
+            written as one.
+    """
+    pictures: list[Path] = []
+    for given in inputs:
+        if given.is_dir():
+            found = sorted(path for path in given.iterdir() if path.suffix.lower() in SUFFIXES)
+            if not found:
+                raise OptionError(
+                    f"{given}: no picture in this folder; looked for {', '.join(SUFFIXES)}."
+                )
+            pictures += found
+        elif given.is_file():
+            pictures.append(given)
+        else:
+            raise OptionError(f"{given}: no such file or folder.")
+    seen: dict[str, Path] = {}
+    for picture in pictures:
+        if (first := seen.setdefault(picture.stem, picture)) != picture:
+            raise OptionError(
+                f"{first} and {picture} would both be written as {picture.stem}.png; predict "
+                "them into different folders."
+            )
+    jobs = [(path, output_dir / f"{path.stem}.png") for path in seen.values()]
+    if clash := [path for path, index in jobs if path.resolve() == index.resolve()]:
+        raise OptionError(
+            f"--output-dir {output_dir}: {clash[0]} would be overwritten; choose another folder."
+        )
+    return [Job(path, index, index.with_name(f"{path.stem}_overlay.png")) for path, index in jobs]
+
+
+def segment_all(
+    segmenter: "Segmenter", jobs: Sequence[Job], config: PredictConfig, console: Console
+) -> list[str]:
+    """Segment each picture; return why the unreadable ones could not be read."""
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    unreadable = []
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=len(jobs))
+        for job in jobs:
+            bar.update(task, description=job.picture.name)
+            try:
+                segment(segmenter, job, overlay=config.overlay)
+            except UnreadableError as error:
+                unreadable.append(str(error))
+            bar.advance(task)
+    return unreadable
+
+
+def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
+    """Write one prediction: raw ids at the original size, and the overlay with a legend."""
+    from PIL import Image
+
+    from segacc.decode import read_image
+    from segacc.pictures import draw_prediction, write_picture
+
+    image = read_image(job.picture, str(job.picture))
+    prediction = segmenter(image)
+    write_picture(Image.fromarray(segmenter.labels.restore(prediction)), job.index)
+    if overlay:
+        labels, pixels = segmenter.labels, image.permute(1, 2, 0).numpy()
+        write_picture(
+            draw_prediction(pixels, prediction, names=labels.names, palette=labels.palette),
+            job.overlay,
+        )

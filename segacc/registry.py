@@ -1,0 +1,215 @@
+"""Finds plugins, keeps their failures, answers names; built-ins use the strangers' door."""
+
+import importlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, distributions
+from typing import Any
+
+import pluggy
+
+from segacc import hookspecs
+from segacc.errors import PluginError
+from segacc.hookspecs import Architecture, Augmentation, Dataset, Loss, Metric, Record
+from segacc.options import Component, did_you_mean, parse_component
+from segacc.plugins import BUILT_IN
+
+GROUP = "segacc"
+KINDS: Mapping[str, type[Record]] = {
+    "architecture": Architecture,
+    "dataset": Dataset,
+    "augmentation": Augmentation,
+    "loss": Loss,
+    "metric": Metric,
+}
+HOOKS = {
+    "architecture": "segacc_architectures",
+    "dataset": "segacc_datasets",
+    "augmentation": "segacc_augmentations",
+    "loss": "segacc_losses",
+    "metric": "segacc_metrics",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One record and the distribution it came from."""
+
+    kind: str
+    record: Any
+    distribution: str
+    version: str
+
+    @property
+    def built_in(self) -> bool:
+        """Tell whether segacc itself brought it."""
+        return self.distribution == "segacc"
+
+    @property
+    def full_name(self) -> str:
+        """Return `distribution/name`, which is never ambiguous."""
+        return f"{self.distribution}/{self.record.name}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A plugin that could not be loaded, and why."""
+
+    distribution: str
+    version: str
+    entry_point: str
+    reason: str
+
+    def text(self) -> str:
+        """Tell it in one line."""
+        who = " ".join(filter(None, (self.distribution, self.version)))
+        return f"plugin {who} ({self.entry_point}) was not loaded: {self.reason}"
+
+
+@dataclass
+class Registry:
+    """All that can be named on a command line."""
+
+    offers: list[Offer] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def of_kind(self, kind: str) -> list[Offer]:
+        """List the offers of one kind by name, built-ins first."""
+        mine = [offer for offer in self.offers if offer.kind == kind]
+        return sorted(
+            mine, key=lambda offer: (not offer.built_in, offer.record.name, offer.distribution)
+        )
+
+    def find(self, kind: str, name: str, where: str) -> Any:
+        """Return the record called `name` or `distribution/name`.
+
+        Raises:
+            PluginError: unknown, or two strangers offer the same name.
+        """
+        offers = self.of_kind(kind)
+        found = [offer for offer in offers if name in (offer.record.name, offer.full_name)]
+        if not found:
+            raise PluginError(
+                self._unknown(kind, name, where, [offer.record.name for offer in offers])
+            )
+        if len(found) > 1 and not found[0].built_in:
+            choices = " or ".join(offer.full_name for offer in found)
+            raise PluginError(f'{where}: two plugins offer the {kind} "{name}"; write {choices}.')
+        return found[0].record
+
+    def component(self, kind: str, given: Any, where: str) -> tuple[Any, Component]:
+        """Parse what the user typed and find its record."""
+        component = parse_component(given, where)
+        return self.find(kind, component.name, where), component
+
+    def _unknown(self, kind: str, name: str, where: str, known: list[str]) -> str:
+        broken = "".join(f" Note: {failure.text()}." for failure in self.failures)
+        return (
+            f'{where}: unknown {kind} "{name}". {did_you_mean(name, known)}'
+            f"Known: {', '.join(dict.fromkeys(known)) or 'none'}.{broken}"
+        )
+
+
+def load_registry() -> Registry:
+    """Load the built-ins, then each installed plugin by itself, sorted by distribution and name.
+
+    `SEGACC_LOAD_PLUGINS` names the distributions to load, separated by commas; empty loads only
+    the built-ins.
+    """
+    registry = Registry()
+    for module in BUILT_IN:
+        registry.offers.extend(
+            _offers(importlib.import_module(module), module, "segacc", _version())
+        )
+    found = list(installed_plugins())
+    for distribution, version, point in found:
+        try:
+            offers = _offers(point.load(), f"{distribution}:{point.name}", distribution, version)
+            _check_new(offers, registry.offers)
+            registry.offers.extend(offers)
+        except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            registry.failures.append(Failure(distribution, version, point.name, reason))
+    for absent in sorted((_wanted() or set()) - {"segacc", *(name for name, _, _ in found)}):
+        reason = "no distribution of this name offers plugins for segacc"
+        registry.failures.append(Failure(absent, "", "SEGACC_LOAD_PLUGINS", reason))
+    return registry
+
+
+def _version() -> str:
+    from segacc import __version__
+
+    return __version__
+
+
+def installed_plugins() -> Iterator[tuple[str, str, EntryPoint]]:
+    """Yield (distribution, version, entry point) of the group segacc, sorted."""
+    allowed = _wanted()
+    seen: dict[str, tuple[str, list[EntryPoint]]] = {}
+    for dist in distributions():
+        points = [point for point in dist.entry_points if point.group == GROUP]
+        name = _normal(dist.metadata["Name"]) if points else ""
+        if points and name not in seen and (allowed is None or name in allowed):
+            seen[name] = (dist.version, points)
+    for name, (version, points) in sorted(seen.items()):
+        for point in sorted(points, key=lambda point: point.name):
+            yield name, version, point
+
+
+def _wanted() -> set[str] | None:
+    """Read SEGACC_LOAD_PLUGINS: the distributions to load, or None for all."""
+    text = os.environ.get("SEGACC_LOAD_PLUGINS")
+    return None if text is None else {_normal(name) for name in text.split(",") if name.strip()}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def _offers(module: Any, key: str, distribution: str, version: str) -> list[Offer]:
+    """Register one module with a manager of its own, check its hooks, and walk over its records.
+
+    Raises:
+        Exception: whatever is wrong with the module; the caller guards.
+    """
+    manager = pluggy.PluginManager("segacc")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=key)
+    manager.check_pending()
+    offers = []
+    for kind, hook in HOOKS.items():
+        for records in getattr(manager.hook, hook)():
+            for record in records:
+                _check(record, kind, hook)
+                offers.append(Offer(kind, record, distribution, version))
+    if not offers:
+        raise PluginError(
+            "it offers nothing: no function is marked @segacc.hookimpl among "
+            f"{', '.join(HOOKS.values())}"
+        )
+    names = [(offer.kind, offer.record.name) for offer in offers]
+    twice = sorted({name for kind, name in names if names.count((kind, name)) > 1})
+    if twice:
+        raise PluginError(f"it offers {', '.join(twice)} twice")
+    return offers
+
+
+def _check_new(offers: list[Offer], before: list[Offer]) -> None:
+    """Refuse what another entry point of the distribution offers: no name tells them apart."""
+    taken = {(offer.kind, offer.full_name) for offer in before}
+    for offer in offers:
+        if (offer.kind, offer.full_name) in taken:
+            raise PluginError(f"{offer.full_name} is offered by another of its entry points")
+
+
+def _check(record: Any, kind: str, hook: str) -> None:
+    if not isinstance(record, KINDS[kind]):
+        raise PluginError(
+            f"{hook} returned {type(record).__name__}, expected segacc.{KINDS[kind].__name__}"
+        )
+    if not re.fullmatch(r"[a-z0-9_]+", record.name):
+        raise PluginError(f"{hook}: the name {record.name!r} is not of [a-z0-9_]+")
+    if not hasattr(record.options, "__dataclass_fields__"):
+        raise PluginError(f"{hook}: the options of {record.name} are not a dataclass")

@@ -1,0 +1,117 @@
+"""What an evaluation needs, and which of its scores is the best one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from segacc.checkpoint import Progress
+from segacc.data import EvalData, Item, eval_loader
+from segacc.errors import DataError, OptionError
+from segacc.events import Scores
+from segacc.hookspecs import DataSplits, Facts, MetricState
+from segacc.inference import Protocol
+from segacc.model import SegmentationModel
+from segacc.plan import Chosen
+
+
+@dataclass
+class Scoring:
+    """What an evaluation needs."""
+
+    accelerator: Any
+    model: Any
+    """The network as accelerate wrapped it: images to Logits."""
+    network: SegmentationModel
+    """The same network, bare."""
+    data: EvalData
+    metrics: Callable[[], dict[str, MetricState]]
+    """Makes empty metrics."""
+    protocol: Protocol
+    num_workers: int = 0
+    skip_unreadable: int = 0
+    keep: frozenset[str] = frozenset()
+    """Ids of the samples whose prediction is kept for pictures."""
+    tick: Callable[[Item], None] = lambda item: None
+    """Called after each image."""
+    unreadable: set[str] = field(default_factory=set)
+    """What was passed over so far."""
+
+    def loader(self) -> DataLoader[Any]:
+        """Return this process's share of the split."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        workers = self.num_workers
+        return eval_loader(self.data, process=process, processes=processes, num_workers=workers)
+
+
+class Best:
+    """The rule that says which evaluation is the best: `best_by`, and whether lower is better."""
+
+    def __init__(self, by: str, chosen: Sequence[Chosen], empty: Mapping[str, MetricState]) -> None:
+        """Check that the metrics give such a score.
+
+        Raises:
+            OptionError: they do not.
+        """
+        self.by, (name, _, self.category) = by, by.partition("/")
+        self.name = name
+        self.lower = any(name in one.record.lower_is_better for one in chosen)
+        self._value(
+            {key: value for metric in empty.values() for key, value in metric.compute().items()}
+        )
+
+    def note(self, scores: Scores, progress: Progress) -> bool:
+        """Take over the scores of the present step; tell whether they are the best so far."""
+        progress.scores, progress.evaluated = scores, progress.step
+        value, best = self._value(scores), progress.best
+        better = best is None or (value < best if self.lower else value > best)
+        if better and value == value:  # nan is never the best
+            progress.best, progress.best_step = value, progress.step
+            return True
+        return False
+
+    def _value(self, scores: Scores) -> float:
+        value = scores.get(self.name)
+        if isinstance(value, dict):
+            value = value.get(self.category)
+        elif self.category:
+            value = None
+        if value is None:
+            plain = [key for key, one in scores.items() if isinstance(one, float)]
+            parts = [
+                f"{key}/{part}"
+                for key, many in scores.items()
+                if isinstance(many, dict)
+                for part in many
+            ]
+            raise OptionError(
+                f"--best-by {self.by}: no such score. Known: {', '.join([*plain, *parts][:12])}."
+            )
+        return value
+
+
+def pick_split(splits: DataSplits, name: str, where: str) -> Sequence[Any]:
+    """Return the split called `name`.
+
+    Raises:
+        OptionError: there is none. DataError: it is empty.
+    """
+    if name not in splits.splits:
+        raise OptionError(
+            f'{where}: the data set has no split "{name}"; it has {", ".join(splits.splits)}.'
+        )
+    if not len(splits.splits[name]):
+        raise DataError(f'{where}: the split "{name}" is empty.')
+    return splits.splits[name]
+
+
+def build_metrics(chosen: Sequence[Chosen], facts: Facts) -> dict[str, MetricState]:
+    """Build empty metrics by name."""
+    return {one.name: one.record.build(one.options, facts) for one in chosen}
+
+
+def spread(samples: Sequence[Any], count: int) -> frozenset[str]:
+    """Choose the ids of `count` samples, evenly spread over the split."""
+    count = min(count, len(samples))
+    return frozenset(samples[place * len(samples) // count].id for place in range(count))

@@ -1,0 +1,145 @@
+"""TrainConfig from its sources, dataclass < YAML < flags, and where each value came from."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segacc.config import TrainConfig
+from segacc.errors import OptionError
+from segacc.options import check_value, did_you_mean
+
+ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
+"""Settings that say where a run is, not what it is; config.yaml leaves them out."""
+
+EITHER = ("epochs", "max_steps")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one source; `where` tells a key as the user typed it."""
+
+    values: Mapping[str, Any]
+    source: str
+    """A file's path, or `command line`."""
+
+    def where(self, key: str) -> str:
+        """Name the place of a value."""
+        return (
+            f"--{key.replace('_', '-')}"
+            if self.source == "command line"
+            else f"{self.source}: {key}"
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A checked configuration, and where each value that is not a default came from."""
+
+    config: TrainConfig
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        """Name the place of a value for an error."""
+        return self.origins.get(key, f"the default of --{key.replace('_', '-')}")
+
+    def chosen(self, reasons: Mapping[str, tuple[Any, str]]) -> "Settings":
+        """Fill in values that the run chose: name -> (value, reason)."""
+        values = {key: value for key, (value, _) in reasons.items()}
+        origins = {key: f"chosen: {reason}" for key, (_, reason) in reasons.items()}
+        return Settings(dataclasses.replace(self.config, **values), {**self.origins, **origins})
+
+
+def merge(layers: Sequence[Layer]) -> Settings:
+    """Lay the sources over each other, later over earlier, and check each value by itself.
+
+    Raises:
+        OptionError: an unknown key, a wrong value, or two settings that exclude each other.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        either = [key for key in EITHER if layer.values.get(key) is not None]
+        if len(either) > 1:
+            raise OptionError(
+                f"{layer.where('epochs')} and {layer.where('max_steps')} exclude each other; "
+                "give one."
+            )
+        if either:
+            values = {key: value for key, value in values.items() if key not in EITHER}
+        values |= check_layer(TrainConfig, layer)
+        origins |= {key: layer.where(key) for key in layer.values}
+    return Settings(TrainConfig(**values), origins)
+
+
+def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
+    """Check and convert the values of one source, each by itself, as fields of the dataclass `cls`.
+
+    Raises:
+        OptionError: an unknown key or a wrong value, with where it was typed.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for key in layer.values:
+        if key not in hints:
+            raise OptionError(
+                f'{layer.source}: unknown key "{key}". {did_you_mean(key, hints)}'
+                "`python -m segacc --help` lists all settings."
+            )
+    return {
+        key: check_value(hints[key], key, _as_list(key, value), layer.where(key))
+        for key, value in layer.values.items()
+    }
+
+
+def _as_list(key: str, value: Any) -> Any:
+    """Accept a single component in YAML where a list is meant."""
+    many = key in ("aug", "loss", "metric", "trackers")
+    return [value] if many and isinstance(value, str | dict) else value
+
+
+def read_yaml(path: Path) -> Layer:
+    """Read a file of settings.
+
+    Raises:
+        OptionError: missing, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"--config {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise OptionError(f"--config {path}: not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise OptionError(
+            f"--config {path}: expected lines like `arch: segformer`, found "
+            f"{type(content).__name__}."
+        )
+    return Layer({str(key).replace("-", "_"): value for key, value in content.items()}, str(path))
+
+
+def to_yaml(settings: Settings) -> str:
+    """Write the effective settings with where each came from; `read_yaml` accepts it again."""
+    lines = ["# The effective settings of this run; `--config` accepts this file."]
+    for f in dataclasses.fields(TrainConfig):
+        value = getattr(settings.config, f.name)
+        if f.name in ABOUT_THE_PLACE or (value is None and f.name in EITHER):
+            continue
+        text = (
+            yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6)
+            .removesuffix("\n...\n")
+            .strip()
+        )
+        lines.append(f"{f'{f.name}: {text}':<44} # {settings.origins.get(f.name, 'default')}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return str(value) if isinstance(value, Path) else value

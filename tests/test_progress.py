@@ -1,0 +1,254 @@
+"""Display and score tables: what a person reads, compared as text."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from segacc.events import Evaluated, Event, Saved, Scores, Started, StepDone, Stopped
+from segacc.progress import Display, clock_text, print_scores, scores_table, scores_text
+
+NAMES = ("background", "nucleus", "[red]")
+PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_scores(mean_iou: float) -> Scores:
+    iou = {"background": 0.9, "nucleus": 0.5, "[red]": math.nan}
+    return {"mean_iou": mean_iou, "per_category_iou": iou, "per_category_accuracy": dict(iou)}
+
+
+def step_done(step: int, **changes: object) -> StepDone:
+    values = {
+        "step": step,
+        "epoch": step / 20,
+        "lr": 9.5e-4,
+        "seconds": 1.0,
+        "logged": True,
+        "loss": 0.31214,
+        "losses": {"cross_entropy": 0.31214},
+        "images_per_second": 5.62,
+        "data_wait": 0.012,
+    }
+    return StepDone(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def evaluated(step: int, mean_iou: float, *, best: bool) -> Evaluated:
+    return Evaluated(
+        step=step,
+        scores=make_scores(mean_iou),
+        protocol="whole",
+        num_images=39,
+        seconds=12.34,
+        best=best,
+    )
+
+
+def shown(
+    events: Sequence[Event], *, terminal: bool, seconds: float = 1.0, width: int = 100
+) -> str:
+    clock, file = Clock(), io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
+    with Display(console, names=NAMES, palette=PALETTE, clock=clock) as screen:
+        for event in events:
+            clock.now += seconds
+            screen.show(event)
+    return file.getvalue()
+
+
+def started(folder: Path = Path("runs/a"), step: int = 0) -> Started:
+    return Started(folder=folder, step=step, max_steps=210, notes=("device: cpu", "[b]x[/b]"))
+
+
+def test_plain_lines() -> None:
+    quiet = step_done(19, logged=False)
+    events: list[Event] = [
+        started(),
+        quiet,
+        step_done(20),
+        Saved(step=20, folder=Path("runs/a/best")),
+    ]
+    assert shown(events, terminal=False).splitlines() == [
+        "device: cpu",
+        "[b]x[/b]",
+        "step 20/210  epoch 1.0  loss 0.3121  lr 9.5e-04  5.6 images/s  data wait 1 %  eta 0:19",
+        "saved runs/a/best",
+    ]
+
+
+def test_plain_lines_are_never_wrapped() -> None:
+    losses = {"cross_entropy": 0.1, "dice": 0.2}
+    text = shown([started(), step_done(20, losses=losses)], terminal=False, width=20)
+    assert "loss 0.3121 (cross_entropy 0.1000, dice 0.2000)  lr 9.5e-04  5.6 images/s" in text
+
+
+def test_waiting_for_data_brings_advice() -> None:
+    text = shown([started(), step_done(20, data_wait=0.234)], terminal=False)
+    assert "data wait 23 % (raise --num-workers)" in text
+
+
+def test_eta_counts_from_the_resumed_step() -> None:
+    text = shown([started(step=190), step_done(200)], terminal=False, seconds=30)
+    assert text.rstrip().endswith("eta 0:30")
+
+
+def test_plain_evaluation() -> None:
+    text = shown([started(), evaluated(20, 0.7, best=True)], terminal=False)
+    assert text.splitlines()[2:] == [
+        "evaluation at step 20: 39 images in 12.3 s, whole (best so far)",
+        "  mean_iou 0.7000",
+        "  class            IoU  accuracy",
+        "  background    0.9000    0.9000",
+        "  nucleus       0.5000    0.5000",
+        "  [red]              -         -",
+    ]
+
+
+def test_stop_by_a_signal_gives_the_command_on_one_line() -> None:
+    command = "accelerate launch -m segacc --resume " + "long/" * 20
+    stop = Stopped(step=20, reason="SIGTERM", resume=command)
+    events: list[Event] = [started(), step_done(20), stop]
+    for terminal in (False, True):
+        lines = shown(events, terminal=terminal, width=60).splitlines()
+        lines = [line.removeprefix("\x1b[?25h") for line in lines]  # the cursor comes back
+        assert lines[-2:] == ["stopped by SIGTERM at step 20/210 after 0:02; go on with:", command]
+
+
+def test_stop_at_the_end() -> None:
+    text = shown([started(), step_done(210), Stopped(step=210, reason="finished")], terminal=False)
+    assert text.splitlines()[-1] == "finished at step 210/210 after 0:02"
+
+
+def test_plain_output_has_no_control_characters() -> None:
+    events: list[Event] = [started(), step_done(20), evaluated(20, 0.7, best=True)]
+    text = shown(events, terminal=False)
+    assert text.isascii()
+    assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_terminal_shows_bar_numbers_and_best() -> None:
+    evaluations = evaluated(20, 0.7, best=True), evaluated(40, 0.6, best=False)
+    events: list[Event] = [started(), step_done(20), evaluations[0], step_done(40), evaluations[1]]
+    text = shown(events, terminal=True)
+    assert "step 40/210" in text
+    assert "━" in text
+    assert "epoch 2.0  loss 0.3121  lr 9.5e-04  5.6 images/s  data wait 1 %" in text
+    assert "mean_iou 0.6000 at step 40 (best 0.7000 at step 20)" in text
+    assert "[red]" in text
+    assert "[b]x[/b]" in text
+
+
+def test_terminal_says_when_nothing_was_heard_for_long() -> None:
+    clock, file = Clock(), io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, color_system=None)
+    with Display(console, names=NAMES, palette=PALETTE, clock=clock) as screen:
+        screen.show(started())
+        screen.show(step_done(20))
+        clock.now = 72.0
+    assert "1:12 elapsed" in file.getvalue()
+    assert "last news 1:12 ago" in file.getvalue()
+
+
+def test_a_narrow_terminal_loses_no_number() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=40, color_system=None, soft_wrap=True)
+    with Display(console, names=NAMES, palette=PALETTE) as screen:
+        screen.show(started())
+        screen.show(step_done(20))
+    told = " ".join(file.getvalue().split())
+    assert "epoch 1.0 loss 0.3121 lr 9.5e-04 5.6 images/s data wait 1 %" in told
+
+
+def test_an_error_leaves_the_terminal_in_order() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100)
+    with pytest.raises(RuntimeError), Display(console, names=NAMES, palette=PALETTE) as screen:
+        screen.show(started())
+        raise RuntimeError
+    assert file.getvalue().rstrip("\n").endswith("\x1b[?25h")  # the cursor is visible again
+
+
+def test_best_by_a_class() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, color_system=None)
+    key = "per_category_iou/nucleus"
+    with Display(console, names=NAMES, palette=PALETTE, best_by=key) as screen:
+        screen.show(started())
+        screen.show(evaluated(20, 0.7, best=True))
+    assert "per_category_iou/nucleus 0.5000 at step 20" in file.getvalue()
+
+
+def test_swatches_have_the_colours_of_the_palette() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system="truecolor", width=100)
+    console.print(scores_table(make_scores(0.7), NAMES, PALETTE))
+    assert "\x1b[48;2;255;200;0m  \x1b[0m nucleus" in file.getvalue()
+
+
+def test_many_classes_are_cut_to_best_and_worst() -> None:
+    names = tuple(f"class{k}" for k in range(150))
+    iou = {name: k / 150 for k, name in enumerate(names)} | {"class7": math.nan}
+    text = scores_text({"per_category_iou": iou}, names, limit=6)
+    rows = [line.split()[0] for line in text.splitlines()[1:-1]]
+    assert rows == ["class149", "class148", "class147", "class2", "class1", "class0"]
+    assert text.splitlines()[-1].strip() == (
+        "the 3 best and 3 worst of 150 classes by IoU; all: metrics.jsonl"
+    )
+    assert len(scores_text({"per_category_iou": iou}, names).splitlines()) == 151
+
+
+def test_of_many_classes_few_occur() -> None:
+    names = tuple(f"class{k}" for k in range(150))
+    iou = dict.fromkeys(names, math.nan) | {"class3": 0.5}
+    text = scores_text({"per_category_iou": iou}, names, limit=6)
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["class3", "the"]
+    assert text.endswith("the 1 of 150 classes that occur")
+
+
+def test_a_mapping_that_is_not_by_class_is_told_by_its_keys() -> None:
+    text = scores_text({"boundary": {"2px": 0.25, "4px": 0.5}}, NAMES)
+    assert text == "  boundary/2px 0.2500  boundary/4px 0.5000"
+
+
+def test_print_scores_follows_the_console() -> None:
+    texts = []
+    for terminal in (False, True):
+        file = io.StringIO()
+        console = Console(file=file, force_terminal=terminal, width=100, color_system=None)
+        print_scores(console, make_scores(0.7), names=NAMES, palette=PALETTE, title="validation")
+        texts.append(file.getvalue())
+    assert texts[0] == f"validation\n{scores_text(make_scores(0.7), NAMES)}\n"
+    assert texts[1].startswith("validation\nmean_iou 0.7000")
+    assert "─" in texts[1]
+
+
+def test_summary_names_what_is_there(tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    (run / "best").mkdir(parents=True)
+    (run / "metrics.jsonl").touch()
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with Display(console, names=NAMES, palette=PALETTE) as screen:
+        screen.show(started(run))
+        screen.show(evaluated(20, 0.7, best=True))
+    assert screen.summary().splitlines() == [
+        f"best      {run}/best  (mean_iou 0.7000 at step 20)",
+        f"metrics   {run}/metrics.jsonl",
+        f"try next  segacc predict '{run}/best' IMAGE --output-dir predictions",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (192, "3:12"), (3792, "1:03:12")])
+def test_clock_text(seconds: float, text: str) -> None:
+    assert clock_text(seconds) == text
