@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from annotated_types import Ge, Gt
+from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
 from segacc.options import Size
 
+PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
+NonNegativeFloat = Annotated[float, Ge(0), AllowInfNan(False)]
 Named = str | dict[str, Any]
 """A component: `name:key=value,...`, or in YAML a mapping with `name`."""
 

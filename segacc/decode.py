@@ -8,8 +8,6 @@ import torch
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2.functional import to_dtype
 
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
@@ -23,31 +21,28 @@ def read_image(source: bytes | Path, where: str) -> Tensor:
         UnreadableError: missing or not a picture.
     """
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise UnreadableError(f"{where}: cannot read the image: {error.strerror}.") from None
-    try:
-        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        image = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except (RuntimeError, ValueError):  # what torchvision does not know (TIFF, BMP, ...) Pillow may
-        image = _pillow_image(data, where)
-    decoded: Tensor = to_dtype(image, torch.uint8, scale=True)  # a 16-bit PNG keeps its upper byte
-    return decoded
-
-
-def _pillow_image(data: bytes, where: str) -> Tensor:
-    try:
-        picture = ImageOps.exif_transpose(PILImage.open(io.BytesIO(data))).convert("RGB")
+        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            pixels = np.array(ImageOps.exif_transpose(eight_bit(file)).convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableError(f"{where}: the image cannot be decoded: {plainly(error)}.") from None
-    pixels: Tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-    return pixels
+        raise UnreadableError(f"{where}: the image cannot be read: {plainly(error)}.") from None
+    image: Tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return image
+
+
+def eight_bit(picture: PILImage.Image) -> PILImage.Image:
+    """Keep the upper byte of a 16-bit grey picture, which Pillow would clip to white."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    upper = PILImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    upper.info = picture.info
+    return upper
 
 
 def plainly(error: Exception) -> str:
     """Tell Pillow's error without the name of its object."""
-    unknown = isinstance(error, UnidentifiedImageError)
-    return "not a picture of a known format" if unknown else str(error).rstrip(".")
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture of a known format"
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
 def read_label(source: bytes | Path, labels: LabelMap, where: str) -> Tensor:
@@ -67,7 +62,7 @@ def read_label(source: bytes | Path, labels: LabelMap, where: str) -> Tensor:
             f"{where}: the label is missing; each image needs one of the same stem."
         ) from None
     except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableError(f"{where}: the label cannot be decoded: {plainly(error)}.") from None
+        raise UnreadableError(f"{where}: the label cannot be read: {plainly(error)}.") from None
     if raw.ndim != 2:
         raise DataError(
             f"{where}: the label is a {picture.mode} picture of {raw.shape[2]} channels; "

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torchvision import tv_tensors
 
-from segacc.data import Batch, Item, seeded
+from segacc.data import Batch, Item, nothing, seeded
 from segacc.errors import DataError, SegaccError
 from segacc.meter import Meter
 from segacc.run import Run

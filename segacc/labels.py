@@ -59,6 +59,8 @@ class LabelMap:
         }
         if wrong:
             raise DataError(f"The label map sends raw ids to classes that have no name: {wrong}.")
+        if min(self.classes) < 0:
+            raise DataError(f"The label map has a negative raw id: {min(self.classes)}.")
         if not self.palette:
             object.__setattr__(self, "palette", spread_colors(len(self.names)))
         if len(self.palette) != len(self.names):
@@ -148,7 +150,8 @@ class LabelMap:
         """Map classes (H, W) back to raw ids (H, W), uint8 or uint16; the lowest where merged."""
         import numpy as np
 
-        raw = [min(r for r, k in self.classes.items() if k == c) for c in range(len(self.names))]
+        kept = [[r for r, k in self.classes.items() if k == c] for c in range(len(self.names))]
+        raw = [min(ids) if ids else IGNORE for ids in kept]  # none where every id is ignored
         table: np.ndarray[Any, Any] = np.array(raw, np.uint8 if max(raw) < 256 else np.uint16)
         restored: np.ndarray[Any, Any] = table[prediction]
         return restored
@@ -203,7 +206,7 @@ def read_names(path: Path) -> NamesFile:
         DataError: the file is not there or not of this form.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix != ".json":
             return NamesFile([line.strip() for line in text.splitlines() if line.strip()])
         content = json.loads(text)

@@ -143,7 +143,7 @@ def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise OptionError(f"{where}: {explain(error, hints)}") from None
 
 
-def check_value(hint: Any, name: str, value: Any, where: str) -> Any:
+def check_value(hint: Any, value: Any, where: str) -> Any:
     """Turn one text or YAML value into what the type `hint` says.
 
     Raises:

@@ -19,7 +19,8 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
         OptionError: accelerate refuses the settings, or started fewer processes than were launched.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    on_cpu = launched > 1 and not torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator(check_available=True)
+    on_cpu = launched > 1 and (device is None or device.type in ("cpu", "mps"))
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=on_cpu, **settings)
     except (ValueError, ImportError) as error:

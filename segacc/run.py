@@ -63,7 +63,7 @@ class Run:
         return self.config.max_steps or 0
 
     def loader(self) -> DataLoader[Any]:
-        """Return this process's micro-batches from the present step to the last."""
+        """Return this process's micro-batches, from the present step to the last."""
         config, accelerator = self.config, self.accelerator
         sampler = StepSampler(
             len(self.train_data.samples),
@@ -75,10 +75,8 @@ class Run:
             process=accelerator.process_index,
             processes=accelerator.num_processes,
         )
-        cuda = accelerator.device.type == "cuda"
-        return train_loader(
-            self.train_data, sampler, num_workers=config.num_workers, pin_memory=cuda
-        )
+        pin, workers = accelerator.device.type == "cuda", config.num_workers
+        return train_loader(self.train_data, sampler, num_workers=workers, pin_memory=pin)
 
     @property
     def total_batch_size(self) -> int:

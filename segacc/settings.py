@@ -90,7 +90,7 @@ def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
                 "`python -m segacc --help` lists all settings."
             )
     return {
-        key: check_value(hints[key], key, _as_list(key, value), layer.where(key))
+        key: check_value(hints[key], _as_list(key, value), layer.where(key))
         for key, value in layer.values.items()
     }
 

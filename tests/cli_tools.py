@@ -1,0 +1,132 @@
+"""Runs segacc as a user does, in a folder of its own, on a small data set that is written here."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("background", "disc", "bar")
+TINY = (
+    *("--arch", "segformer:variant=tiny", "--weights", "none"),
+    *("--crop-size", "64", "--max-steps", "2", "--batch-size", "2", "--num-workers", "0"),
+)
+"""Flags of a training that takes a second when everything is imported."""
+
+Done = subprocess.CompletedProcess[str]
+
+
+def segacc(*arguments: object, cwd: Path, **environment: str) -> Done:
+    """Run `python -m segacc` in the folder `cwd`."""
+    return python("-m", "segacc", *arguments, cwd=cwd, **environment)
+
+
+def python(*arguments: object, cwd: Path, **environment: str) -> Done:
+    """Run this Python with segacc on its path."""
+    return start([sys.executable, *map(str, arguments)], cwd, environment)
+
+
+def launch(*arguments: object, cwd: Path, **environment: str) -> Done:
+    """Run `accelerate launch -m segacc` on two processes of the CPU."""
+    config = ROOT / "accelerate_configs" / "cpu_2_processes.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += ["--main_process_port", "0", "-m", "segacc", *map(str, arguments)]
+    return start(command, cwd, {"ACCELERATE_USE_CPU": "true", **environment})
+
+
+def start(command: Sequence[str], cwd: Path, environment: dict[str, str]) -> Done:
+    """Run a command; the suite's own plugin settings and terminal do not reach it."""
+    inherited = {key: value for key, value in os.environ.items() if key != "SEGACC_LOAD_PLUGINS"}
+    path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(ROOT)]))
+    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**inherited, **defaults, **environment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def assert_refused(done: Done, text: str) -> None:
+    """Assert that all a process said is the one paragraph `text`, with exit code 2."""
+    assert done.stderr == f"segacc: {text}\n", done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def assert_succeeded(done: Done) -> Done:
+    """Assert that a command ended well and had nothing to complain about."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Read the lines of one kind from a run folder's metrics.jsonl."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def write_data(
+    root: Path,
+    *,
+    counts: dict[str, int] | None = None,
+    names: Sequence[str] = NAMES,
+    first: int = 0,
+    size: tuple[int, int] = (48, 64),
+) -> Path:
+    """Write a data set for `folder`: a disc and a bar on noise.
+
+    Args:
+        root: the folder to make.
+        counts: images by split; 4 for training and 3 for validation when left out.
+        names: classes; the labels use the first three.
+        first: the raw id of the first class; 1 for `reduce_labels`.
+        size: (height, width) of the images in pixels.
+    """
+    for split, count in (counts or {"train": 4, "validation": 3}).items():
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            image, label = draw((len(split), index), size)
+            Image.fromarray(image).save(root / "images" / split / f"{split}{index}.png")
+            Image.fromarray(label + np.uint8(first)).save(
+                root / "annotations" / split / f"{split}{index}.png"
+            )
+    (root / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    return root
+
+
+def draw(seed: tuple[int, int], size: tuple[int, int]) -> tuple[Any, Any]:
+    """Draw an image (H, W, 3) uint8 and its label (H, W) uint8 of the classes 0, 1 and 2."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    label = np.zeros(size, np.uint8)
+    label[random.integers(size[0] // 2) :][:6] = 2
+    center_y, center_x = random.integers(8, size[0] - 8), random.integers(8, size[1] - 8)
+    label[(y - center_y) ** 2 + (x - center_x) ** 2 < 60] = 1
+    colors = np.array([(40, 40, 40), (220, 60, 60), (60, 60, 220)])
+    image = colors[label] + random.integers(-30, 30, (*size, 3))
+    return np.clip(image, 0, 255).astype(np.uint8), label
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the small data set once; tests that spoil one make their own."""
+    return write_data(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train the tiny SegFormer once; return its run folder."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    given = ("--dataset", f"folder:root={data}", "--output-dir", folder)
+    assert_succeeded(segacc(*TINY, *given, "--log-every", "1", cwd=folder.parent))
+    return folder

@@ -1,0 +1,100 @@
+"""Promise 3: a run that was stopped anywhere goes on as if it had not been, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launches import ROOT, column, environment, rows, start
+
+# Dropout and drop path draw from the global random state; augmentations from each sample's own.
+SETTINGS = (
+    *("--arch", "segformer:variant=tiny,drop_path=0.2,dropout=0.2", "--weights", "none"),
+    *("--crop-size", 64, "--max-steps", 60, "--log-every", 1, "--eval-every", 20),
+    *("--save-every", 7, "--num-pictures", 0, "--batch-size", 4),
+)
+
+
+def finish(*args: object, code: int = 0) -> str:
+    """Run to the end and return what was printed."""
+    process = start(*args)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output[-4000:]
+    return output
+
+
+def stop_at(step: int, number: int, *args: object, run: Path) -> "subprocess.Popen[str]":
+    """Start a run and send its process a signal once it has logged `step`."""
+    process = start(*args, "--output-dir", run)
+    while not any(row["step"] >= step for row in rows(run, "train")):
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    return process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    finish(*SETTINGS, "--num-workers", 0, "--output-dir", run)
+    return run
+
+
+def same(run: Path, other: Path) -> None:
+    """Assert that two runs left the same weights, losses and scores."""
+    for name in ("last", "best"):
+        mine, theirs = (place / name / "model.safetensors" for place in (run, other))
+        assert mine.read_bytes() == theirs.read_bytes(), f"{name}/ differs"
+    for key in ("step", "loss", "lr", "grad_norm"):
+        assert column(run, key) == column(other, key)
+    scores = [[(row["step"], row["mean_iou"]) for row in rows(one, "eval")] for one in (run, other)]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: int) -> None:
+    run, step = tmp_path / "run", random.randint(8, 50)
+    process = stop_at(step, signal.SIGKILL, *SETTINGS, "--num-workers", workers, run=run)
+    assert process.wait(timeout=60) == -signal.SIGKILL, f"not killed at step {step}"
+    os.killpg(process.pid, signal.SIGKILL) if workers else None
+    assert not (run / "last").exists()
+
+    output = finish("--resume", run)
+    assert "finished at step 60/60" in output
+    same(run, uninterrupted)
+
+
+@pytest.mark.launch
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = stop_at(23, signal.SIGTERM, *SETTINGS, "--num-workers", 2, run=run)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"accelerate launch -m segacc --resume {run}" in output.splitlines()
+    saved = sorted(path.name for path in (run / "checkpoints").iterdir())[-1]
+    assert saved == f"step-{rows(run, 'train')[-1]['step']:08d}"
+
+    finish("--resume", "auto", "--output-dir", run)
+    same(run, uninterrupted)
+
+
+@pytest.mark.launch
+def test_another_batch_would_not_be_the_same_run(uninterrupted: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "segacc", "--resume", str(uninterrupted), "--batch-size", "2"],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 2
+    assert "total_batch_size was 4, now 2" in process.stderr
