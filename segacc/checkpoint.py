@@ -41,6 +41,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None], accelerator: Any) -
     """
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     if accelerator.is_main_process:
+        if old.exists() and not folder.exists():  # cut off between the two renames below
+            old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         part.mkdir(parents=True)
@@ -82,6 +84,7 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int) -> Pa
     write_folder(place, fill, accelerator)
     if accelerator.is_main_process:
         for old in complete(folder)[:-keep]:
+            (old / COMPLETE).unlink()  # first, so that a folder removed by half does not count
             shutil.rmtree(old)
     return place
 

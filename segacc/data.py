@@ -4,7 +4,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -151,13 +151,16 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
-    """Stack items of one size; hand an error on."""
+    """Stack items of one size; hand an error on. An unreadable item takes the others' size."""
     ready = []
     for item in items:
         if isinstance(item, SegaccError):
             return item
         ready.append(item)
-    sizes = sorted({tuple(item.image.shape[-2:]) for item in ready})
+    sizes = sorted({tuple(item.image.shape[-2:]) for item in ready if not item.unreadable})
+    if len(sizes) == 1:
+        image, label = nothing(*sizes[0])
+        ready = [replace(i, image=image, label=label) if i.unreadable else i for i in ready]
     if len(sizes) > 1:
         return DataError(
             "--aug: the images of a batch have different sizes after augmentation: "
@@ -191,10 +194,10 @@ class EvalData(Dataset[Any]):
         return Item(image, label, sample.id, 0, padding)
 
 
-def nothing() -> tuple[Tensor, Tensor]:
-    """Return an image that weighs nothing: (3, 64, 64) uint8 and its label, all ignored."""
-    label = torch.full((64, 64), IGNORE, dtype=torch.uint8)
-    return torch.zeros(3, 64, 64, dtype=torch.uint8), label
+def nothing(height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
+    """Return an image that weighs nothing: (3, H, W) uint8 and its label, all ignored."""
+    label = torch.full((height, width), IGNORE, dtype=torch.uint8)
+    return torch.zeros(3, height, width, dtype=torch.uint8), label
 
 
 def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]:

@@ -15,16 +15,23 @@ from segacc.labels import LabelMap
 
 
 def read_image(source: bytes | Path, where: str) -> Tensor:
-    """Decode a picture to (3, H, W) uint8 RGB, upright as its EXIF says.
+    """Decode a picture to (3, H, W) uint8 RGB, upright as its EXIF says; the first of several.
 
     Raises:
         UnreadableError: missing or not a picture.
+        DataError: its pixels have 32 bits.
     """
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            mode = file.mode
             pixels = np.array(ImageOps.exif_transpose(eight_bit(file)).convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the image cannot be read: {plainly(error)}.") from None
+    if mode in ("I", "F"):
+        raise DataError(
+            f"{where}: the image has 32 bits a pixel (mode {mode}), of no certain range. "
+            "Save it with 8 or 16 bits."
+        )
     image: Tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     return image
 
@@ -61,7 +68,7 @@ def read_label(source: bytes | Path, labels: LabelMap, where: str) -> Tensor:
         raise UnreadableError(
             f"{where}: the label is missing; each image needs one of the same stem."
         ) from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the label cannot be read: {plainly(error)}.") from None
     if raw.ndim != 2:
         raise DataError(
@@ -69,7 +76,13 @@ def read_label(source: bytes | Path, labels: LabelMap, where: str) -> Tensor:
             "expected one channel of class "
             "ids. Convert its colours to ids (palette PNGs are read as ids), or export index masks."
         )
-    return torch.from_numpy(labels.apply(raw, where))
+    if raw.dtype.kind == "f":
+        raise DataError(
+            f"{where}: the label holds fractions (mode {picture.mode}); expected class ids. "
+            "Save them as 8-bit or 16-bit integers."
+        )
+    ids = raw.astype(np.uint8) if raw.dtype == bool else raw  # a 1-bit label
+    return torch.from_numpy(labels.apply(ids, where))
 
 
 def read_sample(sample: Sample, labels: LabelMap) -> tuple[Tensor, Tensor]:

@@ -83,8 +83,8 @@ def resized_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return each pixel's class at `size`: argmax of the resized logits, never holding them all.
 
     Classes are resized a few at a time beside a running maximum, so the result is the same to the
-    last pixel as
-    `resize(logits, size).argmax(1)` (the first of equal classes wins).
+    last pixel as `resize(logits.contiguous(), size).argmax(1)` (the first of equal classes wins).
+    In another memory format torch would resize the parts with other roundings than the whole.
 
     Args:
         logits: (N, K, h, w) float.
@@ -94,6 +94,7 @@ def resized_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
         (N, H, W) uint8.
     """
     step = max(1, CHUNK // (logits.shape[0] * size[0] * size[1]))
+    logits = logits.contiguous()
     best = winner = torch.empty(0)
     for first in range(0, logits.shape[1], step):
         value, index = resize(logits[:, first : first + step], size).max(dim=1)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from segacc.errors import OptionError, WeightsError
 from segacc.functional import resized_argmax
 from segacc.hookspecs import Facts
 from segacc.labels import LabelMap
-from segacc.model import Logits, SegmentationModel, TransformersModel
+from segacc.model import Logits, SegmentationModel
 from segacc.options import Size, decode, parse_component
+from segacc.transformers_model import TransformersModel, quiet_bars
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -191,11 +193,12 @@ def _load_transformers(folder: Path) -> tuple[SegmentationModel, LabelMap, Proto
     from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
     try:
-        network = AutoModelForSemanticSegmentation.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True
-        )
+        with quiet_bars():
+            network = AutoModelForSemanticSegmentation.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise WeightsError(
             f"{folder}: transformers cannot load a semantic-segmentation network here: {first}"

@@ -50,7 +50,10 @@ def choose(given: str, default_id: str | None) -> Source:
         return Source(str(folder), given)
     if given.count("/") > 1 or given.startswith((".", "/", "~", "\\")):
         raise WeightsError(f"--weights {given}: no such folder (looked at {folder.resolve()}).")
-    return Source(fetch(given), given)
+    try:
+        return Source(fetch(given), given)
+    except WeightsError as error:
+        raise WeightsError(f"--weights {given}: there is no such folder; {error}") from None
 
 
 def fetch(hub_id: str) -> str:
@@ -61,11 +64,7 @@ def fetch(hub_id: str) -> str:
             is unknown.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         files = [
@@ -73,26 +72,36 @@ def fetch(hub_id: str) -> str:
             for file in HfApi().model_info(hub_id, timeout=HUB_TIMEOUT).siblings or []
         ]
     except HFValidationError:
-        raise WeightsError(
-            f"--weights {hub_id}: neither a folder nor a Hub id of the form USER/NAME."
-        ) from None
-    except HfHubHTTPError as error:
+        raise WeightsError(f"{hub_id} is no Hub id, which has the form USER/NAME.") from None
+    except RepositoryNotFoundError as error:
         first = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"--weights {hub_id}: the Hub does not give these weights: {first}"
-        ) from None
-    except Exception as error:  # offline, or whatever the Hub's HTTP library raises
-        try:
-            return str(snapshot_download(hub_id, local_files_only=True))
-        except LocalEntryNotFoundError:
-            raise WeightsError(
-                f"the Hub cannot be reached ({type(error).__name__}) and {hub_id} is not in its "
-                "cache. "
-                "Give --weights FOLDER with weights on disk, or --weights none to start at "
-                "random without this message."
-            ) from None
+        raise WeightsError(f"the Hub does not give {hub_id}: {first}") from None
+    except Exception as error:  # offline, a Hub in trouble, or what its HTTP library raises
+        return cached(hub_id, type(error).__name__)
     weights = "*.safetensors" if any(name.endswith(".safetensors") for name in files) else "*.bin"
     return str(snapshot_download(hub_id, allow_patterns=["*.json", weights]))
+
+
+def cached(hub_id: str, trouble: str) -> str:
+    """Return the folder of a Hub id in the Hub's cache, if weights are in it.
+
+    Raises:
+        WeightsError: none are.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+        if any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
+            return str(folder)
+    except LocalEntryNotFoundError:
+        pass
+    raise WeightsError(
+        f"the Hub cannot be reached ({trouble}) and {hub_id} is not in its cache. "
+        "Give --weights FOLDER with weights on disk, or --weights none to start at "
+        "random without this message."
+    )
 
 
 def load(model: SegmentationModel, source: Source) -> LoadReport:

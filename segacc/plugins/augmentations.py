@@ -41,6 +41,8 @@ class RandomScaleCrop:
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
         """Return image (C, h, w) and label (h, w) of the crop's size."""
         import torch
+        from torchvision import tv_tensors
+        from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
         low, high = self.options.scale_min, self.options.scale_max
@@ -53,7 +55,11 @@ class RandomScaleCrop:
         h = min(height, max(y + 1, round((top + tall) * height / scaled[0]))) - y
         w = min(width, max(x + 1, round((left + wide) * width / scaled[1]))) - x
         image, label = F.crop(image, y, x, h, w), F.crop(label, y, x, h, w)
-        image, label = F.resize(image, [tall, wide], antialias=True), F.resize(label, [tall, wide])
+        image = F.resize(image, [tall, wide], antialias=True)
+        # torchvision's own nearest rounds down: labels would lie half a pixel beside their image.
+        plain = label.as_subclass(torch.Tensor)[None]
+        plain = F.resize(plain, [tall, wide], interpolation=InterpolationMode.NEAREST_EXACT)
+        label = tv_tensors.Mask(plain[0])
         missing = [0, 0, self.crop[1] - wide, self.crop[0] - tall]
         return F.pad(image, missing, fill=[124, 116, 104][: image.shape[0]]), F.pad(
             label, missing, fill=self.ignore

@@ -121,9 +121,8 @@ def build_folder(options: FolderOptions) -> DataSplits:
 
 
 def _label_map(options: FolderOptions, root: Path) -> LabelMap:
-    path = options.names or next(
-        (root / name for name in NAMES_FILES if (root / name).is_file()), None
-    )
+    given = options.names.expanduser() if options.names else None
+    path = given or next((root / name for name in NAMES_FILES if (root / name).is_file()), None)
     if path is None:
         raise DataError(
             f"--dataset folder: no class names. Put classes.json or classes.txt into {root}, "
@@ -150,7 +149,8 @@ def _listing(folder: Path) -> str:
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes:
+        hidden = path.name.startswith(".")  # macOS leaves `._NAME.jpg` beside files
+        if path.suffix.lower() in suffixes and not hidden:
             if path.stem in found:
                 raise DataError(
                     f"{folder}: {found[path.stem].name} and {path.name} have one stem; keep one "

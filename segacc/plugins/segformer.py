@@ -42,7 +42,7 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         SegformerImageProcessor,
     )
 
-    from segacc.model import TransformersModel
+    from segacc.transformers_model import TransformersModel
 
     depths, hidden_sizes, decoder = SIZES[options.variant]
     heads = (1, 1, 2, 2) if options.variant == "tiny" else (1, 2, 5, 8)

@@ -1,0 +1,25 @@
+"""What several test files need: the data beside the repository, and the example plugin."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TESTS = Path(__file__).parent
+SHARED = TESTS.parent.parent / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data that lies beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here: the data that lies beside the repository")
+    return SHARED
+
+
+@pytest.fixture
+def example_plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of tests/example_plugin, imported from its source."""
+    monkeypatch.syspath_prepend(TESTS / "example_plugin")
+    return importlib.import_module("segacc_example")

@@ -1,0 +1,56 @@
+"""Runs many `python -m segacc` in processes of their own that share one import of torch.
+
+It reads one JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files).
+It forks, and the child does what `python -m segacc` does; the exit code is written as one line.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def serve() -> None:
+    """Answer until stdin ends."""
+    import accelerate  # noqa: F401
+    import transformers.models.segformer  # noqa: F401
+
+    import segacc.api
+    import segacc.evaluation  # noqa: F401
+
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            os._exit(run(json.loads(line)))
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def run(job: dict[str, Any]) -> int:
+    """Become `python -m segacc`: folder, streams and arguments of its own."""
+    os.chdir(job["cwd"])
+    for number, path, mode in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, job["stdout"], os.O_WRONLY),
+        (2, job["stderr"], os.O_WRONLY),
+    ):
+        os.dup2(os.open(path, mode), number)
+    sys.argv = [str(Path(job["main"])), *job["arguments"]]
+    from segacc.__main__ import main
+
+    try:
+        return main()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    serve()
