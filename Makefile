@@ -14,15 +14,19 @@ PYTHON ?=
 # `accelerate launch` without a configuration runs one thread on a CPU; this gives it all cores.
 OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
+# More of segacc's flags: make demo DEMO_ARGS="--epochs 24"
+DEMO_DIR ?= runs/demo
+DEMO_ARGS ?=
+DEMO = accelerate launch -m segacc --arch segformer --output-dir $(DEMO_DIR) --overwrite $(DEMO_ARGS)
+
 .PHONY: help demo test check fix clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: $(VENV)/installed
-	@echo '$$ accelerate launch -m segacc --arch segformer --output-dir runs/demo --overwrite'
-	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) PATH="$(CURDIR)/$(BIN):$$PATH" \
-	    accelerate launch -m segacc --arch segformer --output-dir runs/demo --overwrite
+	@echo '$$ $(DEMO)'
+	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) PATH="$(abspath $(BIN)):$$PATH" $(DEMO)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from segacc.hookspecs import Facts, Sample
-from segacc.model import TransformersModel
 from segacc.plugins.segformer import SegformerOptions, build
+from segacc.transformers_model import TransformersModel
 
 
 def encode(picture: Any, kind: str = "PNG", **settings: Any) -> bytes:

@@ -97,7 +97,7 @@ def test_random_maps_with_absent_classes_and_ignored_pixels(num_classes: int) ->
 
 
 def test_real_street_labels_against_those_of_the_next_frames(shared: Path) -> None:
-    files = sorted((shared / "camvid/annotations/val").glob("*.png"))[::6]
+    files = sorted((shared / "camvid/annotations/val").glob("*.png"))[::10]
     labels = [np.array(Image.open(file)).astype(np.int64) for file in files]
     labels = [np.where(label == 11, 255, label) for label in labels]
     later = [np.where(label == 255, 3, label) for label in [*labels[1:], labels[0]]]
@@ -111,11 +111,11 @@ def test_real_indoor_and_outdoor_labels_of_150_classes_most_absent(shared: Path)
     splits = build_folder(FolderOptions(root=shared / "ade20k_sample"))
     labels = [
         splits.labels.apply(np.array(Image.open(sample.label)), sample.id).astype(np.int64)
-        for sample in splits.splits["validation"][:12]
+        for sample in splits.splits["validation"][:5]
     ]
     wrong = [np.where(label == 255, 149, (label + (label % 7 == 0)) % 150) for label in labels]
     wanted = by_definition(wrong, labels, 150)
-    assert sum(value != value for value in wanted["per_category_iou"]) > 30
+    assert sum(value != value for value in wanted["per_category_iou"]) > 60
     assert_same(score(wrong, labels, 150), wanted)
     perfect = score([np.where(label == 255, 7, label) for label in labels], labels, 150)
     assert (perfect["mean_iou"], perfect["mean_accuracy"], perfect["overall_accuracy"]) == (1, 1, 1)

@@ -1,0 +1,146 @@
+"""Every command and every piece of code in README.md runs, with smaller numbers."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launches import ROOT, environment
+from PIL import Image
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALLER = {
+    "--max-steps 4000": "--max-steps 2",
+    "max_steps=4000": "max_steps=2",
+    "max_steps: 3000": "max_steps: 2",
+    "crop_size: 320x416": "crop_size: 32x48",
+    "batch_size: 8": "batch_size: 2\nnum_workers: 0\nweights: none",
+    "variant=b2": "variant=tiny",
+    "variant=b1": "variant=tiny",
+    "TrainConfig(": 'TrainConfig(arch="segformer:variant=tiny", weights="none", num_workers=0, ',
+}
+MORE = " --crop-size 32 --batch-size 2 --num-workers 0"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def smaller(text: str) -> str:
+    for long, short in SMALLER.items():
+        text = text.replace(long, short)
+    return text
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds all that the README speaks of."""
+    root = tmp_path_factory.mktemp("readme")
+    names = {"mine": ["no", "yes"], "camvid": ["Road", "Car", "Pedestrian"]}
+    for data, classes in names.items():
+        place, random = root / "data" / data, np.random.default_rng(0)
+        for split in ("train", "val"):
+            for kind in ("images", "annotations"):
+                (place / kind / split).mkdir(parents=True)
+            for number in range(4):
+                pixels = random.integers(0, 255, (40, 56, 3), np.uint8)
+                label = random.integers(0, len(classes), (40, 56), np.uint8)
+                Image.fromarray(pixels).save(place / "images" / split / f"{number}.jpg")
+                Image.fromarray(label).save(place / "annotations" / split / f"{number}.png")
+        (place / "classes.txt").write_text("\n".join(classes))
+    (root / "photos").mkdir()
+    shutil.copy(root / "data/mine/images/val/0.jpg", root / "photos/street.jpg")
+    (root / "accelerate_configs").symlink_to(ROOT / "accelerate_configs")
+    (root / "camvid.yaml").write_text(smaller(blocks("yaml")[0]))
+    (root / "segacc-plain").mkdir()
+    build = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+    build += '[tool.hatch.build.targets.wheel]\ninclude = ["*.py"]\n'
+    (root / "segacc-plain/pyproject.toml").write_text(blocks("toml")[0] + build)
+    (root / "segacc-plain/segacc_plain.py").write_text(blocks("python")[1])
+    return root
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a line of the README as it stands, only with smaller numbers."""
+    line = smaller(command)
+    if "-m segacc --arch" in line:
+        line = line.replace("--arch segformer ", "--arch segformer:variant=tiny ")
+        line = re.sub("--arch segformer$", "--arch segformer:variant=tiny", line)
+        line += MORE + (" --weights none")
+        line += "" if "--max-steps" in line else " --max-steps 2"
+    if line.startswith("pip install"):
+        line += " --target site --no-deps --no-build-isolation --no-index -q"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    python_path = f"{ROOT}{os.pathsep}{folder / 'site'}"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=environment(PATH=path, PYTHONPATH=python_path, HF_HUB_OFFLINE="1"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+@pytest.mark.launch
+def test_every_command_runs(sandbox: Path) -> None:
+    ran = [line for line in commands() if "multi_gpu.yaml" not in line]  # parsed in its own test
+    assert len(ran) > 10
+    printed = {line: run(line, sandbox) for line in ran}
+    predictions = sorted(path.name for path in (sandbox / "predictions").iterdir())
+    assert predictions == ["street.png", "street_overlay.png"]
+    told = (sandbox / "runs/segformer-folder/config.yaml").read_text()
+    assert re.search(r"^lr: 0.0001 +# --lr$", told, re.MULTILINE)
+    assert re.search(r"^crop_size: \[32, 48\] +# camvid.yaml: crop_size$", told, re.MULTILINE)
+    listing = next(text for line, text in printed.items() if line.endswith("segacc plugins"))
+    assert "random_scale_crop" in listing
+    assert (sandbox / "runs/plain/best/model.safetensors").is_file()
+
+
+@pytest.mark.launch
+def test_the_python_code_runs(sandbox: Path) -> None:
+    code = smaller(blocks("python")[0])
+    (sandbox / "notebook.py").write_text(code)
+    printed = run("python notebook.py", sandbox)
+    assert "Stopped(step=2, reason='finished'" in printed
+    assert re.search(r"\['(no|yes)'", printed)
+
+
+@pytest.mark.launch
+def test_the_two_make_commands(tmp_path: Path) -> None:
+    """The real recipes, in the environment that the suite runs in; CI runs `make test` whole."""
+    for stamp in ("created", "installed", "installed-dev"):
+        if not (Path(sys.prefix) / stamp).exists():
+            (Path(sys.prefix) / stamp).touch()  # an environment that make did not make
+    make = ["make", "--old-file=pyproject.toml", f"VENV={sys.prefix}"]
+    size = "--max-steps 1 --weights none --crop-size 32 --batch-size 2 --num-workers 0"
+    commands = {
+        "test": ["PYTEST_ARGS=--version"],
+        "demo": [f"DEMO_DIR={tmp_path / 'demo'}", f"DEMO_ARGS={size}"],
+    }
+    for target, settings in commands.items():
+        done = subprocess.run(
+            [*make, target, *settings], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    best = tmp_path / "demo" / "best"
+    assert "accelerate launch -m segacc --arch segformer" in done.stdout
+    assert f"segacc predict {best} IMAGE" in done.stdout
+    assert (best / "model.safetensors").is_file()
+
+
+def test_no_number_is_left_open() -> None:
+    assert "DEMO_OUTPUT" not in README
+    lines = (ROOT / "segacc/loop.py").read_text().count("\n")
+    told = re.search(r"`segacc/loop.py`, (\d+) lines", README)
+    assert told is not None and abs(int(told[1]) - lines) <= 10
