@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import encode, facts, random_sample
 from torchvision import tv_tensors
 
+from data_tools import encode, facts, random_sample
 from segacc.data import (
     Batch,
     EvalData,

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import encode
 from PIL import Image
 
+from data_tools import encode
 from segacc.decode import read_image, read_label, read_sample
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample

@@ -46,7 +46,9 @@ def value_and_gradient(function: Any, logits: Tensor, labels: Tensor, **settings
 
 @pytest.mark.parametrize("images_at_a_time", [1, 2, 100])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.2}, {"class_weights": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"label_smoothing": 0.2}, {"class_weights": True}], ids=str
+)
 def test_cross_entropy_is_torchs_own(
     shape: Any, images_at_a_time: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

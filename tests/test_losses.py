@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from data_tools import facts
 from torch import Tensor
 
+from data_tools import facts
 from segacc.errors import OptionError
 from segacc.hookspecs import Loss
 from segacc.options import decode
@@ -77,12 +77,12 @@ def test_an_all_ignored_batch_is_zero_with_a_zero_gradient() -> None:
     [
         (
             {"label_smoothing": "1"},
-            '--loss: "label_smoothing" is \'1\', expected number >= 0 < 1: '
+            "--loss: \"label_smoothing\" is '1', expected number >= 0 < 1: "
             "input should be less than 1.",
         ),
         (
             {"weight": "0"},
-            '--loss: "weight" is \'0\', expected number > 0: input should be greater than 0.',
+            "--loss: \"weight\" is '0', expected number > 0: input should be greater than 0.",
         ),
     ],
 )

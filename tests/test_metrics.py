@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import facts
 from PIL import Image
 
+from data_tools import facts
 from segacc.hookspecs import Metric
 from segacc.plugins.datasets import FolderOptions, build_folder
 from segacc.plugins.metrics import MeanIouOptions, segacc_metrics
@@ -93,7 +93,9 @@ def test_random_maps_with_absent_classes_and_ignored_pixels(num_classes: int) ->
         label[random.random(label.shape) < 0.3] = 255
         labels.append(label)
         predictions.append(prediction)
-    assert_same(score(predictions, labels, num_classes), by_definition(predictions, labels, num_classes))
+    assert_same(
+        score(predictions, labels, num_classes), by_definition(predictions, labels, num_classes)
+    )
 
 
 def test_real_street_labels_against_those_of_the_next_frames(shared: Path) -> None:

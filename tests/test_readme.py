@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launches import ROOT, environment
 from PIL import Image
+
+from launches import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLER = {
