@@ -12,14 +12,13 @@ from segacc import __version__, commands
 from segacc.config import EvaluateConfig, PredictConfig, TrainConfig
 from segacc.errors import OptionError
 from segacc.options import OptionDoc, describe, did_you_mean
-from segacc.settings import Layer, check_layer, read_yaml
+from segacc.settings import Layer, check_layer, literal_choices, read_yaml
 
 COMMANDS = ("evaluate", "predict", "plugins")
 USAGE = """\
   accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
   python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
   python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
-  pictures
   python -m segacc plugins [NAME] [--json]                                      what there is"""
 
 
@@ -28,9 +27,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as OptionError."""
-        raise OptionError(
-            f"{message.removeprefix('argument ')}. `python -m segacc --help` lists all flags."
-        )
+        message = message.removeprefix("argument ")
+        if switch := re.match(r"(--[\w-]+)/(--no-[\w-]+): ignored", message):
+            message = f"{switch[1]}: takes no value; write {switch[1]} or {switch[2]}"
+        raise OptionError(f"{message}. `python -m {self.prog} --help` lists all flags.")
 
 
 class Once(argparse.Action):
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _dashes(arg: str) -> str:
-    """Take `--batch_size` for `--batch-size`."""
+    """Take `--batch_size` for `--batch-size`; a value keeps its underscores."""
     flag, equals, value = arg.partition("=")
     return flag.replace("_", "-") + equals + value if flag.startswith("--") else arg
 
@@ -82,7 +82,7 @@ def _train(args: list[str]) -> int:
     add_flags(parser, TrainConfig)
     typed = _parse(parser, args)
     config = typed.pop("config", None)
-    layers = [read_yaml(Path(config))] if config else []
+    layers = [read_yaml(Path(config).expanduser())] if config else []
     return commands.train([*layers, Layer(typed, "command line")])
 
 
@@ -173,6 +173,8 @@ def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:
         return {"action": "append", "metavar": "NAME"}
     if option.name == "resume":
         return {"action": Once, "nargs": "?", "const": "auto", "metavar": "FOLDER"}
+    if choices := literal_choices(hint):
+        return {"action": Once, "metavar": "|".join(choices)}
     return {"action": Once, "metavar": _metavar(option.type)}
 
 
@@ -193,7 +195,6 @@ def _metavar(type_text: str) -> str:
         "text": "TEXT",
         "path": "DIR",
         "SIZE": "SIZE",
-        "one": "CHOICE",
     }
     return words.get(type_text.split()[0], "VALUE") if "mapping" not in type_text else "NAME"
 
@@ -201,4 +202,6 @@ def _metavar(type_text: str) -> str:
 def _default(default: Any) -> str:
     if default is None or default is False or default == () or default == "required":
         return ""
+    if default is True:
+        return "[on]"
     return f"[{' '.join(default) if isinstance(default, tuple) else default}]"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from segacc.config import EvaluateConfig, PredictConfig
-from segacc.plan import choose, gather, make_plan
+from segacc.plan import choose, gather, make_plan, model_folder, refuse_twins, writable
 from segacc.registry import load_registry
 from segacc.settings import Layer
 
@@ -76,9 +76,8 @@ def quiet_libraries() -> None:
     import warnings
 
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault(
-        "HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() and is_main() else "1"
-    )
+    if not (sys.stderr.isatty() and is_main()):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -92,6 +91,9 @@ def evaluate(model: str, config: EvaluateConfig) -> int:
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, "--dataset")
     metrics = [choose(registry, "metric", given, "--metric") for given in config.metric]
+    refuse_twins(metrics, "--metric")
+    folder = model_folder(model, "MODEL_FOLDER")
+    place = writable(config.output_dir or folder, "--output-dir")
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
@@ -109,7 +111,7 @@ def evaluate(model: str, config: EvaluateConfig) -> int:
             palette=segmenter.labels.palette,
             title=text["title"],
         )
-        path = Path(config.output_dir or model) / "evaluation.json"
+        path = place / "evaluation.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(text, indent=1))
         console.out(f"written to {path}", highlight=False)
@@ -121,7 +123,8 @@ def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
     """Segment pictures; return 1 when some could not be read."""
     from segacc.prediction import find_pictures, segment_all
 
-    jobs = find_pictures(inputs, config.output_dir)
+    model_folder(model, "MODEL_FOLDER")
+    jobs = find_pictures(inputs, writable(config.output_dir, "--output-dir"))
     console = Console(stderr=True, soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch and the weights ..."):
         quiet_libraries()
@@ -131,6 +134,7 @@ def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
         sys.stderr.write(f"{reason}\n")
     console.print(
         f"{len(jobs) - len(unreadable)} of {len(jobs)} pictures written to {config.output_dir}",
+        markup=False,
         highlight=False,
     )
     return 1 if unreadable else 0

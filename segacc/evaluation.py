@@ -84,6 +84,13 @@ def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig)
         "precision": scoring.accelerator.mixed_precision,
         "processes": scoring.accelerator.num_processes,
         "rules": RULES,
-        "scores": scores,
+        "scores": known(scores),
         "segacc_version": __version__,
     }
+
+
+def known(scores: Any) -> Any:
+    """Replace nan, which JSON does not know, by null: the score of a class that does not occur."""
+    if isinstance(scores, dict):
+        return {key: known(value) for key, value in scores.items()}
+    return None if scores != scores else scores

@@ -1,10 +1,12 @@
 """`segacc plugins`: what can be named, where it comes from, and what is broken."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from segacc.errors import PluginError
 from segacc.options import describe, did_you_mean
@@ -30,33 +32,49 @@ def named(registry: Registry, name: str) -> list[Offer]:
 
 def print_listing(registry: Registry, console: Console) -> None:
     """Print one table of all components, then the failures."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("kind", "name", "from", "what it is"):
-        table.add_column(heading, no_wrap=heading in ("kind", "name"))
+    rows = []
     for kind in KINDS:
-        for offer in registry.of_kind(kind):
+        for place, offer in enumerate(registry.of_kind(kind)):
             source = "built in" if offer.built_in else f"{offer.distribution} {offer.version}"
-            table.add_row(kind, offer.record.name, source, offer.record.summary)
-    console.print(table, soft_wrap=False)
+            rows.append(("" if place else kind, offer.record.name, source, offer.record.summary))
+    _print_table(console, ("kind", "name", "from", "what it is"), rows)
     for failure in registry.failures:
-        console.print(f"BROKEN  {failure.text()}", highlight=False)
-    console.print("`segacc plugins NAME` shows the options of one.", highlight=False)
+        _say(console, f"BROKEN  {failure.text()}")
+    _say(console, "`segacc plugins NAME` shows the options of one.")
 
 
 def print_component(registry: Registry, name: str, console: Console) -> None:
     """Print the options of all components called `name`."""
     for offer in named(registry, name):
-        console.print(f"{offer.kind} {offer.full_name}: {offer.record.summary}", highlight=False)
+        _say(console, f"{offer.kind} {offer.full_name}: {offer.record.summary}")
         options = describe(offer.record.options)
         if not options:
-            console.print("It has no options.")
+            _say(console, "It has no options.")
             continue
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in ("option", "type", "default", "what it does"):
-            table.add_column(heading, no_wrap=heading == "option")
-        for option in options:
-            table.add_row(option.name, option.type, str(option.default), option.doc)
-        console.print(table, soft_wrap=False)
+        rows = [(o.name, o.type, _default(o.default), o.doc) for o in options]
+        _print_table(console, ("option", "type", "default", "what it does"), rows)
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value in (None, ()) else str(value)
+
+
+def _print_table(
+    console: Console, headings: Sequence[str], rows: Sequence[tuple[str, ...]]
+) -> None:
+    """Print rows; names are never wrapped, and brackets are no markup."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=place == 0 or heading == "name")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table, soft_wrap=False)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False)
 
 
 def listing_json(registry: Registry, name: str | None) -> dict[str, Any]:

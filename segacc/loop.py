@@ -1,5 +1,6 @@
 """The heart: `train`, `train_step`, `evaluate`. Read it from top to bottom."""
 
+import shlex
 import time
 from collections.abc import Iterator
 
@@ -56,9 +57,11 @@ def train(run: Run) -> Iterator[Event]:
 
     yield Saved(step=progress.step, folder=save_model(run, "last"))
     run.accelerator.end_training()
-    left = progress.step < run.max_steps
-    resume = f"accelerate launch -m segacc --resume {run.folder}" if left else None
-    yield Stopped(step=progress.step, reason=signal.name or "finished", resume=resume)
+    if progress.step == run.max_steps:
+        yield Stopped(step=progress.step, reason="finished")
+    else:  # the signal may have reached another process only
+        resume = f"accelerate launch -m segacc --resume {shlex.quote(str(run.folder))}"
+        yield Stopped(step=progress.step, reason=signal.name or "SIGTERM", resume=resume)
 
 
 def train_step(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor | None, Tensor]:

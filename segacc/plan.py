@@ -1,7 +1,8 @@
 """All that can be checked before torch is imported, so that a typo costs a fraction of a second."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from segacc.errors import OptionError
 from segacc.options import decode
 from segacc.registry import Registry
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
+
+FIXED = ("arch", "weights", "seed", "best_by")
+"""Settings that a resumed run keeps."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,23 @@ def gather(layers: list[Layer]) -> Settings:
     stored = read_yaml(folder / "config.yaml")
     place = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))
     typed = [Layer(_without(layer.values, ABOUT_THE_PLACE), layer.source) for layer in layers]
+    _refuse_changes(settings, merge([stored]), folder)
     return merge([stored, *typed, place])
+
+
+def _refuse_changes(typed: Settings, stored: Settings, folder: Path) -> None:
+    """Refuse what a resumed run cannot take over: it would be ignored, or be another run."""
+    if typed.config.overwrite:
+        where = typed.where("overwrite")
+        raise OptionError(f"{where}: --resume goes on in {folder}; leave it out.")
+    for key in FIXED:
+        was, now = getattr(stored.config, key), getattr(typed.config, key)
+        if key in typed.origins and now != was:
+            raise OptionError(
+                f"{typed.where(key)}: {now}: the run in {folder} was started with {was}, which "
+                "--resume cannot change. Leave it out, or start a new run (--weights "
+                f"{folder / 'last'} starts from its weights)."
+            )
 
 
 def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
@@ -106,31 +126,72 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
         checkpoint.find(config.resume, config.output_dir)[1] if config.resume else None,
     )
     for key in ("loss", "metric"):
-        if not getattr(plan, key):
-            raise OptionError(f"{settings.where(key)}: at least one is needed.")
-    _refuse_twins(plan)
-    a_path = config.weights.startswith((".", "/", "~"))
-    if a_path and not Path(config.weights).expanduser().is_dir():
-        raise OptionError(f"{settings.where('weights')}: no such folder: {config.weights}.")
+        refuse_twins(getattr(plan, key), settings.where(key))
+    if plan.resume:
+        _check_length(plan)
+    else:
+        _check_weights(config.weights, settings.where("weights"))
     return plan
 
 
-def _refuse_twins(plan: Plan) -> None:
-    for key in ("loss", "metric"):
-        names = [chosen.name for chosen in getattr(plan, key)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise OptionError(f"{plan.settings.where(key)}: {', '.join(twice)} is given twice.")
+def _check_length(plan: Plan) -> None:
+    """Refuse to go on to a step that lies behind; every config.yaml holds max_steps."""
+    assert plan.resume
+    done, last = checkpoint.read(plan.resume).step, plan.settings.config.max_steps
+    if last and done > last:
+        raise OptionError(
+            f"{plan.settings.where('max_steps')}: {last}: {plan.resume} is at step {done} already."
+        )
+
+
+def refuse_twins(chosen: Sequence[Chosen], where: str) -> None:
+    """Refuse a component that is given twice: both would bear one name.
+
+    Raises:
+        OptionError: so, or nothing is given.
+    """
+    if not chosen:
+        raise OptionError(f"{where}: at least one is needed.")
+    names = [one.name for one in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
+
+
+def _check_weights(given: str, where: str) -> None:
+    """Refuse a path that leads to no weights; anything else may be a Hub id."""
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        model_folder(given, where)
+    elif folder.exists():
+        raise OptionError(f"{where}: {given} is a file; give the folder that holds it.")
+    elif given.startswith((".", "/", "~", "\\")) or given.count("/") > 1:
+        raise OptionError(f"{where}: no such folder: {given}.")
+
+
+def model_folder(given: str, where: str) -> Path:
+    """Return a folder with a saved network.
+
+    Raises:
+        OptionError: it is not there or holds none.
+    """
+    folder = Path(given).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    hint = f" Did you mean {Path(given) / 'best'}?" if (folder / "best").is_dir() else ""
+    why = "it holds no config.json" if folder.is_dir() else "there is no such folder"
+    raise OptionError(f"{where}: {given} is no folder of a saved network: {why}.{hint}")
 
 
 def _run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
     config = settings.config
     if config.output_dir is None:
+        if config.overwrite:
+            raise OptionError(
+                f"{settings.where('overwrite')}: needs --output-dir DIR, the run folder to delete."
+            )
         base = Path("runs") / f"{arch.name}-{dataset.name}"
         return next(path for path in _numbered(base) if not path.exists())
-    folder = config.output_dir.expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{settings.where('output_dir')}: {folder} is a file.")
+    folder = writable(config.output_dir.expanduser(), settings.where("output_dir"))
     in_use = folder.is_dir() and any(folder.iterdir())
     if in_use and not (config.resume or config.overwrite):
         raise OptionError(
@@ -144,6 +205,20 @@ def _run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
             "config.yaml), "
             "so it is not deleted. Remove it yourself, or choose another folder."
         )
+    return folder
+
+
+def writable(folder: Path, where: str) -> Path:
+    """Return a folder that is there or can be made.
+
+    Raises:
+        OptionError: a file is in its place or above it, or nobody may write there.
+    """
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise OptionError(f"{where}: {folder}: {above} is a file.")
+    if not os.access(above, os.W_OK):
+        raise OptionError(f"{where}: {folder}: {above} is not writable.")
     return folder
 
 

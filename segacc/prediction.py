@@ -31,8 +31,8 @@ def find_pictures(inputs: Sequence[Path], output_dir: Path) -> list[Job]:
     """List the pictures of files and folders, sorted within each folder.
 
     Raises:
-        OptionError: a path does not exist, a folder has no picture, or two pictures would be
-            written as one.
+        OptionError: a path does not exist, a folder has no picture, two pictures would be written
+            as one, or an input would be overwritten.
     """
     pictures: list[Path] = []
     for given in inputs:
@@ -47,19 +47,29 @@ def find_pictures(inputs: Sequence[Path], output_dir: Path) -> list[Job]:
             pictures.append(given)
         else:
             raise OptionError(f"{given}: no such file or folder.")
-    seen: dict[str, Path] = {}
-    for picture in pictures:
-        if (first := seen.setdefault(picture.stem, picture)) != picture:
-            raise OptionError(
-                f"{first} and {picture} would both be written as {picture.stem}.png; predict "
-                "them into different folders."
-            )
-    jobs = [(path, output_dir / f"{path.stem}.png") for path in seen.values()]
-    if clash := [path for path, index in jobs if path.resolve() == index.resolve()]:
-        raise OptionError(
-            f"--output-dir {output_dir}: {clash[0]} would be overwritten; choose another folder."
-        )
-    return [Job(path, index, index.with_name(f"{path.stem}_overlay.png")) for path, index in jobs]
+    jobs = [
+        Job(path, output_dir / f"{path.stem}.png", output_dir / f"{path.stem}_overlay.png")
+        for path in {path.resolve(): path for path in reversed(pictures)}.values()
+    ][::-1]
+    _refuse_clashes(jobs, output_dir)
+    return jobs
+
+
+def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
+    inputs = {job.picture.resolve(): job.picture for job in jobs}
+    written: dict[Path, Path] = {}
+    for job in jobs:
+        for target in (job.index, job.overlay):
+            if picture := inputs.get(target.resolve()):
+                raise OptionError(
+                    f"--output-dir {output_dir}: {picture} would be overwritten; choose another "
+                    "folder."
+                )
+            if (first := written.setdefault(target, job.picture)) != job.picture:
+                raise OptionError(
+                    f"{first} and {job.picture} would both be written as {target.name}; predict "
+                    "them into different folders."
+                )
 
 
 def segment_all(
@@ -68,7 +78,7 @@ def segment_all(
     """Segment each picture; return why the unreadable ones could not be read."""
     config.output_dir.mkdir(parents=True, exist_ok=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

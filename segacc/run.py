@@ -203,7 +203,7 @@ def build_optimizer(
     deepspeed = accelerator.state.deepspeed_plugin
     if deepspeed is not None:  # it asks a data loader otherwise, and ours is not accelerate's
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
-    return torch.optim.AdamW(groups, fused=True if accelerator.device.type == "cuda" else None)
+    return torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
 
 
 def build_scoring(

@@ -11,7 +11,7 @@ import yaml
 
 from segacc.config import TrainConfig
 from segacc.errors import OptionError
-from segacc.options import check_value, did_you_mean
+from segacc.options import check_value, did_you_mean, type_text
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is, not what it is; config.yaml leaves them out."""
@@ -90,15 +90,47 @@ def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
                 "`python -m segacc --help` lists all settings."
             )
     return {
-        key: check_value(hints[key], _as_list(key, value), layer.where(key))
+        key: check_value(hints[key], _ready(hints[key], key, value, layer), layer.where(key))
         for key, value in layer.values.items()
     }
 
 
-def _as_list(key: str, value: Any) -> Any:
-    """Accept a single component in YAML where a list is meant."""
-    many = key in ("aug", "loss", "metric", "trackers")
+def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
+    """Accept in YAML a single component where a list is meant, and a bare `no` for "no".
+
+    Raises:
+        OptionError: true or false where a number is meant; pydantic would take them for 1 and 0.
+    """
+    if isinstance(value, bool) and hint is not bool:
+        if not value and "no" in literal_choices(hint):
+            return "no"
+        given = str(value).lower()
+        raise OptionError(f"{layer.where(key)}: got {given}, expected {type_text(hint)}.")
+    many = typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is ...
     return [value] if many and isinstance(value, str | dict) else value
+
+
+def literal_choices(hint: Any) -> tuple[str, ...]:
+    """List what a Literal (or None) allows; nothing for any other type."""
+    parts = [hint, *typing.get_args(hint)]
+    literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
+    return typing.get_args(literals[0]) if literals else ()
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings name each key once, `-` and `_` alike; plain YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, or raise yaml.MarkedYAMLError."""
+        seen = set()
+        for key, _ in node.value:
+            name = str(self.construct_object(key, deep=True)).replace("-", "_")
+            if name in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f'the key "{name}" is given twice', problem_mark=key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Layer:
@@ -108,16 +140,20 @@ def read_yaml(path: Path) -> Layer:
         OptionError: missing, not YAML, or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except OSError as error:
         raise OptionError(f"--config {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise OptionError(f"--config {path}: not a text file; expected YAML in UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise OptionError(f"--config {path}: not YAML: {line}{error.problem}.") from None
     except yaml.YAMLError as error:
         raise OptionError(f"--config {path}: not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
-        raise OptionError(
-            f"--config {path}: expected lines like `arch: segformer`, found "
-            f"{type(content).__name__}."
-        )
+        found = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
+        raise OptionError(f"--config {path}: expected lines like `arch: segformer`, found {found}.")
     return Layer({str(key).replace("-", "_"): value for key, value in content.items()}, str(path))
 
 

@@ -68,7 +68,7 @@ class TransformersModel(SegmentationModel):
     def enable_gradient_checkpointing(self) -> bool:
         """Turn on what transformers offers."""
         if self.network.supports_gradient_checkpointing:
-            self.network.gradient_checkpointing_enable()
+            self.network.activation_checkpointing_enable()
         return bool(self.network.supports_gradient_checkpointing)
 
     def load_weights(self, source: str, *, offline: bool = False) -> LoadReport:

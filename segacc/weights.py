@@ -67,10 +67,10 @@ def fetch(hub_id: str) -> str:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        files = [
-            file.rfilename
-            for file in HfApi().model_info(hub_id, timeout=HUB_TIMEOUT).siblings or []
-        ]
+        found = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT).siblings or []
+        safe = any(file.rfilename.endswith(".safetensors") for file in found)
+        wanted = ["*.json", "*.safetensors" if safe else "*.bin"]
+        return str(snapshot_download(hub_id, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT))
     except HFValidationError:
         raise WeightsError(f"{hub_id} is no Hub id, which has the form USER/NAME.") from None
     except RepositoryNotFoundError as error:
@@ -78,8 +78,6 @@ def fetch(hub_id: str) -> str:
         raise WeightsError(f"the Hub does not give {hub_id}: {first}") from None
     except Exception as error:  # offline, a Hub in trouble, or what its HTTP library raises
         return cached(hub_id, type(error).__name__)
-    weights = "*.safetensors" if any(name.endswith(".safetensors") for name in files) else "*.bin"
-    return str(snapshot_download(hub_id, allow_patterns=["*.json", weights]))
 
 
 def cached(hub_id: str, trouble: str) -> str:

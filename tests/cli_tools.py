@@ -1,15 +1,20 @@
 """Runs segacc as a user does, in a folder of its own, on a small data set that is written here."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import termios
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +24,13 @@ TINY = (
     *("--crop-size", "64", "--max-steps", "2", "--batch-size", "2", "--num-workers", "0"),
 )
 """Flags of a training that takes a second when everything is imported."""
+
+SHORT = (
+    *("--arch", "segformer:variant=tiny", "--weights", "none", "--lr", "0.03"),
+    *("--aug", "flip", "--crop-size", "48x64", "--batch-size", "4", "--num-workers", "0"),
+    *("--max-steps", "40", "--eval-every", "20", "--log-every", "20"),
+)
+"""Flags of a training after which the network tells more than one class."""
 
 Done = subprocess.CompletedProcess[str]
 
@@ -55,21 +67,45 @@ class Warm:
         command = [str(argument) for argument in arguments]
         if sys.platform == "darwin":  # a fork without exec is not safe there
             return segacc(*command, cwd=cwd)
-        assert self.server.stdin and self.server.stdout
         files = {name: self.folder / name for name in ("stdout", "stderr")}
         for path in files.values():
             path.write_text("")
-        job = {"arguments": command, "cwd": cwd, "main": ROOT / "segacc" / "__main__.py", **files}
+        code = self._run(command, cwd, files["stdout"], files["stderr"])
+        return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
+
+    def on_terminal(self, *arguments: object, cwd: Path) -> Done:
+        """Run `python -m segacc` with stderr on a terminal of 80 columns."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        seen = bytearray()
+        reader = threading.Thread(target=_drain, args=(master, seen))
+        reader.start()
+        command = [str(argument) for argument in arguments]
+        code = self._run(command, cwd, self.folder / "stdout", Path(os.ttyname(slave)))
+        os.close(slave)
+        reader.join(10)
+        os.close(master)
+        return Done(command, code, (self.folder / "stdout").read_text(), seen.decode())
+
+    def _run(self, command: list[str], cwd: Path, stdout: Path, stderr: Path) -> int:
+        assert self.server.stdin and self.server.stdout
+        job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr}
         self.server.stdin.write(json.dumps(job, default=str) + "\n")
         self.server.stdin.flush()
-        code = int(self.server.stdout.readline())
-        return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
+        return int(self.server.stdout.readline())
 
     def close(self) -> None:
         """End the process."""
         assert self.server.stdin
         self.server.stdin.close()
         self.server.wait(30)
+
+
+def _drain(master: int, into: bytearray) -> None:
+    """Read a terminal until its other side is closed."""
+    with contextlib.suppress(OSError):
+        while data := os.read(master, 4096):
+            into += data
 
 
 def launch(*arguments: object, cwd: Path, **more: str) -> Done:
@@ -84,7 +120,7 @@ def environment(more: dict[str, str]) -> dict[str, str]:
     """Return an environment without the suite's own plugin settings, terminal and network."""
     inherited = {key: value for key, value in os.environ.items() if key != "SEGACC_LOAD_PLUGINS"}
     path = os.pathsep.join(filter(None, [more.get("PYTHONPATH"), str(ROOT)]))
-    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "xterm-256color"}
     return {**inherited, **defaults, **more, "PYTHONPATH": path}
 
 
@@ -154,26 +190,3 @@ def draw(seed: tuple[int, int], size: tuple[int, int]) -> tuple[Any, Any]:
     colors = np.array([(40, 40, 40), (220, 60, 60), (60, 60, 220)])
     image = colors[label] + random.integers(-30, 30, (*size, 3))
     return np.clip(image, 0, 255).astype(np.uint8), label
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the small data set once; tests that spoil one make their own."""
-    return write_data(tmp_path_factory.mktemp("data") / "shapes")
-
-
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    """Return what runs segacc with torch already imported."""
-    runner = Warm(tmp_path_factory.mktemp("warm"))
-    yield runner
-    runner.close()
-
-
-@pytest.fixture(scope="session")
-def trained(data: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train the tiny SegFormer once; return its run folder."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    given = ("--dataset", f"folder:root={data}", "--output-dir", folder)
-    assert_succeeded(warm(*TINY, *given, "--log-every", "1", cwd=folder.parent))
-    return folder

@@ -10,7 +10,7 @@ TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared" / "data"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data that lies beside the repository."""
     if not SHARED.is_dir():
@@ -18,7 +18,7 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def example_plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of tests/example_plugin, imported from its source."""
     monkeypatch.syspath_prepend(TESTS / "example_plugin")

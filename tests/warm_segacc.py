@@ -1,13 +1,13 @@
 """Runs many `python -m segacc` in processes of their own that share one import of torch.
 
-It reads one JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files).
+It reads a JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files).
 It forks, and the child does what `python -m segacc` does; the exit code is written as one line.
 """
 
 import json
 import os
 import sys
-from pathlib import Path
+import traceback
 from typing import Any
 
 
@@ -37,14 +37,14 @@ def run(job: dict[str, Any]) -> int:
         (2, job["stderr"], os.O_WRONLY),
     ):
         os.dup2(os.open(path, mode), number)
-    sys.argv = [str(Path(job["main"])), *job["arguments"]]
+    sys.argv = ["segacc", *job["arguments"]]
     from segacc.__main__ import main
 
     try:
         return main()
+    except SystemExit as end:
+        return int(end.code or 0)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         return 1
     finally:

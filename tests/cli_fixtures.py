@@ -1,0 +1,32 @@
+"""Fixtures of the command line's tests; a test module asks for them by `pytest_plugins`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_tools import SHORT, Warm, assert_succeeded, write_data
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the small data set once; tests that spoil one make their own."""
+    return write_data(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Return what runs segacc with torch already imported."""
+    runner = Warm(tmp_path_factory.mktemp("warm"))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train the tiny SegFormer once; return its run folder."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert_succeeded(
+        warm(*SHORT, "--dataset", f"folder:root={data}", "--output-dir", folder, cwd=folder.parent)
+    )
+    return folder

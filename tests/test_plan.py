@@ -1,0 +1,231 @@
+"""What is checked before torch is imported: components, folders, weights, and resumed runs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segacc.checkpoint import Progress
+from segacc.errors import OptionError, SegaccError
+from segacc.plan import Plan, gather, make_plan, model_folder, options_text, writable
+from segacc.registry import Registry, load_registry
+from segacc.settings import Layer, to_yaml
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("SEGACC_LOAD_PLUGINS", "")
+    return load_registry()
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def plan(registry: Registry, **values: Any) -> Plan:
+    return make_plan(gather([Layer(values, "command line")]), registry)
+
+
+def refusal(registry: Registry, **values: Any) -> str:
+    with pytest.raises(SegaccError) as caught:
+        plan(registry, **values)
+    return str(caught.value)
+
+
+def write_run(folder: Path, registry: Registry, *, step: int = 2, **values: Any) -> Path:
+    """Write what a run leaves behind that can be resumed, as far as a plan reads it."""
+    place = folder / "checkpoints" / f"step-{step:08d}"
+    place.mkdir(parents=True)
+    settings = plan(registry, **values).settings.chosen({"max_steps": (4, "")})
+    (folder / "config.yaml").write_text(to_yaml(settings))
+    (place / "progress.json").write_text(json.dumps(asdict(Progress(step=step))))
+    return folder
+
+
+def test_components_come_with_their_options(registry: Registry) -> None:
+    made = plan(registry, arch="segformer:variant=tiny,dropout=0", aug=["flip", "color_jitter"])
+    assert options_text(made.arch) == {
+        "name": "segformer",
+        "variant": "tiny",
+        "drop_path": 0.1,
+        "dropout": 0.0,
+    }
+    assert [chosen.name for chosen in made.aug] == ["flip", "color_jitter"]
+    assert [chosen.text for chosen in (made.arch, made.dataset)] == [
+        "segformer:variant=tiny,dropout=0",
+        "nuclei",
+    ]
+    assert plan(registry, aug=["none"]).aug == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (
+            {"arch": "segfromer"},
+            '--arch: unknown architecture "segfromer". Did you mean "segformer"? Known: ',
+        ),
+        (
+            {"arch": "segformer:varant=b0"},
+            '--arch segformer: unknown option "varant". Did you mean "variant"? '
+            "Known: variant, drop_path, dropout.",
+        ),
+        (
+            {"arch": {"name": "segformer", "variant": "b9"}},
+            "--arch segformer: \"variant\" is 'b9', expected one of b0, b1, b2, b3, b4, b5, tiny: ",
+        ),
+        ({"dataset": "folder"}, '--dataset folder: "root" must be given (path).'),
+        ({"loss": ["none"]}, "--loss: at least one is needed."),
+        ({"metric": []}, "--metric: at least one is needed."),
+        ({"loss": ["cross_entropy"] * 2}, "--loss: cross_entropy is given twice."),
+        ({"aug": ["none", "flip"]}, '--aug: unknown augmentation "none". Known: '),
+    ],
+)
+def test_a_component_that_cannot_be_is_refused(
+    registry: Registry, values: dict[str, Any], complaint: str
+) -> None:
+    assert refusal(registry, **values).startswith(complaint)
+
+
+def test_the_run_folder_is_numbered_unless_it_is_named(registry: Registry) -> None:
+    assert plan(registry).folder == Path("runs/segformer-nuclei")
+    Path("runs/segformer-nuclei").mkdir(parents=True)
+    Path("runs/segformer-nuclei-2").mkdir()
+    assert plan(registry).folder == Path("runs/segformer-nuclei-3")
+    assert plan(registry, output_dir="runs/segformer-nuclei").folder.name == "segformer-nuclei"
+
+
+def test_a_folder_in_use_is_left_alone(registry: Registry) -> None:
+    Path("photos").mkdir()
+    Path("photos/a.jpg").write_bytes(b"a")
+    assert refusal(registry, output_dir="photos") == (
+        "--output-dir: photos is in use. Choose another folder, go on with `--resume photos`, or "
+        "delete what it holds with --overwrite."
+    )
+    assert refusal(registry, output_dir="photos", overwrite=True) == (
+        "--overwrite: photos does not look like a run folder (it has no config.yaml), so it is "
+        "not deleted. Remove it yourself, or choose another folder."
+    )
+    Path("photos/config.yaml").write_text("")
+    assert plan(registry, output_dir="photos", overwrite=True).folder == Path("photos")
+    assert Path("photos/a.jpg").exists(), "a plan deletes nothing"
+
+
+def test_overwrite_needs_a_folder(registry: Registry) -> None:
+    complaint = "--overwrite: needs --output-dir DIR, the run folder to delete."
+    assert refusal(registry, overwrite=True) == complaint
+
+
+def test_a_folder_that_cannot_be_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").write_text("")
+    for given in ("file", "file/run/a"):
+        with pytest.raises(OptionError) as caught:
+            writable(Path(given), "--output-dir")
+        assert str(caught.value) == f"--output-dir: {given}: {Path(given).parts[0]} is a file."
+    Path("locked").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "locked")  # root may write
+    with pytest.raises(OptionError, match=r"locked/run: .*locked is not writable\."):
+        writable(Path("locked/run"), "--output-dir")
+    assert writable(tmp_path / "new" / "run", "--output-dir") == tmp_path / "new" / "run"
+
+
+def test_weights_that_are_a_path_must_be_there(registry: Registry) -> None:
+    Path("run/best").mkdir(parents=True)
+    Path("file").write_text("")
+    complaints = {
+        "./nope": "--weights: no such folder: ./nope.",
+        "a/b/c": "--weights: no such folder: a/b/c.",
+        "file": "--weights: file is a file; give the folder that holds it.",
+        "run": "--weights: run is no folder of a saved network: it holds no config.json. "
+        "Did you mean run/best?",
+        "run/best": "--weights: run/best is no folder of a saved network: it holds no config.json.",
+    }
+    assert {given: refusal(registry, weights=given) for given in complaints} == complaints
+    for given in ("auto", "none", "nvidia/mit-b0"):
+        assert plan(registry, weights=given).settings.config.weights == given
+
+
+def test_a_model_folder_holds_a_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert model_folder(str(tmp_path), "MODEL_FOLDER") == tmp_path
+    with pytest.raises(OptionError) as caught:
+        model_folder("nope", "MODEL_FOLDER")
+    assert str(caught.value) == (
+        "MODEL_FOLDER: nope is no folder of a saved network: there is no such folder."
+    )
+
+
+def test_a_resumed_run_keeps_its_settings(registry: Registry, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", registry, arch="segformer:variant=tiny", seed=3, keep=7)
+    for given in (
+        {"resume": "run"},
+        {"resume": "auto", "output_dir": "run"},
+        {"resume": "run/checkpoints/step-00000002", "seed": 3},
+        {"resume": "run", "output_dir": str(run)},
+    ):
+        made = plan(registry, **given)
+        config = made.settings.config
+        assert (made.folder, made.resume) == (run, run / "checkpoints" / "step-00000002")
+        assert (config.seed, config.keep, config.max_steps) == (3, 7, 4)
+        assert made.arch.options.variant == "tiny"
+    assert plan(registry, resume="run", keep=1).settings.config.keep == 1
+    assert plan(registry, resume="run", epochs=3).settings.config.max_steps is None
+
+
+def test_the_newest_checkpoint_is_resumed_and_half_written_ones_do_not_count(
+    registry: Registry, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", registry)
+    newer = run / "checkpoints" / "step-00000003"
+    newer.mkdir()
+    assert plan(registry, resume="run").resume == run / "checkpoints" / "step-00000002"
+    (newer / "progress.json").write_text(json.dumps(asdict(Progress(step=3))))
+    assert plan(registry, resume="run").resume == newer
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (
+            {"arch": "segformer:variant=b0"},
+            "--arch: segformer:variant=b0: the run in {run} was started with "
+            "segformer:variant=tiny, which --resume cannot change. Leave it out, or start a new "
+            "run (--weights {run}/last starts from its weights).",
+        ),
+        ({"weights": "none"}, "--weights: none: the run in {run} was started with auto, which "),
+        ({"seed": 1}, "--seed: 1: the run in {run} was started with 0, which "),
+        ({"best_by": "x"}, "--best-by: x: the run in {run} was started with mean_iou, which "),
+        ({"overwrite": True}, "--overwrite: --resume goes on in {run}; leave it out."),
+        ({"max_steps": 1}, "--max-steps: 1: {run}/checkpoints/step-00000002 is at step 2 already."),
+        ({"output_dir": "other"}, "--resume goes on in {run}; leave --output-dir out."),
+    ],
+)
+def test_what_a_resumed_run_cannot_change_is_refused(
+    registry: Registry, tmp_path: Path, values: dict[str, Any], complaint: str
+) -> None:
+    run = write_run(tmp_path / "run", registry, arch="segformer:variant=tiny")
+    before = (run / "config.yaml").read_text()
+    assert refusal(registry, resume="run", **values).startswith(complaint.format(run=run))
+    assert (run / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"resume": "nope"}, "--resume nope: no whole checkpoint in {here}/nope/checkpoints."),
+        ({"resume": "auto"}, "--resume auto needs --output-dir DIR; or write --resume DIR."),
+        (
+            {"resume": "auto", "output_dir": "a"},
+            "--resume auto: no whole checkpoint in {here}/a/checkpoints.",
+        ),
+    ],
+)
+def test_a_run_that_is_not_there_cannot_be_resumed(
+    registry: Registry, tmp_path: Path, values: dict[str, Any], complaint: str
+) -> None:
+    assert refusal(registry, **values) == complaint.format(here=tmp_path)
