@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # More of pytest's flags: make test PYTEST_ARGS="-n 0 -x -k registry"
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 # Another Python: make demo PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
 # `accelerate launch` without a configuration runs one thread on a CPU; this gives it all cores.
@@ -29,7 +29,7 @@ demo: $(VENV)/installed
 	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) PATH="$(abspath $(BIN)):$$PATH" $(DEMO)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

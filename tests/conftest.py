@@ -18,7 +18,7 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def example_plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of tests/example_plugin, imported from its source."""
     monkeypatch.syspath_prepend(TESTS / "example_plugin")
