@@ -120,7 +120,7 @@ def evaluate(model: str, config: EvaluateConfig) -> int:
 
 
 def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
-    """Segment pictures; return 1 when some could not be read."""
+    """Segment pictures; return 1 when some could not be segmented."""
     from segacc.prediction import find_pictures, segment_all
 
     model_folder(model, "MODEL_FOLDER")
@@ -129,15 +129,15 @@ def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
     with console.status("Loading torch and the weights ..."):
         quiet_libraries()
         segmenter = load_segmenter(model, config.protocol)
-    unreadable = segment_all(segmenter, jobs, config, console)
-    for reason in unreadable:
+    failed = segment_all(segmenter, jobs, config, console)
+    for reason in failed:
         sys.stderr.write(f"{reason}\n")
     console.print(
-        f"{len(jobs) - len(unreadable)} of {len(jobs)} pictures written to {config.output_dir}",
+        f"{len(jobs) - len(failed)} of {len(jobs)} pictures written to {config.output_dir}",
         markup=False,
         highlight=False,
     )
-    return 1 if unreadable else 0
+    return 1 if failed else 0
 
 
 def load_segmenter(model: str, protocol: str | None) -> "Segmenter":

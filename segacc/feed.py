@@ -16,6 +16,14 @@ from segacc.run import Run
 from segacc.signals import StopSignal
 
 
+def on_any(accelerator: Any, *flags: bool) -> list[bool]:
+    """Tell for each flag whether it is set on any process; all of them must ask."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    mine = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
+    return [bool(count) for count in accelerator.reduce(mine, "sum").tolist()]
+
+
 class Trouble:
     """Bad data met by this process, told to all of them at a place where all of them are."""
 
@@ -35,16 +43,14 @@ class Trouble:
         Raises:
             SegaccError: the first error in the order of processes, or too many unreadable files.
         """
-        flags = torch.tensor(
-            [self.error is not None, bool(self.unreadable), stop], dtype=torch.int64
+        failed, skipped, stopped = on_any(
+            self.accelerator, self.error is not None, bool(self.unreadable), stop
         )
-        if self.accelerator.num_processes > 1:
-            flags = self.accelerator.reduce(flags.to(self.accelerator.device), "sum").cpu()
-        if flags[0]:
+        if failed:
             raise next(error for error in gather_object([self.error]) if error is not None)
-        if flags[1]:
+        if skipped:
             self._count(gather_object([self.unreadable]))
-        return bool(flags[2])
+        return stopped
 
     def _count(self, found: list[set[str]]) -> None:
         for reason in sorted(set().union(*found) - self.seen):

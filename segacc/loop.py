@@ -13,7 +13,7 @@ from segacc.data import Batch
 from segacc.errors import OptionError
 from segacc.events import Evaluated, Event, Example, Saved, Scores, Started, Stopped
 from segacc.export import save_model
-from segacc.feed import Trouble, scored, windows
+from segacc.feed import Trouble, on_any, scored, windows
 from segacc.hookspecs import MetricState
 from segacc.inference import predict
 from segacc.labels import IGNORE
@@ -44,7 +44,7 @@ def train(run: Run) -> Iterator[Event]:
             progress.step += 1
             yield meter.step_done(losses, grad_norm, valid)
 
-            if run.evaluation_due() and not signal.name:
+            if run.evaluation_due() and not any(on_any(run.accelerator, bool(signal.name))):
                 yield from evaluation(run)
 
             if run.checkpoint_due():
@@ -95,8 +95,8 @@ def effective_counts(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor]:
         torch.stack([loss.count(label) for label in labels]).sum() for loss in run.losses.values()
     ]
     valid = torch.stack([(label != IGNORE).sum() for label in labels]).sum()
-    total = run.accelerator.reduce(torch.stack([*counts, valid.float()]).double(), "sum")
-    return total[:-1].clamp(min=1).float(), total[-1]
+    total, valid = run.accelerator.reduce((torch.stack(counts), valid), "sum")
+    return total.clamp(min=1), valid
 
 
 def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:

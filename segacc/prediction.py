@@ -75,7 +75,7 @@ def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
 def segment_all(
     segmenter: "Segmenter", jobs: Sequence[Job], config: PredictConfig, console: Console
 ) -> list[str]:
-    """Segment each picture; return why the unreadable ones could not be read."""
+    """Segment each picture; return why some could not be read, or not be taken by the network."""
     config.output_dir.mkdir(parents=True, exist_ok=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -83,7 +83,7 @@ def segment_all(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    unreadable = []
+    failed = []
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
@@ -93,9 +93,11 @@ def segment_all(
             try:
                 segment(segmenter, job, overlay=config.overlay)
             except UnreadableError as error:
-                unreadable.append(str(error))
+                failed.append(str(error))
+            except OptionError as error:  # a size that the network does not take
+                failed.append(f"{job.picture}: {error}")
             bar.advance(task)
-    return unreadable
+    return failed
 
 
 def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:

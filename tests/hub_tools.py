@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -42,8 +43,8 @@ def start_choosing(cases: Any, home: Path, **environment: str) -> "subprocess.Po
     }
     return subprocess.Popen(
         [sys.executable, __file__, json.dumps(cases)],
-        cwd=Path(__file__).parent.parent,
-        env={**kept, "PYTHONPATH": os.getcwd(), "HF_HOME": str(home), **environment},
+        cwd=ROOT,
+        env={**kept, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,7 +73,10 @@ def cache(home: Path, hub_id: str, files: dict[str, bytes]) -> Path:
 
 @contextmanager
 def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
-    """Serve repositories as the Hub does; `down/...` answers 503, others that are not there 401."""
+    """Serve repositories as the Hub does.
+
+    `down/...` answers 503, `shut/...` lists its files and gives none, what is not there is a 401.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -86,13 +90,15 @@ def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
             files = repositories.get("/".join(parts[:2]))
             if parts[0] == "down":
                 self.answer(503, b"")
             elif files is None:
                 self.answer(401, b"", X_Error_Code="RepoNotFound")
+            elif parts[0] == "shut" and parts[2:3] == ["resolve"]:
+                self.answer(403, b"")
             elif parts[2:3] == ["resolve"] and parts[4] in files:
                 body = files[parts[4]]
                 self.answer(200, body, ETag=f'"{hash(body)}"', X_Repo_Commit=COMMIT)

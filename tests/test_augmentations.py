@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import facts
 from torch import Tensor
 from torchvision import tv_tensors
 
+from data_tools import facts
 from segacc.data import seeded
 from segacc.errors import OptionError
 from segacc.hookspecs import Augmentation
@@ -197,13 +197,13 @@ def test_brightness_alone_scales_within_its_range() -> None:
         (
             "random_scale_crop",
             {"scale_min": "0"},
-            '--aug random_scale_crop: "scale_min" is \'0\', expected number > 0: '
+            "--aug random_scale_crop: \"scale_min\" is '0', expected number > 0: "
             "input should be greater than 0.",
         ),
         (
             "random_scale_crop",
             {"cat_max_ratio": "1.5"},
-            '--aug random_scale_crop: "cat_max_ratio" is \'1.5\', expected number > 0 <= 1: '
+            "--aug random_scale_crop: \"cat_max_ratio\" is '1.5', expected number > 0 <= 1: "
             "input should be less than or equal to 1.",
         ),
         (
@@ -214,7 +214,7 @@ def test_brightness_alone_scales_within_its_range() -> None:
         (
             "color_jitter",
             {"hue": "0.6"},
-            '--aug color_jitter: "hue" is \'0.6\', expected number >= 0 <= 0.5: '
+            "--aug color_jitter: \"hue\" is '0.6', expected number >= 0 <= 0.5: "
             "input should be less than or equal to 0.5.",
         ),
     ],

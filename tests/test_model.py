@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import facts, tiny_segformer
 from torch import Tensor, nn
 
+from data_tools import facts, tiny_segformer
 from segacc.errors import WeightsError
 from segacc.functional import cross_entropy_sum
 from segacc.model import LoadReport, Logits, SegmentationModel, SizeRule

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from data_tools import facts, tiny_segformer
 from torch import nn
 
+from data_tools import facts, tiny_segformer
 from segacc.model import SegmentationModel
 from segacc.optim import lr_factor, parameter_groups, set_lr
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from data_tools import tiny_segformer
 from hub_tools import cache, hub, result, start_choosing
-
 from segacc.errors import WeightsError
 from segacc.model import LoadReport, SegmentationModel, check_report
 from segacc.weights import Source, choose, load
@@ -266,10 +266,11 @@ def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
 ) -> None:
     more = {**files, "pytorch_model.bin": b"not wanted", "README.md": b"not wanted"}
     kept = cache(tmp_path, "down/kept", files)
-    cases = [("auto", "us/tiny"), ("us/tiny", None), ("us/none", None), ("down/kept", None)]
-    with hub({"us/tiny": more}) as endpoint:
+    names = ("us/tiny", "us/none", "down/kept", "shut/tiny")
+    cases = [("auto", "us/tiny"), *((name, None) for name in names)]
+    with hub({"us/tiny": more, "shut/tiny": more}) as endpoint:
         done = result(start_choosing(cases, tmp_path, HF_ENDPOINT=endpoint))
-    fetched, again, unknown, troubled = done
+    fetched, again, unknown, troubled, shut = done
     assert (fetched["name"], fetched["warning"]) == ("us/tiny", "")
     assert again["folder"] == fetched["folder"]
     there = {path.name: path.read_bytes() for path in Path(fetched["folder"]).iterdir()}
@@ -278,3 +279,6 @@ def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
         "--weights us/none: there is no such folder; the Hub does not give us/none: "
     )
     assert troubled["folder"] == str(kept)
+    assert shut["error"].startswith(
+        "--weights shut/tiny: there is no such folder; the Hub cannot be reached ("
+    )

@@ -1,0 +1,211 @@
+"""Checkpoints that are whole or not there, whatever the moment at which the process is killed."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from segacc.checkpoint import Progress, complete, find, name, read, recover, save, write_folder
+from segacc.errors import OptionError
+
+TOOL = Path(__file__).parent / "kill_tools.py"
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def moments(folder: Path, job: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(TOOL), str(folder), job],
+        cwd=TOOL.parent.parent,
+        env={**os.environ, "PYTHONPATH": str(TOOL.parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# --------------------------------------------------------------------------------- kill -9
+
+
+def test_a_replaced_folder_is_the_old_or_the_new_one_at_any_moment(tmp_path: Path) -> None:
+    told = moments(tmp_path, "replace")
+    assert told[-1] == {"moment": "end", "recovered": 2}
+    once = [one for one in told[:-1] if isinstance(one["moment"], int)]
+    twice = [one for one in told[:-1] if isinstance(one["moment"], list)]
+    assert len(once) > 20  # moments of one replacement
+    assert {one["seen"] for one in once} == {1, None, 2}
+    assert [one["recovered"] for one in once] == sorted(one["recovered"] for one in once)
+    assert {one["recovered"] for one in once} == {1, 2}
+    assert len(twice) > 25  # killed between the two renames, and again while writing anew
+    assert {one["recovered"] for one in twice} == {1, 3}
+
+
+def test_only_whole_checkpoints_are_listed_at_any_moment(tmp_path: Path) -> None:
+    told = moments(tmp_path, "save")
+    one, two, three = (name(step) for step in (1, 2, 3))
+    allowed = [{one: 1, two: 2}, {one: 1, two: 2, three: 3}, {two: 2, three: 3}]
+    assert all(moment["listed"] in allowed for moment in told), told
+    assert told[0]["listed"] == allowed[0]
+    assert told[-1] == {"moment": "end", "listed": allowed[2]}
+    assert len(told) > 20
+
+
+# ------------------------------------------------------------------------- one after the other
+
+
+def test_a_folder_is_written_beside_and_then_moved(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    folder, seen = tmp_path / "run" / "best", []
+
+    def fill(part: Path) -> None:
+        seen.append((part.parent == folder.parent, part != folder, list(part.iterdir())))
+        (part / "version").write_text(str(len(seen)))
+
+    for version in ("1", "2"):
+        write_folder(folder, fill, accelerator)
+        assert [path.name for path in folder.parent.iterdir()] == ["best"]
+        assert (folder / "version").read_text() == version
+    assert seen == [(True, True, [])] * 2
+
+
+def test_an_error_while_writing_leaves_the_old_folder(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    folder = tmp_path / "best"
+    write_folder(folder, lambda part: (part / "a").write_text("old"), accelerator)
+
+    def fail(part: Path) -> None:
+        (part / "a").write_text("new")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_folder(folder, fail, accelerator)
+    assert (folder / "a").read_text() == "old"
+    write_folder(folder, lambda part: (part / "b").write_text("new"), accelerator)
+    assert [path.name for path in folder.iterdir()] == ["b"]
+
+
+def test_recover_puts_back_what_has_no_successor(tmp_path: Path) -> None:
+    for folder, text in ((".best.old", "1"), (".last.old", "1"), ("last", "2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "version").write_text(text)
+    recover(tmp_path)
+    assert (tmp_path / "best" / "version").read_text() == "1"
+    assert (tmp_path / "last" / "version").read_text() == "2"
+    assert not (tmp_path / ".best.old").exists()
+    recover(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def network(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+
+def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.rand(4, 3)).square().sum().backward()
+        optimizer.step()
+    return torch.cat([parameter.flatten() for parameter in model.parameters()]).detach()
+
+
+def test_a_checkpoint_gives_weights_optimizer_and_random_state_back(tmp_path: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(*network(0))
+    train(model, optimizer)
+    scores = {"mean_iou": 0.5, "per_category_iou": {"sky": math.nan, "road": 0.5}}
+    progress = Progress(
+        step=3, best=0.5, best_step=2, evaluated=2, saved=3, scores=scores, settings={"seed": 1}
+    )
+    place = save(tmp_path, progress, accelerator, keep=1)
+    assert place == tmp_path / "step-00000003"
+    wanted = train(model, optimizer)
+    assert not torch.equal(train(model, optimizer), wanted)
+    accelerator.load_state(str(place))
+    assert torch.equal(train(model, optimizer), wanted)
+    again = read(place)
+    assert math.isnan(again.scores["per_category_iou"].pop("sky"))
+    del scores["per_category_iou"]["sky"]
+    assert again == progress
+
+
+def test_rotation_keeps_the_newest(tmp_path: Path, accelerator: Accelerator) -> None:
+    for step in (1, 9, 10, 100, 2000):
+        place = save(tmp_path, Progress(step=step), accelerator, keep=3)
+        assert read(place).step == step
+    assert [path.name for path in complete(tmp_path)] == [name(10), name(100), name(2000)]
+    assert len(list(tmp_path.iterdir())) == 3
+    save(tmp_path, Progress(step=2000, best=1.0), accelerator, keep=3)
+    assert [read(path).best for path in complete(tmp_path)] == [None, None, 1.0]
+
+
+def test_a_folder_without_its_last_file_does_not_count(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    for step in (1, 2):
+        save(tmp_path, Progress(step=step), accelerator, keep=5)
+    (tmp_path / name(2) / "progress.json").unlink()
+    (tmp_path / "step-00000009").write_text("a file")
+    assert complete(tmp_path) == [tmp_path / name(1)]
+    assert complete(tmp_path / "nowhere") == []
+
+
+# ------------------------------------------------------------------------------------- --resume
+
+
+@pytest.fixture
+def run(tmp_path: Path, accelerator: Accelerator) -> Path:
+    """A run folder with the checkpoints of steps 5 and 10."""
+    for step in (5, 10):
+        save(tmp_path / "run" / "checkpoints", Progress(step=step), accelerator, keep=2)
+    return tmp_path / "run"
+
+
+def test_the_newest_checkpoint_of_a_run_is_found(run: Path, monkeypatch: Any) -> None:
+    newest = (run, run / "checkpoints" / name(10))
+    assert find("auto", run) == newest
+    assert find(str(run), None) == newest
+    assert find(str(run), Path("elsewhere")) == newest
+    assert find(str(run / "checkpoints"), None) == newest
+    monkeypatch.chdir(run.parent)
+    assert find("run", None) == find("auto", Path("run")) == newest
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert find("~/run", None) == newest
+
+
+def test_a_checkpoint_can_be_named(run: Path, monkeypatch: Any) -> None:
+    older = run / "checkpoints" / name(5)
+    assert find(str(older), None) == (run, older)
+    monkeypatch.chdir(older)
+    assert find(".", None) == (run, older)
+
+
+def test_auto_needs_a_folder() -> None:
+    with pytest.raises(OptionError) as error:
+        find("auto", None)
+    assert str(error.value) == "--resume auto needs --output-dir DIR; or write --resume DIR."
+
+
+@pytest.mark.parametrize("given", ["auto", "empty", "nowhere"])
+def test_no_checkpoint_is_an_error(given: str, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "empty" / "checkpoints" / name(5)).mkdir(parents=True)  # without progress.json
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError) as error:
+        find(given, Path("empty"))
+    place = tmp_path / ("empty" if given == "auto" else given) / "checkpoints"
+    assert str(error.value) == f"--resume {given}: no whole checkpoint in {place}."
