@@ -1,4 +1,7 @@
-"""From the command line to settings; the flags come from the config dataclasses."""
+"""From the command line to settings; the flags come from the config dataclasses.
+
+The commands are imported when all that was typed is parsed: `--help` and a typo do without rich.
+"""
 
 import argparse
 import inspect
@@ -8,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from segacc import __version__, commands
+from segacc import __version__
 from segacc.config import EvaluateConfig, PredictConfig, TrainConfig
 from segacc.errors import OptionError
 from segacc.options import OptionDoc, describe, did_you_mean
@@ -83,6 +86,8 @@ def _train(args: list[str]) -> int:
     typed = _parse(parser, args)
     config = typed.pop("config", None)
     layers = [read_yaml(Path(config).expanduser())] if config else []
+    from segacc import commands
+
     return commands.train([*layers, Layer(typed, "command line")])
 
 
@@ -98,6 +103,8 @@ def _evaluate(args: list[str]) -> int:
     model = typed.pop("model")
     if "dataset" not in typed:
         raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
+    from segacc import commands
+
     return commands.evaluate(
         model, EvaluateConfig(**check_layer(EvaluateConfig, Layer(typed, "command line")))
     )
@@ -116,6 +123,8 @@ def _predict(args: list[str]) -> int:
     add_flags(parser, PredictConfig)
     typed = _parse(parser, args)
     model, inputs = typed.pop("model"), [Path(given) for given in typed.pop("inputs")]
+    from segacc import commands
+
     return commands.predict(
         model, inputs, PredictConfig(**check_layer(PredictConfig, Layer(typed, "command line")))
     )
@@ -130,6 +139,8 @@ def _plugins(args: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", default=False, help="print JSON")
     typed = _parse(parser, args)
+    from segacc import commands
+
     return commands.plugins(typed["name"], as_json=typed["json"])
 
 

@@ -194,8 +194,8 @@ def _load_transformers(folder: Path) -> tuple[SegmentationModel, LabelMap, Proto
 
     try:
         with quiet_bars():
-            network = AutoModelForSemanticSegmentation.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True
+            network, info = AutoModelForSemanticSegmentation.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
@@ -203,6 +203,11 @@ def _load_transformers(folder: Path) -> tuple[SegmentationModel, LabelMap, Proto
         raise WeightsError(
             f"{folder}: transformers cannot load a semantic-segmentation network here: {first}"
         ) from None
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
+        raise WeightsError(
+            f"{folder}: no trained segmentation network: {len(missing)} tensors are not there, as "
+            f"{missing[0]}. As a start of training it can be given with --weights."
+        )
     names = [network.config.id2label[k] for k in range(network.config.num_labels)]
     return TransformersModel(network, processor), LabelMap.plain(names), _protocol_of(processor)
 

@@ -62,15 +62,15 @@ class Warm:
             text=True,
         )
 
-    def __call__(self, *arguments: object, cwd: Path) -> Done:
-        """Run `python -m segacc` in the folder `cwd`."""
+    def __call__(self, *arguments: object, cwd: Path, site: Path | None = None) -> Done:
+        """Run `python -m segacc` in the folder `cwd`, with plugins that pip put into `site`."""
         command = [str(argument) for argument in arguments]
         if sys.platform == "darwin":  # a fork without exec is not safe there
-            return segacc(*command, cwd=cwd)
+            return segacc(*command, cwd=cwd, PYTHONPATH=str(site or ""))
         files = {name: self.folder / name for name in ("stdout", "stderr")}
         for path in files.values():
             path.write_text("")
-        code = self._run(command, cwd, files["stdout"], files["stderr"])
+        code = self._run(command, cwd, files["stdout"], files["stderr"], site)
         return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
 
     def on_terminal(self, *arguments: object, cwd: Path) -> Done:
@@ -87,9 +87,11 @@ class Warm:
         os.close(master)
         return Done(command, code, (self.folder / "stdout").read_text(), seen.decode())
 
-    def _run(self, command: list[str], cwd: Path, stdout: Path, stderr: Path) -> int:
+    def _run(
+        self, command: list[str], cwd: Path, stdout: Path, stderr: Path, site: Path | None = None
+    ) -> int:
         assert self.server.stdin and self.server.stdout
-        job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr}
+        job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr, "site": site}
         self.server.stdin.write(json.dumps(job, default=str) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())

@@ -98,6 +98,8 @@ def save_and_rotate(run: Path, accelerator: Any) -> None:
     from segacc.checkpoint import Progress, complete, save
 
     folder = run / "checkpoints"
+    first = folder / "step-00000001"
+    later = {f"{number}.txt" for number in range(9)}  # progress.json is not the first to be removed
     model = torch.nn.Linear(1, 1)
     model, _ = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
 
@@ -105,18 +107,23 @@ def save_and_rotate(run: Path, accelerator: Any) -> None:
         torch.nn.init.constant_(model.weight, step)
         save(folder, Progress(step=step), accelerator, keep=2)
 
-    def sizes(checkpoint: Path) -> dict[str, int]:
-        return {path.name: path.stat().st_size for path in checkpoint.iterdir()}
+    names = {"model.safetensors", "optimizer.bin", "random_states_0.pkl", "progress.json"}
 
     def step_of(checkpoint: Path) -> Any:
-        whole = sizes(checkpoint) == sizes(folder / "step-00000002")
-        return int(load_file(checkpoint / "model.safetensors")["weight"]) if whole else "broken"
+        more = later if checkpoint == first else set()
+        if {path.name for path in checkpoint.iterdir()} != names | more:
+            return "broken"
+        for name in ("optimizer.bin", "random_states_0.pkl"):  # raises if cut off
+            torch.load(checkpoint / name, weights_only=False)
+        return int(load_file(checkpoint / "model.safetensors")["weight"])
 
     moment = 1
     while True:
         shutil.rmtree(run, ignore_errors=True)
         for step in (1, 2):
             write(step)
+        for name in later:
+            (first / name).touch()
         died = killed_at(moment, run, lambda: write(3))
         listed = {path.name: step_of(path) for path in complete(folder)}
         print(json.dumps({"moment": moment if died else "end", "listed": listed}))

@@ -219,6 +219,8 @@ def test_unreadable_files_are_counted_and_passed_over(
     images = sorted(row["valid_pixels"] / (48 * 64) for row in rows)
     assert images == [1, 1, 2, 2], "an unreadable image has no valid pixel"
 
+    assert [row["num_images"] for row in metrics(tmp_path / "run", "eval")] == [2, 2]
+
     skip = ("--skip-unreadable", "1", "--output-dir", "out")
     done = warm("evaluate", trained / "best", *given, *skip, cwd=tmp_path)
     assert "3 images, 1 unreadable" in assert_succeeded(done).stdout
@@ -265,6 +267,9 @@ def test_class_names_are_needed(warm: Warm, tmp_path: Path) -> None:
         "A label map needs 2 to 255 classes, got 1: background. For one kind of thing, name the "
         "background as a class too."
     )
+    (root / "classes.txt").write_text("background\ndisc\ndisc\n")
+    found = complaint(warm(*FLAGS, *given, cwd=tmp_path))
+    assert found == "Two classes have the same name: disc."
     (root / "classes.txt").unlink()
     assert complaint(warm(*FLAGS, *given, cwd=tmp_path)) == (
         f"--dataset folder: no class names. Put classes.json or classes.txt into {root}, or add "

@@ -2,12 +2,10 @@
 
 import dataclasses
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cli_tools import (
     TINY,
@@ -15,7 +13,6 @@ from cli_tools import (
     assert_refused,
     assert_succeeded,
     launch,
-    metrics,
     python,
     segacc,
 )
@@ -149,6 +146,24 @@ def test_a_crop_that_the_network_cannot_take_is_refused(warm: Warm, tmp_path: Pa
         assert_refused(warm("--crop-size", crop, cwd=tmp_path), text)
 
 
+def test_a_crop_that_is_too_small_for_the_network_is_refused(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    flags = ["16" if flag == "64" else flag for flag in TINY]
+    assert_refused(
+        warm(*flags, "--dataset", f"folder:root={data}", cwd=tmp_path),
+        "--crop-size: 16x16: the architecture takes only images of at least 29 pixels a side.",
+    )
+
+
+def test_a_tracker_that_is_not_installed_is_refused(warm: Warm, data: Path, tmp_path: Path) -> None:
+    given = ("--dataset", f"folder:root={data}", "--trackers", "swanlab")
+    assert_refused(
+        warm(*TINY, *given, cwd=tmp_path),
+        "--trackers: swanlab: the package is not installed.",
+    )
+
+
 def test_a_yaml_file_is_named_with_its_key(warm: Warm, tmp_path: Path) -> None:
     for text, complaint in {
         "ach: segformer": 'run.yaml: unknown key "ach". Did you mean "arch"? '
@@ -267,131 +282,3 @@ def test_help_is_grouped_and_shows_defaults_and_choices(tmp_path: Path) -> None:
 
 def test_version(tmp_path: Path) -> None:
     assert segacc("--version", cwd=tmp_path).stdout == "segacc 0.1.0\n"
-
-
-def comments(path: Path) -> dict[str, str]:
-    """Read where each value of config.yaml came from."""
-    lines = [line.split(": ", 1) for line in path.read_text().splitlines()[1:]]
-    return {key: rest.split(" # ")[1] for key, rest in lines}
-
-
-def losses(folder: Path) -> list[Any]:
-    return [(row["loss"], row["grad_norm"], row["lr"]) for row in metrics(folder, "train")]
-
-
-def test_flags_over_yaml_and_the_same_run_again_from_config_yaml(
-    warm: Warm, data: Path, tmp_path: Path
-) -> None:
-    given = {
-        "arch": {"name": "segformer", "variant": "tiny"},
-        "dataset": {"name": "folder", "root": str(data)},
-        "aug": "flip",
-        "num-workers": 0,
-        "max_steps": 9,
-        "batch-size": 2,
-        "weights": "none",
-        "seed": 3,
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
-    flags = ["--crop_size=48x64", "--max-steps=3", "--log_every", "1", "--keep=1"]
-    first = assert_succeeded(
-        warm("--config", "run.yaml", *flags, "--output-dir", "first", cwd=tmp_path)
-    )
-    assert "step 3/3" in first.stdout
-    assert list((tmp_path / "first" / "checkpoints").iterdir()) == [
-        tmp_path / "first" / "checkpoints" / "step-00000003"
-    ]
-    written = tmp_path / "first" / "config.yaml"
-    where = comments(written)
-    assert where["crop_size"] == "--crop-size"
-    assert where["max_steps"] == "--max-steps"
-    assert where["batch_size"] == "run.yaml: batch_size"
-    assert where["aug"] == "run.yaml: aug"
-    assert where["poly_power"] == "default"
-    assert where["lr"] == "chosen: weights are random"
-    assert where["eval_every"] == "chosen: a fifth of the run"
-    values = yaml.safe_load(written.read_text())
-    assert values["arch"] == {"name": "segformer", "variant": "tiny"}
-    assert (values["aug"], values["crop_size"], values["seed"]) == (["flip"], [48, 64], 3)
-
-    again = warm("--config", "first/config.yaml", "--output-dir", "again", cwd=tmp_path)
-    assert_succeeded(again)
-    assert losses(tmp_path / "again") == losses(tmp_path / "first") != []
-    assert yaml.safe_load((tmp_path / "again" / "config.yaml").read_text()) == values
-
-
-def test_a_run_goes_on_with_its_own_settings(warm: Warm, trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
-    before = yaml.safe_load((run / "config.yaml").read_text())
-    done = assert_succeeded(warm("--resume=run", "--max_steps=41", "--log-every=1", cwd=tmp_path))
-    assert "step 41/41" in done.stdout
-    after = yaml.safe_load((run / "config.yaml").read_text())
-    assert after == {**before, "max_steps": 41, "log_every": 1}
-    assert comments(run / "config.yaml")["max_steps"] == "--max-steps"
-    assert [row["step"] for row in metrics(run, "train")] == [20, 40, 41]
-
-
-def test_a_resume_that_is_refused_changes_nothing(
-    warm: Warm, trained: Path, tmp_path: Path
-) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert_refused(
-        warm("--resume", "run", "--batch-size", "2", "--max-steps", "50", cwd=tmp_path),
-        "--resume run: this would not be the same run: total_batch_size was 4, now 2. Start as "
-        "many processes, batch size and accumulation that make the same product, on the same "
-        "data.",
-    )
-    assert_refused(
-        warm("--resume", "run", "--max-steps", "2", cwd=tmp_path),
-        f"--max-steps: 2: {run}/checkpoints/step-00000040 is at step 40 already.",
-    )
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
-PYTHON = """
-import sys
-import segacc
-assert segacc.__version__ and "torch" not in sys.modules
-from segacc import TrainConfig, train
-assert isinstance(TrainConfig(), TrainConfig)
-from segacc.errors import OptionError
-wrong = [
-    dict(batch_size="four"), dict(lr=-1.0), dict(arch="segfromer"), dict(aug=("flp",)),
-    dict(epochs=1, max_steps=2), dict(keep=True),
-]
-for values in wrong:
-    try:
-        next(train(TrainConfig(**values)))
-    except OptionError as error:
-        print(error)
-    except segacc.errors.PluginError as error:
-        print(error)
-config = TrainConfig(
-    arch="segformer:variant=tiny", weights="none", dataset={"name": "folder", "root": sys.argv[1]},
-    crop_size=(48, 64), max_steps=2, batch_size=2, num_workers=0, log_every=1, output_dir="run",
-)
-for event in train(config):
-    print(type(event).__name__)
-"""
-
-
-def test_in_python_events_come_and_wrong_values_are_refused(data: Path, tmp_path: Path) -> None:
-    done = assert_succeeded(python("-c", PYTHON, data, cwd=tmp_path))
-    lines = done.stdout.splitlines()
-    complaints = [
-        "TrainConfig: batch_size: got 'four', expected integer > 0: ",
-        "TrainConfig: lr: got -1.0, expected number > 0: ",
-        'TrainConfig: arch: unknown architecture "segfromer". Did you mean "segformer"? ',
-        'TrainConfig: aug: unknown augmentation "flp". Did you mean "flip"? ',
-        "TrainConfig: epochs and TrainConfig: max_steps exclude each other; give one.",
-        "TrainConfig: keep: got true, expected integer > 0.",
-    ]
-    for line, complaint in zip(lines, complaints, strict=False):
-        assert line.startswith(complaint)
-    assert lines[6:] == [
-        *("Started", "StepDone", "Evaluated", "Saved", "Saved"),
-        *("StepDone", "Evaluated", *(["Saved"] * (len(lines) - 14)), "Stopped"),
-    ]
-    assert comments(tmp_path / "run" / "config.yaml")["batch_size"] == "TrainConfig: batch_size"
-    assert [row["step"] for row in metrics(tmp_path / "run", "train")] == [1, 2]

@@ -176,11 +176,13 @@ def test_argmax_is_the_same_in_any_number_of_chunks(
         assert torch.equal(prediction.long(), wanted), classes_at_a_time
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_the_first_of_equal_classes_wins_in_any_number_of_chunks(
-    monkeypatch: pytest.MonkeyPatch,
+    layout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = torch.randint(0, 3, (2, 5, 20, 20), generator=torch.Generator().manual_seed(0)).float()
+    half = torch.randn(2, 5, 20, 20, generator=torch.Generator().manual_seed(0))
     logits = torch.cat([half, half], dim=1)  # each class has a twin, so each pixel is a tie
+    logits = logits.to(memory_format=layout)
     wanted = resize(half, (90, 90)).argmax(1)
     for classes_at_a_time in range(1, 11):
         monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * 2 * 90 * 90)

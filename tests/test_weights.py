@@ -12,6 +12,7 @@ import torch
 from data_tools import tiny_segformer
 from hub_tools import cache, hub, result, start_choosing
 from segacc.errors import WeightsError
+from segacc.inference import Segmenter
 from segacc.model import LoadReport, SegmentationModel, check_report
 from segacc.weights import Source, choose, load
 
@@ -142,6 +143,18 @@ def test_a_folder_whose_weights_are_missing_or_broken(tmp_path: Path) -> None:
     )
     (folder / "config.json").unlink()
     assert refusal(model, folder).startswith(f"{folder}: no transformers folder or Hub id ")
+
+
+def test_a_folder_without_a_trained_head_predicts_nothing(shared: Path) -> None:
+    folder = shared / "mobilenet_v2_1.0_224"
+    with pytest.raises(WeightsError) as error:
+        Segmenter.from_pretrained(folder, "cpu")
+    assert str(error.value).startswith(
+        f"{folder}: no trained segmentation network: 20 tensors are not there, as "
+        "segmentation_head."
+    )
+    trained = Segmenter.from_pretrained(shared / "deeplabv3_mobilenet_v2_voc", "cpu")
+    assert len(trained.labels.names) == 21
 
 
 def test_half_of_the_numbers_must_fit() -> None:

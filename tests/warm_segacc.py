@@ -1,7 +1,8 @@
 """Runs many `python -m segacc` in processes of their own that share one import of torch.
 
-It reads a JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files).
-It forks, and the child does what `python -m segacc` does; the exit code is written as one line.
+It reads a JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files),
+`site` (a folder to import from, or null). It forks, and the child does what `python -m segacc`
+does; the exit code is written as one line.
 """
 
 import json
@@ -38,6 +39,7 @@ def run(job: dict[str, Any]) -> int:
     ):
         os.dup2(os.open(path, mode), number)
     sys.argv = ["segacc", *job["arguments"]]
+    sys.path[:0] = [job["site"]] if job["site"] else []
     from segacc.__main__ import main
 
     try:
