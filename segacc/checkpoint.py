@@ -54,6 +54,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None], accelerator: Any) -
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
+        _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
 
@@ -62,9 +63,13 @@ def _flush(folder: Path) -> None:
     """Ask the disk to keep what was written, before the rename says that it is whole."""
     for path in folder.rglob("*"):
         if path.is_file():
-            handle = os.open(path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def name(step: int) -> str:
@@ -84,9 +89,14 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int) -> Pa
     write_folder(place, fill, accelerator)
     if accelerator.is_main_process:
         for old in complete(folder)[:-keep]:
-            (old / COMPLETE).unlink()  # first, so that a folder removed by half does not count
-            shutil.rmtree(old)
+            remove(old)
     return place
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; one that is removed by half does not count."""
+    (checkpoint / COMPLETE).unlink()
+    shutil.rmtree(checkpoint)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -111,6 +121,12 @@ def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
     if not found:
         raise OptionError(f"--resume {given}: no whole checkpoint in {place / 'checkpoints'}.")
     return found[-1].parents[1], found[-1]
+
+
+def forget_later(folder: Path, step: int) -> None:
+    """Remove the checkpoints after `step`: a run that goes on from there will write them again."""
+    for later in [path for path in complete(folder) if path.name > name(step)]:
+        remove(later)
 
 
 def recover(run_folder: Path) -> None:

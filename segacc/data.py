@@ -56,11 +56,17 @@ class Batch:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch, numpy and random seeded; their global states stay as they were."""
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Run a block with torch, numpy and random seeded; their global states stay as they were.
+
+    The generator of a CUDA `device` is seeded too when one is given.
+    """
     python, legacy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:

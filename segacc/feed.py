@@ -97,7 +97,7 @@ def to_device(batch: Batch, run: Run) -> Batch:
     labels = batch.labels.to(device, non_blocking=True)
     for place, (_, seed, _) in enumerate(batch.items if run.device_augment else ()):
         image, label = tv_tensors.Image(images[place]), tv_tensors.Mask(labels[place])
-        with seeded(seed + 1):
+        with seeded(seed + 1, device):
             for change in run.device_augment:
                 image, label = change(image, label)
         images[place], labels[place] = image.as_subclass(Tensor), label.as_subclass(Tensor)

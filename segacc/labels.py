@@ -52,6 +52,10 @@ class LabelMap:
                 f"{', '.join(self.names)}. "
                 "For one kind of thing, name the background as a class too."
             )
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise DataError(
+                f"Two classes have one name: {', '.join(twice)}. Scores are told by name."
+            )
         wrong = {
             raw: k
             for raw, k in self.classes.items()
@@ -151,7 +155,8 @@ class LabelMap:
         import numpy as np
 
         kept = [[r for r, k in self.classes.items() if k == c] for c in range(len(self.names))]
-        raw = [min(ids) if ids else IGNORE for ids in kept]  # none where every id is ignored
+        ignored = min((r for r, k in self.classes.items() if k == IGNORE), default=IGNORE)
+        raw = [min(ids) if ids else ignored for ids in kept]  # none where every id is ignored
         table: np.ndarray[Any, Any] = np.array(raw, np.uint8 if max(raw) < 256 else np.uint16)
         restored: np.ndarray[Any, Any] = table[prediction]
         return restored

@@ -8,7 +8,7 @@ from torch import nn
 from segacc.model import SegmentationModel
 
 NO_DECAY = re.compile(
-    r"(^|[._])(pos(ition)?_?emb\w*|relative_position_bias\w*|(cls|mask|reg\w*)_token\w*)"
+    r"(^|[._])(pos(ition(al)?)?_?emb\w*|relative_position_bias\w*|(cls|mask|reg\w*)_token\w*)"
 )
 """Names of embeddings that must not be pulled to zero."""
 

@@ -175,7 +175,10 @@ def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
     """Say in one sentence per problem what was found and what would be right."""
     told = {}
     for problem in error.errors(include_url=False):
-        key = str(problem["loc"][0]) if problem["loc"] else "value"
+        if not problem["loc"]:  # the options do not go together
+            told[""] = problem["msg"].removeprefix("Value error, ")
+            continue
+        key = str(problem["loc"][0])
         wants = type_text(hints[key]) if key in hints else problem["msg"]
         if problem["type"] == "missing":
             told[key] = f'"{key}" must be given ({wants})'

@@ -1,6 +1,5 @@
 """Run: all that a training run holds, built once from a plan and an Accelerator."""
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from segacc.optim import lr_factor, parameter_groups, set_lr
 from segacc.plan import Plan
 from segacc.processes import start_accelerator
 from segacc.scoring import Best, Scoring, build_metrics, pick_split, spread
-from segacc.settings import Settings, to_yaml
+from segacc.start import prepare_folder, resume
 
 
 @dataclass
@@ -255,46 +254,3 @@ def describe(run: Run, report: LoadReport) -> list[str]:
         f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
         f"{where}, precision {accelerator.mixed_precision}, {cut}: {run.total_batch_size} a step",
     ]
-
-
-def prepare_folder(run: Run, settings: Settings) -> None:
-    """Make the run folder and write config.yaml, on the main process."""
-    if run.accelerator.is_main_process:
-        if run.config.overwrite and not run.plan.resume and run.folder.exists():
-            shutil.rmtree(run.folder)
-        (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
-        (run.folder / "config.yaml").write_text(to_yaml(settings))
-    run.accelerator.wait_for_everyone()
-    if run.config.trackers:
-        run.accelerator.init_trackers("segacc")
-
-
-def resume(run: Run) -> None:
-    """Load the checkpoint of the plan, if any.
-
-    Raises:
-        OptionError: the data or the batch are not those of the run that wrote it.
-    """
-    now = {
-        "seed": run.config.seed,
-        "total_batch_size": run.total_batch_size,
-        "training_images": len(run.train_data.samples),
-    }
-    if run.plan.resume:
-        checkpoint.recover(run.folder)
-        stored = checkpoint.read(run.plan.resume)
-        different = [
-            f"{key} was {stored.settings[key]}, now {now[key]}"
-            for key in now
-            if stored.settings[key] != now[key]
-        ]
-        if different:
-            raise OptionError(
-                f"--resume {run.config.resume}: this would not be the same run: "
-                f"{'; '.join(different)}. "
-                "Start as many processes, batch size and accumulation that make the same "
-                "product, on the same data."
-            )
-        run.accelerator.load_state(str(run.plan.resume))
-        run.progress = stored
-    run.progress.settings = now

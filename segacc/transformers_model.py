@@ -108,9 +108,8 @@ class TransformersModel(SegmentationModel):
         own = network.state_dict()
         new = sorted(info["missing_keys"] | {key[0] for key in info["mismatched_keys"]})
         dropped = sorted(info["unexpected_keys"])
-        report = check_report(
-            LoadReport(source, len(own) - len(new), tuple(new), tuple(dropped)), own
-        )
+        report = LoadReport(source, len(own) - len(new), tuple(new), tuple(dropped))
+        check_report(report, own, lambda name: self.is_head(f"network.{name}"))
         self.network = network
         return report
 

@@ -67,9 +67,13 @@ def fetch(hub_id: str) -> str:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        found = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT).siblings or []
-        safe = any(file.rfilename.endswith(".safetensors") for file in found)
+        found = [
+            file.rfilename
+            for file in HfApi().model_info(hub_id, timeout=HUB_TIMEOUT).siblings or []
+        ]
+        safe = any(name.endswith(".safetensors") for name in found)
         wanted = ["*.json", "*.safetensors" if safe else "*.bin"]
+        knock(hub_id, next(name for name in found if name.endswith(wanted[1][1:])))
         return str(snapshot_download(hub_id, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT))
     except HFValidationError:
         raise WeightsError(f"{hub_id} is no Hub id, which has the form USER/NAME.") from None
@@ -78,6 +82,18 @@ def fetch(hub_id: str) -> str:
         raise WeightsError(f"the Hub does not give {hub_id}: {first}") from None
     except Exception as error:  # offline, a Hub in trouble, or what its HTTP library raises
         return cached(hub_id, type(error).__name__)
+
+
+def knock(hub_id: str, file: str) -> None:
+    """Ask the Hub's file store for the first byte of a file, which a firewall may never answer."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+    url, headers = hf_hub_url(hub_id, file), build_hf_headers()
+    with get_session().stream(
+        "GET", url, headers=headers, timeout=HUB_TIMEOUT, follow_redirects=True
+    ) as answer:
+        hf_raise_for_status(answer)
 
 
 def cached(hub_id: str, trouble: str) -> str:

@@ -26,6 +26,11 @@ class RandomScaleCropOptions:
     cat_max_ratio: Annotated[float, Gt(0), Le(1)] = 0.75
     """A crop in which one class has more of the labelled pixels is drawn again, up to ten times."""
 
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min} is above scale_max {self.scale_max}")
+
 
 class RandomScaleCrop:
     """Scale by a random factor, then take a random crop of `crop_size`; outside is ignored.

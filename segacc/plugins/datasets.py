@@ -166,6 +166,11 @@ def _pairs(image_folder: Path, label_folder: Path) -> list[Sample]:
         raise DataError(
             f"{image_folder}: the split is empty: no file ends in {', '.join(IMAGE_SUFFIXES)}."
         )
+    if lossy := next((f for f in sorted(label_folder.glob("*.jp*g")) if f.stem in images), None):
+        raise DataError(
+            f"{lossy}: labels must be PNG or another lossless format: JPEG changes the ids. Export "
+            "the labels again."
+        )
     # A missing label is found out when the sample is read, where `skip_unreadable` can pass over
     # it.
     return [

@@ -1,0 +1,53 @@
+"""The run folder at the start of a run: made, config.yaml written, a checkpoint loaded."""
+
+import shutil
+from typing import TYPE_CHECKING
+
+from segacc import checkpoint
+from segacc.errors import OptionError
+from segacc.settings import Settings, to_yaml
+
+if TYPE_CHECKING:
+    from segacc.run import Run
+
+
+def prepare_folder(run: "Run", settings: Settings) -> None:
+    """Make the run folder and write config.yaml, on the main process."""
+    if run.accelerator.is_main_process:
+        if run.config.overwrite and not run.plan.resume and run.folder.exists():
+            shutil.rmtree(run.folder)
+        (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
+        (run.folder / "config.yaml").write_text(to_yaml(settings))
+    run.accelerator.wait_for_everyone()
+    if run.config.trackers:
+        run.accelerator.init_trackers("segacc")
+
+
+def resume(run: "Run") -> None:
+    """Load the checkpoint of the plan, if any.
+
+    Raises:
+        OptionError: the data or the batch are not those of the run that wrote it.
+    """
+    now = {
+        "seed": run.config.seed,
+        "total_batch_size": run.total_batch_size,
+        "training_images": len(run.train_data.samples),
+    }
+    if run.plan.resume:
+        stored = checkpoint.read(run.plan.resume)
+        was = stored.settings
+        different = [f"{key} was {was[key]}, now {now[key]}" for key in now if was[key] != now[key]]
+        if different:
+            raise OptionError(
+                f"--resume {run.config.resume}: this would not be the same run: "
+                f"{'; '.join(different)}. Start as many processes, batch size and accumulation "
+                "that make the same product, on the same data."
+            )
+        run.accelerator.load_state(str(run.plan.resume))
+        run.progress = stored
+        if run.accelerator.is_main_process:
+            checkpoint.recover(run.folder)
+            checkpoint.forget_later(run.folder / "checkpoints", stored.step)
+        run.accelerator.wait_for_everyone()
+    run.progress.settings = now
