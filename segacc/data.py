@@ -1,6 +1,7 @@
 """From samples to batches: seeds, augmentation, and an order that the step decides."""
 
 import random
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -216,6 +217,9 @@ def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]
 
 
 def _quiet(worker: int) -> None:
+    """Use one thread, and leave signals to the main process, which ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
 

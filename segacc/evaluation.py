@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segacc import __version__
 from segacc.config import EvaluateConfig
 from segacc.data import EvalData
-from segacc.events import Scores
+from segacc.events import Scores, finite
 from segacc.hookspecs import Facts
 from segacc.inference import Protocol, Segmenter, relabel
 from segacc.loop import evaluate
@@ -84,13 +84,6 @@ def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig)
         "precision": scoring.accelerator.mixed_precision,
         "processes": scoring.accelerator.num_processes,
         "rules": RULES,
-        "scores": known(scores),
+        "scores": finite(scores),
         "segacc_version": __version__,
     }
-
-
-def known(scores: Any) -> Any:
-    """Replace nan, which JSON does not know, by null: the score of a class that does not occur."""
-    if isinstance(scores, dict):
-        return {key: known(value) for key, value in scores.items()}
-    return None if scores != scores else scores

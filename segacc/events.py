@@ -1,8 +1,10 @@
 """What `train` yields; progress, metrics.jsonl, trackers, pictures and tests consume it."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,3 +96,10 @@ class Stopped:
 
 
 Event = Started | StepDone | Evaluated | Saved | Stopped
+
+
+def finite(value: Any) -> Any:
+    """Replace nan and infinities, which JSON does not know, by None, in nested scores too."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

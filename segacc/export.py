@@ -7,7 +7,7 @@ from typing import Any
 
 from segacc import __version__
 from segacc.checkpoint import write_folder
-from segacc.events import Scores
+from segacc.events import Scores, finite
 from segacc.inference import SIDE_FILE
 from segacc.plan import options_text
 from segacc.run import Run
@@ -37,7 +37,8 @@ def side_file(run: Run) -> dict[str, Any]:
         "facts": dataclasses.asdict(run.facts),
         "labels": run.labels.to_dict(),
         "protocol": run.scoring.protocol.text(),
-        "scores": run.progress.scores,
+        "size_rule": dataclasses.asdict(run.network.size_rule),
+        "scores": finite(run.progress.scores),
         "scored_at_step": run.progress.evaluated,
     }
 

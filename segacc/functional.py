@@ -84,9 +84,9 @@ class _CrossEntropySum(torch.autograd.Function):
 def resized_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return each pixel's class at `size`: argmax of the resized logits, never holding them all.
 
-    Classes are resized a few at a time beside a running maximum, so the result is the same to the
-    last pixel as `resize(logits.contiguous(), size).argmax(1)` (the first of equal classes wins).
-    In another memory format torch would resize the parts with other roundings than the whole.
+    Classes are resized a few at a time beside a running maximum. The result is that of
+    `resize(logits, size).argmax(1)`, the first of equal classes winning; where several chunks are
+    needed, torch may round a part otherwise than the whole, in the last bit of a float32.
 
     Args:
         logits: (N, K, h, w) float.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from segacc.errors import OptionError, WeightsError
 from segacc.functional import resized_argmax
 from segacc.hookspecs import Facts
 from segacc.labels import LabelMap
-from segacc.model import Logits, SegmentationModel
+from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.options import Size, decode, parse_component
 from segacc.transformers_model import TransformersModel, quiet_bars
 
@@ -74,7 +75,7 @@ class Protocol:
 class WholeOptions:
     """Options of the protocol `whole`."""
 
-    short_side: int | None = None
+    short_side: PositiveInt | None = None
     """Pixels of the shorter side."""
     size: Size | None = None
     """(height, width) in pixels."""
@@ -152,6 +153,7 @@ class Segmenter:
             )
         labels = LabelMap.from_dict(side["labels"]) if side else labels
         protocol = Protocol.parse(side["protocol"], str(path)) if side else protocol
+        network.size_rule = SizeRule.from_dict(side["size_rule"]) if side else network.size_rule
         assert labels is not None
         return cls(network.to(device or default_device()), labels, protocol)
 

@@ -53,9 +53,7 @@ class LabelMap:
                 "For one kind of thing, name the background as a class too."
             )
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise DataError(
-                f"Two classes have one name: {', '.join(twice)}. Scores are told by name."
-            )
+            raise DataError(f"Two classes have the same name: {', '.join(twice)}.")
         wrong = {
             raw: k
             for raw, k in self.classes.items()

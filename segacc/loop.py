@@ -119,7 +119,7 @@ def evaluation(run: Run) -> Iterator[Event]:
         step=progress.step,
         scores=scores,
         protocol=run.scoring.protocol.text(),
-        num_images=len(run.scoring.data.samples),
+        num_images=len(run.scoring.data.samples) - len(run.scoring.unreadable),
         seconds=time.perf_counter() - start,
         best=best,
         examples=tuple(examples),

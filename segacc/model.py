@@ -34,6 +34,14 @@ class SizeRule:
     square: bool = False
     fixed: tuple[int, int] | None = None
     """(height, width) when only one size works."""
+    minimum: int = 1
+    """Pixels that height and width must have at least."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SizeRule":
+        """Read what `dataclasses.asdict` made, perhaps through JSON."""
+        fixed = values["fixed"]
+        return cls(**{**values, "fixed": tuple(fixed) if fixed else None})
 
     def complaint(self, size: tuple[int, int]) -> str:
         """Say why (height, width) does not fit, or return an empty string."""
@@ -43,6 +51,8 @@ class SizeRule:
             return "takes only square images"
         if size[0] % self.multiple or size[1] % self.multiple:
             return f"takes only multiples of {self.multiple} pixels"
+        if min(size) < self.minimum:
+            return f"takes only images of at least {self.minimum} pixels a side"
         return ""
 
 

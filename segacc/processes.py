@@ -31,4 +31,7 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
             f"accelerate launch: {launched} processes were launched, but each would run alone. "
             "Use accelerate_configs/cpu_2_processes.yaml or accelerate_configs/multi_gpu.yaml."
         )
+    trackers = set(settings.get("log_with") or ())
+    if absent := sorted(trackers - {"all", *map(str, accelerator.log_with)}):
+        raise OptionError(f"--trackers: {', '.join(absent)}: the package is not installed.")
     return accelerator

@@ -156,8 +156,8 @@ def build_run(plan: Plan) -> Run:
         progress=checkpoint.Progress(),
     )
     run.notes = [*describe(run, report), *([warning] if warning else [])]
-    prepare_folder(run, settings)
     resume(run)
+    prepare_folder(run, settings)
     return run
 
 
@@ -185,6 +185,8 @@ def build_network(
     given = "none" if plan.resume else config.weights
     source = weights.agree(given, arch.record.default_weights(arch.options), accelerator)
     report = weights.load(network, source)
+    if plan.resume:
+        report = LoadReport(f"those of {plan.resume.name}")
     if config.freeze_batchnorm:
         network.freeze_batchnorm()
     if config.gradient_checkpointing and not network.enable_gradient_checkpointing():

@@ -44,6 +44,9 @@ def resume(run: "Run") -> None:
                 f"{'; '.join(different)}. Start as many processes, batch size and accumulation "
                 "that make the same product, on the same data."
             )
+        if stored.step > run.max_steps:
+            where = f"--resume {run.config.resume}"
+            raise OptionError(f"{where}: step {stored.step} of {run.max_steps} is done already.")
         run.accelerator.load_state(str(run.plan.resume))
         run.progress = stored
         if run.accelerator.is_main_process:

@@ -1,13 +1,12 @@
 """What a run leaves behind for later: metrics.jsonl, pictures/ and accelerate's trackers."""
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segacc.events import Evaluated, Event, Scores, Started, StepDone, Stopped
+from segacc.events import Evaluated, Event, Scores, Started, StepDone, Stopped, finite
 from segacc.labels import Color
 from segacc.pictures import draw_curves, draw_examples, read_metrics
 
@@ -98,11 +97,4 @@ def _write(path: Path, row: dict[str, Any], log: Log | None) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """Replace nan and infinities, which JSON does not know, by null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"

