@@ -39,7 +39,7 @@ class TrainConfig:
 
     # How long
     epochs: PositiveFloat | None = None
-    """Passes over the training split; 12 when neither this nor max_steps is given."""
+    """Passes over the training split; 10 when neither this nor max_steps is given."""
     max_steps: PositiveInt | None = None
     """Optimizer steps, instead of epochs."""
 

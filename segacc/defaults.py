@@ -4,7 +4,7 @@ from segacc.errors import OptionError
 from segacc.model import LoadReport, SegmentationModel
 from segacc.settings import Settings
 
-DEFAULT_EPOCHS = 12.0
+DEFAULT_EPOCHS = 10.0
 DEFAULT_CROP = (512, 512)
 LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
 """Learning rate and head's factor: SegFormer's recipe, or what trains from nothing."""
