@@ -9,6 +9,19 @@ from accelerate import Accelerator
 from segacc.errors import OptionError
 
 
+def idle_cores(accelerator: Accelerator) -> list[str]:
+    """Say so when a run on the CPU leaves cores idle, as `accelerate launch` does by default."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    threads = torch.get_num_threads() * accelerator.num_processes
+    if accelerator.device.type != "cpu" or threads >= cores:
+        return []
+    each = cores // accelerator.num_processes
+    return [
+        f"{threads} of {cores} cores are used; OMP_NUM_THREADS={each} before the command uses all"
+    ]
+
+
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
     """Start accelerate.
 

@@ -21,7 +21,7 @@ from segacc.labels import LabelMap
 from segacc.model import LoadReport, SegmentationModel
 from segacc.optim import lr_factor, parameter_groups, set_lr
 from segacc.plan import Plan
-from segacc.processes import start_accelerator
+from segacc.processes import idle_cores, start_accelerator
 from segacc.scoring import Best, Scoring, build_metrics, pick_split, spread
 from segacc.start import prepare_folder, resume
 
@@ -155,7 +155,7 @@ def build_run(plan: Plan) -> Run:
         best=Best(settings.config.best_by, plan.metric, scoring.metrics()),
         progress=checkpoint.Progress(),
     )
-    run.notes = [*describe(run, report), *([warning] if warning else [])]
+    run.notes = [*describe(run, report), *idle_cores(accelerator), *filter(None, [warning])]
     resume(run)
     prepare_folder(run, settings)
     return run

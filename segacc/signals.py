@@ -2,12 +2,16 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+SAME = 2.0
+"""Seconds in which a launcher may hand on a signal that the terminal has already sent."""
+
 
 class StopSignal:
-    """Notes SIGINT and SIGTERM while the block runs; a second one ends the process at once.
+    """Notes SIGINT and SIGTERM while the block runs; a later SIGINT ends the process at once.
 
     Attributes:
         name: `SIGINT` or `SIGTERM` once one came, else empty.
@@ -16,6 +20,7 @@ class StopSignal:
     def __init__(self) -> None:
         """Start unasked."""
         self.name = ""
+        self._when = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -26,13 +31,10 @@ class StopSignal:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        if not self.name:
+            self.name, self._when = signal.Signals(number).name, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._when > SAME:
+            raise KeyboardInterrupt
 
     def __exit__(
         self,
@@ -41,4 +43,5 @@ class StopSignal:
         trace: TracebackType | None,
     ) -> None:
         """Stop listening."""
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -18,23 +18,34 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
 
 
-def launch(*args: object, processes: int = 1, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run `accelerate launch -m segacc ...` on so many CPU processes; it must succeed."""
+def command(*args: object, processes: int) -> list[str]:
+    """Return `accelerate launch -m segacc ...` for so many CPU processes."""
     name = "cpu" if processes == 1 else "cpu_2_processes"
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", str(CONFIGS / f"{name}.yaml"), "--num_processes", str(processes)]
-    command += ["--main_process_port", "0", "-m", "segacc", *map(str, args)]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    where = ["--config_file", str(CONFIGS / f"{name}.yaml"), "--main_process_port", "0"]
+    count = ["--num_processes", str(processes)]
+    return [*launcher, *where, *count, "-m", "segacc", *map(str, args)]
+
+
+def launch(*args: object, processes: int = 1, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run segacc to its end; it must succeed."""
     done = subprocess.run(
-        command, env=environment(**more), cwd=ROOT, capture_output=True, text=True, timeout=300
+        command(*args, processes=processes),
+        env=environment(**more),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done
 
 
-def start(*args: object) -> "subprocess.Popen[str]":
-    """Start `python -m segacc ...` and leave it running, as the leader of its own group."""
+def start(*args: object, processes: int = 0) -> "subprocess.Popen[str]":
+    """Start segacc, without a launcher unless told, and leave it running in its own session."""
+    plain = [sys.executable, "-m", "segacc", *map(str, args)]
     return subprocess.Popen(
-        [sys.executable, "-m", "segacc", *map(str, args)],
+        command(*args, processes=processes) if processes else plain,
         env=environment(),
         cwd=ROOT,
         stdout=subprocess.PIPE,

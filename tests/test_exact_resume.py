@@ -87,6 +87,24 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 
 
 @pytest.mark.launch
+def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
+    """The terminal sends SIGINT to all, and the launcher sends it on to its processes again."""
+    run = tmp_path / "run"
+    process = start(*SETTINGS, "--num-workers", 2, "--output-dir", run, processes=2)
+    while len(rows(run, "train")) < 9:
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert output.count(f"accelerate launch -m segacc --resume {run}") == 1, output[-4000:]
+    last = rows(run, "train")[-1]["step"]
+    assert 9 <= last < 60
+    saved = sorted(path.name for path in (run / "checkpoints").iterdir())[-1]
+    assert saved == f"step-{last:08d}"
+    assert (run / "last" / "model.safetensors").is_file()
+
+
+@pytest.mark.launch
 def test_another_batch_would_not_be_the_same_run(uninterrupted: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "segacc", "--resume", str(uninterrupted), "--batch-size", "2"],
