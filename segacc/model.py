@@ -96,7 +96,6 @@ class SegmentationModel(nn.Module):
         min_batch_size: the smallest batch per process in training (2 where a norm sees one value
             per channel).
         head_prefixes: parameter names that start so are the head's and take `head_lr_scale`.
-        requires: optional packages that the network needs.
         batchnorm_frozen: set by `freeze_batchnorm`.
         _no_split_modules: class names that FSDP wraps as units (the name accelerate reads).
     """
@@ -107,7 +106,6 @@ class SegmentationModel(nn.Module):
     size_rule: SizeRule = SizeRule()
     min_batch_size: int = 1
     head_prefixes: tuple[str, ...] = ()
-    requires: tuple[str, ...] = ()
     _no_split_modules: tuple[str, ...] = ()
     batchnorm_frozen: bool = False
 

@@ -181,7 +181,13 @@ def build_network(
 ) -> tuple[SegmentationModel, LoadReport, str]:
     """Build the network and load its weights; return it with the report and a warning."""
     config, arch = plan.settings.config, plan.arch
-    network: SegmentationModel = arch.record.build(arch.options, facts)
+    try:
+        network: SegmentationModel = arch.record.build(arch.options, facts)
+    except ModuleNotFoundError as error:
+        where = plan.settings.where("arch")
+        raise OptionError(
+            f"{where}: {arch.name} needs the package {error.name}: install it."
+        ) from None
     given = "none" if plan.resume else config.weights
     source = weights.agree(given, arch.record.default_weights(arch.options), accelerator)
     report = weights.load(network, source)

@@ -348,7 +348,7 @@ def test_the_least_network_has_every_answer() -> None:
     model = Bare()
     assert not any(model.is_head(name) for name, _ in model.named_parameters())
     assert model.on_step(0, 10) is None
-    assert (model.size_rule, model.min_batch_size, model.requires) == (SizeRule(minimum=29), 1, ())
+    assert (model.size_rule, model.min_batch_size) == (SizeRule(), 1)
     model.freeze_batchnorm()
     assert model.train().training
     assert model(model.normalize(images())).main.shape == (2, 2, 64, 96)
