@@ -1,0 +1,53 @@
+"""FSDP2: sharded over two processes, the same losses, weights and resume (emulated on the CPU)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launches import ROOT, column, environment, launch, rows
+
+SETTINGS = (
+    *("--arch", "segformer:variant=tiny,drop_path=0,dropout=0", "--weights", "none"),
+    *("--freeze-batchnorm", "--crop-size", "64", "--max-steps", "6", "--save-every", "3"),
+    *("--eval-every", "6", "--log-every", "1", "--num-workers", "0", "--num-pictures", "0"),
+)
+
+
+def sharded(*args: object) -> str:
+    """Run segacc on two processes that shard; return what was printed."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    script = ["--nproc_per_node", "2", str(ROOT / "tests" / "sharded_segacc.py")]
+    done = subprocess.run(
+        [*torchrun, *script, *map(str, args)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.launch
+def test_sharding_changes_nothing(tmp_path: Path) -> None:
+    run, plain = tmp_path / "sharded", tmp_path / "plain"
+    output = sharded(*SETTINGS, "--batch-size", 4, "--output-dir", run)
+    assert output.count("sharded 121 of 121") == 2
+    launch(*SETTINGS, "--batch-size", 8, "--output-dir", plain)
+    np.testing.assert_allclose(column(run, "loss"), column(plain, "loss"), rtol=1e-6)
+    np.testing.assert_allclose(column(run, "grad_norm"), column(plain, "grad_norm"), rtol=1e-4)
+    mine, theirs = (load_file(one / "last" / "model.safetensors") for one in (run, plain))
+    for name in theirs:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-5)
+    assert rows(run, "eval")[-1]["mean_iou"] == rows(plain, "eval")[-1]["mean_iou"]
+
+    before, losses = (run / "last" / "model.safetensors").read_bytes(), column(run, "loss")
+    sharded("--resume", run / "checkpoints" / "step-00000003")
+    assert (run / "last" / "model.safetensors").read_bytes() == before
+    assert column(run, "loss") == losses
