@@ -1,11 +1,12 @@
 """The run folder at the start of a run: made, config.yaml written, a checkpoint loaded."""
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segacc import checkpoint
 from segacc.errors import OptionError
-from segacc.settings import Settings, to_yaml
+from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
 
 if TYPE_CHECKING:
     from segacc.run import Run
@@ -17,10 +18,17 @@ def prepare_folder(run: "Run", settings: Settings) -> None:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             shutil.rmtree(run.folder)
         (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
-        (run.folder / "config.yaml").write_text(to_yaml(settings))
+        if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
+            (run.folder / "config.yaml").write_text(to_yaml(settings))
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
         run.accelerator.init_trackers("segacc")
+
+
+def unchanged(settings: Settings, stored: Path) -> bool:
+    """Tell whether all settings are those that config.yaml holds, which also says their sources."""
+    typed = {key: where for key, where in settings.origins.items() if key not in ABOUT_THE_PLACE}
+    return all(where == f"{stored}: {key}" for key, where in typed.items())
 
 
 def resume(run: "Run") -> None:

@@ -65,8 +65,10 @@ def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: i
     os.killpg(process.pid, signal.SIGKILL) if workers else None
     assert not (run / "last").exists()
 
+    settings = (run / "config.yaml").read_text()
     output = finish("--resume", run)
     assert "finished at step 60/60" in output
+    assert (run / "config.yaml").read_text() == settings  # it still tells what was typed at first
     same(run, uninterrupted)
 
 

@@ -1,12 +1,15 @@
 """Building a run: what only shows when the parts come together."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from segacc.errors import OptionError
 from segacc.plan import gather, make_plan
+from segacc.processes import idle_cores, start_accelerator
 from segacc.registry import load_registry
 from segacc.run import build_run
 from segacc.settings import Layer
@@ -27,3 +30,19 @@ def test_a_missing_package_of_an_architecture_is_named(tmp_path: Path) -> None:
         "--arch: segformer needs the package a_package_that_nobody_has: install it."
     )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="counts the cores as Linux does")
+def test_idle_cores_are_told_with_the_cure() -> None:
+    accelerator, threads = start_accelerator(None), torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0))
+    try:
+        torch.set_num_threads(1)
+        told = idle_cores(accelerator)
+        torch.set_num_threads(cores)
+        assert idle_cores(accelerator) == []
+    finally:
+        torch.set_num_threads(threads)
+    if cores > 1 and accelerator.device.type == "cpu":
+        wanted = f"1 of {cores} cores are used; OMP_NUM_THREADS={cores} before the command uses all"
+        assert told == [wanted]
