@@ -75,7 +75,8 @@ def cache(home: Path, hub_id: str, files: dict[str, bytes]) -> Path:
 def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
     """Serve repositories as the Hub does.
 
-    `down/...` answers 503, `shut/...` lists its files and gives none, what is not there is a 401.
+    `down/...` answers 503, `shut/...` lists its files and gives none, `mute/...` lists them and
+    never answers when asked for one, what is not there is a 401.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -97,6 +98,8 @@ def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
                 self.answer(503, b"")
             elif files is None:
                 self.answer(401, b"", X_Error_Code="RepoNotFound")
+            elif parts[0] == "mute" and parts[2:3] == ["resolve"]:
+                time.sleep(60)
             elif parts[0] == "shut" and parts[2:3] == ["resolve"]:
                 self.answer(403, b"")
             elif parts[2:3] == ["resolve"] and parts[4] in files:

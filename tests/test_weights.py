@@ -300,3 +300,15 @@ def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
     assert shut["error"].startswith(
         "--weights shut/tiny: there is no such folder; the Hub cannot be reached ("
     )
+
+
+def test_a_hub_that_lists_files_and_never_sends_them_is_out_of_reach(
+    tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    cases = [("auto", "mute/tiny"), ("mute/tiny", None)]
+    with hub({"mute/tiny": files}) as endpoint:
+        fallback, typed = result(start_choosing(cases, tmp_path, HF_ENDPOINT=endpoint))
+    assert fallback["folder"] is None
+    assert fallback["warning"].startswith("STARTING FROM RANDOM WEIGHTS: the Hub cannot be reached")
+    assert "the Hub cannot be reached" in typed["error"]
+    assert max(fallback["seconds"], typed["seconds"]) < 15
