@@ -6,6 +6,7 @@ What plugin authors import is here; so are TrainConfig, train and Segmenter, loa
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from segacc import auto
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 _LAZY = {"TrainConfig": "segacc.config", "train": "segacc.api", "Segmenter": "segacc.inference"}
+
+auto.install()  # transformers' Auto classes read segacc's own networks, too
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from segacc import __version__
 from segacc.config import EvaluateConfig, PredictConfig, TrainConfig
 from segacc.errors import OptionError
-from segacc.options import OptionDoc, describe, did_you_mean
-from segacc.settings import Layer, check_layer, literal_choices, read_yaml
+from segacc.options import OptionDoc, describe, did_you_mean, literal_choices
+from segacc.settings import Layer, check_layer, read_yaml
 
 COMMANDS = ("evaluate", "predict", "plugins")
 USAGE = """\
@@ -185,7 +185,7 @@ def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:
     if option.name == "resume":
         return {"action": Once, "nargs": "?", "const": "auto", "metavar": "FOLDER"}
     if choices := literal_choices(hint):
-        return {"action": Once, "metavar": "|".join(choices)}
+        return {"action": Once, "metavar": "|".join(map(str, choices))}
     return {"action": Once, "metavar": _metavar(option.type)}
 
 

@@ -142,7 +142,8 @@ def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
 
 def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
     """Load a model folder under its own protocol or the one that was typed."""
-    from segacc.inference import Protocol, Segmenter
+    from segacc.inference import Segmenter
+    from segacc.protocols import Protocol
 
     wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
     segmenter = Segmenter.from_pretrained(model)

@@ -24,6 +24,8 @@ class TrainConfig:
     """Architecture, as in `segformer:variant=b2`."""
     weights: str = "auto"
     """`auto` (the architecture's published weights), `none` (random), a folder, or a Hub id."""
+    head: Literal["keep", "fresh"] = "keep"
+    """`keep` takes over the rows of classes that the weights' head names alike; `fresh` none."""
     dataset: Named = "nuclei"
     """Data set, as in `folder:root=data/camvid`."""
     train_split: str = "train"
@@ -50,6 +52,8 @@ class TrainConfig:
     """Micro-batches per optimizer step."""
     crop_size: Size | None = None
     """What training sees in pixels: a number or HEIGHTxWIDTH; default: the data set's or 512."""
+    num_channels: Literal[1, 3, 4] = 3
+    """Channels of the images: 1 grey, 3 RGB, 4 RGB and alpha or another fourth."""
     num_workers: NonNegativeInt = 2
     """Data loader workers per process; 0 loads in the process itself."""
     skip_unreadable: NonNegativeInt = 0
@@ -70,6 +74,8 @@ class TrainConfig:
     """Gradients are clipped to this global norm."""
     freeze_batchnorm: bool = False
     """Keep batch norm as loaded, so that results do not depend on how a batch is cut."""
+    sync_batchnorm: bool = False
+    """Let batch norm see the batches of all processes (on GPUs)."""
     gradient_checkpointing: bool = False
     """Less memory for more compute, where the network offers it."""
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
@@ -111,7 +117,8 @@ class EvaluateConfig:
     split: str = "validation"
     """Split that is scored."""
     protocol: str | None = None
-    """How images are seen, as in `whole:short_side=512`; default what is stored in the folder."""
+    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of 14)
+    or `slide:crop=512,stride=341` (through windows); default what is stored in the folder."""
     metric: tuple[Named, ...] = ("mean_iou",)
     """Metric; give the flag once for each."""
     num_workers: NonNegativeInt = 2
@@ -131,6 +138,7 @@ class PredictConfig:
     output_dir: Path = Path("predictions")
     """Where NAME.png (raw label ids) and NAME_overlay.png are written."""
     protocol: str | None = None
-    """How images are seen, as in `whole:short_side=512`; default what is stored in the folder."""
+    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of 14)
+    or `slide:crop=512,stride=341` (through windows); default what is stored in the folder."""
     overlay: bool = True
     """Write the overlays with a legend too."""

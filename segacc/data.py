@@ -92,19 +92,25 @@ class TrainData(Dataset[Any]):
     """The training split under keys (epoch, index)."""
 
     def __init__(
-        self, samples: Sequence[Sample], labels: LabelMap, augment: Sequence[Augment], seed: int
+        self,
+        samples: Sequence[Sample],
+        labels: LabelMap,
+        augment: Sequence[Augment],
+        seed: int,
+        num_channels: int = 3,
     ) -> None:
         """Hold what a worker needs."""
         self.samples, self.labels, self.augment, self.seed = samples, labels, augment, seed
+        self.num_channels = num_channels
 
     def __getitem__(self, key: tuple[int, int]) -> Item | SegaccError:
         """Read and augment one sample; an error is returned, for all processes to stop together."""
         sample, seed = self.samples[key[1]], sample_seed(self.seed, *key)
         try:
-            image, label = read_sample(sample, self.labels)
+            image, label = read_sample(sample, self.labels, self.num_channels)
             why = ""
         except UnreadableError as error:
-            (image, label), why = nothing(), str(error)
+            (image, label), why = nothing(self.num_channels), str(error)
         except SegaccError as error:
             return error
         image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
@@ -166,7 +172,7 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
         ready.append(item)
     sizes = sorted({tuple(item.image.shape[-2:]) for item in ready if not item.unreadable})
     if len(sizes) == 1:
-        image, label = nothing(*sizes[0])
+        image, label = nothing(ready[0].image.shape[0], *sizes[0])
         ready = [replace(i, image=image, label=label) if i.unreadable else i for i in ready]
     if len(sizes) > 1:
         return DataError(
@@ -184,27 +190,27 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
 class EvalData(Dataset[Any]):
     """A split that is scored, one sample at a time."""
 
-    def __init__(self, samples: Sequence[Sample], labels: LabelMap) -> None:
+    def __init__(self, samples: Sequence[Sample], labels: LabelMap, num_channels: int = 3) -> None:
         """Hold what a worker needs."""
-        self.samples, self.labels = samples, labels
+        self.samples, self.labels, self.num_channels = samples, labels, num_channels
 
     def __getitem__(self, key: tuple[int, bool]) -> Item | SegaccError:
         """Read one sample at its original size; the key is (index, whether it is padding)."""
         sample, padding = self.samples[key[0]], key[1]
         try:
-            image, label = read_sample(sample, self.labels)
+            image, label = read_sample(sample, self.labels, self.num_channels)
         except UnreadableError as error:
-            image, label = nothing()
+            image, label = nothing(self.num_channels)
             return Item(image, label, sample.id, 0, padding, str(error))
         except SegaccError as error:
             return error
         return Item(image, label, sample.id, 0, padding)
 
 
-def nothing(height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
-    """Return an image that weighs nothing: (3, H, W) uint8 and its label, all ignored."""
+def nothing(num_channels: int, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
+    """Return an image that weighs nothing: (C, H, W) uint8 and its label, all ignored."""
     label = torch.full((height, width), IGNORE, dtype=torch.uint8)
-    return torch.zeros(3, height, width, dtype=torch.uint8), label
+    return torch.zeros(num_channels, height, width, dtype=torch.uint8), label
 
 
 def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]:

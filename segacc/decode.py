@@ -13,18 +13,31 @@ from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Number of channels to what Pillow calls such pixels."""
 
-def read_image(source: bytes | Path, where: str) -> Tensor:
-    """Decode a picture to (3, H, W) uint8 RGB, upright as its EXIF says; the first of several.
+
+def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> Tensor:
+    """Decode a picture to (C, H, W) uint8, upright as its EXIF says; the first of several.
+
+    Args:
+        source: an encoded picture, or its path.
+        where: what to call it.
+        num_channels: C: 1 is grey, 3 RGB, 4 as the file has them.
 
     Raises:
         UnreadableError: missing or not a picture.
-        DataError: its pixels have 32 bits.
+        DataError: its pixels have 32 bits, or three channels where four are wanted.
     """
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             mode = file.mode
-            pixels = np.array(ImageOps.exif_transpose(eight_bit(file)).convert("RGB"))
+            upright = ImageOps.exif_transpose(eight_bit(file))
+            if num_channels == 4 and len(upright.getbands()) == 4:
+                pixels = np.array(upright)
+            else:
+                pixels = np.array(upright.convert(MODES[num_channels]))
+            bands = len(file.getbands())
     except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the image cannot be read: {plainly(error)}.") from None
     if mode in ("I", "F"):
@@ -32,6 +45,11 @@ def read_image(source: bytes | Path, where: str) -> Tensor:
             f"{where}: the image has 32 bits a pixel (mode {mode}), of no certain range. "
             "Save it with 8 or 16 bits."
         )
+    if num_channels == 4 != bands:
+        raise DataError(
+            f"{where}: the image has {bands} channels (mode {mode}), --num-channels 4 wants four."
+        )
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     image: Tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     return image
 
@@ -85,14 +103,15 @@ def read_label(source: bytes | Path, labels: LabelMap, where: str) -> Tensor:
     return torch.from_numpy(labels.apply(ids, where))
 
 
-def read_sample(sample: Sample, labels: LabelMap) -> tuple[Tensor, Tensor]:
-    """Decode a sample to image (3, H, W) uint8 and label (H, W) uint8.
+def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> tuple[Tensor, Tensor]:
+    """Decode a sample to image (C, H, W) uint8 and label (H, W) uint8.
 
     Raises:
         DataError: see `read_image` and `read_label`; or their sizes differ.
     """
     where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
-    image = read_image(sample.image, str(sample.image) if isinstance(sample.image, Path) else where)
+    picture = str(sample.image) if isinstance(sample.image, Path) else where
+    image = read_image(sample.image, picture, num_channels)
     label = read_label(sample.label, labels, where)
     if image.shape[-2:] != label.shape:
         raise DataError(

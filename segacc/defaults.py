@@ -1,7 +1,7 @@
 """What a run chooses where a setting was left open, and what no network could take."""
 
 from segacc.errors import OptionError
-from segacc.model import LoadReport, SegmentationModel
+from segacc.model import SegmentationModel
 from segacc.settings import Settings
 
 DEFAULT_EPOCHS = 10.0
@@ -11,11 +11,11 @@ LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
 
 
 def choose_settings(
-    settings: Settings, report: LoadReport, samples: int, crop: tuple[int, int], processes: int
+    settings: Settings, loaded: bool, crop: tuple[int, int], samples: int, processes: int
 ) -> Settings:
     """Fill in what was left open, each with its reason."""
     config = settings.config
-    start = "loaded" if report.loaded else "random"
+    start = "loaded" if loaded else "random"
     total = config.batch_size * config.gradient_accumulation_steps * processes
     epochs = config.epochs or DEFAULT_EPOCHS
     steps = config.max_steps or max(1, round(epochs * samples / total))
@@ -40,21 +40,28 @@ def choose_settings(
     return done
 
 
-def check_fit(network: SegmentationModel, settings: Settings) -> None:
-    """Refuse a crop or batch that the network cannot take.
+def check_crop(network: SegmentationModel, settings: Settings, crop: tuple[int, int]) -> None:
+    """Refuse a crop that the network cannot take.
 
     Raises:
         OptionError: so.
     """
-    config = settings.config
-    assert config.crop_size is not None
-    if complaint := network.size_rule.complaint(config.crop_size):
-        height, width = config.crop_size
+    if complaint := network.size_rule.complaint(crop):
         where = settings.where("crop_size")
-        raise OptionError(f"{where}: {height}x{width}: the architecture {complaint}.")
-    if config.batch_size < network.min_batch_size:
+        raise OptionError(f"{where}: {crop[0]}x{crop[1]}: the architecture {complaint}.")
+
+
+def check_batch(network: SegmentationModel, settings: Settings, processes: int) -> None:
+    """Refuse a batch that the network cannot train on.
+
+    Raises:
+        OptionError: so, with the cures.
+    """
+    least, given = network.min_batch_size, settings.config.batch_size
+    if given < least:
+        several = ", or --sync-batchnorm" if processes > 1 else ""
         raise OptionError(
-            f"{settings.where('batch_size')}: the architecture needs at least "
-            f"{network.min_batch_size} images per process in training (its batch norm would see "
-            f"one value per channel), got {config.batch_size}."
+            f"{settings.where('batch_size')}: the architecture needs at least {least} images per "
+            "process in training (its batch norm would see one value per channel), got "
+            f"{given}. Use --batch-size {least} or more, or --freeze-batchnorm{several}."
         )

@@ -12,10 +12,11 @@ from segacc.config import EvaluateConfig
 from segacc.data import EvalData
 from segacc.events import Scores, finite
 from segacc.hookspecs import Facts
-from segacc.inference import Protocol, Segmenter, relabel
+from segacc.inference import Segmenter, relabel
 from segacc.loop import evaluate
 from segacc.plan import Chosen
 from segacc.processes import start_accelerator
+from segacc.protocols import Protocol
 from segacc.scoring import Scoring, build_metrics, pick_split
 
 RULES = {

@@ -8,9 +8,9 @@ from typing import Any
 from segacc import __version__
 from segacc.checkpoint import write_folder
 from segacc.events import Scores, finite
-from segacc.inference import SIDE_FILE
 from segacc.plan import options_text
 from segacc.run import Run
+from segacc.saved import SIDE_FILE
 
 
 def save_model(run: Run, name: str) -> Path:
@@ -21,7 +21,7 @@ def save_model(run: Run, name: str) -> Path:
     def fill(part: Path) -> None:
         if run.accelerator.is_main_process:
             run.network.save_pretrained(part, names=run.labels.names, state_dict=state_dict)
-            (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1))
+            (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
             (part / "README.md").write_text(model_card(run), encoding="utf-8")
 
     write_folder(folder, fill, run.accelerator)

@@ -104,12 +104,12 @@ def to_device(batch: Batch, run: Run) -> Batch:
     return Batch(images, labels.long(), batch.items)
 
 
-def scored(items: Any, trouble: Trouble) -> Iterator[Item]:
+def scored(items: Any, trouble: Trouble, num_channels: int = 3) -> Iterator[Item]:
     """Yield the samples of an evaluation; after bad data only padding, to keep all in step."""
     for item in items:
         if isinstance(item, SegaccError):
             trouble.add(item)
-            item = Item(*nothing(), "", 0, padding=True)
+            item = Item(*nothing(num_channels), "", 0, padding=True)
         elif item.unreadable:
             trouble.unreadable.add(item.unreadable)
         yield item

@@ -12,7 +12,7 @@ Importing a plugin module must be cheap: import torch and transformers inside `b
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -71,8 +71,11 @@ class LossTerm(Protocol):
     def count(self, labels: "Tensor") -> "Tensor":
         """Weigh labels (N, H, W) int64, 255 ignored: the float scalar that divides `sum`."""
 
-    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over logits (N, K, h, w), at the size of labels (N, H, W) int64: a float scalar."""
+    def sum(self, logits: Any, labels: "Tensor") -> "Tensor":
+        """Sum over logits (N, K, h, w), at the size of labels (N, H, W) int64: a float scalar.
+
+        A network's own loss is given the network's `queries` in place of logits.
+        """
 
 
 class MetricState(Protocol):
@@ -110,6 +113,13 @@ class Architecture(Record):
     """Options to the Hub id of published weights, or None."""
     tiny: Callable[[], Any]
     """Options of a network that trains in seconds, for tests."""
+    model_types: tuple[str, ...] = ()
+    """`model_type`s in config.json of the folders that this architecture reads: its options then
+    have `config`, the folder whose config.json gives the sizes. `--weights FOLDER` chooses by it.
+    """
+    weights_license: str = ""
+    """Licence of the default weights, as their model card states it; empty where it is not
+    known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +158,24 @@ class Metric(Record):
     """Options and facts to an empty MetricState."""
     lower_is_better: tuple[str, ...] = ()
     """The score names of which a lower value is the better one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersOptions:
+    """What the options of an architecture of transformers start with."""
+
+    config: Path | None = None
+    """Folder whose config.json gives the sizes, in place of all other options."""
+
+    def __post_init__(self) -> None:
+        """Refuse what `config` would override."""
+        others = [
+            f.name
+            for f in fields(self)
+            if f.name != "config" and getattr(self, f.name) != f.default
+        ]
+        if self.config is not None and others:
+            raise ValueError(f"config gives all sizes; leave {', '.join(others)} out")
 
 
 @hookspec

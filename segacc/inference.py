@@ -1,115 +1,25 @@
-"""How a prediction is taken, and Segmenter: a saved folder that segments pictures."""
+"""Segmenter: a saved folder that segments pictures."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
-from safetensors import SafetensorError
 from torch import Tensor
 
 from segacc.errors import OptionError, WeightsError
-from segacc.functional import resized_argmax
 from segacc.hookspecs import Facts
 from segacc.labels import LabelMap
-from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.options import Size, decode, parse_component
-from segacc.transformers_model import TransformersModel, quiet_bars
+from segacc.model import SegmentationModel, SizeRule, stored_names
+from segacc.options import decode
+from segacc.protocols import Protocol, default_protocol, predict
+from segacc.registry import load_registry
+from segacc.saved import SIDE_FILE, architecture_of, side_file
+from segacc.transformers_weights import quiet_bars, read_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SIDE_FILE = "segacc.json"
-"""What segacc keeps beside a transformers folder: label map, protocol, architecture."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How the network sees an image; the prediction is always taken at the image's original size.
-
-    At most one of the two is given; none means the image as it is.
-    """
-
-    short_side: int | None = None
-    """Resize so that the shorter side has this many pixels."""
-    size: tuple[int, int] | None = None
-    """Resize to (height, width), not keeping the shape."""
-
-    def text(self) -> str:
-        """Tell it as it is typed: `whole`, `whole:short_side=512`, `whole:size=512x512`."""
-        if self.short_side:
-            return f"whole:short_side={self.short_side}"
-        return f"whole:size={self.size[0]}x{self.size[1]}" if self.size else "whole"
-
-    @classmethod
-    def parse(cls, text: str, where: str) -> "Protocol":
-        """Read what `text` wrote.
-
-        Raises:
-            OptionError: another name than `whole`, or an unknown or wrong option.
-        """
-        named = parse_component(text, where)
-        if named.name != "whole":
-            raise OptionError(f'{where}: unknown protocol "{named.name}". Known: whole.')
-        options = decode(WholeOptions, named.values, where)
-        if options.short_side and options.size:
-            raise OptionError(f"{where}: short_side and size exclude each other in {text!r}.")
-        return cls(options.short_side, options.size)
-
-    def resize(self, image: Tensor) -> Tensor:
-        """Resize an image (3, H, W) uint8, with antialiasing, as image processors do."""
-        from torchvision.transforms.v2 import functional as F
-
-        if self.short_side is None and self.size is None:
-            return image
-        size = list(self.size) if self.size else [self.short_side]
-        resized: Tensor = F.resize(image, size, antialias=True)
-        return resized
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeOptions:
-    """Options of the protocol `whole`."""
-
-    short_side: PositiveInt | None = None
-    """Pixels of the shorter side."""
-    size: Size | None = None
-    """(height, width) in pixels."""
-
-
-@torch.no_grad()
-def predict(
-    forward: Callable[[Tensor], Logits],
-    network: SegmentationModel,
-    image: Tensor,
-    protocol: Protocol,
-) -> Tensor:
-    """Predict one image at its original size.
-
-    One image at a time, so that a prediction never depends on what else is in a batch.
-
-    Args:
-        forward: the network, perhaps wrapped by accelerate.
-        network: the same network, bare; it says how images are normalized and which sizes fit.
-        image: (3, H, W) uint8 on the device.
-        protocol: how the network sees it.
-
-    Returns:
-        (H, W) uint8 classes.
-    """
-    seen = protocol.resize(image)
-    if complaint := network.size_rule.complaint((seen.shape[-2], seen.shape[-1])):
-        raise OptionError(
-            f"--protocol {protocol.text()}: the network {complaint}, an image comes as "
-            f"{seen.shape[-2]}x{seen.shape[-1]}. Choose a protocol that resizes, as in "
-            "whole:size=512x512."
-        )
-    logits = forward(network.normalize(seen[None])).main
-    return resized_argmax(logits, (image.shape[-2], image.shape[-1]))[0]
 
 
 class Segmenter:
@@ -141,31 +51,25 @@ class Segmenter:
             raise WeightsError(
                 f"{folder}: no model folder (no config.json in {place.resolve()}).{hint}"
             )
-        side = json.loads(path.read_text()) if (path := place / SIDE_FILE).is_file() else {}
-        config = json.loads((place / "config.json").read_text())
-        if "model_type" in config:
-            network, labels, protocol = _load_transformers(place)
-        elif side:
-            network, labels, protocol = _load_own(place, side), None, Protocol()
+        side = side_file(place)
+        network, facts = load_network(place, side)
+        if side:
+            labels = LabelMap.from_dict(side["labels"])
+            protocol = Protocol.parse(side["protocol"], str(place / SIDE_FILE))
+            network.size_rule = SizeRule.from_dict(side["size_rule"])
         else:
-            raise WeightsError(
-                f"{folder}: config.json names no model_type, and there is no {SIDE_FILE} beside it."
-            )
-        labels = LabelMap.from_dict(side["labels"]) if side else labels
-        protocol = Protocol.parse(side["protocol"], str(path)) if side else protocol
-        network.size_rule = SizeRule.from_dict(side["size_rule"]) if side else network.size_rule
-        assert labels is not None
+            labels, protocol = LabelMap.plain(facts.class_names), protocol_of(place, network, facts)
         return cls(network.to(device or default_device()), labels, protocol)
 
     def __call__(
         self, image: "Image | str | Path | np.ndarray[Any, Any] | Tensor"
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Segment a PIL image, a path, or RGB uint8 as (H, W, 3) array or (3, H, W) tensor.
+        """Segment a PIL image, a path, or uint8 as (H, W, C) array or (C, H, W) tensor.
 
         Returns:
             (H, W) uint8 classes; `labels.names` names them, `labels.restore` gives raw ids.
         """
-        pixels = to_tensor(image).to(self.device)
+        pixels = to_tensor(image, self.network.num_channels).to(self.device)
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
 
     def with_protocol(self, protocol: Protocol) -> "Segmenter":
@@ -179,67 +83,83 @@ def default_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def to_tensor(image: Any) -> Tensor:
-    """Turn a picture in any usual form into (3, H, W) uint8 RGB."""
-    from segacc.decode import read_image
+def to_tensor(image: Any, num_channels: int = 3) -> Tensor:
+    """Turn a picture in any usual form into (C, H, W) uint8."""
+    from segacc.decode import MODES, read_image
 
     if isinstance(image, str | Path):
-        return read_image(Path(image), str(image))
+        return read_image(Path(image), str(image), num_channels)
     if isinstance(image, Tensor):
         return image
-    array = image if isinstance(image, np.ndarray) else np.array(image.convert("RGB"))
+    array = image if isinstance(image, np.ndarray) else np.array(image.convert(MODES[num_channels]))
+    array = array[:, :, None] if array.ndim == 2 else array
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
 
 
-def _load_transformers(folder: Path) -> tuple[SegmentationModel, LabelMap, Protocol]:
-    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel, Facts]:
+    """Build the network that a folder holds, as its architecture says, and fill it whole.
 
-    try:
-        with quiet_bars():
-            network, info = AutoModelForSemanticSegmentation.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"{folder}: transformers cannot load a semantic-segmentation network here: {first}"
-        ) from None
-    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
-        raise WeightsError(
-            f"{folder}: no trained segmentation network: {len(missing)} tensors are not there, as "
-            f"{missing[0]}. As a start of training it can be given with --weights."
-        )
-    names = [network.config.id2label[k] for k in range(network.config.num_labels)]
-    return TransformersModel(network, processor), LabelMap.plain(names), _protocol_of(processor)
-
-
-def _protocol_of(processor: Any) -> Protocol:
-    """Express what the image processor does to the size of an image."""
-    size = dict(processor.size or {}) if processor.do_resize else {}
-    if size.get("shortest_edge"):
-        return Protocol(short_side=size["shortest_edge"])
-    return Protocol(size=(size["height"], size["width"])) if size.get("height") else Protocol()
-
-
-def _load_own(folder: Path, side: dict[str, Any]) -> SegmentationModel:
-    """Build a plugin's network from what was stored, and fill it."""
-    from segacc.registry import load_registry
-
-    record, component = load_registry().component(
-        "architecture", side["architecture"], str(folder / SIDE_FILE)
-    )
-    facts = Facts(**{**side["facts"], "crop_size": tuple(side["facts"]["crop_size"])})
+    Raises:
+        WeightsError: no architecture reads it, or tensors are missing.
+    """
+    registry = load_registry()
+    named = architecture_of(registry, folder, str(folder))
+    record, component = registry.component("architecture", named, str(folder))
+    facts = facts_of(folder, side)
     network: SegmentationModel = record.build(
         decode(record.options, component.values, component.where), facts
     )
-    report = network.load_weights(str(folder))
-    if report.new or report.dropped:
+    report = network.load_weights(str(folder), class_names=facts.class_names)
+    if report.new:  # they would be random
         raise WeightsError(
-            f"{folder}: the weights do not fit {component.name} as it is installed: "
-            f"{report.text()}."
+            f"{folder}: no trained {component.name} network: {len(report.new)} tensors are not "
+            f"there, as {report.new[0].removeprefix('network.')}. As a start of training it can be "
+            "given with --weights."
         )
-    return network
+    network.num_channels = facts.num_channels
+    return network, facts
+
+
+def facts_of(folder: Path, side: dict[str, Any]) -> Facts:
+    """Read classes, input channels and size from segacc.json, or from config.json without one."""
+    if side:
+        return Facts(**{**side["facts"], "crop_size": tuple(side["facts"]["crop_size"])})
+    config, names = read_config(folder), stored_names(folder)
+    size = config.get("image_size") or 512
+    crop = (size, size) if isinstance(size, int) else tuple(size)
+    channels = config.get("num_channels", 3)
+    names = names or [f"LABEL_{k}" for k in range(config.get("num_labels", 2))]
+    return Facts(
+        num_classes=len(names), class_names=tuple(names), crop_size=crop, num_channels=channels
+    )
+
+
+def read_processor(folder: Path) -> Any:
+    """Read the image processor of a folder of transformers.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        with quiet_bars():
+            return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{folder}: the image processor cannot be read: {first}") from None
+
+
+def protocol_of(folder: Path, network: SegmentationModel, facts: Facts) -> Protocol:
+    """Choose what a folder's image processor does to the size of an image, or what fits."""
+    there = (folder / "preprocessor_config.json").is_file()
+    processor = read_processor(folder) if there else None
+    size = dict(processor.size or {}) if processor is not None and processor.do_resize else {}
+    if size.get("shortest_edge"):
+        return Protocol(short_side=size["shortest_edge"])
+    if size.get("height"):
+        return Protocol(size=(size["height"], size["width"]))
+    return default_protocol(network, facts.crop_size)
 
 
 def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:

@@ -15,10 +15,10 @@ from segacc.events import Evaluated, Event, Example, Saved, Scores, Started, Sto
 from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, windows
 from segacc.hookspecs import MetricState
-from segacc.inference import predict
 from segacc.labels import IGNORE
 from segacc.meter import Meter
 from segacc.model import Logits
+from segacc.protocols import predict
 from segacc.run import Run
 from segacc.scoring import Scoring
 from segacc.signals import StopSignal
@@ -101,9 +101,10 @@ def effective_counts(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor]:
 
 def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:
     """Sum each loss over a micro-batch, auxiliary logits with their weights: (L,) float."""
+    main = logits.main if logits.queries is None else logits.queries
     sums = []
     for loss in run.losses.values():
-        total = loss.sum(logits.main, labels)
+        total = loss.sum(main, labels)
         for auxiliary, weight in logits.auxiliary:
             total = total + weight * loss.sum(auxiliary, labels)
         sums.append(total)
@@ -141,9 +142,9 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
     accelerator, metrics, examples = scoring.accelerator, scoring.metrics(), []
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
-    for item in scored(scoring.loader(), trouble):
+    for item in scored(scoring.loader(), trouble, scoring.data.num_channels):
         image, label = item.image.to(accelerator.device), item.label.to(accelerator.device)
-        prediction = predict(scoring.model, scoring.network, image, scoring.protocol)
+        prediction = predict(scoring.model, scoring.network, image, scoring.protocol, scoring.most)
         scoring.tick(item)
         if item.padding:
             continue

@@ -1,7 +1,7 @@
 """The contract with any network: SegmentationModel, and what it returns and answers."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segacc.errors import WeightsError
+from segacc.hookspecs import Facts, LossTerm
+from segacc.transfer import LoadReport, Place, carry_over
 
 
 class Logits(NamedTuple):
@@ -22,7 +24,7 @@ class Logits(NamedTuple):
     auxiliary: tuple[tuple[Tensor, float], ...] = ()
     """(logits, weight) of auxiliary heads, for the loss only."""
     queries: Any = None
-    """What a mask-classification loss reads, or None."""
+    """What the network's own losses read (see `SegmentationModel.losses`), or None."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,17 @@ class SizeRule:
         fixed = values["fixed"]
         return cls(**{**values, "fixed": tuple(fixed) if fixed else None})
 
+    def fit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) that fits and is nearest to `size` from below, if any is."""
+        if self.fixed:
+            return self.fixed
+        height, width = (min(size), min(size)) if self.square else size
+        low = -(-self.minimum // self.multiple)
+        return (
+            max(low, height // self.multiple) * self.multiple,
+            max(low, width // self.multiple) * self.multiple,
+        )
+
     def complaint(self, size: tuple[int, int]) -> str:
         """Say why (height, width) does not fit, or return an empty string."""
         if self.fixed and size != self.fixed:
@@ -56,34 +69,20 @@ class SizeRule:
         return ""
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of a network's tensors when weights were loaded."""
-
-    source: str
-    """Where the weights came from; `random` when from nowhere."""
-    loaded: int = 0
-    """Tensors taken over."""
-    new: tuple[str, ...] = ()
-    """Tensors that start anew: missing in the weights or of another shape there."""
-    dropped: tuple[str, ...] = ()
-    """Tensors of the weights that the network has no place for."""
-
-    def text(self) -> str:
-        """Tell it in one line."""
-        if not self.loaded:
-            return f"weights: {self.source}"
-        new = f"; new: {_some(self.new)}" if self.new else ""
-        dropped = f"; not used: {_some(self.dropped)}" if self.dropped else ""
-        return f"weights: {self.source}: {self.loaded} tensors loaded{new}{dropped}"
+def stored_names(folder: Path) -> list[str]:
+    """Read the class names of a saved network; none where config.json does not hold them."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    names = config.get("id2label") or {}
+    return [str(names[key]) for key in sorted(names, key=int)]
 
 
-def _some(names: Sequence[str]) -> str:
-    """Name tensors, many of one module by the module."""
-    if len(names) <= 4:
-        return ", ".join(names)
-    parents = sorted({name.split(".")[0] for name in names})
-    return f"{len(names)} tensors of {', '.join(parents)}"
+def extend(values: Sequence[float], channels: int) -> list[float]:
+    """Fit a mean or std of RGB to other channels, which take the mean of the three."""
+    if len(values) == channels:
+        return list(values)
+    middle = sum(values) / len(values)
+    return [values[k] if channels > 1 and k < len(values) else middle for k in range(channels)]
 
 
 class SegmentationModel(nn.Module):
@@ -92,10 +91,13 @@ class SegmentationModel(nn.Module):
     Attributes:
         mean, std: of the channels, for images in 0..1; the loop normalizes on the device.
         channel_order: "rgb" or "bgr", what `forward` expects.
+        num_channels: of its images; set from the facts of the run.
         size_rule: the image sizes that `forward` takes.
         min_batch_size: the smallest batch per process in training (2 where a norm sees one value
             per channel).
         head_prefixes: parameter names that start so are the head's and take `head_lr_scale`.
+        classifiers: names of the modules whose tensors have one row for each class; when weights
+            of other classes are loaded, rows of the same class name are taken over.
         batchnorm_frozen: set by `freeze_batchnorm`.
         _no_split_modules: class names that FSDP wraps as units (the name accelerate reads).
     """
@@ -103,11 +105,18 @@ class SegmentationModel(nn.Module):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channel_order: str = "rgb"
+    num_channels: int = 3
     size_rule: SizeRule = SizeRule()
     min_batch_size: int = 1
     head_prefixes: tuple[str, ...] = ()
+    classifiers: tuple[str, ...] = ()
     _no_split_modules: tuple[str, ...] = ()
     batchnorm_frozen: bool = False
+
+    def __init__(self) -> None:
+        """Start without parameters, as any torch module."""
+        super().__init__()
+        self._scales: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def forward(self, images: Tensor) -> Logits:
         """Map normalized images (N, C, H, W) float to Logits. Labels are never seen here."""
@@ -116,6 +125,13 @@ class SegmentationModel(nn.Module):
     def is_head(self, parameter_name: str) -> bool:
         """Tell whether a parameter belongs to the head, by its name in `named_parameters`."""
         return parameter_name.startswith(self.head_prefixes) if self.head_prefixes else False
+
+    def losses(self, facts: Facts) -> dict[str, LossTerm]:
+        """Return the losses that this network brings by name, in place of `--loss`; usually none.
+
+        Their `sum` is given `Logits.queries` where the network returns some, else `Logits.main`.
+        """
+        return {}
 
     def on_step(self, step: int, total: int) -> None:
         """Change with progress; called before each optimizer step, counted from 0."""
@@ -146,12 +162,29 @@ class SegmentationModel(nn.Module):
         """Turn uint8 RGB images (N, C, H, W) into float32 of this network's mean, std and order."""
         if self.channel_order == "bgr":
             images = images.flip(1)
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255
+        mean, std = self._mean_and_std(images.device, images.shape[1])
         return (images.float() - mean) / std
 
-    def load_weights(self, source: str, *, offline: bool = False) -> LoadReport:
-        """Load weights from a folder (or, where the network supports it, a Hub id).
+    def _mean_and_std(self, device: torch.device, channels: int) -> tuple[Tensor, Tensor]:
+        """Return mean and std of pixels in 0..255, (1, C, 1, 1) each; made once for a device."""
+        key = (device, channels, self.mean, self.std)
+        if key not in self._scales:
+            mean, std = (
+                torch.tensor(extend(values, channels), device=device).view(1, -1, 1, 1) * 255
+                for values in (self.mean, self.std)
+            )
+            self._scales[key] = mean, std
+        return self._scales[key]
+
+    def load_weights(
+        self, source: str, *, class_names: Sequence[str] = (), fresh_head: bool = False
+    ) -> LoadReport:
+        """Load weights from a folder: a whole network's, or an encoder's.
+
+        Args:
+            source: the folder.
+            class_names: this network's K classes, so that rows of the head find their names.
+            fresh_head: leave the head as it is.
 
         Raises:
             WeightsError: nothing there, or almost nothing of it fits.
@@ -160,18 +193,25 @@ class SegmentationModel(nn.Module):
         if not path.is_file():
             raise WeightsError(f"{source}: no model.safetensors in this folder.")
         try:
-            state, own = load_file(path), self.state_dict()
-        except (OSError, SafetensorError) as error:
+            found = load_file(path)
+            names = stored_names(Path(source))
+        except (OSError, ValueError, SafetensorError) as error:
             raise WeightsError(f"{source}: the weights cannot be read: {error}.") from None
-        fits = {
-            name: tensor
-            for name, tensor in state.items()
-            if name in own and own[name].shape == tensor.shape
-        }
-        self.load_state_dict(fits, strict=False)
-        new, dropped = sorted(set(own) - set(fits)), sorted(set(state) - set(fits))
-        report = LoadReport(source, len(fits), tuple(new), tuple(dropped))
-        return check_report(report, own, self.is_head)
+        place = self.place(class_names, fresh_head=fresh_head)
+        state, report = carry_over(
+            self.state_dict(), found, place, source=source, found_names=names
+        )
+        self.load_state_dict(state, strict=False)
+        return report
+
+    def place(self, class_names: Sequence[str], *, fresh_head: bool) -> Place:
+        """Say how weights of another head fit in."""
+        return Place(
+            is_head=self.is_head,
+            classifiers=tuple(f"{name}." for name in self.classifiers),
+            class_names=tuple(class_names),
+            fresh_head=fresh_head,
+        )
 
     def save_pretrained(
         self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]
@@ -184,24 +224,3 @@ class SegmentationModel(nn.Module):
         (folder / "config.json").write_text(
             json.dumps({"id2label": dict(enumerate(names))}, indent=1)
         )
-
-
-def check_report(
-    report: LoadReport, own: dict[str, Tensor], is_head: Callable[[str], bool]
-) -> LoadReport:
-    """Refuse weights that leave more than a tenth of the encoder's numbers to chance.
-
-    Heads are replaced as a matter of course; an encoder loaded by half trains badly in silence.
-
-    Raises:
-        WeightsError: so.
-    """
-    encoder = {name: tensor.numel() for name, tensor in own.items() if not is_head(name)}
-    if 10 * sum(encoder.get(name, 0) for name in report.new) > sum(encoder.values()):
-        raise WeightsError(
-            f"{report.source}: these weights do not belong to this network: {report.loaded} "
-            f"tensors fit, {_some(report.new)} would start at random, "
-            f"{_some(report.dropped) or 'nothing'} would be dropped. Name the architecture and "
-            "variant that the weights were saved from, or use --weights none."
-        )
-    return report

@@ -135,7 +135,7 @@ def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             known = f"Known: {', '.join(names)}." if names else "It has no options."
             raise OptionError(f'{where}: unknown option "{key}". {did_you_mean(key, names)}{known}')
     hints = typing.get_type_hints(cls, include_extras=True)
-    ready = {key: _maybe_split(value, hints[key]) for key, value in values.items()}
+    ready = {key: _ready(value, hints[key]) for key, value in values.items()}
     try:
         checked: T = _adapter(cls).validate_python(ready)  # type: ignore[arg-type]
         return checked
@@ -150,7 +150,7 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
         OptionError: wrong type or out of range; the text names `where`.
     """
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return TypeAdapter(hint).validate_python(_ready(value, hint))
     except ValidationError as error:
         raise OptionError(f"{where}: {explain_value(error, hint, value)}.") from None
 
@@ -166,9 +166,20 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def _maybe_split(value: Any, hint: Any) -> Any:
+def _ready(value: Any, hint: Any) -> Any:
+    """Split the text of a tuple, and find the number that a text names among a Literal's."""
+    if not isinstance(value, str):
+        return value
+    named = {str(choice): choice for choice in literal_choices(hint)}
     many = typing.get_origin(hint) is tuple and typing.get_args(hint)[-1:] == (Ellipsis,)
-    return value.split("/") if many and isinstance(value, str) else value
+    return value.split("/") if many else named.get(value, value)
+
+
+def literal_choices(hint: Any) -> tuple[Any, ...]:
+    """List what a Literal (or None) allows; nothing for any other type."""
+    parts = [hint, *typing.get_args(hint)]
+    literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
+    return typing.get_args(literals[0]) if literals else ()
 
 
 def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:

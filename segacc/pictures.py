@@ -15,6 +15,7 @@ from segacc.labels import IGNORE, Color
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
@@ -165,9 +166,15 @@ def draw_examples(
     write_picture(_stack(parts, width), path)
 
 
+def visible(image: "Tensor") -> Pixels:
+    """Turn an image (C, H, W) uint8 of 1, 3 or more channels into (H, W, 3) uint8."""
+    shown = image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
+    return cast(Pixels, shown.permute(1, 2, 0).contiguous().numpy())
+
+
 def _tiles(example: Example, palette: Sequence[Color]) -> list[Image.Image]:
     """Return image, truth, prediction and error at one size."""
-    image = Image.fromarray(example.image.permute(1, 2, 0).numpy())
+    image = Image.fromarray(visible(example.image))
     scale = min(TILE / image.height, 2 * TILE / image.width)
     size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
     small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))

@@ -9,8 +9,10 @@ from typing import Any
 
 from segacc import checkpoint
 from segacc.errors import OptionError
+from segacc.hub import find, is_path
 from segacc.options import decode
 from segacc.registry import Registry
+from segacc.saved import architecture_of
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
 
 FIXED = ("arch", "weights", "seed", "best_by")
@@ -105,6 +107,7 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
     Raises:
         SegaccError: the first thing that is wrong, and where it was typed.
     """
+    settings = with_architecture(settings, registry)
     config = settings.config
 
     def many(kind: str, key: str) -> tuple[Chosen, ...]:
@@ -129,9 +132,24 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
         refuse_twins(getattr(plan, key), settings.where(key))
     if plan.resume:
         _check_length(plan)
-    else:
-        _check_weights(config.weights, settings.where("weights"))
     return plan
+
+
+def with_architecture(settings: Settings, registry: Registry) -> Settings:
+    """Check the weights; let them choose the architecture where none was typed.
+
+    Raises:
+        SegaccError: nothing is there, or no architecture reads it.
+    """
+    given, where = settings.config.weights, settings.where("weights")
+    if settings.config.resume or given in ("auto", "none"):
+        return settings
+    _check_weights(given, where)
+    if "arch" in settings.origins:
+        return settings
+    folder = Path(find(given, only_config=True))
+    named = architecture_of(registry, folder, f"{where}: {given}")
+    return settings.chosen({"arch": (named, f"that of {given}")})
 
 
 def _check_length(plan: Plan) -> None:
@@ -164,7 +182,7 @@ def _check_weights(given: str, where: str) -> None:
         model_folder(given, where)
     elif folder.exists():
         raise OptionError(f"{where}: {given} is a file; give the folder that holds it.")
-    elif given.startswith((".", "/", "~", "\\")) or given.count("/") > 1:
+    elif is_path(given):
         raise OptionError(f"{where}: no such folder: {given}.")
 
 

@@ -105,13 +105,13 @@ def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
     from PIL import Image
 
     from segacc.decode import read_image
-    from segacc.pictures import draw_prediction, write_picture
+    from segacc.pictures import draw_prediction, visible, write_picture
 
-    image = read_image(job.picture, str(job.picture))
+    image = read_image(job.picture, str(job.picture), segmenter.network.num_channels)
     prediction = segmenter(image)
     write_picture(Image.fromarray(segmenter.labels.restore(prediction)), job.index)
     if overlay:
-        labels, pixels = segmenter.labels, image.permute(1, 2, 0).numpy()
+        labels, pixels = segmenter.labels, visible(image)
         write_picture(
             draw_prediction(pixels, prediction, names=labels.names, palette=labels.palette),
             job.overlay,

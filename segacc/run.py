@@ -10,20 +10,21 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segacc import checkpoint, weights
+from segacc import checkpoint
+from segacc.build import build_losses, build_network
 from segacc.config import TrainConfig
 from segacc.data import Augment, EvalData, StepSampler, TrainData, train_loader
-from segacc.defaults import DEFAULT_CROP, check_fit, choose_settings
-from segacc.errors import OptionError
+from segacc.defaults import choose_settings
 from segacc.hookspecs import Facts, LossTerm
-from segacc.inference import Protocol
 from segacc.labels import LabelMap
-from segacc.model import LoadReport, SegmentationModel
+from segacc.model import SegmentationModel
 from segacc.optim import lr_factor, parameter_groups, set_lr
 from segacc.plan import Plan
 from segacc.processes import idle_cores, start_accelerator
+from segacc.protocols import default_protocol
 from segacc.scoring import Best, Scoring, build_metrics, pick_split, spread
 from segacc.start import prepare_folder, resume
+from segacc.transfer import LoadReport
 
 
 @dataclass
@@ -124,21 +125,19 @@ def build_run(plan: Plan) -> Run:
     labels, seed = splits.labels, given.seed
     train = pick_split(splits, given.train_split, plan.settings.where("train_split"))
     validation = pick_split(splits, given.eval_split, plan.settings.where("eval_split"))
-    crop = given.crop_size or splits.crop_size or DEFAULT_CROP
-    facts = Facts(
-        num_classes=len(labels.names), class_names=labels.names, crop_size=crop, seed=seed
-    )
 
     set_seed(seed)
-    network, report, warning = build_network(plan, facts, accelerator)
-    settings = choose_settings(plan.settings, report, len(train), crop, accelerator.num_processes)
-    check_fit(network, settings)
+    built = build_network(plan, splits, accelerator)
+    network, facts = built.network, built.facts
+    loaded, processes = bool(built.report.loaded), accelerator.num_processes
+    settings = choose_settings(plan.settings, loaded, facts.crop_size, len(train), processes)
     set_seed(seed, device_specific=True)
     optimizer = build_optimizer(network, settings.config, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
 
     worker, device = build_augmentations(plan, facts)
-    scoring = build_scoring(plan, facts, accelerator, model, network, EvalData(validation, labels))
+    scored = EvalData(validation, labels, facts.num_channels)
+    scoring = build_scoring(plan, facts, accelerator, model, network, scored)
     run = Run(
         config=settings.config,
         plan=plan,
@@ -146,16 +145,16 @@ def build_run(plan: Plan) -> Run:
         model=model,
         network=network,
         optimizer=optimizer,
-        losses={one.name: one.record.build(one.options, facts) for one in plan.loss},
+        losses=build_losses(plan, network, facts),
         device_augment=device,
-        train_data=TrainData(train, labels, worker, seed),
+        train_data=TrainData(train, labels, worker, seed, facts.num_channels),
         scoring=scoring,
         labels=labels,
         facts=facts,
         best=Best(settings.config.best_by, plan.metric, scoring.metrics()),
         progress=checkpoint.Progress(),
     )
-    run.notes = [*describe(run, report), *idle_cores(accelerator), *filter(None, [warning])]
+    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *built.notes]
     resume(run)
     prepare_folder(run, settings)
     return run
@@ -174,30 +173,6 @@ def make_accelerator(plan: Plan) -> Accelerator:
         log_with=list(config.trackers) or None,
         project_dir=str(plan.folder),
     )
-
-
-def build_network(
-    plan: Plan, facts: Facts, accelerator: Accelerator
-) -> tuple[SegmentationModel, LoadReport, str]:
-    """Build the network and load its weights; return it with the report and a warning."""
-    config, arch = plan.settings.config, plan.arch
-    try:
-        network: SegmentationModel = arch.record.build(arch.options, facts)
-    except ModuleNotFoundError as error:
-        where = plan.settings.where("arch")
-        raise OptionError(
-            f"{where}: {arch.name} needs the package {error.name}: install it."
-        ) from None
-    given = "none" if plan.resume else config.weights
-    source = weights.agree(given, arch.record.default_weights(arch.options), accelerator)
-    report = weights.load(network, source)
-    if plan.resume:
-        report = LoadReport(f"those of {plan.resume.name}")
-    if config.freeze_batchnorm:
-        network.freeze_batchnorm()
-    if config.gradient_checkpointing and not network.enable_gradient_checkpointing():
-        raise OptionError(f"--gradient-checkpointing: {plan.arch.name} offers none; leave it out.")
-    return network, report, source.warning
 
 
 def build_optimizer(
@@ -229,7 +204,7 @@ def build_scoring(
         network,
         data,
         lambda: build_metrics(plan.metric, facts),
-        Protocol(),
+        default_protocol(network, facts.crop_size),
         num_workers=config.num_workers,
         skip_unreadable=config.skip_unreadable,
         keep=spread(data.samples, config.num_pictures),
@@ -254,11 +229,13 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     images = (
         f"{len(run.train_data.samples)} training, {len(run.scoring.data.samples)} validation images"
     )
+    first, *more = report.lines()
     many = "es" if accelerator.num_processes > 1 else ""
     where = f"{accelerator.num_processes} process{many} on {accelerator.device.type}"
     cut = f"{config.batch_size} images x {config.gradient_accumulation_steps} micro-batches"
     return [
-        f"{plan.arch.text}: {millions:.2f} million parameters; {report.text()}",
+        f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
+        *(f"  {line}" for line in more),
         f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
         f"{where}, precision {accelerator.mixed_precision}, {cut}: {run.total_batch_size} a step",
     ]

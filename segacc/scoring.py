@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from accelerate.utils import DistributedType
 from torch.utils.data import DataLoader
 
 from segacc.checkpoint import Progress
@@ -11,9 +13,12 @@ from segacc.data import EvalData, Item, eval_loader
 from segacc.errors import DataError, OptionError
 from segacc.events import Scores
 from segacc.hookspecs import DataSplits, Facts, MetricState
-from segacc.inference import Protocol
 from segacc.model import SegmentationModel
 from segacc.plan import Chosen
+from segacc.protocols import Protocol
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+"""Ways to run in which a forward call gathers weights from all processes."""
 
 
 @dataclass
@@ -43,6 +48,17 @@ class Scoring:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         workers = self.num_workers
         return eval_loader(self.data, process=process, processes=processes, num_workers=workers)
+
+    def most(self, count: int) -> int:
+        """Return how many forward calls to make for an image that needs `count` of them.
+
+        All processes of a sharded network must make as many: the most that any of them needs. Only
+        windows differ in number, so all processes ask, or none.
+        """
+        if self.accelerator.distributed_type not in SHARDED:
+            return count
+        counts = torch.tensor([count], device=self.accelerator.device)
+        return int(self.accelerator.gather(counts).max())
 
 
 class Best:

@@ -11,7 +11,7 @@ import yaml
 
 from segacc.config import TrainConfig
 from segacc.errors import OptionError
-from segacc.options import check_value, did_you_mean, type_text
+from segacc.options import check_value, did_you_mean, literal_choices, type_text
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is, not what it is; config.yaml leaves them out."""
@@ -108,13 +108,6 @@ def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
         raise OptionError(f"{layer.where(key)}: got {given}, expected {type_text(hint)}.")
     many = typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is ...
     return [value] if many and isinstance(value, str | dict) else value
-
-
-def literal_choices(hint: Any) -> tuple[str, ...]:
-    """List what a Literal (or None) allows; nothing for any other type."""
-    parts = [hint, *typing.get_args(hint)]
-    literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
-    return typing.get_args(literals[0]) if literals else ()
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -169,7 +169,7 @@ def test_a_yaml_file_is_named_with_its_key(warm: Warm, tmp_path: Path) -> None:
         "ach: segformer": 'run.yaml: unknown key "ach". Did you mean "arch"? '
         "`python -m segacc --help` lists all settings.",
         "arch: {name: segformer, varian: b0}": "run.yaml: arch (segformer): unknown option "
-        '"varian". Did you mean "variant"? Known: variant, drop_path, dropout.',
+        '"varian". Did you mean "variant"? Known: config, variant, drop_path, dropout.',
         "arch: [segformer": "--config run.yaml: not YAML: line 1: expected ',' or ']', but got "
         "'<stream end>'.",
         "keep: many": "run.yaml: keep: got 'many', expected integer > 0: input should be a valid "

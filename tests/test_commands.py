@@ -19,6 +19,7 @@ from cli_tools import (
     segacc,
     write_data,
 )
+from segacc.registry import load_registry
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -112,11 +113,17 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("protocol", "text"),
     [
-        ("slide", '--protocol: unknown protocol "slide". Known: whole.'),
+        ("tiles", '--protocol: unknown protocol "tiles". Known: whole, slide.'),
+        ("slide", '--protocol: "crop" must be given (SIZE or HEIGHTxWIDTH in pixels).'),
+        (
+            "slide:crop=64,stride=60x65",
+            "--protocol: the stride 60x65 is larger than the crop 64: pixels between the windows "
+            "would have no prediction.",
+        ),
         (
             "whole:shortside=4",
             '--protocol: unknown option "shortside". Did you mean "short_side"? Known: '
-            "short_side, size.",
+            "short_side, size, pad.",
         ),
         (
             "whole:short_side=0",
@@ -149,16 +156,20 @@ def test_a_folder_that_holds_no_network_is_refused(
         f"MODEL_FOLDER: {trained} is no folder of a saved network: it holds no config.json. Did "
         f"you mean {trained}/best?",
     )
+    offers = load_registry().of_kind("architecture")
+    known = sorted(kind for offer in offers for kind in offer.record.model_types)
     bare = shutil.copytree(trained / "best", tmp_path / "bare")
-    (bare / "preprocessor_config.json").unlink()
+    (bare / "preprocessor_config.json").write_text("{")
     done = warm("evaluate", "bare", *given, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("segacc: bare: transformers cannot load a semantic-segmentation")
+    assert done.stderr.startswith("segacc: bare: preprocessor_config.json cannot be read: ")
     (bare / "config.json").write_text("{}")
     (bare / "segacc.json").unlink()
     assert_refused(
         warm("evaluate", "bare", *given, cwd=tmp_path),
-        "bare: config.json names no model_type, and there is no segacc.json beside it.",
+        "bare: holds no network of transformers, which is no whole segmentation network that "
+        "segacc knows. If it is an encoder, name the architecture that it goes into, as --arch "
+        f"upernet:backbone=NAME. Known by themselves: {', '.join(known)}.",
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data_tools import facts, tiny_segformer
 from segacc.errors import WeightsError
 from segacc.functional import cross_entropy_sum
-from segacc.model import LoadReport, Logits, SegmentationModel, SizeRule
+from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.plugins.segformer import (
     SegformerOptions,
     build,
@@ -20,6 +20,7 @@ from segacc.plugins.segformer import (
     segacc_architectures,
     tiny,
 )
+from segacc.transfer import LoadReport
 from segacc.transformers_model import TransformersModel
 
 

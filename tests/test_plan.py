@@ -49,6 +49,7 @@ def test_components_come_with_their_options(registry: Registry) -> None:
     made = plan(registry, arch="segformer:variant=tiny,dropout=0", aug=["flip", "color_jitter"])
     assert options_text(made.arch) == {
         "name": "segformer",
+        "config": None,
         "variant": "tiny",
         "drop_path": 0.1,
         "dropout": 0.0,
@@ -71,7 +72,7 @@ def test_components_come_with_their_options(registry: Registry) -> None:
         (
             {"arch": "segformer:varant=b0"},
             '--arch segformer: unknown option "varant". Did you mean "variant"? '
-            "Known: variant, drop_path, dropout.",
+            "Known: config, variant, drop_path, dropout.",
         ),
         (
             {"arch": {"name": "segformer", "variant": "b9"}},
@@ -147,7 +148,27 @@ def test_weights_that_are_a_path_must_be_there(registry: Registry) -> None:
     }
     assert {given: refusal(registry, weights=given) for given in complaints} == complaints
     for given in ("auto", "none", "nvidia/mit-b0"):
-        assert plan(registry, weights=given).settings.config.weights == given
+        assert plan(registry, arch="segformer", weights=given).settings.config.weights == given
+
+
+def test_weights_choose_the_architecture(registry: Registry, tmp_path: Path, shared: Path) -> None:
+    folder = shared / "deeplabv3_mobilenet_v2_voc"
+    made = plan(registry, weights=str(folder))
+    assert made.arch.name == "mobilenet_v2" and made.arch.options.config == folder
+    assert made.settings.where("arch") == f"chosen: that of {folder}"
+    typed = plan(registry, weights=str(folder), arch="mobilenet_v2:output_stride=8")
+    assert typed.arch.options.config is None and typed.arch.options.output_stride == 8
+    assert refusal(registry, arch=f"mobilenet_v2:config={folder},dropout=0.5").endswith(
+        "config gives all sizes; leave dropout out."
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "swin"}')
+    text = refusal(registry, weights=str(tmp_path))
+    assert text.startswith(f"--weights: {tmp_path}: holds a swin network, which is no whole")
+    assert "as --arch upernet:backbone=NAME" in text and "mobilenet_v2, " in text
+    (tmp_path / "config.json").write_text("{}")
+    side = {"architecture": {"name": "segformer", "variant": "tiny"}}
+    (tmp_path / "segacc.json").write_text(json.dumps(side))
+    assert plan(registry, weights=str(tmp_path)).arch.options.variant == "tiny"
 
 
 def test_a_model_folder_holds_a_config(tmp_path: Path) -> None:

@@ -174,12 +174,12 @@ def test_a_picture_that_the_network_cannot_take_is_named_and_the_rest_goes_on(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         "small.png: --protocol whole: the network takes only images of at least 29 pixels a side, "
-        "an image comes as 20x30. Choose a protocol that resizes, as in whole:size=512x512.",
+        "an image comes as 20x30. Choose --protocol whole:pad=1, which pads it.",
         "1 of 2 pictures written to predictions",
     ]
-    done = warm("predict", best, *given, "--protocol", "whole:size=48x64", cwd=tmp_path)
-    assert_succeeded(done)
-    assert map_of(tmp_path / "predictions" / "small.png").shape == (20, 30)
+    for protocol in ("whole:pad=1", "whole:size=48x64", "slide:crop=32"):
+        assert_succeeded(warm("predict", best, *given, "--protocol", protocol, cwd=tmp_path))
+        assert map_of(tmp_path / "predictions" / "small.png").shape == (20, 30)
 
 
 def test_pictures_that_would_be_lost_are_refused(

@@ -12,9 +12,11 @@ import torch
 from data_tools import tiny_segformer
 from hub_tools import cache, hub, result, start_choosing
 from segacc.errors import WeightsError
+from segacc.hub import Source, choose
 from segacc.inference import Segmenter
-from segacc.model import LoadReport, SegmentationModel, check_report
-from segacc.weights import Source, choose, load
+from segacc.model import SegmentationModel
+from segacc.transfer import LoadReport, check_report
+from segacc.weights import load
 
 CLOSED = "http://127.0.0.1:9"  # the port of `discard`, which nobody serves
 SECONDS = 15
@@ -33,7 +35,7 @@ def saved(folder: Path, num_classes: int = 3, **rest: Any) -> tuple[Path, Any]:
 def refusal(model: Any, folder: Path | str) -> str:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(WeightsError) as error:
-        model.load_weights(str(folder), offline=True)
+        model.load_weights(str(folder))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     return str(error.value)
 
@@ -44,29 +46,41 @@ def refusal(model: Any, folder: Path | str) -> str:
 def test_a_folder_of_the_same_classes_is_loaded_whole(tmp_path: Path) -> None:
     folder, trained = saved(tmp_path, seed=1)
     model = tiny_segformer(seed=2)
-    report = model.load_weights(str(folder), offline=True)
-    assert report == LoadReport(str(folder), len(model.state_dict()))
+    report = model.load_weights(str(folder))
+    assert report == LoadReport(str(folder), len(model.state_dict()), num_classes=3)
     assert report.text() == f"weights: {folder}: {report.loaded} tensors loaded"
     for name, tensor in trained.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
-def test_for_other_classes_only_the_classifier_is_new(tmp_path: Path) -> None:
+def test_for_other_classes_rows_of_the_same_name_are_taken_over(tmp_path: Path) -> None:
     folder, trained = saved(tmp_path, 3, seed=1)
-    model = tiny_segformer(5, seed=2)
-    report = load(model, Source(str(folder), "runs/old/best"))
-    new = ("decode_head.classifier.bias", "decode_head.classifier.weight")
-    assert (report.new, report.dropped) == (new, ())
+    model, fresh = tiny_segformer(5, seed=2), tiny_segformer(5, seed=2)
+    names = ("c2", "other", "C1", "c-9", "c3")
+    report = load(model, Source(str(folder), "runs/old/best"), class_names=names)
+    assert (report.new, report.dropped, report.carried) == ((), (), ("c2", "C1"))
     assert report.text() == (
         f"weights: runs/old/best: {report.loaded} tensors loaded; "
-        "new: decode_head.classifier.bias, decode_head.classifier.weight"
+        "head: rows of 2 of 5 classes taken over by name: c2, C1"
     )
-    state = model.network.state_dict()
-    assert state[new[1]].shape[0] == 5 and state[new[1]].std() > 0
-    for name, tensor in trained.network.state_dict().items():
-        assert name in new or torch.equal(state[name], tensor), name
-    assert model.network.config.id2label == {k: f"c{k}" for k in range(5)}
+    state, old = model.network.state_dict(), trained.network.state_dict()
+    for part in ("weight", "bias"):
+        rows, name = state[f"decode_head.classifier.{part}"], f"decode_head.classifier.{part}"
+        assert torch.equal(rows[[0, 2]], old[name][[2, 1]])
+        assert torch.equal(rows[[1, 3, 4]], fresh.network.state_dict()[name][[1, 3, 4]])
+    for name, tensor in old.items():
+        assert "classifier" in name or torch.equal(state[name], tensor), name
     assert model(torch.zeros(1, 3, 32, 32)).main.shape == (1, 5, 8, 8)
+
+
+def test_a_fresh_head_takes_nothing_over(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path, 3, seed=1)
+    model, before = tiny_segformer(3, seed=2), tiny_segformer(3, seed=2).state_dict()
+    report = load(model, Source(str(folder), "old"), fresh_head=True)
+    heads = {name for name in before if model.is_head(name)}
+    assert set(report.new) == heads == set(report.dropped) and report.carried is None
+    for name in heads:
+        assert torch.equal(model.state_dict()[name], before[name]), name
 
 
 @pytest.mark.parametrize("kind", ["SegformerModel", "SegformerForImageClassification"])
@@ -78,11 +92,11 @@ def test_a_bare_encoder_leaves_the_head_new(kind: str, tmp_path: Path) -> None:
     encoder = getattr(transformers, kind)(config)
     encoder.save_pretrained(tmp_path)
     model = tiny_segformer(seed=2)
-    report = model.load_weights(str(tmp_path), offline=True)
+    report = model.load_weights(str(tmp_path))
     own = model.network.state_dict()
-    head = {name for name in own if name.startswith("decode_head.")}
+    head = {f"network.{name}" for name in own if name.startswith("decode_head.")}
     assert set(report.new) == head and report.loaded == len(own) - len(head)
-    classifier = ("classifier.bias", "classifier.weight")
+    classifier = ("network.classifier.bias", "network.classifier.weight")
     dropped = classifier if kind == "SegformerForImageClassification" else ()
     assert report.dropped == dropped
     end = "; not used: classifier.bias, classifier.weight" if dropped else ""
@@ -92,7 +106,7 @@ def test_a_bare_encoder_leaves_the_head_new(kind: str, tmp_path: Path) -> None:
     )
     for name, tensor in encoder.state_dict().items():
         name = name if name.startswith(("segformer.", "classifier.")) else f"segformer.{name}"
-        assert name in dropped or torch.equal(own[name], tensor), name
+        assert f"network.{name}" in dropped or torch.equal(own[name], tensor), name
 
 
 def test_bfloat16_weights_are_loaded_as_float32(tmp_path: Path) -> None:
@@ -100,7 +114,7 @@ def test_bfloat16_weights_are_loaded_as_float32(tmp_path: Path) -> None:
     trained.network.bfloat16().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     model = tiny_segformer(seed=2)
-    model.load_weights(str(tmp_path), offline=True)
+    model.load_weights(str(tmp_path))
     kinds = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
     assert kinds == {torch.float32}
     for name, tensor in trained.state_dict().items():
@@ -110,7 +124,7 @@ def test_bfloat16_weights_are_loaded_as_float32(tmp_path: Path) -> None:
 def test_a_network_of_another_kind_is_refused(shared: Path) -> None:
     folder = shared / "mobilenet_v2_1.0_224"
     assert refusal(tiny_segformer(), folder) == (
-        f"{folder}: holds a mobilenet_v2 network, the architecture asked for is segformer. "
+        f"{folder}: holds a mobilenet_v2 network, the architecture asked for takes segformer. "
         "Give weights of the same kind, or choose the architecture that they belong to."
     )
 
@@ -138,11 +152,9 @@ def test_a_folder_whose_weights_are_missing_or_broken(tmp_path: Path) -> None:
         f"pytorch_model.bin, found in directory {folder}."
     )
     (folder / "config.json").write_text("{")
-    assert refusal(model, folder).startswith(
-        f"{folder}: no transformers folder or Hub id that can be read: "
-    )
+    assert refusal(model, folder).startswith(f"{folder}: config.json cannot be read: ")
     (folder / "config.json").unlink()
-    assert refusal(model, folder).startswith(f"{folder}: no transformers folder or Hub id ")
+    assert refusal(model, folder).startswith(f"{folder}: config.json cannot be read: No such")
 
 
 def test_a_folder_without_a_trained_head_predicts_nothing(shared: Path) -> None:
@@ -150,7 +162,7 @@ def test_a_folder_without_a_trained_head_predicts_nothing(shared: Path) -> None:
     with pytest.raises(WeightsError) as error:
         Segmenter.from_pretrained(folder, "cpu")
     assert str(error.value).startswith(
-        f"{folder}: no trained segmentation network: 20 tensors are not there, as "
+        f"{folder}: no trained mobilenet_v2 network: 20 tensors are not there, as "
         "segmentation_head."
     )
     trained = Segmenter.from_pretrained(shared / "deeplabv3_mobilenet_v2_voc", "cpu")

@@ -2,8 +2,19 @@
 
 BUILT_IN = (
     "segacc.plugins.augmentations",
+    "segacc.plugins.beit",
     "segacc.plugins.datasets",
+    "segacc.plugins.dpt",
+    "segacc.plugins.eomt",
+    "segacc.plugins.linear",
     "segacc.plugins.losses",
+    "segacc.plugins.mask2former",
     "segacc.plugins.metrics",
+    "segacc.plugins.mobilenet_v2",
+    "segacc.plugins.mobilevit",
+    "segacc.plugins.mobilevitv2",
+    "segacc.plugins.oneformer",
     "segacc.plugins.segformer",
+    "segacc.plugins.torchvision_networks",
+    "segacc.plugins.upernet",
 )

@@ -32,6 +32,11 @@ class RandomScaleCropOptions:
             raise ValueError(f"scale_min {self.scale_min} is above scale_max {self.scale_max}")
 
 
+def padding_color(num_channels: int) -> list[int]:
+    """Return ImageNet's mean colour; channels that are not of RGB take its grey."""
+    return [124, 116, 104] if num_channels == 3 else [116] * num_channels
+
+
 class RandomScaleCrop:
     """Scale by a random factor, then take a random crop of `crop_size`; outside is ignored.
 
@@ -66,7 +71,7 @@ class RandomScaleCrop:
         plain = F.resize(plain, [tall, wide], interpolation=InterpolationMode.NEAREST_EXACT)
         label = tv_tensors.Mask(plain[0])
         missing = [0, 0, self.crop[1] - wide, self.crop[0] - tall]
-        return F.pad(image, missing, fill=[124, 116, 104][: image.shape[0]]), F.pad(
+        return F.pad(image, missing, fill=padding_color(image.shape[0])), F.pad(
             label, missing, fill=self.ignore
         )
 
@@ -121,12 +126,22 @@ def build_flip(options: FlipOptions, facts: Facts) -> Callable[..., Any]:
 
 
 def build_color_jitter(options: ColorJitterOptions, facts: Facts) -> Callable[..., Any]:
-    """Build torchvision's ColorJitter, which leaves the label alone."""
+    """Build torchvision's ColorJitter, which leaves the label and a fourth channel alone."""
     from torchvision.transforms import v2
 
     o = options
     change: Callable[..., Any] = v2.ColorJitter(o.brightness, o.contrast, o.saturation, o.hue)
-    return change
+    if facts.num_channels <= 3:
+        return change
+
+    def on_colors(image: "Tensor", label: "Tensor") -> Pair:
+        import torch
+        from torchvision import tv_tensors
+
+        colors, _ = change(tv_tensors.Image(image[:3]), label)
+        return tv_tensors.Image(torch.cat([colors, image[3:]])), label
+
+    return on_colors
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
-from segacc.hookspecs import Architecture, Facts, hookimpl
+from segacc.hookspecs import Architecture, Facts, TransformersOptions, hookimpl
 
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel
@@ -23,7 +23,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegformerOptions:
+class SegformerOptions(TransformersOptions):
     """Options of SegFormer."""
 
     variant: Literal["b0", "b1", "b2", "b3", "b4", "b5", "tiny"] = "b0"
@@ -43,28 +43,30 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
     )
 
     from segacc.model import SizeRule
-    from segacc.transformers_model import TransformersModel
+    from segacc.transformers_model import TransformersModel, make_config
 
     depths, hidden_sizes, decoder = SIZES[options.variant]
     heads = (1, 1, 2, 2) if options.variant == "tiny" else (1, 2, 5, 8)
-    config = SegformerConfig(
-        num_channels=facts.num_channels,
+    config = make_config(
+        SegformerConfig,
+        options,
+        facts,
         depths=list(depths),
         hidden_sizes=list(hidden_sizes),
         num_attention_heads=list(heads),
         decoder_hidden_size=decoder,
         drop_path_rate=options.drop_path,
         classifier_dropout_prob=options.dropout,
-        semantic_loss_ignore_index=facts.ignore_index,
-        id2label=dict(enumerate(facts.class_names)),
-        label2id={name: k for k, name in enumerate(facts.class_names)},
     )
     network: Any = SegformerForSemanticSegmentation(config)
     model = TransformersModel(
-        network, SegformerImageProcessor(do_resize=False, do_reduce_labels=False)
+        network,
+        SegformerImageProcessor(do_resize=False, do_reduce_labels=False),
+        encoder="segformer",
+        classifiers=["decode_head.classifier"],
+        size_rule=SizeRule(minimum=29),  # below, the first attention's stride of 8 x 4 is wider
     )
     model._no_split_modules = ("SegformerLayer",)
-    model.size_rule = SizeRule(minimum=29)  # below, the first attention's stride of 8 x 4 is wider
     return model
 
 
@@ -89,5 +91,7 @@ def segacc_architectures() -> list[Architecture]:
             build=build,
             default_weights=default_weights,
             tiny=tiny,
+            model_types=("segformer",),
+            weights_license="NVIDIA Source Code License for SegFormer (non-commercial)",
         )
     ]

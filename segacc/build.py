@@ -1,0 +1,141 @@
+"""From a plan to a network that is ready to be wrapped: built, loaded, probed, frozen."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from segacc import weights
+from segacc.defaults import DEFAULT_CROP, check_batch, check_crop
+from segacc.errors import OptionError
+from segacc.hookspecs import DataSplits, Facts, LossTerm
+from segacc.model import SegmentationModel
+from segacc.plan import Plan
+from segacc.probe import freeze, probe
+from segacc.transfer import LoadReport
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network, and what is to be told of it."""
+
+    network: SegmentationModel
+    facts: Facts
+    """With the crop that the network takes."""
+    report: LoadReport
+    notes: tuple[str, ...]
+
+
+def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> Built:
+    """Build the network, load its weights, and find in a dry pass what it needs.
+
+    Raises:
+        SegaccError: weights, crop or batch do not fit it, or a package is missing.
+    """
+    config = plan.settings.config
+    network, facts = construct(plan, splits)
+    default = plan.arch.record.default_weights(plan.arch.options)
+    source = weights.agree("none" if plan.resume else config.weights, default, accelerator)
+    fresh = config.head == "fresh"
+    report = weights.load(network, source, class_names=facts.class_names, fresh_head=fresh)
+    if plan.resume:
+        report = LoadReport(f"those of {plan.resume.name}")
+    if config.freeze_batchnorm:
+        network.freeze_batchnorm()
+    findings = probe(network, facts.crop_size, facts.num_channels)
+    freeze(network, findings.unused)
+    network.min_batch_size = max(network.min_batch_size, findings.min_batch_size)
+    if config.gradient_checkpointing and not network.enable_gradient_checkpointing():
+        raise OptionError(f"--gradient-checkpointing: {plan.arch.name} offers none; leave it out.")
+    notes = [*findings.lines(), source.warning, lost(network, report, plan)]
+    network = synchronize(network, plan, accelerator)
+    check_batch(network, plan.settings, accelerator.num_processes)
+    return Built(network, facts, report, tuple(filter(None, notes)))
+
+
+def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]:
+    """Build the network with random weights for a crop that it takes.
+
+    A crop that was not typed is made to fit; one that was typed is refused when it does not.
+    """
+    config, labels = plan.settings.config, splits.labels
+    facts = Facts(
+        num_classes=len(labels.names),
+        class_names=labels.names,
+        crop_size=config.crop_size or splits.crop_size or DEFAULT_CROP,
+        num_channels=config.num_channels,
+        seed=config.seed,
+    )
+    network = build(plan, facts)
+    fitting = network.size_rule.fit(facts.crop_size)
+    if config.crop_size is None and fitting != facts.crop_size:
+        facts = replace(facts, crop_size=fitting)
+        network = build(plan, facts)
+    check_crop(network, plan.settings, facts.crop_size)
+    return network, facts
+
+
+def build(plan: Plan, facts: Facts) -> SegmentationModel:
+    """Build a network from its record.
+
+    Raises:
+        OptionError: a package is missing.
+    """
+    arch = plan.arch
+    try:
+        network: SegmentationModel = arch.record.build(arch.options, facts)
+    except ModuleNotFoundError as error:
+        where = plan.settings.where("arch")
+        raise OptionError(
+            f"{where}: {arch.name} needs the package {error.name}: install it."
+        ) from None
+    network.num_channels = facts.num_channels
+    return network
+
+
+def lost(network: SegmentationModel, report: LoadReport, plan: Plan) -> str:
+    """Warn of an encoder that is random and frozen: it would stay so."""
+    encoder = [one for name, one in network.named_parameters() if not network.is_head(name)]
+    if report.loaded or plan.resume or not encoder or any(one.requires_grad for one in encoder):
+        return ""
+    return (
+        f"THE ENCODER IS RANDOM AND FROZEN, so nothing good can come of this run: give {plan.arch.name} "
+        "weights (--weights FOLDER), or let it train, where the architecture has an option for it."
+    )
+
+
+def synchronize(
+    network: SegmentationModel, plan: Plan, accelerator: Accelerator
+) -> SegmentationModel:
+    """Let batch norm see the batches of all processes, where that was asked for.
+
+    Raises:
+        OptionError: torch has it on accelerators only.
+    """
+    if not plan.settings.config.sync_batchnorm or accelerator.num_processes == 1:
+        return network
+    if accelerator.device.type == "cpu":
+        raise OptionError(
+            "--sync-batchnorm: torch synchronizes batch norm on GPUs only. On CPU processes use "
+            "--freeze-batchnorm, or leave it out."
+        )
+    network.min_batch_size = 1
+    convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+    synchronized: SegmentationModel = convert(network)
+    return synchronized
+
+
+def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:
+    """Build the losses that were asked for, or take those that the network brings.
+
+    Raises:
+        OptionError: both are there.
+    """
+    own = network.losses(facts)
+    if own and "loss" in plan.settings.origins:
+        raise OptionError(
+            f"{plan.settings.where('loss')}: {plan.arch.name} brings its own loss "
+            f"({', '.join(own)}); leave this out."
+        )
+    return own or {one.name: one.record.build(one.options, facts) for one in plan.loss}

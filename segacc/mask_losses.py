@@ -1,0 +1,298 @@
+"""The loss of mask classification: a set of masks matched to the classes in the label.
+
+Sums and counts are such that a batch may be cut anyhow (see `segacc.hookspecs.LossTerm`): what a
+sum is divided by depends on labels only. transformers divides by the numbers of each micro-batch,
+and takes ignored pixels for background; else the losses are its own.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from segacc.labels import IGNORE
+
+CERTAIN = 1e4
+"""A logit so sure that sampling by uncertainty leaves its pixel out where it can."""
+
+
+class Prediction(NamedTuple):
+    """What one decoder layer says of N images with Q queries."""
+
+    classes: Tensor
+    """(N, Q, K + 1) float logits; the last is "no object"."""
+    masks: Tensor
+    """(N, Q, h, w) float logits."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the label of one image holds."""
+
+    classes: Tensor
+    """(T,) int64, the classes that occur, ascending."""
+    masks: Tensor
+    """(T, H, W) float32, 1 where the class is."""
+    ignored: Tensor
+    """(H, W) float32, 1 where no class is."""
+
+
+class Matched(NamedTuple):
+    """Pairs of a query and a class of the label, M over all images in turn; on the CPU."""
+
+    image: Tensor
+    """(M,) int64."""
+    query: Tensor
+    """(M,) int64."""
+    target: Tensor
+    """(M,) int64, place among the image's classes."""
+
+
+def present_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Tell which classes occur in labels (N, H, W) int64: (N, K) bool."""
+    found = torch.zeros(len(labels), IGNORE + 1, dtype=torch.bool, device=labels.device)
+    return found.scatter_(1, labels.flatten(1), True)[:, :num_classes]
+
+
+def image_targets(label: Tensor, num_classes: int) -> Targets:
+    """Split a label (H, W) int64 into the masks of its classes."""
+    classes = present_classes(label[None], num_classes)[0].nonzero()[:, 0]
+    masks = (label == classes[:, None, None]).float()
+    return Targets(classes, masks, (label == IGNORE).float())
+
+
+class SetLoss:
+    """Class, mask and dice loss of a network of transformers, summed over decoder layers.
+
+    Subclasses say at which pixels masks are compared, and how.
+
+    Args:
+        network: of transformers; its `weight_dict` and `criterion` have the weights.
+        num_queries: Q.
+    """
+
+    def __init__(self, network: Any, *, num_queries: int) -> None:
+        """Read the weights; see the class."""
+        self.criterion, self.matcher = network.criterion, network.criterion.matcher
+        self.num_classes, self.num_queries = int(network.config.num_labels), num_queries
+        self.no_object = float(network.criterion.eos_coef)
+        self.weights = {
+            "class": float(network.weight_dict["loss_cross_entropy"]),
+            "mask": float(network.weight_dict["loss_mask"]),
+            "dice": float(network.weight_dict["loss_dice"]),
+        }
+        self._seen: Callable[[], Tensor | None] = lambda: None
+        self._sums: dict[str, Tensor] = {}
+
+    def count(self, name: str, labels: Tensor) -> Tensor:
+        """Weigh labels (N, H, W): class weights of all queries, or the number of masks.
+
+        An image without any label weighs nothing.
+        """
+        masks = present_classes(labels, self.num_classes).sum(1).float()  # (N,)
+        if name != "class":
+            return masks.sum()
+        matched = masks.clamp(max=self.num_queries)
+        weights = matched + (self.num_queries - matched) * self.no_object
+        return (weights * (masks > 0)).sum()
+
+    def sums(self, predictions: Sequence[Prediction], labels: Tensor) -> dict[str, Tensor]:
+        """Sum the losses by name, weighted: float32 scalars.
+
+        They are computed once for a forward pass, and kept while its predictions live: matching
+        and points are drawn once for all three.
+        """
+        if self._seen() is not predictions[0].classes:
+            with torch.autocast(labels.device.type, enabled=False):
+                self._sums = self._compute(predictions, labels)
+            self._seen = weakref.ref(predictions[0].classes)
+        return self._sums
+
+    def _compute(self, predictions: Sequence[Prediction], labels: Tensor) -> dict[str, Tensor]:
+        targets = [image_targets(label, self.num_classes) for label in labels]
+        totals = {name: torch.zeros((), device=labels.device) for name in self.weights}
+        for classes, masks in predictions:
+            layer = Prediction(classes.float(), masks.float())
+            pairs = self.match(layer, targets)
+            mask, dice = self._masks(layer, targets, pairs)
+            found = {"class": self._classes(layer, targets, pairs), "mask": mask, "dice": dice}
+            for name, weight in self.weights.items():
+                totals[name] = totals[name] + weight * found[name]
+        return totals
+
+    @torch.no_grad()
+    def match(self, layer: Prediction, targets: Sequence[Targets]) -> Matched:
+        """Pair queries with classes so that the cost is least, image by image."""
+        pairs = [torch.zeros(3, 0, dtype=torch.int64)]
+        for place, one in enumerate(targets):
+            if len(one.classes):
+                cost = self._cost(layer.classes[place], layer.masks[place], one)
+                rows, columns = map(torch.from_numpy, linear_sum_assignment(cost.cpu().numpy()))
+                pairs.append(torch.stack([torch.full_like(rows, place), rows, columns]))
+        return Matched(*torch.cat(pairs, dim=1))
+
+    def _cost(self, classes: Tensor, masks: Tensor, one: Targets) -> Tensor:
+        """Return what each pair of query and class costs: (Q, T)."""
+        from transformers.models.mask2former.modeling_mask2former import pair_wise_dice_loss
+
+        logits, wanted = self.matching_pixels(masks, one)
+        cost = (
+            self.matcher.cost_mask * self.pair_wise(logits, wanted)
+            + self.matcher.cost_class * -classes.softmax(-1)[:, one.classes]
+            + self.matcher.cost_dice * pair_wise_dice_loss(logits, wanted)
+        )
+        most = torch.finfo(cost.dtype).max
+        return torch.nan_to_num(cost, nan=most, posinf=most, neginf=most)
+
+    def _classes(self, layer: Prediction, targets: Sequence[Targets], pairs: Matched) -> Tensor:
+        """Sum the weighted cross-entropy of all queries of images that have a label."""
+        device = layer.classes.device
+        weight = torch.ones(self.num_classes + 1, device=device)
+        weight[-1] = self.no_object
+        wanted = torch.full(layer.classes.shape[:2], self.num_classes, device=device)  # (N, Q)
+        classes = [one.classes[pairs.target[pairs.image == k]] for k, one in enumerate(targets)]
+        wanted[pairs.image, pairs.query] = torch.cat(classes)
+        loss = F.cross_entropy(layer.classes.mT, wanted, weight=weight, reduction="none")
+        labelled = torch.tensor([len(one.classes) > 0 for one in targets], device=device)
+        return (loss * labelled[:, None]).sum()
+
+    def _masks(
+        self, layer: Prediction, targets: Sequence[Targets], pairs: Matched
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the pixel loss, a mean over each mask's valid pixels, and the dice loss."""
+        masks = layer.masks[pairs.image, pairs.query]  # (M, h, w)
+        if not len(masks):
+            return masks.sum(), masks.sum()
+        wanted = [one.masks[pairs.target[pairs.image == k]] for k, one in enumerate(targets)]
+        ignored = torch.stack([one.ignored for one in targets])[pairs.image]
+        logits, wanted_pixels, valid = self.loss_pixels(masks, torch.cat(wanted), ignored)
+        pixels = (self.pixel_loss(logits, wanted_pixels) * valid).sum(1)
+        mask = (pixels / valid.sum(1).clamp(min=1)).sum()
+        inside, area = logits.sigmoid() * valid, wanted_pixels * valid
+        overlap, both = (inside * area).sum(1), inside.sum(1) + area.sum(1)
+        return mask, (1 - (2 * overlap + 1) / (both + 1)).sum()
+
+    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
+        """Choose P valid pixels of one image: logits (Q, P) and targets (T, P)."""
+        raise NotImplementedError
+
+    def loss_pixels(
+        self, masks: Tensor, wanted: Tensor, ignored: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose P pixels for each mask: logits, targets and validity, (M, P) each.
+
+        Args:
+            masks: (M, h, w) logits.
+            wanted: (M, H, W), 1 inside.
+            ignored: (M, H, W), 1 where pixels count for nothing.
+        """
+        raise NotImplementedError
+
+    def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Compare logits (Q, P) with targets (T, P): means over pixels, (Q, T)."""
+        raise NotImplementedError
+
+    def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Compare logits (M, P) with targets (M, P): (M, P)."""
+        raise NotImplementedError
+
+
+class PointLoss(SetLoss):
+    """Cross-entropy and dice at sampled points (Cheng et al., Mask2Former, CVPR 2022, section 3.3).
+
+    A point into which an ignored pixel enters by interpolation has no weight.
+    """
+
+    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
+        """Draw points that all masks of the image share."""
+        points = torch.rand(1, self.matcher.num_points, 2, device=masks.device)
+        both = sample(torch.cat([one.masks, one.ignored[None]])[None], points)[0]  # (T + 1, P)
+        valid = both[-1] == 0
+        return sample(masks[None], points)[0][:, valid], both[:-1, valid]
+
+    def loss_pixels(
+        self, masks: Tensor, wanted: Tensor, ignored: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw points for each mask, most of them where it is uncertain, few where ignored."""
+        criterion = self.criterion
+        with torch.no_grad():
+            blank = F.interpolate(ignored[:, None], size=masks.shape[-2:], mode="area") > 0.999
+            points = criterion.sample_points_using_uncertainty(
+                masks[:, None].masked_fill(blank, CERTAIN),
+                criterion.calculate_uncertainty,
+                criterion.num_points,
+                criterion.oversample_ratio,
+                criterion.importance_sample_ratio,
+            )
+            at_points = sample(torch.stack([wanted, ignored], dim=1), points)  # (M, 2, P)
+        return sample(masks[:, None], points)[:, 0], at_points[:, 0], at_points[:, 1] == 0
+
+    def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Compare by cross-entropy."""
+        from transformers.models.mask2former import modeling_mask2former as mask2former
+
+        return mask2former.pair_wise_sigmoid_cross_entropy_loss(logits, wanted)  # type: ignore[no-any-return]
+
+    def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Compare by cross-entropy."""
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+class DenseLoss(SetLoss):
+    """Focal and dice loss at all pixels (Cheng et al., MaskFormer, NeurIPS 2021, section 3.3)."""
+
+    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
+        """Take all pixels at the resolution of the masks, targets by the nearest."""
+        both = torch.cat([one.masks, one.ignored[None]])[None]
+        both = F.interpolate(both, size=masks.shape[-2:], mode="nearest")[0].flatten(1)
+        valid = both[-1] == 0
+        return masks.flatten(1)[:, valid], both[:-1, valid]
+
+    def loss_pixels(
+        self, masks: Tensor, wanted: Tensor, ignored: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take all pixels at the resolution of the label."""
+        size = (wanted.shape[-2], wanted.shape[-1])
+        full = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
+        return full.flatten(1), wanted.flatten(1), ignored.flatten(1) == 0
+
+    def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Compare by focal loss."""
+        from transformers.models.maskformer.modeling_maskformer import pair_wise_sigmoid_focal_loss
+
+        return pair_wise_sigmoid_focal_loss(logits, wanted)  # type: ignore[no-any-return]
+
+    def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Compare by focal loss: alpha 0.25, gamma 2."""
+        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        inside = logits.sigmoid()
+        wrong = inside + wanted - 2 * inside * wanted  # 1 - p_t
+        return (0.75 - 0.5 * wanted) * wrong**2 * loss
+
+
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Read maps (M, C, H, W) at points (M, P, 2) in 0..1, bilinearly: (M, C, P)."""
+    from transformers.models.mask2former.modeling_mask2former import sample_point
+
+    return sample_point(maps, points, align_corners=False)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One of the losses of a SetLoss, as the loop uses it."""
+
+    losses: SetLoss
+    name: str
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Weigh labels (N, H, W) int64."""
+        return self.losses.count(self.name, labels)
+
+    def sum(self, predictions: Sequence[Prediction], labels: Tensor) -> Tensor:
+        """Sum over decoder layers and images."""
+        return self.losses.sums(predictions, labels)[self.name]

@@ -1,0 +1,88 @@
+"""Configs of the networks that transformers does not have."""
+
+from typing import Any, ClassVar
+
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.models.auto.configuration_auto import AutoConfig
+
+TINY = "tiny"
+"""A narrow MobileNetV3, for tests."""
+
+
+class LinearSegConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Config of `LinearForSemanticSegmentation`: a backbone of transformers, and a linear head.
+
+    Attributes:
+        backbone_config: of any backbone of transformers; its `out_features` feed the head.
+        freeze_backbone: the backbone keeps its weights and stays in evaluation.
+        initializer_range: standard deviation of the head's weights at the start.
+        semantic_loss_ignore_index: label that counts for nothing in the loss of `labels=`.
+    """
+
+    model_type = "segacc_linear"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2")
+    }
+
+    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    freeze_backbone: bool = True
+    initializer_range: float = 0.01
+    semantic_loss_ignore_index: int = 255
+
+
+class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
+    """What the configs of torchvision's segmentation networks share.
+
+    Attributes:
+        backbone: `mobilenet_v3_large`, `resnet50`, `resnet101`, or `tiny`, for tests.
+        num_channels: of the images.
+        semantic_loss_ignore_index: label that counts for nothing in the loss of `labels=`.
+    """
+
+    backbone: str = "mobilenet_v3_large"
+    num_channels: int = 3
+    semantic_loss_ignore_index: int = 255
+
+
+class AuxiliarySegConfig(TorchvisionSegConfig):
+    """What those with an auxiliary head share.
+
+    Attributes:
+        auxiliary_loss_weight: of the auxiliary head; 0 leaves the head out.
+    """
+
+    auxiliary_loss_weight: float = 0.4
+
+
+class DeepLabV3SegConfig(AuxiliarySegConfig):
+    """Config of `DeepLabV3ForSemanticSegmentation`."""
+
+    model_type = "segacc_deeplabv3"
+
+
+class FCNSegConfig(AuxiliarySegConfig):
+    """Config of `FCNForSemanticSegmentation`."""
+
+    model_type = "segacc_fcn"
+    backbone: str = "resnet50"
+
+
+class LRASPPSegConfig(TorchvisionSegConfig):
+    """Config of `LRASPPForSemanticSegmentation`."""
+
+    model_type = "segacc_lraspp"
+
+
+CONFIGS: tuple[type[PreTrainedConfig], ...] = (
+    LinearSegConfig,
+    DeepLabV3SegConfig,
+    FCNSegConfig,
+    LRASPPSegConfig,
+)
+
+TORCHVISION_CONFIGS = {
+    "deeplabv3": (DeepLabV3SegConfig, "DeepLabV3ForSemanticSegmentation"),
+    "fcn": (FCNSegConfig, "FCNForSemanticSegmentation"),
+    "lraspp": (LRASPPSegConfig, "LRASPPForSemanticSegmentation"),
+}
+"""By the name that torchvision's networks start with: config, and name of the network's class."""

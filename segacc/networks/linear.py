@@ -1,0 +1,87 @@
+"""A linear head on the features of a backbone, mostly frozen: what the features alone can do."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.backbone_utils import load_backbone
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from segacc.networks.configs import LinearSegConfig
+
+
+class LinearHead(nn.Module):
+    """Batch norm and a 1x1 convolution on one or several feature maps (DINOv2's `BNHead`).
+
+    Args:
+        channels: of each map; more than one map are concatenated.
+        num_classes: K.
+    """
+
+    def __init__(self, channels: list[int], num_classes: int) -> None:
+        """Build; see the class."""
+        super().__init__()
+        self.norm = nn.BatchNorm2d(sum(channels))
+        self.classifier = nn.Conv2d(sum(channels), num_classes, 1)
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Map features (N, C, h, w), resized to the first one's size, to logits (N, K, h, w)."""
+        size = maps[0].shape[-2:]
+        resized = [
+            one if one.shape[-2:] == size else F.interpolate(one, size=size, mode="bilinear")
+            for one in maps
+        ]
+        logits: Tensor = self.classifier(self.norm(torch.cat(resized, dim=1)))
+        return logits
+
+
+class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
+    """A backbone of transformers, frozen unless the config says otherwise, and a linear head.
+
+    A frozen backbone has no gradients and stays in evaluation, without dropout and drop path: only
+    the head costs memory and a backward pass. After Oquab et al., DINOv2 (TMLR 2024), section 7.4.
+    """
+
+    config_class = LinearSegConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: LinearSegConfig) -> None:
+        """Build with random weights."""
+        super().__init__(config)
+        self.backbone = load_backbone(config)
+        self.head = LinearHead(list(self.backbone.channels), config.num_labels)
+        self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "LinearForSemanticSegmentation":
+        """Switch to training or evaluation; a frozen backbone stays in evaluation, and frozen.
+
+        `from_pretrained` makes every parameter ask for gradients, and calls this at its end.
+        """
+        super().train(mode)
+        if self.config.freeze_backbone:
+            self.backbone.eval().requires_grad_(False)
+        return self
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
+    ) -> SemanticSegmenterOutput:
+        """Map images (N, C, H, W) to logits (N, K, h, w) at the resolution of the patches."""
+        learning = torch.is_grad_enabled() and not self.config.freeze_backbone
+        with torch.set_grad_enabled(learning):
+            maps = self.backbone(pixel_values).feature_maps
+        return segmenter_output(self, self.head(maps), labels)
+
+
+def segmenter_output(
+    network: Any, logits: Tensor, labels: Tensor | None, **auxiliary: Any
+) -> SemanticSegmenterOutput:
+    """Return logits (N, K, h, w), and transformers' loss where there are labels (N, H, W) int64."""
+    loss = None
+    if labels is not None:
+        ignored = network.config.semantic_loss_ignore_index
+        loss = network.loss_function(logits, labels, ignore_index=ignored, **auxiliary)
+    return SemanticSegmenterOutput(loss=loss, logits=logits)

@@ -1,0 +1,169 @@
+"""torchvision's segmentation networks as PreTrainedModels, under torchvision's own tensor names."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large, resnet50, resnet101
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+from torchvision.models.segmentation.lraspp import LRASPPHead
+from transformers import initialization
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from segacc.networks.configs import (
+    TINY,
+    AuxiliarySegConfig,
+    DeepLabV3SegConfig,
+    FCNSegConfig,
+    LRASPPSegConfig,
+    TorchvisionSegConfig,
+)
+from segacc.networks.linear import segmenter_output
+
+Encoder = tuple[nn.Module, int, int]
+"""A module that maps images to {"out", "aux"}, and the channels of the two."""
+
+
+def build_encoder(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
+    """Build a backbone that gives `out`, and `aux`, an earlier map, where it is asked for."""
+    if config.backbone.startswith("resnet"):
+        return _resnet(config, auxiliary=auxiliary)
+    return _mobilenet(config, auxiliary=auxiliary)
+
+
+def _resnet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
+    """Build a ResNet whose last two stages dilate: both maps at an eighth of the image's size."""
+    build = {"resnet50": resnet50, "resnet101": resnet101}[config.backbone]
+    network = build(weights=None, replace_stride_with_dilation=[False, True, True])
+    network.conv1 = fit_input(network.conv1, config.num_channels)
+    taken = {"layer4": "out", **({"layer3": "aux"} if auxiliary else {})}
+    return IntermediateLayerGetter(network, return_layers=taken), 2048, 1024
+
+
+def _mobilenet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
+    """Build a MobileNetV3 that dilates: `out` at a sixteenth, `aux` (its C2) at an eighth."""
+    width = 0.125 if config.backbone == TINY else 1.0
+    blocks = mobilenet_v3_large(weights=None, dilated=True, width_mult=width).features
+    blocks[0][0] = fit_input(blocks[0][0], config.num_channels)
+    strided = [place for place, one in enumerate(blocks) if getattr(one, "_is_cn", False)]
+    last, early = len(blocks) - 1, strided[1]
+    taken = {str(last): "out", **({str(early): "aux"} if auxiliary else {})}
+    channels = blocks[last].out_channels, blocks[early].out_channels
+    return IntermediateLayerGetter(blocks, return_layers=taken), *channels
+
+
+def fit_input(layer: nn.Conv2d, num_channels: int) -> nn.Conv2d:
+    """Build a first convolution anew for images of other channels."""
+    if layer.in_channels == num_channels:
+        return layer
+    return nn.Conv2d(
+        num_channels,
+        layer.out_channels,
+        layer.kernel_size,  # type: ignore[arg-type]
+        stride=layer.stride,  # type: ignore[arg-type]
+        padding=layer.padding,  # type: ignore[arg-type]
+        bias=layer.bias is not None,
+    )
+
+
+class TorchvisionForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
+    """What torchvision's networks share. Logits stay at the resolution of the features.
+
+    torchvision resizes them to the image's size in `forward`; segacc and transformers' image
+    processors do that where they are used.
+    """
+
+    config_class = TorchvisionSegConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Start the backbone as torchvision does, and heads as torch does.
+
+        transformers calls this on what weights do not hold, too.
+        """
+        if not isinstance(module, nn.Conv2d):
+            super()._init_weights(module)
+        elif any(module is one for one in self.backbone.modules()):
+            initialization.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                initialization.zeros_(module.bias)
+        else:
+            module.reset_parameters()
+
+
+class _WithHeads(TorchvisionForSemanticSegmentation):
+    """A network with a head on `out`, and in training another one on `aux`."""
+
+    head: Any
+
+    def __init__(self, config: AuxiliarySegConfig) -> None:
+        """Build with random weights."""
+        super().__init__(config)
+        auxiliary = config.auxiliary_loss_weight > 0
+        self.backbone, channels, early = build_encoder(config, auxiliary=auxiliary)
+        self.classifier = self.head(channels, config.num_labels)
+        self.aux_classifier = FCNHead(early, config.num_labels) if auxiliary else None
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
+    ) -> SemanticSegmenterOutput:
+        """Map images (N, C, H, W) to logits (N, K, h, w) at the backbone's resolution."""
+        features = self.backbone(pixel_values)
+        logits, auxiliary = self.classifier(features["out"]), None
+        if self.aux_classifier is not None and (self.training or labels is not None):
+            auxiliary = self.aux_classifier(features["aux"])
+        return segmenter_output(
+            self,
+            logits,
+            labels,
+            auxiliary_logits=auxiliary,
+            auxiliary_loss_weight=self.config.auxiliary_loss_weight,
+        )
+
+
+class DeepLabV3ForSemanticSegmentation(_WithHeads):
+    """DeepLabV3 (Chen et al. 2017): atrous spatial pyramid pooling."""
+
+    config_class = DeepLabV3SegConfig
+    head = DeepLabHead
+
+
+class FCNForSemanticSegmentation(_WithHeads):
+    """FCN (Long et al., CVPR 2015), as torchvision has it: one 3x3 convolution, one class layer."""
+
+    config_class = FCNSegConfig
+    head = FCNHead
+
+
+class LRASPPForSemanticSegmentation(TorchvisionForSemanticSegmentation):
+    """Lite R-ASPP (Howard et al., ICCV 2019): a gate from the whole image, logits at an eighth."""
+
+    config_class = LRASPPSegConfig
+
+    def __init__(self, config: LRASPPSegConfig) -> None:
+        """Build with random weights."""
+        super().__init__(config)
+        self.backbone, high, low = build_encoder(config, auxiliary=True)
+        self.classifier = LRASPPHead(low, high, config.num_labels, 128)
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
+    ) -> SemanticSegmenterOutput:
+        """Map images (N, C, H, W) to logits (N, K, h, w) at an eighth of their size."""
+        features = self.backbone(pixel_values)
+        logits = self.classifier({"low": features["aux"], "high": features["out"]})
+        return segmenter_output(self, logits, labels)
+
+
+NETWORKS: tuple[type[PreTrainedModel], ...] = (
+    DeepLabV3ForSemanticSegmentation,
+    FCNForSemanticSegmentation,
+    LRASPPForSemanticSegmentation,
+)

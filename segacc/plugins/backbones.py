@@ -1,0 +1,183 @@
+"""Backbones by name and size, for heads that are built on feature maps: `upernet` and `linear`.
+
+Importing this module is cheap: transformers and timm are imported inside the functions.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from segacc.errors import WeightsError
+from segacc.options import did_you_mean
+from segacc.plugins import timm_backbones
+from segacc.plugins.backbone_records import Backbone
+from segacc.plugins.backbone_table import BACKBONES, UNUSABLE
+
+if TYPE_CHECKING:
+    from segacc.model import SizeRule
+
+__all__ = [
+    "BACKBONES",
+    "TEST",
+    "TIMM",
+    "Backbone",
+    "backbone_config",
+    "check_backbone",
+    "default_size",
+    "encoder_id",
+    "image_processor",
+    "set_channels",
+    "size_rule",
+    "unit_of",
+]
+
+TIMM = "timm/"
+"""What the names of timm's networks start with."""
+TEST = "test"
+"""The size that every backbone has for tests: `Backbone.tiny`."""
+
+
+def check_backbone(name: str, size: str) -> None:
+    """Refuse a name or size that is not there. An empty size is the default one.
+
+    Raises:
+        ValueError: so; the text is for the user.
+    """
+    if name.startswith(TIMM) and name != TIMM:
+        if size:
+            raise ValueError(f"{name} is of one size; leave size out")
+        return
+    if name in UNUSABLE:
+        raise ValueError(f"the backbone {name} cannot be used: {UNUSABLE[name]}")
+    if name not in BACKBONES:
+        known = f"Known: {', '.join(BACKBONES)}, and timm/NAME for a network of timm"
+        raise ValueError(f'unknown backbone "{name}". {did_you_mean(name, BACKBONES)}{known}')
+    sizes = (*BACKBONES[name].sizes, TEST)
+    if size and size not in sizes:
+        known = f"Known: {', '.join(sizes)}"
+        raise ValueError(f'{name} has no size "{size}". {did_you_mean(size, sizes)}{known}')
+
+
+def default_size(name: str) -> str:
+    """Return the size that an empty one stands for; empty for a network of timm."""
+    return "" if name.startswith(TIMM) else next(iter(BACKBONES[name].sizes))
+
+
+def backbone_config(
+    name: str,
+    size: str = "",
+    *,
+    num_channels: int = 3,
+    image_size: tuple[int, int] | None = None,
+    maps: int = 4,
+    drop_path: float | None = None,
+) -> Any:
+    """Build the config of a backbone.
+
+    Args:
+        name: a key of BACKBONES, or `timm/<name>`.
+        size: one of its sizes, `test`, or empty for the default.
+        num_channels: of the images.
+        image_size: (height, width) of the crops; a backbone of fixed size is built for the largest
+            square in it that fits.
+        maps: 4 for a pyramid, from fine to coarse (of a plain ViT: from early to late, all of one
+            size); 1 for the last map alone.
+        drop_path: probability that a residual branch is skipped, rising with depth; None leaves
+            the published one.
+
+    Raises:
+        ValueError: `drop_path` is given and the backbone has none.
+        ModuleNotFoundError: `timm` is needed and not there.
+    """
+    if name.startswith(TIMM):
+        if drop_path is not None:
+            raise ValueError(f"{name} takes no drop_path")
+        return timm_backbones.config(name.removeprefix(TIMM), num_channels, maps)
+    backbone = BACKBONES[name]
+    values: dict[str, Any] = {**backbone.common, "num_channels": num_channels}
+    values |= backbone.tiny if size == TEST else backbone.sizes[size or default_size(name)]
+    if drop_path is not None:
+        if not backbone.drop_path:
+            raise ValueError(f"{name} has no drop_path")
+        values[backbone.drop_path] = drop_path
+    if backbone.fixed and image_size is not None:
+        side = max(min(image_size) // backbone.multiple, 1) * backbone.multiple
+        values["image_size"] = [side, side]
+    config_class = getattr(importlib.import_module("transformers"), backbone.config)
+    stages = [name for name in config_class(**values).stage_names if name != "stem"]
+    more = backbone.pyramid if maps > 1 else {}
+    config = config_class(**values, **more, out_features=spread(stages, maps))
+    set_channels(config, num_channels)
+    return config
+
+
+def spread(stages: list[str], maps: int) -> list[str]:
+    """Choose that many stages, evenly, the last one among them; stages come without the stem."""
+    return [stages[(k + 1) * len(stages) // maps - 1] for k in range(maps)]
+
+
+def set_channels(config: Any, num_channels: int) -> None:
+    """Set the number of input channels, wherever a backbone's config tells it."""
+    config.num_channels = num_channels
+    if hasattr(config, "stem_channels"):  # HGNetV2 has it twice
+        config.stem_channels = [num_channels, *config.stem_channels[1:]]
+
+
+def encoder_id(name: str, size: str) -> str | None:
+    """Return the Hub id of published encoder weights, or None."""
+    if name.startswith(TIMM):
+        return timm_backbones.hub_id(name.removeprefix(TIMM))
+    return BACKBONES[name].hub.get(size or default_size(name))
+
+
+def size_rule(config: Any) -> "SizeRule":
+    """Say which images a backbone takes, by its config.
+
+    A size that fits is neither refused nor cut: the patches at the end of a plain ViT and of
+    ConvNeXt's first layer are dropped in silence where they are not whole.
+    """
+    from segacc.model import SizeRule
+
+    if config.model_type == "timm_backbone":
+        facts = timm_backbones.facts_of(config.backbone)
+        if facts.fixed:
+            return SizeRule(fixed=facts.fixed)
+        return SizeRule(multiple=facts.multiple, minimum=max(facts.strides))
+    backbone = _family(config)
+    if backbone.fixed:
+        height, width = config.image_size
+        return SizeRule(fixed=(height, width))
+    patch = getattr(config, "patch_size", None)
+    multiple = patch if backbone.multiple > 1 and isinstance(patch, int) else backbone.multiple
+    return SizeRule(multiple=multiple, minimum=max(backbone.minimum, multiple))
+
+
+def image_processor(config: Any) -> Any:
+    """Build the image processor of a network on this backbone: its mean and std, its one size."""
+    from transformers import SegformerImageProcessor
+
+    if config.model_type == "timm_backbone":
+        mean, std = timm_backbones.facts_of(config.backbone).normalization
+    else:
+        mean, std = _family(config).normalization
+    fixed = size_rule(config).fixed
+    resize = {"size": {"height": fixed[0], "width": fixed[1]}} if fixed else {}
+    return SegformerImageProcessor(
+        do_resize=fixed is not None,
+        do_reduce_labels=False,
+        image_mean=list(mean),
+        image_std=list(std),
+        **resize,
+    )
+
+
+def unit_of(config: Any) -> tuple[str, ...]:
+    """Return the class names that FSDP wraps as units: the backbone's layers."""
+    return () if config.model_type == "timm_backbone" else (_family(config).unit,)
+
+
+def _family(config: Any) -> Backbone:
+    if config.model_type not in BACKBONES:
+        raise WeightsError(
+            f"segacc does not know the backbone {config.model_type}. Known: {', '.join(BACKBONES)}."
+        )
+    return BACKBONES[config.model_type]

@@ -1,0 +1,212 @@
+"""BEiT (Bao et al., ICLR 2022) and Data2Vec-Vision (Baevski et al., ICML 2022): ViTs with UPerNet.
+
+Both are one network under two names: a ViT with relative position biases, whose blocks feed a
+feature pyramid, a UPerNet head and an auxiliary FCN head.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
+
+from segacc.hookspecs import Architecture, Facts, TransformersOptions, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segacc.model import SegmentationModel
+    from segacc.transformers_model import TransformersModel
+
+# blocks, width, heads, channels of the auxiliary head; `tiny` is ours.
+SIZES = {
+    "tiny": (4, 16, 2, 8),
+    "base": (12, 768, 12, 256),
+    "large": (24, 1024, 16, 256),
+}
+PATCH = 16
+TABLE = "relative_position_bias_table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeitOptions(TransformersOptions):
+    """Options of BEiT and of Data2Vec-Vision."""
+
+    variant: Literal["base", "large", "tiny"] = "base"
+    """Size: base has 163 million parameters, large 440 million; tiny has 60 thousand, for tests."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Probability that a residual branch is skipped in training, rising linearly with depth."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability that a channel of a transformer block is dropped in training."""
+    auxiliary: bool = True
+    """Train an auxiliary head on the third of the four feature maps."""
+    auxiliary_weight: Annotated[float, Ge(0)] = 0.4
+    """Weight of the auxiliary head's loss."""
+
+
+def build_beit(options: BeitOptions, facts: Facts) -> "SegmentationModel":
+    """Build BEiT with random weights; logits at a quarter of the image's size."""
+    from transformers import BeitConfig, BeitForSemanticSegmentation
+
+    from segacc.model import SizeRule
+
+    config = _config(BeitConfig, options, facts, image_size=max(facts.crop_size))
+    if _ours(options, "BeitForSemanticSegmentation"):
+        # transformers reads the input of block `out_indices`, counted from 1, and allows no index
+        # behind the last block: the last one's output cannot be had.
+        config.out_indices = _quarters(config.num_hidden_layers)
+    network: Any = BeitForSemanticSegmentation(config)
+    rule = SizeRule(multiple=config.patch_size, minimum=2 * config.patch_size)
+    model = _wrap(network, "beit", rule, {"do_resize": False})
+    model._no_split_modules = ("BeitLayer",)
+    return model
+
+
+def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationModel":
+    """Build Data2Vec-Vision with random weights; logits at a quarter of the image's size.
+
+    Raises:
+        OptionError: the crops are not square or no multiple of 16.
+    """
+    from transformers import Data2VecVisionConfig, Data2VecVisionForSemanticSegmentation
+
+    from segacc.model import SizeRule
+    from segacc.transformers_model import square_side
+
+    side = square_side(facts, PATCH) if options.config is None else 0
+    config = _config(Data2VecVisionConfig, options, facts, image_size=side)
+    if _ours(options, "Data2VecVisionForSemanticSegmentation"):
+        # As BEiT, but the index behind the last block, its output, is allowed.
+        config.out_indices = [place + 1 for place in _quarters(config.num_hidden_layers)]
+    network: Any = Data2VecVisionForSemanticSegmentation(config)
+    side = config.image_size
+    model = _wrap(
+        network,
+        "data2vec_vision",
+        SizeRule(fixed=(side, side)),
+        {"do_resize": True, "size": {"height": side, "width": side}, "resample": 2},  # bilinear
+    )
+    model._no_split_modules = ("Data2VecVisionLayer",)
+    return model
+
+
+def _config(config_class: Any, options: BeitOptions, facts: Facts, *, image_size: int) -> Any:
+    """Build the config of either network."""
+    from segacc.transformers_model import make_config
+
+    blocks, width, heads, channels = SIZES[options.variant]
+    return make_config(
+        config_class,
+        options,
+        facts,
+        num_hidden_layers=blocks,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_attention_heads=heads,
+        patch_size=PATCH,
+        image_size=image_size,
+        use_relative_position_bias=True,
+        drop_path_rate=options.drop_path,
+        hidden_dropout_prob=options.dropout,
+        use_auxiliary_head=options.auxiliary,
+        auxiliary_loss_weight=options.auxiliary_weight,
+        auxiliary_channels=channels,
+    )
+
+
+def _ours(options: BeitOptions, name: str) -> bool:
+    """Tell whether we choose the blocks that are used: not where a network `name` was saved."""
+    from segacc.transformers_weights import read_config
+
+    return options.config is None or name not in (
+        read_config(options.config).get("architectures") or ()
+    )
+
+
+def _quarters(blocks: int) -> list[int]:
+    """Name four blocks at equal distances, counted from 1, of which the last is the last."""
+    return [blocks * quarter // 4 for quarter in (1, 2, 3, 4)]
+
+
+def _wrap(network: Any, encoder: str, rule: Any, resize: dict[str, Any]) -> "TransformersModel":
+    """Put either network behind the contract."""
+    from transformers import BeitImageProcessor
+
+    from segacc.transformers_model import TransformersModel
+
+    config, heads = network.config, ["decode_head.classifier"]
+    auxiliary = None
+    if config.use_auxiliary_head:
+        heads.append("auxiliary_head.classifier")
+        auxiliary = ("auxiliary_head", config.auxiliary_loss_weight)
+    model = TransformersModel(
+        network,
+        BeitImageProcessor(do_center_crop=False, do_reduce_labels=False, **resize),
+        encoder=encoder,
+        classifiers=heads,
+        auxiliary=auxiliary,
+        size_rule=rule,
+        kept=("out_indices",),
+        as_stored=("use_shared_relative_position_bias",),
+        adapt=spread_biases,
+    )
+    model.min_batch_size = 2  # the pyramid pools to one value per channel before a batch norm
+    return model
+
+
+def spread_biases(found: "dict[str, Tensor]", own: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Give each block the table of position biases that weights share between all blocks.
+
+    Networks that were only pretrained share one, fine-tuned ones have one a block; the authors'
+    fine-tuning starts so, too (run_class_finetuning.py of unilm/beit).
+    """
+    shared = [name for name in found if name.endswith(TABLE) and name not in own]
+    missing = [name for name in own if name.endswith(TABLE) and name not in found]
+    if len(shared) != 1 or not missing or not found[shared[0]].numel():
+        return found
+    table = found[shared[0]]
+    rest = {name: tensor for name, tensor in found.items() if name != shared[0]}
+    return {**rest, **dict.fromkeys(missing, table)}
+
+
+def beit_weights(options: BeitOptions) -> str | None:
+    """Name the encoder that was pretrained and then fine-tuned on ImageNet-22k."""
+    if options.variant == "tiny":
+        return None
+    return f"microsoft/beit-{options.variant}-patch16-224-pt22k-ft22k"
+
+
+def data2vec_vision_weights(options: BeitOptions) -> str | None:
+    """Name the encoder that was pretrained on ImageNet-1k without labels."""
+    return None if options.variant == "tiny" else f"facebook/data2vec-vision-{options.variant}"
+
+
+def tiny() -> BeitOptions:
+    """Return options of a network of 60 thousand parameters."""
+    return BeitOptions(variant="tiny", drop_path=0.0)
+
+
+@hookimpl
+def segacc_architectures() -> list[Architecture]:
+    """Register BEiT and Data2Vec-Vision."""
+    return [
+        Architecture(
+            name="beit",
+            summary="BEiT encoder (Bao et al. 2022), UPerNet head, base and large",
+            options=BeitOptions,
+            build=build_beit,
+            default_weights=beit_weights,
+            tiny=tiny,
+            model_types=("beit",),
+            weights_license="Apache-2.0",
+        ),
+        Architecture(
+            name="data2vec_vision",
+            summary="Data2Vec-Vision encoder (Baevski et al. 2022), UPerNet head, base and large",
+            options=BeitOptions,
+            build=build_data2vec_vision,
+            default_weights=data2vec_vision_weights,
+            tiny=tiny,
+            model_types=("data2vec-vision",),
+            weights_license="Apache-2.0",
+        ),
+    ]

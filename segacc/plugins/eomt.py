@@ -1,0 +1,156 @@
+"""EoMT (Kerssies et al., CVPR 2025): a plain ViT that classifies masks; DINOv2's or DINOv3's."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
+
+from segacc.hookspecs import Architecture, Facts, hookimpl
+from segacc.plugins.mask2former import PointOptions
+
+if TYPE_CHECKING:
+    from segacc.model import SegmentationModel
+
+# Width, layers, heads, layers that see the queries: table 1 of the paper; `tiny` is ours.
+SIZES = {
+    "small": (384, 12, 6, 3),
+    "base": (768, 12, 12, 3),
+    "large": (1024, 24, 16, 4),
+    "tiny": (32, 3, 2, 2),
+}
+PATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class EomtOptions(PointOptions):
+    """Options of EoMT."""
+
+    variant: Literal["small", "base", "large", "tiny"] = "large"
+    """Size: small has 24 million parameters, base 93, large 316; tiny has 0.1, for tests."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability that a residual branch is skipped in training."""
+    annealing: bool = True
+    """Take the masks off the queries' attention while training, so that the trained network needs
+    none; else attention stays masked, or unmasked, as the weights came."""
+
+
+def build_eomt(options: EomtOptions, facts: Facts) -> "SegmentationModel":
+    """Build EoMT on DINOv2's ViT with random weights; one image size, the crop's.
+
+    Raises:
+        OptionError: the crops are not square or no multiple of 16.
+    """
+    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    from transformers import EomtConfig, EomtForUniversalSegmentation
+
+    return _build(EomtConfig, EomtForUniversalSegmentation, options, facts)
+
+
+def build_eomt_dinov3(options: EomtOptions, facts: Facts) -> "SegmentationModel":
+    """Build EoMT on DINOv3's ViT with random weights; one image size, the crop's.
+
+    Raises:
+        OptionError: the crops are not square or no multiple of 16.
+    """
+    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation
+
+    width = SIZES[options.variant][0]
+    more = {"intermediate_size": 4 * width, "pos_embed_rescale": None}  # no jitter of positions
+    return _build(EomtDinov3Config, EomtDinov3ForUniversalSegmentation, options, facts, **more)
+
+
+def _build(
+    config_class: Any, network_class: Any, options: EomtOptions, facts: Facts, **more: Any
+) -> "SegmentationModel":
+    from transformers import EomtImageProcessor
+
+    from segacc.mask_classification import EomtModel
+    from segacc.model import SizeRule
+    from segacc.transformers_model import make_config, square_side
+
+    width, layers, heads, blocks = SIZES[options.variant]
+    config = make_config(
+        config_class,
+        options,
+        facts,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_blocks=blocks,
+        num_upscale_blocks=1 if options.variant == "tiny" else 2,
+        image_size=square_side(facts, PATCH) if options.config is None else 0,
+        patch_size=PATCH,
+        drop_path_rate=options.drop_path,
+        num_queries=options.num_queries,
+        train_num_points=options.train_num_points,
+        class_weight=options.class_weight,
+        mask_weight=options.mask_weight,
+        dice_weight=options.dice_weight,
+        no_object_weight=options.no_object_weight,
+        **more,
+    )
+    side = config.image_size
+    model = EomtModel(
+        network_class(config),
+        # The network takes one size only: the shorter side is resized to it, and windows of that
+        # size are laid over the longer one, as the authors' semantic networks are published.
+        EomtImageProcessor(
+            size={"shortest_edge": side, "longest_edge": None}, do_split_image=True, do_pad=False
+        ),
+        annealing=options.annealing,
+        encoder=("embeddings", "layers", "layernorm"),
+        classifiers=["class_predictor"],
+        num_queries=config.num_queries,
+        score_size=(side, side),
+        size_rule=SizeRule(fixed=(side, side)),
+    )
+    return model
+
+
+def eomt_weights(options: EomtOptions) -> str | None:
+    """Name the authors' network of the variant: on ADE20K, or on COCO where there is no other."""
+    if options.variant == "tiny":
+        return None
+    if options.variant == "large":
+        return "tue-mps/ade20k_semantic_eomt_large_512"
+    return f"tue-mps/coco_panoptic_eomt_{options.variant}_640_2x"
+
+
+def eomt_dinov3_weights(options: EomtOptions) -> str | None:
+    """Name the authors' network of the variant: on ADE20K, or on COCO where there is no other."""
+    if options.variant == "tiny":
+        return None
+    if options.variant == "large":
+        return "tue-mps/eomt-dinov3-ade-semantic-large-512"
+    return f"tue-mps/eomt-dinov3-coco-panoptic-{options.variant}-640"
+
+
+def tiny() -> EomtOptions:
+    """Return options of a network of 0.1 million parameters."""
+    return EomtOptions(variant="tiny", num_queries=6, train_num_points=64)
+
+
+@hookimpl
+def segacc_architectures() -> list[Architecture]:
+    """Register EoMT twice."""
+    return [
+        Architecture(
+            name="eomt",
+            summary="plain DINOv2 ViT that classifies masks (Kerssies et al. 2025); needs scipy",
+            options=EomtOptions,
+            build=build_eomt,
+            default_weights=eomt_weights,
+            tiny=tiny,
+            model_types=("eomt",),
+        ),
+        Architecture(
+            name="eomt_dinov3",
+            summary="plain DINOv3 ViT that classifies masks (Kerssies et al. 2025); needs scipy",
+            options=EomtOptions,
+            build=build_eomt_dinov3,
+            default_weights=eomt_dinov3_weights,
+            tiny=tiny,
+            model_types=("eomt_dinov3",),
+        ),
+    ]

@@ -1,0 +1,261 @@
+"""Mask2Former (Cheng et al., CVPR 2022) and MaskFormer (NeurIPS 2021), with a Swin encoder."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import PositiveInt
+
+from segacc.hookspecs import Architecture, Facts, TransformersOptions, hookimpl
+
+if TYPE_CHECKING:
+    from segacc.model import SegmentationModel
+
+Variant = Literal["swin_tiny", "swin_small", "swin_base", "swin_large", "tiny"]
+
+# Width of the first stage, depths, heads, window, image size: Liu et al., Swin, ICCV 2021, section
+# 3.3; the two large ones as trained at 384 pixels. `tiny` is ours.
+SWIN = {
+    "swin_tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 224),
+    "swin_small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7, 224),
+    "swin_base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 12, 384),
+    "swin_large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 12, 384),
+    "tiny": (8, (1, 1, 1, 1), (1, 1, 2, 2), 4, 64),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions(TransformersOptions):
+    """What the options of mask classification start with."""
+
+    num_queries: PositiveInt = 100
+    """Masks that are predicted for each image; more than an image has classes."""
+    no_object_weight: Annotated[float, Gt(0)] = 0.1
+    """Weight, in the class loss, of queries that stand for no object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointOptions(MaskOptions):
+    """What the options start with where masks are compared at points."""
+
+    train_num_points: PositiveInt = 12544
+    """Points at which a mask is compared with the label; 12544 is 112 x 112."""
+    class_weight: Annotated[float, Ge(0)] = 2.0
+    """Weight of the class loss, and of the class in matching."""
+    mask_weight: Annotated[float, Ge(0)] = 5.0
+    """Weight of the cross-entropy of masks, and of the same in matching."""
+    dice_weight: Annotated[float, Ge(0)] = 5.0
+    """Weight of the dice loss of masks, and of the same in matching."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask2FormerOptions(PointOptions):
+    """Options of Mask2Former."""
+
+    variant: Variant = "swin_tiny"
+    """Encoder: swin_tiny makes 47 million parameters, swin_small 69, swin_base 107, swin_large 215;
+    tiny makes 0.3, for tests."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
+    """Probability that a residual branch of the encoder is skipped, rising linearly with depth."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability that a channel of the decoders is dropped in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFormerOptions(MaskOptions):
+    """Options of MaskFormer."""
+
+    variant: Variant = "swin_tiny"
+    """Encoder: swin_tiny makes 42 million parameters, swin_small 63, swin_base 102, swin_large 212;
+    tiny makes 0.3, for tests."""
+    class_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the class loss; in matching it is 1."""
+    mask_weight: Annotated[float, Ge(0)] = 20.0
+    """Weight of the focal loss of masks, and of the same in matching."""
+    dice_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the dice loss of masks, and of the same in matching."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
+    """Probability that a residual branch of the encoder is skipped, rising linearly with depth."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Probability that a channel of the transformer decoder is dropped in training."""
+
+
+def swin_config(variant: str, drop_path: float) -> dict[str, Any]:
+    """Return the config of a Swin encoder that hands out four maps."""
+    width, depths, heads, window, image_size = SWIN[variant]
+    return {
+        "model_type": "swin",
+        "embed_dim": width,
+        "depths": list(depths),
+        "num_heads": list(heads),
+        "window_size": window,
+        "image_size": image_size,
+        "drop_path_rate": drop_path,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+
+
+def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "SegmentationModel":
+    """Build Mask2Former with random weights; masks at a quarter of the image's size."""
+    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    from transformers import (
+        Mask2FormerConfig,
+        Mask2FormerForUniversalSegmentation,
+        Mask2FormerImageProcessor,
+    )
+
+    from segacc.mask_classification import MaskModel
+    from segacc.transformers_model import make_config
+
+    small = options.variant == "tiny"
+    width, inner, heads = (64, 64, 2) if small else (256, 2048, 8)
+    config = make_config(
+        Mask2FormerConfig,
+        options,
+        facts,
+        backbone_config=swin_config(options.variant, options.drop_path),
+        feature_size=width,
+        mask_feature_size=width,
+        hidden_dim=width,
+        encoder_feedforward_dim=inner if small else 1024,
+        dim_feedforward=inner,
+        num_attention_heads=heads,
+        encoder_layers=1 if small else 6,
+        decoder_layers=3 if small else 10,
+        dropout=options.dropout,
+        num_queries=options.num_queries,
+        train_num_points=options.train_num_points,
+        class_weight=options.class_weight,
+        mask_weight=options.mask_weight,
+        dice_weight=options.dice_weight,
+        no_object_weight=options.no_object_weight,
+    )
+    network: Any = Mask2FormerForUniversalSegmentation(config)
+    model = MaskModel(
+        network,
+        Mask2FormerImageProcessor(
+            do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index
+        ),
+        encoder="model.pixel_level_module.encoder",
+        classifiers=["class_predictor"],
+        num_queries=config.num_queries,
+        score_size=(384, 384),  # what the image processor has, whatever the image
+    )
+    model._no_split_modules = (
+        "SwinLayer",
+        "Mask2FormerPixelDecoderEncoderLayer",
+        "Mask2FormerMaskedAttentionDecoderLayer",
+    )
+    return model
+
+
+def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationModel":
+    """Build MaskFormer with random weights; masks at a quarter of the image's size."""
+    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    from transformers import (
+        MaskFormerConfig,
+        MaskFormerForInstanceSegmentation,
+        MaskFormerImageProcessor,
+    )
+
+    from segacc.mask_classification import MaskFormerModel
+    from segacc.transformers_model import make_config
+
+    small = options.variant == "tiny"
+    width = 64 if small else 256
+    config = make_config(
+        MaskFormerConfig,
+        options,
+        facts,
+        backbone_config=swin_config(options.variant, options.drop_path),
+        fpn_feature_size=width,
+        mask_feature_size=width,
+        decoder_config=detr_config(options, small=small),
+        cross_entropy_weight=options.class_weight,
+        mask_weight=options.mask_weight,
+        dice_weight=options.dice_weight,
+        no_object_weight=options.no_object_weight,
+    )
+    config.use_auxiliary_loss = False  # it breaks a plain forward pass in transformers 5.23
+    swin = config.backbone_config
+    network: Any = MaskFormerForInstanceSegmentation(config)
+    config.backbone_config = swin  # transformers puts in its own kind, and warns when it reads that
+    model = MaskFormerModel(
+        network,
+        MaskFormerImageProcessor(
+            do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index
+        ),
+        encoder="model.pixel_level_module.encoder",
+        classifiers=["class_predictor"],
+        num_queries=config.decoder_config.num_queries,
+    )
+    model._no_split_modules = ("MaskFormerSwinLayer", "MaskFormerDetrDecoderLayer")
+    return model
+
+
+def detr_config(options: MaskFormerOptions, *, small: bool) -> dict[str, Any]:
+    """Return the config of MaskFormer's transformer decoder; its own encoder is never built."""
+    width, inner, heads, layers = (64, 64, 2, 2) if small else (256, 2048, 8, 6)
+    return {
+        "model_type": "detr",
+        "d_model": width,
+        "decoder_layers": layers,
+        "decoder_ffn_dim": inner,
+        "decoder_attention_heads": heads,
+        "encoder_layers": layers,
+        "encoder_ffn_dim": inner,
+        "encoder_attention_heads": heads,
+        "num_queries": options.num_queries,
+        "dropout": options.dropout,
+        "backbone_config": {"model_type": "resnet", "out_features": ["stage4"]},
+    }
+
+
+def mask2former_weights(options: Mask2FormerOptions) -> str | None:
+    """Name the network of the variant that was trained on ADE20K."""
+    size = options.variant.removeprefix("swin_")
+    published = f"facebook/mask2former-swin-{size}-ade-semantic"
+    return None if options.variant == "tiny" else published
+
+
+def maskformer_weights(options: MaskFormerOptions) -> str | None:
+    """Name the network of the variant that was trained on ADE20K."""
+    size = options.variant.removeprefix("swin_")
+    return None if options.variant == "tiny" else f"facebook/maskformer-swin-{size}-ade"
+
+
+def tiny_mask2former() -> Mask2FormerOptions:
+    """Return options of a network of 0.3 million parameters."""
+    return Mask2FormerOptions(
+        variant="tiny", num_queries=6, train_num_points=64, drop_path=0.0, dropout=0.0
+    )
+
+
+def tiny_maskformer() -> MaskFormerOptions:
+    """Return options of a network of 0.3 million parameters."""
+    return MaskFormerOptions(variant="tiny", num_queries=6, drop_path=0.0, dropout=0.0)
+
+
+@hookimpl
+def segacc_architectures() -> list[Architecture]:
+    """Register Mask2Former and MaskFormer."""
+    return [
+        Architecture(
+            name="mask2former",
+            summary="mask classification, masked attention (Cheng et al. 2022), Swin; needs scipy",
+            options=Mask2FormerOptions,
+            build=build_mask2former,
+            default_weights=mask2former_weights,
+            tiny=tiny_mask2former,
+            model_types=("mask2former",),
+        ),
+        Architecture(
+            name="maskformer",
+            summary="mask classification (Cheng et al. 2021), Swin; needs scipy",
+            options=MaskFormerOptions,
+            build=build_maskformer,
+            default_weights=maskformer_weights,
+            tiny=tiny_maskformer,
+            model_types=("maskformer",),
+        ),
+    ]

@@ -1,0 +1,88 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018) with a DeepLabV3+ head, as transformers has it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from segacc.hookspecs import Architecture, Facts, TransformersOptions, hookimpl
+
+if TYPE_CHECKING:
+    from segacc.model import SegmentationModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileNetV2Options(TransformersOptions):
+    """Options of MobileNetV2."""
+
+    depth_multiplier: Annotated[float, Gt(0)] = 1.0
+    """Factor on the width of all layers; 1.0 has 2.5 million parameters."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Pixels of the image for one of the logits; 8 sees thin things better and takes longer."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Probability that a decoder channel is dropped in training."""
+    batchnorm_momentum: Annotated[float, Gt(0), Lt(1)] = 0.1
+    """Share of the newest batch in batch norm's running statistics."""
+
+
+def build(options: MobileNetV2Options, facts: Facts) -> "SegmentationModel":
+    """Build the network with random weights; logits at 1 / output_stride of the image's size."""
+    from torch import nn
+    from transformers import (
+        MobileNetV2Config,
+        MobileNetV2ForSemanticSegmentation,
+        MobileNetV2ImageProcessor,
+    )
+
+    from segacc.transformers_model import TransformersModel, make_config
+
+    config = make_config(
+        MobileNetV2Config,
+        options,
+        facts,
+        depth_multiplier=options.depth_multiplier,
+        output_stride=options.output_stride,
+        classifier_dropout_prob=options.dropout,
+    )
+    network: Any = MobileNetV2ForSemanticSegmentation(config)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # transformers has 0.997, TensorFlow's number, which in PyTorch's sense forgets
+            # everything but the last batch.
+            module.momentum = options.batchnorm_momentum
+    model = TransformersModel(
+        network,
+        MobileNetV2ImageProcessor(do_resize=False, do_center_crop=False),
+        encoder="mobilenet_v2",
+        classifiers=["segmentation_head.classifier.convolution"],
+    )
+    model._no_split_modules = ("MobileNetV2InvertedResidual",)
+    return model
+
+
+def default_weights(options: MobileNetV2Options) -> str | None:
+    """Name the ImageNet encoder of the width, where Google published one."""
+    sizes = {1.0: 224, 1.4: 224, 0.75: 160, 0.35: 96}
+    size = sizes.get(options.depth_multiplier)
+    return None if size is None else f"google/mobilenet_v2_{options.depth_multiplier}_{size}"
+
+
+def tiny() -> MobileNetV2Options:
+    """Return options of a network of 0.4 million parameters."""
+    return MobileNetV2Options(depth_multiplier=0.25, output_stride=8, dropout=0.0)
+
+
+@hookimpl
+def segacc_architectures() -> list[Architecture]:
+    """Register MobileNetV2."""
+    return [
+        Architecture(
+            name="mobilenet_v2",
+            summary="MobileNetV2 encoder (Sandler et al. 2018), DeepLabV3+ head",
+            options=MobileNetV2Options,
+            build=build,
+            default_weights=default_weights,
+            tiny=tiny,
+            model_types=("mobilenet_v2",),
+        )
+    ]

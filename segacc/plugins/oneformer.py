@@ -1,0 +1,127 @@
+"""OneFormer (Jain et al., CVPR 2023) for the semantic task, with a Swin encoder.
+
+It is trained without the paper's query-text contrastive loss. That loss compares each image with
+the texts of all images of a batch, so it is no sum over images and would depend on how a batch is
+cut; and its texts need the vocabulary of CLIP's tokenizer, which a weights folder need not hold.
+The text encoder, which nothing but that loss reads, is not built.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Lt
+from pydantic import PositiveInt
+
+from segacc.hookspecs import Architecture, Facts, hookimpl
+from segacc.plugins.mask2former import PointOptions, Variant, swin_config
+
+if TYPE_CHECKING:
+    from segacc.model import SegmentationModel
+
+# "the task is semantic" in CLIP's tokens, as OneFormerProcessor gives them; zeros follow.
+SEMANTIC_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneFormerOptions(PointOptions):
+    """Options of OneFormer."""
+
+    variant: Variant = "swin_tiny"
+    """Encoder: swin_tiny makes 51 million parameters, swin_large 219; tiny makes 0.3, for tests.
+    Weights are published of swin_tiny and swin_large."""
+    num_queries: PositiveInt = 150
+    """Masks that are predicted for each image; more than an image has classes. swin_large was
+    published with 250."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
+    """Probability that a residual branch of the encoder is skipped, rising linearly with depth."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Probability that a channel of the decoders is dropped in training."""
+
+
+def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
+    """Build the network with random weights; masks at a quarter of the image's size."""
+    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    from transformers import (
+        MaskFormerImageProcessor,
+        OneFormerConfig,
+        OneFormerForUniversalSegmentation,
+    )
+
+    from segacc.mask_classification import OneFormerModel
+    from segacc.transformers_model import make_config
+
+    small = options.variant == "tiny"
+    width, inner, heads = (64, 64, 2) if small else (256, 2048, 8)
+    config = make_config(
+        OneFormerConfig,
+        options,
+        facts,
+        backbone_config=swin_config(options.variant, options.drop_path),
+        conv_dim=width,
+        mask_dim=width,
+        hidden_dim=width,
+        encoder_feedforward_dim=inner if small else 1024,
+        dim_feedforward=inner,
+        num_attention_heads=heads,
+        encoder_layers=1 if small else 6,
+        decoder_layers=3 if small else 10,
+        query_dec_layers=1 if small else 2,
+        dropout=options.dropout,
+        num_queries=options.num_queries,
+        train_num_points=options.train_num_points,
+        class_weight=options.class_weight,
+        mask_weight=options.mask_weight,
+        dice_weight=options.dice_weight,
+        no_object_weight=options.no_object_weight,
+    )
+    config.is_training = False  # published folders have True: no forward pass without texts
+    network: Any = OneFormerForUniversalSegmentation(config).float()  # one number is float64
+    model = OneFormerModel(
+        network,
+        # OneFormer's own asks the Hub for class names whenever it is loaded; the pixels and the
+        # semantic map are the same.
+        MaskFormerImageProcessor(
+            do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index
+        ),
+        task=SEMANTIC_TASK,
+        encoder="model.pixel_level_module.encoder",
+        classifiers=["model.transformer_module.decoder.class_embed"],
+        num_queries=config.num_queries,
+    )
+    model._no_split_modules = (
+        "SwinLayer",
+        "OneFormerPixelDecoderEncoderLayer",
+        "OneFormerTransformerDecoderLayer",
+    )
+    return model
+
+
+def default_weights(options: OneFormerOptions) -> str | None:
+    """Name the network of the variant that was trained on ADE20K, where there is one."""
+    size = options.variant.removeprefix("swin_")
+    published = options.variant in ("swin_tiny", "swin_large")
+    return f"shi-labs/oneformer_ade20k_swin_{size}" if published else None
+
+
+def tiny() -> OneFormerOptions:
+    """Return options of a network of 0.3 million parameters."""
+    return OneFormerOptions(
+        variant="tiny", num_queries=6, train_num_points=64, drop_path=0.0, dropout=0.0
+    )
+
+
+@hookimpl
+def segacc_architectures() -> list[Architecture]:
+    """Register OneFormer."""
+    return [
+        Architecture(
+            name="oneformer",
+            summary="mask classification, task token (Jain et al. 2023), Swin, trained without the "
+            "contrastive loss; needs scipy",
+            options=OneFormerOptions,
+            build=build,
+            default_weights=default_weights,
+            tiny=tiny,
+            model_types=("oneformer",),
+        )
+    ]

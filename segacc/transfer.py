@@ -1,0 +1,273 @@
+"""From somebody's weights to this network's: what fits, rows of the same class, input channels."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from segacc.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a network's tensors when weights were loaded."""
+
+    source: str
+    """Where the weights came from; `random` when from nowhere."""
+    loaded: int = 0
+    """Tensors taken over, whole or by rows."""
+    new: tuple[str, ...] = ()
+    """Tensors that start anew: missing in the weights or of another shape there."""
+    dropped: tuple[str, ...] = ()
+    """Tensors of the weights that the network has no place for."""
+    carried: tuple[str, ...] | None = None
+    """Classes whose rows of the head were taken over by name; None where the classes are equal or
+    no head was found."""
+    num_classes: int = 0
+    """K, of which `carried` are known."""
+    adapted: tuple[str, ...] = ()
+    """First convolutions that were fitted to another number of input channels."""
+
+    def text(self) -> str:
+        """Tell it in one line."""
+        return "; ".join(self.lines()) if self.loaded else f"weights: {self.source}"
+
+    def lines(self) -> list[str]:
+        """Tell it in a short table, one line a fact."""
+        if not self.loaded:
+            return [f"weights: {self.source}"]
+        found = [f"weights: {self.source}: {self.loaded} tensors loaded"]
+        if self.carried is not None:
+            few = f": {_some(self.carried)}" if 0 < len(self.carried) < self.num_classes else ""
+            known = f"{len(self.carried)} of {self.num_classes} classes"
+            found.append(f"head: rows of {known} taken over by name{few}")
+        if self.adapted:
+            found.append(f"input channels fitted: {_some(self.adapted)}")
+        if self.new:
+            found.append(f"new: {_some(self.new)}")
+        if self.dropped:
+            found.append(f"not used: {_some(self.dropped)}")
+        return found
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name tensors, many of one module by the module."""
+    names = [name.removeprefix("network.") for name in names]
+    if len(names) <= 4:
+        return ", ".join(names)
+    parents = sorted({name.split(".")[0] for name in names})
+    listed = ", ".join(parents[:6]) + (", ..." if len(parents) > 6 else "")
+    return f"{len(names)} tensors of {listed}" if parents != sorted(names) else listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a network says of itself, so that weights of another head or input fit it."""
+
+    is_head: Callable[[str], bool] = lambda name: False
+    """Tells the head's tensors by name."""
+    classifiers: tuple[str, ...] = ()
+    """Modules whose tensors have a row for each class, by name; further rows come after them."""
+    class_names: tuple[str, ...] = ()
+    """This network's K classes."""
+    num_channels: int = 3
+    """Channels of its input."""
+    fresh_head: bool = False
+    """Leave the whole head as it is."""
+    resize: Callable[[str, Tensor, Tensor], Tensor | None] = field(
+        default=lambda name, found, own: None
+    )
+    """Fits a tensor of another image size, as position embeddings; None when it cannot."""
+
+
+def carry_over(
+    own: dict[str, Tensor],
+    found: dict[str, Tensor],
+    place: Place,
+    *,
+    source: str,
+    found_names: Sequence[str] = (),
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Choose what of the found tensors goes into a network.
+
+    Args:
+        own: the network's state, which is kept where nothing fits.
+        found: the weights' state under the same names.
+        place: what the network says of itself.
+        source: what to call the weights.
+        found_names: the classes of the weights' head, in order; none where they are not known.
+
+    Returns:
+        The tensors to load, and the report.
+
+    Raises:
+        WeightsError: more than a tenth of the encoder's numbers would start at random.
+    """
+    state: dict[str, Tensor] = {}
+    adapted: list[str] = []
+    rows = class_rows(place.class_names, found_names)
+    carried: set[int] | None = None
+    for name, mine in own.items():
+        theirs = found.get(name)
+        if theirs is None or (place.fresh_head and place.is_head(name)):
+            continue
+        if name.startswith(place.classifiers) and place.classifiers and mine.ndim:
+            fitted = carry_rows(mine, theirs, rows, place.class_names, found_names)
+            if fitted is not None and place.class_names != tuple(found_names):
+                carried = {k for k, _ in rows}
+        elif mine.shape == theirs.shape:
+            fitted = theirs
+        elif _other_channels(mine, theirs, place.num_channels):
+            fitted = fit_channels(theirs, place.num_channels)
+            adapted.append(name)
+        else:
+            fitted = place.resize(name, theirs, mine)
+        if fitted is not None:
+            state[name] = fitted
+    report = LoadReport(
+        source,
+        len(state),
+        tuple(sorted(set(own) - set(state))),
+        tuple(sorted(set(found) - set(state))),
+        None if carried is None else tuple(place.class_names[k] for k in sorted(carried)),
+        len(place.class_names),
+        tuple(adapted),
+    )
+    return state, check_report(report, own, place.is_head)
+
+
+def class_rows(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
+    """Pair the rows (mine, theirs) of classes that have one name.
+
+    Names are compared without case, `_` and `-` as blanks, and up to the first comma or semicolon
+    (ADE20K's `road, route` is `road`). Where the weights only number their classes (`LABEL_0`) and
+    there are as many, rows keep their places.
+    """
+    if numbered(theirs) or tuple(mine) == tuple(theirs):
+        return [(k, k) for k in range(len(mine))] if len(mine) == len(theirs) else []
+    places: dict[str, int] = {}
+    for place, name in enumerate(theirs):
+        places.setdefault(plain_name(name), place)
+    plain = [plain_name(name) for name in mine]
+    return [(k, places[name]) for k, name in enumerate(plain) if name in places]
+
+
+def numbered(names: Sequence[str]) -> bool:
+    """Tell whether classes were never named."""
+    return all(name == f"LABEL_{place}" for place, name in enumerate(names))
+
+
+def plain_name(name: str) -> str:
+    """Reduce a class name to what is compared."""
+    first = name.replace(";", ",").split(",")[0]
+    return " ".join(first.replace("_", " ").replace("-", " ").casefold().split())
+
+
+def carry_rows(
+    mine: Tensor,
+    theirs: Tensor,
+    rows: Sequence[tuple[int, int]],
+    own_names: Sequence[str],
+    found_names: Sequence[str],
+) -> Tensor | None:
+    """Fill the rows of known classes into a copy of `mine`: (K + more, ...) both.
+
+    Rows after the classes, as mask classification's "no object", keep their places from the end.
+    Where classes are not known by name, a tensor of the same shape is taken whole. None where
+    nothing fits.
+    """
+    if not own_names or not found_names:
+        return theirs if mine.shape == theirs.shape else None
+    more = mine.shape[0] - len(own_names)
+    if not rows or mine.shape[1:] != theirs.shape[1:] or theirs.shape[0] - len(found_names) != more:
+        return None
+    filled = mine.clone()
+    for k, place in rows:
+        filled[k] = theirs[place]
+    if more:
+        filled[-more:] = theirs[-more:]
+    return filled
+
+
+def _other_channels(mine: Tensor, theirs: Tensor, num_channels: int) -> bool:
+    same = mine.shape[:1] == theirs.shape[:1] and mine.shape[2:] == theirs.shape[2:]
+    return same and mine.ndim == 4 and mine.shape[1] == num_channels and theirs.shape[1] in (1, 3)
+
+
+def fit_channels(weight: Tensor, num_channels: int) -> Tensor:
+    """Fit a first convolution (O, C, h, w) to other input channels: (O, num_channels, h, w).
+
+    One channel takes the sum of the filters; more repeat them in turn, scaled so that the response
+    to a grey picture stays what it was (as timm's `adapt_input_conv`).
+    """
+    channels = weight.shape[1]
+    if num_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    turns = [place % channels for place in range(num_channels)]
+    return weight[:, turns] * (channels / num_channels)
+
+
+def check_report(
+    report: LoadReport, own: dict[str, Tensor], is_head: Callable[[str], bool]
+) -> LoadReport:
+    """Refuse weights that leave more than a tenth of the encoder's numbers to chance.
+
+    Heads are replaced as a matter of course; an encoder loaded by half trains badly in silence.
+
+    Raises:
+        WeightsError: so.
+    """
+    encoder = {name: tensor.numel() for name, tensor in own.items() if not is_head(name)}
+    if 10 * sum(encoder.get(name, 0) for name in report.new) > sum(encoder.values()):
+        raise WeightsError(
+            f"{report.source}: these weights do not belong to this network: {report.loaded} "
+            f"tensors fit, {_some(report.new)} would start at random, "
+            f"{_some(report.dropped) or 'nothing'} would be dropped. Name the architecture and "
+            "variant that the weights were saved from, or use --weights none."
+        )
+    return report
+
+
+def resize_positions(found: Tensor, own: Tensor) -> Tensor | None:
+    """Resize a ViT's position embedding (1, T, C) to another number of patches; None if neither is.
+
+    Tokens in front of the patches (class, registers) are what is left of a square grid.
+    Bicubic, as DINOv2 does it.
+    """
+    if found.ndim != 3 or own.ndim != 3 or found.shape[::2] != own.shape[::2]:
+        return None
+    for front in range(8):
+        old, new = found.shape[1] - front, own.shape[1] - front
+        if old > 0 and new > 0 and int(old**0.5) ** 2 == old and int(new**0.5) ** 2 == new:
+            side, size = int(old**0.5), (int(new**0.5), int(new**0.5))
+            grid = found[:, front:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+            grid = torch.nn.functional.interpolate(grid, size=size, mode="bicubic")
+            resized = grid.permute(0, 2, 3, 1).flatten(1, 2).to(found.dtype)
+            return torch.cat([found[:, :front], resized], dim=1)
+    return None
+
+
+def resize_bias_table(found: Tensor, own: Tensor) -> Tensor | None:
+    """Resize a table of relative position biases to another square window; None if it is none.
+
+    Args:
+        found: (R, heads): R = (2 side - 1) ** 2 rows for a window of side x side patches, and after
+            them 0 or 3 rows for the class token, as BEiT has them.
+        own: (R', heads), the same for another side.
+
+    Returns:
+        As `own`, bilinear, as BEiT of transformers does it in each forward pass at another size.
+    """
+    if found.ndim != 2 or own.ndim != 2 or found.shape[1] != own.shape[1]:
+        return None
+    for extra in (0, 3):
+        old, new = (max(one.shape[0] - extra, 0) for one in (found, own))
+        side, size = math.isqrt(old), math.isqrt(new)
+        if side * side == old and size * size == new and old and new:
+            grid = found[:old].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+            grid = torch.nn.functional.interpolate(grid, size=(size, size), mode="bilinear")
+            rows = grid.permute(0, 2, 3, 1).reshape(new, -1).to(found.dtype)
+            return torch.cat([rows, found[old:]])
+    return None

@@ -1,0 +1,187 @@
+"""Reading folders of transformers and timm into tensors by a network's own names."""
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from segacc.errors import WeightsError
+from segacc.model import stored_names
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """Keep transformers' bars and reports, which we give ourselves, off the screen."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Read a folder's config.json.
+
+    Raises:
+        WeightsError: it is not there or is no JSON.
+    """
+    return read_json(Path(folder).expanduser() / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a folder of transformers.
+
+    Raises:
+        WeightsError: it is not there or is no JSON.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(
+            f"{path.parent}: {path.name} cannot be read: {reason} ({path})."
+        ) from None
+    return found
+
+
+def read_state(
+    source: str,
+    network: Any,
+    encoder: str | None,
+    *,
+    kept: Sequence[str] = (),
+    as_stored: Sequence[str] = (),
+) -> dict[str, Tensor]:
+    """Read a folder into tensors named as those of a network of transformers.
+
+    Tensors that the folder does not hold are left out; those that the network has no place for are
+    there by name, empty.
+
+    Args:
+        source: the folder: a network of this model_type, whole or only its encoder, or one of its
+            encoder's model_type, or weights of timm.
+        network: the network that is to be filled.
+        encoder: name of its submodule that a bare encoder fits into, or None.
+        kept: names in the config that the folder decides where it holds a whole network.
+        as_stored: names in the config that are read as the folder has them, whatever the network's
+            own are.
+
+    Raises:
+        WeightsError: the folder holds something else, or cannot be read.
+    """
+    found, mine = read_config(source), network.config
+    kind, inner = found.get("model_type"), inner_config(mine)
+    if kind == mine.model_type:
+        return _read_whole(source, network, found, kept, as_stored)
+    if kind is None and "architecture" in found and encoder and _is_timm(inner):
+        state = _load_file(source)
+        return {f"{encoder}._backbone.{name}": tensor for name, tensor in state.items()}
+    if inner is not None and encoder and kind == inner.model_type:
+        return _read_encoder(source, inner, found, encoder)
+    takes = mine.model_type if inner is None else f"{mine.model_type} or {inner.model_type}"
+    holds = (
+        f"a {kind} network" if kind else "weights of timm" if "architecture" in found else "none"
+    )
+    raise WeightsError(
+        f"{source}: holds {holds}, the architecture asked for takes {takes}. "
+        "Give weights of the same kind, or choose the architecture that they belong to."
+    )
+
+
+def _read_whole(
+    source: str,
+    network: Any,
+    found: dict[str, Any],
+    kept: Sequence[str],
+    as_stored: Sequence[str],
+) -> dict[str, Tensor]:
+    config, theirs = copy.deepcopy(network.config), type(network.config).from_dict(found)
+    if type(network).__name__ in (found.get("architectures") or ()):
+        for name in kept:
+            setattr(config, name, getattr(theirs, name))
+            setattr(network.config, name, getattr(theirs, name))
+    for name in as_stored:
+        setattr(config, name, getattr(theirs, name))
+    names = stored_names(Path(source)) or [f"LABEL_{k}" for k in range(theirs.num_labels)]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: k for k, name in enumerate(names)}
+    _take_input(config, theirs)
+    _take_input(inner_config(config), inner_config(theirs))
+    return _read(type(network), source, config)
+
+
+def _read_encoder(
+    source: str, inner: Any, found: dict[str, Any], encoder: str
+) -> dict[str, Tensor]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
+
+    config = copy.deepcopy(inner)
+    _take_input(config, type(inner).from_dict(found))
+    state = _read(MODEL_FOR_BACKBONE_MAPPING[type(config)], source, config)
+    return {f"{encoder}.{name}": tensor for name, tensor in state.items()}
+
+
+def _take_input(config: Any, theirs: Any) -> None:
+    """Give a config the number of channels and the image size that weights were saved with."""
+    for name in ("num_channels", "image_size", "stem_channels"):  # HGNetV2 has channels twice
+        if hasattr(config, name) and hasattr(theirs, name):
+            setattr(config, name, getattr(theirs, name))
+
+
+def _read(reader: Any, source: str, config: Any) -> dict[str, Tensor]:
+    """Read what a folder holds for a class of transformers, by that class's own names."""
+    try:
+        with quiet_bars():
+            network, info = reader.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                local_files_only=True,
+            )
+    except (OSError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise WeightsError(f"{source}: the weights cannot be read: {first}.") from None
+    random = info["missing_keys"] | {key[0] for key in info["mismatched_keys"]}
+    unknown: dict[str, Tensor] = dict.fromkeys(info["unexpected_keys"], torch.empty(0))
+    state = network.state_dict()
+    return {**unknown, **{name: one for name, one in state.items() if name not in random}}
+
+
+def _load_file(source: str) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = load_file(Path(source) / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{source}: the weights cannot be read: {error}.") from None
+    return state
+
+
+def inner_config(config: Any) -> Any:
+    """Return the config of a network's encoder where it has one of its own, or None."""
+    return getattr(config, "backbone_config", None)
+
+
+def _is_timm(config: Any) -> bool:
+    return config is not None and config.model_type == "timm_backbone"
+
+
+def channels_of(config: Any) -> int:
+    """Return the number of input channels that a config asks for."""
+    for part in (config, inner_config(config)):
+        if getattr(part, "num_channels", None):
+            return int(part.num_channels)
+    return 3

@@ -1,0 +1,152 @@
+"""After `import segacc`, transformers' Auto classes read segacc's own networks: whole processes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_tools import facts
+from segacc.plugins.torchvision_networks import LRASPPOptions, build_lraspp
+
+ROOT = Path(__file__).parent.parent
+LOAD = """
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+def load():
+    assert AutoConfig.from_pretrained(folder).model_type == "segacc_lraspp"
+    auto = AutoModelForSemanticSegmentation
+    network, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert type(network).__name__ == "LRASPPForSemanticSegmentation" and not any(info.values())
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert type(processor).__name__ == "SegformerImageProcessor"
+"""
+HEAVY = {  # each starts a process that imports transformers, which takes seconds; all at once
+    "segacc first": f"""
+import segacc
+{LOAD}
+load()
+from transformers import pipeline
+from PIL import Image
+found = pipeline("image-segmentation", model=folder)(Image.new("RGB", (50, 40), "red"))
+assert {{one["label"] for one in found}} <= {{"sky", "road", "car"}} and found
+assert all(one["mask"].size == (50, 40) for one in found)
+
+import importlib
+importlib.reload(segacc)
+segacc.auto.install()
+assert sys.meta_path.count(segacc.auto.Finder) == 1
+load()
+""",
+    "transformers first": f"""
+{LOAD}
+try:
+    load()
+except ValueError as error:
+    assert "model type `segacc_lraspp`" in str(error)
+else:
+    raise AssertionError
+import segacc
+load()
+""",
+    "lazy transformers first": f"""
+import transformers
+import segacc
+transformers.PreTrainedModel  # it brings the table of configs while it is itself not yet there
+transformers.Trainer
+{LOAD}
+load()
+""",
+    "half of transformers first": f"""
+import importlib, inspect
+from transformers import AutoConfig
+assert "transformers.models.auto.modeling_auto" not in sys.modules
+import segacc
+{LOAD}
+load()
+name = "transformers.models.auto.configuration_auto"
+table = importlib.reload(sys.modules[name])
+assert table.CONFIG_MAPPING["segacc_fcn"].model_type == "segacc_fcn"
+assert table.__spec__.name == name and table.__file__ == table.__spec__.origin
+assert type(table.__loader__).__name__ == "SourceFileLoader"
+assert "class AutoConfig" in inspect.getsource(table)
+assert importlib.util.find_spec("transformers.models.auto.nothing") is None
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("saved")
+    model = build_lraspp(LRASPPOptions(backbone="tiny"), facts(3))
+    model.save_pretrained(path, names=["sky", "road", "car"], state_dict=model.state_dict())
+    return path
+
+
+def start(code: str, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import sys\nfolder = {str(folder)!r}\n{code}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def succeed(process: "subprocess.Popen[str]") -> str:
+    told, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, told
+    return told
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Mapping[str, "subprocess.Popen[str]"]:
+    return {name: start(code, folder) for name, code in HEAVY.items()}
+
+
+@pytest.mark.parametrize("order", HEAVY)
+def test_either_may_be_imported_first(
+    order: str, running: Mapping[str, "subprocess.Popen[str]"]
+) -> None:
+    told = succeed(running[order])
+    assert "not supported" not in told  # by the pipeline
+
+
+def test_segacc_itself_stays_light(folder: Path) -> None:
+    code = """
+import segacc
+assert not {"torch", "torchvision", "transformers"} & {name.split(".")[0] for name in sys.modules}
+assert sys.meta_path.count(segacc.auto.Finder) == 1
+"""
+    succeed(start(code, folder))
+
+
+def test_a_failing_import_passes_its_own_error_on(folder: Path, tmp_path: Path) -> None:
+    auto = tmp_path / "transformers" / "models" / "auto"
+    auto.mkdir(parents=True)
+    for package in (auto, auto.parent, auto.parent.parent):
+        (package / "__init__.py").touch()
+    (auto / "configuration_auto.py").write_text("import that_is_not_there\n")
+    code = f"""
+import segacc
+sys.path.insert(0, {str(tmp_path)!r})
+for _ in range(2):
+    try:
+        import transformers.models.auto.configuration_auto
+    except ModuleNotFoundError as error:
+        assert error.name == "that_is_not_there"
+    else:
+        raise AssertionError
+    assert "transformers.models.auto.configuration_auto" not in sys.modules
+try:
+    import transformers.models.auto.modeling_auto
+except ModuleNotFoundError as error:
+    assert error.name == "transformers.models.auto.modeling_auto"
+else:
+    raise AssertionError
+"""
+    succeed(start(code, folder))
