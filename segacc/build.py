@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -48,6 +49,9 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     network.min_batch_size = max(network.min_batch_size, findings.min_batch_size)
     if config.gradient_checkpointing and not network.enable_gradient_checkpointing():
         raise OptionError(f"--gradient-checkpointing: {plan.arch.name} offers none; leave it out.")
+    if config.channels_last:
+        change: Any = network.to
+        change(memory_format=torch.channels_last)
     notes = [*findings.lines(), source.warning, lost(network, report, plan)]
     network = synchronize(network, plan, accelerator)
     check_batch(network, plan.settings, accelerator.num_processes)
@@ -100,8 +104,8 @@ def lost(network: SegmentationModel, report: LoadReport, plan: Plan) -> str:
     if report.loaded or plan.resume or not encoder or any(one.requires_grad for one in encoder):
         return ""
     return (
-        f"THE ENCODER IS RANDOM AND FROZEN, so nothing good can come of this run: give {plan.arch.name} "
-        "weights (--weights FOLDER), or let it train, where the architecture has an option for it."
+        "THE ENCODER IS RANDOM AND FROZEN, so nothing good can come of this run: give "
+        f"{plan.arch.name} weights (--weights FOLDER), or let the encoder train."
     )
 
 

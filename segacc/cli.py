@@ -22,7 +22,7 @@ USAGE = """\
   accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
   python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
   python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
-  python -m segacc plugins [NAME] [--json]                                      what there is"""
+  python -m segacc plugins [NAME] [--json|--markdown]                           what there is"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -137,11 +137,16 @@ def _plugins(args: list[str]) -> int:
     parser.add_argument(
         "name", metavar="NAME", nargs="?", default=None, help="a component, to show its options"
     )
-    parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", default=False, help="print JSON")
+    forms.add_argument(
+        "--markdown", action="store_true", default=False, help="print docs/architectures.md"
+    )
     typed = _parse(parser, args)
     from segacc import commands
 
-    return commands.plugins(typed["name"], as_json=typed["json"])
+    form = "json" if typed["json"] else "markdown" if typed["markdown"] else "text"
+    return commands.plugins(typed["name"], form=form)
 
 
 def _parser(**words: Any) -> Parser:

@@ -150,12 +150,18 @@ def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
     return segmenter if wanted is None else segmenter.with_protocol(wanted)
 
 
-def plugins(name: str | None, *, as_json: bool) -> int:
+def plugins(name: str | None, *, form: str) -> int:
     """Show what can be named; return 1 when a plugin is broken."""
     from segacc.listing import listing_json, print_component, print_listing
 
     registry, console = load_registry(), Console(soft_wrap=True)
-    if as_json:
+    if form == "markdown":
+        quiet_libraries()
+        from segacc.datasheet import markdown
+
+        for line in markdown(registry):
+            console.out(line, highlight=False)
+    elif form == "json":
         console.out(json.dumps(listing_json(registry, name), indent=1), highlight=False)
     elif name is None:
         print_listing(registry, console)

@@ -78,12 +78,17 @@ class TrainConfig:
     """Let batch norm see the batches of all processes (on GPUs)."""
     gradient_checkpointing: bool = False
     """Less memory for more compute, where the network offers it."""
+    channels_last: bool = False
+    """Keep convolution weights in the order N, H, W, C: faster for most convolutional networks."""
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
     """Default: what `accelerate launch` or its configuration says."""
     seed: NonNegativeInt = 0
     """Of weights, order and augmentations."""
 
     # Scoring, saving, seeing
+    protocol: str | None = None
+    """How images are scored, as in `whole:short_side=540` or `slide:crop=512`; default: whole,
+    padded or in windows where the network needs it."""
     eval_every: PositiveInt | None = None
     """Steps between evaluations; default a fifth of the run."""
     save_every: PositiveInt | None = None

@@ -1,7 +1,7 @@
 """The hot kernels: resize + cross-entropy, resize + argmax, blended windows, confusion."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,9 +56,7 @@ def cross_entropy_sum(
 ) -> Tensor:
     """Sum the cross-entropy over all pixels that are not ignored, at the labels' full size.
 
-    The full-size logits exist for a few images at a time only: the gradient is computed together
-    with the
-    value, chunk by chunk, so memory does not grow with N.
+    The full-size logits exist for a few images at a time only, so memory does not grow with N.
 
     Args:
         logits: (N, K, h, w) float.
@@ -69,33 +67,71 @@ def cross_entropy_sum(
     Returns:
         A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
-    total: Tensor = _CrossEntropySum.apply(logits, labels, class_weights, label_smoothing)
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(
+            full,
+            label,
+            weight=class_weights,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+
+    return summed(term, logits, labels)
+
+
+def dice_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum 1 - Dice over images and the classes in their labels, at the labels' full size.
+
+    Dice of a class in an image is 2 sum(p y) / (sum(p) + sum(y)) over its pixels that are not
+    ignored, with probabilities p and labels y of 0 or 1 (Milletari et al. 2016, without squares).
+
+    Args:
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) int64, 255 ignored.
+
+    Returns:
+        A float32 scalar; 0 with zero gradients when every pixel is ignored.
+    """
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        valid = (label != IGNORE)[:, None].float()
+        place = label[:, None].where(valid > 0, 0)
+        probabilities = full.softmax(dim=1) * valid
+        right = probabilities.gather(1, place).flatten(1)
+        empty = full.new_zeros(full.shape[:2])  # (n, K), as all below
+        overlap = empty.scatter_add(1, place.flatten(1), right)
+        area = empty.scatter_add(1, place.flatten(1), valid.flatten(1))
+        dice = 2 * overlap / (probabilities.sum((2, 3)) + area).clamp(min=1)
+        return ((1 - dice) * (area > 0)).sum()
+
+    return summed(term, logits, labels)
+
+
+Term = Callable[[Tensor, Tensor], Tensor]
+"""Logits (n, K, H, W) float32 at full size and labels (n, H, W) to a sum over the images."""
+
+
+def summed(term: Term, logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum a term over images (N, K, h, w) at the labels' size, a few images at a time.
+
+    The gradient is computed together with the value, so full-size logits never exist for all.
+    """
+    total: Tensor = _Summed.apply(term, logits, labels)
     return total
 
 
-class _CrossEntropySum(torch.autograd.Function):
+class _Summed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        labels: Tensor,
-        class_weights: Tensor | None,
-        label_smoothing: float,
-    ) -> Tensor:
+    def forward(ctx: Any, term: Term, logits: Tensor, labels: Tensor) -> Tensor:
         height, width = labels.shape[-2:]
         step = max(1, CHUNK // (logits.shape[1] * height * width))
         total, gradients = torch.zeros((), device=logits.device), []
         for part, label in zip(torch.split(logits, step), torch.split(labels, step), strict=True):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_(logits.requires_grad)
-                loss = F.cross_entropy(
-                    resize(leaf, (height, width)),
-                    label,
-                    weight=class_weights,
-                    ignore_index=IGNORE,
-                    reduction="sum",
-                    label_smoothing=label_smoothing,
-                )
+                loss = term(resize(leaf, (height, width)), label)
             if logits.requires_grad:
                 gradients.append(torch.autograd.grad(loss, leaf)[0])
             total += loss.detach()
@@ -104,8 +140,8 @@ class _CrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return torch.cat(ctx.saved_tensors) * grad, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        return None, torch.cat(ctx.saved_tensors) * grad, None
 
 
 def resized_argmax(

@@ -117,9 +117,11 @@ class Architecture(Record):
     """`model_type`s in config.json of the folders that this architecture reads: its options then
     have `config`, the folder whose config.json gives the sizes. `--weights FOLDER` chooses by it.
     """
-    weights_license: str = ""
-    """Licence of the default weights, as their model card states it; empty where it is not
-    known."""
+    variants: tuple[str, ...] = ("",)
+    """Options, as they are typed, that are worth a row each in docs/architectures.md."""
+    weights_license: Callable[[Any], str] = lambda options: ""
+    """Options to the licence of the default weights, as their model card states it; empty where
+    it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,18 @@ def print_listing(registry: Registry, console: Console) -> None:
     _say(console, "`segacc plugins NAME` shows the options of one.")
 
 
+def print_datasheet(offer: Offer, console: Console) -> None:
+    """Print what a dry pass finds of an architecture; what it lacks where it cannot be built."""
+    from segacc.datasheet import datasheet
+
+    try:
+        rows = datasheet(offer.record).facts()
+    except ModuleNotFoundError as error:
+        _say(console, f"It needs the package {error.name}, which is not installed.")
+        return
+    _print_table(console, ("with default options", ""), rows)
+
+
 def print_component(registry: Registry, name: str, console: Console) -> None:
     """Print the options of all components called `name`."""
     for offer in named(registry, name):
@@ -53,6 +65,8 @@ def print_component(registry: Registry, name: str, console: Console) -> None:
             continue
         rows = [(o.name, o.type, _default(o.default), o.doc) for o in options]
         _print_table(console, ("option", "type", "default", "what it does"), rows)
+        if offer.kind == "architecture":
+            print_datasheet(offer, console)
 
 
 def _default(value: Any) -> str:

@@ -21,6 +21,8 @@ from segacc.transformers_model import TransformersModel
 from segacc.transformers_weights import read_config
 
 ANNEALING_POWER = 0.9
+QUERIES = ("query", "queries_embedder", "queries_features")
+"""Embeddings with a row for each query, by the last part of their name."""
 
 
 def class_scores(prediction: Prediction, size: tuple[int, int] | None = None) -> Tensor:
@@ -109,6 +111,21 @@ class MaskModel(TransformersModel):
         report = super().load_weights(source, class_names=class_names, fresh_head=fresh_head)
         self.network.criterion.empty_weight.fill_(1.0)[-1] = self.network.criterion.eos_coef
         return report
+
+    def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
+        """Take over as many queries as there are; fit the rest as TransformersModel does."""
+        if name.endswith(tuple(f".{one}.weight" for one in QUERIES)):
+            return take_queries(found, own)
+        return super().resize_tensor(name, found, own)
+
+
+def take_queries(found: Tensor, own: Tensor) -> Tensor | None:
+    """Fill the first rows and the last, OneFormer's task, of `own` (Q, C) from (other Q, C)."""
+    if found.shape[1] != own.shape[1]:
+        return None
+    filled, num_queries = own.clone(), min(len(found), len(own)) - 1
+    filled[:num_queries], filled[-1] = found[:num_queries], found[-1]
+    return filled
 
 
 def layers_of(found: Any, auxiliary: Sequence[dict[str, Tensor]]) -> tuple[Prediction, ...]:

@@ -45,6 +45,15 @@ class SizeRule:
         fixed = values["fixed"]
         return cls(**{**values, "fixed": tuple(fixed) if fixed else None})
 
+    def text(self) -> str:
+        """Tell it in a few words."""
+        if self.fixed:
+            return f"only {self.fixed[0]}x{self.fixed[1]}, the crop's"
+        several = f"multiples of {self.multiple}" if self.multiple > 1 else ""
+        least = f"at least {self.minimum}" if self.minimum > self.multiple else ""
+        square = "square" if self.square else ""
+        return ", ".join(filter(None, (square, several, least))) or "any"
+
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) that fits and is nearest to `size` from below, if any is."""
         if self.fixed:

@@ -12,13 +12,16 @@ from torch.func import functional_call
 from segacc.errors import OptionError
 from segacc.model import Logits, SegmentationModel
 
+SMALL = 128
+"""Pixels a side that are enough where a pass must be computed."""
+
 
 @dataclass(frozen=True)
 class Findings:
     """What a dry pass found."""
 
     size: tuple[int, int]
-    """(height, width) in pixels of the pass."""
+    """(height, width) in pixels of the images."""
     stride: float
     """Pixels of the image, in height, for one of the logits."""
     unused: tuple[str, ...]
@@ -51,14 +54,13 @@ def probe(network: SegmentationModel, size: tuple[int, int], num_channels: int =
     Raises:
         OptionError: the network cannot take such images.
     """
-    shape = (2, num_channels, *size)
-    logits, used = _pass(network, shape)
+    seen, logits, used = _pass(network, (2, num_channels, *size))
     wanted = [name for name, one in network.named_parameters() if one.requires_grad]
     return Findings(
-        size,
-        size[0] / logits.main.shape[-2],
+        seen,
+        seen[0] / logits.main.shape[-2],
         tuple(name for name in wanted if name not in used),
-        2 if _needs_two(network, (1, *shape[1:])) else 1,
+        2 if _needs_two(network, (1, num_channels, *size)) else 1,
     )
 
 
@@ -77,14 +79,16 @@ def freeze(network: SegmentationModel, names: tuple[str, ...]) -> None:
 
 def _pass(
     network: SegmentationModel, shape: tuple[int, ...], *, backward: bool = True
-) -> tuple[Logits, set[str]]:
-    """Return the logits of images of `shape`, and the names of parameters that got a gradient."""
+) -> tuple[tuple[int, int], Logits, set[str]]:
+    """Return the size that was seen, the logits, and the names that got a gradient."""
+    size = (shape[2], shape[3])
     try:
-        return _pass_on("meta", network, shape, backward=backward)
+        return size, *_pass_on("meta", network, shape, backward=backward)
     except (RuntimeError, NotImplementedError):  # values are asked for, or an operation has no meta
         pass
+    size = network.size_rule.fit((min(size[0], SMALL), min(size[1], SMALL)))
     try:
-        return _pass_on("cpu", network, shape, backward=backward)
+        return size, *_pass_on("cpu", network, (*shape[:2], *size), backward=backward)
     except RuntimeError as error:
         raise OptionError(
             f"--arch: the network cannot take {shape[0]} images of {shape[2]}x{shape[3]} pixels "

@@ -121,13 +121,13 @@ def load_registry() -> Registry:
     registry = Registry()
     for module in BUILT_IN:
         registry.offers.extend(
-            _offers(importlib.import_module(module), module, "segacc", _version())
+            offers_of(importlib.import_module(module), module, "segacc", _version())
         )
     found = list(installed_plugins())
     for distribution, version, point in found:
         try:
-            offers = _offers(point.load(), f"{distribution}:{point.name}", distribution, version)
-            _check_new(offers, registry.offers)
+            offers = offers_of(point.load(), f"{distribution}:{point.name}", distribution, version)
+            check_new(offers, registry.offers)
             registry.offers.extend(offers)
         except (Exception, SystemExit) as error:  # a stranger's code may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -168,7 +168,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def _offers(module: Any, key: str, distribution: str, version: str) -> list[Offer]:
+def offers_of(module: Any, key: str, distribution: str, version: str) -> list[Offer]:
     """Register one module with a manager of its own, check its hooks, and walk over its records.
 
     Raises:
@@ -196,7 +196,7 @@ def _offers(module: Any, key: str, distribution: str, version: str) -> list[Offe
     return offers
 
 
-def _check_new(offers: list[Offer], before: list[Offer]) -> None:
+def check_new(offers: list[Offer], before: list[Offer]) -> None:
     """Refuse what another entry point of the distribution offers: no name tells them apart."""
     taken = {(offer.kind, offer.full_name) for offer in before}
     for offer in offers:

@@ -21,7 +21,7 @@ from segacc.model import SegmentationModel
 from segacc.optim import lr_factor, parameter_groups, set_lr
 from segacc.plan import Plan
 from segacc.processes import idle_cores, start_accelerator
-from segacc.protocols import default_protocol
+from segacc.protocols import Protocol, default_protocol
 from segacc.scoring import Best, Scoring, build_metrics, pick_split, spread
 from segacc.start import prepare_folder, resume
 from segacc.transfer import LoadReport
@@ -198,13 +198,16 @@ def build_scoring(
 ) -> Scoring:
     """Build what evaluates the validation split while training."""
     config = plan.settings.config
+    protocol = default_protocol(network, facts.crop_size)
+    if config.protocol:
+        protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
     return Scoring(
         accelerator,
         model,
         network,
         data,
         lambda: build_metrics(plan.metric, facts),
-        default_protocol(network, facts.crop_size),
+        protocol,
         num_workers=config.num_workers,
         skip_unreadable=config.skip_unreadable,
         keep=spread(data.samples, config.num_pictures),

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from segacc.curves import draw_curves, read_metrics
 from segacc.events import Evaluated, Event, Scores, Started, StepDone, Stopped, finite
 from segacc.labels import Color
-from segacc.pictures import draw_curves, draw_examples, read_metrics
+from segacc.pictures import draw_examples
 
 Log = Callable[[dict[str, float], int], None]
 """Takes numbers by flat name and the step they belong to, as `Accelerator.log` does."""

@@ -14,10 +14,14 @@ from segacc.options import decode
 from segacc.plugins.losses import CrossEntropyOptions, segacc_losses
 
 
+def loss_of(name: str, classes: int = 3, **values: Any) -> Any:
+    (record,) = [record for record in segacc_losses() if record.name == name]
+    assert isinstance(record, Loss)
+    return record.build(decode(record.options, values, f"--loss {name}"), facts(classes))
+
+
 def cross_entropy(**values: Any) -> Any:
-    (record,) = segacc_losses()
-    assert isinstance(record, Loss) and record.name == "cross_entropy"
-    return record.build(decode(record.options, values, "--loss cross_entropy"), facts(5))
+    return loss_of("cross_entropy", 5, **values)
 
 
 def draw() -> tuple[Tensor, Tensor]:
@@ -90,3 +94,55 @@ def test_options_out_of_range(values: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError) as error:
         decode(CrossEntropyOptions, values, "--loss")
     assert str(error.value) == message
+
+
+def test_class_weights_are_torchs_weighted_mean() -> None:
+    weights, generator = (0.5, 1.0, 4.0), torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, generator=generator)
+    labels = torch.randint(0, 3, (2, 16, 16), generator=generator)
+    labels[0, :3] = 255
+    loss = loss_of("cross_entropy", class_weights=weights)
+    full = F.interpolate(logits, size=(16, 16), mode="bilinear", align_corners=False)
+    wanted = F.cross_entropy(full, labels, weight=torch.tensor(weights), ignore_index=255)
+    torch.testing.assert_close(loss.sum(logits, labels) / loss.count(labels), wanted)
+
+
+def test_class_weights_must_be_one_for_each_class() -> None:
+    with pytest.raises(OptionError) as error:
+        loss_of("cross_entropy", class_weights=(1.0, 2.0))
+    assert str(error.value) == (
+        "--loss cross_entropy: class_weights has 2 numbers, the data set 3 classes: c0, c1, c2."
+    )
+
+
+def test_dice_is_its_definition_pixel_by_pixel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 3, 5, 7, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 2, (3, 5, 7), generator=generator)  # class 2 is nowhere
+    labels[0, 1], labels[2] = 255, 255
+    loss, wanted, pairs = loss_of("dice", weight=2.0), 0.0, 0
+    chances = logits.detach().softmax(1)
+    for chance, label in zip(chances, labels, strict=True):
+        for k in range(3):
+            truth = [float(label[y, x] == k) for y in range(5) for x in range(7)]
+            seen = [float(label[y, x] != 255) for y in range(5) for x in range(7)]
+            if not sum(truth):
+                continue
+            p = [float(chance[k, y, x]) for y in range(5) for x in range(7)]
+            both = sum(a * b for a, b in zip(p, truth, strict=True))
+            all_ = sum(a * b for a, b in zip(p, seen, strict=True)) + sum(truth)
+            wanted, pairs = wanted + 1 - 2 * both / all_, pairs + 1
+    total = loss.sum(logits, labels)
+    assert total.item() == pytest.approx(2 * wanted, rel=1e-5)
+    assert loss.count(labels).item() == pairs == 4
+    total.backward()
+    assert logits.grad is not None and logits.grad[2].eq(0).all() and logits.grad[0].ne(0).any()
+
+
+def test_dice_at_another_resolution_is_that_of_resized_logits() -> None:
+    logits = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 9, 9))
+    labels[0, :2] = 255
+    full = F.interpolate(logits.detach().float(), size=(9, 9), mode="bilinear")
+    loss = loss_of("dice")
+    torch.testing.assert_close(loss.sum(logits, labels), loss.sum(full, labels))

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from segacc.curves import curves, draw_curves, read_metrics
 from segacc.events import Example
 from segacc.pictures import (
     GAP,
@@ -18,14 +19,11 @@ from segacc.pictures import (
     WRONG,
     Pixels,
     colorize,
-    curves,
-    draw_curves,
     draw_examples,
     draw_prediction,
     errors,
     legend,
     overlay,
-    read_metrics,
 )
 
 NAMES = ("background", "nucleus", "border")

@@ -18,7 +18,7 @@ SMALL = (
 )
 ALL_KINDS = (
     *("--arch", "unet_small:width=4,depth=2", "--weights", "none", "--aug", "vertical_flip"),
-    *("--loss", "cross_entropy", "--loss", "dice:weight=0.5"),
+    *("--loss", "cross_entropy", "--loss", "soft_dice:weight=0.5"),
     *("--metric", "mean_iou", "--metric", "pixel_counts"),
 )
 
@@ -130,7 +130,7 @@ def test_a_plugin_of_every_kind_trains_scores_and_predicts(
     folder = tmp_path / "run"
     for row in metrics(folder, "train"):
         assert row["loss"] == pytest.approx(sum(row["losses"].values()))
-        assert set(row["losses"]) == {"cross_entropy", "dice"}
+        assert set(row["losses"]) == {"cross_entropy", "soft_dice"}
     last = metrics(folder, "eval")[-1]
     assert sum(last["labelled_pixels"].values()) == 2 * 64 * 64
     assert "area_error" in last and "mean_iou" in last
@@ -167,11 +167,11 @@ def test_the_example_is_listed_with_its_distribution(example: Path, tmp_path: Pa
         "unet_small": "architecture",
         "shapes": "dataset",
         "vertical_flip": "augmentation",
-        "dice": "loss",
+        "soft_dice": "loss",
         "pixel_counts": "metric",
     }
-    done = assert_succeeded(run(example, "plugins", "segacc-example/dice", cwd=tmp_path))
-    assert done.stdout.startswith("loss segacc-example/dice: 1 - soft Dice")
+    done = assert_succeeded(run(example, "plugins", "segacc-example/soft_dice", cwd=tmp_path))
+    assert done.stdout.startswith("loss segacc-example/soft_dice: 1 - soft Dice")
     assert "number > 0" in done.stdout and "Factor of this term" in done.stdout
     done = run(example, "plugins", "pixel_counts", cwd=tmp_path)
     assert assert_succeeded(done).stdout.splitlines()[1:] == ["It has no options."]
@@ -200,7 +200,7 @@ def test_a_name_that_is_not_found_repeats_what_is_broken(broken: Path, tmp_path:
     [*warnings, error] = done.stderr.splitlines()
     assert len(warnings) == len(BROKEN)
     assert error.startswith(
-        'segacc: --loss: unknown loss "focal". Known: cross_entropy, dice. Note: '
+        'segacc: --loss: unknown loss "focal". Known: cross_entropy, dice, soft_dice. Note: '
     )
     for name, reason in REASONS.items():
         assert f"plugin {name} 1.0 (main) was not loaded: {reason}" in error
@@ -217,7 +217,7 @@ def test_plugins_shows_what_is_broken_and_exits_with_1(broken: Path, tmp_path: P
     assert done.returncode == 1
     failures = json.loads(done.stdout)["failures"]
     assert [failure.split()[1] for failure in failures] == sorted(BROKEN)
-    assert run(broken, "plugins", "dice", cwd=tmp_path).returncode == 1
+    assert run(broken, "plugins", "soft_dice", cwd=tmp_path).returncode == 1
 
 
 def test_a_crop_or_batch_that_a_network_cannot_take_is_refused(

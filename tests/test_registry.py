@@ -153,11 +153,11 @@ def test_an_installed_plugin_adds_all_five_kinds(load: Load, example: Path) -> N
         ("architecture", "unet_small", "segacc-example", "1.2.3"),
         ("dataset", "shapes", "segacc-example", "1.2.3"),
         ("augmentation", "vertical_flip", "segacc-example", "1.2.3"),
-        ("loss", "dice", "segacc-example", "1.2.3"),
+        ("loss", "soft_dice", "segacc-example", "1.2.3"),
         ("metric", "pixel_counts", "segacc-example", "1.2.3"),
     ]
-    record, component = registry.component("loss", "segacc-example/dice:weight=0.5", "--loss")
-    assert record is registry.find("loss", "dice", "--loss")
+    record, component = registry.component("loss", "segacc-example/soft_dice:weight=0.5", "--loss")
+    assert record is registry.find("loss", "soft_dice", "--loss")
     assert component.values == {"weight": "0.5"}
 
 
@@ -187,8 +187,10 @@ def test_an_unknown_name_tells_what_is_known_and_what_is_broken(load: Load, brok
     registry = load(broken, only="segacc-import-error,segacc-twice")
     with pytest.raises(PluginError) as error:
         registry.find("architecture", "segfomer", "--arch")
+    known = ", ".join(sorted(offer.record.name for offer in registry.of_kind("architecture")))
+    assert "segformer" in known
     assert str(error.value) == (
-        '--arch: unknown architecture "segfomer". Did you mean "segformer"? Known: segformer. '
+        f'--arch: unknown architecture "segfomer". Did you mean "segformer"? Known: {known}. '
         "Note: plugin segacc-import-error 1.0 (main) was not loaded: ModuleNotFoundError: "
         "No module named 'a_module_that_is_not_there'. "
         "Note: plugin segacc-twice 1.0 (main) was not loaded: PluginError: it offers strange twice."

@@ -129,6 +129,11 @@ def encoder_id(name: str, size: str) -> str | None:
     return BACKBONES[name].hub.get(size or default_size(name))
 
 
+def encoder_license(name: str) -> str:
+    """Return the licence of a backbone's published weights; empty where it is not known."""
+    return "" if name.startswith(TIMM) else BACKBONES[name].license
+
+
 def size_rule(config: Any) -> "SizeRule":
     """Say which images a backbone takes, by its config.
 

@@ -197,7 +197,7 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=beit_weights,
             tiny=tiny,
             model_types=("beit",),
-            weights_license="Apache-2.0",
+            weights_license=lambda options: "Apache-2.0",
         ),
         Architecture(
             name="data2vec_vision",
@@ -207,6 +207,6 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=data2vec_vision_weights,
             tiny=tiny,
             model_types=("data2vec-vision",),
-            weights_license="Apache-2.0",
+            weights_license=lambda options: "Apache-2.0",
         ),
     ]

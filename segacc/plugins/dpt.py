@@ -141,6 +141,6 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=default_weights,
             tiny=tiny,
             model_types=("dpt",),
-            weights_license="Apache-2.0",
+            weights_license=lambda options: "Apache-2.0",
         )
     ]

@@ -102,6 +102,7 @@ def _build(
         encoder=("embeddings", "layers", "layernorm"),
         classifiers=["class_predictor"],
         num_queries=config.num_queries,
+        as_stored=["num_queries"],
         score_size=(side, side),
         size_rule=SizeRule(fixed=(side, side)),
     )

@@ -14,6 +14,7 @@ from segacc.plugins.backbones import (
     backbone_config,
     check_backbone,
     encoder_id,
+    encoder_license,
     image_processor,
     set_channels,
     size_rule,
@@ -128,7 +129,6 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=default_weights,
             tiny=tiny,
             model_types=("segacc_linear",),
-            weights_license="the backbone's: Apache-2.0, but DINOv3 License for dinov3, CC BY-NC "
-            "4.0 for hiera, MIT for focalnet",
+            weights_license=lambda options: encoder_license(options.backbone),
         )
     ]

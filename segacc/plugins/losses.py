@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Lt
 
-from segacc.hookspecs import Loss, hookimpl
+from segacc.errors import OptionError
+from segacc.hookspecs import Facts, Loss, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,8 @@ class CrossEntropyOptions:
     """Factor of this term in the sum of all losses."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the target that is spread evenly over the classes."""
+    class_weights: tuple[Annotated[float, Ge(0)], ...] = ()
+    """Factor of each class, in order, as in `class_weights=1/1/4.5`; default all 1."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,69 @@ class CrossEntropy:
     """Pixel-wise cross-entropy at the label's full size."""
 
     options: CrossEntropyOptions
-    ignore_index: int
+    facts: Facts
+
+    def __post_init__(self) -> None:
+        """Check that there is a weight for each class.
+
+        Raises:
+            OptionError: so.
+        """
+        given, classes = len(self.options.class_weights), self.facts.num_classes
+        if given not in (0, classes):
+            raise OptionError(
+                f"--loss cross_entropy: class_weights has {given} numbers, the data set {classes} "
+                f"classes: {', '.join(self.facts.class_names)}."
+            )
 
     def count(self, labels: "Tensor") -> "Tensor":
-        """Count the pixels of labels (N, H, W) that are not ignored: a float32 scalar."""
-        return (labels != self.ignore_index).sum().float()
+        """Count the pixels of labels (N, H, W) that are not ignored, by weight: a float scalar."""
+        weights = self._weights(labels)
+        valid = labels != self.facts.ignore_index
+        return valid.sum().float() if weights is None else weights[labels[valid]].sum()
+
+    def _weights(self, beside: "Tensor") -> "Tensor | None":
+        import torch
+
+        given = self.options.class_weights
+        return torch.tensor(given, device=beside.device) if given else None
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over pixels, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
         from segacc.functional import cross_entropy_sum
 
-        total = cross_entropy_sum(logits, labels, label_smoothing=self.options.label_smoothing)
+        smoothing, weights = self.options.label_smoothing, self._weights(labels)
+        total = cross_entropy_sum(logits, labels, class_weights=weights, label_smoothing=smoothing)
         return self.options.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiceOptions:
+    """Options of dice."""
+
+    weight: Annotated[float, Gt(0)] = 1.0
+    """Factor of this term in the sum of all losses."""
+
+
+@dataclass(frozen=True)
+class Dice:
+    """1 - Dice of each class in each image's label: thin classes count as much as wide ones."""
+
+    options: DiceOptions
+    facts: Facts
+
+    def count(self, labels: "Tensor") -> "Tensor":
+        """Count the classes in each of the labels (N, H, W), summed: a float32 scalar."""
+        import torch
+
+        present = [label[label != self.facts.ignore_index].unique().numel() for label in labels]
+        return torch.tensor(float(sum(present)), device=labels.device)
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        from segacc.functional import dice_sum
+
+        return self.options.weight * dice_sum(logits, labels)
 
 
 @hookimpl
@@ -48,6 +102,12 @@ def segacc_losses() -> list[Loss]:
             name="cross_entropy",
             summary="pixel-wise cross-entropy at the label's full size, ignored pixels left out",
             options=CrossEntropyOptions,
-            build=lambda options, facts: CrossEntropy(options, facts.ignore_index),
-        )
+            build=CrossEntropy,
+        ),
+        Loss(
+            name="dice",
+            summary="1 - Dice of each class in each image (Milletari et al. 2016)",
+            options=DiceOptions,
+            build=Dice,
+        ),
     ]

@@ -139,6 +139,7 @@ def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "Segmentatio
         encoder="model.pixel_level_module.encoder",
         classifiers=["class_predictor"],
         num_queries=config.num_queries,
+        as_stored=["num_queries"],
         score_size=(384, 384),  # what the image processor has, whatever the image
     )
     model._no_split_modules = (
@@ -188,6 +189,7 @@ def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationM
         encoder="model.pixel_level_module.encoder",
         classifiers=["class_predictor"],
         num_queries=config.decoder_config.num_queries,
+        as_stored=["decoder_config"],
     )
     model._no_split_modules = ("MaskFormerSwinLayer", "MaskFormerDetrDecoderLayer")
     return model

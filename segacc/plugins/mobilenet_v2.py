@@ -1,5 +1,6 @@
 """MobileNetV2 (Sandler et al., CVPR 2018) with a DeepLabV3+ head, as transformers has it."""
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,6 +51,7 @@ def build(options: MobileNetV2Options, facts: Facts) -> "SegmentationModel":
             # transformers has 0.997, TensorFlow's number, which in PyTorch's sense forgets
             # everything but the last batch.
             module.momentum = options.batchnorm_momentum
+    fold_padding(network)
     model = TransformersModel(
         network,
         MobileNetV2ImageProcessor(do_resize=False, do_center_crop=False),
@@ -58,6 +60,21 @@ def build(options: MobileNetV2Options, facts: Facts) -> "SegmentationModel":
     )
     model._no_split_modules = ("MobileNetV2InvertedResidual",)
     return model
+
+
+def fold_padding(network: Any) -> None:
+    """Let convolutions of stride 1 pad by themselves: the same numbers without a copy of the map.
+
+    transformers pads as TensorFlow does, in a step of its own; at stride 1 that is symmetric.
+    """
+    plain = copy.copy(network.config)
+    plain.tf_padding = False
+    for layer in network.modules():
+        convolution = getattr(layer, "convolution", None)
+        if convolution is not None and convolution.stride == (1, 1):
+            pairs = zip(convolution.kernel_size, convolution.dilation, strict=True)
+            convolution.padding = tuple((kernel - 1) * dilation // 2 for kernel, dilation in pairs)
+            layer.config = plain
 
 
 def default_weights(options: MobileNetV2Options) -> str | None:

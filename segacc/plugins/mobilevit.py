@@ -96,6 +96,6 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=default_weights,
             tiny=tiny,
             model_types=("mobilevit",),
-            weights_license="Apple's own (the model card says `other`)",
+            weights_license=lambda options: "Apple's own (the model card says `other`)",
         )
     ]

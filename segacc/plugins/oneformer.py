@@ -30,8 +30,7 @@ class OneFormerOptions(PointOptions):
     """Encoder: swin_tiny makes 51 million parameters, swin_large 219; tiny makes 0.3, for tests.
     Weights are published of swin_tiny and swin_large."""
     num_queries: PositiveInt = 150
-    """Masks that are predicted for each image; more than an image has classes. swin_large was
-    published with 250."""
+    """Masks that are predicted for each image; more than an image has classes."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
     """Probability that a residual branch of the encoder is skipped, rising linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
@@ -87,6 +86,7 @@ def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
         encoder="model.pixel_level_module.encoder",
         classifiers=["model.transformer_module.decoder.class_embed"],
         num_queries=config.num_queries,
+        as_stored=["num_queries"],
     )
     model._no_split_modules = (
         "SwinLayer",

@@ -92,6 +92,9 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=default_weights,
             tiny=tiny,
             model_types=("segformer",),
-            weights_license="NVIDIA Source Code License for SegFormer (non-commercial)",
+            variants=tuple(f"variant=b{size}" for size in range(6)),
+            weights_license=lambda options: (
+                "NVIDIA Source Code License for SegFormer (non-commercial)"
+            ),
         )
     ]

@@ -15,6 +15,7 @@ from segacc.plugins.backbones import (
     check_backbone,
     default_size,
     encoder_id,
+    encoder_license,
     image_processor,
     set_channels,
     size_rule,
@@ -133,6 +134,12 @@ def default_weights(options: UperNetOptions) -> str | None:
     return encoder_id(options.backbone, size)
 
 
+def weights_license(options: UperNetOptions) -> str:
+    """Name the licence of the default weights: openmmlab's networks are under MIT."""
+    whole = (default_weights(options) or "").startswith("openmmlab/")
+    return "MIT" if whole else encoder_license(options.backbone)
+
+
 def tiny() -> UperNetOptions:
     """Return options of a network of 52 thousand parameters."""
     return UperNetOptions(size=TEST, hidden_size=16, auxiliary_channels=8)
@@ -150,7 +157,7 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=default_weights,
             tiny=tiny,
             model_types=("upernet",),
-            weights_license="MIT for convnext and swin (openmmlab); else the backbone's: Apache-2.0"
-            ", but DINOv3 License for dinov3, CC BY-NC 4.0 for hiera, MIT for focalnet",
+            variants=tuple(f"backbone={name}" for name in BACKBONES),
+            weights_license=weights_license,
         )
     ]

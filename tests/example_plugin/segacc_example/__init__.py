@@ -121,7 +121,7 @@ def build_vertical_flip(options: VerticalFlipOptions, facts: Facts) -> Callable[
 
 @dataclass(frozen=True, kw_only=True)
 class DiceOptions:
-    """Options of dice."""
+    """Options of soft_dice."""
 
     weight: Annotated[float, Gt(0)] = 1.0
     """Factor of this term in the sum of all losses."""
@@ -240,10 +240,10 @@ def segacc_augmentations() -> list[Augmentation]:
 
 @segacc.hookimpl
 def segacc_losses() -> list[Loss]:
-    """Register dice."""
+    """Register soft_dice."""
     return [
         Loss(
-            name="dice",
+            name="soft_dice",
             summary="1 - soft Dice of each image, ignored pixels left out",
             options=DiceOptions,
             build=lambda options, facts: Dice(options, facts.ignore_index),

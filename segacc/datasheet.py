@@ -1,0 +1,170 @@
+"""What an architecture needs, found by a dry pass: `segacc plugins NAME`, docs/architectures.md."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from segacc.hookspecs import Facts
+from segacc.model import SegmentationModel
+from segacc.options import decode, describe, parse_component
+from segacc.probe import Findings, probe
+from segacc.registry import Offer, Registry
+
+CLASSES = 150
+"""As many as ADE20K has."""
+SIDE = 512
+"""Pixels a side of the crop that the facts are found on, made to fit."""
+
+
+@dataclass(frozen=True)
+class Datasheet:
+    """Facts of one architecture with one set of options."""
+
+    typed: str
+    """As in `--arch`."""
+    parameters: int
+    """With a head for 150 classes."""
+    stride: float
+    """Pixels of the image for one of the logits."""
+    sizes: str
+    """The images that it takes."""
+    min_batch_size: int
+    unused: int
+    """Trainable parameters that no gradient reaches: frozen at the start."""
+    checkpointing: bool
+    """Whether gradient checkpointing is offered."""
+    weights: str
+    """Default weights; empty for none."""
+    license: str
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Tell them as (what, value)."""
+        images = "image" if self.min_batch_size == 1 else "images"
+        frozen = f"{self.unused} tensors get no gradient and are frozen" if self.unused else "all"
+        terms = f" ({self.license})" if self.weights and self.license else ""
+        return [
+            ("parameters", f"{self.parameters / 1e6:.2f} million, head for {CLASSES} classes"),
+            ("logits", f"1/{self.stride:g} of the image's height and width"),
+            ("image size", self.sizes),
+            ("smallest batch", f"{self.min_batch_size} {images} per process in training"),
+            ("trained", frozen),
+            ("gradient checkpointing", "yes" if self.checkpointing else "no"),
+            ("default weights", f"{self.weights or 'none'}{terms}"),
+        ]
+
+
+def datasheet(record: Any, typed: str = "") -> Datasheet:
+    """Find the facts of an architecture with the options `key=value,...`.
+
+    Parameters are counted, and the pass is run, on torch's meta device; a network that asks for
+    values is built for small images and run on the CPU instead.
+
+    Raises:
+        ModuleNotFoundError: it needs a package that is not installed.
+    """
+    where = f"{record.name}:{typed}" if typed else str(record.name)
+    options = decode(record.options, parse_component(where, where).values, where)
+    network, facts = construct(record, options, torch.device("meta"))
+    parameters = sum(one.numel() for one in network.parameters())
+    rule = network.size_rule
+    try:
+        findings = probe(network, facts.crop_size)
+    except Exception:  # values are asked for, and there are none
+        network, facts = construct(record, options, nullcontext(), side=128)
+        findings = probe(network, facts.crop_size)
+    return _sheet(record, options, where, parameters, rule.text(), findings, network)
+
+
+def _sheet(
+    record: Any,
+    options: Any,
+    where: str,
+    parameters: int,
+    sizes: str,
+    findings: Findings,
+    network: SegmentationModel,
+) -> Datasheet:
+    return Datasheet(
+        where,
+        parameters,
+        findings.stride,
+        sizes,
+        max(network.min_batch_size, findings.min_batch_size),
+        len(findings.unused),
+        network.enable_gradient_checkpointing(),
+        record.default_weights(options) or "",
+        record.weights_license(options),
+    )
+
+
+def construct(
+    record: Any, options: Any, place: AbstractContextManager[Any], side: int = SIDE
+) -> tuple[SegmentationModel, Facts]:
+    """Build a network for crops that it takes, with tensors on a device."""
+    size = (side, side)
+    names = tuple(f"class {k}" for k in range(CLASSES))
+    facts = Facts(num_classes=CLASSES, class_names=names, crop_size=size)
+    with place:
+        network: SegmentationModel = record.build(options, facts)
+        if (fitting := network.size_rule.fit(size)) != size:
+            facts = Facts(num_classes=CLASSES, class_names=names, crop_size=fitting)
+            network = record.build(options, facts)
+    return network, facts
+
+
+def markdown(registry: Registry) -> Iterator[str]:
+    """Yield the lines of docs/architectures.md: a row for each variant, then all options."""
+    yield from HEAD.splitlines()
+    offers = [one for one in registry.of_kind("architecture") if one.built_in]
+    for offer in offers:
+        for typed in offer.record.variants:
+            yield _row(datasheet(offer.record, typed))
+    yield ""
+    yield "## Options"
+    for offer in offers:
+        yield from _options(offer)
+
+
+HEAD = f"""# Architectures
+
+Written by `python -m segacc plugins --markdown`, from a dry pass through each network; a test holds
+it to that. Parameters are counted with a head for {CLASSES} classes. *Logits* is the number of
+image pixels, in height and width, for one of the logits; segacc resizes them to the label's size.
+*Batch* is the smallest batch per process in training: 2 where a batch norm would see one value per
+channel. *Frozen* tensors get no gradient and are frozen at the start. *Checkpointing* is
+`--gradient-checkpointing`. The licence is that of the default weights where their page states it.
+
+| `--arch` | default weights | parameters (million) | logits | image size | batch | frozen \
+| checkpointing | licence |
+|---|---|---:|---:|---|---:|---:|---|---|"""
+
+
+def _row(sheet: Datasheet) -> str:
+    cells = (
+        f"`{sheet.typed}`",
+        f"`{sheet.weights}`" if sheet.weights else "none",
+        f"{sheet.parameters / 1e6:.2f}",
+        f"{sheet.stride:g}",
+        sheet.sizes,
+        str(sheet.min_batch_size),
+        str(sheet.unused or ""),
+        "yes" if sheet.checkpointing else "",
+        sheet.license if sheet.weights else "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _options(offer: Offer) -> Iterator[str]:
+    yield ""
+    yield f"### {offer.record.name}"
+    yield ""
+    yield f"{offer.record.summary}."
+    yield ""
+    yield "| option | type | default | what it does |"
+    yield "|---|---|---|---|"
+    for option in describe(offer.record.options):
+        default = "" if option.default in (None, "", ()) else str(option.default)
+        yield f"| `{option.name}` | {option.type} | {default} | {option.doc} |"

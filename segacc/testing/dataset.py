@@ -1,0 +1,117 @@
+"""Does a data set give samples that decode, with labels inside its map?"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from segacc.data import seeded
+from segacc.decode import read_sample
+from segacc.hookspecs import Dataset, DataSplits, Sample
+from segacc.labels import IGNORE
+from segacc.testing.tools import Report, few
+
+
+def check_dataset(record: Dataset, options: Any = None, *, num_samples: int = 8) -> None:
+    """Check that a data set keeps the promises of the hook.
+
+    Splits hold samples; ids are unique; images and labels decode, are of one size and hold known
+    ids only; a second build gives the same in the same order.
+
+    Args:
+        record: what the hook returned.
+        options: of the data set, as its folder; default `record.options()`.
+        num_samples: how many of each split are decoded, evenly spread. Ids of all are compared.
+
+    Raises:
+        AssertionError: what was expected and what was found.
+    """
+    options = record.options() if options is None else options
+    report = Report(record, options)
+    with seeded(0), report.attempt("the data set to be built and read"):
+        data: DataSplits = record.build(options)
+        report.require(isinstance(data, DataSplits), "DataSplits", type(data).__name__)
+        report.require(data.splits, "at least one split", "none")
+        known(report, data)
+    with seeded(1), report.attempt("the data set to be built and read a second time"):
+        again: DataSplits = record.build(options)
+        report.require(
+            (list(again.splits), again.labels) == (list(data.splits), data.labels),
+            "the same splits and label map from a second build",
+            "others",
+        )
+    with report.attempt("the samples of all splits to be read"):
+        for name, samples in data.splits.items():
+            listed(report, name, samples)
+            same(report, name, samples, again.splits[name], num_samples)
+            seen = decoded(report, name, samples, data, num_samples)
+            report.require(seen, f"some labelled pixels in split {name}", "ignored ones only")
+
+
+def known(report: Report, data: DataSplits) -> None:
+    """Require a sensible label map and crop."""
+    labels = data.labels
+    equal = len(labels.names) == len(labels.palette)
+    found = f"{len(labels.names)} names, {len(labels.palette)} colours"
+    report.require(equal, "a colour for each class", found)
+    missing = [n for k, n in enumerate(labels.names) if k not in labels.classes.values()]
+    report.require(not missing, "a raw label id for each class", f"none for {few(missing)}")
+    wrong = [one for one in labels.palette if not all(0 <= part <= 255 for part in one)]
+    report.require(not wrong, "colours of 0..255", few([str(one) for one in wrong]))
+    fine = data.crop_size is None or min(data.crop_size) > 0
+    report.require(fine, "a crop_size (height, width) above 0", f"{data.crop_size}")
+
+
+def places(count: int, wanted: int) -> list[int]:
+    """Spread places evenly over a split."""
+    wanted = min(count, wanted)
+    return [place * count // wanted for place in range(wanted)]
+
+
+def listed(report: Report, name: str, samples: Sequence[Sample]) -> None:
+    """Require samples under ids of their own."""
+    report.require(len(samples) > 0, f"samples in split {name}", "none")
+    kinds = {type(samples[place]) for place in places(len(samples), 2)}
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    report.require(kinds == {Sample}, f"segacc.Sample in split {name}", found)
+    ids = [samples[place].id for place in range(len(samples))]
+    twice = sorted({one for one in ids if ids.count(one) > 1}) if len({*ids}) < len(ids) else []
+    report.require(not twice, f"one id for each sample of split {name}", f"{few(twice)} twice")
+    broken = [one for one in ids if not one or re.search(r"[\n\r\0]", one)]
+    report.require(not broken, f"ids in split {name} of one line", few([*map(repr, broken)]))
+
+
+def same(
+    report: Report,
+    name: str,
+    samples: Sequence[Sample],
+    again: Sequence[Sample],
+    num_samples: int,
+) -> None:
+    """Require that a second build gives the same in the same order."""
+    count = len(samples)
+    report.require(len(again) == count, f"{count} samples in split {name} again", f"{len(again)}")
+    changed = [k for k in range(count) if samples[k].id != again[k].id]
+    changed += [k for k in places(count, num_samples) if samples[k] != again[k]]
+    report.require(
+        not changed,
+        f"split {name} to be the same, in the same order, when built again",
+        f"another sample at place {changed[0] if changed else 0}: sort what a folder or a set "
+        "lists, and draw from seeded generators only",
+    )
+
+
+def decoded(
+    report: Report, name: str, samples: Sequence[Sample], data: DataSplits, num_samples: int
+) -> bool:
+    """Require that samples decode to uint8 of the known classes; tell whether any is labelled."""
+    seen = False
+    for place in places(len(samples), num_samples):
+        sample = samples[place]
+        with report.attempt(f"sample {sample.id} of split {name} to decode"):
+            image, label = read_sample(sample, data.labels)
+        kinds = (image.dtype, label.dtype) == (torch.uint8, torch.uint8)
+        report.require(kinds, "uint8 images and labels", f"{image.dtype}, {label.dtype}")
+        seen = seen or bool((label != IGNORE).any())
+    return seen

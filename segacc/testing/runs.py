@@ -1,0 +1,278 @@
+"""Checks of an architecture: a run of one step, alone and on several processes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import patch_environment
+from PIL import Image
+from torch import Tensor, nn
+
+from segacc import loop, registry
+from segacc.data import seeded
+from segacc.feed import windows
+from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
+from segacc.inference import Segmenter
+from segacc.labels import IGNORE, LabelMap
+from segacc.meter import Meter
+from segacc.plan import Plan, gather, make_plan
+from segacc.protocols import predict
+from segacc.run import Run, build_run
+from segacc.settings import Layer
+from segacc.signals import StopSignal
+from segacc.testing.subject import Subject
+from segacc.testing.tools import changed, few, registry_with, some_images, some_labels
+from segacc.testing.training import different, learn
+
+PATIENCE = timedelta(seconds=120)
+"""How long processes wait for each other."""
+
+
+@contextmanager
+def alone_on_cpu() -> Iterator[None]:
+    """Run a block in which accelerate has not been started yet, and starts on the CPU."""
+    kinds = (AcceleratorState, PartialState, GradientState)
+    before = [dict(kind._shared_state) for kind in kinds]
+    for kind in kinds:
+        kind._shared_state.clear()
+    try:
+        with patch_environment(accelerate_use_cpu="yes", accelerate_mixed_precision="no"):
+            yield
+    finally:
+        for kind, state in zip(kinds, before, strict=True):
+            kind._shared_state.clear()
+            kind._shared_state.update(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The pictures of the checks have none."""
+
+
+def pictures(subject: Subject) -> Dataset:
+    """Offer a data set of the subject's crops; raw label ids are 0, 7, 14 and, ignored, 255."""
+    facts, (height, width) = subject.facts, subject.size
+    ids = {7 * k: k for k in range(facts.num_classes)} | {IGNORE: IGNORE}
+    palette = tuple((50 * k, 200 - 20 * k, 7) for k in range(facts.num_classes))
+    sizes = {"train": [subject.size] * 8, "validation": [(height + 11, width + 37)]}
+    splits = {
+        split: [sample(size, facts.num_classes, k) for k, size in enumerate(many)]
+        for split, many in sizes.items()
+    }
+    data = DataSplits(splits, LabelMap(facts.class_names, ids, palette))
+    return Dataset(
+        name="pictures_of_the_check",
+        summary="noise",
+        options=NoOptions,
+        build=lambda options: data,
+    )
+
+
+def sample(size: tuple[int, int], num_classes: int, number: int) -> Sample:
+    """Draw a sample of noise."""
+    image = some_images(size, count=1, seed=number)[0].permute(1, 2, 0)
+    label = some_labels(size, num_classes, count=1, seed=number)[0]
+    raw = label.where(label == IGNORE, label * 7).to(torch.uint8)
+    return Sample(png(image), png(raw), str(number))
+
+
+def png(pixels: Tensor) -> bytes:
+    """Encode (H, W) or (H, W, 3) uint8."""
+    file = BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def plan_of(subject: Subject, folder: Path, **more: Any) -> Plan:
+    """Plan a run of one step in `folder`, as a user types it."""
+    data = pictures(subject)
+    settings = {
+        "arch": {"name": subject.record.name, **changed(subject.options)},
+        "dataset": data.name,
+        "weights": "none",
+        "aug": ("none",),
+        "crop_size": subject.size,
+        "batch_size": 2,
+        "max_steps": 1,
+        "num_workers": 0,
+        "num_pictures": 0,
+        "output_dir": folder,
+        **more,
+    }
+    layer = Layer(settings, "segacc.testing")
+    return make_plan(gather([layer]), registry_with(subject.record, data))
+
+
+def check(subject: Subject) -> None:
+    """Train one step, and ask a Segmenter for what the run's network predicts."""
+    expected = "a run of one step, and a Segmenter from its folder"
+    with (
+        TemporaryDirectory() as folder,
+        subject.report.attempt(expected),
+        alone_on_cpu(),
+        seeded(0),
+        installed(subject.record),
+    ):
+        run = build_run(plan_of(subject, Path(folder) / "run"))
+        for _ in loop.train(run):
+            pass
+        survives(subject, run, run.folder / "last")
+
+
+def installed(record: Architecture) -> Any:
+    """Let segacc find a record's plugin as if it alone were installed."""
+
+    class Plugin:
+        @hookimpl
+        def segacc_architectures(self) -> list[Architecture]:
+            return [record]
+
+    points = [("segacc-testing", "", SimpleNamespace(name="main", load=Plugin))]
+    return patch.object(registry, "installed_plugins", lambda: points)
+
+
+def survives(subject: Subject, run: Run, folder: Path) -> None:
+    """Require that label map, palette, protocol and prediction come back from a saved run."""
+    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    wanted = {"label map and palette": run.labels, "protocol": run.scoring.protocol}
+    found = {"label map and palette": segmenter.labels, "protocol": segmenter.protocol}
+    for name, one in wanted.items():
+        expected = f"the {name} of the run back from its folder"
+        subject.report.require(found[name] == one, expected, f"{found[name]}")
+    image = some_images((subject.size[0] + 9, subject.size[1] + 21), count=1)[0]
+    network = run.network.eval()
+    mine, theirs = segmenter(image), predict(network, network, image, run.scoring.protocol)
+    same = (torch.from_numpy(mine) == theirs).float().mean().item()
+    expected = "a Segmenter from the run's folder to predict what the run's network does"
+    subject.report.require(same == 1, expected, f"{100 * (1 - same):.2g} % other pixels")
+
+
+def check_processes(subject: Subject, count: int) -> None:
+    """Take a step on several processes, and require that it is the step of one."""
+    expected = f"a step on {count} processes to be the step that one process takes"
+    with TemporaryDirectory() as folder, subject.report.attempt(expected):
+        with alone_on_cpu():
+            whole = step(subject, Path(folder) / "whole", batch_size=2 * count)
+        parts = launch(subject, Path(folder), count)
+        for rank, part in enumerate(parts[1:], 1):
+            names = [n for n, one in part["weights"].items() if not same(one, parts[0], n)]
+            found = f"others on process {rank} in {few(names)}"
+            subject.report.require(not names, f"{expected}, with equal weights on each", found)
+        like_one(subject, parts[0], whole, expected)
+
+
+def like_one(subject: Subject, part: dict[str, Any], whole: dict[str, Any], expected: str) -> None:
+    """Require one process's losses and gradients; near ones where they depend on random draws."""
+    exact = not draws(subject)
+    mine, theirs = part["losses"], whole["losses"]
+    subject.report.require(
+        torch.allclose(mine, theirs, rtol=1e-4 if exact else 0.2),
+        f"{expected}, with {'the same' if exact else 'about the same'} losses",
+        f"{listed(mine)} and {listed(theirs)}",
+    )
+    if exact:
+        names = different(part["gradients"], whole["gradients"], 1e-3)
+        subject.report.require(not names, f"{expected}, with the same gradients", few(names))
+        return
+    mine, theirs = length(part["gradients"]), length(whole["gradients"])
+    fine = bool(theirs / 1.5 < mine) and bool(mine < theirs * 1.5)
+    wanted = f"{expected}, with a gradient of about the same length"
+    subject.report.require(fine, wanted, f"{mine:.6g} and {theirs:.6g}")
+
+
+def length(gradients: dict[str, Tensor]) -> Tensor:
+    """Return the norm over all gradients."""
+    norm: Tensor = torch.stack([one.norm() for one in gradients.values()]).norm()
+    return norm
+
+
+def listed(losses: Tensor) -> str:
+    """List losses in few digits."""
+    return ", ".join(f"{loss:.6g}" for loss in losses.tolist())
+
+
+def same(weight: Tensor, other: dict[str, Any], name: str) -> bool:
+    """Compare with a weight of another process."""
+    return torch.equal(weight, other["weights"][name])
+
+
+def step(subject: Subject, folder: Path, *, batch_size: int) -> dict[str, Any]:
+    """Take one step, and return losses, gradients and weights by name."""
+    more = {"freeze_batchnorm": True, "max_grad_norm": 1e9, "max_steps": 2}
+    with seeded(0):
+        run = build_run(plan_of(subject, folder, batch_size=batch_size, **more))
+        without_dropout(run.network)
+        with StopSignal() as signal:
+            window = next(windows(run, Meter(run), signal))
+        losses, _, _ = loop.train_step(run, window)
+    network, state = run.network, run.optimizer.state
+    if run.accelerator.num_processes > 1:
+        losses = run.accelerator.reduce(losses, "sum")
+    named = list(network.named_parameters())
+    return {
+        "losses": losses,
+        "gradients": {name: state[one]["exp_avg"] * 10 for name, one in named if one in state},
+        "weights": {name: one.detach() for name, one in named},
+    }
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Switch torch's dropout layers off."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+
+
+def draws(subject: Subject) -> bool:
+    """Tell whether the training loss is random though dropout layers are off."""
+    found = []
+    for seed in range(2):
+        network = subject.build()
+        network.freeze_batchnorm()
+        without_dropout(network)
+        found.append(learn(subject, network, seed=seed)[0])
+    return not torch.equal(*found)
+
+
+def launch(subject: Subject, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Take one step on so many processes; they are forks, since records cannot be pickled."""
+    multiprocessing: Any = torch.multiprocessing
+    try:
+        multiprocessing.start_processes(
+            part, args=(subject, folder, count), nprocs=count, start_method="fork"
+        )
+    except Exception:
+        told = [path.read_text() for path in sorted(folder.glob("*.txt"))]
+        raise RuntimeError(told[0] if told else "a process that ended") from None
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+
+def part(rank: int, subject: Subject, folder: Path, count: int) -> None:
+    """Take a process's part of a step."""
+    torch.set_num_threads(1)  # a fork of a process with OpenMP threads hangs otherwise
+    where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {**where, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    distributed: Any = torch.distributed
+    store = distributed.FileStore(str(folder / "meeting"), count)
+    try:
+        distributed.init_process_group(
+            "gloo", rank=rank, world_size=count, store=store, timeout=PATIENCE
+        )
+        with alone_on_cpu():
+            done = step(subject, folder / "cut", batch_size=2)
+        torch.save(done, folder / f"{rank}.pt")
+        distributed.destroy_process_group()
+    except Exception as error:
+        text = " ".join(str(error).split())
+        (folder / f"{rank}.txt").write_text(f"{type(error).__name__}: {text}")
+        raise

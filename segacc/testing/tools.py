@@ -1,0 +1,151 @@
+"""What all checks share: how a failure reads, pictures to try on, registries without pip."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segacc.hookspecs import Facts, Record
+from segacc.labels import IGNORE
+from segacc.plugins import BUILT_IN
+from segacc.registry import KINDS, Offer, Registry, check_new, offers_of
+
+NAMES = ("road", "tree", "sky", "car", "house")
+"""Class names that the checks use, the first K of them."""
+
+
+class Report:
+    """Says which component is checked, in all that it raises."""
+
+    def __init__(self, record: Record, options: Any) -> None:
+        """Name the component as it is typed: `name:key=value,...`."""
+        kind = next(kind for kind, one in KINDS.items() if isinstance(record, one))
+        typed = ",".join(f"{key}={value}" for key, value in changed(options).items())
+        self.who = f"{kind} {record.name}{':' if typed else ''}{typed}"
+
+    def require(self, condition: Any, expected: str, found: str) -> None:
+        """Raise AssertionError unless the condition holds."""
+        if not condition:
+            raise AssertionError(f"{self.who}: expected {expected}; found {found}.")
+
+    @contextmanager
+    def attempt(self, expected: str) -> Iterator[None]:
+        """Run a block in which nothing but our own AssertionErrors may be raised."""
+        try:
+            yield
+        except AssertionError as error:
+            if str(error).startswith(self.who):
+                raise
+            self._blame(error, expected)
+        except Exception as error:  # a stranger's code may raise anything
+            self._blame(error, expected)
+
+    def _blame(self, error: Exception, expected: str) -> None:
+        reason = " ".join(str(error).split())[:400].rstrip(".")
+        self._raise(f"{type(error).__name__}{': ' if reason else ''}{reason}", expected, error)
+
+    def _raise(self, found: str, expected: str, error: Exception) -> None:
+        raise AssertionError(f"{self.who}: expected {expected}; found {found}.") from error
+
+
+def changed(options: Any) -> dict[str, Any]:
+    """Return the options that are not their defaults, by name."""
+    fields = {f.name: f for f in dataclasses.fields(options)}
+    values = {name: getattr(options, name) for name in fields}
+    return {name: value for name, value in values.items() if value != default(fields[name])}
+
+
+def default(field: "dataclasses.Field[Any]") -> Any:
+    """Return a field's default, or what no value equals."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def registry_of(*plugins: Any) -> Registry:
+    """Make a registry of the built-ins and of plugins that need not be installed.
+
+    Args:
+        plugins: modules, or objects whose methods are hooks.
+
+    Raises:
+        PluginError: a plugin offers nothing, something wrong, or one name twice.
+    """
+    import importlib
+
+    registry = Registry()
+    for name in BUILT_IN:
+        registry.offers += offers_of(importlib.import_module(name), name, "segacc", "")
+    for place, plugin in enumerate(plugins):
+        name = getattr(plugin, "__name__", type(plugin).__name__).replace("_", "-")
+        offers = offers_of(plugin, f"{name}:{place}", name, "")
+        check_new(offers, registry.offers)
+        registry.offers += offers
+    return registry
+
+
+def registry_with(*records: Record) -> Registry:
+    """Make a registry of the built-ins in which these records stand for their names."""
+    registry = registry_of()
+    for record in records:
+        kind = next(kind for kind, one in KINDS.items() if isinstance(record, one))
+        others = [o for o in registry.offers if (o.kind, o.record.name) != (kind, record.name)]
+        registry.offers = [*others, Offer(kind, record, "segacc-testing", "")]
+    return registry
+
+
+def facts_of(num_classes: int = 3, **values: Any) -> Facts:
+    """Give the facts of a run on K classes."""
+    return Facts(num_classes=num_classes, class_names=NAMES[:num_classes], **values)
+
+
+def some_images(size: tuple[int, int], *, count: int = 2, seed: int = 0) -> Tensor:
+    """Draw images (N, 3, H, W) uint8: noise of several scales, so that no two places are alike."""
+    random = torch.Generator().manual_seed(seed)
+    total = torch.zeros(count, 3, *size)
+    for side in (1, 4, 16):
+        shape = (count, 3, -(-size[0] // side), -(-size[1] // side))
+        noise = torch.rand(shape, generator=random)
+        for axis in (2, 3):
+            noise = noise.repeat_interleave(side, axis)
+        total += noise[..., : size[0], : size[1]]
+    return (total * 85).to(torch.uint8)
+
+
+def some_labels(
+    size: tuple[int, int], num_classes: int, *, count: int = 2, side: int = 8, seed: int = 0
+) -> Tensor:
+    """Draw labels (N, H, W) int64 of random blocks; about one block in K + 1 is ignored."""
+    random = torch.Generator().manual_seed(seed + 1)
+    shape = (count, -(-size[0] // side), -(-size[1] // side))
+    blocks = torch.randint(num_classes + 1, shape, generator=random)
+    for axis in (1, 2):
+        blocks = blocks.repeat_interleave(side, axis)
+    labels = blocks[:, : size[0], : size[1]]
+    return labels.where(labels < num_classes, IGNORE)
+
+
+def close(mine: Tensor, theirs: Tensor, tolerance: float) -> bool:
+    """Tell whether tensors of one shape differ by less than a share of the largest number."""
+    if mine.shape != theirs.shape:
+        return False
+    scale = max(theirs.abs().max().item(), 1e-6) if theirs.numel() else 1.0
+    return bool(
+        torch.allclose(mine.float(), theirs.float(), rtol=tolerance, atol=tolerance * scale)
+    )
+
+
+def gap(mine: Tensor, theirs: Tensor) -> str:
+    """Tell by how much tensors differ."""
+    if mine.shape != theirs.shape:
+        return f"shapes {tuple(mine.shape)} and {tuple(theirs.shape)}"
+    return f"a difference of up to {(mine.float() - theirs.float()).abs().max().item():.3g}"
+
+
+def few(names: Sequence[Any]) -> str:
+    """List some names."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(map(str, names[:4])) + more

@@ -1,0 +1,174 @@
+"""Runs with other networks, weights, channels and batches, as a user starts them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics, write_data
+
+pytest_plugins = ["cli_fixtures"]
+
+STEP = (
+    *("--max-steps", "1", "--batch-size", "2", "--crop-size", "64", "--num-workers", "0"),
+    *("--num-pictures", "0", "--output-dir", "run"),
+)
+MOBILENET = ("--arch", "mobilenet_v2:depth_multiplier=0.25,output_stride=8", "--weights", "none")
+
+
+def config(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
+    return found
+
+
+def test_a_folder_alone_chooses_the_architecture(
+    warm: Warm, shared: Path, data: Path, tmp_path: Path
+) -> None:
+    voc = shared / "deeplabv3_mobilenet_v2_voc"
+    given = ("--weights", voc, "--dataset", f"folder:root={data}")
+    done = assert_succeeded(warm(*STEP, *given, cwd=tmp_path))
+    assert (
+        "332 tensors loaded\n  head: rows of 1 of 3 classes taken over by name: background\n"
+        in (done.stdout)
+    )
+    assert "frozen, since no gradient reaches them: mobilenet_v2.conv_1x1" in done.stdout
+    assert config(tmp_path / "run")["arch"] == {"name": "mobilenet_v2", "config": str(voc)}
+    # And what this run saved is such a folder, too: of a stride and classes of its own.
+    again = ("--weights", "run/last", "--dataset", f"folder:root={data}")
+    done = assert_succeeded(warm(*STEP[:-2], *again, "--output-dir", "second", cwd=tmp_path))
+    assert "mobilenet_v2:config=run/last: " in done.stdout
+    assert "332 tensors loaded\n" in done.stdout and "head:" not in done.stdout
+    fresh = (*given, "--head", "fresh", "--output-dir", "third")
+    done = assert_succeeded(warm(*STEP[:-2], *fresh, cwd=tmp_path))
+    assert "312 tensors loaded\n  new: 20 tensors of segmentation_head\n" in done.stdout
+
+
+def test_an_encoder_alone_asks_for_an_architecture(
+    warm: Warm, shared: Path, data: Path, tmp_path: Path
+) -> None:
+    lite = shared / "efficientnet_lite0"
+    done = warm(*STEP, "--weights", lite, "--dataset", f"folder:root={data}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"segacc: --weights: {lite}: holds no network of transformers, which is no whole "
+        "segmentation network that segacc knows. If it is an encoder, name the architecture"
+    )
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_take(warm: Warm, data: Path, tmp_path: Path) -> None:
+    two = STEP.index("--batch-size") + 1
+    single = (*STEP[:two], "1", *STEP[two + 1 :])
+    one = (*single, *MOBILENET, "--dataset", f"folder:root={data}")
+    assert_refused(
+        warm(*one, cwd=tmp_path),
+        "--batch-size: the architecture needs at least 2 images per process in training (its batch "
+        "norm would see one value per channel), got 1. Use --batch-size 2 or more, or "
+        "--freeze-batchnorm.",
+    )
+    assert_succeeded(warm(*one, "--freeze-batchnorm", cwd=tmp_path))
+
+
+@pytest.mark.launch
+def test_synchronized_batch_norm_is_for_gpus(data: Path, tmp_path: Path) -> None:
+    given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}", "--sync-batchnorm")
+    done = launch(*given, cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("segacc: --sync-batchnorm: torch synchronizes batch norm on GPUs") == 1
+
+
+def test_a_frozen_encoder_of_random_weights_is_said_loudly(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    given = ("--arch", "linear:size=test", "--weights", "none", "--dataset", f"folder:root={data}")
+    crop = ("--crop-size", "56")
+    steps = tuple(part for part in STEP if part not in ("--crop-size", "64"))
+    done = assert_succeeded(warm(*steps, *given, *crop, cwd=tmp_path))
+    assert "THE ENCODER IS RANDOM AND FROZEN, so nothing good can come of this run" in done.stdout
+    protocol = json.loads((tmp_path / "run/last/segacc.json").read_text())["protocol"]
+    assert protocol == "whole:pad=14"  # 48x64 pixels are no multiples of 14
+
+
+def test_a_crop_that_was_not_typed_is_made_to_fit(warm: Warm, data: Path, tmp_path: Path) -> None:
+    steps = tuple(part for part in STEP if part not in ("--crop-size", "64"))
+    given = ("--arch", "linear:size=test", "--weights", "none", "--dataset", f"folder:root={data}")
+    assert_succeeded(warm(*steps, *given, cwd=tmp_path))
+    assert config(tmp_path / "run")["crop_size"] == [504, 504]
+    typed = (*given, "--crop-size", "64", "--overwrite")
+    assert_refused(
+        warm(*steps, *typed, cwd=tmp_path),
+        "--crop-size: 64x64: the architecture takes only multiples of 14 pixels.",
+    )
+
+
+def channels(root: Path, mode: str) -> Path:
+    """Write the small data set with pictures of another mode."""
+    write_data(root)
+    for path in (root / "images").rglob("*.png"):
+        Image.open(path).convert(mode).save(path)
+    return root
+
+
+@pytest.mark.parametrize(("count", "mode"), [(1, "L"), (4, "RGBA")])
+def test_other_input_channels(
+    warm: Warm, shared: Path, count: int, mode: str, tmp_path: Path
+) -> None:
+    root = channels(tmp_path / "data", mode)
+    weights = ("--weights", shared / "deeplabv3_mobilenet_v2_voc", "--num-channels", count)
+    drawn = [*STEP[: STEP.index("--num-pictures") + 1], "2", *STEP[-2:]]
+    done = assert_succeeded(
+        warm(*drawn, *weights, "--dataset", f"folder:root={root}", cwd=tmp_path)
+    )
+    assert (tmp_path / "run/pictures/step-00000001.png").is_file()
+    first = "mobilenet_v2.conv_stem.first_conv.convolution.weight"
+    assert f"input channels fitted: {first}" in done.stdout
+    stored = json.loads((tmp_path / "run/last/config.json").read_text())
+    assert stored["num_channels"] == count
+    picture = next((root / "images/validation").iterdir())
+    assert_succeeded(warm("predict", "run/last", picture, cwd=tmp_path))
+    assert np.array(Image.open(tmp_path / f"predictions/{picture.name}")).shape == (48, 64)
+    (again,) = metrics(tmp_path / "run", "eval")
+    assert_succeeded(warm("evaluate", "run/last", "--dataset", f"folder:root={root}", cwd=tmp_path))
+    told = json.loads((tmp_path / "run/last/evaluation.json").read_text())
+    assert told["scores"]["mean_iou"] == again["mean_iou"]
+
+
+def test_four_channels_are_not_made_of_three(warm: Warm, data: Path, tmp_path: Path) -> None:
+    given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}", "--num-channels", "4")
+    done = warm(*given, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.search(
+        r"train\d\.png: the image has 3 channels \(mode RGB\), --num-channels 4 wants four\.\n",
+        done.stderr,
+    )
+
+
+def test_a_loss_beside_a_networks_own_is_refused(warm: Warm, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("scipy", reason="mask classification needs the extra `mask`")
+    given = (*STEP, "--arch", "maskformer:variant=tiny", "--weights", "none")
+    assert_refused(
+        warm(*given, "--dataset", f"folder:root={data}", "--loss", "dice", cwd=tmp_path),
+        "--loss: maskformer brings its own loss (class, mask, dice); leave this out.",
+    )
+    done = assert_succeeded(warm(*given, "--dataset", f"folder:root={data}", cwd=tmp_path))
+    assert set(metrics(tmp_path / "run", "train")[0]["losses"]) == {"class", "mask", "dice"}
+    assert "maskformer:variant=tiny: " in done.stdout
+
+
+def test_a_protocol_for_training_is_stored_with_the_scores(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}")
+    protocol = ("--protocol", "slide:crop=32,stride=20")
+    done = assert_succeeded(warm(*given, *protocol, "--channels-last", cwd=tmp_path))
+    assert "slide:crop=32,stride=20 (best so far)" in done.stdout
+    side = json.loads((tmp_path / "run/best/segacc.json").read_text())
+    assert side["protocol"] == "slide:crop=32,stride=20"
+    assert_refused(
+        warm(*given, "--protocol", "slid", "--overwrite", cwd=tmp_path),
+        '--protocol: unknown protocol "slid". Known: whole, slide.',
+    )
