@@ -85,7 +85,7 @@ def trial(folder: Path, recipe: list[str], threads: str) -> tuple[float, float]:
 
 def measure(start: str, minutes: float) -> int:
     """Train within the budget, and write down what came of it."""
-    began, threads = time.perf_counter(), str(os.cpu_count() or 1)
+    began, threads, packages = time.perf_counter(), str(os.cpu_count() or 1), versions()
     recipe = flags(start)
     with tempfile.TemporaryDirectory() as folder:
         step, evaluation = trial(Path(folder) / "trial", [*recipe, "--eval-every", "12"], threads)
@@ -106,10 +106,7 @@ def measure(start: str, minutes: float) -> int:
             for key in ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou")
         },
         "command": shlex.join(["accelerate", "launch", "-m", "segacc", *recipe, *plan]),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("torch", "transformers", "accelerate", "timm")
-        },
+        "versions": packages,
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"camvid-{start}-{minutes:g}.json"
@@ -118,6 +115,13 @@ def measure(start: str, minutes: float) -> int:
     print(f"seconds   {seconds:.0f} (at most {60 * minutes:.0f}), {steps} steps")
     print(f"mean_iou  {figure:.4f} (at least {target:.2f})")
     return int(seconds > 60 * minutes or figure < target)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that matter, of those that are installed."""
+    found = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
+    names = ("torch", "transformers", "accelerate", "timm")
+    return {name: found[name] for name in names if name in found}
 
 
 def report() -> int:
@@ -132,7 +136,8 @@ def report() -> int:
         figures = [scores["mean_iou"], *scores["per_category_iou"].values()]
         cells = [one["start"], f"{one['seconds'] / 60:.1f}", str(one["steps"])]
         lines.append("| " + " | ".join([*cells, *(f"{figure:.3f}" for figure in figures)]) + " |")
-    commands = [f"    {one['command']}" for one in results]
+    commands = [f"    OMP_NUM_THREADS={one['threads']} {one['command']}" for one in results]
+    lines += ["", f"torch {results[-1]['versions']['torch']}, {results[-1]['threads']} threads."]
     before, _, rest = PAGE.read_text().partition(MARK)
     after = rest.partition(MARK)[2]
     PAGE.write_text("\n".join([f"{before}{MARK}", "", *lines, "", *commands, "", f"{MARK}{after}"]))

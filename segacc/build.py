@@ -12,7 +12,7 @@ from segacc.defaults import DEFAULT_CROP, check_batch, check_crop
 from segacc.errors import OptionError
 from segacc.hookspecs import DataSplits, Facts, LossTerm
 from segacc.model import SegmentationModel
-from segacc.plan import Plan
+from segacc.plan import NETWORK, Plan
 from segacc.probe import freeze, probe
 from segacc.transfer import LoadReport
 
@@ -37,11 +37,15 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     config = plan.settings.config
     network, facts = construct(plan, splits)
     default = plan.arch.record.default_weights(plan.arch.options)
+    if getattr(plan.arch.options, "config", None):  # its sizes are those of other weights
+        default = None
     source = weights.agree("none" if plan.resume else config.weights, default, accelerator)
     fresh = config.head == "fresh"
     report = weights.load(network, source, class_names=facts.class_names, fresh_head=fresh)
     if plan.resume:
         report = LoadReport(f"those of {plan.resume.name}")
+        if (plan.folder / NETWORK).is_dir():
+            network.load_settings(plan.folder / NETWORK)
     if config.freeze_batchnorm:
         network.freeze_batchnorm()
     findings = probe(network, facts.crop_size, facts.num_channels)
@@ -71,7 +75,14 @@ def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]
         num_channels=config.num_channels,
         seed=config.seed,
     )
-    network = build(plan, facts)
+    try:
+        network = build(plan, facts)
+    except OptionError:  # perhaps it is built for squares, and nobody typed this crop
+        if config.crop_size is not None:
+            raise
+        side = max(32, min(facts.crop_size) // 32 * 32)
+        facts = replace(facts, crop_size=(side, side))
+        network = build(plan, facts)
     fitting = network.size_rule.fit(facts.crop_size)
     if config.crop_size is None and fitting != facts.crop_size:
         facts = replace(facts, crop_size=fitting)
@@ -134,12 +145,13 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
     """Build the losses that were asked for, or take those that the network brings.
 
     Raises:
-        OptionError: both are there.
+        OptionError: both are there, or none.
     """
-    own = network.losses(facts)
-    if own and "loss" in plan.settings.origins:
+    own, where = network.losses(facts), plan.settings.where("loss")
+    if own and plan.loss and "loss" in plan.settings.origins:
         raise OptionError(
-            f"{plan.settings.where('loss')}: {plan.arch.name} brings its own loss "
-            f"({', '.join(own)}); leave this out."
+            f"{where}: {plan.arch.name} brings its own loss ({', '.join(own)}); leave this out."
         )
+    if not own and not plan.loss:
+        raise OptionError(f"{where}: at least one is needed.")
     return own or {one.name: one.record.build(one.options, facts) for one in plan.loss}

@@ -145,6 +145,8 @@ def _plugins(args: list[str]) -> int:
     typed = _parse(parser, args)
     from segacc import commands
 
+    if typed["name"] and typed["markdown"]:
+        raise OptionError("--markdown prints all architectures; leave the name out.")
     form = "json" if typed["json"] else "markdown" if typed["markdown"] else "text"
     return commands.plugins(typed["name"], form=form)
 

@@ -155,6 +155,8 @@ def plugins(name: str | None, *, form: str) -> int:
     from segacc.listing import listing_json, print_component, print_listing
 
     registry, console = load_registry(), Console(soft_wrap=True)
+    if name is not None:
+        quiet_libraries()
     if form == "markdown":
         quiet_libraries()
         from segacc.datasheet import markdown

@@ -28,7 +28,7 @@ class Item:
     """One decoded, mapped, perhaps augmented sample, as it leaves a worker."""
 
     image: Tensor
-    """(3, H, W) uint8 RGB."""
+    """(C, H, W) uint8 RGB."""
     label: Tensor
     """(H, W) uint8, 255 ignored."""
     id: str
@@ -45,7 +45,7 @@ class Batch:
     """A micro-batch of one size. N images."""
 
     images: Tensor
-    """(N, 3, H, W) uint8."""
+    """(N, C, H, W) uint8."""
     labels: Tensor
     """(N, H, W) uint8."""
     items: tuple[tuple[str, int, str], ...]

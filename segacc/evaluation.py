@@ -49,7 +49,7 @@ def build_scoring(
         accelerator,
         accelerator.prepare_model(segmenter.network, evaluation_mode=True),
         segmenter.network,
-        EvalData(samples, labels),
+        EvalData(samples, labels, segmenter.network.num_channels),
         lambda: build_metrics(metrics, facts),
         segmenter.protocol,
         num_workers=config.num_workers,

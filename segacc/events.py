@@ -54,7 +54,7 @@ class Example:
 
     id: str
     image: "Tensor"
-    """(3, H, W) uint8."""
+    """(C, H, W) uint8."""
     label: "Tensor"
     """(H, W) uint8, 255 ignored."""
     prediction: "Tensor"

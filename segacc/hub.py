@@ -96,8 +96,13 @@ def fetch(hub_id: str, *, only_config: bool = False) -> str:
         ]
         safe = any(name.endswith(".safetensors") for name in found)
         wanted = ["*.json"] if only_config else ["*.json", "*.safetensors" if safe else "*.bin"]
-        knock(hub_id, next(name for name in found if name.endswith(wanted[-1][1:])))
+        needed = [name for name in found if name.endswith(wanted[-1][1:])]
+        if not needed:
+            raise WeightsError(f"the Hub's {hub_id} holds no file {wanted[-1]}.")
+        knock(hub_id, needed[0])
         return str(snapshot_download(hub_id, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT))
+    except WeightsError:
+        raise
     except HFValidationError:
         raise WeightsError(f"{hub_id} is no Hub id, which has the form USER/NAME.") from None
     except RepositoryNotFoundError as error:

@@ -127,7 +127,8 @@ def facts_of(folder: Path, side: dict[str, Any]) -> Facts:
     config, names = read_config(folder), stored_names(folder)
     size = config.get("image_size") or 512
     crop = (size, size) if isinstance(size, int) else tuple(size)
-    channels = config.get("num_channels", 3)
+    inner = config.get("backbone_config") or {}
+    channels = config.get("num_channels") or inner.get("num_channels") or 3
     names = names or [f"LABEL_{k}" for k in range(config.get("num_labels", 2))]
     return Facts(
         num_classes=len(names), class_names=tuple(names), crop_size=crop, num_channels=channels
@@ -155,11 +156,10 @@ def protocol_of(folder: Path, network: SegmentationModel, facts: Facts) -> Proto
     there = (folder / "preprocessor_config.json").is_file()
     processor = read_processor(folder) if there else None
     size = dict(processor.size or {}) if processor is not None and processor.do_resize else {}
-    if size.get("shortest_edge"):
-        return Protocol(short_side=size["shortest_edge"])
-    if size.get("height"):
-        return Protocol(size=(size["height"], size["width"]))
-    return default_protocol(network, facts.crop_size)
+    fitting = default_protocol(network, facts.crop_size)
+    if size.get("shortest_edge"):  # and then padded, or through windows, where that is needed
+        return replace(fitting, short_side=size["shortest_edge"])
+    return Protocol(size=(size["height"], size["width"])) if size.get("height") else fitting
 
 
 def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:

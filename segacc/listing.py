@@ -52,6 +52,10 @@ def print_datasheet(offer: Offer, console: Console) -> None:
     except ModuleNotFoundError as error:
         _say(console, f"It needs the package {error.name}, which is not installed.")
         return
+    except Exception as error:  # a stranger's code may raise anything
+        reason = " ".join(str(error).split())
+        _say(console, f"It cannot be built with default options: {type(error).__name__}: {reason}")
+        return
     _print_table(console, ("with default options", ""), rows)
 
 

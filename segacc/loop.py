@@ -96,7 +96,7 @@ def effective_counts(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor]:
     ]
     valid = torch.stack([(label != IGNORE).sum() for label in labels]).sum()
     total, valid = run.accelerator.reduce((torch.stack(counts), valid), "sum")
-    return total.clamp(min=1), valid
+    return total.where(total > 0, 1), valid
 
 
 def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:

@@ -204,7 +204,8 @@ class EomtModel(MaskModel):
 
     Args:
         annealing: in training, take the masks off the queries' attention, block after block, as
-            the paper does; else their probabilities stay what the weights came with.
+            the paper does; else their probabilities stay what the weights came with, but for the
+            first evaluation, which makes them 0 or 1.
         more: see MaskModel.
     """
 

@@ -150,8 +150,11 @@ class SegmentationModel(nn.Module):
         return False
 
     def freeze_batchnorm(self) -> None:
-        """Keep the statistics, scales and shifts of batch norm as they are, in training too."""
-        self.batchnorm_frozen = True
+        """Keep the statistics, scales and shifts of batch norm as they are, in training too.
+
+        One image is then enough for a batch.
+        """
+        self.batchnorm_frozen, self.min_batch_size = True, 1
         for norm in self._batchnorms():
             norm.requires_grad_(False)
 
@@ -170,7 +173,7 @@ class SegmentationModel(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """Turn uint8 RGB images (N, C, H, W) into float32 of this network's mean, std and order."""
         if self.channel_order == "bgr":
-            images = images.flip(1)
+            images = torch.cat([images[:, :3].flip(1), images[:, 3:]], dim=1)
         mean, std = self._mean_and_std(images.device, images.shape[1])
         return (images.float() - mean) / std
 
@@ -219,8 +222,15 @@ class SegmentationModel(nn.Module):
             is_head=self.is_head,
             classifiers=tuple(f"{name}." for name in self.classifiers),
             class_names=tuple(class_names),
+            num_channels=self.num_channels,
             fresh_head=fresh_head,
         )
+
+    def save_settings(self, folder: Path) -> None:
+        """Write what loaded weights decided beside tensors, for a run that goes on."""
+
+    def load_settings(self, folder: Path) -> None:
+        """Read what `save_settings` wrote; a checkpoint holds tensors only."""
 
     def save_pretrained(
         self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]

@@ -15,7 +15,13 @@ from segacc.registry import Registry
 from segacc.saved import architecture_of
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
 
-FIXED = ("arch", "weights", "seed", "best_by")
+NETWORK = "network"
+"""Folder in the run folder: what weights decided of the network beside tensors."""
+
+FIXED = (
+    *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),
+    *("seed", "best_by", "protocol"),
+)
 """Settings that a resumed run keeps."""
 
 
@@ -128,8 +134,9 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
         _run_folder(settings, arch, dataset),
         checkpoint.find(config.resume, config.output_dir)[1] if config.resume else None,
     )
-    for key in ("loss", "metric"):
-        refuse_twins(getattr(plan, key), settings.where(key))
+    if plan.loss:  # none where the network brings its own
+        refuse_twins(plan.loss, settings.where("loss"))
+    refuse_twins(plan.metric, settings.where("metric"))
     if plan.resume:
         _check_length(plan)
     return plan
@@ -142,9 +149,12 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
         SegaccError: nothing is there, or no architecture reads it.
     """
     given, where = settings.config.weights, settings.where("weights")
-    if settings.config.resume or given in ("auto", "none"):
+    if settings.config.resume:
+        return _as_started(settings)
+    if given in ("auto", "none"):
         return settings
     _check_weights(given, where)
+    _refuse_own(settings)
     if "arch" in settings.origins:
         return settings
     folder = Path(find(given, only_config=True))
@@ -173,6 +183,28 @@ def refuse_twins(chosen: Sequence[Chosen], where: str) -> None:
     names = [one.name for one in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
+
+
+def _as_started(settings: Settings) -> Settings:
+    """Let a resumed run read the network's config from its own folder, not where it came from."""
+    folder, _ = checkpoint.find(settings.config.resume or "", settings.config.output_dir)
+    arch = settings.config.arch
+    if not (isinstance(arch, dict) and arch.get("config") and (folder / NETWORK).is_dir()):
+        return settings
+    arch = {**arch, "config": str(folder / NETWORK)}
+    config = dataclasses.replace(settings.config, arch=arch)
+    return Settings(config, settings.origins)
+
+
+def _refuse_own(settings: Settings) -> None:
+    """Refuse weights that `--overwrite` would delete."""
+    config = settings.config
+    place, folder = config.output_dir, Path(config.weights).expanduser().resolve()
+    if config.overwrite and place and folder.is_relative_to(place.expanduser().resolve()):
+        raise OptionError(
+            f"{settings.where('overwrite')}: {config.weights} lies in {place}, which would be "
+            "deleted. Choose another --output-dir."
+        )
 
 
 def _check_weights(given: str, where: str) -> None:
@@ -250,4 +282,4 @@ def _numbered(base: Path) -> Iterator[Path]:
 
 def options_text(chosen: Chosen) -> dict[str, Any]:
     """Return a component's full options, for segacc.json."""
-    return {"name": chosen.record.name, **dataclasses.asdict(chosen.options)}
+    return {"name": chosen.text.partition(":")[0], **dataclasses.asdict(chosen.options)}

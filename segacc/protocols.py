@@ -1,7 +1,8 @@
 """How the network sees an image: whole, resized or padded, or through windows that slide over it.
 
 A prediction is always taken at the image's original size. What a network cannot take is padded or
-seen through windows where the protocol says so, and refused otherwise; it is never stretched.
+seen through windows where the protocol says so, and refused otherwise; it is stretched only where
+the protocol names a size, as the image processors of some downloaded folders do.
 """
 
 from collections.abc import Callable
@@ -94,8 +95,8 @@ class Protocol:
     size: tuple[int, int] | None = None
     """Resize to (height, width), not keeping the shape."""
     pad: int | None = None
-    """Then pad at right and bottom with the mean colour, to multiples of so many pixels and to the
-    least size that the network takes."""
+    """Then pad at right and bottom with the mean colour, to multiples of so many pixels. An image
+    below the least size that the network takes is padded to that under any protocol."""
     windows: Windows | None = None
     """Then look through these windows."""
 
@@ -145,7 +146,7 @@ class Protocol:
         """Return (height, width) of a resized image after padding."""
         if self.windows:
             return max(size[0], self.windows.crop[0]), max(size[1], self.windows.crop[1])
-        return _round_up(size, self.pad, rule.minimum) if self.pad else size
+        return _round_up(size, self.pad or 1, rule.minimum)
 
 
 def _side(size: tuple[int, int]) -> str:

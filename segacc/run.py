@@ -131,6 +131,9 @@ def build_run(plan: Plan) -> Run:
     network, facts = built.network, built.facts
     loaded, processes = bool(built.report.loaded), accelerator.num_processes
     settings = choose_settings(plan.settings, loaded, facts.crop_size, len(train), processes)
+    losses = build_losses(plan, network, facts)
+    if list(losses) != [one.name for one in plan.loss]:
+        settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own")})
     set_seed(seed, device_specific=True)
     optimizer = build_optimizer(network, settings.config, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
@@ -145,7 +148,7 @@ def build_run(plan: Plan) -> Run:
         model=model,
         network=network,
         optimizer=optimizer,
-        losses=build_losses(plan, network, facts),
+        losses=losses,
         device_augment=device,
         train_data=TrainData(train, labels, worker, seed, facts.num_channels),
         scoring=scoring,

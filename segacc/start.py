@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from segacc import checkpoint
 from segacc.errors import OptionError
+from segacc.plan import NETWORK
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ def prepare_folder(run: "Run", settings: Settings) -> None:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             shutil.rmtree(run.folder)
         (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
+        if not run.plan.resume:
+            (run.folder / NETWORK).mkdir(exist_ok=True)
+            run.network.save_settings(run.folder / NETWORK)
         if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
             (run.folder / "config.yaml").write_text(to_yaml(settings))
     run.accelerator.wait_for_everyone()

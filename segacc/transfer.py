@@ -29,6 +29,8 @@ class LoadReport:
     """K, of which `carried` are known."""
     adapted: tuple[str, ...] = ()
     """First convolutions that were fitted to another number of input channels."""
+    resized: tuple[str, ...] = ()
+    """Tensors that were fitted to another image size or number of queries."""
 
     def text(self) -> str:
         """Tell it in one line."""
@@ -45,6 +47,8 @@ class LoadReport:
             found.append(f"head: rows of {known} taken over by name{few}")
         if self.adapted:
             found.append(f"input channels fitted: {_some(self.adapted)}")
+        if self.resized:
+            found.append(f"resized: {_some(self.resized)}")
         if self.new:
             found.append(f"new: {_some(self.new)}")
         if self.dropped:
@@ -107,6 +111,7 @@ def carry_over(
     """
     state: dict[str, Tensor] = {}
     adapted: list[str] = []
+    resized: list[str] = []
     rows = class_rows(place.class_names, found_names)
     carried: set[int] | None = None
     for name, mine in own.items():
@@ -115,7 +120,8 @@ def carry_over(
             continue
         if name.startswith(place.classifiers) and place.classifiers and mine.ndim:
             fitted = carry_rows(mine, theirs, rows, place.class_names, found_names)
-            if fitted is not None and place.class_names != tuple(found_names):
+            known = found_names and place.class_names != tuple(found_names)
+            if fitted is not None and known:
                 carried = {k for k, _ in rows}
         elif mine.shape == theirs.shape:
             fitted = theirs
@@ -123,7 +129,8 @@ def carry_over(
             fitted = fit_channels(theirs, place.num_channels)
             adapted.append(name)
         else:
-            fitted = place.resize(name, theirs, mine)
+            fitted = place.resize(name, theirs, mine) if theirs.numel() else None
+            resized += [name] if fitted is not None else []
         if fitted is not None:
             state[name] = fitted
     report = LoadReport(
@@ -134,6 +141,7 @@ def carry_over(
         None if carried is None else tuple(place.class_names[k] for k in sorted(carried)),
         len(place.class_names),
         tuple(adapted),
+        tuple(resized),
     )
     return state, check_report(report, own, place.is_head)
 
@@ -193,7 +201,8 @@ def carry_rows(
 
 def _other_channels(mine: Tensor, theirs: Tensor, num_channels: int) -> bool:
     same = mine.shape[:1] == theirs.shape[:1] and mine.shape[2:] == theirs.shape[2:]
-    return same and mine.ndim == 4 and mine.shape[1] == num_channels and theirs.shape[1] in (1, 3)
+    inputs = mine.ndim == 4 and mine.shape[1] == num_channels and theirs.shape[1] in (1, 3, 4)
+    return same and inputs
 
 
 def fit_channels(weight: Tensor, num_channels: int) -> Tensor:

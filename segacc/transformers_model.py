@@ -89,7 +89,8 @@ class TransformersModel(SegmentationModel):
     Args:
         network: takes `pixel_values`, returns `.logits` (N, K, h, w).
         image_processor: its mean, std, channel order are used; it is saved beside the network so
-            that `pipeline("image-segmentation")` does what `predict` does.
+            that `pipeline("image-segmentation")` does what `predict` does with images of a size
+            that the network takes.
         encoder: name of the network's encoder, a submodule, as in `segformer`; all else is head.
             Weights of a bare encoder of another model_type are loaded into it.
         classifiers: names of the modules in the network with one row for each class.
@@ -181,7 +182,6 @@ class TransformersModel(SegmentationModel):
         """Say how weights of another head, input or image size fit in."""
         return replace(
             super().place(class_names, fresh_head=fresh_head),
-            num_channels=self.num_channels,
             resize=self.resize_tensor,
         )
 
@@ -212,6 +212,18 @@ class TransformersModel(SegmentationModel):
         if (path := Path(source) / "preprocessor_config.json").is_file():
             self._take_colors(read_json(path))
         return report
+
+    def save_settings(self, folder: Path) -> None:
+        """Write config.json and preprocessor_config.json: `kept` values, mean, std, order."""
+        self.network.config.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+    def load_settings(self, folder: Path) -> None:
+        """Read what `save_settings` wrote."""
+        theirs = type(self.network.config).from_dict(read_config(folder))
+        for name in self.kept:
+            setattr(self.network.config, name, getattr(theirs, name))
+        self._take_colors(read_json(folder / "preprocessor_config.json"))
 
     def save_pretrained(
         self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]

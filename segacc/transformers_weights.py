@@ -87,14 +87,12 @@ def read_state(
     if kind == mine.model_type:
         return _read_whole(source, network, found, kept, as_stored)
     if kind is None and "architecture" in found and encoder and _is_timm(inner):
-        state = _load_file(source)
-        return {f"{encoder}._backbone.{name}": tensor for name, tensor in state.items()}
+        return _read_timm(source, network, encoder)
     if inner is not None and encoder and kind == inner.model_type:
         return _read_encoder(source, inner, found, encoder)
     takes = mine.model_type if inner is None else f"{mine.model_type} or {inner.model_type}"
-    holds = (
-        f"a {kind} network" if kind else "weights of timm" if "architecture" in found else "none"
-    )
+    nothing = "weights of timm" if "architecture" in found else "no network of transformers"
+    holds = f"a {kind} network" if kind else nothing
     raise WeightsError(
         f"{source}: holds {holds}, the architecture asked for takes {takes}. "
         "Give weights of the same kind, or choose the architecture that they belong to."
@@ -132,6 +130,20 @@ def _read_encoder(
     _take_input(config, type(inner).from_dict(found))
     state = _read(MODEL_FOR_BACKBONE_MAPPING[type(config)], source, config)
     return {f"{encoder}.{name}": tensor for name, tensor in state.items()}
+
+
+def _read_timm(source: str, network: Any, encoder: str) -> dict[str, Tensor]:
+    """Read weights of timm under the names that its feature extractors give them.
+
+    Those put `model.` in front, or write `stages_0` for `stages.0`, or change nothing.
+    """
+    prefix = f"{encoder}._backbone."
+    own = {name.removeprefix(prefix) for name in network.state_dict() if name.startswith(prefix)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in _load_file(source).items():
+        forms = (name, f"model.{name}", name.replace(".", "_", 1))
+        state[prefix + next((form for form in forms if form in own), name)] = tensor
+    return state
 
 
 def _take_input(config: Any, theirs: Any) -> None:

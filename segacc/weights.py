@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segacc.errors import WeightsError
 from segacc.hub import Source, choose, fetch
 from segacc.model import SegmentationModel
 from segacc.transfer import LoadReport
@@ -34,7 +35,7 @@ def agree(given: str, default_id: str | None, accelerator: Any) -> Source:
     Raises:
         WeightsError: as `choose`, on every process.
     """
-    from accelerate.utils import broadcast_object_list
+    from accelerate.utils import broadcast_object_list, gather_object
 
     source = None
     if accelerator.is_main_process:
@@ -46,7 +47,13 @@ def agree(given: str, default_id: str | None, accelerator: Any) -> Source:
     shared = decision[0]
     if shared.error is not None:
         raise shared.error
-    if shared.folder and not Path(shared.folder).is_dir():  # another node, another disk
-        with accelerator.local_main_process_first():
-            return replace(shared, folder=fetch(shared.name))
+    failed = ""
+    with accelerator.local_main_process_first():  # all come here: it holds barriers
+        if shared.folder and not Path(shared.folder).is_dir():  # another node, another disk
+            try:
+                shared = replace(shared, folder=fetch(shared.name))
+            except WeightsError as error:
+                failed = str(error)
+    if failures := list(filter(None, gather_object([failed]))):
+        raise WeightsError(failures[0])
     return shared

@@ -1,9 +1,16 @@
 """The benchmarks run: each with its smallest settings, in a process of its own."""
 
+import importlib.util
+import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 from launches import ROOT, environment
+from segacc.plan import gather, make_plan
+from segacc.registry import load_registry
+from segacc.settings import Layer
 
 
 def test_gpu_smoke_on_the_cpu() -> None:
@@ -39,3 +46,49 @@ def test_the_demo_is_held_to_its_figures() -> None:
     told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[-2:])
     assert 0 < float(told["mean_iou"].split()[0]) < 0.8, done.stderr[-4000:]
     assert done.returncode == 1  # one step does not reach it
+
+
+def test_the_camvid_page_is_written_from_its_results(tmp_path: Path) -> None:
+    found = importlib.util.spec_from_file_location("camvid", ROOT / "benchmarks" / "camvid.py")
+    assert found is not None and found.loader is not None
+    camvid = importlib.util.module_from_spec(found)
+    found.loader.exec_module(camvid)
+    camvid.RESULTS, camvid.PAGE = tmp_path, tmp_path / "results.md"
+    camvid.PAGE.write_text(f"before\n{camvid.MARK}\nold\n{camvid.MARK}\nafter\n")
+    result = {
+        **{"minutes": 15.0, "seconds": 870, "threads": 2, "steps": 9, "command": "segacc ..."},
+        "scores": {"mean_iou": 0.25, "per_category_iou": {"Sky": 0.5, "Pole": 0.0}},
+        "versions": {"torch": "1.2"},
+    }
+    for start in ("random", "imagenet"):
+        path = tmp_path / f"camvid-{start}-15.json"
+        path.write_text(json.dumps({**result, "start": start}))
+    assert camvid.report() == 0 == camvid.report()
+    assert camvid.PAGE.read_text().splitlines() == [
+        *("before", camvid.MARK, ""),
+        "| start | minutes | steps | mean_iou | Sky | Pole |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| imagenet | 14.5 | 9 | 0.250 | 0.500 | 0.000 |",
+        "| random | 14.5 | 9 | 0.250 | 0.500 | 0.000 |",
+        *("", "torch 1.2, 2 threads.", ""),
+        *["    OMP_NUM_THREADS=2 segacc ..."] * 2,
+        *("", camvid.MARK, "after"),
+    ]
+
+
+def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path) -> None:
+    found = importlib.util.spec_from_file_location("camvid", ROOT / "benchmarks" / "camvid.py")
+    assert found is not None and found.loader is not None
+    camvid = importlib.util.module_from_spec(found)
+    found.loader.exec_module(camvid)
+    for start in camvid.STARTS:
+        given = camvid.flags(start)
+        pairs = [(given[k], given[k + 1]) for k in range(len(given) - 1) if given[k][:2] == "--"]
+        values: dict[str, Any] = {"channels_last": True, "output_dir": tmp_path / "run"}
+        for flag, value in pairs:
+            key = flag[2:].replace("-", "_")
+            many = key in ("aug", "loss")
+            values[key] = [*values.get(key, []), value] if many else value
+        plan = make_plan(gather([Layer(values, "command line")]), load_registry())
+        assert [one.name for one in plan.loss] == ["cross_entropy", "dice"]
+        assert len(plan.loss[0].options.class_weights) == 11

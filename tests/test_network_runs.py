@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics, write_data
+from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics, segacc, write_data
+from hub_tools import hub
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -48,6 +50,52 @@ def test_a_folder_alone_chooses_the_architecture(
     assert "312 tensors loaded\n  new: 20 tensors of segmentation_head\n" in done.stdout
 
 
+def test_a_hub_id_chooses_the_architecture_too(trained: Path, data: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in (trained / "best").iterdir()}
+    given = (*STEP, "--weights", "us/tiny", "--dataset", f"folder:root={data}")
+    with hub({"us/tiny": files}) as endpoint:
+        home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = assert_succeeded(segacc(*given, cwd=tmp_path, HF_ENDPOINT=endpoint, **home))
+    assert "segformer:config=" in done.stdout and "weights: us/tiny: " in done.stdout
+    (stored,) = (tmp_path / "home/hub/models--us--tiny/snapshots").iterdir()
+    assert config(tmp_path / "run")["arch"] == {"name": "segformer", "config": str(stored)}
+
+
+def test_a_resumed_run_keeps_what_the_weights_decided(
+    warm: Warm, shared: Path, data: Path, tmp_path: Path
+) -> None:
+    """Mean and std of the weights' own image processor, and the config of their folder."""
+    weights = shutil.copytree(shared / "deeplabv3_mobilenet_v2_voc", tmp_path / "weights")
+    colors = weights / "preprocessor_config.json"
+    colors.chmod(0o644)
+    told = {**json.loads(colors.read_text()), "image_mean": [0.1, 0.2, 0.3]}
+    colors.write_text(json.dumps(told))
+    two = tuple("2" if part == "1" else part for part in STEP)
+    given = ("--weights", "weights", "--dataset", f"folder:root={data}", "--save-every", "1")
+    assert_succeeded(warm(*two, *given, cwd=tmp_path))
+    whole = (tmp_path / "run/last/model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000002")
+    shutil.rmtree(tmp_path / "run/last")
+    weights.rename(tmp_path / "elsewhere")
+    assert_succeeded(warm("--resume", "run", cwd=tmp_path))
+    last = tmp_path / "run/last"
+    assert json.loads((last / "preprocessor_config.json").read_text())["image_mean"] == [
+        *(0.1, 0.2, 0.3)
+    ]
+    assert (last / "model.safetensors").read_bytes() == whole
+    assert_refused(
+        warm("--resume", "run", "--head", "fresh", cwd=tmp_path),
+        f"--head: fresh: the run in {tmp_path / 'run'} was started with keep, which --resume "
+        "cannot change. Leave it out, or start a new run (--weights "
+        f"{tmp_path / 'run/last'} starts from its weights).",
+    )
+    again = ("--weights", "run/last", "--dataset", f"folder:root={data}", "--overwrite")
+    assert_refused(
+        warm(*STEP, *again, cwd=tmp_path),
+        "--overwrite: run/last lies in run, which would be deleted. Choose another --output-dir.",
+    )
+
+
 def test_an_encoder_alone_asks_for_an_architecture(
     warm: Warm, shared: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +119,16 @@ def test_a_batch_of_one_that_batch_norm_cannot_take(warm: Warm, data: Path, tmp_
         "--freeze-batchnorm.",
     )
     assert_succeeded(warm(*one, "--freeze-batchnorm", cwd=tmp_path))
+
+
+def test_a_decoder_that_pools_takes_one_image_when_batch_norm_is_frozen(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    two = STEP.index("--batch-size") + 1
+    given = (*STEP[:two], "1", *STEP[two + 1 :], "--dataset", f"folder:root={data}")
+    arch = ("--arch", "mobilevit:variant=tiny", "--weights", "none")
+    assert warm(*given, *arch, cwd=tmp_path).returncode == 2
+    assert_succeeded(warm(*given, *arch, "--freeze-batchnorm", cwd=tmp_path))
 
 
 @pytest.mark.launch
@@ -157,6 +215,9 @@ def test_a_loss_beside_a_networks_own_is_refused(warm: Warm, data: Path, tmp_pat
     done = assert_succeeded(warm(*given, "--dataset", f"folder:root={data}", cwd=tmp_path))
     assert set(metrics(tmp_path / "run", "train")[0]["losses"]) == {"class", "mask", "dice"}
     assert "maskformer:variant=tiny: " in done.stdout
+    assert config(tmp_path / "run")["loss"] == ["none"]
+    shutil.rmtree(tmp_path / "run/last")
+    assert_succeeded(warm("--resume", "run", "--max-steps", "2", cwd=tmp_path))
 
 
 def test_a_protocol_for_training_is_stored_with_the_scores(

@@ -1,6 +1,7 @@
 """UPerNet on every backbone of the table and on timm's: shapes, sizes, weights, errors."""
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import data_tools
@@ -428,3 +430,19 @@ def test_upernet_is_registered() -> None:
     from segacc.plugins import BUILT_IN
 
     assert importlib.import_module("segacc.plugins.upernet").__name__ in BUILT_IN
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet", "test_resnet"])
+def test_weights_of_timm_find_their_extractors_names(name: str, tmp_path: Path) -> None:
+    """Extractors put `model.` in front, or write stages_0 for stages.0, or change nothing."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(1)
+    published = timm.create_model(name)
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    network = upernet(f"timm/{name}")
+    report = network.load_weights(str(tmp_path))
+    assert all(network.is_head(one) for one in report.new), report.new
+    own, theirs = network.state_dict(), published.state_dict()
+    first = next(iter(theirs))
+    assert any(torch.equal(tensor, theirs[first]) for tensor in own.values())

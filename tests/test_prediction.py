@@ -164,22 +164,23 @@ def test_an_unreadable_picture_is_named_and_the_rest_goes_on(
     ]
 
 
-def test_a_picture_that_the_network_cannot_take_is_named_and_the_rest_goes_on(
+def test_a_picture_below_the_least_size_is_padded(
     warm: Warm, trained: Path, tmp_path: Path
 ) -> None:
     for name, size in {"small": (20, 30), "usual": (48, 64)}.items():
         Image.fromarray(draw((1, 1), size)[0]).save(tmp_path / f"{name}.png")
     best, given = trained / "best", ("small.png", "usual.png")
-    done = warm("predict", best, *given, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == [
-        "small.png: --protocol whole: the network takes only images of at least 29 pixels a side, "
-        "an image comes as 20x30. Choose --protocol whole:pad=1, which pads it.",
-        "1 of 2 pictures written to predictions",
-    ]
-    for protocol in ("whole:pad=1", "whole:size=48x64", "slide:crop=32"):
+    for protocol in ("whole", "whole:pad=1", "whole:size=48x64", "slide:crop=32"):
         assert_succeeded(warm("predict", best, *given, "--protocol", protocol, cwd=tmp_path))
         assert map_of(tmp_path / "predictions" / "small.png").shape == (20, 30)
+    done = warm("predict", best, *given, "--protocol", "slide:crop=16", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[0] == (
+        "small.png: --protocol slide:crop=16,stride=11: the network takes only images of at least "
+        "29 pixels a side, a window comes as 16x16. Choose --protocol slide:crop=29,stride=19, "
+        "which sees it through windows."
+    )
+    assert done.stderr.splitlines()[-1] == "0 of 2 pictures written to predictions"
 
 
 def test_pictures_that_would_be_lost_are_refused(

@@ -320,12 +320,6 @@ def test_a_small_image_is_padded_to_the_least_size() -> None:
             "as 63x91. Choose --protocol whole:pad=14, which pads it.",
         ),
         (
-            SizeRule(minimum=100),
-            "whole",
-            "--protocol whole: the network takes only images of at least 100 pixels a side, an "
-            "image comes as 60x90. Choose --protocol whole:pad=1, which pads it.",
-        ),
-        (
             SizeRule(fixed=(64, 96)),
             "whole:pad=64",
             "--protocol whole:pad=64: the network takes only 64x96 pixels, an image comes as "

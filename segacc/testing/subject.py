@@ -59,7 +59,7 @@ class Subject:
         losses = losses_of(network, self.facts)
         run: Any = SimpleNamespace(losses=losses)
         counts = torch.stack([loss.count(labels) for loss in losses.values()])
-        return (loss_sums(run, logits, labels) / counts.clamp(min=1)).sum()
+        return (loss_sums(run, logits, labels) / counts.where(counts > 0, 1)).sum()
 
 
 def losses_of(network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:
