@@ -152,11 +152,9 @@ def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
 
 def plugins(name: str | None, *, form: str) -> int:
     """Show what can be named; return 1 when a plugin is broken."""
-    from segacc.listing import listing_json, print_component, print_listing
+    from segacc.listing import listing_json, named, print_component, print_listing
 
     registry, console = load_registry(), Console(soft_wrap=True)
-    if name is not None:
-        quiet_libraries()
     if form == "markdown":
         quiet_libraries()
         from segacc.datasheet import markdown
@@ -168,5 +166,7 @@ def plugins(name: str | None, *, form: str) -> int:
     elif name is None:
         print_listing(registry, console)
     else:
+        if any(offer.kind == "architecture" for offer in named(registry, name)):
+            quiet_libraries()  # it will be built
         print_component(registry, name, console)
     return 1 if registry.failures else 0

@@ -104,7 +104,8 @@ def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel,
     """
     registry = load_registry()
     named = architecture_of(registry, folder, str(folder))
-    record, component = registry.component("architecture", named, str(folder))
+    where = str(folder / (SIDE_FILE if side and "model_type" not in read_config(folder) else ""))
+    record, component = registry.component("architecture", named, where)
     facts = facts_of(folder, side)
     network: SegmentationModel = record.build(
         decode(record.options, component.values, component.where), facts

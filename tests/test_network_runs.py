@@ -220,6 +220,13 @@ def test_a_loss_beside_a_networks_own_is_refused(warm: Warm, data: Path, tmp_pat
     assert_succeeded(warm("--resume", "run", "--max-steps", "2", cwd=tmp_path))
 
 
+def test_a_network_without_a_loss_of_its_own_needs_one(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}", "--loss", "none")
+    assert_refused(warm(*given, cwd=tmp_path), "--loss: at least one is needed.")
+
+
 def test_a_protocol_for_training_is_stored_with_the_scores(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:

@@ -79,7 +79,6 @@ def test_components_come_with_their_options(registry: Registry) -> None:
             "--arch segformer: \"variant\" is 'b9', expected one of b0, b1, b2, b3, b4, b5, tiny: ",
         ),
         ({"dataset": "folder"}, '--dataset folder: "root" must be given (path).'),
-        ({"loss": ["none"]}, "--loss: at least one is needed."),
         ({"metric": []}, "--metric: at least one is needed."),
         ({"loss": ["cross_entropy"] * 2}, "--loss: cross_entropy is given twice."),
         ({"aug": ["none", "flip"]}, '--aug: unknown augmentation "none". Known: '),
