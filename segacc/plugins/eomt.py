@@ -82,12 +82,7 @@ def _build(
         image_size=square_side(facts, PATCH) if options.config is None else 0,
         patch_size=PATCH,
         drop_path_rate=options.drop_path,
-        num_queries=options.num_queries,
-        train_num_points=options.train_num_points,
-        class_weight=options.class_weight,
-        mask_weight=options.mask_weight,
-        dice_weight=options.dice_weight,
-        no_object_weight=options.no_object_weight,
+        **options.loss_settings(),
         **more,
     )
     side = config.image_size

@@ -47,6 +47,17 @@ class PointOptions(MaskOptions):
     dice_weight: Annotated[float, Ge(0)] = 5.0
     """Weight of the dice loss of masks, and of the same in matching."""
 
+    def loss_settings(self) -> dict[str, Any]:
+        """Return queries, points and weights under the names that configs of transformers have."""
+        return {
+            "num_queries": self.num_queries,
+            "train_num_points": self.train_num_points,
+            "class_weight": self.class_weight,
+            "mask_weight": self.mask_weight,
+            "dice_weight": self.dice_weight,
+            "no_object_weight": self.no_object_weight,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mask2FormerOptions(PointOptions):
@@ -123,12 +134,7 @@ def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "Segmentatio
         encoder_layers=1 if small else 6,
         decoder_layers=3 if small else 10,
         dropout=options.dropout,
-        num_queries=options.num_queries,
-        train_num_points=options.train_num_points,
-        class_weight=options.class_weight,
-        mask_weight=options.mask_weight,
-        dice_weight=options.dice_weight,
-        no_object_weight=options.no_object_weight,
+        **options.loss_settings(),
     )
     network: Any = Mask2FormerForUniversalSegmentation(config)
     model = MaskModel(

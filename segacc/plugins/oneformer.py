@@ -66,12 +66,7 @@ def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
         decoder_layers=3 if small else 10,
         query_dec_layers=1 if small else 2,
         dropout=options.dropout,
-        num_queries=options.num_queries,
-        train_num_points=options.train_num_points,
-        class_weight=options.class_weight,
-        mask_weight=options.mask_weight,
-        dice_weight=options.dice_weight,
-        no_object_weight=options.no_object_weight,
+        **options.loss_settings(),
     )
     config.is_training = False  # published folders have True: no forward pass without texts
     network: Any = OneFormerForUniversalSegmentation(config).float()  # one number is float64
