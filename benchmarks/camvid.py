@@ -58,7 +58,7 @@ def flags(start: str) -> list[str]:
         *("--arch", arch, "--weights", weights if weights == "none" else str(SHARED / weights)),
         *("--dataset", f"folder:root={SHARED / 'camvid'}", "--crop-size", "320x416"),
         *("--aug", "random_scale_crop:scale_min=0.8,scale_max=1.8"),
-        *("--aug", "flip", "--aug", "color_jitter"),
+        *("--aug", "flip", "--aug", "color_jitter:exact=true"),
         *("--loss", f"cross_entropy:class_weights={weigh}", "--loss", "dice:weight=0.5"),
         *("--protocol", "whole:short_side=480", "--batch-size", "8", "--num-workers", "0"),
         *("--lr", lr, "--head-lr-scale", head, "--channels-last"),

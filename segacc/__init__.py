@@ -10,6 +10,7 @@ from segacc import auto
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
+    BatchChange,
     Dataset,
     DataSplits,
     Facts,
@@ -18,6 +19,7 @@ from segacc.hookspecs import (
     Metric,
     MetricState,
     Sample,
+    Stream,
     hookimpl,
 )
 
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Architecture",
     "Augmentation",
+    "BatchChange",
     "DataSplits",
     "Dataset",
     "Facts",
@@ -40,6 +43,7 @@ __all__ = [
     "MetricState",
     "Sample",
     "Segmenter",
+    "Stream",
     "TrainConfig",
     "__version__",
     "hookimpl",

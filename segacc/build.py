@@ -145,12 +145,17 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
     """Build the losses that were asked for, or take those that the network brings.
 
     Raises:
-        OptionError: both are there, or none.
+        OptionError: both are there, or none; or class weights that its own would not heed.
     """
     own, where = network.losses(facts), plan.settings.where("loss")
     if own and plan.loss and "loss" in plan.settings.origins:
         raise OptionError(
             f"{where}: {plan.arch.name} brings its own loss ({', '.join(own)}); leave this out."
+        )
+    if own and facts.class_weights is not None:
+        raise OptionError(
+            f"{plan.settings.where('class_weights')}: {plan.arch.name} brings its own loss "
+            f"({', '.join(own)}), which heeds no class weights; leave this out."
         )
     if not own and not plan.loss:
         raise OptionError(f"{where}: at least one is needed.")

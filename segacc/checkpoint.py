@@ -30,6 +30,9 @@ class Progress:
     """The step of the newest checkpoint."""
     scores: Scores = field(default_factory=dict)
     """Of the newest evaluation."""
+    positions: list[Any] = field(default_factory=list)
+    """Of a streamed training split, where each reader of this process stands, None at the start;
+    empty for any other. A checkpoint holds such a list for each process."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What the order of samples depends on; a resumed run must agree."""
 
@@ -83,14 +86,25 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int) -> Pa
 
     def fill(part: Path) -> None:
         accelerator.save_state(str(part))
+        whole = {**asdict(progress), "positions": _of_all(progress.positions)}
         if accelerator.is_main_process:
-            (part / COMPLETE).write_text(json.dumps(asdict(progress), indent=1))
+            (part / COMPLETE).write_text(json.dumps(whole, indent=1))
 
     write_folder(place, fill, accelerator)
     if accelerator.is_main_process:
         for old in complete(folder)[:-keep]:
             remove(old)
     return place
+
+
+def _of_all(positions: list[Any]) -> list[Any]:
+    """List the positions of all processes; nothing where nothing is streamed."""
+    if not positions:
+        return []
+    from accelerate.utils import gather_object
+
+    gathered: list[Any] = gather_object([positions])
+    return gathered
 
 
 def remove(checkpoint: Path) -> None:

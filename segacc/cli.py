@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from segacc import __version__
-from segacc.config import EvaluateConfig, PredictConfig, TrainConfig
+from segacc.config import CheckConfig, EvaluateConfig, PredictConfig, TrainConfig
 from segacc.errors import OptionError
 from segacc.options import OptionDoc, describe, did_you_mean, literal_choices
 from segacc.settings import Layer, check_layer, read_yaml
 
-COMMANDS = ("evaluate", "predict", "plugins")
+COMMANDS = ("evaluate", "predict", "check-data", "plugins")
 USAGE = """\
   accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
   python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
   python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
+  python -m segacc check-data --dataset ... [--sample N] [--json]               look at data
   python -m segacc plugins [NAME] [--json|--markdown]                           what there is"""
 
 
@@ -66,7 +67,13 @@ def run(argv: Sequence[str]) -> int:
                 f"Commands: {', '.join(COMMANDS)}; "
                 "without a command segacc trains."
             )
-        return {"evaluate": _evaluate, "predict": _predict, "plugins": _plugins}[name](rest)
+        run_command = {
+            "evaluate": _evaluate,
+            "predict": _predict,
+            "check-data": _check_data,
+            "plugins": _plugins,
+        }[name]
+        return run_command(rest)
     return _train(args)
 
 
@@ -127,6 +134,28 @@ def _predict(args: list[str]) -> int:
 
     return commands.predict(
         model, inputs, PredictConfig(**check_layer(PredictConfig, Layer(typed, "command line")))
+    )
+
+
+def _check_data(args: list[str]) -> int:
+    parser = _parser(
+        prog="segacc check-data",
+        description="Read a data set as a run would; exit 1 when a run would stop at it.",
+    )
+    add_flags(parser, CheckConfig)
+    typed = _parse(parser, args)
+    if "dataset" not in typed:
+        raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
+    if not typed.get("show_augmented"):
+        unused = [f"--{key}" for key in ("aug", "augment") if key in typed]
+        if unused:
+            raise OptionError(f"{unused[0]}: is for --show-augmented; add that, or leave it out.")
+    elif "aug" in typed and "augment" in typed:
+        raise OptionError("--aug and --augment exclude each other; give one.")
+    from segacc import commands
+
+    return commands.check_data(
+        CheckConfig(**check_layer(CheckConfig, Layer(typed, "command line")))
     )
 
 

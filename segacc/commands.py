@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.config import EvaluateConfig, PredictConfig
-from segacc.plan import choose, gather, make_plan, model_folder, refuse_twins, writable
+from segacc.chosen import Chosen, choose, refuse_twins
+from segacc.config import CheckConfig, EvaluateConfig, PredictConfig
+from segacc.plan import gather, make_plan, model_folder, writable
+from segacc.presets import AUGMENT
 from segacc.registry import load_registry
 from segacc.settings import Layer
 
@@ -148,6 +150,49 @@ def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
     wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
     segmenter = Segmenter.from_pretrained(model)
     return segmenter if wanted is None else segmenter.with_protocol(wanted)
+
+
+def check_data(config: CheckConfig) -> int:
+    """Read a data set and tell what is in it; return 1 when a run would stop at it."""
+    if not is_main():
+        return 0
+    registry = load_plugins()
+    dataset = choose(registry, "dataset", config.dataset, "--dataset")
+    changes = augmentations(registry, config)
+    place = writable(config.output_dir.expanduser(), "--output-dir")
+    from segacc.data_check.check import check
+    from segacc.data_check.cures import cures
+    from segacc.data_check.pictures import draw_augmented, draw_check
+    from segacc.data_check.text import print_report, to_json
+    from segacc.data_check.verdict import judge
+
+    found = check(dataset, config, Console(stderr=True))
+    pictures = [place / "data_check.png"]
+    draw_check(found, pictures[0])
+    if config.show_augmented:
+        pictures.append(place / "augmented.png")
+        draw_augmented(found, changes, pictures[1])
+    told = found, judge(found), cures(found), pictures
+    wide = None if sys.stdout.isatty() else 120
+    console = Console(soft_wrap=True, width=wide)
+    if config.json:
+        console.out(json.dumps(to_json(*told), indent=1), highlight=False)
+    else:
+        print_report(console, *told)
+    return 1 if any(finding.level == "problem" for finding in told[1]) else 0
+
+
+def augmentations(registry: "Registry", config: CheckConfig) -> list[Chosen]:
+    """Choose the row of augmentations that --augment or --aug names.
+
+    Raises:
+        SegaccError: an unknown name or option.
+    """
+    row = AUGMENT[config.augment] if config.augment else config.aug
+    flag = "--augment" if config.augment else "--aug"
+    if row == ("none",):
+        return []
+    return [choose(registry, "augmentation", one, flag) for one in row]
 
 
 def plugins(name: str | None, *, form: str) -> int:

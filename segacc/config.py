@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
 from segacc.options import Size
 
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
+Fraction = Annotated[float, Gt(0), Lt(1)]
 NonNegativeFloat = Annotated[float, Ge(0), AllowInfNan(False)]
 Named = str | dict[str, Any]
 """A component: `name:key=value,...`, or in YAML a mapping with `name`."""
@@ -32,8 +33,17 @@ class TrainConfig:
     """Split that is trained on."""
     eval_split: str = "validation"
     """Split that is scored while training."""
+    val_fraction: Fraction | None = None
+    """Share of the training split that is scored instead, where there is no such split."""
     aug: tuple[Named, ...] = ("random_scale_crop", "flip", "color_jitter")
     """Augmentation; give the flag once for each, in order. `none` for none."""
+    augment: Literal["light", "standard", "strong"] | None = None
+    """A ready row of augmentations in place of --aug."""
+    class_weights: str | None = None
+    """Of the losses: `inverse`, `enet` or `effective`, by how often a class occurs, or a file."""
+    rare_class_sampling: PositiveFloat | None = None
+    """Draw images with rare classes more often (DAFormer); the temperature, as in 0.01: smaller
+    is stronger."""
     loss: tuple[Named, ...] = ("cross_entropy",)
     """Loss term; give the flag once for each."""
     metric: tuple[Named, ...] = ("mean_iou",)
@@ -52,10 +62,13 @@ class TrainConfig:
     """Micro-batches per optimizer step."""
     crop_size: Size | None = None
     """What training sees in pixels: a number or HEIGHTxWIDTH; default: the data set's or 512."""
-    num_channels: Literal[1, 3, 4] = 3
-    """Channels of the images: 1 grey, 3 RGB, 4 RGB and alpha or another fourth."""
+    num_channels: PositiveInt = 3
+    """Channels of the images: 1 grey, 3 RGB, 4 RGB and alpha or another fourth; any other number:
+    TIFF of as many bands, through the extra `tiff`."""
     num_workers: NonNegativeInt = 2
     """Data loader workers per process; 0 loads in the process itself."""
+    cache: str | None = None
+    """Keep decoded samples: `ram`, or a folder that later runs use again."""
     skip_unreadable: NonNegativeInt = 0
     """Unreadable files that are passed over and counted before the run stops."""
 
@@ -121,6 +134,12 @@ class EvaluateConfig:
     """Data set, as in `folder:root=data/camvid`; its classes must be the network's."""
     split: str = "validation"
     """Split that is scored."""
+    val_fraction: Fraction | None = None
+    """Share of train_split that is scored, as a run with this setting carved it out."""
+    train_split: str = "train"
+    """Of that run; only val_fraction needs it."""
+    seed: NonNegativeInt = 0
+    """Of that run; only val_fraction needs it."""
     protocol: str | None = None
     """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of 14)
     or `slide:crop=512,stride=341` (through windows); default what is stored in the folder."""
@@ -147,3 +166,41 @@ class PredictConfig:
     or `slide:crop=512,stride=341` (through windows); default what is stored in the folder."""
     overlay: bool = True
     """Write the overlays with a legend too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Every setting of `segacc check-data`."""
+
+    # What is read
+    dataset: Named
+    """Data set, as in `folder:root=data/camvid`."""
+    train_split: str = "train"
+    """Split that a run would train on."""
+    eval_split: str = "validation"
+    """Split that a run would score; all others are read too."""
+    val_fraction: Fraction | None = None
+    """Share of the training split that a run would score instead, where there is no such split."""
+    seed: NonNegativeInt = 0
+    """Of that run: what val_fraction and show_augmented draw."""
+    num_channels: PositiveInt = 3
+    """Channels of the images that a run would read: 1 grey, 3 RGB, 4 as the files have them."""
+    sample: PositiveInt | None = None
+    """Read so many samples of each split only, evenly spread; of a stream the first ones."""
+    num_workers: NonNegativeInt = 2
+    """Processes that read; 0 reads in this one."""
+
+    # What is shown
+    show_augmented: bool = False
+    """Write augmented.png too: some samples as training would see them."""
+    aug: tuple[Named, ...] = TrainConfig.aug
+    """Augmentation of show_augmented; give the flag once for each, in order. `none` for none."""
+    augment: Literal["light", "standard", "strong"] | None = None
+    """A ready row of augmentations in place of --aug."""
+    crop_size: Size | None = None
+    """What training would see in pixels: a number or HEIGHTxWIDTH; default: the data set's or 512.
+    """
+    json: bool = False
+    """Print one JSON object with all that was found, and nothing else."""
+    output_dir: Path = Path("data-check")
+    """Where data_check.png is written."""

@@ -1,26 +1,21 @@
-"""From samples to batches: seeds, augmentation, and an order that the step decides."""
+"""From samples to batches: what a worker reads and changes, and what it hands over."""
 
-import random
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
+from torch.utils.data import DataLoader, Dataset
 
+from segacc.augment import Pair, Pipeline
 from segacc.decode import read_sample
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import IGNORE, LabelMap
-
-Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+from segacc.order import Cut, Key, Order, StepSampler, sample_seed, seeded, share
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,8 @@ class Item:
     """True for a sample that only keeps the processes in step: it weighs nothing."""
     unreadable: str = ""
     """Why its files could not be read; then the label is 255 everywhere."""
+    drawn: tuple[Tensor, ...] = ()
+    """Parameters of the augmentations that the device applies to whole batches, float32."""
 
 
 @dataclass(frozen=True)
@@ -45,122 +42,122 @@ class Batch:
     """A micro-batch of one size. N images."""
 
     images: Tensor
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8; float32 in 0..255 after augmentations on the device."""
     labels: Tensor
-    """(N, H, W) uint8."""
+    """(N, H, W) uint8; int64 on the device."""
     items: tuple[tuple[str, int, str], ...]
     """(id, seed, why unreadable) of each."""
+    drawn: tuple[Tensor, ...] = ()
+    """(N, ...) float32 for each augmentation that the device applies to whole batches."""
+    position: Any = None
+    """Of a stream: where its reader stands after this batch, plain JSON."""
 
     def pin_memory(self) -> "Batch":
         """Copy to pinned memory (called by the DataLoader)."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.items)
+        drawn = tuple(one.pin_memory() for one in self.drawn)
+        images, labels = self.images.pin_memory(), self.labels.pin_memory()
+        return replace(self, images=images, labels=labels, drawn=drawn)
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block with torch, numpy and random seeded; their global states stay as they were.
+@dataclass(frozen=True)
+class Source:
+    """A split as it is read: decoded, its labels mapped to classes."""
 
-    The generator of a CUDA `device` is seeded too when one is given.
-    """
-    python, legacy = random.getstate(), np.random.get_state()
-    cuda = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)
+    samples: Sequence[Sample]
+    labels: LabelMap
+    num_channels: int = 3
 
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.samples)
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Return the seed of one sample in one epoch: 63 bits from (seed, epoch, index)."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
+    def read(self, index: int) -> Pair:
+        """Return image (C, H, W) uint8 and label (H, W) uint8, 255 ignored.
 
-
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the order of one epoch: a permutation of 0..count-1, from (seed, epoch) only."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
+        Raises:
+            SegaccError: see `read_sample`.
+        """
+        return read_sample(self.samples[index], self.labels, self.num_channels)
 
 
 class TrainData(Dataset[Any]):
-    """The training split under keys (epoch, index)."""
+    """The training split under the keys of an Order."""
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        labels: LabelMap,
-        augment: Sequence[Augment],
-        seed: int,
-        num_channels: int = 3,
-    ) -> None:
+    def __init__(self, source: Source, pipeline: Pipeline, order: Order) -> None:
         """Hold what a worker needs."""
-        self.samples, self.labels, self.augment, self.seed = samples, labels, augment, seed
-        self.num_channels = num_channels
+        self.source, self.pipeline, self.order = source, pipeline, order
 
-    def __getitem__(self, key: tuple[int, int]) -> Item | SegaccError:
+    @property
+    def num_samples(self) -> int:
+        """Count the samples."""
+        return len(self.source)
+
+    def loader(
+        self, cut: Cut, steps: range, *, positions: Any, num_workers: int, pin_memory: bool
+    ) -> DataLoader[Any]:
+        """Load this process's micro-batches of some steps; never draws from the global state.
+
+        Args:
+            cut: how a step is shared.
+            steps: the first and the last but one.
+            positions: not needed here; a stream's.
+            num_workers: 0 loads in this process.
+            pin_memory: for copies to a GPU that do not wait.
+        """
+        return DataLoader(
+            self,
+            batch_sampler=StepSampler(self.order, steps, cut),
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=quiet,
+            generator=torch.Generator(),
+            prefetch_factor=4 if num_workers else None,
+        )
+
+    def __getitem__(self, key: Key) -> Item | SegaccError:
         """Read and augment one sample; an error is returned, for all processes to stop together."""
-        sample, seed = self.samples[key[1]], sample_seed(self.seed, *key)
-        try:
-            image, label = read_sample(sample, self.labels, self.num_channels)
-            why = ""
-        except UnreadableError as error:
-            (image, label), why = nothing(self.num_channels), str(error)
-        except SegaccError as error:
-            return error
-        image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
-        with seeded(seed):
-            for change in self.augment:
-                image, label = change(image, label)
-        return Item(
-            image.as_subclass(Tensor), label.as_subclass(Tensor), sample.id, seed, unreadable=why
+        return augmented(
+            self.source.samples[key[1]].id,
+            lambda: self.source.read(key[1]),
+            self.pipeline,
+            sample_seed(self.order.seed, *key),
+            fetch=lambda: self.source.read(self.order.another()),
+            num_channels=self.source.num_channels,
         )
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Micro-batches of this process, from an endless row of epochs; a function of the step alone.
+def augmented(
+    name: str,
+    read: Callable[[], Pair],
+    pipeline: Pipeline,
+    seed: int,
+    *,
+    fetch: Callable[[], Pair],
+    num_channels: int,
+) -> Item | SegaccError:
+    """Read a sample and put it through the worker's augmentations, under its own seed.
 
-    Step s takes the samples from s * total_batch_size on in that row, however many processes and
-    micro-batches
-    share them, so no window is ever partial and the order never depends on how the work is cut.
+    Args:
+        name: the sample's id.
+        read: image and label, or raises SegaccError.
+        pipeline: of the run.
+        seed: decides all that is drawn.
+        fetch: reads some other sample, for those that mix several.
+        num_channels: of the image that stands for an unreadable one.
     """
-
-    def __init__(
-        self,
-        count: int,
-        *,
-        seed: int,
-        first: int,
-        last: int,
-        batch_size: int,
-        accumulation: int,
-        process: int,
-        processes: int,
-    ) -> None:
-        """Cover the steps first..last-1 of a split of `count` samples."""
-        self.count, self.seed, self.steps = count, seed, range(first, last)
-        self.batch_size, self.accumulation = batch_size, accumulation
-        self.process, self.processes = process, processes
-
-    def __len__(self) -> int:
-        """Count micro-batches."""
-        return len(self.steps) * self.accumulation
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the keys (epoch, index) of each micro-batch."""
-        for step in self.steps:
-            for micro in range(self.accumulation):
-                turn = (step * self.accumulation + micro) * self.processes + self.process
-                yield [self._key(turn * self.batch_size + slot) for slot in range(self.batch_size)]
-
-    def _key(self, position: int) -> tuple[int, int]:
-        epoch, place = divmod(position, self.count)
-        return epoch, int(epoch_order(self.seed, epoch, self.count)[place])
+    try:
+        with seeded(seed):
+            image, label, drawn = pipeline.in_worker(*read(), fetch)
+        return Item(image, label, name, seed, drawn=drawn)
+    except UnreadableError as error:
+        with seeded(seed):
+            image, label, drawn = pipeline.in_worker(
+                *nothing(num_channels), lambda: nothing(num_channels)
+            )
+        return Item(image, label, name, seed, unreadable=str(error), drawn=drawn)
+    except SegaccError as error:
+        return error
 
 
 def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
@@ -184,27 +181,58 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
         torch.stack([item.image for item in ready]),
         torch.stack([item.label for item in ready]),
     )
-    return Batch(images, labels, tuple((item.id, item.seed, item.unreadable) for item in ready))
+    drawn = tuple(torch.stack(parts) for parts in zip(*(one.drawn for one in ready), strict=True))
+    return Batch(images, labels, tuple((one.id, one.seed, one.unreadable) for one in ready), drawn)
 
 
 class EvalData(Dataset[Any]):
     """A split that is scored, one sample at a time."""
 
-    def __init__(self, samples: Sequence[Sample], labels: LabelMap, num_channels: int = 3) -> None:
+    def __init__(self, source: Source) -> None:
         """Hold what a worker needs."""
-        self.samples, self.labels, self.num_channels = samples, labels, num_channels
+        self.source, self.num_channels = source, source.num_channels
+
+    @property
+    def num_samples(self) -> int:
+        """Count the samples."""
+        return len(self.source)
+
+    def spread(self, count: int) -> frozenset[str]:
+        """Choose the ids of `count` samples, evenly spread over the split."""
+        samples, count = self.source.samples, min(count, len(self.source))
+        return frozenset(samples[place * len(samples) // count].id for place in range(count))
+
+    def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
+        """Load one process's share, sample by sample, in order."""
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=share(len(self.source), process=process, processes=processes),
+            num_workers=num_workers,
+            worker_init_fn=quiet,
+            generator=torch.Generator(),
+        )
 
     def __getitem__(self, key: tuple[int, bool]) -> Item | SegaccError:
         """Read one sample at its original size; the key is (index, whether it is padding)."""
-        sample, padding = self.samples[key[0]], key[1]
-        try:
-            image, label = read_sample(sample, self.labels, self.num_channels)
-        except UnreadableError as error:
-            image, label = nothing(self.num_channels)
-            return Item(image, label, sample.id, 0, padding, str(error))
-        except SegaccError as error:
-            return error
-        return Item(image, label, sample.id, 0, padding)
+        return scored_item(
+            self.source.samples[key[0]].id,
+            lambda: self.source.read(key[0]),
+            self.source.num_channels,
+            padding=key[1],
+        )
+
+
+def scored_item(
+    name: str, read: Callable[[], Pair], num_channels: int, *, padding: bool = False
+) -> Item | SegaccError:
+    """Read a sample at its original size; an error is returned, for all processes to stop."""
+    try:
+        return Item(*read(), name, 0, padding)
+    except UnreadableError as error:
+        return Item(*nothing(num_channels), name, 0, padding, str(error))
+    except SegaccError as error:
+        return error
 
 
 def nothing(num_channels: int, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
@@ -213,48 +241,9 @@ def nothing(num_channels: int, height: int = 64, width: int = 64) -> tuple[Tenso
     return torch.zeros(num_channels, height, width, dtype=torch.uint8), label
 
 
-def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]:
-    """List one process's keys of a split: every `processes`-th sample, as many on each process.
-
-    Past the end comes sample 0 as padding.
-    """
-    turns = range(process, -(-count // processes) * processes, processes)
-    return [(index, False) if index < count else (0, True) for index in turns]
-
-
-def _quiet(worker: int) -> None:
+def quiet(worker: int) -> None:
     """Use one thread, and leave signals to the main process, which ends its workers itself."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-
-
-def train_loader(
-    data: TrainData, sampler: StepSampler, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Any]:
-    """Load micro-batches; the iterator never draws from the global random state."""
-    return DataLoader(
-        data,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_quiet,
-        generator=torch.Generator(),
-        prefetch_factor=4 if num_workers else None,
-    )
-
-
-def eval_loader(
-    data: EvalData, *, process: int, processes: int, num_workers: int
-) -> DataLoader[Any]:
-    """Load one process's share, sample by sample, in order."""
-    return DataLoader(
-        data,
-        batch_size=None,
-        sampler=share(len(data.samples), process=process, processes=processes),
-        num_workers=num_workers,
-        worker_init_fn=_quiet,
-        generator=torch.Generator(),
-    )

@@ -1,43 +1,74 @@
 """From encoded pictures to tensors: images as RGB, labels as class ids through the label map."""
 
+import importlib.util
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Number of channels to what Pillow calls such pixels."""
 
+COLORED = {"RGB": "RGB", "P": "RGB", "RGBA": "RGBA", "LA": "RGBA", "PA": "RGBA"}
+"""Pillow's modes of labels that a colour table is for, and what they are read as."""
 
-def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> Tensor:
+ORIENTATION = 0x0112
+SAMPLES, BITS, PLANAR = 277, 258, 284
+"""TIFF tags: number of channels, bits of each, and 2 where they lie one after the other."""
+INSTALL = 'pip install "segacc[tiff]"'
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+Pixels = np.ndarray[Any, Any]
+
+
+def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> "Tensor":
+    """Decode a picture to (C, H, W) uint8; see `read_pixels`."""
+    import torch
+
+    return torch.from_numpy(read_pixels(source, where, num_channels))
+
+
+def read_pixels(source: bytes | Path, where: str, num_channels: int = 3) -> Pixels:
     """Decode a picture to (C, H, W) uint8, upright as its EXIF says; the first of several.
+
+    Of 16 bits the upper byte is kept. TIFF files of other than 1, 3 or 4 channels, and others that
+    Pillow does not know, are read by tifffile, and not turned.
 
     Args:
         source: an encoded picture, or its path.
         where: what to call it.
-        num_channels: C: 1 is grey, 3 RGB, 4 as the file has them.
+        num_channels: C: 1 is grey, 3 RGB, 4 and all others as the file has them.
 
     Raises:
         UnreadableError: missing or not a picture.
-        DataError: its pixels have 32 bits, or three channels where four are wanted.
+        DataError: its pixels have 32 bits, or it has other channels than are wanted, or tifffile
+            is needed and not installed.
     """
+    if num_channels not in MODES:
+        return _bands(source, where, num_channels)
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            mode = file.mode
-            upright = ImageOps.exif_transpose(eight_bit(file))
-            if num_channels == 4 and len(upright.getbands()) == 4:
-                pixels = np.array(upright)
-            else:
-                pixels = np.array(upright.convert(MODES[num_channels]))
-            bands = len(file.getbands())
+            _refuse_deep_planes(file)
+            mode, bands = file.mode, len(file.getbands())
+            in_file = getattr(file, "tag_v2", {}).get(SAMPLES, bands)
+            pixels = _channels_first(eight_bit(upright(file)), num_channels)
+    except UnidentifiedImageError as error:
+        if _is_tiff(source) and importlib.util.find_spec("tifffile"):
+            return _bands(source, where, num_channels)
+        hint = f". It is a TIFF: perhaps tifffile reads it, {INSTALL}" if _is_tiff(source) else ""
+        raise UnreadableError(
+            f"{where}: the image cannot be read: {plainly(error)}{hint}."
+        ) from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the image cannot be read: {plainly(error)}.") from None
     if mode in ("I", "F"):
@@ -46,21 +77,46 @@ def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> Tenso
             "Save it with 8 or 16 bits."
         )
     if num_channels == 4 != bands:
+        if in_file == 4:  # Pillow passes over a fourth channel that is not marked as alpha
+            return _bands(source, where, num_channels)
         raise DataError(
             f"{where}: the image has {bands} channels (mode {mode}), --num-channels 4 wants four."
         )
-    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    image: Tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-    return image
+    return pixels
+
+
+def _refuse_deep_planes(file: PILImage.Image) -> None:
+    """Refuse a TIFF of 16 bits with one plane after the other: Pillow reads noise from it."""
+    tags = getattr(file, "tag_v2", {})
+    if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
+        raise UnidentifiedImageError
+
+
+def _channels_first(picture: PILImage.Image, num_channels: int) -> Pixels:
+    """Return the pixels (C, H, W) uint8, grey, RGB or the four channels that the picture has."""
+    four = num_channels == 4 == len(picture.getbands())
+    if not four and picture.mode != MODES[num_channels]:
+        picture = picture.convert(MODES[num_channels])
+    if picture.mode == "RGB":  # one pass for each plane, in place of a copy and a transposition
+        planes = bytearray().join(picture.tobytes("raw", band) for band in "RGB")
+        return np.frombuffer(planes, np.uint8).reshape(3, picture.height, picture.width)
+    pixels = np.array(picture)
+    pixels = pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels
+
+
+def upright(picture: PILImage.Image) -> PILImage.Image:
+    """Turn a picture as its EXIF says; the picture itself where it says nothing."""
+    picture.load()
+    turned = picture.getexif().get(ORIENTATION, 1) != 1
+    return ImageOps.exif_transpose(picture) if turned else picture
 
 
 def eight_bit(picture: PILImage.Image) -> PILImage.Image:
     """Keep the upper byte of a 16-bit grey picture, which Pillow would clip to white."""
     if not picture.mode.startswith("I;16"):
         return picture
-    upper = PILImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    upper.info = picture.info
-    return upper
+    return PILImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
 
 
 def plainly(error: Exception) -> str:
@@ -70,41 +126,150 @@ def plainly(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
-def read_label(source: bytes | Path, labels: LabelMap, where: str) -> Tensor:
+def _is_tiff(source: bytes | Path) -> bool:
+    if isinstance(source, bytes):
+        return source.startswith(TIFF_STARTS)
+    with source.open("rb") as file:
+        return file.read(4) in TIFF_STARTS
+
+
+def _bands(source: bytes | Path, where: str, num_channels: int) -> Pixels:
+    """Read a TIFF of any number of channels with tifffile: (C, H, W) uint8.
+
+    The channels may lie side by side, one after the other, or as pages.
+
+    Raises:
+        UnreadableError: missing or damaged.
+        DataError: no TIFF, other channels than are wanted, other numbers than 8 or 16 bits, or
+            tifffile is not installed.
+    """
+    try:
+        tiff = _is_tiff(source)
+        pixels = _read_tiff(source, num_channels) if tiff else np.empty(0)
+    except ImportError:
+        raise DataError(
+            f"{where}: a TIFF of {num_channels} channels is read with the package tifffile, which "
+            f"is not installed: {INSTALL}."
+        ) from None
+    except Exception as error:  # a damaged file makes tifffile raise anything
+        raise UnreadableError(f"{where}: the image cannot be read: {plainly(error)}.") from None
+    if not tiff:
+        raise DataError(
+            f"{where}: --num-channels {num_channels} needs TIFF files of {num_channels} channels; "
+            "this is no TIFF."
+        )
+    if len(pixels) != num_channels:
+        raise DataError(
+            f"{where}: the image has {len(pixels)} channels, --num-channels {num_channels} wants "
+            f"{num_channels}."
+        )
+    if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
+        raise DataError(
+            f"{where}: the image holds numbers of the type {pixels.dtype.name}, of no certain "
+            "range. Save it with 8 or 16 bits."
+        )
+    if pixels.dtype.itemsize > 1:
+        pixels = np.right_shift(pixels, 8)
+    return np.array(pixels, np.uint8, order="C")
+
+
+def _read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
+    """Return the first picture of a TIFF, (C, H, W) of its own dtype."""
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        first = file.series[0]
+        if first.size > 2 * (PILImage.MAX_IMAGE_PIXELS or np.inf) * num_channels:
+            raise ValueError(f"{first.size} values, which is more than Pillow would read")
+        return _planes(first.asarray(), first.axes, num_channels)
+
+
+def _planes(pixels: Pixels, axes: str, num_channels: int) -> Pixels:
+    """Put the channels first; `axes` names Y, X and what is neither, as tifffile does."""
+    if pixels.ndim < 2 or pixels.size == 0:
+        raise ValueError("it has no pixels")
+    if pixels.ndim == 2:
+        return pixels[None]
+    if "Y" in axes and "X" in axes:
+        pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (-2, -1))
+    pixels = pixels.reshape(-1, *pixels.shape[-2:])
+    if len(pixels) != num_channels == pixels.shape[-1]:  # (H, W, C) that was written as pages
+        pixels = pixels.transpose(2, 0, 1)
+    return pixels
+
+
+def read_label(source: bytes | Path, labels: LabelMap, where: str) -> "Tensor":
     """Decode a label picture and map its raw ids: (H, W) uint8 classes, 255 ignored.
 
-    A palette PNG is read as indices, 16-bit ids are kept.
+    Raises:
+        DataError: see `raw_label`; or it has ids outside the map.
+    """
+    import torch
+
+    return torch.from_numpy(labels.apply(raw_label(source, labels, where), where))
+
+
+def raw_label(source: bytes | Path, labels: LabelMap, where: str) -> Pixels:
+    """Decode a label picture to raw ids (H, W), of any integer dtype; the map is not applied.
+
+    A palette PNG is read as indices, ids of 16 and 32 bits are kept. Where `labels.colors` names
+    colours, RGB and palette pictures are read by their colours, and grey ones as ids unless all the
+    colours are grey.
 
     Raises:
         UnreadableError: missing or not a picture.
-        DataError: it has colours instead of ids, or ids outside the map.
+        DataError: it has colours that no table names, or fractions.
     """
     try:
-        picture = PILImage.open(source if isinstance(source, Path) else io.BytesIO(source))
-        raw = np.asarray(picture)
+        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            mode, colored = file.mode, _counts_by_color(file.mode, labels)
+            raw = np.asarray(file.convert(COLORED.get(mode, "RGB")) if colored else file)
     except FileNotFoundError:
         raise UnreadableError(
             f"{where}: the label is missing; each image needs one of the same stem."
         ) from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the label cannot be read: {plainly(error)}.") from None
+    return _ids_of_colors(raw, labels, where) if colored else _ids(raw, mode, where)
+
+
+def _counts_by_color(mode: str, labels: LabelMap) -> bool:
+    if mode in COLORED or not labels.colors:
+        return bool(labels.colors)
+    return mode in ("1", "L") and all(r == g == b for r, g, b in labels.colors)
+
+
+def _ids_of_colors(raw: Pixels, labels: LabelMap, where: str) -> Pixels:
+    if raw.shape[2] == 4 and (clear := int((raw[..., 3] != 255).sum())):
+        raise DataError(
+            f"{where}: {clear} pixels of the label are transparent, so that it is not certain what "
+            "colour they have. Export it without transparency."
+        )
+    return labels.raw_ids(raw[..., :3], where)
+
+
+def _ids(raw: Pixels, mode: str, where: str) -> Pixels:
     if raw.ndim != 2:
         raise DataError(
-            f"{where}: the label is a {picture.mode} picture of {raw.shape[2]} channels; "
-            "expected one channel of class "
-            "ids. Convert its colours to ids (palette PNGs are read as ids), or export index masks."
+            f"{where}: the label is a {mode} picture of {raw.shape[2]} channels; expected one "
+            "channel of class ids. Name the class of each colour (colors=FILE of --dataset "
+            "folder), or export index masks (palette PNGs are read as ids)."
         )
     if raw.dtype.kind == "f":
         raise DataError(
-            f"{where}: the label holds fractions (mode {picture.mode}); expected class ids. "
+            f"{where}: the label holds fractions (mode {mode}); expected class ids. "
             "Save them as 8-bit or 16-bit integers."
         )
-    ids = raw.astype(np.uint8) if raw.dtype == bool else raw  # a 1-bit label
-    return torch.from_numpy(labels.apply(ids, where))
+    return raw.astype(np.uint8) if raw.dtype == bool else raw  # a 1-bit label
 
 
-def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> tuple[Tensor, Tensor]:
+def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tuple[Tensor, Tensor]":
     """Decode a sample to image (C, H, W) uint8 and label (H, W) uint8.
+
+    Args:
+        sample: its own label map, where it has one, goes before `labels`.
+        labels: of the data set.
+        num_channels: C, see `read_image`.
 
     Raises:
         DataError: see `read_image` and `read_label`; or their sizes differ.
@@ -112,7 +277,7 @@ def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> tupl
     where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
     picture = str(sample.image) if isinstance(sample.image, Path) else where
     image = read_image(sample.image, picture, num_channels)
-    label = read_label(sample.label, labels, where)
+    label = read_label(sample.label, sample.labels or labels, where)
     if image.shape[-2:] != label.shape:
         raise DataError(
             f"{where}: the label is {label.shape[0]}x{label.shape[1]} pixels, its image "

@@ -11,14 +11,30 @@ LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
 
 
 def choose_settings(
-    settings: Settings, loaded: bool, crop: tuple[int, int], samples: int, processes: int
+    settings: Settings, loaded: bool, crop: tuple[int, int], samples: int | None, processes: int
 ) -> Settings:
-    """Fill in what was left open, each with its reason."""
+    """Fill in what was left open, each with its reason.
+
+    Args:
+        settings: as they were typed.
+        loaded: whether the encoder's weights are.
+        crop: (height, width) that the network takes.
+        samples: of the training split; None for a stream that nobody has counted.
+        processes: that train.
+
+    Raises:
+        OptionError: the warm-up is too long, or a stream needs max_steps.
+    """
     config = settings.config
     start = "loaded" if loaded else "random"
     total = config.batch_size * config.gradient_accumulation_steps * processes
     epochs = config.epochs or DEFAULT_EPOCHS
-    steps = config.max_steps or max(1, round(epochs * samples / total))
+    if config.max_steps is None and samples is None:
+        raise OptionError(
+            f"{settings.where('epochs')}: nobody has counted the samples of this stream. Give "
+            "--max-steps N, or num_samples=N to the data set."
+        )
+    steps = config.max_steps or max(1, round(epochs * (samples or 0) / total))
     period = max(1, -(-steps // 5))
     open_ends = {
         "crop_size": (crop, "the data set's"),

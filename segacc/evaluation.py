@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segacc import __version__
+from segacc.chosen import Chosen
 from segacc.config import EvaluateConfig
-from segacc.data import EvalData
 from segacc.events import Scores, finite
 from segacc.hookspecs import Facts
 from segacc.inference import Segmenter, relabel
 from segacc.loop import evaluate
-from segacc.plan import Chosen
 from segacc.processes import start_accelerator
 from segacc.protocols import Protocol
-from segacc.scoring import Scoring, build_metrics, pick_split
+from segacc.scoring import Scoring, build_metrics, scored_data
+from segacc.splits import data_splits, pick_split
 
 RULES = {
     "ignored": "pixels labelled 255 count for nothing",
@@ -40,7 +40,13 @@ def build_scoring(
     segmenter = Segmenter.from_pretrained(model, accelerator.device)
     if config.protocol:
         segmenter = segmenter.with_protocol(Protocol.parse(config.protocol, "--protocol"))
-    splits = dataset.record.build(dataset.options)
+    splits, _ = data_splits(
+        dataset,
+        config.val_fraction,
+        config.seed,
+        train=config.train_split,
+        scored=config.split,
+    )
     segmenter = relabel(segmenter, splits.labels, f"--dataset {dataset.text}")
     samples = pick_split(splits, config.split, "--split")
     labels = splits.labels
@@ -49,7 +55,7 @@ def build_scoring(
         accelerator,
         accelerator.prepare_model(segmenter.network, evaluation_mode=True),
         segmenter.network,
-        EvalData(samples, labels, segmenter.network.num_channels),
+        scored_data(samples, labels, segmenter.network.num_channels),
         lambda: build_metrics(metrics, facts),
         segmenter.protocol,
         num_workers=config.num_workers,
@@ -64,14 +70,14 @@ def score(scoring: Scoring, console: Console) -> Scores:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("", total=len(scoring.loader()))
+        task = bar.add_task("", total=scoring.share())
         scores, _ = evaluate(replace(scoring, tick=lambda item: bar.advance(task)))
     return scores
 
 
 def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
     """Collect what a score must carry to be compared."""
-    images, protocol = len(scoring.data.samples), scoring.protocol.text()
+    images, protocol = scoring.num_images, scoring.protocol.text()
     skipped = f", {len(scoring.unreadable)} unreadable" if scoring.unreadable else ""
     return {
         "title": f"{model} on {config.split}: {images} images{skipped}, protocol {protocol}, "
@@ -79,7 +85,7 @@ def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig)
         "model": model,
         "dataset": config.dataset,
         "split": config.split,
-        "num_images": images - len(scoring.unreadable),
+        "num_images": images,
         "unreadable": sorted(scoring.unreadable),
         "protocol": protocol,
         "precision": scoring.accelerator.mixed_precision,

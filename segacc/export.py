@@ -7,8 +7,8 @@ from typing import Any
 
 from segacc import __version__
 from segacc.checkpoint import write_folder
+from segacc.chosen import options_text
 from segacc.events import Scores, finite
-from segacc.plan import options_text
 from segacc.run import Run
 from segacc.saved import SIDE_FILE
 
@@ -64,7 +64,7 @@ images.
 {score_table(run.progress.scores)}
 
 Protocol: `{run.scoring.protocol.text()}`, at the label's original size,
-    {len(run.scoring.data.samples)} images of the split
+    {run.scoring.num_images} images of the split
 `{run.config.eval_split}`, scored at step {run.progress.evaluated}; pixels labelled 255 count for
 nothing; a class in
 neither labels nor predictions is left out of the means; raw weights; precision

@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
-from torchvision import tv_tensors
 
-from segacc.data import Batch, Item, nothing, seeded
+from segacc.data import Batch, Item, nothing
 from segacc.errors import DataError, SegaccError
 from segacc.meter import Meter
 from segacc.run import Run
@@ -87,21 +86,20 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
                 trouble.unreadable.update(why for _, _, why in batch.items if why)
         if trouble.settle(stop=bool(signal.name)):
             return
+        for batch in window:  # only now: a window that no step is taken with is read again
+            run.read_up_to(batch.position)
         yield [to_device(batch, run) for batch in window]
 
 
 def to_device(batch: Batch, run: Run) -> Batch:
-    """Move a batch to the device, labels as int64; apply the device augmentations per sample."""
+    """Move a batch to the device, labels as int64, and apply the device's augmentations."""
     device = run.accelerator.device
     images = batch.images.to(device, non_blocking=True)
     labels = batch.labels.to(device, non_blocking=True)
-    for place, (_, seed, _) in enumerate(batch.items if run.device_augment else ()):
-        image, label = tv_tensors.Image(images[place]), tv_tensors.Mask(labels[place])
-        with seeded(seed + 1, device):
-            for change in run.device_augment:
-                image, label = change(image, label)
-        images[place], labels[place] = image.as_subclass(Tensor), label.as_subclass(Tensor)
-    return Batch(images, labels.long(), batch.items)
+    drawn = [one.to(device, non_blocking=True) for one in batch.drawn]
+    seeds = [seed for _, seed, _ in batch.items]
+    images, labels = run.pipeline.on_device(images, labels, drawn, seeds)
+    return replace(batch, images=images, labels=labels.long(), drawn=())
 
 
 def scored(items: Any, trouble: Trouble, num_channels: int = 3) -> Iterator[Item]:

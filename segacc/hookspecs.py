@@ -11,8 +11,8 @@ Importing a plugin module must be cheap: import torch and transformers inside `b
     top.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -40,6 +40,10 @@ class Facts:
     """(height, width) in pixels of what the network sees in training."""
     num_channels: int = 3
     seed: int = 0
+    class_weights: tuple[float, ...] | None = None
+    """K factors that `--class-weights` asks the losses for; None where it was not given."""
+    class_shares: tuple[float, ...] | None = None
+    """K shares of the labelled pixels of the training split; None where nothing asked for them."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,42 @@ class Sample:
     """One picture and its label, not yet decoded."""
 
     image: bytes | Path
-    """An encoded picture (JPEG, PNG, ...) or the path of one."""
+    """An encoded picture (JPEG, PNG, TIFF, ...) or the path of one."""
     label: bytes | Path
-    """An encoded single-channel picture of raw label ids, or the path of one."""
+    """An encoded picture of raw label ids, or of colours that the label map names; or its path."""
     id: str
     """A name that errors and pictures use; unique in its split."""
+    labels: "LabelMap | None" = None
+    """The map of this label, where it is not that of the whole data set: it sends the raw ids to
+    the classes of the whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A split that is read from front to back, shard by shard: for what does not fit a disk."""
+
+    shards: tuple[str, ...]
+    """What `read` opens, in order."""
+    read: Callable[[str, Any], Iterator[tuple[Sample, Any]]]
+    """A shard and a position in it (None: its start) to the samples behind that position, each with
+    the position after it, which is plain JSON. It must be picklable: workers call it."""
+    num_samples: int | None = None
+    """Of all shards; None where nobody has counted them."""
+    buffer: int = 1000
+    """Undecoded samples that are shuffled among each other."""
 
 
 @dataclass(frozen=True)
 class DataSplits:
     """What a data set's `build` returns: samples by split, and the one label map of them all."""
 
-    splits: Mapping[str, Sequence[Sample]]
+    splits: Mapping[str, Sequence[Sample] | Stream]
     """Usually `train`, `validation`, `test`; any other name is allowed."""
     labels: "LabelMap"
     crop_size: tuple[int, int] | None = None
     """(height, width) in pixels that training should see unless the user says otherwise."""
+    chances: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By split, how often training draws each sample, in proportion; default each once an epoch."""
 
 
 class LossTerm(Protocol):
@@ -89,6 +113,31 @@ class MetricState(Protocol):
 
     def compute(self) -> dict[str, float | dict[str, float]]:
         """Return scores by name, a mapping for scores by class name; empty states give nan."""
+
+
+class BatchChange(Protocol):
+    """An augmentation of whole batches: each sample's parameters are drawn in the worker."""
+
+    def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
+        """Draw the parameters of one sample: float32, of one shape for all samples.
+
+        It is given image (C, H, W) uint8 and label (H, W) uint8 as they leave the worker; it may
+        draw from torch, numpy and `random`.
+        """
+
+    def __call__(
+        self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """Change images (N, C, H, W) float32 in 0..255 and labels (N, H, W) uint8, on the device.
+
+        Args:
+            images: as `draw` saw them, or as the one before left them.
+            labels: 255 is ignored.
+            drawn: (N, ...) float32, what `draw` gave for each.
+
+        Returns:
+            The same shapes and dtypes. A sample's result must not depend on the others.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +177,12 @@ class Architecture(Record):
 class Dataset(Record):
     """A data set by name."""
 
-    build: Callable[[Any], DataSplits]
-    """Options to samples and label map. Raises DataError where the data is not there."""
+    build: Callable[..., DataSplits]
+    """Options to samples and label map. Raises DataError where the data is not there. Where there
+    are `parts`, their DataSplits are the second argument, a tuple."""
+    parts: Callable[[Any], tuple[Any, ...]] | None = None
+    """Options to the data sets that this one is made of, as they are typed: `name:key=value,...` or
+    mappings. They are built first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +192,19 @@ class Augmentation(Record):
     build: Callable[[Any, Facts], Callable[..., Any]]
     """Options and facts to a callable of `(image, label)`: torchvision tv_tensors, Image (C, H, W)
     uint8 and Mask (H, W) uint8 with 255 ignored; it returns the same pair. It may draw from torch,
-    numpy and `random`."""
-    on: Literal["worker", "device"] = "worker"
-    """Where it runs: in the data loader's worker, or on the training device."""
+    numpy and `random`.
+
+    With `partners` it is called with a third argument: a function without arguments that returns
+    another (image, label) of the training split, which has been through what stands before.
+
+    On "batch" it is a BatchChange."""
+    on: Literal["worker", "device", "batch"] | Callable[[Any], str] = "worker"
+    """Where it runs: in the data loader's worker, on the training device picture by picture, or
+    there on a whole batch; or options to one of these."""
+    partners: bool = False
+    """True for one that mixes several samples."""
+    wants_shares: bool = False
+    """True for one that reads `facts.class_shares`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +213,8 @@ class Loss(Record):
 
     build: Callable[[Any, Facts], LossTerm]
     """Options and facts to a LossTerm. An option named `weight` is the term's own business."""
+    class_weighted: bool = False
+    """True for one that heeds `facts.class_weights`."""
 
 
 @dataclass(frozen=True, kw_only=True)

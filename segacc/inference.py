@@ -91,7 +91,8 @@ def to_tensor(image: Any, num_channels: int = 3) -> Tensor:
         return read_image(Path(image), str(image), num_channels)
     if isinstance(image, Tensor):
         return image
-    array = image if isinstance(image, np.ndarray) else np.array(image.convert(MODES[num_channels]))
+    mode = MODES.get(num_channels)  # none: an image of other channels comes as an array
+    array = np.array(image.convert(mode)) if mode and hasattr(image, "convert") else np.array(image)
     array = array[:, :, None] if array.ndim == 2 else array
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
 

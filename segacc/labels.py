@@ -1,17 +1,17 @@
-"""LabelMap: a data set's raw label ids -> classes 0..K-1 or 255, once, when read; and back."""
+"""LabelMap: a data set's raw label ids or colours -> classes 0..K-1 or 255, when read; and back."""
 
 import colorsys
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 IGNORE = 255
 """The class id of a pixel that counts for nothing, everywhere inside segacc."""
@@ -37,12 +37,14 @@ class LabelMap:
         names: the K class names.
         classes: raw id -> class 0..K-1, or 255 for a raw id that is ignored; any other raw id is
             an error.
-        palette: K RGB colours, 0..255.
+        palette: K RGB colours, 0..255, that pictures are drawn in.
+        colors: RGB colour -> raw id, for label files that hold colours; empty where none does.
     """
 
     names: tuple[str, ...]
     classes: Mapping[int, int]
     palette: tuple[Color, ...] = field(default=())
+    colors: Mapping[Color, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Fill the palette; refuse a map that the rest of segacc could not hold."""
@@ -69,6 +71,14 @@ class LabelMap:
             raise DataError(
                 f"The palette has {len(self.palette)} colours for {len(self.names)} classes."
             )
+        self._check_colors()
+
+    def _check_colors(self) -> None:
+        for color in (*self.palette, *self.colors):
+            if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+                raise DataError(f"{color} is no RGB colour: it needs three numbers of 0 to 255.")
+        if below := {color: raw for color, raw in self.colors.items() if raw < 0}:
+            raise DataError(f"The label map gives colours a negative raw id: {below}.")
 
     @classmethod
     def plain(
@@ -89,12 +99,17 @@ class LabelMap:
         return cls(tuple(names), {**classes, **ignored}, tuple((r, g, b) for r, g, b in palette))
 
     @cached_property
-    def _table(self) -> "np.ndarray[Any, np.dtype[np.int16]]":
-        import numpy as np
+    def _bytes(self) -> bytes:
+        """The class of each raw id of one byte; K, which is no class, for one outside the map."""
+        return bytes(self.classes.get(raw, len(self.names)) for raw in range(256))
 
-        table = np.full(max(self.classes) + 1, -1, dtype=np.int16)
-        table[list(self.classes)] = list(self.classes.values())
-        return table
+    @cached_property
+    def _sorted_classes(self) -> "tuple[Ids, Ids]":
+        return _sorted(self.classes)
+
+    @cached_property
+    def _sorted_colors(self) -> "tuple[Ids, Ids]":
+        return _sorted({_packed(color): raw for color, raw in self.colors.items()})
 
     def apply(
         self, raw: "np.ndarray[Any, Any]", where: str
@@ -107,11 +122,68 @@ class LabelMap:
         """
         import numpy as np
 
-        outside = raw.min() < 0 or raw.max() >= len(self._table)
-        mapped = np.full(raw.shape, -1, np.int16) if outside else self._table[raw]
-        if outside or mapped.min() < 0:
+        if raw.dtype == np.uint8 and len(self.names) < IGNORE:  # the usual: one pass over bytes
+            translated = bytearray(raw).translate(self._bytes)
+            if len(self.names) in translated:
+                raise DataError(self._complaint(raw, where))
+            return np.frombuffer(translated, np.uint8).reshape(raw.shape)
+        mapped = _look_up(raw, *self._sorted_classes)
+        if mapped.min() < 0:
             raise DataError(self._complaint(raw, where))
         return mapped.astype(np.uint8)
+
+    def raw_ids(self, rgb: "np.ndarray[Any, Any]", where: str) -> "np.ndarray[Any, Any]":
+        """Map the colours of a label (H, W, 3) uint8 to raw ids (H, W), which `apply` takes.
+
+        Returns:
+            uint8, or int64 where an id of a colour is above 255.
+
+        Raises:
+            DataError: a colour that `colors` lacks; the text names `where`, the colours, the ones
+                nearest to them and the likely cure.
+        """
+        import numpy as np
+
+        padded = np.zeros((*rgb.shape[:2], 4), np.uint8)
+        for band in range(3):  # a colour becomes one number
+            padded[..., band] = rgb[..., band]
+        values = padded.view("<u4")[..., 0]
+        raw = _look_up(values, *self._sorted_colors)
+        if raw.min() < 0:
+            raise DataError(self._color_complaint(values[raw < 0], where))
+        return raw if max(self.colors.values()) > 255 else raw.astype(np.uint8)
+
+    def _color_complaint(self, values: "np.ndarray[Any, Any]", where: str) -> str:
+        import numpy as np
+
+        found, counts = np.unique(values, return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:8]
+        told = [self._stranger(_unpacked(int(found[k])), int(counts[k])) for k in order]
+        if len(found) > 20:
+            cure = (
+                f"So many different colours ({len(found)}) suggest JPEG compression, smoothed "
+                "edges or a photograph: export the labels again as PNG, without anti-aliasing, and "
+                "resize them with nearest neighbour only."
+            )
+        else:
+            cure = (
+                "Add them to the colour table; a name in it that should count for nothing is left "
+                "out with map={drop: [NAME]}."
+            )
+        more = " ..." if len(found) > 8 else ""
+        return (
+            f"{where}: colours that are not among the {len(self.colors)} of the colour table: "
+            f"{', '.join(told)}{more}. {cure}"
+        )
+
+    def _stranger(self, color: Color, count: int) -> str:
+        """Tell a colour that is not in the table beside the one nearest to it."""
+        near = min(
+            self.colors, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, color, strict=True))
+        )
+        k = self.classes.get(self.colors[near], IGNORE)
+        name = self.names[k] if k != IGNORE else "ignored"
+        return f"{color} ({count} pixels; nearest is {near}, {name})"
 
     def _complaint(self, raw: "np.ndarray[Any, Any]", where: str) -> str:
         import numpy as np
@@ -132,7 +204,7 @@ class LabelMap:
         )
 
     def _cure(self, bad: Sequence[int]) -> str:
-        largest = max(raw for raw, k in self.classes.items() if k != IGNORE)
+        largest = max((raw for raw, k in self.classes.items() if k != IGNORE), default=-1)
         if bad == [largest + 1] and 0 in self.classes and self.classes[0] == 0:
             return (
                 f"If 0 means `not labelled` and classes start at 1, add reduce_labels=true; "
@@ -149,13 +221,18 @@ class LabelMap:
         )
 
     def restore(self, prediction: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """Map classes (H, W) back to raw ids (H, W), uint8 or uint16; the lowest where merged."""
+        """Map classes (H, W) back to raw ids (H, W); the lowest where several were merged.
+
+        Returns:
+            uint8, or uint16 or int32 where an id needs it.
+        """
         import numpy as np
 
         kept = [[r for r, k in self.classes.items() if k == c] for c in range(len(self.names))]
         ignored = min((r for r, k in self.classes.items() if k == IGNORE), default=IGNORE)
         raw = [min(ids) if ids else ignored for ids in kept]  # none where every id is ignored
-        table: np.ndarray[Any, Any] = np.array(raw, np.uint8 if max(raw) < 256 else np.uint16)
+        dtypes = (np.uint8, np.uint16, np.int32)
+        table: np.ndarray[Any, Any] = np.array(raw, dtypes[(max(raw) > 255) + (max(raw) > 65535)])
         restored: np.ndarray[Any, Any] = table[prediction]
         return restored
 
@@ -166,15 +243,47 @@ class LabelMap:
             "names": list(self.names),
             "classes": pairs,
             "palette": [list(color) for color in self.palette],
+            "colors": [[*color, raw] for color, raw in self.colors.items()],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelMap":
-        """Read what `to_dict` wrote."""
+        """Read what `to_dict` wrote; `colors` may be missing, as in what older versions wrote."""
         classes = {int(raw): int(k) for raw, k in values["classes"]}
-        return cls(
-            tuple(values["names"]), classes, tuple((r, g, b) for r, g, b in values["palette"])
-        )
+        palette = tuple((r, g, b) for r, g, b in values["palette"])
+        colors = {(r, g, b): int(raw) for r, g, b, raw in values.get("colors", ())}
+        return cls(tuple(values["names"]), classes, palette, colors)
+
+
+def _packed(color: Color) -> int:
+    """Make one number of a colour; `raw_ids` sees a picture's bytes in this order."""
+    return color[0] | color[1] << 8 | color[2] << 16
+
+
+def _unpacked(value: int) -> Color:
+    return value & 255, value >> 8 & 255, value >> 16
+
+
+def _sorted(table: Mapping[int, int]) -> "tuple[Ids, Ids]":
+    import numpy as np
+
+    keys = sorted(table)
+    return np.array(keys, np.int64), np.array([table[key] for key in keys], np.int64)
+
+
+def _look_up(values: "np.ndarray[Any, Any]", keys: "Ids", results: "Ids") -> "Ids":
+    """Map integers (H, W) through sorted keys to (H, W) int64, -1 for what is no key.
+
+    Neighbours in a label are mostly alike: only the first of each run is searched for.
+    """
+    import numpy as np
+
+    flat = values.reshape(-1)
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    heads = flat[starts]
+    places = np.minimum(np.searchsorted(keys, heads), len(keys) - 1)
+    mapped = np.where(keys[places] == heads, results[places], -1)
+    return np.repeat(mapped, np.diff(starts, append=len(flat))).reshape(values.shape)
 
 
 def ranges(ids: Mapping[int, int]) -> str:
@@ -186,55 +295,3 @@ def ranges(ids: Mapping[int, int]) -> str:
         else:
             runs.append([raw, raw])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-@dataclass(frozen=True)
-class NamesFile:
-    """What a file of class names tells."""
-
-    names: list[str]
-    palette: list[list[int]] = field(default_factory=list)
-    ignored: tuple[int, ...] = ()
-    reduce_labels: bool = False
-
-
-def read_names(path: Path) -> NamesFile:
-    """Read class names from a text file, one a line, or from JSON with more facts.
-
-    The JSON is `{"id2label": {"0": "road", ...}, "palette": [[r, g, b], ...], "ignore_index": 11,
-    "reduce_labels": false}`; all but the first may be missing, and
-    the whole file may be the id2label alone.
-
-    Raises:
-        DataError: the file is not there or not of this form.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix != ".json":
-            return NamesFile([line.strip() for line in text.splitlines() if line.strip()])
-        content = json.loads(text)
-        content = content if "id2label" in content else {"id2label": content}
-        names = [str(name) for name in _listed(content["id2label"])]
-        palette = _listed(content.get("palette") or [])[: len(names)]
-        ignored = content.get("ignore_index")
-        reduce_labels = bool(content.get("reduce_labels", False))
-        return NamesFile(names, palette, () if ignored is None else (int(ignored),), reduce_labels)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: not a list of class names ({error}). Right is a text file with one name a "
-            "line, or JSON "
-            'like {"id2label": {"0": "road", "1": "sky"}}.'
-        ) from None
-
-
-def _listed(values: Any) -> list[Any]:
-    if isinstance(values, list):
-        return values
-    ordered = sorted((int(key), value) for key, value in values.items())
-    if [key for key, _ in ordered] != list(range(len(ordered))):
-        raise ValueError(
-            f"ids must be 0..{len(ordered) - 1} without a gap, found {[key for key, _ in ordered]}"
-        )
-    return [value for _, value in ordered]

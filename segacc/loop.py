@@ -120,7 +120,7 @@ def evaluation(run: Run) -> Iterator[Event]:
         step=progress.step,
         scores=scores,
         protocol=run.scoring.protocol.text(),
-        num_images=len(run.scoring.data.samples) - len(run.scoring.unreadable),
+        num_images=run.scoring.num_images,
         seconds=time.perf_counter() - start,
         best=best,
         examples=tuple(examples),
@@ -139,7 +139,8 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
     Returns:
         The scores, and on the main process the kept examples.
     """
-    accelerator, metrics, examples = scoring.accelerator, scoring.metrics(), []
+    accelerator, metrics = scoring.accelerator, scoring.metrics()
+    examples, images = [], 0
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
     for item in scored(scoring.loader(), trouble, scoring.data.num_channels):
@@ -148,12 +149,16 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
         scoring.tick(item)
         if item.padding:
             continue
+        images += not item.unreadable
         for metric in metrics.values():
             metric.update(prediction[None].long(), label[None].long())
         if item.id in scoring.keep:
             examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
     trouble.settle()
     scores = gather_scores(scoring, metrics)
+    scoring.num_images = int(
+        accelerator.reduce(torch.tensor(images, device=accelerator.device), "sum")
+    )
     examples = gather_object(examples)
     return scores, sorted(
         examples, key=lambda example: example.id

@@ -73,7 +73,7 @@ def legend(
 
     The 255 in `used` is told as `ignored`. A name longer than a row ends in an ellipsis.
     """
-    font = _font(max(13, width // 90))
+    font = text_font(max(13, width // 90))
     side = round(1.2 * font.size)
     rows: list[list[tuple[int, str]]] = [[]]
     x = 0
@@ -108,7 +108,8 @@ def _legend_row(
         x += round(font.getlength(name)) + 3 * side
 
 
-def _font(size: float) -> ImageFont.FreeTypeFont:
+def text_font(size: float) -> ImageFont.FreeTypeFont:
+    """Return the font of captions and legends, which matplotlib brings."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -131,7 +132,7 @@ def draw_prediction(
     picture = Image.fromarray(overlay(image, prediction, palette))
     used = np.unique(prediction).tolist()
     width = max(picture.width, 240)
-    return _stack([picture, legend(names, palette, used, width - 2 * GAP)], width, first=0)
+    return stacked([picture, legend(names, palette, used, width - 2 * GAP)], width, first=0)
 
 
 def draw_examples(
@@ -150,16 +151,16 @@ def draw_examples(
     column = max(tile.width for row in rows for tile in row)
     width = 4 * column + 5 * GAP
     headings = ("image", "truth", "prediction", "error (wrong pixels red)")
-    parts = [_strip([title], width, 18), _strip(headings, column, 15)]
+    parts = [text_strip([title], width, 18), text_strip(headings, column, 15)]
     for example, row in zip(examples, rows, strict=True):
         strip = Image.new("RGB", (width - 2 * GAP, max(tile.height for tile in row)), PAPER)
         for place, tile in enumerate(row):
             strip.paste(tile, (place * (column + GAP), 0))
-        parts += [_strip([_caption(example)], width - 2 * GAP, 13), strip]
+        parts += [text_strip([_caption(example)], width - 2 * GAP, 13), strip]
     ids = [part.numpy() for e in examples for part in (e.label, e.prediction)]
     used = {int(k) for part in ids for k in np.unique(part)}
     parts.append(legend(names, palette, used, width - 2 * GAP))
-    write_picture(_stack(parts, width), path)
+    write_picture(stacked(parts, width), path)
 
 
 def visible(image: "Tensor") -> Pixels:
@@ -188,9 +189,9 @@ def _caption(example: Example) -> str:
     return f"{example.id}: {100 * right:.1f} % of the pixels right" if valid.any() else example.id
 
 
-def _strip(texts: Sequence[str], column: int, size: int) -> Image.Image:
+def text_strip(texts: Sequence[str], column: int, size: int) -> Image.Image:
     """Write texts into columns of `column` pixels."""
-    font = _font(size)
+    font = text_font(size)
     strip = Image.new("RGB", (len(texts) * (column + GAP), round(1.3 * size)), PAPER)
     draw = ImageDraw.Draw(strip)
     for place, text in enumerate(texts):
@@ -199,7 +200,7 @@ def _strip(texts: Sequence[str], column: int, size: int) -> Image.Image:
     return strip
 
 
-def _stack(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Image.Image:
+def stacked(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Image.Image:
     """Put pictures under each other on white paper, the first one `first` from the edges."""
     height = first + sum(part.height + GAP // 2 for part in parts) + GAP // 2
     paper = Image.new("RGB", (width, height), PAPER)

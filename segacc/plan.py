@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segacc import checkpoint
+from segacc.chosen import Chosen, choose, refuse_twins
+from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
 from segacc.hub import find, is_path
-from segacc.options import decode
+from segacc.presets import AUGMENT
 from segacc.registry import Registry
 from segacc.saved import architecture_of
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
@@ -18,26 +20,14 @@ from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
 NETWORK = "network"
 """Folder in the run folder: what weights decided of the network beside tensors."""
 
+BALANCE = "class_balance.json"
+"""File in the run folder: what class balance was found, and stays."""
+
 FIXED = (
     *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),
-    *("seed", "best_by", "protocol"),
+    *("seed", "rare_class_sampling", "best_by", "protocol"),
 )
 """Settings that a resumed run keeps."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A record and the options it will be built with."""
-
-    record: Any
-    options: Any
-    text: str
-    """As `name:key=value,...`."""
-
-    @property
-    def name(self) -> str:
-        """The record's name."""
-        return str(self.record.name)
 
 
 @dataclass(frozen=True)
@@ -54,19 +44,6 @@ class Plan:
     """The run folder."""
     resume: Path | None
     """The checkpoint to go on from."""
-
-
-def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
-    """Find a component and decode its options.
-
-    Raises:
-        SegaccError: unknown name, unknown option, wrong value.
-    """
-    record, component = registry.component(kind, given, where)
-    label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
-    options = decode(record.options, component.values, label)
-    values = ",".join(f"{key}={value}" for key, value in component.values.items())
-    return Chosen(record, options, f"{component.name}:{values}" if values else component.name)
 
 
 def gather(layers: list[Layer]) -> Settings:
@@ -103,6 +80,11 @@ def _refuse_changes(typed: Settings, stored: Settings, folder: Path) -> None:
             )
 
 
+def as_stored(settings: Settings, key: str, folder: Path) -> bool:
+    """Tell whether a setting is the one in a run folder's config.yaml, and was not typed anew."""
+    return settings.where(key) == f"{folder / 'config.yaml'}: {key}"
+
+
 def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in keys}
 
@@ -113,7 +95,7 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
     Raises:
         SegaccError: the first thing that is wrong, and where it was typed.
     """
-    settings = with_architecture(settings, registry)
+    settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
 
     def many(kind: str, key: str) -> tuple[Chosen, ...]:
@@ -137,6 +119,8 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
     if plan.loss:  # none where the network brings its own
         refuse_twins(plan.loss, settings.where("loss"))
     refuse_twins(plan.metric, settings.where("metric"))
+    if config.class_weights is not None:
+        _check_class_weights(plan, config.class_weights)
     if plan.resume:
         _check_length(plan)
     return plan
@@ -162,6 +146,34 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
     return settings.chosen({"arch": (named, f"that of {given}")})
 
 
+def with_augmentations(settings: Settings) -> Settings:
+    """Put the row that `augment` names in the place of `aug`."""
+    name = settings.config.augment
+    if name is None:
+        return settings
+    reason = f"{settings.where('augment')} {name}"
+    return settings.chosen({"aug": (AUGMENT[name], reason), "augment": (None, "")})
+
+
+def _check_class_weights(plan: Plan, given: str) -> None:
+    """Refuse class weights that cannot be read, or that no loss heeds.
+
+    A network that brings its own losses is met later, when it is built.
+    """
+    where = plan.settings.where("class_weights")
+    stored = (plan.folder / BALANCE).is_file() and as_stored(
+        plan.settings, "class_weights", plan.folder
+    )
+    if not (plan.resume and stored):
+        check_class_weights(given, where)
+    if plan.loss and not any(one.record.class_weighted for one in plan.loss):
+        names = ", ".join(one.name for one in plan.loss)
+        raise OptionError(
+            f"{where}: {given}: no loss of this run heeds class weights ({names}). Add --loss "
+            "cross_entropy, or leave this out."
+        )
+
+
 def _check_length(plan: Plan) -> None:
     """Refuse to go on to a step that lies behind; every config.yaml holds max_steps."""
     assert plan.resume
@@ -170,19 +182,6 @@ def _check_length(plan: Plan) -> None:
         raise OptionError(
             f"{plan.settings.where('max_steps')}: {last}: {plan.resume} is at step {done} already."
         )
-
-
-def refuse_twins(chosen: Sequence[Chosen], where: str) -> None:
-    """Refuse a component that is given twice: both would bear one name.
-
-    Raises:
-        OptionError: so, or nothing is given.
-    """
-    if not chosen:
-        raise OptionError(f"{where}: at least one is needed.")
-    names = [one.name for one in chosen]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
 
 
 def _as_started(settings: Settings) -> Settings:
@@ -278,8 +277,3 @@ def _numbered(base: Path) -> Iterator[Path]:
     while True:
         yield base.with_name(f"{base.name}-{number}")
         number += 1
-
-
-def options_text(chosen: Chosen) -> dict[str, Any]:
-    """Return a component's full options, for segacc.json."""
-    return {"name": chosen.text.partition(":")[0], **dataclasses.asdict(chosen.options)}

@@ -109,7 +109,13 @@ def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
 
     image = read_image(job.picture, str(job.picture), segmenter.network.num_channels)
     prediction = segmenter(image)
-    write_picture(Image.fromarray(segmenter.labels.restore(prediction)), job.index)
+    raw = segmenter.labels.restore(prediction)
+    if raw.itemsize > 2:
+        raise OptionError(
+            "the network's raw label ids go beyond 65535, which no PNG holds; give the data set "
+            "smaller ids with map=FILE."
+        )
+    write_picture(Image.fromarray(raw), job.index)
     if overlay:
         labels, pixels = segmenter.labels, visible(image)
         write_picture(

@@ -11,19 +11,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segacc import checkpoint
+from segacc.augment import Pipeline
+from segacc.balance import Balance
 from segacc.build import build_losses, build_network
 from segacc.config import TrainConfig
-from segacc.data import Augment, EvalData, StepSampler, TrainData, train_loader
+from segacc.data import EvalData, TrainData
+from segacc.data_source import load_data
 from segacc.defaults import choose_settings
 from segacc.hookspecs import Facts, LossTerm
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
 from segacc.optim import lr_factor, parameter_groups, set_lr
+from segacc.order import Cut
 from segacc.plan import Plan
 from segacc.processes import idle_cores, start_accelerator
 from segacc.protocols import Protocol, default_protocol
-from segacc.scoring import Best, Scoring, build_metrics, pick_split, spread
+from segacc.scoring import Best, Scoring, build_metrics
 from segacc.start import prepare_folder, resume
+from segacc.streams import EvalStream, TrainStream
 from segacc.transfer import LoadReport
 
 
@@ -41,11 +46,12 @@ class Run:
     """The same network, bare."""
     optimizer: Any
     losses: dict[str, LossTerm]
-    device_augment: tuple[Augment, ...]
-    train_data: TrainData
+    pipeline: Pipeline
+    train_data: TrainData | TrainStream
     scoring: Scoring
     labels: LabelMap
     facts: Facts
+    balance: Balance
     best: Best
     progress: checkpoint.Progress
     notes: list[str] = field(default_factory=list)
@@ -65,18 +71,19 @@ class Run:
     def loader(self) -> DataLoader[Any]:
         """Return this process's micro-batches, from the present step to the last."""
         config, accelerator = self.config, self.accelerator
-        sampler = StepSampler(
-            len(self.train_data.samples),
-            seed=config.seed,
-            first=self.progress.step,
-            last=self.max_steps,
+        cut = Cut(
             batch_size=config.batch_size,
             accumulation=config.gradient_accumulation_steps,
             process=accelerator.process_index,
             processes=accelerator.num_processes,
         )
-        pin, workers = accelerator.device.type == "cuda", config.num_workers
-        return train_loader(self.train_data, sampler, num_workers=workers, pin_memory=pin)
+        return self.train_data.loader(
+            cut,
+            range(self.progress.step, self.max_steps),
+            positions=self.progress.positions,
+            num_workers=config.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
 
     @property
     def total_batch_size(self) -> int:
@@ -84,6 +91,12 @@ class Run:
         config = self.config
         processes: int = self.accelerator.num_processes
         return config.batch_size * config.gradient_accumulation_steps * processes
+
+    def read_up_to(self, position: Any) -> None:
+        """Note where a reader of this process stands after a batch: (reader, place) of a stream."""
+        if position is not None:
+            reader, place = position
+            self.progress.positions[reader] = place
 
     def begin_step(self) -> None:
         """Switch to training, and set the learning rate that the present step has."""
@@ -111,7 +124,8 @@ class Run:
 
     def epoch(self) -> float:
         """Passes over the training split so far."""
-        return self.progress.step * self.total_batch_size / len(self.train_data.samples)
+        count = self.train_data.num_samples
+        return self.progress.step * self.total_batch_size / count if count else 0.0
 
 
 def build_run(plan: Plan) -> Run:
@@ -121,16 +135,15 @@ def build_run(plan: Plan) -> Run:
         SegaccError: data, weights or settings do not fit together.
     """
     accelerator, given = make_accelerator(plan), plan.settings.config
-    splits = plan.dataset.record.build(plan.dataset.options)
-    labels, seed = splits.labels, given.seed
-    train = pick_split(splits, given.train_split, plan.settings.where("train_split"))
-    validation = pick_split(splits, given.eval_split, plan.settings.where("eval_split"))
+    data = load_data(plan, accelerator)
+    seed = given.seed
 
     set_seed(seed)
-    built = build_network(plan, splits, accelerator)
-    network, facts = built.network, built.facts
+    built = build_network(plan, data.splits, accelerator)
+    network, facts = built.network, data.balance.inform(built.facts)
     loaded, processes = bool(built.report.loaded), accelerator.num_processes
-    settings = choose_settings(plan.settings, loaded, facts.crop_size, len(train), processes)
+    count = data.num_training_samples
+    settings = choose_settings(plan.settings, loaded, facts.crop_size, count, processes)
     losses = build_losses(plan, network, facts)
     if list(losses) != [one.name for one in plan.loss]:
         settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own")})
@@ -138,9 +151,8 @@ def build_run(plan: Plan) -> Run:
     optimizer = build_optimizer(network, settings.config, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
 
-    worker, device = build_augmentations(plan, facts)
-    scored = EvalData(validation, labels, facts.num_channels)
-    scoring = build_scoring(plan, facts, accelerator, model, network, scored)
+    pipeline = build_pipeline(plan, facts)
+    scoring = build_scoring(plan, facts, accelerator, model, network, data.scored)
     run = Run(
         config=settings.config,
         plan=plan,
@@ -149,15 +161,16 @@ def build_run(plan: Plan) -> Run:
         network=network,
         optimizer=optimizer,
         losses=losses,
-        device_augment=device,
-        train_data=TrainData(train, labels, worker, seed, facts.num_channels),
+        pipeline=pipeline,
+        train_data=data.training(pipeline, seed),
         scoring=scoring,
-        labels=labels,
+        labels=data.splits.labels,
         facts=facts,
+        balance=data.balance,
         best=Best(settings.config.best_by, plan.metric, scoring.metrics()),
         progress=checkpoint.Progress(),
     )
-    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *built.notes]
+    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *data.notes, *built.notes]
     resume(run)
     prepare_folder(run, settings)
     return run
@@ -197,7 +210,7 @@ def build_scoring(
     accelerator: Accelerator,
     model: Any,
     network: SegmentationModel,
-    data: EvalData,
+    data: EvalData | EvalStream,
 ) -> Scoring:
     """Build what evaluates the validation split while training."""
     config = plan.settings.config
@@ -213,28 +226,25 @@ def build_scoring(
         protocol,
         num_workers=config.num_workers,
         skip_unreadable=config.skip_unreadable,
-        keep=spread(data.samples, config.num_pictures),
+        keep=data.spread(config.num_pictures),
     )
 
 
-def build_augmentations(
-    plan: Plan, facts: Facts
-) -> tuple[tuple[Augment, ...], tuple[Augment, ...]]:
-    """Build the augmentations of the worker and of the device, in the order given."""
-    built = [(chosen.record.on, chosen.record.build(chosen.options, facts)) for chosen in plan.aug]
-    worker, device = (
-        tuple(change for on, change in built if on == place) for place in ("worker", "device")
-    )
-    return worker, device
+def build_pipeline(plan: Plan, facts: Facts) -> Pipeline:
+    """Build the augmentations in the order given."""
+    built = [(one.record, one.options, one.record.build(one.options, facts)) for one in plan.aug]
+    return Pipeline.of(built)
 
 
 def describe(run: Run, report: LoadReport) -> list[str]:
     """Say once what is about to be done."""
     plan, accelerator, config = run.plan, run.accelerator, run.config
     millions = sum(parameter.numel() for parameter in run.network.parameters()) / 1e6
-    images = (
-        f"{len(run.train_data.samples)} training, {len(run.scoring.data.samples)} validation images"
+    training, scored = (
+        "a stream of" if one.num_samples is None else one.num_samples
+        for one in (run.train_data, run.scoring.data)
     )
+    images = f"{training} training, {scored} validation images"
     first, *more = report.lines()
     many = "es" if accelerator.num_processes > 1 else ""
     where = f"{accelerator.num_processes} process{many} on {accelerator.device.type}"

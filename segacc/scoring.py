@@ -9,13 +9,15 @@ from accelerate.utils import DistributedType
 from torch.utils.data import DataLoader
 
 from segacc.checkpoint import Progress
-from segacc.data import EvalData, Item, eval_loader
-from segacc.errors import DataError, OptionError
+from segacc.chosen import Chosen
+from segacc.data import EvalData, Item, Source
+from segacc.errors import OptionError
 from segacc.events import Scores
-from segacc.hookspecs import DataSplits, Facts, MetricState
+from segacc.hookspecs import Facts, MetricState, Sample, Stream
+from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
-from segacc.plan import Chosen
 from segacc.protocols import Protocol
+from segacc.streams import EvalStream
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Ways to run in which a forward call gathers weights from all processes."""
@@ -30,7 +32,7 @@ class Scoring:
     """The network as accelerate wrapped it: images to Logits."""
     network: SegmentationModel
     """The same network, bare."""
-    data: EvalData
+    data: EvalData | EvalStream
     metrics: Callable[[], dict[str, MetricState]]
     """Makes empty metrics."""
     protocol: Protocol
@@ -42,12 +44,19 @@ class Scoring:
     """Called after each image."""
     unreadable: set[str] = field(default_factory=set)
     """What was passed over so far."""
+    num_images: int = 0
+    """Images that the newest evaluation scored."""
 
     def loader(self) -> DataLoader[Any]:
         """Return this process's share of the split."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         workers = self.num_workers
-        return eval_loader(self.data, process=process, processes=processes, num_workers=workers)
+        return self.data.loader(process=process, processes=processes, num_workers=workers)
+
+    def share(self) -> int | None:
+        """Count this process's images; None for a stream that nobody has counted."""
+        count, processes = self.data.num_samples, self.accelerator.num_processes
+        return None if count is None else -(-count // processes)
 
     def most(self, count: int) -> int:
         """Return how many forward calls to make for an image that needs `count` of them.
@@ -107,27 +116,15 @@ class Best:
         return value
 
 
-def pick_split(splits: DataSplits, name: str, where: str) -> Sequence[Any]:
-    """Return the split called `name`.
-
-    Raises:
-        OptionError: there is none. DataError: it is empty.
-    """
-    if name not in splits.splits:
-        raise OptionError(
-            f'{where}: the data set has no split "{name}"; it has {", ".join(splits.splits)}.'
-        )
-    if not len(splits.splits[name]):
-        raise DataError(f'{where}: the split "{name}" is empty.')
-    return splits.splits[name]
+def scored_data(
+    samples: Sequence[Sample] | Stream, labels: LabelMap, num_channels: int
+) -> EvalData | EvalStream:
+    """Return a split as evaluation reads it."""
+    if isinstance(samples, Stream):
+        return EvalStream(samples, labels, num_channels)
+    return EvalData(Source(samples, labels, num_channels))
 
 
 def build_metrics(chosen: Sequence[Chosen], facts: Facts) -> dict[str, MetricState]:
     """Build empty metrics by name."""
     return {one.name: one.record.build(one.options, facts) for one in chosen}
-
-
-def spread(samples: Sequence[Any], count: int) -> frozenset[str]:
-    """Choose the ids of `count` samples, evenly spread over the split."""
-    count = min(count, len(samples))
-    return frozenset(samples[place * len(samples) // count].id for place in range(count))

@@ -16,7 +16,8 @@ from segacc.options import check_value, did_you_mean, literal_choices, type_text
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is, not what it is; config.yaml leaves them out."""
 
-EITHER = ("epochs", "max_steps")
+EITHER = (("epochs", "max_steps"), ("aug", "augment"))
+"""Settings that say the same in two ways: of each pair one is given, and replaces the other."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def merge(layers: Sequence[Layer]) -> Settings:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
-        either = [key for key in EITHER if layer.values.get(key) is not None]
-        if len(either) > 1:
-            raise OptionError(
-                f"{layer.where('epochs')} and {layer.where('max_steps')} exclude each other; "
-                "give one."
-            )
-        if either:
-            values = {key: value for key, value in values.items() if key not in EITHER}
+        for pair in EITHER:
+            given = [key for key in pair if layer.values.get(key) is not None]
+            if len(given) > 1:
+                told = " and ".join(layer.where(key) for key in pair)
+                raise OptionError(f"{told} exclude each other; give one.")
+            if given:
+                values = {key: value for key, value in values.items() if key not in pair}
+                origins = {key: where for key, where in origins.items() if key not in pair}
         values |= check_layer(TrainConfig, layer)
         origins |= {key: layer.where(key) for key in layer.values}
     return Settings(TrainConfig(**values), origins)
@@ -155,7 +156,7 @@ def to_yaml(settings: Settings) -> str:
     lines = ["# The effective settings of this run; `--config` accepts this file."]
     for f in dataclasses.fields(TrainConfig):
         value = getattr(settings.config, f.name)
-        if f.name in ABOUT_THE_PLACE or (value is None and f.name in EITHER):
+        if f.name in ABOUT_THE_PLACE or (value is None and any(f.name in one for one in EITHER)):
             continue
         text = (
             yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6)

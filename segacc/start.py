@@ -2,19 +2,29 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segacc import checkpoint
 from segacc.errors import OptionError
 from segacc.plan import NETWORK
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
+from segacc.streams import TrainStream
 
 if TYPE_CHECKING:
     from segacc.run import Run
 
+SAME_BATCH = (
+    "Start as many processes, batch size and accumulation that make the same product, on the same "
+    "data."
+)
+SAME_READERS = (
+    "What is streamed goes on exactly with the same number of processes, --num-workers and "
+    "--batch-size, on the same shards."
+)
+
 
 def prepare_folder(run: "Run", settings: Settings) -> None:
-    """Make the run folder and write config.yaml, on the main process."""
+    """Make the run folder, write config.yaml and class_balance.json, on the main process."""
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             shutil.rmtree(run.folder)
@@ -24,6 +34,7 @@ def prepare_folder(run: "Run", settings: Settings) -> None:
             run.network.save_settings(run.folder / NETWORK)
         if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
             (run.folder / "config.yaml").write_text(to_yaml(settings))
+        run.balance.write(run.folder)
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
         run.accelerator.init_trackers("segacc")
@@ -39,30 +50,52 @@ def resume(run: "Run") -> None:
     """Load the checkpoint of the plan, if any.
 
     Raises:
-        OptionError: the data or the batch are not those of the run that wrote it.
+        OptionError: the data or the batch are not those of the run that wrote it; or, of a stream,
+            the processes or workers.
     """
-    now = {
-        "seed": run.config.seed,
-        "total_batch_size": run.total_batch_size,
-        "training_images": len(run.train_data.samples),
-    }
+    now, streamed = order_settings(run), isinstance(run.train_data, TrainStream)
+    run.progress.positions = [None] * max(1, run.config.num_workers) if streamed else []
     if run.plan.resume:
         stored = checkpoint.read(run.plan.resume)
         was = stored.settings
-        different = [f"{key} was {was[key]}, now {now[key]}" for key in now if was[key] != now[key]]
+        different = [
+            f"{key} was {was.get(key)}, now {now.get(key)}"
+            for key in {**now, **was}
+            if was.get(key) != now.get(key)
+        ]
         if different:
             raise OptionError(
                 f"--resume {run.config.resume}: this would not be the same run: "
-                f"{'; '.join(different)}. Start as many processes, batch size and accumulation "
-                "that make the same product, on the same data."
+                f"{'; '.join(different)}. {SAME_READERS if streamed else SAME_BATCH}"
             )
         if stored.step > run.max_steps:
             where = f"--resume {run.config.resume}"
             raise OptionError(f"{where}: step {stored.step} of {run.max_steps} is done already.")
         run.accelerator.load_state(str(run.plan.resume))
+        if streamed:
+            stored.positions = stored.positions[run.accelerator.process_index]
         run.progress = stored
         if run.accelerator.is_main_process:
             checkpoint.recover(run.folder)
             checkpoint.forget_later(run.folder / "checkpoints", stored.step)
         run.accelerator.wait_for_everyone()
     run.progress.settings = now
+
+
+def order_settings(run: "Run") -> dict[str, Any]:
+    """Collect what the order of the training samples depends on."""
+    config, data = run.config, run.train_data
+    found = {
+        "seed": config.seed,
+        "total_batch_size": run.total_batch_size,
+        "training_images": data.num_samples,
+    }
+    if isinstance(data, TrainStream):
+        found |= {
+            "processes": run.accelerator.num_processes,
+            "num_workers": config.num_workers,
+            "batch_size": config.batch_size,
+            "shards": len(data.stream.shards),
+            "buffer": data.stream.buffer,
+        }
+    return found

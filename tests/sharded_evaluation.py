@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from PIL import Image
 from torch import Tensor, nn
 
-from segacc.data import EvalData
+from segacc.data import EvalData, Source
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
@@ -94,7 +94,7 @@ def main() -> None:
         accelerator,
         model,
         network,
-        EvalData(samples(), LabelMap.plain(["a", "b", "c"])),
+        EvalData(Source(samples(), LabelMap.plain(["a", "b", "c"]))),
         lambda: {"counts": Counts()},
         default_protocol(network, (32, 32)),
     )

@@ -1,43 +1,14 @@
-"""Augmentations: image and label move together, labels stay labels, sizes are exact."""
+"""Augmentations that move pixels: image and label together, labels stay labels, exact sizes."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torchvision import tv_tensors
 
-from data_tools import facts
-from segacc.data import seeded
+from augmentation_tools import apply, assert_one_grid, blocks, build, places
 from segacc.errors import OptionError
-from segacc.hookspecs import Augmentation
-from segacc.options import decode
-from segacc.plugins.augmentations import segacc_augmentations
-
-
-def build(name: str, crop: tuple[int, int] = (48, 64), **values: Any) -> Any:
-    records = {record.name: record for record in segacc_augmentations()}
-    record = records[name]
-    assert isinstance(record, Augmentation) and record.on == "worker"
-    options = decode(record.options, values, f"--aug {name}")
-    return record.build(options, facts(crop_size=crop))
-
-
-def apply(change: Any, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    with seeded(seed):
-        image, label = change(tv_tensors.Image(image), tv_tensors.Mask(label))
-    assert isinstance(image, tv_tensors.Image) and isinstance(label, tv_tensors.Mask)
-    assert (image.dtype, label.dtype) == (torch.uint8, torch.uint8)
-    assert image.shape[-2:] == label.shape
-    return image.as_subclass(Tensor), label.as_subclass(Tensor)
-
-
-def blocks(height: int, width: int, *, side: int = 12) -> tuple[Tensor, Tensor]:
-    """Make a label of blocks 0..24 and an image whose channels say the label: 10 per class."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    label = ((7 * (y // side) + 3 * (x // side)) % 25).to(torch.uint8)
-    return torch.stack([label * 10, label, 250 - label * 10]), label
 
 
 def test_at_scale_1_the_crop_is_a_piece_of_both() -> None:
@@ -155,40 +126,66 @@ def test_scales_fill_their_range() -> None:
     assert abs(np.std(scales) - 1.5 / 12**0.5) < 0.06
 
 
-def test_flip_mirrors_both_half_of_the_time() -> None:
+@pytest.mark.parametrize(("name", "axis"), [("flip", -1), ("vertical_flip", -2)])
+def test_flips_mirror_both_half_of_the_time(name: str, axis: int) -> None:
     image, label = blocks(20, 33)
     for p, wanted in ((1, True), (0, False)):
-        out, classes = apply(build("flip", p=p), image, label, 0)
-        assert torch.equal(out, image.flip(-1) if wanted else image)
-        assert torch.equal(classes, label.flip(-1) if wanted else label)
-    change, times = build("flip"), 0
+        out, classes = apply(build(name, p=p), image, label, 0)
+        assert torch.equal(out, image.flip(axis) if wanted else image)
+        assert torch.equal(classes, label.flip(axis) if wanted else label)
+    change, times = build(name), 0
     for seed in range(200):
         out, classes = apply(change, image, label, seed)
-        flipped = torch.equal(out, image.flip(-1))
-        assert torch.equal(classes, label.flip(-1) if flipped else label)
+        flipped = torch.equal(out, image.flip(axis))
+        assert torch.equal(classes, label.flip(axis) if flipped else label)
         times += flipped
     assert 70 < times < 130
 
 
-def test_color_jitter_changes_the_image_alone() -> None:
-    image, label = blocks(20, 33)
-    change, seen = build("color_jitter"), set()
-    for seed in range(10):
+@pytest.mark.parametrize("size", [(60, 60), (40, 63)], ids=str)
+def test_rotate_samples_image_and_label_on_one_grid_about_the_middle(
+    size: tuple[int, int],
+) -> None:
+    image, label = places(*size)
+    change, angles = build("rotate", p=1, degrees=30), []
+    for seed in range(20):
         out, classes = apply(change, image, label, seed)
-        assert out.shape == image.shape and not torch.equal(out, image)
-        assert torch.equal(classes, label)
-        seen.add(out.float().mean().item())
-    assert len(seen) == 10
-    none = build("color_jitter", brightness=0, contrast=0, saturation=0, hue=0)
-    assert torch.equal(apply(none, image, label, 0)[0], image)
+        assert out.shape == image.shape
+        found = assert_one_grid(out, classes, label).double().numpy()
+        middle = np.array([size[0] - 1, size[1] - 1]) / 2
+        to, source = found[:, :2] - middle, found[:, 2:] - middle
+        (a, b), (c, d) = np.linalg.lstsq(to, source, rcond=None)[0]
+        # A rotation: no scale, no shear, and the middle stays (to what 4 levels a pixel can show).
+        assert np.allclose([a, b], [d, -c], atol=2e-3) and abs(a * d - b * c - 1) < 4e-3
+        assert np.abs((source - to @ [[a, b], [c, d]]).mean(0)).max() < 0.03
+        angles.append(math.degrees(math.atan2(b, a)))
+    assert all(abs(angle) < 30.2 for angle in angles)
+    assert min(angles) < -15 and max(angles) > 15
 
 
-def test_brightness_alone_scales_within_its_range() -> None:
-    image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
-    change = build("color_jitter", brightness=0.25, contrast=0, saturation=0, hue=0)
-    label = torch.zeros(8, 8, dtype=torch.uint8)
-    values = [apply(change, image, label, seed)[0][0, 0, 0].item() for seed in range(200)]
-    assert 75 <= min(values) < 80 and 120 < max(values) <= 125
+def test_what_rotates_in_from_outside_is_ignored() -> None:
+    image, label = torch.full((3, 50, 50), 200, dtype=torch.uint8), torch.zeros(50, 50)
+    change, seen = build("rotate", p=1, degrees=45), 0
+    for seed in range(20):
+        out, classes = apply(change, image, label.to(torch.uint8), seed)
+        assert set(classes.unique().tolist()) <= {0, 255}
+        corner = out[:, 0, 0].tolist()
+        assert (out[:, classes == 0].float().mean() > 195) and (classes[20:30, 20:30] == 0).all()
+        if (classes[:4, :4] == 255).all():
+            seen += 1
+            assert corner == [124, 116, 104]  # ImageNet's mean colour
+    assert seen > 8
+
+
+def test_rotate_leaves_the_others_as_they_are() -> None:
+    image, label = places(30, 40)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(apply(build("rotate", p=0), image, label, 3), (image, label), strict=True)
+    )
+    change = build("rotate", p=0.25)
+    same = sum(torch.equal(apply(change, image, label, s)[1], label) for s in range(200))
+    assert 120 < same < 180
 
 
 @pytest.mark.parametrize(
@@ -210,6 +207,39 @@ def test_brightness_alone_scales_within_its_range() -> None:
             "flip",
             {"prob": "1"},
             '--aug flip: unknown option "prob". Known: p.',
+        ),
+        (
+            "rotate",
+            {"degrees": "200"},
+            "--aug rotate: \"degrees\" is '200', expected number >= 0 <= 180: "
+            "input should be less than or equal to 180.",
+        ),
+        (
+            "random_scale_crop",
+            {"scale_min": "2", "scale_max": "1"},
+            "--aug random_scale_crop: scale_min 2.0 is above scale_max 1.0.",
+        ),
+        (
+            "cutmix",
+            {"area_min": "0.6"},
+            "--aug cutmix: area_min 0.6 is above area_max 0.5.",
+        ),
+        (
+            "tf_color",
+            {"saturation_max": "0.5"},
+            "--aug tf_color: saturation_min 0.75 is above saturation_max 0.5.",
+        ),
+        (
+            "copy_paste",
+            {"classes": "0"},
+            "--aug copy_paste: \"classes\" is '0', expected integer >= 1: "
+            "input should be greater than or equal to 1.",
+        ),
+        (
+            "random_erasing",
+            {"fill": "black"},
+            "--aug random_erasing: \"fill\" is 'black', expected one of noise, mean: "
+            "input should be 'noise' or 'mean'.",
         ),
         (
             "color_jitter",

@@ -87,8 +87,9 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a label in colours": (
         LABEL,
         colors,
-        "the label is a RGB picture of 3 channels; expected one channel of class ids. Convert its "
-        "colours to ids (palette PNGs are read as ids), or export index masks.",
+        "the label is a RGB picture of 3 channels; expected one channel of class ids. Name the "
+        "class of each colour (colors=FILE of --dataset folder), or export index masks (palette "
+        "PNGs are read as ids).",
     ),
 }
 

@@ -32,7 +32,7 @@ REFUSED = [
     (
         ["evalute"],
         'unknown command "evalute". Did you mean "evaluate"? Commands: evaluate, predict, '
-        "plugins; without a command segacc trains.",
+        "check-data, plugins; without a command segacc trains.",
     ),
     (["--lr"], f"--lr: expected one argument. {HELP}"),
     (["--lr", "--seed", "1"], f"--lr: expected one argument. {HELP}"),

@@ -1,7 +1,6 @@
-"""Order, seeds and batches: functions of (seed, epoch, index), never of workers or of the past."""
+"""Samples and batches: what a worker reads, changes and hands over."""
 
 import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,159 +10,26 @@ import torch
 from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
-from segacc.data import (
-    Batch,
-    EvalData,
-    Item,
-    StepSampler,
-    TrainData,
-    collate,
-    epoch_order,
-    eval_loader,
-    sample_seed,
-    seeded,
-    share,
-    train_loader,
-)
+from segacc.augment import Pipeline
+from segacc.data import Batch, EvalData, Item, Source, TrainData, collate
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
-from segacc.plugins.augmentations import (
-    ColorJitterOptions,
+from segacc.order import Cut, Order, StepSampler
+from segacc.plugins.augmentations.geometry import (
     FlipOptions,
     RandomScaleCrop,
     RandomScaleCropOptions,
-    build_color_jitter,
     build_flip,
 )
 
 LABELS = LabelMap.plain(("sky", "road", "tree"))
-CUTS = [  # processes, batch size, accumulation: twelve images a step
-    (processes, batch, 12 // processes // batch)
-    for processes in (1, 2, 3, 4, 6, 12)
-    for batch in (1, 2, 3, 4, 6, 12)
-    if 12 % (processes * batch) == 0
-]
-
-
-def sampler(
-    count: int, *, processes: int = 1, batch: int = 4, accumulation: int = 1, **rest: Any
-) -> StepSampler:
-    given = {"seed": 5, "first": 0, "last": 10, "process": 0, **rest}
-    return StepSampler(
-        count, batch_size=batch, accumulation=accumulation, processes=processes, **given
-    )
-
-
-def keys_by_step(count: int, cut: tuple[int, int, int], **rest: Any) -> list[list[Any]]:
-    """Collect each step's keys from the samplers of all processes."""
-    processes, batch, accumulation = cut
-    steps: list[list[Any]] = []
-    for process in range(processes):
-        one = sampler(
-            count,
-            processes=processes,
-            batch=batch,
-            accumulation=accumulation,
-            process=process,
-            **rest,
-        )
-        batches = list(one)
-        assert len(one) == len(batches)
-        assert all(len(keys) == batch for keys in batches)
-        for start in range(0, len(batches), accumulation):
-            if process == 0:
-                steps.append([])
-            window = batches[start : start + accumulation]
-            steps[start // accumulation] += [key for keys in window for key in keys]
-    return steps
-
-
-# ------------------------------------------------------------------------------------ the order
-
-
-@pytest.mark.parametrize("count", [1, 5, 12, 37, 100])
-@pytest.mark.parametrize("cut", CUTS, ids=str)
-def test_a_step_holds_the_same_samples_however_it_is_cut(
-    count: int, cut: tuple[int, int, int]
-) -> None:
-    whole = keys_by_step(count, (1, 12, 1))
-    assert [Counter(step) for step in keys_by_step(count, cut)] == [Counter(s) for s in whole]
-
-
-@pytest.mark.parametrize("count", [1, 5, 12, 37, 100])
-def test_no_sample_is_lost_or_repeated_within_an_epoch(count: int) -> None:
-    keys = [key for step in keys_by_step(count, (2, 3, 2), last=50) for key in step]
-    assert len(keys) == len(set(keys)) == 600
-    for epoch in range(600 // count):
-        seen = sorted(index for number, index in keys if number == epoch)
-        assert seen == list(range(count))
-
-
-@pytest.mark.parametrize("first", [1, 7, 9])
-def test_a_resumed_sampler_goes_on_where_the_other_was(first: int) -> None:
-    cut = {"processes": 2, "process": 1, "batch": 3, "accumulation": 2}
-    whole = list(sampler(17, **cut))
-    assert list(sampler(17, **cut, first=first)) == whole[first * 2 :]
-    assert list(sampler(17, **cut, first=10)) == []
-
-
-def test_orders_differ_by_epoch_and_by_seed_and_are_the_same_again() -> None:
-    orders = [tuple(epoch_order(seed, epoch, 50)) for seed in (0, 1) for epoch in range(4)]
-    assert len(set(orders)) == 8
-    assert tuple(range(50)) not in orders
-    epoch_order.cache_clear()
-    assert tuple(epoch_order(0, 3, 50)) == orders[3]
-
-
-def test_each_place_of_an_epoch_gets_each_sample_about_as_often() -> None:
-    found = np.array([epoch_order(0, epoch, 4) for epoch in range(2000)])
-    counts = np.array([[np.sum(found[:, place] == k) for k in range(4)] for place in range(4)])
-    assert np.abs(counts - 500).max() < 100  # five standard deviations
-
-
-def test_sample_seeds_are_all_different() -> None:
-    seeds = {sample_seed(s, e, i) for s in range(3) for e in range(10) for i in range(200)}
-    assert len(seeds) == 6000
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-# ---------------------------------------------------------------------------- seeds and samples
-
-
-def draws() -> tuple[float, float, float]:
-    return torch.rand(()).item(), np.random.rand(), random.random()
+CUT = Cut(batch_size=4, accumulation=2)
 
 
 def global_states() -> tuple[Any, ...]:
     name, keys, *rest = np.random.get_state()
     return torch.get_rng_state().tolist(), random.getstate(), name, keys.tolist(), rest
-
-
-def test_seeded_gives_the_same_draws_and_leaves_no_trace() -> None:
-    before = global_states()
-    with seeded(2**62 + 1):
-        first = draws()
-    assert global_states() == before
-    with pytest.raises(ZeroDivisionError), seeded(3):
-        draws()
-        raise ZeroDivisionError
-    assert global_states() == before
-    draws()
-    with seeded(2**62 + 1):
-        assert draws() == first
-    with seeded(2**62 + 2):
-        assert all(a != b for a, b in zip(draws(), first, strict=True))
-
-
-def test_seeded_may_be_nested() -> None:
-    with seeded(1):
-        start = draws()
-        with seeded(2):
-            draws()
-        after = draws()
-    with seeded(1):
-        assert (draws(), draws()) == (start, after)
 
 
 def numpy_noise(image: Any, label: Any) -> Any:
@@ -173,19 +39,41 @@ def numpy_noise(image: Any, label: Any) -> Any:
     return tv_tensors.Image(rolled), tv_tensors.Mask(torch.roll(label, shift, dims=-1))
 
 
-def augmentations(size: int = 16) -> list[Any]:
+def mix_halves(image: Any, label: Any, another: Any) -> Any:
+    """Take the right half from another sample."""
+    other, beside = another()
+    image, label = image.clone(), label.clone()
+    half = label.shape[-1] // 2
+    image[..., half:], label[..., half:] = other[..., half:], beside[..., half:]
+    return image, label
+
+
+class Fade:
+    """Darken a whole batch on the device, each picture by its own factor."""
+
+    def draw(self, image: Any, label: Any) -> Any:
+        return torch.rand(1)
+
+    def __call__(self, images: Any, labels: Any, drawn: Any) -> Any:
+        return images * drawn[:, :, None, None], labels
+
+
+def pipeline(size: int = 16) -> Pipeline:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(size, size)))
     flip = build_flip(FlipOptions(), facts())
-    return [numpy_noise, crop, flip, build_color_jitter(ColorJitterOptions(), facts())]
+    worker = ((numpy_noise, False), (crop, False), (mix_halves, True), (flip, False))
+    return Pipeline(worker, (Fade(),))
 
 
-def train_data(samples: Any = None, *, seed: int = 0, augment: Any = None) -> TrainData:
+def train_data(samples: Any = None, *, seed: int = 0, through: Any = None) -> TrainData:
     samples = [random_sample(number) for number in range(13)] if samples is None else samples
-    return TrainData(samples, LABELS, augmentations() if augment is None else augment, seed)
+    order = Order(len(samples), seed=seed)
+    return TrainData(Source(samples, LABELS), pipeline() if through is None else through, order)
 
 
 def same(one: Item, other: Item) -> bool:
-    equal = torch.equal(one.image, other.image) and torch.equal(one.label, other.label)
+    mine, yours = ((i.image, i.label, *i.drawn) for i in (one, other))
+    equal = all(torch.equal(a, b) for a, b in zip(mine, yours, strict=True))
     return equal and (one.id, one.seed) == (other.id, other.seed)
 
 
@@ -205,11 +93,12 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index_alone() -> None:
     assert (first.image.dtype, first.label.dtype) == (torch.uint8, torch.uint8)
     assert type(first.image) is type(first.label) is torch.Tensor
     assert (first.id, first.unreadable, first.padding) == ("s4", "", False)
+    assert [tuple(one.shape) for one in first.drawn] == [(1,)]
 
 
 def test_without_augmentations_a_sample_is_its_files() -> None:
-    item = train_data(augment=[])[3, 2]
-    assert torch.equal(item.image, train_data(augment=[])[0, 2].image)
+    item = train_data(through=Pipeline())[3, 2]
+    assert torch.equal(item.image, train_data(through=Pipeline())[0, 2].image)
     sample = random_sample(2)
     assert item.image.shape == (3, 24, 32)
     label = encode(item.label.numpy())
@@ -217,9 +106,8 @@ def test_without_augmentations_a_sample_is_its_files() -> None:
 
 
 def batches(num_workers: int, *, first: int = 0, data: TrainData | None = None) -> list[Any]:
-    order = sampler(13, first=first, last=6, accumulation=2)
-    given = data or train_data()
-    return list(train_loader(given, order, num_workers=num_workers, pin_memory=False))
+    given, steps = data or train_data(), range(first, 6)
+    return list(given.loader(CUT, steps, positions=[], num_workers=num_workers, pin_memory=False))
 
 
 def assert_equal_batches(found: list[Batch], wanted: list[Batch]) -> None:
@@ -227,6 +115,7 @@ def assert_equal_batches(found: list[Batch], wanted: list[Batch]) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
         assert one.items == other.items
+        assert all(torch.equal(a, b) for a, b in zip(one.drawn, other.drawn, strict=True))
 
 
 def test_batches_do_not_depend_on_workers_nor_on_what_came_before() -> None:
@@ -236,7 +125,8 @@ def test_batches_do_not_depend_on_workers_nor_on_what_came_before() -> None:
     torch.manual_seed(31)
     assert_equal_batches(batches(2), alone)
     assert_equal_batches(batches(1, first=4), alone[8:])
-    keys = list(sampler(13, last=6, accumulation=2))
+    assert [one.shape for one in alone[0].drawn] == [(4, 1)]
+    keys = list(StepSampler(Order(13, seed=0), range(6), CUT))
     assert [[id_ for id_, _, _ in batch.items] for batch in alone] == [
         [f"s{index}" for _, index in keys_] for keys_ in keys
     ]
@@ -246,8 +136,8 @@ def test_batches_do_not_depend_on_workers_nor_on_what_came_before() -> None:
 def test_loading_never_draws_from_the_global_random_states(num_workers: int) -> None:
     before = global_states()
     batches(num_workers)
-    data = EvalData([random_sample(number) for number in range(3)], LABELS)
-    list(eval_loader(data, process=0, processes=1, num_workers=num_workers))
+    data = EvalData(Source([random_sample(number) for number in range(3)], LABELS))
+    list(data.loader(process=0, processes=1, num_workers=num_workers))
     assert global_states() == before
 
 
@@ -281,7 +171,7 @@ def test_bad_samples_are_returned_for_all_processes_to_stop_together(bad: list[S
         f"{bad[2].label}: the label is missing; each image needs one of the same stem."
     )
     assert item.image.shape == (3, 16, 16) and (item.label == 255).all()
-    scored = EvalData(bad, LABELS)
+    scored = EvalData(Source(bad, LABELS))
     assert type(scored[1, False]) is DataError and str(scored[1, False]) == OUTSIDE
     passed = scored[2, True]
     assert (passed.id, passed.padding, passed.unreadable) == ("gone", True, item.unreadable)
@@ -292,17 +182,16 @@ def test_bad_samples_are_returned_for_all_processes_to_stop_together(bad: list[S
 def test_a_bad_sample_arrives_as_an_error_in_place_of_its_batch(
     num_workers: int, bad: list[Sample]
 ) -> None:
-    order = StepSampler(
-        3, seed=0, first=0, last=3, batch_size=1, accumulation=1, process=0, processes=1
-    )
-    loader = train_loader(train_data(bad), order, num_workers=num_workers, pin_memory=False)
+    data, one = train_data(bad, through=Pipeline()), Cut(batch_size=1)
+    loader = data.loader(one, range(3), positions=[], num_workers=num_workers, pin_memory=False)
+    order = StepSampler(data.order, range(3), one)
     found = dict(zip((keys[0][1] for keys in order), loader, strict=True))
     assert type(found[1]) is DataError and str(found[1]) == OUTSIDE
     assert found[0].items[0][2] == ""
     assert found[2].items[0][2].startswith(f"{bad[2].label}: the label is missing")
     assert (found[2].labels == 255).all()
-    data = EvalData(bad, LABELS)
-    items = list(eval_loader(data, process=0, processes=1, num_workers=num_workers))
+    scored = EvalData(Source(bad, LABELS)).loader(process=0, processes=1, num_workers=num_workers)
+    items = list(scored)
     assert [type(item) for item in items] == [Item, DataError, Item]
 
 
@@ -350,22 +239,12 @@ def test_an_unreadable_item_takes_the_size_of_the_others() -> None:
 # ----------------------------------------------------------------------------------- evaluation
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 5])
-@pytest.mark.parametrize("count", [1, 4, 11, 15])
-def test_shares_cover_each_sample_once_and_are_equally_long(count: int, processes: int) -> None:
-    shares = [share(count, process=one, processes=processes) for one in range(processes)]
-    assert {len(one) for one in shares} == {-(-count // processes)}
-    keys = [key for one in shares for key in one]
-    assert sorted(index for index, padding in keys if not padding) == list(range(count))
-    assert all(index == 0 for index, padding in keys if padding)
-    assert sum(padding for _, padding in keys) == -count % processes
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluation_reads_originals_in_order_and_flags_padding(num_workers: int) -> None:
     samples = [random_sample(number, size=(10 + number, 20)) for number in range(5)]
-    data = EvalData(samples, LABELS)
-    loader = eval_loader(data, process=1, processes=2, num_workers=num_workers)
+    data = EvalData(Source(samples, LABELS))
+    assert (data.num_samples, data.spread(2)) == (5, {"s0", "s2"})
+    loader = data.loader(process=1, processes=2, num_workers=num_workers)
     assert len(loader) == 3
     items = list(loader)
     assert [(one.id, one.padding) for one in items] == [("s1", False), ("s3", False), ("s0", True)]

@@ -1,5 +1,7 @@
 """From files to tensors: every kind of picture, and what is said of one that cannot be."""
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,43 @@ def test_a_picture_stands_upright_as_its_exif_says(number: int, turned: Any, kin
     found = image_of(encode(block, kind, exif=orientation(number), **settings))
     assert found.shape == turned(block).shape
     np.testing.assert_array_equal(found > 128, turned(block) > 128)
+
+
+@pytest.mark.parametrize(("number", "turned"), [(3, 2), (6, -1), (8, 1)])
+def test_a_grey_picture_of_16_bits_stands_upright_too(number: int, turned: int) -> None:
+    deep = RANDOM.integers(0, 2**16, (9, 14), dtype=np.uint16)
+    image = read_image(encode(deep, exif=orientation(number)), "a picture", 1)
+    np.testing.assert_array_equal(image[0].numpy(), np.rot90(deep >> 8, turned))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_each_number_of_channels_is_what_pillow_makes_of_it(kind: str) -> None:
+    data = encode(PIXELS, kind)
+    picture = Image.open(io.BytesIO(data))
+    grey = read_image(data, "a picture", 1)
+    assert grey.shape == (1, 9, 14) and grey.is_contiguous()
+    np.testing.assert_array_equal(grey[0].numpy(), np.array(picture.convert("L")))
+    np.testing.assert_array_equal(image_of(data), np.array(picture))
+
+
+def test_four_channels_are_those_of_the_file() -> None:
+    four = RANDOM.integers(0, 256, (9, 14, 4), dtype=np.uint8)
+    for picture in (Image.fromarray(four), Image.fromarray(four, "CMYK")):
+        data = encode(picture, "TIFF")
+        image = read_image(data, "a picture", 4)
+        assert image.is_contiguous()
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), four)
+    assert refusal(DataError, read_image, encode(PIXELS), "a picture", 4) == (
+        "a picture: the image has 3 channels (mode RGB), --num-channels 4 wants four."
+    )
+
+
+def test_a_decoded_image_may_be_written_to() -> None:
+    for channels in (1, 3, 4):
+        image = read_image(encode(Image.fromarray(PIXELS).convert("RGBA")), "a picture", channels)
+        image += 1
+        label = read_label(encode(IDS), LABELS, "a label")
+        label += 1
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
@@ -233,9 +272,68 @@ def test_labels_pass_through_the_label_map() -> None:
 )
 def test_a_label_of_colours_is_refused(picture: Image.Image, told: str) -> None:
     assert refusal(DataError, read_label, encode(picture), LABELS, "masks/a.png") == (
-        f"masks/a.png: the label is {told}; expected one channel of class ids. Convert its "
-        "colours to ids (palette PNGs are read as ids), or export index masks."
+        f"masks/a.png: the label is {told}; expected one channel of class ids. Name the class of "
+        "each colour (colors=FILE of --dataset folder), or export index masks (palette PNGs are "
+        "read as ids)."
     )
+
+
+COLORS = {(128, 64, 128): 0, (64, 0, 128): 1, (0, 0, 0): 2}  # CamVid's road, car and void
+STREET = LabelMap(("road", "car"), {0: 0, 1: 1, 2: 255}, (), COLORS)
+IN_COLORS = np.array(list(COLORS), np.uint8)[IDS]
+IN_CLASSES = np.where(IDS == 2, 255, IDS)
+
+
+def in_street(picture: Any, kind: str = "PNG") -> np.ndarray[Any, Any]:
+    return read_label(encode(picture, kind), STREET, "a label").numpy()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_colours_are_classes_where_the_map_names_them(kind: str) -> None:
+    np.testing.assert_array_equal(in_street(IN_COLORS, kind), IN_CLASSES)
+    np.testing.assert_array_equal(in_street(IDS, kind), IN_CLASSES)  # ids as ever
+
+
+def test_transparency_in_colours_must_be_none() -> None:
+    alpha = np.full((9, 14, 1), 255, np.uint8)
+    np.testing.assert_array_equal(in_street(np.concatenate([IN_COLORS, alpha], 2)), IN_CLASSES)
+    alpha[3, 2:5] = 254
+    data = encode(np.concatenate([IN_COLORS, alpha], 2))
+    assert refusal(DataError, read_label, data, STREET, "a.png") == (
+        "a.png: 3 pixels of the label are transparent, so that it is not certain what colour they "
+        "have. Export it without transparency."
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF"])
+def test_the_colours_of_a_palette_count_where_the_map_names_colours(kind: str) -> None:
+    picture = Image.fromarray(2 - IDS)  # the palette is in another order than the table
+    picture.putpalette([part for color in reversed(COLORS) for part in color])
+    np.testing.assert_array_equal(in_street(picture, kind), IN_CLASSES)
+
+
+def test_grey_labels_are_colours_where_all_colours_are_grey() -> None:
+    labels = LabelMap(("no", "yes"), {0: 0, 1: 1, 255: 255}, (), {(0,) * 3: 0, (255,) * 3: 1})
+    for picture in (Image.fromarray(IDS > 0), np.where(IDS > 0, 255, 0).astype(np.uint8)):
+        np.testing.assert_array_equal(read_label(encode(picture), labels, "a").numpy(), IDS > 0)
+
+
+def test_a_compressed_label_in_colours_is_told_as_such() -> None:
+    message = refusal(DataError, read_label, encode(IN_COLORS, "JPEG"), STREET, "a.jpg")
+    assert message.startswith("a.jpg: colours that are not among the 3 of the colour table: (")
+    assert re.search(
+        r"So many different colours \(\d+\) suggest JPEG compression, smoothed", message
+    )
+
+
+def test_32_bit_label_ids_are_exact() -> None:
+    labels = LabelMap(("road", "car"), {16_777_217: 0, 5: 1, 2**31 - 1: 255})
+    raw = np.array([16_777_217, 5, 2**31 - 1], np.int32)[IDS]
+    found = read_label(encode(raw, "TIFF"), labels, "a").numpy()
+    np.testing.assert_array_equal(found, IN_CLASSES)
+    raw[0, 0] = 16_777_216  # the same number as a float of 32 bits
+    message = refusal(DataError, read_label, encode(raw, "TIFF"), labels, "a.tif")
+    assert message.startswith("a.tif: label values outside the 2 classes: 16777216 (1 pixels).")
 
 
 def test_a_label_of_fractions_is_refused() -> None:
@@ -273,6 +371,12 @@ def test_a_sample_is_image_and_label() -> None:
     image, label = read_sample(Sample(encode(PIXELS), encode(IDS), "one"), LABELS)
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), PIXELS)
     np.testing.assert_array_equal(label.numpy(), IDS)
+
+
+def test_a_sample_may_have_a_label_map_of_its_own() -> None:
+    turned = LabelMap(LABELS.names, {0: 2, 1: 1, 2: 0})
+    sample = Sample(encode(PIXELS), encode(IDS), "one", turned)
+    np.testing.assert_array_equal(read_sample(sample, LABELS)[1].numpy(), 2 - IDS)
 
 
 def test_a_label_of_another_size_than_its_image(tmp_path: Path) -> None:

@@ -127,11 +127,12 @@ def test_pixel_counts_add_up(plugin: ModuleType) -> None:
     }
 
 
-def test_vertical_flip_moves_image_and_label_together(plugin: ModuleType) -> None:
+def test_quarter_turn_moves_image_and_label_together(plugin: ModuleType) -> None:
     from torchvision import tv_tensors
 
-    flip = plugin.build_vertical_flip(plugin.VerticalFlipOptions(p=1.0), FACTS)
     values = torch.arange(12, dtype=torch.uint8).view(1, 4, 3)
-    image, label = flip(tv_tensors.Image(values), tv_tensors.Mask(values[0]))
-    assert torch.equal(image[0], values[0].flip(0))
-    assert torch.equal(label, values[0].flip(0))
+    for p, turned in ((1.0, values[0].mT.flip(0)), (0.0, values[0])):
+        change = plugin.build_quarter_turn(plugin.QuarterTurnOptions(p=p), FACTS)
+        image, label = change(tv_tensors.Image(values), tv_tensors.Mask(values[0]))
+        assert torch.equal(image[0], turned)
+        assert torch.equal(label, turned)

@@ -1,14 +1,16 @@
-"""The label map: raw ids to classes and back, files of class names, and what errors say."""
+"""The label map: raw ids and colours to classes and back, and what errors say."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from segacc.errors import DataError
-from segacc.labels import LabelMap, NamesFile, ranges, read_names, spread_colors
+from segacc.labels import LabelMap, ranges, spread_colors
+from segacc.names_file import read_names
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 ABC = ("sky", "road", "tree")
@@ -177,85 +179,159 @@ def test_ranges(ids: list[int], text: str) -> None:
     assert ranges(dict.fromkeys(ids, 0)) == text
 
 
-def test_names_of_camvid() -> None:
-    found = read_names(shared("camvid/classes.json"))
-    assert (found.names[0], found.names[-1], len(found.names)) == ("Sky", "Bicyclist", 11)
-    assert (found.ignored, found.reduce_labels) == ((11,), False)
-    assert found.palette[:2] == [[128, 128, 128], [128, 0, 0]]
-    assert len(found.palette) == 11
-
-
-def test_names_of_ade20k() -> None:
-    found = read_names(shared("ade20k_sample/classes.json"))
-    assert (found.names[0], found.names[-1], len(found.names)) == ("wall", "flag", 150)
-    assert found.reduce_labels
-
-
-def test_names_of_comma10k() -> None:
-    found = read_names(shared("comma10k_mini/classes.json"))
-    assert found.names == ["road", "lane_markings", "undrivable", "movable", "my_car"]
-    assert (found.ignored, found.reduce_labels) == ((255,), False)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "expected"),
-    [
-        ("names.txt", "sky\nroad\n\n  dirt road  \n", NamesFile(["sky", "road", "dirt road"])),
-        ("names.txt", "sky\r\ngrün\r\n", NamesFile(["sky", "grün"])),
-        ("names.json", '{"0": "sky", "1": "road"}', NamesFile(["sky", "road"])),
-        ("names.json", '{"1": "road", "0": "sky"}', NamesFile(["sky", "road"])),
-        ("names.json", '["sky", "road"]', NamesFile(["sky", "road"])),
-        (
-            "names.json",
-            '{"id2label": {"0": "sky", "1": "road"}, "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],'
-            ' "ignore_index": 0, "reduce_labels": true}',
-            NamesFile(["sky", "road"], [[1, 2, 3], [4, 5, 6]], (0,), True),
-        ),
-    ],
-)
-def test_files_of_names(file: str, text: str, expected: NamesFile, tmp_path: Path) -> None:
-    (tmp_path / file).write_text(text, encoding="utf-8", newline="")
-    assert read_names(tmp_path / file) == expected
-
-
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("sky\nroad\n", encoding="utf-8-sig")
-    assert read_names(tmp_path / "names.txt").names == ["sky", "road"]
-
-
-RIGHT = (
-    "Right is a text file with one name a line, or JSON "
-    'like {"id2label": {"0": "road", "1": "sky"}}.'
-)
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ('{"1": "a", "2": "b"}', "ids must be 0..1 without a gap, found [1, 2]"),
-        ('{"0": "a", "2": "b"}', "ids must be 0..1 without a gap, found [0, 2]"),
-        ('{"road": 0}', "invalid literal for int() with base 10: 'road'"),
-        ("5", "argument of type 'int' is not"),
-    ],
-)
-def test_a_file_that_holds_no_names(text: str, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "names.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError) as error:
-        read_names(path)
-    assert str(error.value).startswith(f"{path}: not a list of class names ({reason}")
-    assert str(error.value).endswith(f"). {RIGHT}")
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as error:
-        read_names(tmp_path / "names.txt")
-    assert str(error.value) == (
-        f"{tmp_path / 'names.txt'}: cannot read the class names: No such file or directory."
-    )
-
-
 def test_a_class_whose_only_id_is_ignored_can_still_be_written() -> None:
     labels = LabelMap.plain(ABC, ignore=(0,))
     np.testing.assert_array_equal(labels.restore(np.array([[0, 1, 2]])), [[0, 1, 2]])
+
+
+# --------------------------------------------------------------------------- ids of other widths
+
+
+@pytest.mark.parametrize("count", [2, 3, 253, 254, 255])
+def test_every_byte_goes_where_the_map_says(count: int) -> None:
+    random = np.random.default_rng(count)
+    raws = random.permutation(256)[: min(count + 1, 255)].tolist()  # one at least is unknown
+    classes = {raw: k if k < count else 255 for k, raw in enumerate(raws)}
+    labels = LabelMap(tuple(f"c{k}" for k in range(count)), classes)
+    known = random.permutation(np.repeat(np.array(raws, np.uint8), 4)).reshape(4, -1)
+    wanted = np.array([[classes[int(raw)] for raw in row] for row in known])
+    mapped = labels.apply(known, "a.png")
+    assert mapped.dtype == np.uint8 and mapped.flags.writeable
+    np.testing.assert_array_equal(mapped, wanted)
+    np.testing.assert_array_equal(labels.apply(known.T, "a.png"), wanted.T)
+    for raw in set(range(256)) - set(raws):
+        assert f"outside the {count} classes: {raw} (1 pixels)." in complaint(
+            labels, [raws[0], raw]
+        )
+
+
+def test_ids_of_32_bits_are_exact() -> None:
+    labels = LabelMap(("road", "car"), {16_777_217: 0, 2_000_000_000: 1, 5: 255})
+    raw = np.array([[16_777_217, 5, 2_000_000_000]], np.int32)
+    mapped = labels.apply(raw, "a.tif")
+    np.testing.assert_array_equal(mapped, [[0, 255, 1]])
+    restored = labels.restore(np.array([[0, 1]]))
+    assert restored.dtype == np.int32
+    np.testing.assert_array_equal(restored, [[16_777_217, 2_000_000_000]])
+    assert "2 classes: 16777216 (1 pixels)." in complaint(labels, [5, 16_777_216], np.int32)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 9), (30, 40)])
+def test_wide_ids_are_mapped_as_one_by_one(shape: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    classes = {int(raw): k % 5 for k, raw in enumerate(random.permutation(60_000)[:20])}
+    labels = LabelMap(tuple("abcde"), classes)
+    for raw in (random.choice(list(classes), shape), np.full(shape, next(iter(classes)))):
+        wanted = [[classes[int(one)] for one in row] for row in raw]
+        np.testing.assert_array_equal(labels.apply(raw.astype(np.uint16), "a"), wanted)
+        np.testing.assert_array_equal(
+            labels.apply(raw.astype(np.uint16).T, "a"), np.transpose(wanted)
+        )
+
+
+# --------------------------------------------------------------------------------------- colours
+
+CAMVID = {(128, 64, 128): 0, (64, 0, 128): 1, (0, 0, 0): 2, (192, 64, 128): 0}
+STREET = LabelMap(("Road", "Car"), {0: 0, 1: 1, 2: 255}, ((1, 2, 3), (4, 5, 6)), CAMVID)
+
+
+def color_complaint(labels: LabelMap, pixels: list[tuple[int, int, int]]) -> str:
+    with pytest.raises(DataError) as error:
+        labels.raw_ids(np.array([pixels], np.uint8), "a.png")
+    return str(error.value)
+
+
+def test_colours_become_raw_ids() -> None:
+    random = np.random.default_rng(0)
+    places = random.integers(0, 4, (13, 21))
+    places[3:9] = 2  # a region as labels have them
+    rgb = np.array(list(CAMVID), np.uint8)[places]
+    wanted = np.array(list(CAMVID.values()))[places]
+    found = STREET.raw_ids(rgb, "a.png")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(STREET.raw_ids(rgb[:, ::-1], "a.png"), wanted[:, ::-1])
+    np.testing.assert_array_equal(STREET.apply(found, "a.png"), np.where(wanted == 2, 255, wanted))
+
+
+def test_raw_ids_of_colours_may_be_wide() -> None:
+    labels = LabelMap(("a", "b"), {7: 0, 30_000: 1}, (), {(1, 2, 3): 7, (3, 2, 1): 30_000})
+    found = labels.raw_ids(np.array([[(3, 2, 1), (1, 2, 3)]], np.uint8), "a.png")
+    np.testing.assert_array_equal(found, [[30_000, 7]])
+
+
+def test_a_real_label_in_colours_has_its_ids_again() -> None:
+    from PIL import Image
+
+    folder = shared("ade20k_sample")
+    names = read_names(folder / "classes.json").names
+    palette = tuple((k, 255 - k, k * 7 % 256) for k in range(151))
+    labels = LabelMap.plain(names, reduce_labels=True)
+    labels = LabelMap(labels.names, labels.classes, (), {c: k for k, c in enumerate(palette)})
+    raw = np.array(Image.open(folder / "annotations/validation/ADE_val_00000001.png"))
+    np.testing.assert_array_equal(labels.raw_ids(np.array(palette, np.uint8)[raw], "a"), raw)
+
+
+def test_a_few_unknown_colours_are_named_beside_the_nearest() -> None:
+    pixels = [(0, 0, 0), (128, 64, 130), (9, 0, 9), (128, 64, 130)]
+    assert color_complaint(STREET, pixels) == (
+        "a.png: colours that are not among the 4 of the colour table: (128, 64, 130) (2 pixels; "
+        "nearest is (128, 64, 128), Road), (9, 0, 9) (1 pixels; nearest is (0, 0, 0), ignored). "
+        "Add them to the colour table; a name in it that should count for nothing is left out with "
+        "map={drop: [NAME]}."
+    )
+
+
+def test_the_nearest_colour_is_the_nearest_of_all() -> None:
+    random = np.random.default_rng(1)
+    table = [tuple(map(int, color)) for color in random.integers(0, 256, (40, 3))]
+    colors = {color: k for k, color in enumerate(table)}
+    labels = LabelMap(tuple(f"c{k}" for k in range(40)), {k: k for k in range(40)}, (), colors)
+    for color in random.integers(0, 256, (20, 3)):
+        distances = ((np.array(table) - color) ** 2).sum(1)
+        near = int(distances.argmin())
+        told = f"(1 pixels; nearest is {table[near]}, c{near})."
+        assert told in color_complaint(labels, [tuple(map(int, color))])
+
+
+def test_compressed_colours_are_recognized() -> None:
+    pixels = [(128, 64, k) for k in range(100)]
+    told = ", ".join(
+        f"(128, 64, {k}) (1 pixels; nearest is {(128, 64, 128)}, Road)" for k in range(8)
+    )
+    assert color_complaint(STREET, pixels) == (
+        f"a.png: colours that are not among the 4 of the colour table: {told} .... So many "
+        "different colours (100) suggest JPEG compression, smoothed edges or a photograph: export "
+        "the labels again as PNG, without anti-aliasing, and resize them with nearest neighbour "
+        "only."
+    )
+
+
+def test_colours_survive_json_and_may_be_missing_in_what_is_read() -> None:
+    written = json.loads(json.dumps(STREET.to_dict()))
+    assert LabelMap.from_dict(written) == STREET
+    del written["colors"]  # as versions without colours wrote it
+    old = LabelMap.from_dict(written)
+    assert (old.colors, old.classes, old.palette) == ({}, STREET.classes, STREET.palette)
+
+
+@pytest.mark.parametrize(
+    ("palette", "colors", "message"),
+    [
+        (
+            ((1, 2, 256), (4, 5, 6)),
+            {},
+            "(1, 2, 256) is no RGB colour: it needs three numbers of 0 to 255.",
+        ),
+        ((), {(1, 2): 0}, "(1, 2) is no RGB colour: it needs three numbers of 0 to 255."),
+        (
+            (),
+            {(1, 2, 3): -1},
+            "The label map gives colours a negative raw id: {(1, 2, 3): -1}.",
+        ),
+    ],
+)
+def test_colours_that_cannot_be(palette: Any, colors: Any, message: str) -> None:
+    with pytest.raises(DataError) as error:
+        LabelMap(("a", "b"), {0: 0, 1: 1}, palette, colors)
+    assert str(error.value) == message

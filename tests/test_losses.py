@@ -11,7 +11,7 @@ from data_tools import facts
 from segacc.errors import OptionError
 from segacc.hookspecs import Loss
 from segacc.options import decode
-from segacc.plugins.losses import CrossEntropyOptions, segacc_losses
+from segacc.plugins.losses import CrossEntropy, CrossEntropyOptions, segacc_losses
 
 
 def loss_of(name: str, classes: int = 3, **values: Any) -> Any:
@@ -113,6 +113,34 @@ def test_class_weights_must_be_one_for_each_class() -> None:
     assert str(error.value) == (
         "--loss cross_entropy: class_weights has 2 numbers, the data set 3 classes: c0, c1, c2."
     )
+
+
+def test_class_weights_of_the_run_are_those_of_the_option() -> None:
+    weights, generator = (0.5, 1.0, 4.0), torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, generator=generator)
+    labels = torch.randint(0, 3, (2, 16, 16), generator=generator)
+    record = next(record for record in segacc_losses() if record.name == "cross_entropy")
+    asked = record.build(CrossEntropyOptions(), facts(3, class_weights=weights))
+    option = loss_of("cross_entropy", class_weights=weights)
+    assert record.class_weighted
+    assert asked.count(labels) == option.count(labels)
+    assert asked.sum(logits, labels) == option.sum(logits, labels)
+    assert asked.sum(logits, labels) != loss_of("cross_entropy").sum(logits, labels)
+
+
+def test_class_weights_are_given_once() -> None:
+    with pytest.raises(OptionError) as error:
+        options = CrossEntropyOptions(class_weights=(1.0, 1.0, 2.0))
+        CrossEntropy(options, facts(3, class_weights=(1.0, 1.0, 1.0)))
+    assert str(error.value) == (
+        "--loss cross_entropy: class_weights is given here and as --class-weights; give one of "
+        "them."
+    )
+
+
+def test_dice_heeds_no_class_weights() -> None:
+    record = next(record for record in segacc_losses() if record.name == "dice")
+    assert not record.class_weighted
 
 
 def test_dice_is_its_definition_pixel_by_pixel() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_tools import facts
 from segacc.hookspecs import Metric
-from segacc.plugins.datasets import FolderOptions, build_folder
+from segacc.plugins.datasets.folder import FolderOptions, build_folder
 from segacc.plugins.metrics import MeanIouOptions, segacc_metrics
 
 

@@ -34,9 +34,9 @@ def test_the_wheel_holds_the_modules_the_data_set_and_the_licence(wheel: zipfile
     }
     assert shipped == here
     assert {
-        "segacc/plugins/nuclei/README.md",
-        "segacc/plugins/nuclei/train.parquet",
-        "segacc/plugins/nuclei/validation.parquet",
+        "segacc/plugins/datasets/data/nuclei/README.md",
+        "segacc/plugins/datasets/data/nuclei/train.parquet",
+        "segacc/plugins/datasets/data/nuclei/validation.parquet",
         "segacc/py.typed",
     } <= shipped
     licence = wheel.read("segacc-0.1.0.dist-info/licenses/LICENSE").decode()

@@ -1,6 +1,7 @@
 """What is checked before torch is imported: components, folders, weights, and resumed runs."""
 
 import json
+import typing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ from typing import Any
 import pytest
 
 from segacc.checkpoint import Progress
+from segacc.chosen import options_text
+from segacc.config import TrainConfig
 from segacc.errors import OptionError, SegaccError
-from segacc.plan import Plan, gather, make_plan, model_folder, options_text, writable
+from segacc.options import literal_choices
+from segacc.plan import Plan, gather, make_plan, model_folder, writable
+from segacc.presets import AUGMENT
 from segacc.registry import Registry, load_registry
-from segacc.settings import Layer, to_yaml
+from segacc.settings import Layer, merge, read_yaml, to_yaml
 
 
 @pytest.fixture
@@ -60,6 +65,96 @@ def test_components_come_with_their_options(registry: Registry) -> None:
         "nuclei",
     ]
     assert plan(registry, aug=["none"]).aug == ()
+
+
+# --------------------------------------------------------------- presets and class weights
+
+
+def test_each_preset_is_a_row_of_augmentations_that_there_are(registry: Registry) -> None:
+    assert tuple(AUGMENT) == literal_choices(typing.get_type_hints(TrainConfig)["augment"])
+    for name, row in AUGMENT.items():
+        made = plan(registry, augment=name)
+        assert made.settings.config.aug == row
+        assert [one.text for one in made.aug] == list(row)
+        assert len({one.name for one in made.aug}) == len(row)
+    light, standard, strong = (len(row) for row in AUGMENT.values())
+    assert light < standard < strong
+    assert AUGMENT["standard"] == TrainConfig().aug, "the default is the standard row"
+
+
+def test_a_preset_is_written_as_its_row_and_read_again(registry: Registry) -> None:
+    settings = plan(registry, augment="light").settings
+    text = to_yaml(settings)
+    (line,) = [line for line in text.splitlines() if line.startswith("aug")]
+    row, comment = line.split(" # ")
+    assert row.strip() == "aug: [random_scale_crop, flip]"
+    assert comment == "chosen: --augment light"
+    Path("config.yaml").write_text(text)
+    again = make_plan(merge([read_yaml(Path("config.yaml"))]), registry)
+    assert again.settings.config == settings.config
+    assert [one.name for one in again.aug] == ["random_scale_crop", "flip"]
+
+
+def test_a_later_row_or_preset_replaces_the_earlier_one(registry: Registry) -> None:
+    Path("aug.yaml").write_text("aug: [flip, color_jitter]")
+    Path("augment.yaml").write_text("augment: light")
+    typed = {"aug": ["flip:p=1"]}, {"augment": "standard"}
+    for file in ("aug.yaml", "augment.yaml"):
+        for values, expected in zip(typed, (("flip:p=1",), AUGMENT["standard"]), strict=True):
+            layers = [read_yaml(Path(file)), Layer(values, "command line")]
+            settings = make_plan(gather(layers), registry).settings
+            assert settings.config.aug == expected
+    settings = make_plan(gather([read_yaml(Path("augment.yaml"))]), registry).settings
+    assert settings.where("aug") == "chosen: augment.yaml: augment light"
+
+
+def test_a_row_and_a_preset_exclude_each_other(registry: Registry) -> None:
+    assert refusal(registry, aug=["flip"], augment="light") == (
+        "--aug and --augment exclude each other; give one."
+    )
+    assert refusal(registry, augment="heavy").startswith(
+        "--augment: got 'heavy', expected one of light, standard, strong: "
+    )
+
+
+def test_a_resumed_run_has_the_row_of_its_preset(registry: Registry, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", registry, augment="light")
+    made = plan(registry, resume="run")
+    assert [one.name for one in made.aug] == ["random_scale_crop", "flip"]
+    assert made.settings.where("aug") == f"{run / 'config.yaml'}: aug"
+    changed = plan(registry, resume="run", augment="standard")
+    assert changed.settings.config.aug == AUGMENT["standard"]
+
+
+def test_class_weights_are_a_rule_or_a_file_that_is_there(
+    registry: Registry, tmp_path: Path
+) -> None:
+    Path("weights.txt").write_text("1\n2")
+    for given in ("inverse", "enet", "effective", "weights.txt"):
+        assert plan(registry, class_weights=given).settings.config.class_weights == given
+    assert refusal(registry, class_weights="inverze").startswith(
+        '--class-weights: inverze is neither a rule nor a file. Did you mean "inverse"? '
+    )
+    run = write_run(tmp_path / "run", registry, class_weights="weights.txt")
+    Path("weights.txt").unlink()
+    missing = f"{run}/config.yaml: class_weights: weights.txt is neither a rule nor a file. "
+    assert refusal(registry, resume="run").startswith(missing)
+    (run / "class_balance.json").write_text("{}")  # what it said is stored
+    assert plan(registry, resume="run").settings.config.class_weights == "weights.txt"
+    typed = refusal(registry, resume="run", class_weights="weights.txt")
+    assert typed.startswith("--class-weights: weights.txt is neither a rule nor a file. ")
+
+
+def test_class_weights_that_no_loss_heeds_are_refused(registry: Registry) -> None:
+    assert refusal(registry, class_weights="enet", loss=["dice"]) == (
+        "--class-weights: enet: no loss of this run heeds class weights (dice). Add --loss "
+        "cross_entropy, or leave this out."
+    )
+    made = plan(registry, class_weights="enet", loss=["dice", "cross_entropy"])
+    assert [one.record.class_weighted for one in made.loss] == [False, True]
+
+
+# --------------------------------------------------------------------------------- refused
 
 
 @pytest.mark.parametrize(
@@ -219,6 +314,10 @@ def test_the_newest_checkpoint_is_resumed_and_half_written_ones_do_not_count(
         ),
         ({"weights": "none"}, "--weights: none: the run in {run} was started with auto, which "),
         ({"seed": 1}, "--seed: 1: the run in {run} was started with 0, which "),
+        (
+            {"rare_class_sampling": "0.1"},
+            "--rare-class-sampling: 0.1: the run in {run} was started with None, which ",
+        ),
         ({"best_by": "x"}, "--best-by: x: the run in {run} was started with mean_iou, which "),
         ({"overwrite": True}, "--overwrite: --resume goes on in {run}; leave it out."),
         ({"max_steps": 1}, "--max-steps: 1: {run}/checkpoints/step-00000002 is at step 2 already."),

@@ -17,7 +17,7 @@ SMALL = (
     *("--max-steps", "2", "--batch-size", "2", "--log-every", "1"),
 )
 ALL_KINDS = (
-    *("--arch", "unet_small:width=4,depth=2", "--weights", "none", "--aug", "vertical_flip"),
+    *("--arch", "unet_small:width=4,depth=2", "--weights", "none", "--aug", "quarter_turn"),
     *("--loss", "cross_entropy", "--loss", "soft_dice:weight=0.5"),
     *("--metric", "mean_iou", "--metric", "pixel_counts"),
 )
@@ -166,7 +166,7 @@ def test_the_example_is_listed_with_its_distribution(example: Path, tmp_path: Pa
     assert strangers == {
         "unet_small": "architecture",
         "shapes": "dataset",
-        "vertical_flip": "augmentation",
+        "quarter_turn": "augmentation",
         "soft_dice": "loss",
         "pixel_counts": "metric",
     }

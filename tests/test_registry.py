@@ -142,7 +142,8 @@ def test_the_built_ins_load_without_a_failure(load: Load) -> None:
     assert registry.failures == []
     assert strangers(registry) == []
     assert {offer.version for offer in registry.offers} == {"0.1.0"}
-    assert [offer.record.name for offer in registry.of_kind("dataset")] == ["folder", "nuclei"]
+    names = "ade20k camvid cityscapes coco_stuff folder hub mix nuclei shards voc"
+    assert [offer.record.name for offer in registry.of_kind("dataset")] == names.split()
     assert {kind for kind in KINDS if registry.of_kind(kind)} == set(KINDS)
 
 
@@ -152,7 +153,7 @@ def test_an_installed_plugin_adds_all_five_kinds(load: Load, example: Path) -> N
     assert strangers(registry) == [
         ("architecture", "unet_small", "segacc-example", "1.2.3"),
         ("dataset", "shapes", "segacc-example", "1.2.3"),
-        ("augmentation", "vertical_flip", "segacc-example", "1.2.3"),
+        ("augmentation", "quarter_turn", "segacc-example", "1.2.3"),
         ("loss", "soft_dice", "segacc-example", "1.2.3"),
         ("metric", "pixel_counts", "segacc-example", "1.2.3"),
     ]

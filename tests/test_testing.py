@@ -17,7 +17,7 @@ from PIL import Image
 from launches import ROOT, environment
 from segacc.errors import PluginError
 from segacc.hookspecs import hookimpl
-from segacc.plugins.datasets import FolderOptions
+from segacc.plugins.datasets.folder import FolderOptions
 from segacc.registry import KINDS
 from segacc.testing import (
     check_architecture,
@@ -104,9 +104,9 @@ def test_the_example_architecture_on_two_processes(example: Any) -> None:
 
 
 def test_the_other_examples(example: Any, example_plugin: ModuleType) -> None:
-    check_augmentation(example("augmentation", "vertical_flip"))
+    check_augmentation(example("augmentation", "quarter_turn"))
     check_augmentation(
-        example("augmentation", "vertical_flip"), example_plugin.VerticalFlipOptions(p=1.0)
+        example("augmentation", "quarter_turn"), example_plugin.QuarterTurnOptions(p=1.0)
     )
     check_loss(example("loss", "soft_dice"))
     check_loss(example("loss", "soft_dice"), example_plugin.DiceOptions(weight=0.3))

@@ -21,7 +21,8 @@ class CrossEntropyOptions:
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the target that is spread evenly over the classes."""
     class_weights: tuple[Annotated[float, Ge(0)], ...] = ()
-    """Factor of each class, in order, as in `class_weights=1/1/4.5`; default all 1."""
+    """Factor of each class, in order, as in `class_weights=1/1/4.5`; default --class-weights, and
+    without them all 1."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,17 @@ class CrossEntropy:
     facts: Facts
 
     def __post_init__(self) -> None:
-        """Check that there is a weight for each class.
+        """Check that there is one weight for each class.
 
         Raises:
-            OptionError: so.
+            OptionError: there are too many or too few, or those of --class-weights as well.
         """
         given, classes = len(self.options.class_weights), self.facts.num_classes
+        if given and self.facts.class_weights is not None:
+            raise OptionError(
+                "--loss cross_entropy: class_weights is given here and as --class-weights; give "
+                "one of them."
+            )
         if given not in (0, classes):
             raise OptionError(
                 f"--loss cross_entropy: class_weights has {given} numbers, the data set {classes} "
@@ -53,7 +59,7 @@ class CrossEntropy:
     def _weights(self, beside: "Tensor") -> "Tensor | None":
         import torch
 
-        given = self.options.class_weights
+        given = self.options.class_weights or self.facts.class_weights
         return torch.tensor(given, device=beside.device) if given else None
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
@@ -103,6 +109,7 @@ def segacc_losses() -> list[Loss]:
             summary="pixel-wise cross-entropy at the label's full size, ignored pixels left out",
             options=CrossEntropyOptions,
             build=CrossEntropy,
+            class_weighted=True,
         ),
         Loss(
             name="dice",

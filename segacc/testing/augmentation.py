@@ -1,24 +1,44 @@
 """Does an augmentation move image and label together, and leave labels labels?"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from segacc.data import seeded
 from segacc.hookspecs import Augmentation, Facts
 from segacc.labels import IGNORE
+from segacc.order import seeded
+from segacc.testing.batch_change import check_batch_change, on_batch
 from segacc.testing.tools import Report, facts_of, few, some_labels
 
-COLORS = ((20, 30, 90, 9), (200, 60, 40, 99), (90, 210, 60, 200), (240, 230, 190, 30))
+COLORS = (
+    (20, 30, 90, 9, 40, 140),
+    (200, 60, 40, 99, 10, 70),
+    (90, 210, 60, 200, 90, 10),
+    (240, 230, 190, 30, 160, 220),
+)
 """Of the classes and, last, of what is ignored; far from each other in brightness too."""
 NUM_CLASSES = 3
+SHARES = (0.6, 0.3, 0.1)
+"""Of the classes, for those that ask."""
 CROP = (64, 80)
 SEEDS = 24
 Change = Callable[..., Any]
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One built augmentation, and how it is called."""
+
+    report: Report
+    record: Augmentation
+    place: str
+    change: Change
+    facts: Facts
 
 
 def check_augmentation(
@@ -28,7 +48,9 @@ def check_augmentation(
 
     It returns the pair that it takes: tv_tensors of uint8, of one size; image and label move
     together; no label value is new and ignored pixels stay ignored; images of any size are
-    taken; a seed decides everything. On the device, the size stays.
+    taken; a seed decides everything. On the device, the size stays. One that mixes samples is
+    given partners of its own size and of others. A change of batches draws float32 parameters,
+    stays within 0..255, and gives a sample what it gives it alone.
 
     Image and label are held against each other by colour: each class has one, so wherever both
     moved together, and whatever became of the colours, pixels of one class still have one colour.
@@ -42,68 +64,105 @@ def check_augmentation(
         AssertionError: what was expected and what was found.
     """
     options = record.options() if options is None else options
-    report, facts = Report(record, options), facts_of(NUM_CLASSES, crop_size=CROP)
+    report, shares = Report(record, options), SHARES if record.wants_shares else None
+    facts = facts_of(NUM_CLASSES, crop_size=CROP, class_shares=shares)
     with seeded(0):
-        shares = []
-        with report.attempt("a callable of (image, label)"):
-            changes: dict[int, Change] = {
-                channels: record.build(options, replace(facts, num_channels=channels))
-                for channels in num_channels
-            }
+        subjects = built(report, record, options, facts, num_channels)
+        agreed: list[float] = []
         for size in ((120, 150), (61, 75), (37, 201), (17, 23)):
-            for channels in num_channels:
-                shares += both(report, record, changes[channels], facts, size, channels)
-        together(report, shares)
-        told = replace(facts, num_channels=num_channels[-1])
-        seeds(report, record, changes[num_channels[-1]], options, told)
+            for subject in subjects:
+                agreed += both(subject, size)
+        together(report, agreed)
+        seeds(subjects[-1], options)
+        if subjects[-1].place == "batch":
+            for subject in subjects:
+                samples = [pair((37, 53), subject.facts.num_channels, 8, s) for s in range(3)]
+                check_batch_change(report, subject.change, samples)
 
 
-def both(
-    report: Report,
-    record: Augmentation,
-    change: Change,
-    facts: Facts,
-    size: tuple[int, int],
-    channels: int,
-) -> list[float]:
+def built(
+    report: Report, record: Augmentation, options: Any, facts: Facts, num_channels: Sequence[int]
+) -> list[Subject]:
+    """Build the augmentation for each number of channels."""
+    places = ("worker", "device", "batch")
+    with report.attempt("`on` to be a place, or to tell one from the options"):
+        place = record.on(options) if callable(record.on) else record.on
+        report.require(place in places, f"`on` to be one of {', '.join(places)}", repr(place))
+        mixes = record.partners and place != "worker"
+        report.require(not mixes, "one with partners to run in the worker", f"it on the {place}")
+    subjects = []
+    with report.attempt("a callable of (image, label)"):
+        for channels in num_channels:
+            told = replace(facts, num_channels=channels)
+            change = record.build(options, told)
+            subjects.append(Subject(report, record, place, change, told))
+            if place == "batch":
+                fine = hasattr(change, "draw")
+                report.require(fine, "a BatchChange, which has `draw`", type(change).__name__)
+    return subjects
+
+
+def both(subject: Subject, size: tuple[int, int]) -> list[float]:
     """Check pairs of one size; return the shares of pixels that agree with their label."""
     shares, side = [], 16 if min(size) > 40 else 8
-    tall, wide = size
+    report, channels, (tall, wide) = subject.report, subject.facts.num_channels, size
     with report.attempt(f"images ({channels}, {tall}, {wide}) to be taken"):
         for seed in range(SEEDS if size[0] > 100 else 4):
             image, label = pair(size, channels, side, seed)
-            new_image, new_label = apply(report, record, change, image, label, seed)
+            new_image, new_label = apply(subject, image, label, seed)
             allowed = values(label) | {IGNORE}
+            if subject.record.partners:
+                allowed |= set(range(NUM_CLASSES))
             strange = sorted(values(new_label) - allowed)
             report.require(
                 not strange,
                 f"label values of the original ({few(sorted(allowed))}) only",
                 f"{few(strange)}: resize labels with nearest neighbour, fill with "
-                f"{facts.ignore_index}",
+                f"{subject.facts.ignore_index}",
             )
             if size[0] > 100 and (share := agreement(new_image, new_label)) is not None:
                 shares.append(share)
         empty = torch.full(size, IGNORE, dtype=torch.uint8)
-        _, ignored = apply(report, record, change, image, empty, 0)
+        _, ignored = apply(subject, image, empty, 0, ignored=True)
         expected = "a label that is all ignored (255) to stay so"
         report.require((ignored == IGNORE).all(), expected, few(sorted(values(ignored))))
     return shares
 
 
-def pair(size: tuple[int, int], channels: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
+def pair(size: tuple[int, int], channels: int, side: int, seed: int) -> Pair:
     """Draw label (H, W) uint8 of blocks, and image (C, H, W) uint8 in its classes' colours."""
     label = some_labels(size, NUM_CLASSES, count=1, side=side, seed=seed)[0]
     places = label.where(label != IGNORE, NUM_CLASSES)
-    image = torch.tensor(COLORS, dtype=torch.uint8)[places].permute(2, 0, 1)  # (4, H, W)
+    image = torch.tensor(COLORS, dtype=torch.uint8)[places].permute(2, 0, 1)  # (6, H, W)
     return image[:channels].contiguous(), label.to(torch.uint8)
 
 
+def partner_of(image: Tensor, ignored: bool) -> Callable[[], Pair]:
+    """Return what gives other pairs, of the image's size and of another; all ignored if asked."""
+    channels, tall, wide = image.shape
+
+    def another() -> Pair:
+        size = (tall, wide) if torch.rand(()) < 0.5 else (tall + 7, max(1, wide // 2))
+        other, label = pair(size, channels, 16, int(torch.randint(2**31, ())))
+        label = torch.full_like(label, IGNORE) if ignored else label
+        return tv_tensors.Image(other), tv_tensors.Mask(label)
+
+    return another
+
+
 def apply(
-    report: Report, record: Augmentation, change: Change, image: Tensor, label: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
+    subject: Subject, image: Tensor, label: Tensor, seed: int, *, ignored: bool = False
+) -> Pair:
     """Change a pair, and require a pair."""
+    report, place = subject.report, subject.place
+    if place == "batch":
+        images, labels = on_batch(report, subject.change, [(image, label)], [seed])
+        return images[0].round().to(torch.uint8), labels[0]
+    given = [tv_tensors.Image(image.clone()), tv_tensors.Mask(label.clone())]
+    if subject.record.partners:
+        given.append(partner_of(image, ignored))
     with seeded(seed):
-        pair = change(tv_tensors.Image(image.clone()), tv_tensors.Mask(label.clone()))
+        pair = subject.change(*given)
     fine = isinstance(pair, tuple | list) and len(pair) == 2
     report.require(fine, "the pair (image, label) to be returned", type(pair).__name__)
     kinds = ("image", tv_tensors.Image), ("label", tv_tensors.Mask)
@@ -116,7 +175,7 @@ def apply(
     wanted, found = (image.shape[0], *new_label.shape), tuple(new_image.shape)
     expected = f"an image {wanted}, of its label's size and {image.shape[0]} channels"
     report.require(found == wanted, expected, f"{found}")
-    if record.on == "device":
+    if place == "device":
         expected = "the size to stay, on the device, where images lie in a batch already"
         report.require(new_image.shape == image.shape, expected, f"{tuple(image.shape)} to {found}")
     return new_image, new_label
@@ -160,15 +219,16 @@ def together(report: Report, shares: list[float]) -> None:
     )
 
 
-def seeds(report: Report, record: Augmentation, change: Change, options: Any, facts: Facts) -> None:
+def seeds(subject: Subject, options: Any) -> None:
     """Require that the seed of torch, numpy and random decides everything."""
-    image, label = pair((120, 150), facts.num_channels, 16, 0)
+    image, label = pair((120, 150), subject.facts.num_channels, 16, 0)
+    another = replace(subject, change=subject.record.build(options, subject.facts))
     for seed in range(4):
-        first = apply(report, record, change, image, label, seed)
-        for one in (change, record.build(options, facts)):
-            again = apply(report, record, one, image, label, seed)
+        first = apply(subject, image, label, seed)
+        for one in (subject, another):
+            again = apply(one, image, label, seed)
             same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-            report.require(
+            subject.report.require(
                 same,
                 "the same result under the same seed of torch, numpy and random",
                 "another one: draw from these only, not from a generator or state of its own",

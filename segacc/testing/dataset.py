@@ -1,19 +1,27 @@
 """Does a data set give samples that decode, with labels inside its map?"""
 
+import json
 import re
 from collections.abc import Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
 
-from segacc.data import seeded
 from segacc.decode import read_sample
-from segacc.hookspecs import Dataset, DataSplits, Sample
+from segacc.hookspecs import Dataset, DataSplits, Sample, Stream
 from segacc.labels import IGNORE
+from segacc.order import seeded
 from segacc.testing.tools import Report, few
 
 
-def check_dataset(record: Dataset, options: Any = None, *, num_samples: int = 8) -> None:
+def check_dataset(
+    record: Dataset,
+    options: Any = None,
+    *,
+    parts: tuple[DataSplits, ...] = (),
+    num_samples: int = 8,
+) -> None:
     """Check that a data set keeps the promises of the hook.
 
     Splits hold samples; ids are unique; images and labels decode, are of one size and hold known
@@ -22,31 +30,54 @@ def check_dataset(record: Dataset, options: Any = None, *, num_samples: int = 8)
     Args:
         record: what the hook returned.
         options: of the data set, as its folder; default `record.options()`.
+        parts: what the data sets that it is made of build; of one that has `parts`.
         num_samples: how many of each split are decoded, evenly spread. Ids of all are compared.
 
     Raises:
         AssertionError: what was expected and what was found.
     """
     options = record.options() if options is None else options
-    report = Report(record, options)
+    report, given = Report(record, options), (options, parts) if record.parts else (options,)
     with seeded(0), report.attempt("the data set to be built and read"):
-        data: DataSplits = record.build(options)
+        data: DataSplits = record.build(*given)
         report.require(isinstance(data, DataSplits), "DataSplits", type(data).__name__)
         report.require(data.splits, "at least one split", "none")
         known(report, data)
     with seeded(1), report.attempt("the data set to be built and read a second time"):
-        again: DataSplits = record.build(options)
+        again: DataSplits = record.build(*given)
         report.require(
             (list(again.splits), again.labels) == (list(data.splits), data.labels),
             "the same splits and label map from a second build",
             "others",
         )
     with report.attempt("the samples of all splits to be read"):
-        for name, samples in data.splits.items():
+        for name, given_split in data.splits.items():
+            samples, others = (
+                streamed(report, name, split, num_samples) if isinstance(split, Stream) else split
+                for split in (given_split, again.splits[name])
+            )
             listed(report, name, samples)
-            same(report, name, samples, again.splits[name], num_samples)
+            same(report, name, samples, others, num_samples)
             seen = decoded(report, name, samples, data, num_samples)
             report.require(seen, f"some labelled pixels in split {name}", "ignored ones only")
+
+
+def streamed(report: Report, name: str, stream: Stream, count: int) -> list[Sample]:
+    """Read the front of each shard, and require that each position leads to the next sample."""
+    found: list[Sample] = []
+    for shard in stream.shards:
+        pairs = list(islice(stream.read(shard, None), count))
+        for (_, position), (after, _) in pairwise(pairs):
+            plain = json.loads(json.dumps(position))
+            report.require(plain == position, "positions of plain JSON", f"{position!r}")
+            went_on = next(stream.read(shard, position), (None, None))[0]
+            report.require(
+                went_on == after,
+                f"split {name} to go on behind a position with the next sample",
+                "another one",
+            )
+        found += [sample for sample, _ in pairs]
+    return found
 
 
 def known(report: Report, data: DataSplits) -> None:

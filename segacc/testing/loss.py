@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segacc.data import seeded
 from segacc.hookspecs import Facts, Loss, LossTerm
 from segacc.labels import IGNORE
+from segacc.order import seeded
 from segacc.testing.tools import Report, close, facts_of, some_labels
 
 SIZE = (24, 20)

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segacc import loop, registry
-from segacc.data import seeded
 from segacc.feed import windows
 from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
 from segacc.inference import Segmenter
 from segacc.labels import IGNORE, LabelMap
 from segacc.meter import Meter
+from segacc.order import seeded
 from segacc.plan import Plan, gather, make_plan
 from segacc.protocols import predict
 from segacc.run import Run, build_run

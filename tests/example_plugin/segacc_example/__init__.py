@@ -104,19 +104,20 @@ def build_shapes(options: ShapesOptions) -> DataSplits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerticalFlipOptions:
-    """Options of vertical_flip."""
+class QuarterTurnOptions:
+    """Options of quarter_turn."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Probability of turning top and bottom."""
+    """Probability of turning."""
 
 
-def build_vertical_flip(options: VerticalFlipOptions, facts: Facts) -> Callable[..., Any]:
-    """Build torchvision's RandomVerticalFlip, which moves image and label together."""
+def build_quarter_turn(options: QuarterTurnOptions, facts: Facts) -> Callable[..., Any]:
+    """Build torchvision's rotation by 90 degrees, which moves image and label together."""
     from torchvision.transforms import v2
 
-    flip: Callable[..., Any] = v2.RandomVerticalFlip(options.p)
-    return flip
+    turn = v2.RandomRotation((90, 90), expand=True)  # height and width change places
+    sometimes: Callable[..., Any] = v2.RandomApply([turn], options.p)
+    return sometimes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,13 +228,13 @@ def segacc_datasets() -> list[Dataset]:
 
 @segacc.hookimpl
 def segacc_augmentations() -> list[Augmentation]:
-    """Register vertical_flip."""
+    """Register quarter_turn."""
     return [
         Augmentation(
-            name="vertical_flip",
-            summary="turn top and bottom",
-            options=VerticalFlipOptions,
-            build=build_vertical_flip,
+            name="quarter_turn",
+            summary="turn by 90 degrees",
+            options=QuarterTurnOptions,
+            build=build_quarter_turn,
         )
     ]
 

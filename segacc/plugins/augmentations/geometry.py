@@ -1,4 +1,4 @@
-"""Built-in augmentations, on torchvision's v2 transforms."""
+"""`random_scale_crop`, `flip`, `vertical_flip`, `rotate`: where pixels lie."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le
 
 from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.plugins.augmentations.pairs import (
+    Pair,
+    chance,
+    check_range,
+    padding_color,
+    resized,
+    uniform,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Pair = tuple[Any, Any]
-"""(image, label): tv_tensors Image (C, H, W) uint8 and Mask (H, W) uint8."""
+TRIES = 10
+"""Crops that are drawn until one is as it should be; the last is taken as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +36,7 @@ class RandomScaleCropOptions:
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""
-        if self.scale_min > self.scale_max:
-            raise ValueError(f"scale_min {self.scale_min} is above scale_max {self.scale_max}")
-
-
-def padding_color(num_channels: int) -> list[int]:
-    """Return ImageNet's mean colour; channels that are not of RGB take its grey."""
-    return [124, 116, 104] if num_channels == 3 else [116] * num_channels
+        check_range(self, "scale")
 
 
 class RandomScaleCrop:
@@ -50,47 +52,55 @@ class RandomScaleCrop:
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
         """Return image (C, h, w) and label (h, w) of the crop's size."""
-        import torch
-        from torchvision import tv_tensors
-        from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
-        low, high = self.options.scale_min, self.options.scale_max
-        scale = low + (high - low) * torch.rand(()).item()
+        scale = uniform(self.options.scale_min, self.options.scale_max)
         height, width = label.shape[-2:]
         scaled = max(1, round(height * scale)), max(1, round(width * scale))
-        top, left, tall, wide = self._draw(label, scaled)
+        top, left, tall, wide = self._draw(label, scaled, self.rule(label, scaled))
         # The crop in source pixels, whole pixels outward.
         y, x = int(top * height / scaled[0]), int(left * width / scaled[1])
         h = min(height, max(y + 1, round((top + tall) * height / scaled[0]))) - y
         w = min(width, max(x + 1, round((left + wide) * width / scaled[1]))) - x
         image, label = F.crop(image, y, x, h, w), F.crop(label, y, x, h, w)
-        image = F.resize(image, [tall, wide], antialias=True)
-        # torchvision's own nearest rounds down: labels would lie half a pixel beside their image.
-        plain = label.as_subclass(torch.Tensor)[None]
-        plain = F.resize(plain, [tall, wide], interpolation=InterpolationMode.NEAREST_EXACT)
-        label = tv_tensors.Mask(plain[0])
+        image, label = resized(image, label, (tall, wide))
         missing = [0, 0, self.crop[1] - wide, self.crop[0] - tall]
         return F.pad(image, missing, fill=padding_color(image.shape[0])), F.pad(
             label, missing, fill=self.ignore
         )
 
-    def _draw(self, label: "Tensor", scaled: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Draw (top, left, height, width) in scaled pixels; no class dominates if tries allow."""
+    def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Tensor], bool]":
+        """Return what accepts a crop by its counts (256,) int64 of classes, none ignored.
+
+        Args:
+            label: (H, W), the whole; what is counted are its pixels, before they are scaled.
+            scaled: the size that it is scaled to.
+        """
+        return self.varied
+
+    def varied(self, counts: "Tensor") -> bool:
+        """Tell whether something is labelled and no class dominates."""
+        most, total = counts.max(), counts.sum()
+        return bool(most <= self.options.cat_max_ratio * total and total)
+
+    def _draw(
+        self, label: "Tensor", scaled: tuple[int, int], accepts: "Callable[[Tensor], bool]"
+    ) -> tuple[int, int, int, int]:
+        """Draw (top, left, height, width) in scaled pixels, again until it is accepted."""
         import torch
 
         tall, wide = min(self.crop[0], scaled[0]), min(self.crop[1], scaled[1])
+        y, x = label.shape[-2] / scaled[0], label.shape[-1] / scaled[1]
         top = left = 0
-        for _ in range(10):
+        for _ in range(TRIES):
             top = int(torch.randint(scaled[0] - tall + 1, ()))
             left = int(torch.randint(scaled[1] - wide + 1, ()))
-            y, x = label.shape[-2] / scaled[0], label.shape[-1] / scaled[1]
             seen = label[
                 int(top * y) : int((top + tall) * y) + 1, int(left * x) : int((left + wide) * x) + 1
             ]
             counts = torch.bincount(seen.flatten(), minlength=256)
             counts[self.ignore] = 0
-            if counts.max() <= self.options.cat_max_ratio * counts.sum() and counts.sum():
+            if accepts(counts):
                 break
         return top, left, tall, wide
 
@@ -103,20 +113,6 @@ class FlipOptions:
     """Probability of mirroring left and right."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ColorJitterOptions:
-    """Options of color_jitter."""
-
-    brightness: Annotated[float, Ge(0)] = 0.25
-    """Factor drawn from 1 - b to 1 + b."""
-    contrast: Annotated[float, Ge(0)] = 0.25
-    """Factor drawn from 1 - c to 1 + c."""
-    saturation: Annotated[float, Ge(0)] = 0.25
-    """Factor drawn from 1 - s to 1 + s."""
-    hue: Annotated[float, Ge(0), Le(0.5)] = 0.1
-    """Turn of the colour circle, drawn from -h to h; 0.5 is half a turn."""
-
-
 def build_flip(options: FlipOptions, facts: Facts) -> Callable[..., Any]:
     """Build torchvision's RandomHorizontalFlip, which moves image and label together."""
     from torchvision.transforms import v2
@@ -125,28 +121,58 @@ def build_flip(options: FlipOptions, facts: Facts) -> Callable[..., Any]:
     return change
 
 
-def build_color_jitter(options: ColorJitterOptions, facts: Facts) -> Callable[..., Any]:
-    """Build torchvision's ColorJitter, which leaves the label and a fourth channel alone."""
+@dataclass(frozen=True, kw_only=True)
+class VerticalFlipOptions:
+    """Options of vertical_flip."""
+
+    p: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Probability of mirroring top and bottom."""
+
+
+def build_vertical_flip(options: VerticalFlipOptions, facts: Facts) -> Callable[..., Any]:
+    """Build torchvision's RandomVerticalFlip, which moves image and label together."""
     from torchvision.transforms import v2
 
-    o = options
-    change: Callable[..., Any] = v2.ColorJitter(o.brightness, o.contrast, o.saturation, o.hue)
-    if facts.num_channels <= 3:
-        return change
+    change: Callable[..., Any] = v2.RandomVerticalFlip(options.p)
+    return change
 
-    def on_colors(image: "Tensor", label: "Tensor") -> Pair:
-        import torch
-        from torchvision import tv_tensors
 
-        colors, _ = change(tv_tensors.Image(image[:3]), label)
-        return tv_tensors.Image(torch.cat([colors, image[3:]])), label
+@dataclass(frozen=True, kw_only=True)
+class RotateOptions:
+    """Options of rotate."""
 
-    return on_colors
+    p: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Probability of turning."""
+    degrees: Annotated[float, Ge(0), Le(180)] = 10.0
+    """Angle drawn from -degrees to degrees."""
+
+
+class Rotate:
+    """Turn about the middle, bilinear, labels to the nearest pixel of the same grid.
+
+    The size stays; what comes in from outside has the padding's colour and is ignored.
+    """
+
+    def __init__(self, options: RotateOptions, facts: Facts) -> None:
+        """Keep the options."""
+        self.options, self.ignore = options, facts.ignore_index
+
+    def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
+        """Return image (C, H, W) and label (H, W), turned or as they were."""
+        from torchvision.transforms.v2 import InterpolationMode
+        from torchvision.transforms.v2 import functional as F
+
+        if not chance(self.options.p):
+            return image, label
+        angle = uniform(-self.options.degrees, self.options.degrees)
+        fill = padding_color(image.shape[0])
+        turned = F.rotate(image, angle, interpolation=InterpolationMode.BILINEAR, fill=fill)
+        return turned, F.rotate(label, angle, fill=self.ignore)
 
 
 @hookimpl
 def segacc_augmentations() -> list[Augmentation]:
-    """Register the built-in augmentations."""
+    """Register random_scale_crop, flip, vertical_flip and rotate."""
     return [
         Augmentation(
             name="random_scale_crop",
@@ -158,9 +184,15 @@ def segacc_augmentations() -> list[Augmentation]:
             name="flip", summary="mirror left and right", options=FlipOptions, build=build_flip
         ),
         Augmentation(
-            name="color_jitter",
-            summary="random brightness, contrast, saturation and hue",
-            options=ColorJitterOptions,
-            build=build_color_jitter,
+            name="vertical_flip",
+            summary="mirror top and bottom",
+            options=VerticalFlipOptions,
+            build=build_vertical_flip,
+        ),
+        Augmentation(
+            name="rotate",
+            summary="turn by a random angle; the size stays, the corners are ignored",
+            options=RotateOptions,
+            build=Rotate,
         ),
     ]

@@ -1,0 +1,107 @@
+"""The row of augmentations: in the worker sample by sample, on the device in whole batches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from segacc.hookspecs import Augmentation
+from segacc.order import seeded
+
+Pair = tuple[Tensor, Tensor]
+"""Image (C, H, W) uint8 and label (H, W) uint8."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All augmentations of a run, in the order given, those of the worker first."""
+
+    worker: tuple[tuple[Callable[..., Any], bool], ...] = ()
+    """Each with whether it mixes in partners."""
+    device: tuple[Callable[..., Any], ...] = field(default=())
+    """Called picture by picture, or BatchChanges."""
+
+    @classmethod
+    def of(cls, chosen: Sequence[tuple[Augmentation, Any, Any]]) -> "Pipeline":
+        """Sort (record, options, what it built) by where it runs."""
+        worker, device = [], []
+        for record, options, change in chosen:
+            on = record.on(options) if callable(record.on) else record.on
+            if on == "worker":
+                worker.append((change, record.partners))
+            else:
+                device.append(change)
+        return cls(tuple(worker), tuple(device))
+
+    def in_worker(
+        self, image: Tensor, label: Tensor, fetch: Callable[[], Pair]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Change one sample, and draw what the device will need.
+
+        Args:
+            image: (C, H, W) uint8.
+            label: (H, W) uint8, 255 ignored.
+            fetch: reads another sample of the split, as it is on disk.
+
+        Returns:
+            Image, label, and the parameters for each BatchChange.
+        """
+        image, label = self._through(len(self.worker), image, label, fetch)
+        changes: list[Any] = [change for change in self.device if batched(change)]
+        drawn = [change.draw(image, label).float() for change in changes]
+        return image.as_subclass(Tensor), label.as_subclass(Tensor), tuple(drawn)
+
+    def _through(self, end: int, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Pair:
+        image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
+        for place, (change, partners) in enumerate(self.worker[:end]):
+            if partners:
+                image, label = change(image, label, self._another(place, fetch))
+            else:
+                image, label = change(image, label)
+        return image, label
+
+    def _another(self, end: int, fetch: Callable[[], Pair]) -> Callable[[], Pair]:
+        return lambda: self._through(end, *fetch(), fetch)
+
+    def on_device(
+        self, images: Tensor, labels: Tensor, drawn: Sequence[Tensor], seeds: Sequence[int]
+    ) -> Pair:
+        """Change a batch: images (N, C, H, W) uint8 or float32 in 0..255, labels (N, H, W) uint8.
+
+        Args:
+            images: on the device.
+            labels: beside them; 255 is ignored.
+            drawn: (N, ...) float32 for each BatchChange.
+            seeds: N seeds, of the changes that come picture by picture.
+        """
+        rest = iter(drawn)
+        for place, change in enumerate(self.device):
+            if batched(change):
+                images, labels = change(images.float(), labels, next(rest))
+            else:
+                own = [seed + 1 + place for seed in seeds]
+                images, labels = one_by_one(change, images, labels, own)
+        return images, labels
+
+
+def batched(change: Any) -> bool:
+    """Tell a BatchChange from a change of single pictures."""
+    return hasattr(change, "draw")
+
+
+def one_by_one(
+    change: Callable[..., Any], images: Tensor, labels: Tensor, seeds: Sequence[int]
+) -> Pair:
+    """Call a change for each picture of a batch, under a seed of its own."""
+    if images.dtype != torch.uint8:
+        images = images.round().clamp(0, 255).to(torch.uint8)
+    pairs = []
+    for image, label, seed in zip(images, labels, seeds, strict=True):
+        with seeded(seed, images.device):
+            pairs.append(change(tv_tensors.Image(image), tv_tensors.Mask(label)))
+    changed, moved = zip(*pairs, strict=True)
+    stack = torch.stack([one.as_subclass(Tensor) for one in changed])
+    return stack, torch.stack([one.as_subclass(Tensor) for one in moved])

@@ -1,0 +1,278 @@
+"""Class balance of a run: what is counted in the training split, said, stored and read again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+
+from segacc.class_weights import RULES, read_class_weights
+from segacc.data import Source
+from segacc.errors import DataError, OptionError, SegaccError
+from segacc.hookspecs import Facts, Stream
+from segacc.label_counts import (
+    Counts,
+    class_chances,
+    class_weights,
+    count_labels,
+    rare_class_chances,
+    shares,
+)
+from segacc.labels import LabelMap
+from segacc.plan import BALANCE, Plan, as_stored
+
+MANY = 16
+"""Classes of which a note tells all weights; of more, it tells the lowest and the highest."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What class balance does to a run."""
+
+    chances: Sequence[float] | None = None
+    """How often training draws each sample, in proportion; None for each once an epoch."""
+    notes: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] | None = None
+    """K factors of the losses."""
+    class_shares: tuple[float, ...] | None = None
+    """K shares of the labelled pixels of the training split."""
+    table: Mapping[str, Any] | None = None
+    """What class_balance.json holds; None where nothing was asked for."""
+
+    def inform(self, facts: Facts) -> Facts:
+        """Tell losses and augmentations."""
+        return replace(facts, class_weights=self.class_weights, class_shares=self.class_shares)
+
+    def write(self, folder: Path) -> None:
+        """Write class_balance.json, if there is anything to store."""
+        if self.table is not None:
+            part = folder / f".{BALANCE}.part"
+            part.write_text(json.dumps(self.table, indent=1), encoding="utf-8")
+            part.replace(folder / BALANCE)  # a reader finds the old one or the new one
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the run that is resumed found; nothing of it in a run that starts."""
+
+    weights: tuple[float, ...] | None = None
+    """None too where --class-weights was typed anew."""
+    counts: Counts | None = None
+
+
+def balance(
+    plan: Plan,
+    train: Source | Stream,
+    labels: LabelMap,
+    chances: Sequence[float] | None,
+    accelerator: Any,
+) -> Balance:
+    """Find class weights, class shares and the samples' chances, as far as they are asked for.
+
+    Labels are counted at most once in a run: one that is resumed reads what it stored, so that
+    its order stays. Called on all processes, which share the counting.
+
+    Args:
+        plan: of the run.
+        train: the training split.
+        labels: the map of the data set.
+        chances: of the samples, as the data set gives them; multiplied with those of rare-class
+            sampling.
+        accelerator: of the run.
+
+    Raises:
+        SegaccError: a label is not what it should be, the file of weights does not fit, or a
+            stream is asked for what only counting tells.
+    """
+    config = plan.settings.config
+    rule, temperature = config.class_weights, config.rare_class_sampling
+    if rule is None and temperature is None and not _wants_shares(plan):
+        return Balance(chances)
+    _refuse_stream(plan, train)
+    found, notes = _stored(plan, labels, train), list[str]()
+    weights, counts = found.weights, found.counts
+    by_count = temperature is not None or _wants_shares(plan) or (rule in RULES and not weights)
+    if by_count and counts is None:
+        assert isinstance(train, Source)  # a stream was refused
+        counts, notes = count(plan, train, accelerator)
+    if rule is not None and weights is None:
+        weights = _weights(plan, rule, labels, counts)
+    if weights is not None:
+        notes += _weights_notes(str(rule), labels.names, weights, counts)
+    if temperature is not None:
+        assert counts is not None
+        rare = rare_class_chances(counts, temperature)
+        drawn: list[float] = (rare if chances is None else rare * np.asarray(chances)).tolist()
+        notes.append(_sampling_note(temperature, labels.names, counts, drawn))
+        chances = drawn
+    told = None if counts is None else tuple(shares(counts).tolist())
+    return Balance(chances, tuple(notes), weights, told, _table(plan, labels, weights, counts))
+
+
+def _wants_shares(plan: Plan) -> list[str]:
+    """Name the augmentations that ask for the classes' shares."""
+    return [one.name for one in plan.aug if one.record.wants_shares]
+
+
+def _refuse_stream(plan: Plan, train: Source | Stream) -> None:
+    config, where = plan.settings.config, plan.settings.where
+    if not isinstance(train, Stream):
+        return
+    if config.class_weights in RULES:
+        raise OptionError(
+            f"{where('class_weights')}: {config.class_weights} needs the pixels of each class, and "
+            "a stream would have to be read to its end to count them. Give a file of weights "
+            "(--class-weights FILE)."
+        )
+    if config.rare_class_sampling is not None:
+        raise OptionError(
+            f"{where('rare_class_sampling')}: a stream is read from front to back, so no image of "
+            "it can be drawn more often. Leave this out, or use a data set on disk."
+        )
+    if names := _wants_shares(plan):
+        raise OptionError(
+            f"{where('aug')}: {names[0]} needs the pixels of each class, and a stream would have "
+            "to be read to its end to count them. Leave it out, or use a data set on disk."
+        )
+
+
+def count(plan: Plan, train: Source, accelerator: Any) -> tuple[Counts, list[str]]:
+    """Count the labels of the training split; the processes share them.
+
+    Returns:
+        (n, K) on every process, and what is to be told.
+
+    Raises:
+        SegaccError: on every process, the first error in the order of processes.
+    """
+    config, unreadable = plan.settings.config, set[str]()
+    turn = slice(accelerator.process_index, None, accelerator.num_processes)
+    places, error = range(len(train))[turn], None
+    rows: Any = None
+    try:
+        rows = count_labels(train, config.num_workers, places=places, unreadable=unreadable)
+    except SegaccError as problem:  # the others wait below
+        error = problem
+    found = gather_object([(error, turn, rows, unreadable)])
+    if errors := [one for one, *_ in found if one is not None]:
+        raise errors[0]
+    counts: Counts = np.zeros((len(train), len(train.labels.names)), np.int64)
+    for _, turn, rows, _ in found:
+        counts[turn] = rows
+    notes = _passed_over(set().union(*(some for *_, some in found)), config.skip_unreadable)
+    if not counts.any():
+        raise DataError(
+            f"{plan.settings.where('train_split')}: no pixel of the {len(train)} labels in "
+            f"{config.train_split} is of a class: all are ignored."
+        )
+    return counts, notes
+
+
+def _passed_over(unreadable: set[str], allowed: int) -> list[str]:
+    """Tell of labels that cannot be read, or refuse them if they are too many."""
+    if len(unreadable) > allowed:
+        reason = sorted(unreadable)[allowed]
+        limit = f" ({allowed} are allowed by --skip-unreadable)" if allowed else ""
+        raise DataError(
+            f"{reason} To pass over up to N such files, add --skip-unreadable N{limit}."
+        )
+    many = "1 label" if len(unreadable) == 1 else f"{len(unreadable)} labels"
+    return [f"{many} could not be read and did not count"] if unreadable else []
+
+
+def _weights(plan: Plan, rule: str, labels: LabelMap, counts: Counts | None) -> tuple[float, ...]:
+    """Find the weights by their rule, or in the file that is named in its place."""
+    if rule not in RULES:
+        return read_class_weights(rule, labels.names, plan.settings.where("class_weights"))
+    assert counts is not None
+    return class_weights(rule, counts)
+
+
+def _weights_notes(
+    rule: str, names: Sequence[str], weights: Sequence[float], counts: Counts | None
+) -> list[str]:
+    """Tell the weights in a line, and which classes never occur."""
+    by = "by" if rule in RULES else "from"
+    told = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
+    if len(told) > MANY:
+        ranked = sorted(range(len(told)), key=lambda k: weights[k])
+        ends = [*ranked[: MANY // 2], *ranked[-MANY // 2 :]]
+        told = [told[k] for k in ends]
+        told.insert(MANY // 2, "...")
+        told.append(f"all in {BALANCE}")
+    lines = [f"class weights {by} {rule}: {', '.join(told)}"]
+    if counts is not None and rule in RULES:
+        absent = [name for name, total in zip(names, counts.sum(0), strict=True) if not total]
+        if absent:
+            lines.append(f"never labelled in training, so of weight 1: {', '.join(absent)}")
+    return lines
+
+
+def _sampling_note(
+    temperature: float, names: Sequence[str], counts: Counts, chances: Sequence[float]
+) -> str:
+    """Tell which classes are asked for most, and how far the images' chances are apart."""
+    wanted = class_chances(counts, temperature)
+    first = np.argsort(-wanted, kind="stable")[:3]
+    told = ", ".join(f"{names[k]} {wanted[k]:.0%}" for k in first)
+    epoch = np.asarray(chances) * (len(chances) / sum(chances))
+    return (
+        f"rare-class sampling at temperature {temperature:g} asks for {told}; an epoch draws an "
+        f"image {epoch.min():.2g} to {epoch.max():.2g} times"
+    )
+
+
+def _table(
+    plan: Plan, labels: LabelMap, weights: tuple[float, ...] | None, counts: Counts | None
+) -> dict[str, Any]:
+    """Return what class_balance.json holds, of plain lists and numbers."""
+    names, config = labels.names, plan.settings.config
+    named = None if weights is None else dict(zip(names, weights, strict=True))
+    table: dict[str, Any] = {"split": config.train_split, "names": list(names)}
+    table |= {"rule": config.class_weights, "class_weights": named}
+    if counts is None:
+        return table
+    columns = zip(counts.sum(0), shares(counts), (counts > 0).sum(0), strict=True)
+    table["classes"] = {
+        name: {"pixels": int(pixels), "share": float(share), "images": int(images)}
+        for name, (pixels, share, images) in zip(names, columns, strict=True)
+    }
+    table["images"] = [" ".join(f"{k}:{row[k]}" for k in np.flatnonzero(row)) for row in counts]
+    return table
+
+
+def _stored(plan: Plan, labels: LabelMap, train: Source | Stream) -> _Stored:
+    """Read what the run that is resumed found.
+
+    Raises:
+        OptionError: it was for other classes or images.
+    """
+    path = plan.folder / BALANCE
+    if not (plan.resume and path.is_file()):
+        return _Stored()
+    table = json.loads(path.read_text(encoding="utf-8"))
+    rows, named = table.get("images"), table["class_weights"]
+    counted = None if rows is None or isinstance(train, Stream) else len(train)
+    if table["names"] != list(labels.names) or (rows and counted != len(rows)):
+        was = f"{len(rows)} training images, " if rows else ""
+        raise OptionError(
+            f"--resume {plan.settings.config.resume}: {path} is for {was}"
+            f"{len(table['names'])} classes ({', '.join(table['names'])}), which are not those of "
+            "the data now: this would not be the same run."
+        )
+    same = named and as_stored(plan.settings, "class_weights", plan.folder)
+    weights = tuple(named[name] for name in labels.names) if same else None
+    return _Stored(weights, None if rows is None else _counts(rows, len(labels.names)))
+
+
+def _counts(rows: Sequence[str], num_classes: int) -> Counts:
+    """Read the images of class_balance.json, each `CLASS:PIXELS CLASS:PIXELS ...`."""
+    counts: Counts = np.zeros((len(rows), num_classes), np.int64)
+    for row, text in zip(counts, rows, strict=True):
+        for pair in text.split():
+            k, _, pixels = pair.partition(":")
+            row[int(k)] = int(pixels)
+    return counts

@@ -1,0 +1,286 @@
+"""Decoded, mapped samples, kept: `--cache ram`, or a folder that later runs use again."""
+
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from filelock import FileLock, Timeout
+
+from segacc.augment import Pair
+from segacc.cache_files import (
+    DATA,
+    INDEX,
+    Notice,
+    Work,
+    estimate,
+    fingerprint,
+    gigabytes,
+    stored,
+)
+from segacc.data import EvalData, Source
+from segacc.errors import DataError, OptionError, SegaccError
+from segacc.hookspecs import Stream
+
+if TYPE_CHECKING:
+    from segacc.streams import EvalStream
+
+RAM = "ram"
+SHARE = 0.8
+"""Of the memory that is available, what a cache may take."""
+
+SHARED = Path("/dev/shm")
+"""Where Linux keeps files in memory."""
+
+ALIVE = "alive.lock"
+"""In a room; held as long as the process that made it lives."""
+
+PULSE = 5.0
+"""Seconds between two signs of life while the others wait: collectives give up after minutes."""
+
+
+@dataclass(frozen=True)
+class CachedSource(Source):
+    """A split whose samples were decoded before; they read the same, bit by bit."""
+
+    folder: Path = field(kw_only=True)
+    """Holds the files that `segacc.cache_files` tells of."""
+    room: "Room | None" = field(default=None, kw_only=True, repr=False, compare=False)
+    """Of a cache in memory: what removes it in the end; in other processes None."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what each process opens by itself."""
+        return {**{one.name: getattr(self, one.name) for one in fields(self)}, "room": None}
+
+    @cached_property
+    def _index(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        index: np.ndarray[Any, np.dtype[np.int64]] = np.load(self.folder / INDEX)
+        return index
+
+    def read(self, index: int) -> Pair:
+        """Return image (C, H, W) uint8 and label (H, W) uint8, 255 ignored, as a copy.
+
+        What could not be read when the cache was built is read from its files again, which says
+        why. The map holds one sample at a time, so that no process seems to grow.
+
+        Raises:
+            UnreadableError: missing or damaged files.
+            DataError: the cache was removed while it was in use.
+        """
+        try:
+            start, height, width, last = self._index[index].tolist()
+            size = height * width * (self.num_channels + 1)
+            file = str(self.folder / DATA)  # of a Path, numpy would resolve all links each time
+            window = np.memmap(file, np.uint8, "r", start, (size,)) if size else None
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.folder}: the cache was changed while it was in use: {error}. The next run "
+                "builds it again."
+            ) from None
+        if window is None:
+            return super().read(index)
+        pixels, label = (
+            torch.from_numpy(np.array(part)) for part in np.split(window, [size - height * width])
+        )
+        if last:  # as the decoder gave it: networks may round differently with another order
+            image = pixels.view(height, width, -1).permute(2, 0, 1)
+        else:
+            image = pixels.view(-1, height, width)
+        return image, label.view(height, width)
+
+
+class Room:
+    """A folder in memory; removed with the last split that uses it, or with this process."""
+
+    def __init__(self, base: Path) -> None:
+        """Make it, under a lock of its own, so that `sweep` tells it from what killed runs left."""
+        with FileLock(base / f"{_prefix()}rooms.lock"):
+            made = tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-", dir=base)
+            self.folder = Path(made)
+            alive = FileLock(self.folder / ALIVE, thread_local=False)
+            alive.acquire()
+        weakref.finalize(self, _clear, self.folder, alive, os.getpid())
+
+
+def _prefix() -> str:
+    return f"segacc-{os.getuid()}-"
+
+
+def _clear(folder: Path, alive: FileLock, owner: int) -> None:
+    """Remove a room; a worker that was forked from its owner leaves it alone."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+        alive.release(force=True)
+
+
+def sweep(base: Path) -> None:
+    """Remove the rooms of runs that were killed.
+
+    Their process id would not tell: containers may share memory, but not their numbers.
+    """
+    with FileLock(base / f"{_prefix()}rooms.lock"):
+        for left in filter(Path.is_dir, base.glob(f"{_prefix()}*")):
+            with suppress(Timeout), FileLock(left / ALIVE).acquire(timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def available_memory() -> int:
+    """Return the bytes that can be taken: as the kernel says, within the container's limit."""
+    try:
+        told = dict(line.split(":", 1) for line in _lines(Path("/proc/meminfo")))
+        kernel = 1024 * int(told["MemAvailable"].split()[0])
+    except OSError:  # not Linux: what there is, in use or not
+        kernel = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        parts = dict(line.split() for line in _lines(group / "memory.stat"))
+    except (OSError, ValueError):  # no such group, or "max", which is no limit
+        return kernel
+    return min(kernel, limit - used + int(parts["inactive_file"]))  # old file pages make way
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def base_of_room(need: int, where: str) -> Path:
+    """Choose where in memory so many bytes lie: shared memory, or a temporary folder's cache.
+
+    Raises:
+        OptionError: they would take more than `SHARE` of what is available.
+    """
+    temporary = Path(tempfile.gettempdir())
+    shared = os.access(SHARED, os.W_OK)
+    for base in (SHARED, temporary) if shared else (temporary,):
+        sweep(base)
+    available = available_memory()
+    if need > SHARE * available:
+        raise OptionError(
+            f"{where}: {RAM}: the decoded samples take about {gigabytes(need)}, more than "
+            f"{SHARE:.0%} of the {gigabytes(available)} of memory that are available. Name a "
+            "folder in its place, which keeps them on disk."
+        )
+    roomy = shared and need <= SHARE * shutil.disk_usage(SHARED).free  # containers have 64 MB there
+    return SHARED if roomy else temporary
+
+
+class Keeper:
+    """Finds or builds the folders of some splits; it keeps the room that they are in, if any."""
+
+    def __init__(self, given: str, where: str) -> None:
+        """Hold `--cache` as it was typed, and where."""
+        self.given, self.where = given, where
+        self.room: Room | None = None
+
+    def store(self, sources: Sequence[Source], notice: Notice) -> Work[tuple[Path, ...]]:
+        """Return a whole folder for each split.
+
+        Raises:
+            SegaccError: see `stored`; or memory does not hold them.
+        """
+        keys = []
+        for source in sources:
+            keys.append((yield from fingerprint(source)))
+        by_key = dict(zip(keys, sources, strict=True))
+        root = self._root(by_key.values())
+        for key, source in by_key.items():
+            yield from stored(source, root / key, self.where, notice)
+        return tuple(root / key for key in keys)
+
+    def _root(self, sources: Iterable[Source]) -> Path:
+        if self.given != RAM:
+            return Path(self.given).expanduser().absolute()
+        self.room = Room(base_of_room(sum(map(estimate, sources)), self.where))
+        return self.room.folder
+
+
+State = tuple[bool, Any, SegaccError | None]
+"""Whether a process has ended its work, the result, and the error it met."""
+
+
+def together(work: Work[Any] | None, accelerator: Accelerator) -> list[Any]:
+    """Do the work that some processes have, while the others keep in step with them.
+
+    Returns:
+        Each process's result, on all; None of one that had no work.
+
+    Raises:
+        SegaccError: the first that any of them met, on all.
+    """
+    mine: State = (work is None, None, None)
+    while True:
+        if work is not None and not mine[0]:
+            mine = _for_a_while(work)
+        states: list[State] = gather_object([mine])
+        if all(done for done, _, _ in states):
+            break
+    for _, _, error in states:
+        if error is not None:
+            raise error
+    return [result for _, result, _ in states]
+
+
+def _for_a_while(work: Work[Any]) -> State:
+    until = time.monotonic() + PULSE
+    try:
+        while time.monotonic() < until:
+            next(work)
+    except StopIteration as end:
+        return True, end.value, None
+    except SegaccError as error:
+        return True, None, error
+    return False, None, None
+
+
+def cached(
+    train: Source | Stream,
+    scored: "EvalData | EvalStream",
+    given: str,
+    accelerator: Accelerator,
+    where: str,
+) -> tuple[Source, EvalData]:
+    """Return both splits as they are read from a cache, which is built where it is not there yet.
+
+    Called on all processes: the main one of each machine builds, with workers of its own, and the
+    others wait. Two runs that need the same cache at once build it once.
+
+    Args:
+        train: the training split.
+        scored: the other one.
+        given: `ram`, or the folder that holds the caches, each under its key.
+        accelerator: of the run.
+        where: where it was typed.
+
+    Raises:
+        OptionError: a split is a stream, or there is no room.
+        DataError: a sample is not what it should be; one that cannot be read is no error here, but
+            each time that it is read.
+    """
+    if isinstance(train, Stream) or not isinstance(scored, EvalData):
+        which = "training split" if isinstance(train, Stream) else "split that is scored"
+        raise OptionError(
+            f"{where}: {given}: the {which} is a stream, which is read shard by shard because it "
+            "may not fit a disk. Leave this out, or use a data set whose samples are on disk."
+        )
+    sources, keeper = (train, scored.source), Keeper(given, where)
+    notice = Notice(speaks=accelerator.is_main_process)
+    work = keeper.store(sources, notice) if accelerator.is_local_main_process else None
+    told = together(work, accelerator)
+    folders = told[accelerator.process_index - accelerator.local_process_index]
+    pairs = zip(sources, folders, strict=True)
+    kept = [
+        CachedSource(**vars(source), folder=folder, room=keeper.room) for source, folder in pairs
+    ]
+    return kept[0], EvalData(kept[1])

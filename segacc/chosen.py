@@ -1,0 +1,75 @@
+"""A component that was named: its record and the options it will be built with."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segacc.errors import OptionError
+from segacc.hookspecs import DataSplits
+from segacc.options import decode
+from segacc.registry import Registry
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A record and the options it will be built with."""
+
+    record: Any
+    options: Any
+    text: str
+    """As `name:key=value,...`."""
+    parts: "tuple[Chosen, ...]" = ()
+    """Of a data set that is made of others: these."""
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return str(self.record.name)
+
+    def splits(self) -> DataSplits:
+        """Build the data set, its parts first.
+
+        Raises:
+            DataError: it is not there, or not what it should be.
+        """
+        if self.record.parts is None:
+            built: DataSplits = self.record.build(self.options)
+            return built
+        parts = tuple(part.splits() for part in self.parts)
+        whole: DataSplits = self.record.build(self.options, parts)
+        return whole
+
+
+def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
+    """Find a component and decode its options.
+
+    Raises:
+        SegaccError: unknown name, unknown option, wrong value.
+    """
+    record, component = registry.component(kind, given, where)
+    label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
+    options = decode(record.options, component.values, label)
+    values = ",".join(f"{key}={value}" for key, value in component.values.items())
+    text = f"{component.name}:{values}" if values else component.name
+    inner = getattr(record, "parts", None)
+    parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
+    return Chosen(record, options, text, parts)
+
+
+def refuse_twins(chosen: Sequence[Chosen], where: str) -> None:
+    """Refuse a component that is given twice: both would bear one name.
+
+    Raises:
+        OptionError: so, or nothing is given.
+    """
+    if not chosen:
+        raise OptionError(f"{where}: at least one is needed.")
+    names = [one.name for one in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
+
+
+def options_text(chosen: Chosen) -> dict[str, Any]:
+    """Return a component's full options, for segacc.json."""
+    return {"name": chosen.text.partition(":")[0], **dataclasses.asdict(chosen.options)}

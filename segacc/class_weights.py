@@ -1,0 +1,121 @@
+"""What `--class-weights` names: a rule, or a file with a number for each class."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segacc.errors import OptionError
+from segacc.options import did_you_mean
+
+RULES = ("inverse", "enet", "effective")
+"""Rules that make weights of how often a class occurs; label_counts.py has their formulas."""
+
+FORM = (
+    'Right is JSON like {"road": 0.8, "pole": 4.5} or [0.8, 4.5], or a text file with one number a '
+    "line, in the order of the classes."
+)
+
+
+def check_class_weights(given: str, where: str) -> None:
+    """Refuse what is neither a rule nor a file of numbers; the classes are not known yet.
+
+    Raises:
+        OptionError: so.
+    """
+    if given in RULES:
+        return
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise OptionError(
+            f"{where}: {given} is neither a rule nor a file. {did_you_mean(given, RULES)}"
+            f"Rules: {', '.join(RULES)}. In a file: {FORM[0].lower()}{FORM[1:]}"
+        )
+    _read(path, f"{where}: {given}")
+
+
+def read_class_weights(given: str, names: Sequence[str], where: str) -> tuple[float, ...]:
+    """Read a file of class weights.
+
+    JSON is `{name: weight}` for all classes, or a list in their order; the `class_balance.json` of
+    another run is read, too. Any other file is text with one number a line, in that order.
+
+    Args:
+        given: the file's path, as it was typed.
+        names: of the K classes.
+        where: it was typed.
+
+    Returns:
+        K numbers >= 0, as they stand there.
+
+    Raises:
+        OptionError: the file cannot be read, or does not fit the classes.
+    """
+    told = f"{where}: {given}"
+    content = _read(Path(given).expanduser(), told)
+    if isinstance(content, Mapping):
+        if strangers := [name for name in content if name not in names]:
+            raise OptionError(
+                f'{told}: there is no class "{strangers[0]}". '
+                f"{did_you_mean(strangers[0], names)}The classes: {', '.join(names)}."
+            )
+        if missing := [name for name in names if name not in content]:
+            raise OptionError(f"{told}: no weight for {', '.join(missing)}; each class needs one.")
+        return tuple(content[name] for name in names)
+    if len(content) != len(names):
+        count = "1 weight" if len(content) == 1 else f"{len(content)} weights"
+        raise OptionError(f"{told}: {count} for the {len(names)} classes {', '.join(names)}.")
+    return tuple(content)
+
+
+def _read(path: Path, told: str) -> "Mapping[str, float] | list[float]":
+    """Read the numbers of a file; errors start with `told`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        weights = _weights(text)
+    except OSError as error:
+        raise OptionError(f"{told}: cannot read the file: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise OptionError(f"{told}: not a text file. {FORM}") from None
+    except ValueError as error:
+        raise OptionError(f"{told}: not a file of class weights ({error}). {FORM}") from None
+    return weights
+
+
+def _weights(text: str) -> "Mapping[str, float] | list[float]":
+    """Read the content of a file.
+
+    Raises:
+        ValueError: it is not of the form.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    content = json.loads(text) if text.lstrip()[:1] in ("{", "[") else lines
+    if isinstance(content, list):
+        numbers = [_number(value) for value in content]
+        if not any(numbers):
+            raise ValueError("no weight is above 0")
+        return numbers
+    inner = content.get("class_weights")  # the class_balance.json of a run
+    named = {
+        name: _number(value)
+        for name, value in (inner if isinstance(inner, dict) else content).items()
+    }
+    if not any(named.values()):
+        raise ValueError("no weight is above 0")
+    return named
+
+
+def _number(value: Any) -> float:
+    """Read a number >= 0 from JSON or from a line of text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{value!r} is no number >= 0")
+    return number

@@ -1,0 +1,140 @@
+"""Changes of colour as one affine map a picture, made in the worker, applied to whole batches.
+
+A matrix is (3, 4) float64: factors of red, green and blue for each of the three, and what is added,
+in grey levels 0..255. It is numpy's, as each sample needs a dozen of them and twelve numbers cost
+torch several times as much. The maps are exact as long as nothing is clamped on the way; `apply`
+clamps once, at the end.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
+
+LUMA = (0.299, 0.587, 0.114)
+"""What red, green and blue add to the grey value (ITU-R BT.601)."""
+CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+"""I and Q of NTSC's YIQ; both are 0 for greys."""
+
+
+def identity() -> Matrix:
+    """Change nothing."""
+    return np.eye(3, 4)
+
+
+def brightness(factor: float) -> Matrix:
+    """Multiply all channels, as torchvision's adjust_brightness."""
+    return np.eye(3, 4) * factor
+
+
+def offset(levels: float) -> Matrix:
+    """Add grey levels to all channels, as TensorFlow's adjust_brightness."""
+    matrix = np.eye(3, 4)
+    matrix[:, 3] = levels
+    return matrix
+
+
+def contrast(factor: float, mean: "float | Matrix") -> Matrix:
+    """Multiply what a channel has above the mean.
+
+    Args:
+        factor: below 1 flattens.
+        mean: in grey levels: one number for all channels, as torchvision takes that of the grey
+            picture; or (3,), as TensorFlow takes each channel's own.
+    """
+    matrix = np.eye(3, 4) * factor
+    matrix[:, 3] = (1 - factor) * mean
+    return matrix
+
+
+def saturation(factor: float) -> Matrix:
+    """Multiply each pixel's distance from its own grey value; 0 gives a grey picture."""
+    matrix = np.eye(3, 4) * factor
+    matrix[:, :3] += (1 - factor) * np.array(LUMA)
+    return matrix
+
+
+def hue(turn: float) -> Matrix:
+    """Turn colours about the axis of greys, in the plane of YIQ's I and Q; grey values stay.
+
+    Args:
+        turn: 1 is the whole circle; above 0 red goes towards yellow, as with the hue of HSV.
+    """
+    quarter, color = _quarter_turn(), np.eye(3) - np.array(LUMA)
+    angle, matrix = 2 * math.pi * turn, np.zeros((3, 4))
+    matrix[:, :3] = np.array(LUMA) + math.cos(angle) * color + math.sin(angle) * quarter
+    return matrix
+
+
+@functools.cache
+def _quarter_turn() -> Matrix:
+    """Return the (3, 3) map of a colour to what a quarter of a turn makes of its I and Q."""
+    to_yiq = np.array((LUMA, *CHROMA))
+    # From I to -Q: red, yellow, green lie clockwise in this plane.
+    turned = np.array(((0.0, 0.0, 0.0), CHROMA[1], np.negative(CHROMA[0])))
+    quarter: Matrix = np.linalg.solve(to_yiq, turned)
+    return quarter
+
+
+def compose(*matrices: Matrix) -> Matrix:
+    """Return what the matrices do one after the other, the first first."""
+    total = matrices[0]
+    for step in matrices[1:]:
+        total = step[:, :3] @ total
+        total[:, 3] += step[:, 3]
+    return total
+
+
+def moved(color: Matrix, matrix: Matrix) -> Matrix:
+    """Return what a matrix makes of one colour (3,), or of the mean colour of a picture."""
+    result: Matrix = matrix[:, :3] @ color + matrix[:, 3]
+    return result
+
+
+def luma(color: Matrix) -> float:
+    """Return the grey value of a colour (3,)."""
+    return float(np.dot(LUMA, color))
+
+
+def mean_color(image: Tensor) -> Matrix:
+    """Return the mean of the colour channels of image (C, H, W) uint8, (3,) float64.
+
+    One of less than three channels is grey: its first channel counts, three times. The sum is of
+    integers, so that it is the same number on any number of threads.
+    """
+    count = 3 if image.shape[0] >= 3 else 1
+    pixels = image.as_subclass(Tensor)[:count].numpy()
+    rows = pixels.sum(axis=2, dtype=np.uint32)  # numpy adds 32 bits faster than 64
+    means = rows.sum(axis=1, dtype=np.uint64) / (pixels.shape[1] * pixels.shape[2])
+    return np.broadcast_to(means, (3,))
+
+
+def apply(images: Tensor, matrices: Tensor) -> Tensor:
+    """Change the colours of a batch, each picture by its own matrix; clamped to 0..255.
+
+    Element by element, so that a picture's result does not depend on the others.
+
+    Args:
+        images: (N, C, H, W) float32 in 0..255. Channels past the third stay as they are; one of
+            less than three channels is grey, and its first takes the matrix's first factor.
+        matrices: (N, 3, 4) float32, on the same device.
+
+    Returns:
+        A new tensor (N, C, H, W).
+    """
+    out, factors = torch.empty_like(images), matrices[..., None, None]  # (N, 3, 4, 1, 1)
+    count = 3 if images.shape[1] >= 3 else 1
+    for row in range(count):
+        target = out[:, row]
+        # One pass a term, over one plane that stays in the cache: no temporaries.
+        torch.mul(images[:, 0], factors[:, row, 0], out=target)
+        for channel in range(1, count):
+            target.addcmul_(images[:, channel], factors[:, row, channel])
+        target.add_(factors[:, row, 3]).clamp_(0, 255)
+    out[:, count:] = images[:, count:]
+    return out

@@ -1,0 +1,248 @@
+"""What `segacc check-data` finds: every sample read as a run reads it, counted split by split."""
+
+import itertools
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segacc.chosen import Chosen
+from segacc.config import CheckConfig
+from segacc.data_check.scan import Fault, SampleFacts, scan
+from segacc.data_check.split_facts import Size, SplitFacts, find_twins
+from segacc.data_check.twins import Twins
+from segacc.errors import DataError, OptionError
+from segacc.hookspecs import DataSplits, Sample, Stream
+from segacc.labels import LabelMap
+from segacc.splits import carve, carved_line, pick_split
+
+CHUNK = 8
+"""Samples that are handed to a process at once."""
+FEW = 4 * CHUNK
+"""Samples that are read faster than processes start."""
+
+Samples = Sequence[Sample] | Stream
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """A data set that is built, and which of its splits are looked at."""
+
+    dataset: Chosen
+    config: CheckConfig
+    splits: Mapping[str, Samples]
+    labels: LabelMap
+    crop_size: Size | None
+    """That the data set asks for."""
+    strays: Sequence[str]
+    """Label files without an image."""
+    complaints: Sequence[str]
+    """Why a run would not find its splits."""
+    notes: Sequence[str]
+
+    def count(self, name: str) -> int | None:
+        """Count the samples of a split that will be read; None where nobody knows."""
+        samples, limit = self.splits[name], self.config.sample
+        total = samples.num_samples if isinstance(samples, Stream) else len(samples)
+        return limit if total is None else min(total, limit or total)
+
+    @property
+    def total(self) -> int | None:
+        """Count the samples of all splits that will be read."""
+        known = [count for name in self.splits if (count := self.count(name)) is not None]
+        return sum(known) if len(known) == len(self.splits) else None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was found; what it means is said elsewhere."""
+
+    data: OpenData
+    splits: Mapping[str, SplitFacts]
+    twins: Sequence[Twins]
+
+
+def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
+    """Build a data set and choose its splits: those of a run first.
+
+    Raises:
+        SegaccError: it cannot be built.
+    """
+    whole = dataset.splits()
+    splits, notes = whole, list[str]()
+    if config.val_fraction is not None:
+        share, seed, train, scored = (
+            config.val_fraction,
+            config.seed,
+            config.train_split,
+            config.eval_split,
+        )
+        where = "--val-fraction"
+        splits = carve(whole, share, seed, train=train, validation=scored, where=where)
+        notes.append(carved_line(splits, share, seed, train=train, validation=scored))
+    found, complaints = of_a_run(splits, config)
+    taken = {name.partition("[")[0] for name in found}
+    found |= {name: some for name, some in splits.splits.items() if name not in taken}
+    crop = config.crop_size or splits.crop_size
+    return OpenData(dataset, config, found, splits.labels, crop, strays(whole), complaints, notes)
+
+
+def of_a_run(splits: DataSplits, config: CheckConfig) -> tuple[dict[str, Samples], list[str]]:
+    """Pick the splits that a run would train on and score, and say which are not there.
+
+    Raises:
+        OptionError: a slice that cannot be read.
+    """
+    found, complaints = dict[str, Samples](), list[str]()
+    flags = {"--train-split": config.train_split, "--eval-split": config.eval_split}
+    for flag, name in flags.items():
+        try:
+            found[name] = pick_split(splits, name, flag)
+        except DataError as error:
+            complaints.append(str(error))
+        except OptionError as error:
+            if name.partition("[")[0] in splits.splits:
+                raise
+            complaints.append(str(error))
+    return found, complaints
+
+
+def strays(splits: DataSplits) -> list[str]:
+    """List the label files that lie beside those of the samples and belong to none of them."""
+    used, places = set[Path](), set[tuple[Path, str, str]]()
+    for samples in splits.splits.values():
+        for sample in () if isinstance(samples, Stream) else samples:
+            if not isinstance(sample.label, Path):
+                break  # a split holds paths, or pictures
+            name, stem = Path(sample.id).name, sample.label.stem
+            used.add(sample.label)
+            if stem.startswith(name):
+                places.add((sample.label.parent, stem.removeprefix(name), sample.label.suffix))
+    return sorted(
+        str(path)
+        for folder, ending, suffix in places
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.suffix == suffix and path.stem.endswith(ending) and path not in used
+        if not path.name.startswith(".")
+    )
+
+
+def check(dataset: Chosen, config: CheckConfig, console: Console) -> Findings:
+    """Read a data set, with a bar on the console if that is a terminal.
+
+    Raises:
+        SegaccError: it cannot be built, or a process that reads was killed.
+    """
+    data = open_data(dataset, config)
+    with reading(data) as pool, bar(console, data.total) as tick:
+        splits = {name: walk(data, name, pool, tick) for name in data.splits}
+    run = config.train_split, config.eval_split
+    return Findings(data, splits, find_twins(list(splits.values()), run))
+
+
+@contextmanager
+def reading(data: OpenData) -> Iterator[ProcessPoolExecutor | None]:
+    """Start the processes that read; None where this one does it itself."""
+    workers, total = data.config.num_workers, data.total
+    if not workers or (total is not None and total <= FEW):
+        yield None
+        return
+    with ProcessPoolExecutor(workers, initializer=leave_signals) as pool:
+        try:
+            pool.submit(int).result()  # they start here, before a bar has its thread
+            yield pool
+        except BrokenProcessPool:
+            raise DataError(
+                f"--num-workers {workers}: a process that reads was killed, perhaps for want of "
+                "memory. Use fewer, or 0."
+            ) from None
+
+
+def leave_signals() -> None:
+    """Leave Ctrl+C to the main process, which ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def bar(console: Console, total: int | None) -> Iterator[Callable[[], None]]:
+    """Show how many samples are read, on a terminal; yield what to call after each."""
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=off) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
+
+
+def walk(
+    data: OpenData, name: str, pool: ProcessPoolExecutor | None, tick: Callable[[], None]
+) -> SplitFacts:
+    """Read a split: all of it or `--sample` of its samples."""
+    samples, count = data.splits[name], data.count(name)
+    if isinstance(samples, Stream):
+        facts = SplitFacts(name, samples.num_samples)
+        places: Iterable[int] = itertools.count()
+        chosen: Iterator[Sample] = islice(from_stream(samples, facts.faults), count)
+        out_of = count or 0
+    else:
+        facts = SplitFacts(name, len(samples))
+        places = spread(len(samples), count or 0)
+        chosen = (samples[place] for place in places)
+        out_of = len(samples)
+    read = partial(scan_some, labels=data.labels, num_channels=data.config.num_channels)
+    scanned = scan_all(chosen, read, pool, ahead=4 * data.config.num_workers)
+    for place, (sample, found) in zip(places, scanned, strict=False):
+        facts.add(sample, found)
+        if not found.faults:
+            facts.keep(sample, place, out_of=out_of)
+        tick()
+    return facts
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return `count` of the places 0..total-1, evenly spread."""
+    return [turn * total // count for turn in range(count)]
+
+
+def from_stream(stream: Stream, faults: list[Fault]) -> Iterator[Sample]:
+    """Yield the samples of a stream shard by shard; what cannot be read is added to `faults`."""
+    for shard in stream.shards:
+        try:
+            for sample, _ in stream.read(shard, None):
+                yield sample
+        except DataError as error:
+            faults.append(Fault("shard", shard, str(error)))
+
+
+def scan_some(samples: list[Sample], labels: LabelMap, num_channels: int) -> list[SampleFacts]:
+    """Scan some samples, in a process of the pool."""
+    return [scan(sample, labels, num_channels) for sample in samples]
+
+
+def scan_all(
+    samples: Iterator[Sample],
+    read: Callable[[list[Sample]], list[SampleFacts]],
+    pool: ProcessPoolExecutor | None,
+    *,
+    ahead: int,
+) -> Iterator[tuple[Sample, SampleFacts]]:
+    """Yield each sample with its facts, in order; `ahead` chunks are read ahead, never all."""
+    waiting = deque[tuple[list[Sample], Future[list[SampleFacts]]]]()
+    while chunk := list(islice(samples, CHUNK)):
+        if pool is None:
+            yield from zip(chunk, read(chunk), strict=True)
+            continue
+        waiting.append((chunk, pool.submit(read, chunk)))
+        if len(waiting) > ahead:
+            chunk, facts = waiting.popleft()
+            yield from zip(chunk, facts.result(), strict=True)
+    for chunk, facts in waiting:
+        yield from zip(chunk, facts.result(), strict=True)

@@ -1,0 +1,175 @@
+"""What the samples of a split hold, counted together; and what comes twice in them."""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segacc.data_check.scan import Fault, SampleFacts
+from segacc.data_check.twins import Match, TwinKind, Twins, exact, near, stack
+from segacc.hookspecs import Sample
+from segacc.labels import IGNORE
+
+EXAMPLES = 4
+"""Samples of each split that a picture shows."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclass
+class SplitFacts:
+    """What the samples of a split hold. Classes are 0..K-1, and 255 for ignored pixels."""
+
+    name: str
+    total: int | None
+    """Samples; None for a stream that nobody has counted."""
+    ids: list[str] = field(default_factory=list)
+    """Of the samples that were read, as the lists of digests and prints below."""
+    faults: list[Fault] = field(default_factory=list)
+    pixels: Counter[int] = field(default_factory=Counter)
+    """By class."""
+    images: Counter[int] = field(default_factory=Counter)
+    """Labels that hold a class."""
+    raw: Counter[int] = field(default_factory=Counter)
+    """Pixels by raw id, those outside the map too."""
+    all_ignored: list[str] = field(default_factory=list)
+    """Labels without a pixel that counts."""
+    constant: Counter[int] = field(default_factory=Counter)
+    """Labels by the one class that they hold."""
+    sizes: Counter[Size] = field(default_factory=Counter)
+    """Images by (height, width)."""
+    image_modes: Counter[str] = field(default_factory=Counter)
+    label_kinds: Counter[str] = field(default_factory=Counter)
+    files: list[str] = field(default_factory=list)
+    """Of the images; empty texts where they are none."""
+    image_digests: list[bytes] = field(default_factory=list)
+    label_digests: list[bytes] = field(default_factory=list)
+    """Empty too for labels of one class: these come often."""
+    prints: list[bytes] = field(default_factory=list)
+    sums: list[tuple[int, int]] = field(default_factory=list)
+    """Of the pixels and their squares by channel."""
+    examples: list[tuple[int, Sample]] = field(default_factory=list)
+    """Samples without a fault, for pictures, and their places in the split."""
+
+    @property
+    def read(self) -> int:
+        """Count the samples that were read."""
+        return len(self.ids)
+
+    def add(self, sample: Sample, facts: SampleFacts) -> None:
+        """Count one sample."""
+        self.ids.append(facts.id)
+        self.faults += facts.faults
+        self.pixels.update(facts.classes)
+        self.images.update(facts.classes.keys())
+        self.raw.update(facts.raw)
+        labelled = [k for k in facts.classes if k != IGNORE]
+        if facts.all_ignored:
+            self.all_ignored.append(facts.label_file)
+        elif len(labelled) == 1:
+            self.constant[labelled[0]] += 1
+        if facts.image_size:
+            self.sizes[facts.image_size] += 1
+            self._add_sums(facts)
+        self.image_modes.update([facts.image_mode] if facts.image_digest else [])
+        self.label_kinds.update([facts.label_kind] if facts.label_digest else [])
+        self.files.append(str(sample.image) if isinstance(sample.image, Path) else "")
+        self.image_digests.append(facts.image_digest)
+        self.label_digests.append(facts.label_digest if len(labelled) > 1 else b"")
+        self.prints.append(facts.print)
+
+    def _add_sums(self, facts: SampleFacts) -> None:
+        old = self.sums or [(0, 0)] * len(facts.sums)
+        self.sums = [(a + c, b + d) for (a, b), (c, d) in zip(old, facts.sums, strict=True)]
+
+    @property
+    def labelled(self) -> int:
+        """Count the pixels that have a class."""
+        return self.pixels.total() - self.pixels[IGNORE]
+
+    @property
+    def ignored_share(self) -> float:
+        """Tell the share of ignored pixels, 0..1, among those with an id of the map."""
+        return self.pixels[IGNORE] / self.pixels.total() if self.pixels.total() else 0.0
+
+    def share(self, k: int) -> float:
+        """Tell the share of a class among the labelled pixels, 0..1."""
+        return self.pixels[k] / self.labelled if self.labelled else 0.0
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Return mean and standard deviation of each channel, in 0..1."""
+        pixels = sum(h * w * count for (h, w), count in self.sizes.items())
+        means = [first / pixels for first, _ in self.sums]
+        spread = [
+            math.sqrt(max(0.0, second / pixels - mean**2))
+            for (_, second), mean in zip(self.sums, means, strict=True)
+        ]
+        return [mean / 255 for mean in means], [one / 255 for one in spread]
+
+    def by_area(self) -> list[Size]:
+        """List the size of each image, the smallest area first."""
+        return sorted(self.sizes.elements(), key=lambda size: (size[0] * size[1], size))
+
+    def keep(self, sample: Sample, place: int, *, out_of: int) -> None:
+        """Keep a faultless sample for pictures: `EXAMPLES` of them, evenly spread.
+
+        Args:
+            sample: the one that was counted last.
+            place: in the split.
+            out_of: places that are read; 0 where nobody knows, then the first ones are kept.
+        """
+        due = place * EXAMPLES >= len(self.examples) * out_of
+        if due and len(self.examples) < EXAMPLES:
+            self.examples.append((place, sample))
+
+
+def find_twins(splits: Sequence[SplitFacts], run: Collection[str]) -> list[Twins]:
+    """Find what comes twice, between two splits first, then in each of them.
+
+    Args:
+        splits: of one data set.
+        run: the splits that are trained and scored. Other splits may share files by design, as
+            VOC's `trainval` does with `train`: one file in two of them is no finding.
+    """
+    pairs: list[tuple[SplitFacts, SplitFacts | None]] = [
+        (second, first) for place, second in enumerate(splits) for first in splits[:place]
+    ]
+    found = []
+    for second, first in [*pairs, *((one, None) for one in splits)]:
+        other = second if first is None else first
+        by_design = first is not None and not {second.name, other.name} <= set(run)
+        for kind, matches in _kinds(second, first):
+            told = tuple(
+                (second.ids[a], other.ids[b], bits)
+                for a, b, bits in matches
+                if not (by_design and second.files[a] and second.files[a] == other.files[b])
+            )
+            if told:
+                found.append(Twins(kind, (second.name, other.name), told))
+    return found
+
+
+def _kinds(second: SplitFacts, first: SplitFacts | None) -> Iterator[tuple[TwinKind, list[Match]]]:
+    """Yield the matches of each kind; an image that has a twin has its label too, and no wonder."""
+    other = second if first is None else first
+    same = exact(second.image_digests, None if first is None else first.image_digests)
+    yield "exact", same
+    rows, columns = _seen(second), _seen(other)
+    matches = near(
+        stack([second.prints[place] for place in rows]),
+        None if first is None else stack([other.prints[place] for place in columns]),
+    )
+    twins = [(rows[a], columns[b], bits) for a, b, bits in matches]
+    digests = second.image_digests, other.image_digests
+    alike = [match for match in twins if digests[0][match[0]] != digests[1][match[1]]]
+    yield "near", alike
+    told = {match[0] for match in (*same, *alike)}
+    labels = exact(second.label_digests, None if first is None else first.label_digests)
+    yield "label", [match for match in labels if match[0] not in told]
+
+
+def _seen(facts: SplitFacts) -> list[int]:
+    """Return the places of the images that could be read."""
+    return [place for place, one in enumerate(facts.prints) if one]

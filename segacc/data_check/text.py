@@ -1,0 +1,217 @@
+"""How `segacc check-data` tells what it found: tables and lines for people, JSON for programs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from segacc.data_check.check import Findings
+from segacc.data_check.cures import Cure, command, paste
+from segacc.data_check.split_facts import Size, SplitFacts
+from segacc.data_check.verdict import Finding, count_of
+from segacc.labels import IGNORE
+
+FILES = 5
+"""Of a finding, that are named to people; JSON has them all."""
+STYLES = {"problem": "bold red", "warning": "yellow"}
+
+
+def print_report(
+    console: Console,
+    found: Findings,
+    findings: Sequence[Finding],
+    told: Sequence[Cure],
+    pictures: Sequence[Path],
+) -> None:
+    """Print the tables, then what is wrong, what would help, and the verdict."""
+    for line in (found.data.dataset.text, *found.data.notes):
+        _say(console, line)
+    console.print(facts_table(found), soft_wrap=False)
+    console.print(classes_table(found), soft_wrap=False)
+    for finding in findings:
+        _print_finding(console, finding)
+    if told:
+        _say(console, "\nwhat would help:")
+    for cure in told:
+        _say(console, f"  {cure.why}:")
+        _say(console, f"    {paste(found.data.dataset, cure)}", style="bold")
+    if whole := command(found.data.dataset, told):
+        choice = not all(cure.sure for cure in told)
+        _say(console, f"\ntogether{', without what you must choose' if choice else ''}:")
+        _say(console, f"  {whole}", style="bold")
+    for path in pictures:
+        _say(console, f"written to {path}")
+    _say(console, verdict(findings), style="red" if _fails(findings) else "green")
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Say in a line whether a run would stop."""
+    problems = sum(finding.level == "problem" for finding in findings)
+    warnings = count_of(len(findings) - problems, "warning")
+    if problems:
+        return f"a run would stop: {count_of(problems, 'problem')}, {warnings}"
+    return f"nothing here would stop a run: {warnings}"
+
+
+def _fails(findings: Sequence[Finding]) -> bool:
+    return any(finding.level == "problem" for finding in findings)
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    style = STYLES[finding.level]
+    console.print(Text.assemble((finding.level, style), f": {finding.text}"), highlight=False)
+    for name in finding.files[:FILES]:
+        _say(console, f"  {name}")
+    if len(finding.files) > FILES:
+        _say(console, f"  ... and {len(finding.files) - FILES} more")
+
+
+def _say(console: Console, text: str, *, style: str = "") -> None:
+    console.print(Text(text, style=style), highlight=False)
+
+
+def facts_table(found: Findings) -> Table:
+    """Build a table with a column for each split: sizes, kinds of files, what is ignored."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name in found.splits:
+        table.add_column(Text(name), overflow="fold")
+    columns = [_column(facts, found) for facts in found.splits.values()]
+    for title in columns[0] if columns else ():
+        table.add_row(title, *(Text(column[title]) for column in columns))
+    return table
+
+
+def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
+    """Tell a split in words, by row."""
+    total = "not counted" if facts.total is None else str(facts.total)
+    names = found.data.labels.names
+    present = sum(facts.pixels[k] > 0 for k in range(len(names)))
+    means, spread = facts.statistics()
+    return {
+        "samples": total,
+        "read": str(facts.read),
+        "image size": _sizes(facts),
+        "image modes": _counter(facts.image_modes),
+        "labels": _counter(facts.label_kinds),
+        "classes": f"{present} of {len(names)}",
+        "ignored pixels": f"{100 * facts.ignored_share:.2f} %",
+        "mean": " ".join(f"{one:.3f}" for one in means),
+        "deviation": " ".join(f"{one:.3f}" for one in spread),
+    }
+
+
+def _sizes(facts: SplitFacts) -> str:
+    sizes = facts.by_area()
+    if not sizes:
+        return "-"
+    if len(facts.sizes) == 1:
+        return _size(sizes[0])
+    ends = f"{_size(sizes[0])} to {_size(sizes[-1])}"
+    return f"{ends}, median {_size(sizes[len(sizes) // 2])}, {len(facts.sizes)} kinds"
+
+
+def _size(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _counter(counter: Mapping[str, int]) -> str:
+    if len(counter) == 1:
+        return next(iter(counter))
+    return ", ".join(f"{name} {count}" for name, count in counter.items()) or "-"
+
+
+def classes_table(found: Findings) -> Table:
+    """Build a table of each class: its raw ids, its share of the labelled pixels, its images."""
+    labels = found.data.labels
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class")
+    table.add_column("raw ids")
+    for name in found.splits:
+        table.add_column(Text(f"{name}: pixels"), justify="right")
+        table.add_column("images", justify="right")
+    for k, name in enumerate(labels.names):
+        swatch = Text("  ", style=Style(bgcolor="rgb({},{},{})".format(*labels.palette[k])))
+        cells = [cell for facts in found.splits.values() for cell in _cells(facts, k)]
+        ids = [str(raw) for raw, owner in sorted(labels.classes.items()) if owner == k]
+        told = ", ".join(ids[:4]) + (" ..." if len(ids) > 4 else "")
+        table.add_row(Text.assemble(swatch, " ", name), told, *cells)
+    return table
+
+
+def _cells(facts: SplitFacts, k: int) -> tuple[Text, Text]:
+    """Tell a class in a split; one that does not occur stands out."""
+    if not facts.pixels[k]:
+        return Text("-", style="yellow"), Text("0", style="yellow")
+    return Text(f"{100 * facts.share(k):.3f} %"), Text(str(facts.images[k]))
+
+
+def to_json(
+    found: Findings,
+    findings: Sequence[Finding],
+    told: Sequence[Cure],
+    pictures: Sequence[Path],
+) -> dict[str, Any]:
+    """Return all that was found, of plain lists and numbers."""
+    data = found.data
+    return {
+        "dataset": data.dataset.text,
+        "would_stop": _fails(findings),
+        "sample": data.config.sample,
+        "classes": list(data.labels.names),
+        "raw_ids": {str(raw): k for raw, k in sorted(data.labels.classes.items())},
+        "splits": {name: _split(facts, found) for name, facts in found.splits.items()},
+        "twins": [
+            {"kind": one.kind, "splits": list(one.splits), "pairs": [list(p) for p in one.pairs]}
+            for one in found.twins
+        ],
+        "findings": [
+            {"level": f.level, "split": f.split, "text": f.text, "files": list(f.files)}
+            for f in findings
+        ],
+        "cures": [
+            {"why": cure.why, "paste": paste(data.dataset, cure), "sure": cure.sure}
+            for cure in told
+        ],
+        "command": command(data.dataset, told),
+        "notes": list(data.notes),
+        "pictures": [str(path) for path in pictures],
+    }
+
+
+def _split(facts: SplitFacts, found: Findings) -> dict[str, Any]:
+    names, sizes = found.data.labels.names, facts.by_area()
+    means, spread = facts.statistics()
+    edges = {"min": 0, "median": len(sizes) // 2, "max": len(sizes) - 1} if sizes else {}
+    return {
+        "samples": facts.total,
+        "read": facts.read,
+        "pixels": {name: facts.pixels[k] for k, name in enumerate(names)},
+        "images": {name: facts.images[k] for k, name in enumerate(names)},
+        "ignored_pixels": facts.pixels[IGNORE],
+        "ignored_share": facts.ignored_share,
+        "raw_ids": {str(raw): pixels for raw, pixels in sorted(facts.raw.items())},
+        "absent": [name for k, name in enumerate(names) if not facts.pixels[k]],
+        "all_ignored": facts.all_ignored,
+        "one_class": {names[k]: count for k, count in sorted(facts.constant.items())},
+        "sizes": {key: list(sizes[place]) for key, place in edges.items()},
+        "num_sizes": len(facts.sizes),
+        "image_modes": dict(facts.image_modes),
+        "label_kinds": dict(facts.label_kinds),
+        "mean": means,
+        "deviation": spread,
+        "faults": list(_faults(facts)),
+    }
+
+
+def _faults(facts: SplitFacts) -> Iterator[dict[str, Any]]:
+    for fault in facts.faults:
+        told: dict[str, Any] = {"kind": fault.kind, "file": fault.file, "text": fault.text}
+        if fault.values:
+            told["values"] = {str(raw): pixels for raw, pixels in sorted(fault.values.items())}
+        yield told

@@ -1,0 +1,193 @@
+"""What the findings of `segacc check-data` mean: what would stop a run, and what would spoil it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from segacc.data_check.check import Findings
+from segacc.data_check.scan import Fault, FaultKind
+from segacc.data_check.split_facts import SplitFacts
+from segacc.data_check.twins import Twins
+
+MUCH_IGNORED = 0.5
+"""Share of ignored pixels above which a split is worth a warning."""
+FAULTS: dict[FaultKind, tuple[str, str]] = {
+    "missing image": ("image of {} is missing", "images of {} are missing"),
+    "missing label": ("label of {} is missing", "labels of {} are missing"),
+    "unreadable image": ("image of {} cannot be read", "images of {} cannot be read"),
+    "unreadable label": ("label of {} cannot be read", "labels of {} cannot be read"),
+    "image": ("image of {} is not what it should be", "images of {} are not what they should be"),
+    "label": ("label of {} is not what it should be", "labels of {} are not what they should be"),
+    "size": ("label of {} has not its image's size", "labels of {} have not their images' size"),
+    "values": ("label of {} holds other values", "labels of {} hold other values"),
+    "shard": ("shard of {} cannot be read", "shards of {} cannot be read"),
+}
+"""One of them, and several."""
+TELLING = ("unreadable image", "unreadable label", "image", "label", "shard")
+"""Faults of which the first file's text says more than the kind."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth knowing of a data set."""
+
+    level: Literal["problem", "warning"]
+    """`problem`: a run would stop."""
+    split: str
+    """Empty where it is about no single one."""
+    text: str
+    """One sentence."""
+    files: tuple[str, ...] = ()
+    """Of all that are concerned, in order."""
+
+
+def judge(found: Findings) -> list[Finding]:
+    """List the problems, then the warnings."""
+    told = [
+        *(Finding("problem", "", text) for text in found.data.complaints),
+        *(one for facts in found.splits.values() for one in _faults(facts)),
+        *_empty(found),
+        *_nothing_to_learn(found),
+        *_between(found),
+        *(one for name in found.splits for one in _labels(found, name)),
+        *_strays(found),
+        *(one for facts in found.splits.values() for one in _ids(facts)),
+    ]
+    return sorted(told, key=lambda finding: finding.level != "problem")
+
+
+def _faults(facts: SplitFacts) -> Iterator[Finding]:
+    for kind, forms in FAULTS.items():
+        some = [fault for fault in facts.faults if fault.kind == kind]
+        if some:
+            text = f"{len(some)} {forms[len(some) > 1].format(facts.name)}{_more(kind, some)}"
+            yield Finding("problem", facts.name, text, tuple(fault.file for fault in some))
+
+
+def _more(kind: FaultKind, faults: Sequence[Fault]) -> str:
+    """Tell the values, or what a run would say of the first file."""
+    if kind == "values":
+        return f" than the classes: {told_values(faults)}"
+    if kind not in TELLING:
+        return ""
+    reason = faults[0].text.removeprefix(f"{faults[0].file}: ").rstrip(".")
+    for opening in ("the image cannot be read: ", "the label cannot be read: "):
+        reason = reason.removeprefix(opening)
+    return f": {reason}" if len(faults) == 1 else f"; the first: {reason}"
+
+
+def outside(faults: Sequence[Fault]) -> Counter[int]:
+    """Count the pixels of each raw id outside the map."""
+    total = Counter[int]()
+    for fault in faults:
+        total.update(fault.values)
+    return total
+
+
+def told_values(faults: Sequence[Fault], most: int = 8) -> str:
+    """Tell the raw ids outside the map, the most frequent first, as `7 (5 pixels), 9 (1 pixel)`."""
+    total = outside(faults)
+    told = [f"{value} ({count_of(n, 'pixel')})" for value, n in total.most_common(most)]
+    more = f" and {len(total) - most} more values" if len(total) > most else ""
+    return ", ".join(told) + more
+
+
+def count_of(count: int, word: str) -> str:
+    """Tell a number of things."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _empty(found: Findings) -> Iterator[Finding]:
+    """Refuse a stream without a sample; a data set on disk has refused that before."""
+    config = found.data.config
+    for name in (config.train_split, config.eval_split):
+        facts = found.splits.get(name)
+        if facts is not None and not facts.read and not facts.faults:
+            yield Finding("problem", name, f"{name} has no sample")
+
+
+def _nothing_to_learn(found: Findings) -> Iterator[Finding]:
+    """Refuse a training split without a labelled pixel; warn of one with one class only."""
+    train = found.splits.get(found.data.config.train_split)
+    if train is None or not train.raw:
+        return
+    names = found.data.labels.names
+    present = [k for k in range(len(names)) if train.pixels[k]]
+    if not present:
+        text = f"no pixel of {train.name} is of a class: all that was read is ignored"
+        yield Finding("problem", train.name, text, tuple(train.all_ignored))
+    elif len(present) == 1:
+        text = f"{train.name} holds one class only, {names[present[0]]}: there is nothing to learn"
+        yield Finding("warning", train.name, text)
+
+
+def _between(found: Findings) -> Iterator[Finding]:
+    for twins in found.twins:
+        second, first = twins.splits
+        files = tuple(f"{a} = {b}" for a, b, _ in twins.pairs)
+        split = second if second == first else ""
+        yield Finding("warning", split, twins_text(twins), files)
+
+
+def twins_text(twins: Twins) -> str:
+    """Tell in a sentence how much comes twice."""
+    second, first = twins.splits
+    many = count_of(len(twins.pairs), "label" if twins.kind == "label" else "image")
+    verb = "is" if len(twins.pairs) == 1 else "are"
+    other = "an earlier one" if second == first else f"one of {first}"
+    too_good = "" if second == first else ": scores would be too good"
+    if twins.kind == "label":
+        return f"{many} of {second} {verb} byte for byte that of {other}, under another image"
+    if twins.kind == "exact":
+        return f"{many} of {second} {verb} byte for byte {other}{too_good}"
+    how = f"hashes at most {max(bits for _, _, bits in twins.pairs)} of 64 bits apart"
+    return f"{many} of {second} {verb} nearly {other} ({how}){too_good}"
+
+
+def _labels(found: Findings, name: str) -> Iterator[Finding]:
+    """Warn of labels that teach little: absent classes, ignored pixels."""
+    facts, names = found.splits[name], found.data.labels.names
+    if not facts.labelled:
+        if facts.raw and name != found.data.config.train_split:
+            text = f"no pixel of {name} is of a class: nothing can be scored on it"
+            yield Finding("warning", name, text, tuple(facts.all_ignored))
+        return
+    absent = [names[k] for k in range(len(names)) if not facts.pixels[k]]
+    if absent:
+        told = ", ".join(absent[:8]) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+        many = "class does" if len(absent) == 1 else "classes do"
+        yield Finding("warning", name, f"{len(absent)} {many} not occur in {name}: {told}")
+    if facts.ignored_share > MUCH_IGNORED:
+        text = f"{100 * facts.ignored_share:.1f} % of the pixels of {name} are ignored"
+        yield Finding("warning", name, text)
+    if facts.all_ignored:
+        many = "label" if len(facts.all_ignored) == 1 else "labels"
+        text = f"{len(facts.all_ignored)} {many} of {name} ignored everywhere"
+        yield Finding("warning", name, text, tuple(facts.all_ignored))
+
+
+def _strays(found: Findings) -> Iterator[Finding]:
+    if found.data.strays:
+        text = f"{count_of(len(found.data.strays), 'label')} without an image"
+        yield Finding("warning", "", text, tuple(found.data.strays))
+
+
+def _ids(facts: SplitFacts) -> Iterator[Finding]:
+    """Warn of ids that come twice: errors and pictures could not tell the samples apart."""
+    twice = [name for name, count in Counter(facts.ids).items() if count > 1]
+    if twice:
+        text = f"{count_of(len(twice), 'id')} of {facts.name} given to several samples"
+        yield Finding("warning", facts.name, text, tuple(twice))
+
+
+def imbalance(facts: SplitFacts, num_classes: int) -> tuple[float, int, int] | None:
+    """Return how many times the pixels of the rarest class the most frequent one has, and both.
+
+    Classes that never occur are left out; None where fewer than two occur.
+    """
+    present = sorted((facts.pixels[k], k) for k in range(num_classes) if facts.pixels[k])
+    if len(present) < 2:
+        return None
+    (few, rare), (many, frequent) = present[0], present[-1]
+    return many / few, frequent, rare

@@ -1,0 +1,71 @@
+"""The data of a run: splits picked and carved, cached, balanced, and said."""
+
+from dataclasses import dataclass, field
+
+from accelerate import Accelerator
+
+from segacc.augment import Pipeline
+from segacc.balance import Balance, balance
+from segacc.cache import cached
+from segacc.data import EvalData, Source, TrainData
+from segacc.hookspecs import DataSplits, Stream
+from segacc.order import Order
+from segacc.plan import Plan
+from segacc.quick_check import check_for_all
+from segacc.scoring import scored_data
+from segacc.splits import chances_of, data_splits, pick_split
+from segacc.streams import EvalStream, TrainStream
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What is trained on and what is scored."""
+
+    splits: DataSplits
+    train: Source | Stream
+    scored: EvalData | EvalStream
+    balance: Balance
+    num_channels: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def num_training_samples(self) -> int | None:
+        """Count the training samples; None for a stream that nobody has counted."""
+        return self.train.num_samples if isinstance(self.train, Stream) else len(self.train)
+
+    def training(self, pipeline: Pipeline, seed: int) -> TrainData | TrainStream:
+        """Return the training split under a row of augmentations and an order."""
+        if isinstance(self.train, Stream):
+            return TrainStream(self.train, self.splits.labels, self.num_channels, pipeline, seed)
+        order = Order(len(self.train), seed=seed, chances=self.balance.chances)
+        return TrainData(self.train, pipeline, order)
+
+
+def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
+    """Build the data set and all that the settings ask of it.
+
+    Raises:
+        SegaccError: it is not there, or a setting does not fit it.
+    """
+    config, where = plan.settings.config, plan.settings.where
+    splits, notes = data_splits(
+        plan.dataset,
+        config.val_fraction,
+        config.seed,
+        train=config.train_split,
+        scored=config.eval_split,
+        where=where("val_fraction"),
+    )
+    given = pick_split(splits, config.train_split, where("train_split"))
+    validation = pick_split(splits, config.eval_split, where("eval_split"))
+    labels, channels = splits.labels, config.num_channels
+    seen = {config.train_split: given, config.eval_split: validation}
+    skip = config.skip_unreadable > 0
+    warnings = check_for_all(seen, labels, channels, accelerator, skip_unreadable=skip)
+    train = given if isinstance(given, Stream) else Source(given, labels, channels)
+    scored = scored_data(validation, labels, channels)
+    if config.cache:
+        train, scored = cached(train, scored, config.cache, accelerator, where("cache"))
+    chances = chances_of(splits, config.train_split)
+    weighed = balance(plan, train, splits.labels, chances, accelerator)
+    return RunData(splits, train, scored, weighed, channels, (*notes, *warnings, *weighed.notes))

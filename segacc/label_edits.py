@@ -1,0 +1,268 @@
+"""Edits of a label map from a file or a mapping: other classes, merged, dropped, renamed ones."""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segacc.errors import DataError, OptionError
+from segacc.labels import IGNORE, Color, LabelMap, ranges, spread_colors
+from segacc.names_file import rgb
+from segacc.options import did_you_mean
+
+QUOTES = (
+    "A name is text: put it in quotes, as YAML takes yes, no, on, off, null and numbers for "
+    "something else."
+)
+
+
+@dataclass
+class _Classes:
+    """A label map while it is edited: a class lives as long as it has raw ids."""
+
+    raw: dict[str, list[int]]
+    """Raw ids by class name, in the order of the classes."""
+    palette: dict[str, Color]
+    ignored: set[int]
+    where: str
+    colors: Mapping[Color, int] = field(default_factory=dict)
+
+    def refuse(self, text: str) -> OptionError:
+        return OptionError(f"{self.where}: {text}")
+
+    def take(self, ids: Sequence[int]) -> None:
+        """Take raw ids away from whatever has them."""
+        self.raw = {
+            name: left
+            for name, owned in self.raw.items()
+            if (left := [raw for raw in owned if raw not in ids])
+        }
+        self.ignored -= set(ids)
+
+    def owner(self, raw: int) -> str | None:
+        return next((name for name, owned in self.raw.items() if raw in owned), None)
+
+    def ids(self, given: Any, key: str) -> list[int]:
+        """Return the raw ids that a class name or a raw id stands for."""
+        if isinstance(given, int) and not isinstance(given, bool):
+            if given not in self.ignored and self.owner(given) is None:
+                all_ids = self.ignored.union(*self.raw.values())
+                known = ranges(dict.fromkeys(all_ids, 0))
+                raise self.refuse(f"{key}: there is no raw id {given}. Known: {known}.")
+            return [given]
+        return self.raw[self.known(given, key)]
+
+    def known(self, name: Any, key: str) -> str:
+        """Return `name` if it is that of a class."""
+        if not isinstance(name, str):
+            raise self.refuse(f"{key}: {name!r} is neither a class name nor a raw id. {QUOTES}")
+        if name not in self.raw:
+            names = ", ".join([*self.raw][:20]) + (" ..." if len(self.raw) > 20 else "")
+            raise self.refuse(
+                f'{key}: there is no class "{name}". {did_you_mean(name, self.raw)}Known: {names}.'
+            )
+        return name
+
+
+def edit(labels: LabelMap, edits: Path | Mapping[str, Any] | None, where: str) -> LabelMap:
+    """Change a label map; what comes out is stored with the model as any other.
+
+    The keys of `edits`, each of which may be missing, in the order in which they are applied:
+
+    1. `classes`: {raw id: class name}, all classes anew, in this order. Raw ids that are not named
+       are errors when a label holds them, except 255 and those in `ignore`.
+    2. `ignore`: [raw id, ...] count for nothing, known or not.
+    3. `drop`: [class name or raw id, ...] count for nothing.
+    4. `merge`: {new name: [class name or raw id, ...]}, one after the other. A class that has the
+       new name already is the first of them. What they become stands where the lowest class of
+       them stood, and has the colour of the first.
+    5. `rename`: {old name: new name}, all at once.
+    6. `palette`: {class name: [r, g, b] or "#rrggbb"}, for pictures.
+
+    A class without raw ids is no more, and the others keep their order without gaps.
+    `labels.colors` stays: it leads from colours to raw ids.
+
+    Args:
+        labels: the data set's own map.
+        edits: a mapping, or a YAML or JSON file of one; None changes nothing.
+        where: where the edits were typed, as `--dataset camvid: map`; errors add the file.
+
+    Raises:
+        OptionError: the file cannot be read, an unknown key, class or raw id, a value of another
+            form, or classes that a label map cannot hold.
+    """
+    if edits is None:
+        return labels
+    where = f"{where}={edits}" if isinstance(edits, Path) else where
+    given = _read(edits, where) if isinstance(edits, Path) else edits
+    state = _Classes(
+        {name: _raw_of(labels, k) for k, name in enumerate(labels.names)},
+        dict(zip(labels.names, labels.palette, strict=True)),
+        {raw for raw, k in labels.classes.items() if k == IGNORE},
+        where,
+        labels.colors,
+    )
+    state.raw = {name: ids for name, ids in state.raw.items() if ids}
+    for key in given:
+        if key not in STEPS:
+            raise state.refuse(
+                f'unknown key "{key}". {did_you_mean(str(key), STEPS)}Known: {", ".join(STEPS)}.'
+            )
+    for key, step in STEPS.items():
+        if given.get(key) is not None:
+            step(state, given[key])
+    return _finished(state)
+
+
+def _raw_of(labels: LabelMap, wanted: int) -> list[int]:
+    return [raw for raw, k in labels.classes.items() if k == wanted]
+
+
+def _read(path: Path, where: str) -> Mapping[str, Any]:
+    try:
+        text = path.expanduser().read_text(encoding="utf-8-sig")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise OptionError(f"{where}: cannot read the file: {reason}.") from None
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        told = " ".join(str(error).split())
+        raise OptionError(f"{where}: neither YAML nor JSON: {told}.") from None
+    if not isinstance(content, Mapping):
+        raise OptionError(
+            f"{where}: expected a mapping with some of {', '.join(STEPS)}, found "
+            f"{type(content).__name__ if content is not None else 'nothing'}."
+        )
+    return content
+
+
+def _classes(state: _Classes, given: Any) -> None:
+    """Name all classes anew; each keeps the colour that its name or its first raw id had."""
+    named: dict[str, list[int]] = {}
+    palette: dict[str, Color] = {}
+    of_raw = {raw: color for color, raw in reversed([*state.colors.items()])}
+    for key, name in _mapping(state, given, "classes").items():
+        raw = _raw_id(state, key, "classes")
+        if not isinstance(name, str):
+            raise state.refuse(f"classes: the name of raw id {raw} is {name!r}. {QUOTES}")
+        if name not in named:
+            before = state.palette.get(state.owner(raw) or "", of_raw.get(raw))
+            color = state.palette.get(name, before)
+            taken = palette.values()
+            palette[name] = color if color and color not in taken else _free_color(taken)
+        named.setdefault(name, []).append(raw)
+    state.raw, state.palette = named, palette
+    state.ignored = {IGNORE}.difference(*named.values())
+
+
+def _free_color(taken: Collection[Color]) -> Color:
+    return next(one for one in spread_colors(len(taken) + 2)[1:] if one not in taken)
+
+
+def _ignore(state: _Classes, given: Any) -> None:
+    ids = [_raw_id(state, one, "ignore") for one in _list(state, given, "ignore")]
+    state.take(ids)
+    state.ignored |= set(ids)
+
+
+def _drop(state: _Classes, given: Any) -> None:
+    ids = [raw for one in _list(state, given, "drop") for raw in state.ids(one, "drop")]
+    state.take(ids)
+    state.ignored |= set(ids)
+
+
+def _merge(state: _Classes, given: Any) -> None:
+    for name, members in _mapping(state, given, "merge").items():
+        key = f"merge: {name}"
+        if not isinstance(name, str):
+            raise state.refuse(f"merge: the new name is {name!r}. {QUOTES}")
+        found = [(one, state.ids(one, key)) for one in _list(state, members, key)]
+        if not found:
+            raise state.refuse(f"{key}: nothing is named that becomes this class.")
+        if name in state.raw:  # a class of the new name takes the others in
+            found.insert(0, (name, state.raw[name]))
+        _join(state, name, found)
+
+
+def _join(state: _Classes, name: str, found: list[tuple[Any, list[int]]]) -> None:
+    owners = [owner for _, ids in found if (owner := state.owner(ids[0])) is not None]
+    order = list(state.raw)
+    place = min((order.index(owner) for owner in owners), default=len(order))
+    ids = list(dict.fromkeys(raw for _, some in found for raw in some))
+    state.take(ids)
+    if owners and owners[0] not in state.raw:
+        state.palette[name] = state.palette[owners[0]]
+    else:  # it has only a part of a class that goes on under its own colour
+        state.palette[name] = _free_color(state.palette.values())
+    front = {other: state.raw[other] for other in order[:place] if other in state.raw}
+    state.raw = {**front, name: ids, **state.raw}
+
+
+def _rename(state: _Classes, given: Any) -> None:
+    new: dict[str, str] = {}
+    for old, name in _mapping(state, given, "rename").items():
+        if not isinstance(name, str):
+            raise state.refuse(f"rename: the new name of {old} is {name!r}. {QUOTES}")
+        new[state.known(old, "rename")] = name
+    names = [new.get(name, name) for name in state.raw]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise state.refuse(
+            f'rename: two classes would be called "{twice}". To make one of them, use merge.'
+        )
+    palette = {new.get(name, name): state.palette[name] for name in state.raw}
+    state.raw = dict(zip(names, state.raw.values(), strict=True))
+    state.palette = palette
+
+
+def _palette(state: _Classes, given: Any) -> None:
+    for name, color in _mapping(state, given, "palette").items():
+        try:
+            state.palette[state.known(name, "palette")] = rgb(color)
+        except ValueError as error:
+            hint = "; # starts a comment in YAML outside quotes" if color is None else ""
+            raise state.refuse(f"palette: {name}: {error}{hint}.") from None
+
+
+STEPS: Mapping[str, Callable[[_Classes, Any], None]] = {
+    "classes": _classes,
+    "ignore": _ignore,
+    "drop": _drop,
+    "merge": _merge,
+    "rename": _rename,
+    "palette": _palette,
+}
+"""The keys, in the order in which they are applied."""
+
+
+def _mapping(state: _Classes, given: Any, key: str) -> Mapping[Any, Any]:
+    if not isinstance(given, Mapping):
+        raise state.refuse(f"{key}: expected a mapping, got {given!r}.")
+    return given
+
+
+def _list(state: _Classes, given: Any, key: str) -> Sequence[Any]:
+    if not isinstance(given, list | tuple):
+        raise state.refuse(f"{key}: expected a list, as in [{given}], got {given!r}.")
+    return given
+
+
+def _raw_id(state: _Classes, given: Any, key: str) -> int:
+    """Read a raw id; the keys of a JSON object are texts."""
+    if isinstance(given, str) and given.isdecimal():
+        return int(given)
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+        return given
+    raise state.refuse(f"{key}: {given!r} is no raw id, which is a whole number from 0 on.")
+
+
+def _finished(state: _Classes) -> LabelMap:
+    classes = {raw: k for k, ids in enumerate(state.raw.values()) for raw in ids}
+    classes |= dict.fromkeys(sorted(state.ignored), IGNORE)
+    try:
+        palette = tuple(state.palette[name] for name in state.raw)
+        return LabelMap(tuple(state.raw), classes, palette, state.colors)
+    except DataError as error:
+        raise state.refuse(str(error)) from None

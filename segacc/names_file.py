@@ -1,0 +1,191 @@
+"""Files of class names, and tables of the colours that label files have for them."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segacc.errors import DataError
+from segacc.labels import Color
+
+NAMES_FORM = (
+    'Right is a text file with one name a line, or JSON like {"id2label": {"0": "road", "1": '
+    '"sky"}}.'
+)
+COLORS_FORM = (
+    "Right are lines such as `road,128,64,128` or `128 64 128 road`, or JSON like "
+    '{"road": [128, 64, 128], "sky": "#4682b4"}.'
+)
+COLUMNS = ("r", "g", "b", "red", "green", "blue")
+CVAT = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+):*")
+"""A line of CVAT's `labelmap.txt`, as `road:128,64,128::`."""
+
+
+@dataclass(frozen=True)
+class NamesFile:
+    """What a file of class names tells."""
+
+    names: list[str]
+    palette: list[Color] = field(default_factory=list)
+    ignored: tuple[int, ...] = ()
+    reduce_labels: bool = False
+    colors: Mapping[Color, int] = field(default_factory=dict)
+    """RGB colour -> raw id, from a colour table."""
+
+
+def rgb(value: Any) -> Color:
+    """Read a colour: three whole numbers of 0..255, or `#rrggbb`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts: Any = value
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        parts = list(bytes.fromhex(value[1:]))
+    if isinstance(parts, list | tuple) and len(parts) == 3:
+        r, g, b = parts
+        if all(isinstance(part, int) and 0 <= part <= 255 for part in parts):
+            return r, g, b
+    raise ValueError(f'{value!r} is no colour: three numbers of 0 to 255, or "#rrggbb"')
+
+
+def read_names(path: Path) -> NamesFile:
+    """Read class names from a text file, one a line, or from JSON with more facts.
+
+    The JSON is `{"id2label": {"0": "road", ...}, "palette": [[r, g, b], ...], "ignore_index": 11,
+    "reduce_labels": false}`; all but the first may be missing, and
+    the whole file may be the id2label alone.
+
+    Raises:
+        DataError: the file is not there or not of this form.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix != ".json":
+            return NamesFile([line.strip() for line in text.splitlines() if line.strip()])
+        content = json.loads(text)
+        return _facts(content if "id2label" in content else {"id2label": content})
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a list of class names ({error}). {NAMES_FORM}") from None
+
+
+def read_colors(path: Path) -> NamesFile:
+    """Read a table of class names and the colours that label files have for them.
+
+    A text file has one class a line, `name,r,g,b` or `r g b name`, between commas, semicolons or
+    spaces; a line of column names may come first, and lines of `#` are passed over. JSON is
+    `{name: [r, g, b] or "#rrggbb", ...}`, or `[{"name": ..., "color": ...}, ...]`, or what
+    `read_names` reads with a `palette`, where `ignore_color` may name the colour of `ignore_index`.
+    A name that comes again has several colours. Raw ids count the names from 0 (or are those of
+    the id2label).
+
+    Raises:
+        DataError: the file is not there or not of this form, or two names share a colour.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix != ".json":
+            return _table(_lines(text))
+        content = json.loads(text)
+        if isinstance(content, list):
+            return _table([(str(one["name"]), rgb(one["color"])) for one in content])
+        if "id2label" in content:
+            return _with_colors(_facts(content), content)
+        return _table([(str(name), rgb(color)) for name, color in content.items()])
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the colour table: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a table of colours ({error}). {COLORS_FORM}") from None
+
+
+def _facts(content: Mapping[str, Any]) -> NamesFile:
+    names = [str(name) for name in _listed(content["id2label"])]
+    palette = [rgb(color) for color in _listed(content.get("palette") or [])[: len(names)]]
+    ignored = content.get("ignore_index")
+    reduce_labels = bool(content.get("reduce_labels", False))
+    return NamesFile(names, palette, () if ignored is None else (int(ignored),), reduce_labels)
+
+
+def _with_colors(facts: NamesFile, content: Mapping[str, Any]) -> NamesFile:
+    """Take the palette for the colours of the label files."""
+    if len(facts.palette) != len(facts.names):
+        raise ValueError(f"its palette has {len(facts.palette)} colours, {len(facts.names)} names")
+    first = 1 if facts.reduce_labels else 0
+    colors = {color: first + k for k, color in enumerate(facts.palette)}
+    pairs = list(zip(facts.names, facts.palette, strict=True))
+    if content.get("ignore_color") is not None:
+        pairs.append(("ignore_color", rgb(content["ignore_color"])))
+        colors[pairs[-1][1]] = facts.ignored[0] if facts.ignored else (0 if first else 255)
+    _refuse_twins(pairs)
+    return NamesFile(facts.names, facts.palette, facts.ignored, facts.reduce_labels, colors)
+
+
+def _table(pairs: list[tuple[str, Color]]) -> NamesFile:
+    _refuse_twins(pairs)
+    found: dict[str, list[Color]] = {}
+    for name, color in pairs:
+        found.setdefault(name, []).append(color)
+    colors = {color: raw for raw, some in enumerate(found.values()) for color in some}
+    return NamesFile(list(found), [some[0] for some in found.values()], colors=colors)
+
+
+def _refuse_twins(pairs: list[tuple[str, Color]]) -> None:
+    owner: dict[Color, str] = {}
+    for name, color in pairs:
+        if owner.setdefault(color, name) != name:
+            raise ValueError(f"{owner[color]} and {name} have the colour {color}")
+
+
+def _lines(text: str) -> list[tuple[str, Color]]:
+    """Read the lines of a colour table."""
+    found: list[tuple[str, Color]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = _fields(line.strip())
+        if not fields or line.lstrip().startswith("#"):
+            continue
+        numbers = [field.isdecimal() for field in fields]
+        if not found and not any(numbers):  # column names
+            columns = "".join(field[0].lower() for field in fields if field.lower() in COLUMNS)
+            if columns == "rgb":
+                continue
+            raise ValueError(f"line {number} is {line.strip()!r}")
+        if len(fields) != 4 or numbers not in ([True] * 3 + [False], [False] + [True] * 3):
+            raise ValueError(f"line {number} is {line.strip()!r}")
+        name, parts = (fields[3], fields[:3]) if numbers[0] else (fields[0], fields[1:])
+        found.append((name, rgb([int(part) for part in parts])))
+    if not found:
+        raise ValueError("it is empty")
+    return found
+
+
+def _fields(line: str) -> list[str]:
+    """Cut a line into name and numbers, in either order."""
+    if match := CVAT.fullmatch(line):
+        return list(match.groups())
+    for comma in ",;":
+        if comma in line:
+            cells = next(csv.reader([line], delimiter=comma, skipinitialspace=True))
+            return [cell.strip() for cell in cells]
+    words = line.split()
+    first = words[:3]
+    if len(words) > 4 and all(word.isdecimal() for word in first):  # a name of several words
+        return [*first, " ".join(words[3:])]
+    if len(words) > 4 and not words[-4].isdecimal():
+        return [" ".join(words[:-3]), *words[-3:]]
+    return words
+
+
+def _listed(values: Any) -> list[Any]:
+    if isinstance(values, list):
+        return values
+    ordered = sorted((int(key), value) for key, value in values.items())
+    if [key for key, _ in ordered] != list(range(len(ordered))):
+        raise ValueError(
+            f"ids must be 0..{len(ordered) - 1} without a gap, found {[key for key, _ in ordered]}"
+        )
+    return [value for _, value in ordered]

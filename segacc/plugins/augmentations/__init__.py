@@ -1,0 +1,1 @@
+"""The built-in augmentations, a file for each family."""

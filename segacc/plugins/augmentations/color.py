@@ -1,0 +1,186 @@
+"""`color_jitter` and `grayscale`, and what all changes of colour share.
+
+A recipe is drawn as steps: (what, by how much), in their order. On the device they are fused into
+one affine map a picture; with `exact` they are done one after the other in the worker, each
+clamped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
+
+from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.plugins.augmentations.pairs import Pair, as_pair, chance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segacc.color_kernel import Matrix
+
+Step = tuple[str, float]
+"""`brightness` (factor), `offset` (grey levels), `contrast` (factor, about the mean grey value),
+`contrast_each` (factor, about each channel's mean), `saturation` (factor) or `hue` (share of the
+circle)."""
+OF_COLORS = ("saturation", "hue")
+"""Steps that a grey picture passes over."""
+
+
+class FusedColors:
+    """A BatchChange: all steps of a picture as one matrix, drawn in the worker.
+
+    What differs from doing them one by one: clamping comes once, at the end; saturation keeps the
+    grey value; hue turns about the axis of greys (YIQ). The mean that contrast needs is that of the
+    picture as it leaves the worker.
+    """
+
+    def __init__(self, draw_steps: Callable[[], Sequence[Step]]) -> None:
+        """Keep what draws the steps of one picture."""
+        self.draw_steps = draw_steps
+
+    def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
+        """Draw the matrix (3, 4) float32 of image (C, H, W) uint8."""
+        import torch
+
+        from segacc import color_kernel
+
+        steps = self.draw_steps()
+        if image.shape[0] < 3:
+            steps = [step for step in steps if step[0] not in OF_COLORS]
+        mean: Matrix | None = None
+        total = color_kernel.identity()
+        for name, amount in steps:
+            if name.startswith("contrast"):
+                mean = color_kernel.mean_color(image) if mean is None else mean
+                step = contrast_of(name, amount, color_kernel.moved(mean, total))
+            else:
+                step = getattr(color_kernel, name)(amount)
+            total = color_kernel.compose(total, step)
+        return torch.from_numpy(total).float()
+
+    def __call__(
+        self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
+    ) -> "tuple[Tensor, Tensor]":
+        """Change images (N, C, H, W) float32 by drawn (N, 3, 4) float32."""
+        from segacc import color_kernel
+
+        return color_kernel.apply(images, drawn), labels
+
+
+def contrast_of(name: str, factor: float, mean: "Matrix") -> "Matrix":
+    """Return the matrix of a step of contrast, for a picture of mean colour (3,)."""
+    from segacc import color_kernel
+
+    return color_kernel.contrast(
+        factor, mean if name == "contrast_each" else color_kernel.luma(mean)
+    )
+
+
+class OnColors:
+    """Call a change with the colours of a picture: the first three channels, or the only one."""
+
+    def __init__(self, change: Callable[..., Any]) -> None:
+        """Keep a change of images of one or three channels."""
+        self.change = change
+
+    def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
+        """Return image (C, H, W) uint8, its other channels and its label as they were."""
+        import torch
+
+        if image.shape[0] in (1, 3):
+            changed: Pair = self.change(image, label)
+            return changed
+        count = 3 if image.shape[0] > 3 else 1
+        colors, _ = self.change(as_pair(image[:count], label)[0], label)
+        return as_pair(torch.cat([colors, image[count:]]), label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitterOptions:
+    """Options of color_jitter."""
+
+    brightness: Annotated[float, Ge(0)] = 0.25
+    """Factor drawn from 1 - b to 1 + b."""
+    contrast: Annotated[float, Ge(0)] = 0.25
+    """Factor drawn from 1 - c to 1 + c."""
+    saturation: Annotated[float, Ge(0)] = 0.25
+    """Factor drawn from 1 - s to 1 + s."""
+    hue: Annotated[float, Ge(0), Le(0.5)] = 0.1
+    """Turn of the colour circle, drawn from -h to h; 0.5 is half a turn."""
+    exact: bool = False
+    """True: torchvision's own ColorJitter, in the worker. False: its four changes as one, on the
+    device; they differ where a change on the way leaves 0..255, and hue keeps the grey value."""
+
+
+class JitterSteps:
+    """Draws what torchvision's ColorJitter draws, in the same order."""
+
+    def __init__(self, options: ColorJitterOptions) -> None:
+        """Let torchvision read the ranges."""
+        self.jitter = jitter_of(options)
+
+    def __call__(self) -> list[Step]:
+        """Draw the order of the four and their amounts."""
+        drawn = self.jitter.make_params([])
+        names = ("brightness", "contrast", "saturation", "hue")
+        order = [names[place] for place in drawn["fn_idx"].tolist()]
+        steps = [(name, drawn[f"{name}_factor"]) for name in order]
+        return [(name, amount) for name, amount in steps if amount is not None]
+
+
+def jitter_of(options: ColorJitterOptions) -> Any:
+    """Build torchvision's ColorJitter."""
+    from torchvision.transforms import v2
+
+    return v2.ColorJitter(options.brightness, options.contrast, options.saturation, options.hue)
+
+
+def build_color_jitter(options: ColorJitterOptions, facts: Facts) -> Callable[..., Any]:
+    """Build the fused change, or torchvision's own."""
+    return OnColors(jitter_of(options)) if options.exact else FusedColors(JitterSteps(options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrayscaleOptions:
+    """Options of grayscale."""
+
+    p: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Probability of taking the colours out."""
+
+
+@dataclass(frozen=True)
+class GrayscaleSteps:
+    """Draws whether the colours go."""
+
+    p: float
+
+    def __call__(self) -> list[Step]:
+        """Draw one step or none."""
+        return [("saturation", 0.0)] if chance(self.p) else []
+
+
+def exact_in_worker(options: Any) -> str:
+    """Return where a change of colours runs: with `exact` in the worker."""
+    return "worker" if options.exact else "batch"
+
+
+@hookimpl
+def segacc_augmentations() -> list[Augmentation]:
+    """Register color_jitter and grayscale."""
+    return [
+        Augmentation(
+            name="color_jitter",
+            summary="random brightness, contrast, saturation and hue",
+            options=ColorJitterOptions,
+            build=build_color_jitter,
+            on=exact_in_worker,
+        ),
+        Augmentation(
+            name="grayscale",
+            summary="now and then a picture without its colours, in as many channels",
+            options=GrayscaleOptions,
+            build=lambda options, facts: FusedColors(GrayscaleSteps(options.p)),
+            on="batch",
+        ),
+    ]

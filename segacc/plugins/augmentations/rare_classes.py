@@ -1,0 +1,196 @@
+"""`rare_class_crop` and `copy_paste`: more of the classes that are seldom seen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCropOptions
+from segacc.plugins.augmentations.pairs import (
+    Another,
+    Pair,
+    as_pair,
+    chance,
+    check_range,
+    meeting,
+    paste,
+    plain,
+    resized,
+    uniform,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def shares_of(facts: Facts) -> tuple[float, ...]:
+    """Return each class's share of the labelled pixels; even ones where they are not known."""
+    return facts.class_shares or (1 / facts.num_classes,) * facts.num_classes
+
+
+def draw_classes(
+    present: Sequence[int], shares: Sequence[float], temperature: float, count: int = 1
+) -> list[int]:
+    """Draw different classes by rarity: exp((1 - share) / temperature), as DAFormer does.
+
+    Args:
+        present: the classes among which to draw.
+        shares: (K,) of all pixels.
+        temperature: the smaller, the more the rarest is preferred.
+        count: how many; all of them where there are fewer.
+    """
+    import torch
+
+    scores = torch.tensor([1 - shares[k] for k in present], dtype=torch.float64) / temperature
+    # Classes far above the rarest have a chance of 0 in numbers, but may have to be drawn.
+    chances = scores.softmax(0).clamp(min=1e-30)
+    drawn = torch.multinomial(chances, min(count, len(present)))
+    return [present[place] for place in drawn.tolist()]
+
+
+def classes_in(counts: "Tensor", num_classes: int) -> list[int]:
+    """List the classes that occur, from their counts (256,)."""
+    found: list[int] = counts[:num_classes].nonzero()[:, 0].tolist()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RareClassCropOptions(RandomScaleCropOptions):
+    """Options of rare_class_crop."""
+
+    temperature: Annotated[float, Gt(0)] = 0.01
+    """The smaller, the surer the rarest class of an image is the one to be shown."""
+    min_pixels: Annotated[int, Ge(1)] = 1500
+    """Pixels of it that a crop must show, up to ten tries; never more than half of those that the
+    scaled image has, nor than half of the crop."""
+
+
+class RareClassCrop(RandomScaleCrop):
+    """As random_scale_crop, but the crop shows a class that was drawn by rarity (DAFormer)."""
+
+    def __init__(self, options: RareClassCropOptions, facts: Facts) -> None:
+        """Keep the options."""
+        super().__init__(options, facts)
+        self.rare, self.shares = options, shares_of(facts)
+
+    def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Tensor], bool]":
+        """Draw the class, and accept a crop with enough of it that no class dominates."""
+        import torch
+
+        whole = torch.bincount(label.flatten(), minlength=256)
+        present = classes_in(whole, len(self.shares))
+        if not present:
+            return self.varied
+        [wanted] = draw_classes(present, self.shares, self.rare.temperature)
+        growth = scaled[0] * scaled[1] / label.numel()
+        half = min(int(whole[wanted]) * growth, self.crop[0] * self.crop[1]) / 2
+        least = min(self.rare.min_pixels, half) / growth
+
+        def shown(counts: "Tensor") -> bool:
+            return bool(counts[wanted] >= least) and self.varied(counts)
+
+        return shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyPasteOptions:
+    """Options of copy_paste."""
+
+    p: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Probability of pasting."""
+    temperature: Annotated[float, Gt(0)] = 0.01
+    """The smaller, the surer the rarest class of the other sample is the one that is pasted."""
+    classes: Annotated[int, Ge(1)] = 1
+    """How many rare classes of the other sample are pasted; rare is one with at most an even
+    share of all pixels."""
+    tries: Annotated[int, Ge(1), Le(20)] = 3
+    """Samples that are looked at until one has a rare class."""
+    flip: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Probability of mirroring what is pasted left and right."""
+    scale_min: Annotated[float, Gt(0)] = 0.75
+    """Smallest factor of the size of what is pasted."""
+    scale_max: Annotated[float, Gt(0)] = 1.25
+    """Largest factor of the size of what is pasted."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        check_range(self, "scale")
+
+
+class CopyPaste:
+    """Paste the pixels of rare classes of another sample, at a random place.
+
+    Copy-paste (Ghiasi et al. 2021) with classes for objects, drawn by rarity as in DAFormer.
+    """
+
+    def __init__(self, options: CopyPasteOptions, facts: Facts) -> None:
+        """Keep the options; find out which classes are rare."""
+        self.options, self.shares, self.ignore = options, shares_of(facts), facts.ignore_index
+        self.rare = [k for k, share in enumerate(self.shares) if share <= 1 / len(self.shares)]
+
+    def __call__(self, image: "Tensor", label: "Tensor", another: Another) -> Pair:
+        """Return image (C, H, W) uint8 and label (H, W), with what was pasted or as they were."""
+        if not chance(self.options.p) or (found := self._find(another)) is None:
+            return image, label
+        other, beside = self._varied(*found)
+        image, label = (one.clone() for one in plain(image, label))
+        mine, theirs = meeting(label, beside)
+        over = other[:, *theirs], beside[theirs]
+        pasted = paste((image[:, *mine], label[mine]), over, over[1] != self.ignore)
+        image[:, *mine], label[mine] = pasted
+        return as_pair(image, label)
+
+    def _find(self, another: Another) -> "tuple[Tensor, Tensor] | None":
+        """Return what encloses the drawn classes of a sample; all else of it is ignored."""
+        import torch
+
+        for _ in range(self.options.tries):
+            image, label = plain(*another())
+            counts = torch.bincount(label.flatten(), minlength=256)
+            present = [k for k in classes_in(counts, len(self.shares)) if k in self.rare]
+            if not present:
+                continue
+            o = self.options
+            drawn = draw_classes(present, self.shares, o.temperature, o.classes)
+            kept = torch.isin(label, torch.tensor(drawn, dtype=label.dtype))
+            box = span(kept.any(1)), span(kept.any(0))
+            return image[:, *box], label.where(kept, self.ignore)[box]
+        return None
+
+    def _varied(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Mirror and resize what is pasted, at random."""
+        if chance(self.options.flip):
+            image, label = image.flip(-1), label.flip(-1)
+        scale = uniform(self.options.scale_min, self.options.scale_max)
+        tall, wide = (max(1, round(side * scale)) for side in label.shape)
+        return plain(*resized(*as_pair(image, label), (tall, wide)))
+
+
+def span(marks: "Tensor") -> slice:
+    """Return the slice from the first to the last mark of (L,) bool."""
+    places = marks.nonzero()[:, 0]
+    return slice(int(places[0]), int(places[-1]) + 1)
+
+
+@hookimpl
+def segacc_augmentations() -> list[Augmentation]:
+    """Register rare_class_crop and copy_paste."""
+    return [
+        Augmentation(
+            name="rare_class_crop",
+            summary="random_scale_crop that shows a rare class of the image",
+            options=RareClassCropOptions,
+            build=RareClassCrop,
+            wants_shares=True,
+        ),
+        Augmentation(
+            name="copy_paste",
+            summary="pixels of rare classes of another sample, at a random place",
+            options=CopyPasteOptions,
+            build=CopyPaste,
+            partners=True,
+            wants_shares=True,
+        ),
+    ]

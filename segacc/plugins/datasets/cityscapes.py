@@ -1,0 +1,109 @@
+"""`cityscapes`: street scenes of 50 cities, 19 classes (Cordts et al., CVPR 2016)."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from segacc.errors import DataError
+from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
+from segacc.label_edits import edit
+from segacc.labels import IGNORE, LabelMap
+from segacc.plugins.datasets.files import (
+    expect_folders,
+    expect_labels,
+    listing,
+    open_root,
+    pairs,
+)
+from segacc.plugins.datasets.tables import table
+
+WHERE = "--dataset cityscapes"
+FINE = {"train": ("train", "gtFine"), "validation": ("val", "gtFine")}
+"""A split inside segacc, the folder of its images, the folder of its labels. The labels of
+gtFine/test are dummies, all ignored: their truth is kept by the benchmark's server."""
+COARSE = {
+    "train": ("train", "gtCoarse"),
+    "train_extra": ("train_extra", "gtCoarse"),
+    "validation": ("val", "gtFine"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CityscapesOptions:
+    """Options of cityscapes."""
+
+    root: Path
+    """Holds leftImg8bit/ and gtFine/, each with train/CITY/ and val/CITY/; the split test is left
+    out, since nobody but the benchmark's server has its labels."""
+    labels: Literal["labelIds", "labelTrainIds"] = "labelIds"
+    """Which files are read: those that are downloaded, or those that csCreateTrainIdLabelImgs
+    makes; both give the same classes."""
+    coarse: bool = False
+    """True: train on gtCoarse, whose 19998 further images are the split train_extra; validation
+    stays on gtFine."""
+    map: Path | dict[str, Any] | None = None
+    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
+
+
+def build_cityscapes(options: CityscapesOptions) -> DataSplits:
+    """Pair CITY/X_leftImg8bit.png with CITY/X_gtFine_labelIds.png; the ids are X.
+
+    Raises:
+        DataError: no such folders, a city without labels, or a split without any.
+    """
+    root = open_root(options.root, WHERE)
+    layout = COARSE if options.coarse else FINE
+    needed = sorted({kind for _, kind in layout.values()})
+    expect_folders(WHERE, root, ("leftImg8bit", *needed))
+    splits = {}
+    for split, (folder, kind) in layout.items():
+        images = root / "leftImg8bit" / folder
+        if images.is_dir():
+            splits[split] = _cities(images, root / kind / folder, f"_{kind}_{options.labels}")
+    if not splits:
+        folders = " or ".join(f"{folder}/" for folder, _ in layout.values())
+        images = root / "leftImg8bit"
+        raise DataError(f"{WHERE}: {images} must hold {folders}; it holds {listing(images)}.")
+    labels = edit(_labels(options.labels), options.map, f"{WHERE}: map")
+    return DataSplits(splits, labels, crop_size=(512, 1024))
+
+
+def _cities(images: Path, labels: Path, ending: str) -> list[Sample]:
+    samples: list[Sample] = []
+    for city in sorted(path for path in images.iterdir() if path.is_dir()):
+        if not (labels / city.name).is_dir():
+            raise DataError(f"{WHERE}: {city} has no folder of labels beside it in {labels}.")
+        found = pairs(
+            city, labels / city.name, image_ending="_leftImg8bit", label_endings=(ending,)
+        )
+        expect_labels(WHERE, found)
+        samples += found
+    if not samples:
+        raise DataError(
+            f"{WHERE}: {images} must hold a folder for each city; it holds {listing(images)}."
+        )
+    return samples
+
+
+def _labels(kind: str) -> LabelMap:
+    """Send the 34 ids of labelIds, or the 19 of labelTrainIds, to the 19 classes."""
+    rows = table("cityscapes")["labels"]
+    kept = [row for row in rows if row[2] != IGNORE]  # in the order of their trainIds
+    names, palette = [row[1] for row in kept], [row[3] for row in kept]
+    train_ids = LabelMap.plain(names, palette=palette)
+    if kind == "labelTrainIds":
+        return train_ids
+    return replace(train_ids, classes={**{raw: k for raw, _, k, _ in rows}, IGNORE: IGNORE})
+
+
+@hookimpl
+def segacc_datasets() -> list[Dataset]:
+    """Register cityscapes."""
+    return [
+        Dataset(
+            name="cityscapes",
+            summary="Cityscapes' 19 classes, from leftImg8bit/ with gtFine/ or gtCoarse/",
+            options=CityscapesOptions,
+            build=build_cityscapes,
+        )
+    ]

@@ -1,0 +1,226 @@
+"""What the data sets on disk share: finding folders, pairing files, telling what is there."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from segacc.errors import DataError
+from segacc.hookspecs import Sample
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+"""A split's name inside segacc, and what folders call it."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+
+
+def open_root(root: Path, where: str) -> Path:
+    """Return the folder that was typed as `root`, with `~` expanded.
+
+    Raises:
+        DataError: it is not a folder; the text starts with `where`, as in `--dataset folder`.
+    """
+    folder = root.expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{where}: root={root} is not a folder (looked in {folder.resolve()}).")
+    return folder
+
+
+def first_folder(parent: Path, called: tuple[str, ...]) -> Path | None:
+    """Return the folder in `parent` whose name, in lower case, is the first found of `called`."""
+    here = {path.name.lower(): path for path in parent.iterdir() if path.is_dir()}
+    return next((here[name] for name in called if name in here), None)
+
+
+def listing(folder: Path) -> str:
+    """Tell the first eight names in a folder, for an error."""
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "nothing"
+
+
+def expect_folders(where: str, root: Path, needed: tuple[str, ...]) -> None:
+    """Refuse a folder that lacks what its data set is known by.
+
+    Raises:
+        DataError: one of the folders `needed`, relative to `root`, is not there.
+    """
+    if not all((root / name).is_dir() for name in needed):
+        wanted = ", ".join(f"{name}/" for name in needed[:-1]) + f" and {needed[-1]}/"
+        raise DataError(f"{where}: {root} must hold {wanted}; it holds {listing(root)}.")
+
+
+def by_stem(folder: Path, suffixes: tuple[str, ...], *, ending: str = "") -> dict[str, Path]:
+    """Name the files of a folder by their stems, in order of the file names.
+
+    Args:
+        folder: its files are looked at, those in its folders not.
+        suffixes: in lower case; files of others are passed over.
+        ending: of a stem, as `_L` in NAME_L.png: it is cut off, and files without it are passed
+            over.
+
+    Raises:
+        DataError: two files have one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        hidden = path.name.startswith(".")  # macOS leaves `._NAME.jpg` beside files
+        if path.suffix.lower() in suffixes and path.stem.endswith(ending) and not hidden:
+            stem = path.stem.removesuffix(ending)
+            if stem in found:
+                raise DataError(
+                    f"{folder}: {found[stem].name} and {path.name} have one stem; keep one of them."
+                )
+            found[stem] = path
+    return found
+
+
+def pairs(
+    image_folder: Path,
+    label_folder: Path,
+    *,
+    image_ending: str = "",
+    label_endings: tuple[str, ...] = ("",),
+) -> list[Sample]:
+    """Pair the pictures of a folder with the labels of the same stem, in order of the file names.
+
+    A missing label is found out when the sample is read, where `skip_unreadable` can pass over it.
+
+    Args:
+        image_folder: the stems of its pictures, without `image_ending`, are the ids.
+        label_folder: of the labels, whose stems are those ids and an ending.
+        image_ending: of a picture's stem, as `_leftImg8bit`.
+        label_endings: of a label's stem, as `_L`; of several, the first that any label has.
+
+    Raises:
+        DataError: no picture, two files of one stem, or JPEG labels.
+    """
+    images = by_stem(image_folder, IMAGE_SUFFIXES, ending=image_ending)
+    if not images:
+        ends = ", ".join(f"{image_ending}{suffix}" for suffix in IMAGE_SUFFIXES)
+        raise DataError(f"{image_folder}: the split is empty: no file ends in {ends}.")
+    return with_labels(images, label_folder, endings=label_endings)
+
+
+def with_labels(
+    images: Mapping[str, Path], label_folder: Path, *, endings: tuple[str, ...] = ("",)
+) -> list[Sample]:
+    """Give each picture the label of the same stem; see `pairs`.
+
+    Raises:
+        DataError: two labels of one stem, or JPEG labels.
+    """
+    found = {ending: by_stem(label_folder, LABEL_SUFFIXES, ending=ending) for ending in endings}
+    ending = next((end for end in endings if not found[end].keys().isdisjoint(images)), endings[0])
+    jpegs = by_stem(label_folder, (".jpg", ".jpeg"), ending=ending)
+    if lossy := next((path for stem, path in jpegs.items() if stem in images), None):
+        raise DataError(
+            f"{lossy}: labels must be PNG or another lossless format: JPEG changes the ids. Export "
+            "the labels again."
+        )
+    return [
+        Sample(path, found[ending].get(stem, label_folder / f"{stem}{ending}.png"), stem)
+        for stem, path in images.items()
+    ]
+
+
+def split_pairs(
+    where: str,
+    images: Path,
+    labels: Path,
+    called: Mapping[str, tuple[str, ...]],
+    *,
+    label_endings: tuple[str, ...] = ("",),
+) -> dict[str, list[Sample]]:
+    """Pair the folders of the splits in `images` with those in `labels`.
+
+    Args:
+        where: what errors start with.
+        images: holds a folder of pictures for each split.
+        labels: holds a folder of labels for each split.
+        called: split -> names of its folder in lower case.
+        label_endings: see `pairs`.
+
+    Raises:
+        DataError: no split, one without a folder of labels or without any label; see `pairs`.
+    """
+    found = {}
+    for split, names in called.items():
+        pair = first_folder(images, names), first_folder(labels, names)
+        if pair[0] and not pair[1]:
+            raise DataError(f"{where}: {pair[0]} has no folder of labels beside it in {labels}.")
+        if pair[0] and pair[1]:
+            found[split] = pairs(pair[0], pair[1], label_endings=label_endings)
+            expect_labels(where, found[split])
+    if not found:
+        wanted = " or ".join(names[0] for names in called.values())
+        raise DataError(
+            f"{where}: {images} has no folder named {wanted}; it holds {listing(images)}."
+        )
+    return found
+
+
+def expect_labels(where: str, samples: Iterable[Sample]) -> None:
+    """Refuse samples of which none has its label.
+
+    Raises:
+        DataError: so.
+    """
+    paths = [sample.label for sample in samples if isinstance(sample.label, Path)]
+    if paths and not any(path.is_file() for path in paths):
+        raise DataError(
+            f"{where}: none of the split's images ({len(paths)}) has its label, as {paths[0]}; "
+            f"that folder holds {listing(paths[0].parent)}."
+        )
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not empty, without the space around them.
+
+    Raises:
+        DataError: the file cannot be read, or has no line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"{path}: cannot read the list: {reason}.") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path}: the list is empty; expected one name a line.")
+    return lines
+
+
+def listed(path: Path, images: Mapping[str, Path], image_folder: Path) -> dict[str, Path]:
+    """Choose the pictures that a list names, in its order.
+
+    A line is a stem, a file name or a path; of several in a line, the first counts.
+
+    Args:
+        path: of the list.
+        images: by stem.
+        image_folder: where they lie, for the error.
+
+    Raises:
+        DataError: the list cannot be read, is empty, names one twice or one that is not there.
+    """
+    stems = [_named(line, images) for line in read_lines(path)]
+    if gone := [stem for stem in stems if stem not in images]:
+        told = ", ".join(gone[:4]) + (" ..." if len(gone) > 4 else "")
+        raise DataError(
+            f"{path}: {len(gone)} of its {len(stems)} names have no image in {image_folder}: "
+            f"{told}. Is a part of the data missing?"
+        )
+    if len(set(stems)) < len(stems):
+        again = next(stem for place, stem in enumerate(stems) if stem in stems[:place])
+        raise DataError(f"{path}: {again} is listed twice; keep one line of each.")
+    return {stem: images[stem] for stem in stems}
+
+
+def _named(line: str, images: Mapping[str, Path]) -> str:
+    """Return the stem that a line means; of a name with spaces, that of the whole line."""
+    stems = [(Path(text).name, Path(text).stem) for text in (line.split()[0], line)]
+    known = [name for both in stems for name in both if name in images]
+    return known[0] if known else stems[0][1]

@@ -1,0 +1,216 @@
+"""`folder`: pictures and labels in folders on disk, or named by list files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segacc.errors import DataError
+from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
+from segacc.label_edits import edit
+from segacc.plugins.datasets.files import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    by_stem,
+    first_folder,
+    listed,
+    listing,
+    open_root,
+)
+from segacc.plugins.datasets.folder_labels import in_root, label_map
+from segacc.plugins.datasets.folder_layout import (
+    SPLIT,
+    WHERE,
+    Layout,
+    label_place,
+    labelled,
+    template,
+)
+from segacc.plugins.datasets.folder_lists import images_of_rows, rows, samples_of_rows
+
+LABEL_FOLDERS = ("annotations", "labels", "masks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """Options of folder."""
+
+    root: Path
+    """Holds `images/<split>/` and `annotations/<split>/` (or `labels/`, `masks/`), or `<split>/`
+    with these inside. A split is called train, val, test or by a usual other name; without splits,
+    the pictures in `images/` are the split train."""
+    images: str | None = None
+    """Other folder of the images in `root`, as in `images=rgb` for `rgb/<split>/`; where the split
+    comes first, SPLIT stands for it, as in `images=SPLIT/rgb`."""
+    labels: str | None = None
+    """Other folder of the labels in `root`, in the same way, as in `labels=SPLITannot`."""
+    image_suffix: str = ""
+    """What follows the common part of an image's name, as in `image_suffix=_sat`: NAME_sat.jpg."""
+    label_suffix: str = ""
+    """What follows an image's name in its label's, as in `label_suffix=_mask`: NAME_mask.png."""
+    annotator: str | None = None
+    """Whose labels are taken of several people's: those in `annotations/<split>/NAME/`, in
+    `annotations/NAME/<split>/`, or in files that end in `_NAME`."""
+    train: Path | None = None
+    """List of the training samples: a line has the paths of image and label in `root`, or the name
+    of an image."""
+    validation: Path | None = None
+    """List of the validation samples."""
+    test: Path | None = None
+    """List of the test samples."""
+    names: Path | None = None
+    """Class names: a text file with one a line, or JSON; default: `classes.json` in `root`."""
+    colors: Path | None = None
+    """Colour table, for labels that hold colours, and class names: lines of `name,r,g,b` or
+    `r g b name`, or JSON, also `classes.json` with a palette. Raw ids are the places of the names.
+    """
+    binary: bool = False
+    """True: labels hold 0, the background, and one other value or colour, whichever it is."""
+    ignore: tuple[int, ...] = ()
+    """Raw label ids that count for nothing, as in `ignore=11` or `ignore=0/11`; 255 always does."""
+    reduce_labels: bool | None = None
+    """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: classes.json's."""
+    map: Path | dict[str, Any] | None = None
+    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
+
+    def __post_init__(self) -> None:
+        """Refuse options of which one says what the other says."""
+        if self.binary and (self.colors is not None or self.reduce_labels):
+            raise ValueError("binary=true finds the values itself; leave colors, reduce_labels out")
+        if self.colors is not None and (self.names is not None or self.reduce_labels is not None):
+            raise ValueError("colors names the classes too; leave names, reduce_labels out")
+
+
+def build_folder(options: FolderOptions) -> DataSplits:
+    """Pair the pictures of each split with their labels, and read what the labels mean.
+
+    Raises:
+        SegaccError: no such folder, no class names, no split, a split without labels, or a list,
+            colour table or edit that is not what it should be.
+    """
+    root = open_root(options.root, WHERE)
+    lists = {split: in_root(root, getattr(options, split)) for split in SPLITS}
+    layout = _layout(options, root, needed=not any(lists.values()))
+    found: dict[str, list[Sample]] = {}
+    for split, path in lists.items():
+        samples = _from_list(layout, split, path) if path else _from_folders(layout, split)
+        if samples is not None:
+            found[split] = samples
+    found = found or _without_splits(layout)
+    labels = label_map(options, root, found)
+    return DataSplits(found, edit(labels, _edits(options, root), f"{WHERE}: map"))
+
+
+def _edits(options: FolderOptions, root: Path) -> Path | Mapping[str, Any] | None:
+    return in_root(root, options.map) if isinstance(options.map, Path) else options.map
+
+
+def _layout(options: FolderOptions, root: Path, *, needed: bool) -> Layout:
+    """Find where images and labels lie; `needed` is False where lists may name all files."""
+    images, labels = options.images or "images", options.labels
+    if options.images is None and labels is None and not (root / images).is_dir():
+        for names in SPLITS.values():
+            place = first_folder(root, names)
+            kind = next((k for k in LABEL_FOLDERS if place and (place / k).is_dir()), None)
+            if place and kind and (place / images).is_dir():
+                images, labels = f"{SPLIT}/{images}", f"{SPLIT}/{kind}"
+                break
+    if labels is None:
+        labels = next((k for k in LABEL_FOLDERS if (root / k).is_dir()), LABEL_FOLDERS[0])
+    layout = Layout(
+        root=root,
+        images=template(images),
+        labels=template(labels),
+        image_suffix=options.image_suffix,
+        label_suffix=options.label_suffix,
+        annotator=options.annotator,
+    )
+    if needed:
+        _check(layout, options)
+    return layout
+
+
+def _check(layout: Layout, options: FolderOptions) -> None:
+    for key in ("images", "labels"):
+        folder = layout.fixed(getattr(layout, key))
+        if folder.is_dir():
+            continue
+        if (given := getattr(options, key)) is not None:
+            raise DataError(
+                f"{WHERE}: {key}={given}: {folder} is not a folder; {layout.root} holds "
+                f"{listing(layout.root)}."
+            )
+        raise DataError(
+            f"{WHERE}: {layout.root} must hold images/<split>/ and annotations/<split>/ (or "
+            "labels/, masks/), or <split>/ with these inside; it holds "
+            f"{listing(layout.root)}. images= and labels= name other folders."
+        )
+
+
+def _from_folders(layout: Layout, split: str) -> list[Sample] | None:
+    """Pair a split's folders; None where there is no folder of its images."""
+    images = layout.find(layout.images, split)
+    if images is None:
+        return None
+    place = label_place(layout, split, images)
+    return labelled(layout, _pictures(layout, images), images, place)
+
+
+def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
+    """Read the samples that a list names, by the paths of both files or by the image's name."""
+    images = layout.find(layout.images, split) or layout.fixed(layout.images)
+    found = rows(path, layout.root, images)
+    if len(found[0]) == 2:
+        return samples_of_rows(path, found, layout.root)
+    if all((layout.root / name).is_file() for (name,) in found):
+        chosen = images_of_rows(path, found, layout.root, ending=layout.image_suffix)
+    elif images.is_dir():
+        chosen = listed(path, _pictures(layout, images), images)
+    else:
+        raise DataError(
+            f"{path}: the images that it names must be in {images}, which is not a folder, or be "
+            f"paths in {layout.root}."
+        )
+    place = label_place(layout, split, images)
+    return labelled(layout, chosen, images, place)
+
+
+def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
+    """Take the pictures that lie in the folder of the images itself for the training split."""
+    images = layout.fixed(layout.images)
+    flat = layout.images.endswith(f"/{SPLIT}") and by_stem(images, IMAGE_SUFFIXES)
+    if flat:
+        place = label_place(layout, "train", images)
+        return {"train": labelled(layout, _pictures(layout, images), images, place)}
+    called = "train, validation or test (or training, val, valid, dev, eval, testing)"
+    if layout.images.endswith(f"/{SPLIT}"):
+        raise DataError(
+            f"{WHERE}: {images} has no folder named {called}; it holds {listing(images)}."
+        )
+    raise DataError(
+        f"{WHERE}: {layout.root} has no folder {layout.images} where SPLIT is {called}; "
+        f"{images} holds {listing(images)}."
+    )
+
+
+def _pictures(layout: Layout, folder: Path) -> dict[str, Path]:
+    """Name the pictures of a folder by their stems, without the suffix of images."""
+    ending = layout.image_suffix
+    found = by_stem(folder, IMAGE_SUFFIXES, ending=ending)
+    if not found:
+        ends = ", ".join(f"{ending}{suffix}" for suffix in IMAGE_SUFFIXES)
+        raise DataError(f"{folder}: the split is empty: no file ends in {ends}.")
+    return found
+
+
+@hookimpl
+def segacc_datasets() -> list[Dataset]:
+    """Register folder."""
+    return [
+        Dataset(
+            name="folder",
+            summary="images/<split>/ and annotations/<split>/ on disk, paired by file stem",
+            options=FolderOptions,
+            build=build_folder,
+        ),
+    ]

@@ -1,0 +1,245 @@
+"""What `hub` finds on disk: parquet files, image folders with metadata, and saved data sets."""
+
+import glob
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from segacc.errors import DataError, OptionError
+from segacc.plugins.datasets.files import listing
+from segacc.plugins.datasets.hub_splits import WHERE, by_name, by_split
+
+NAMES_FILES = ("id2label.json", "classes.json", "classes.txt")
+"""What a file of class names beside the data is called."""
+
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""What `datasets` calls the table that pairs the files of an image folder."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A data set before its columns are looked at."""
+
+    what: str
+    """As it was typed: `path=FOLDER` or `id=USER/NAME`."""
+    splits: Mapping[str, Callable[[], Any]]
+    """By name, in datasets' order: what returns the datasets.Dataset."""
+    find_names: Callable[[], Path | None]
+    """Finds a file of class names beside the data."""
+    roots: tuple[Path, ...] = field(default=())
+    """Folders that the paths in its rows may be relative to."""
+
+
+@contextmanager
+def quiet_datasets(**more: Any) -> Iterator[None]:
+    """Keep `datasets` from drawing bars, from talking, and from asking for what no one needs.
+
+    What it does not ask: its download counter, which data on disk need not wait for, and the
+    dataset viewer, which knows no more than the files say.
+
+    Args:
+        more: other values of `datasets.config`.
+    """
+    import datasets
+
+    wanted = {"HF_UPDATE_DOWNLOAD_COUNTS": False, "USE_PARQUET_EXPORT": False, **more}
+    kept = {name: getattr(datasets.config, name, None) for name in wanted}
+    level, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    free = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is None  # the user did not say
+    for name, value in wanted.items():
+        setattr(datasets.config, name, value)
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    if bars and free:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if bars and free:
+            datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(level)
+        for name, value in kept.items():
+            setattr(datasets.config, name, value)
+
+
+def read(what: str, call: Callable[[], Any]) -> Any:
+    """Call `datasets`.
+
+    Raises:
+        DataError: what it said when it failed.
+    """
+    try:
+        return call()
+    except Exception as error:  # what its readers raise is anything
+        if "scripts are no longer supported" in str(error):
+            raise DataError(script_text(what, str(error).split()[-1])) from None
+        text = reason(error)
+        hint = " Choose with config=NAME." if "config" in text.lower() else ""
+        raise DataError(f"{WHERE}: {what} cannot be loaded: {text}.{hint}") from None
+
+
+def reason(error: BaseException) -> str:
+    """Tell an error in one line; of one that only says that there was another, that."""
+    if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split("\nExample")[0].split())
+    return (text[:400] or type(error).__name__).rstrip(".")
+
+
+def script_text(what: str, script: str) -> str:
+    """Say that a data set is a program, and which ways work in its place."""
+    converted = "revision=refs/convert/parquet, if the Hub has converted it; "
+    return (
+        f"{WHERE}: {what} is a script ({script}), which datasets no longer runs since version 4. "
+        f"What works: {converted if what.startswith('id=') else ''}a copy of it in parquet, from "
+        "the Hub (id=USER/NAME) or on disk (path=FOLDER); the pictures and labels themselves, with "
+        "`--dataset folder:root=FOLDER`; for scene_parse_150, which is ADE20K, "
+        "`--dataset ade20k:root=ADEChallengeData2016`."
+    )
+
+
+def from_path(path: Path, config: str | None) -> Loaded:
+    """Open a folder, a parquet file, or the files that a pattern matches.
+
+    Args:
+        path: as it was typed.
+        config: the configuration to choose in a folder whose README.md lists some.
+
+    Raises:
+        DataError: there is nothing, or nothing of a kind that can be read. OptionError: `config`
+            chooses among nothing.
+    """
+    what, place = f"path={path}", path.expanduser()
+    if place.is_dir():
+        return from_folder(place, what, config)
+    root, files = (place.parent, [place]) if place.is_file() else _matches(place)
+    if not files:
+        raise DataError(
+            f"{WHERE}: {what} is no folder, no file, and no pattern that matches files (looked at "
+            f"{place.resolve()})."
+        )
+    if scripts := [file for file in files if file.suffix == ".py"]:
+        raise DataError(script_text(what, scripts[0].name))
+    if others := [file for file in files if file.suffix.lower() != ".parquet"]:
+        raise DataError(
+            f"{WHERE}: {what}: {others[0].name} is not a parquet file. Right is a parquet file, a "
+            "pattern such as data/*.parquet, or a folder."
+        )
+    _refuse_config(config, what)
+    return _parquet(files, root, what)
+
+
+def _matches(pattern: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that a pattern starts in, and the files that it matches, sorted."""
+    fixed = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    root, rest = Path(*fixed), pattern.parts[len(fixed) :]
+    found = root.glob(str(Path(*rest))) if rest else ()
+    return root, sorted(path for path in found if path.is_file())
+
+
+def from_folder(folder: Path, what: str, config: str | None) -> Loaded:
+    """Open a folder by what it holds; see `from_path`."""
+    import datasets
+
+    if _is_saved(folder):
+        _refuse_config(config, what)
+        saved = read(what, lambda: datasets.load_from_disk(str(folder)))
+        return Loaded(what, by_name(saved), partial(names_beside, folder), (folder,))
+    if _has_configs(folder):
+        call = partial(datasets.load_dataset, str(folder.absolute()), config)
+        return Loaded(what, by_name(read(what, call)), partial(names_beside, folder), (folder,))
+    _refuse_config(config, what)
+    if tables := _metadata(folder):
+        groups = by_split(tables, folder, what, by_file=False)
+        return _loaded("imagefolder", groups, folder, what)
+    if files := _visible(folder, folder.rglob("*.parquet")):
+        return _parquet(files, folder, what)
+    if script := _script(folder):
+        raise DataError(script_text(what, script.name))
+    raise DataError(
+        f"{WHERE}: {what} holds no parquet file, no metadata.jsonl (or .csv) that pairs pictures "
+        f"and labels, and nothing that save_to_disk wrote; it holds {listing(folder)}. Pictures "
+        f"and labels in folders of their own are read by `--dataset folder:root={folder}`."
+    )
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _has_configs(folder: Path) -> bool:
+    """Tell whether README.md says which files belong to which split, as on the Hub."""
+    from huggingface_hub import metadata_load
+
+    try:
+        card = metadata_load(folder / "README.md")
+    except Exception:  # there is none, or it is not of the Hub's form
+        return False
+    return bool(card and card.get("configs"))
+
+
+def _refuse_config(config: str | None, what: str) -> None:
+    if config is not None:
+        raise OptionError(f"{WHERE}: config={config}: {what} lists no configurations in README.md.")
+
+
+def _metadata(folder: Path) -> list[Path]:
+    """List the metadata tables of an image folder and of the folders of its splits."""
+    patterns = [f"{above}{name}" for above in ("", "*/", "*/*/") for name in METADATA_FILES]
+    return _visible(folder, (path for pattern in patterns for path in folder.glob(pattern)))
+
+
+def _visible(folder: Path, found: Iterable[Path]) -> list[Path]:
+    """Sort paths; leave out those with a part that is hidden."""
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    )
+
+
+def _script(folder: Path) -> Path | None:
+    """Find a loading script, as data sets had them up to datasets 3."""
+    mine = [folder / f"{folder.resolve().name}.py", *sorted(folder.glob("*.py"))]
+    return next((file for file in mine if file.is_file() and _builds(file)), None)
+
+
+def _builds(file: Path) -> bool:
+    return "BasedBuilder" in file.read_text(encoding="utf-8", errors="replace")
+
+
+def _parquet(files: Sequence[Path], root: Path, what: str) -> Loaded:
+    return _loaded("parquet", by_split(files, root, what), root, what)
+
+
+def _loaded(kind: str, groups: Mapping[str, list[Path]], root: Path, what: str) -> Loaded:
+    """Leave each split to be read by itself, for only one may be wanted, or their columns differ.
+
+    Args:
+        kind: datasets' name of the reader.
+        groups: files by split.
+        root: the folder, or the one that holds the files.
+        what: was typed.
+    """
+    splits = {
+        name: partial(read, what, partial(_read_files, kind, files))
+        for name, files in groups.items()
+    }
+    parents = [file.parent for files in groups.values() for file in files]
+    roots = tuple(dict.fromkeys([root, *parents]))
+    return Loaded(what, splits, partial(names_beside, root), roots)
+
+
+def _read_files(kind: str, files: Sequence[Path]) -> Any:
+    import datasets
+
+    names = [glob.escape(str(file.absolute())) for file in files]
+    return datasets.load_dataset(kind, data_files=names, split="train")
+
+
+def names_beside(folder: Path) -> Path | None:
+    """Find a file of class names in a folder."""
+    return next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)

@@ -1,0 +1,189 @@
+"""What `hub` fetches from the Hugging Face Hub, or finds in the cache when that is out of reach."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segacc.errors import DataError, OptionError, SegaccError
+from segacc.plugins.datasets.hub_files import (
+    NAMES_FILES,
+    Loaded,
+    quiet_datasets,
+    read,
+    reason,
+    script_text,
+)
+from segacc.plugins.datasets.hub_splits import WHERE, by_name
+
+TIMEOUT = 5.0
+"""Seconds that the Hub may take to answer before it counts as out of reach."""
+
+CONVERTED = "refs/convert/parquet"
+"""The branch on which the Hub keeps what it has converted: CONFIG/SPLIT/0000.parquet."""
+
+
+def from_hub(hub_id: str, config: str | None, revision: str | None) -> Loaded:
+    """Fetch a data set, all of its splits.
+
+    Args:
+        hub_id: USER/NAME.
+        config: the configuration to choose where there are several.
+        revision: branch, tag or commit.
+
+    Raises:
+        DataError: the Hub has no such data set, it is a script, or the Hub cannot be reached and
+            the cache does not have it. OptionError: `hub_id` is no Hub id, or no configuration is
+            chosen of several.
+    """
+    what = f"id={hub_id}"
+    try:
+        hub_id, files = listed(hub_id, revision)
+    except SegaccError:
+        raise
+    except Exception as error:  # offline, a Hub in trouble, or what its HTTP library raises
+        data = _cached(hub_id, config, revision, type(error).__name__)
+        find = partial(_fetch_names, hub_id, revision, only_cached=True)
+        return Loaded(what, by_name(data), find)
+    if (script := f"{hub_id.split('/')[-1]}.py") in files:
+        raise DataError(script_text(what, script))
+    folder = _converted(what, files, config) if revision == CONVERTED else None
+    data = read(what, lambda: _load(hub_id, None if folder else config, folder, revision))
+    return Loaded(what, by_name(data), partial(_fetch_names, hub_id, revision))
+
+
+def listed(hub_id: str, revision: str | None) -> tuple[str, list[str]]:
+    """Return the id as the Hub writes it, and the files there; see that it gives them out.
+
+    Raises:
+        SegaccError: it has none to give. Any other error: it is out of reach.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        found = HfApi().dataset_info(hub_id, revision=revision, timeout=TIMEOUT)
+        files = [file.rfilename for file in found.siblings or []]
+        if files:
+            knock(found.id, files[0], revision)
+        return found.id, files
+    except HFValidationError:
+        raise OptionError(
+            f"{WHERE}: id={hub_id} is no Hub id, which has the form USER/NAME. Files on disk are "
+            f"read with path={hub_id}."
+        ) from None
+    except GatedRepoError:
+        raise DataError(
+            f"{WHERE}: id={hub_id} is only given to whom its owners let in: ask on "
+            f"https://huggingface.co/datasets/{hub_id}, then log in with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise DataError(
+            f"{WHERE}: the Hub has no data set {hub_id}, or it is private. Check the name, or log "
+            f"in with `hf auth login`. Files on disk are read with path={hub_id}."
+        ) from None
+    except RevisionNotFoundError:
+        raise DataError(f"{WHERE}: id={hub_id} has no revision {revision}.") from None
+
+
+def knock(hub_id: str, file: str, revision: str | None) -> None:
+    """Ask the Hub's file store for the first byte of a file, which a firewall may never answer."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+    url = hf_hub_url(hub_id, file, repo_type="dataset", revision=revision)
+    with get_session().stream(
+        "GET", url, headers=build_hf_headers(), timeout=TIMEOUT, follow_redirects=True
+    ) as answer:
+        hf_raise_for_status(answer)
+
+
+def _load(hub_id: str, config: str | None, folder: str | None, revision: str | None) -> Any:
+    import datasets
+
+    return datasets.load_dataset(hub_id, config, data_dir=folder, revision=revision)
+
+
+def _converted(what: str, files: Sequence[str], config: str | None) -> str:
+    """Choose the folder of a configuration among those that the Hub has converted."""
+    folders = sorted({name.split("/")[0] for name in files if name.endswith(".parquet")})
+    if config is None and len(folders) == 1:
+        return folders[0]
+    if config not in folders:
+        given = f"there is no configuration {config}" if config else "there are several to choose"
+        raise OptionError(
+            f"{WHERE}: {what},revision={CONVERTED}: {given}; say config=NAME. There is "
+            f"{', '.join(folders) or 'none'}."
+        )
+    return config
+
+
+def _cached(hub_id: str, config: str | None, revision: str | None, trouble: str) -> Any:
+    """Load what an earlier call left in the cache of `datasets`.
+
+    Raises:
+        DataError: it left nothing, or another revision.
+    """
+    folder = config if revision == CONVERTED else None
+    away = f"{WHERE}: the Hub cannot be reached ({trouble}) and {hub_id} "
+    cure = (
+        "Give path=FOLDER with the files on disk, or load it once where the Hub can be reached and "
+        "bring the cache here (HF_HOME)."
+    )
+    try:
+        with quiet_datasets(HF_HUB_OFFLINE=True):
+            found = _load(hub_id, None if folder else config, folder, None)
+    except ConnectionError:
+        raise DataError(f"{away}is not in its cache. {cure}") from None
+    except Exception as error:  # what is in the cache is not what was asked for
+        raise DataError(f"{away}cannot be loaded from its cache: {reason(error)}. {cure}") from None
+    if revision is not None and not _of_revision(found, hub_id, revision):
+        raise DataError(f"{away}is in its cache in another revision than {revision}. {cure}")
+    return found
+
+
+def _of_revision(found: Any, hub_id: str, revision: str) -> bool:
+    """Tell whether cached splits are of a branch, tag or commit: their folder is the commit."""
+    from huggingface_hub import constants
+
+    branch = f"datasets--{hub_id.replace('/', '--')}/refs/{revision}"
+    note = Path(constants.HF_HUB_CACHE) / branch
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", revision)
+    commit = revision if is_commit or not note.is_file() else note.read_text().strip()
+    files = [file["filename"] for data in found.values() for file in data.cache_files]
+    return {Path(file).parent.name for file in files} == {commit}
+
+
+def _fetch_names(hub_id: str, revision: str | None, *, only_cached: bool = False) -> Path | None:
+    """Fetch a file of class names from the data set's repository; None where it has none.
+
+    Raises:
+        DataError: the Hub does not give it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    branch = None if revision == CONVERTED else revision  # there are no other files on that one
+    for name in NAMES_FILES:
+        try:
+            return Path(
+                hf_hub_download(
+                    hub_id,
+                    name,
+                    repo_type="dataset",
+                    revision=branch,
+                    etag_timeout=TIMEOUT,
+                    local_files_only=only_cached,
+                )
+            )
+        except EntryNotFoundError:  # neither there nor in the cache
+            continue
+        except Exception as error:
+            raise DataError(f"{WHERE}: {name} of {hub_id}: {reason(error)}.") from None
+    return None

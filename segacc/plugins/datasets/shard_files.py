@@ -1,0 +1,278 @@
+"""How `shards` reads tars and parquet files, on disk or far away, from any position on.
+
+`datasets` (5.2) streams both kinds too. It counts a position in samples: to go on, it reads, which
+may mean downloads, the shard again from its start. Its reader of tars parses all files of a sample,
+wanted or not, and one that cannot be parsed ends it; a tar that was cut off ends in silence; a
+connection that breaks is tried again every 5 seconds, 20 times. So positions are bytes or rows
+here, and tests compare what is read with what `datasets` reads.
+"""
+
+import re
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from segacc.errors import DataError, SegaccError
+from segacc.hookspecs import Sample
+from segacc.plugins.datasets.shard_names import is_far, name_of, suffix
+
+T = TypeVar("T")
+Pictures = tuple[str, Mapping[str, bytes | Path]]
+"""A sample as a shard has it: its key, and encoded pictures (or their paths) by field."""
+
+TRIES = 3
+"""How often in a row a far shard is opened anew where the connection breaks."""
+PAUSE = 1.0
+"""Seconds before the second try; each further one waits twice as long."""
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
+"""Seconds without an answer from an HTTP server."""
+CHUNK = 1 << 16
+ROWS = 16
+"""Rows of a parquet file that are turned into Python's bytes at once."""
+MOST_FIELDS = 64
+"""Files of one sample of a tar; more are no sample."""
+MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<field>[^/]+)")
+"""KEY.FIELD, the key up to the first dot of the name, as WebDataset has it; not hidden files."""
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """What `Stream.read` is: samples of a shard from a position on."""
+
+    image: str
+    """Field of a tar's sample, or column."""
+    label: str
+    whole_names: bool = False
+    """True where two shards of the split have one stem: ids then start with the whole address."""
+
+    def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
+        """Yield samples, each with the position behind it: a byte, or [row group, row in it].
+
+        Raises:
+            DataError: the shard is missing, damaged or out of reach.
+        """
+        kinds: dict[str, Callable[..., Iterator[tuple[Pictures, Any]]]]
+        kinds = {".tar": tar_groups, ".parquet": parquet_rows}
+        read = kinds[suffix(shard)]
+        wanted = (self.image, self.label)
+        name, stem = name_of(shard).name, name_of(shard).stem
+        if self.whole_names:
+            name = stem = shard
+        samples = patiently(shard, lambda at: read(shard, wanted, at), position)
+        for (key, found), behind in samples:
+            # A part that is missing is found out when the sample is read, as a file that is
+            # missing is, where `skip_unreadable` can pass over it.
+            image, label = (found.get(one, Path(f"{name}::{key}.{one}")) for one in wanted)
+            yield Sample(image, label, f"{stem}/{key}"), behind
+
+
+def patiently(
+    shard: str, read: Callable[[Any], Iterator[tuple[T, Any]]], position: Any = None
+) -> Iterator[tuple[T, Any]]:
+    """Yield what `read` yields from a position on; where a connection breaks, go on from there.
+
+    Raises:
+        DataError: the shard is missing, damaged or out of reach.
+    """
+    failed = 0
+    while True:
+        try:
+            for thing, behind in read(position):
+                yield thing, behind
+                position, failed = behind, 0
+            return
+        except SegaccError:
+            raise
+        except Exception as error:  # what readers and file systems raise is anything
+            failed += 1
+            final, why = explain(error)
+            if final or failed == TRIES or not is_far(shard):
+                tried = f" (tried {failed} times)" if failed > 1 else ""
+                raise DataError(f"{shard}: the shard cannot be read: {why}{tried}.") from None
+            time.sleep(PAUSE * 2 ** (failed - 1))
+
+
+def once(shard: str, look: Callable[[], T]) -> T:
+    """Call what looks at a shard, with the same patience and the same errors."""
+    return next(patiently(shard, lambda _: iter([(look(), None)])))[0]
+
+
+def explain(error: BaseException) -> tuple[bool, str]:
+    """Tell whether an error would be the same the next time, and say it in a few words."""
+    while error.__cause__ is not None and (isinstance(error, FileNotFoundError) or not str(error)):
+        error = error.__cause__  # fsspec wraps whatever it meets when it asks for a size
+    status = getattr(error, "status", 0)  # aiohttp's
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return True, "there is no such file"
+    why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    final = isinstance(error, ImportError | ValueError) or 400 <= status < 408
+    return final, why.rstrip(".")
+
+
+# ----------------------------------------------------------------------------------------- opening
+
+
+def far_system(shard: str) -> tuple[Any, str]:
+    """Return the fsspec file system of an address, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    options: dict[str, Any] = {}
+    if shard.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout
+
+        limits = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+        options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
+    system, path = url_to_fs(shard, **options)
+    return system, path
+
+
+def open_at(shard: str, position: int) -> Any:
+    """Open a shard for reading from a byte on, to its end.
+
+    From an HTTP server it comes as one answer; a server that cannot start in the middle sends what
+    is before the position too.
+    """
+    if not is_far(shard):
+        file: Any = Path(shard).open("rb")  # noqa: SIM115
+        file.seek(position)
+        return file
+    system, path = far_system(shard)
+    if "http" not in system.protocol:
+        file = system.open(path, "rb")
+        file.seek(position)
+        return file
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={position}-"}
+    # Block size 0 means one answer; with a size, it does not ask for one beforehand.
+    file = system.open(path, "rb", block_size=0, size=1, headers=headers)
+    before = 0 if file.r.status == 206 else position
+    while before and (passed := len(file.read(min(before, CHUNK)))):
+        before -= passed
+    return file
+
+
+# -------------------------------------------------------------------------------------------- tars
+
+
+class Header(tarfile.TarInfo):
+    """A tar's header that does not take damage for the end, as tarfile does."""
+
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> Any:
+        """Read the next header.
+
+        Raises:
+            tarfile.ReadError: the tar is cut off or damaged here.
+        """
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":  # the block of zeros that ends a tar
+                raise
+            raise tarfile.ReadError(f"the tar is cut off or damaged ({error})") from None
+
+
+def tar_groups(
+    shard: str, wanted: tuple[str, ...] | None, position: int | None
+) -> Iterator[tuple[Pictures, int]]:
+    """Yield the samples of a tar, and the byte where the next one starts.
+
+    Args:
+        shard: path or address.
+        wanted: fields that are kept; a sample without any is passed over. None keeps all.
+        position: byte of a header; None is 0.
+    """
+    start, key, files = position or 0, "", dict[str, bytes | Path]()
+    with (
+        closing(open_at(shard, start)) as file,
+        tarfile.open(fileobj=file, mode="r|", bufsize=CHUNK, tarinfo=Header) as tar,
+    ):
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+            named = MEMBER.fullmatch(member.name)
+            if not (member.isfile() and named):
+                continue
+            if named["key"] != key and files:
+                yield (key, files), start + member.offset
+                files = {}
+            key, field = named["key"], named["field"].lower()
+            content = tar.extractfile(member) if wanted is None or field in wanted else None
+            if content is not None:
+                files[field] = content.read()
+            if len(files) > MOST_FIELDS:
+                raise ValueError(f"more than {MOST_FIELDS} of its files are called {key}.*")
+        if files:
+            yield (key, files), start + tar.offset
+
+
+# ----------------------------------------------------------------------------------------- parquet
+
+
+@contextmanager
+def open_parquet(shard: str) -> Iterator[Any]:
+    """Open a parquet file, without threads of Arrow's own: workers are forked."""
+    from pyarrow.parquet import ParquetFile
+
+    source: Any = shard
+    if is_far(shard):
+        system, path = far_system(shard)
+        source = system.open(path, "rb")
+    file = ParquetFile(source, pre_buffer=False)
+    try:
+        yield file
+    finally:
+        file.close(force=True)
+
+
+def parquet_rows(
+    shard: str, columns: tuple[str, ...], position: list[int] | None
+) -> Iterator[tuple[Pictures, list[int]]]:
+    """Yield the rows of a parquet file, by number, and [row group, row in it] behind each.
+
+    Args:
+        shard: path or address.
+        columns: of binaries, or of structs with `bytes` and perhaps `path`, as `datasets` has them.
+        position: [row group, row in it]; None is the start.
+    """
+    first, passed = position or (0, 0)
+    with open_parquet(shard) as file:
+        sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+        for group in range(first, len(sizes)):
+            batches = file.iter_batches(ROWS, [group], list(columns), use_threads=False)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            before = sum(sizes[:group])
+            for number, row in enumerate(islice(rows, passed, None), passed):
+                found = {name: picture(value) for name, value in row.items()}
+                pictures = {name: one for name, one in found.items() if one is not None}
+                yield (str(before + number), pictures), [group, number + 1]
+            passed = 0
+
+
+def picture(value: Any) -> bytes | Path | None:
+    """Return the encoded picture of a cell, or its path; None where it is empty."""
+    path = value.get("path") if isinstance(value, dict) else None
+    encoded: bytes | None = value.get("bytes") if isinstance(value, dict) else value
+    return encoded or (Path(path) if path else None)
+
+
+def picture_columns(shard: str) -> list[str]:
+    """List the columns that may hold encoded pictures: binaries, or structs with `bytes`."""
+    import pyarrow.types as kinds
+
+    def holds(kind: Any) -> bool:
+        if kinds.is_struct(kind):
+            return bool(kind.get_field_index("bytes") >= 0)
+        return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
+
+    with open_parquet(shard) as file:
+        return [field.name for field in file.schema_arrow if holds(field.type)]
+
+
+def count_rows(shard: str) -> int:
+    """Count the rows of a parquet file by its footer."""
+    with open_parquet(shard) as file:
+        return int(file.metadata.num_rows)

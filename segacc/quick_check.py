@@ -1,0 +1,189 @@
+"""A glance at the data before a run: a few samples of each split, in about two seconds."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segacc.decode import read_sample
+from segacc.errors import DataError, SegaccError, UnreadableError
+from segacc.hookspecs import Sample, Stream
+from segacc.labels import IGNORE, LabelMap
+
+LOOK = 16
+"""Samples of each split that are read, evenly spread."""
+SECONDS = 2.0
+"""After which no further sample is read."""
+ENOUGH = 4
+"""Labels of a split that must agree before it is said of all of them."""
+
+
+@dataclass
+class _Seen:
+    """What was read of a split."""
+
+    name: str
+    samples: Sequence[Sample]
+    classes: list[set[int]] = field(default_factory=list)
+    """Of each label."""
+
+    def look(self, place: int, labels: LabelMap, num_channels: int) -> None:
+        """Read a sample as the run will.
+
+        Raises:
+            DataError: see `read_sample`.
+        """
+        _, label = read_sample(self.samples[place], labels, num_channels)
+        self.classes.append(set(np.unique(label.numpy()).tolist()))
+
+
+def quick_check(
+    splits: Mapping[str, Sequence[Sample] | Stream],
+    labels: LabelMap,
+    num_channels: int,
+    *,
+    skip_unreadable: bool,
+    seconds: float = SECONDS,
+) -> tuple[str, ...]:
+    """Read a few samples of each split, and say what is nearly certain to be wrong.
+
+    Args:
+        splits: the training split, then the scored one. Streams are passed over: a look would wait
+            for their shards.
+        labels: the map of the data set.
+        num_channels: of the images.
+        skip_unreadable: the run may pass over unreadable files, and so does this.
+        seconds: after which no further sample is read.
+
+    Returns:
+        Warnings, a line each.
+
+    Raises:
+        DataError: the first sample that would stop the run.
+    """
+    until = time.monotonic() + seconds
+    seen = [_Seen(name, some) for name, some in splits.items() if not isinstance(some, Stream)]
+    for one, place in _turns(seen):
+        if time.monotonic() > until:
+            break
+        try:
+            one.look(place, labels, num_channels)
+        except UnreadableError as error:
+            if not skip_unreadable:
+                told = " To pass over up to N such files, add --skip-unreadable N."
+                raise DataError(f"{error}{told}") from None
+    warnings = [line for one in seen for line in _of_labels(one, labels)]
+    if len(seen) == 2 and seen[0].samples is not seen[1].samples:
+        warnings += _leak(seen[0], seen[1], time.monotonic() + seconds / 4)
+    return tuple(warnings)
+
+
+def _turns(seen: Sequence[_Seen]) -> Iterator[tuple[_Seen, int]]:
+    """Yield what to read, the splits in turn: if time runs out, something of each was read."""
+    rows = [[(one, place) for place in spread(len(one.samples), LOOK)] for one in seen]
+    for turn in zip_longest(*rows):
+        yield from filter(None, turn)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return up to `count` of the places 0..total-1, evenly spread."""
+    count = min(total, count)
+    return [turn * total // count for turn in range(count)]
+
+
+def _of_labels(one: _Seen, labels: LabelMap) -> Iterator[str]:
+    """Warn of labels that are all ignored, or all of one and the same class."""
+    count, held = len(one.classes), set[int]().union(*one.classes)
+    if count < min(ENOUGH, len(one.samples)) or not count:
+        return
+    looked = f"all {count} labels looked at are" if count > 1 else "the only label is"
+    if held == {IGNORE}:
+        yield (
+            f"{one.name}: {looked} ignored everywhere: nothing can be learned or scored. "
+            "`python -m segacc check-data` tells what they hold."
+        )
+    elif len(held - {IGNORE}) == 1 and count >= ENOUGH:
+        name = labels.names[min(held - {IGNORE})]
+        yield (
+            f"{one.name}: all {count} labels looked at hold one class only, {name}. "
+            "`python -m segacc check-data` tells which values the files have."
+        )
+
+
+def _leak(train: _Seen, scored: _Seen, until: float) -> Iterator[str]:
+    """Warn of images that are trained on and scored: files or bytes that are in both splits."""
+    if not len(train.samples) or not len(scored.samples):
+        return
+    own = {name: place for place, name in _ids(train.samples, until)}
+    shared = [(place, own[name]) for place, name in _ids(scored.samples, until) if name in own]
+    looked = [shared[place] for place in spread(len(shared), LOOK)]
+    pairs = [(scored.samples[a], train.samples[b]) for a, b in looked]
+    same = [one.id for one, other in pairs if _is_same(one.image, other.image)]
+    if same:
+        told = ", ".join(same[:3]) + (" ..." if len(same) > 3 else "")
+        yield (
+            f"{_many(len(shared), 'id is', 'ids are')} in {train.name} and in {scored.name}, and "
+            f"of the {len(looked)} looked at {_many(len(same), 'has', 'have')} the same image "
+            f"({told}): scores will be too good."
+        )
+
+
+def _many(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
+
+
+def _ids(samples: Sequence[Sample], until: float) -> Iterator[tuple[int, str]]:
+    """Yield the places and ids of samples until the time is up."""
+    for place in range(len(samples)):
+        if time.monotonic() > until:
+            return
+        yield place, samples[place].id
+
+
+def _is_same(one: bytes | Path, other: bytes | Path) -> bool:
+    """Compare two pictures, byte by byte where they are not one file."""
+    if isinstance(one, Path) and one == other:
+        return True
+    try:
+        return _content(one) == _content(other)
+    except OSError:
+        return False
+
+
+def _content(source: bytes | Path) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def check_for_all(
+    splits: Mapping[str, Sequence[Sample] | Stream],
+    labels: LabelMap,
+    num_channels: int,
+    accelerator: Any,
+    *,
+    skip_unreadable: bool,
+) -> tuple[str, ...]:
+    """Let the main process of a run make the `quick_check` for all of them.
+
+    Returns:
+        Its warnings, on every process.
+
+    Raises:
+        SegaccError: as `quick_check`, on every process.
+    """
+    told: list[tuple[str, ...] | SegaccError] = [()]
+    if accelerator.is_main_process:
+        try:
+            told = [quick_check(splits, labels, num_channels, skip_unreadable=skip_unreadable)]
+        except SegaccError as error:  # carried to the others, which wait
+            told = [error]
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        told = broadcast_object_list(told)
+    if isinstance(told[0], SegaccError):
+        raise told[0]
+    return told[0]

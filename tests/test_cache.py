@@ -1,0 +1,329 @@
+"""Cached samples: the same bit by bit, built once, whole or not there."""
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from cache_tools import LABELS, assert_same, kept, whole
+from data_tools import encode, random_sample
+from segacc.cache import available_memory, cached
+from segacc.cache_files import DATA, FEW, gigabytes
+from segacc.data import EvalData, Item, Source
+from segacc.errors import DataError, OptionError, UnreadableError
+from segacc.hookspecs import Sample, Stream
+from segacc.labels import LabelMap
+from segacc.scoring import scored_data
+
+
+def refusal(source: Source, given: Any) -> str:
+    with pytest.raises(OptionError) as error:
+        kept(source, given)
+    return str(error.value)
+
+
+def opened(content: Any) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def on_disk(folder: Path, count: int = 5) -> list[Sample]:
+    """Write samples of several sizes, as JPEG and PNG; the labels of some are palette PNGs."""
+    samples = []
+    for number in range(count):
+        drawn = random_sample(number, size=(20 + number, 31))
+        image = folder / f"{number}.{'jpg' if number % 2 else 'png'}"
+        label = folder / f"{number}_label.png"
+        opened(drawn.image).save(image)
+        ids = opened(drawn.label)
+        if number % 2:
+            ids.putpalette([40, 80, 120] * 256)
+        ids.save(label)
+        samples.append(Sample(image, label, f"s{number}"))
+    return samples
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Source:
+    """Samples on disk, and two that are embedded."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return Source([*on_disk(folder), random_sample(7), random_sample(8, size=(9, 50))], LABELS)
+
+
+# ------------------------------------------------------------------------------ the same samples
+
+
+@pytest.mark.parametrize("num_channels", [1, 3, 4])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_samples_are_the_same_bit_by_bit(
+    num_channels: int, in_memory: bool, split: Source, tmp_path: Path
+) -> None:
+    if num_channels == 4:
+        pixels = np.random.default_rng(4).integers(0, 256, (12, 17, 4), dtype=np.uint8)
+        sample = Sample(encode(pixels), encode(np.eye(12, 17, dtype=np.uint8)), "rgba")
+        split = replace(split, samples=[sample] * 3)
+    split = replace(split, num_channels=num_channels)
+    source = kept(split, "ram" if in_memory else tmp_path / "cache")
+    assert source.read(0)[0].shape[0] == num_channels
+    assert_same(source, split)
+    assert [one.id for one in source.samples] == [one.id for one in split.samples]
+
+
+def test_samples_with_maps_of_their_own(tmp_path: Path) -> None:
+    other = LabelMap(LABELS.names, {0: 2, 1: 1, 2: 0, 255: 255})
+    samples = [random_sample(0), replace(random_sample(1), labels=other)]
+    assert_same(kept(Source(samples, LABELS), tmp_path), Source(samples, LABELS))
+
+
+class ChannelsLast(Source):
+    """Reads as a decoder does that writes pixel by pixel."""
+
+    def read(self, index: int) -> Any:
+        image, label = super().read(index)
+        return image.permute(1, 2, 0).contiguous().permute(2, 0, 1), label
+
+
+def test_pixels_stay_in_the_order_of_the_decoder(split: Source, tmp_path: Path) -> None:
+    last = ChannelsLast(split.samples, LABELS)
+    assert not last.read(0)[0].is_contiguous()
+    assert_same(kept(last, tmp_path), last)
+
+
+def test_what_is_read_is_a_copy(split: Source, tmp_path: Path) -> None:
+    source = kept(split, tmp_path / "cache")
+    image, label = source.read(3)
+    image.zero_()
+    label.fill_(9)
+    assert_same(source, split)
+
+
+@pytest.mark.parametrize("given", ["ram", "cache"])
+def test_workers_read_from_the_same_files(given: str, split: Source, tmp_path: Path) -> None:
+    source = kept(split, given if given == "ram" else tmp_path / given)
+    items = list(EvalData(source).loader(process=0, processes=1, num_workers=2))
+    for item, index in zip(items, range(len(split)), strict=True):
+        assert isinstance(item, Item)
+        assert torch.equal(item.image, split.read(index)[0])
+        assert torch.equal(item.label, split.read(index)[1])
+    assert_same(source, split)  # the workers' end removed nothing
+
+
+def test_sending_a_split_to_a_worker_does_not_copy_the_pixels(tmp_path: Path) -> None:
+    samples = [Sample(one.image, one.label, "x") for one in on_disk(tmp_path)] * 50
+    source = kept(Source(samples, LABELS), tmp_path / "cache")
+    source.read(0)
+    sent = pickle.dumps(source)
+    assert (source.folder / DATA).stat().st_size > 500_000 > 10 * len(sent)
+    assert_same(pickle.loads(sent), source)
+
+
+def test_many_samples_are_decoded_by_workers(tmp_path: Path) -> None:
+    samples = [random_sample(number, size=(5 + number % 7, 8)) for number in range(FEW + 3)]
+    assert_same(kept(Source(samples, LABELS), tmp_path), Source(samples, LABELS))
+
+
+# ------------------------------------------------------------------------------------- the key
+
+
+def touch(samples: list[Sample]) -> None:
+    assert isinstance(samples[1].image, Path)
+    told = samples[1].image.stat()
+    os.utime(samples[1].image, ns=(told.st_atime_ns, told.st_mtime_ns + 1))
+
+
+def lengthen(samples: list[Sample]) -> None:
+    path = samples[2].label
+    assert isinstance(path, Path)
+    told = path.stat()
+    path.write_bytes(path.read_bytes() + b"\0")
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+
+
+def embed(samples: list[Sample]) -> None:
+    samples[5] = replace(samples[5], image=random_sample(99).image)
+
+
+def rename(samples: list[Sample]) -> None:
+    samples[0] = replace(samples[0], id="other")
+
+
+def swap(samples: list[Sample]) -> None:
+    samples[0], samples[1] = samples[1], samples[0]
+
+
+def own_map(samples: list[Sample]) -> None:
+    samples[3] = replace(samples[3], labels=LabelMap.plain(("sky", "road", "tree"), ignore=(1,)))
+
+
+@pytest.mark.parametrize("change", [touch, lengthen, embed, rename, swap, own_map])
+def test_a_change_of_the_samples_is_another_key(
+    change: Callable[[list[Sample]], None], split: Source, tmp_path: Path
+) -> None:
+    samples = list(split.samples)
+    first = kept(split, tmp_path / "cache")
+    change(samples)
+    changed = replace(split, samples=samples)
+    second = kept(changed, tmp_path / "cache")
+    assert second.folder != first.folder
+    assert_same(second, changed)
+
+
+def test_a_change_of_the_options_is_another_key(split: Source, tmp_path: Path) -> None:
+    reduced = LabelMap(LABELS.names, {0: 255, 1: 0, 2: 1, 255: 255})
+    options: list[dict[str, Any]] = [{}, {"num_channels": 1}, {"labels": reduced}]
+    sources = [replace(split, **one) for one in options]
+    caches = [kept(one, tmp_path / "cache") for one in sources]
+    assert len({one.folder for one in caches}) == 3
+    for one, other in zip(caches, sources, strict=True):
+        assert_same(one, other)
+
+
+def test_the_same_samples_are_found_again(split: Source, tmp_path: Path) -> None:
+    first = kept(split, tmp_path / "cache")
+    before = {path: path.stat() for path in first.folder.iterdir()}
+    again = kept(replace(split, samples=list(split.samples)), tmp_path / "cache")
+    assert again.folder == first.folder
+    assert {path: path.stat().st_mtime_ns for path in again.folder.iterdir()} == {
+        path: told.st_mtime_ns for path, told in before.items()
+    }
+    assert {path.stat().st_ino for path in before} == {told.st_ino for told in before.values()}
+
+
+def test_a_cache_that_was_cut_off_is_built_again(split: Source, tmp_path: Path) -> None:
+    source = kept(split, tmp_path / "cache")
+    with (source.folder / DATA).open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(DataError) as error:
+        source.read(len(split) - 1)
+    start = f"{source.folder}: the cache was changed while it was in use: "
+    assert str(error.value).startswith(start)
+    assert str(error.value).endswith(". The next run builds it again.")
+    assert_same(kept(split, tmp_path / "cache"), split)
+
+
+def test_a_cache_that_nobody_may_write_is_read(split: Source, tmp_path: Path) -> None:
+    first = kept(split, tmp_path / "cache")
+    for lock in (tmp_path / "cache").glob(".*"):
+        lock.unlink()
+    (tmp_path / "cache").chmod(0o500)
+    try:
+        assert_same(kept(split, tmp_path / "cache"), split)
+        assert list((tmp_path / "cache").glob(".*")) == []
+    finally:
+        (tmp_path / "cache").chmod(0o700)
+    assert first.folder.is_dir()
+
+
+# -------------------------------------------------------------------------------------- bad data
+
+
+def test_bad_labels_stop_the_building_with_their_own_text(tmp_path: Path) -> None:
+    outside = Sample(random_sample(1).image, encode(np.full((24, 32), 7, np.uint8)), "outside")
+    split = Source([random_sample(0), outside], LABELS)
+    with pytest.raises(DataError) as plain:
+        split.read(1)
+    with pytest.raises(DataError) as error:
+        kept(split, tmp_path / "cache")
+    assert str(error.value) == str(plain.value)
+    assert type(error.value) is DataError
+    assert whole(tmp_path / "cache") == list((tmp_path / "cache").glob(".*.part")) == []
+
+
+def test_unreadable_samples_are_so_each_time(split: Source, tmp_path: Path) -> None:
+    damaged = Sample(b"no picture", random_sample(0).label, "damaged")
+    gone = Sample(random_sample(2).image, tmp_path / "gone.png", "gone")
+    split = replace(split, samples=[damaged, *split.samples, gone])
+    source = kept(split, tmp_path / "cache")
+    assert json.loads((source.folder / "meta.json").read_text())["unreadable"] == 2
+    for index in (0, len(split) - 1):
+        with pytest.raises(UnreadableError) as plain:
+            split.read(index)
+        with pytest.raises(UnreadableError) as error:
+            source.read(index)
+        assert str(error.value) == str(plain.value)
+        items = [EvalData(one)[index, False] for one in (source, split)]
+        assert [one.unreadable for one in items] == [str(plain.value)] * 2  # type: ignore[union-attr]
+    inner = replace(split, samples=split.samples[1:-1])
+    for index in range(len(inner)):
+        assert torch.equal(source.read(index + 1)[0], inner.read(index)[0])
+
+
+def test_streams_are_refused(split: Source, tmp_path: Path) -> None:
+    stream = Stream(shards=("a",), read=lambda shard, position: iter(()))
+    more = (
+        " is a stream, which is read shard by shard because it may not fit a disk. Leave this out, "
+        "or use a data set whose samples are on disk."
+    )
+    accelerator, given = Accelerator(cpu=True), str(tmp_path)
+    with pytest.raises(OptionError) as error:
+        cached(stream, EvalData(split), given, accelerator, "--cache")
+    assert str(error.value) == f"--cache: {given}: the training split{more}"
+    with pytest.raises(OptionError) as error:
+        cached(split, scored_data(stream, LABELS, 3), "ram", accelerator, "run.yaml: cache")
+    assert str(error.value) == f"run.yaml: cache: ram: the split that is scored{more}"
+
+
+# ----------------------------------------------------------------- disk and memory that are small
+
+
+def huge(path: Path, side: int = 9000) -> int:
+    """Write a PNG that says it has side x side pixels; return what one such sample takes."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    return side * side * 4
+
+
+def without_numbers(text: str) -> str:
+    return re.sub(r"\d+\.\d [GM]B", "#", text)
+
+
+def test_a_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    one = huge(tmp_path / "huge.png")
+    count = shutil.disk_usage(tmp_path).free // one + 50
+    samples = [Sample(tmp_path / "huge.png", tmp_path / "huge.png", f"s{k}") for k in range(count)]
+    text = refusal(Source(samples, LABELS), tmp_path / "cache")
+    assert without_numbers(text) == (
+        f"--cache: the decoded samples take about #, and {tmp_path / 'cache'} has # free. Name a "
+        "folder on a larger disk, or leave this out."
+    )
+    assert gigabytes(count * one) in text
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_memory_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    one = huge(tmp_path / "huge.png")
+    count = int(0.9 * available_memory()) // one
+    samples = [Sample(tmp_path / "huge.png", tmp_path / "huge.png", f"s{k}") for k in range(count)]
+    text = refusal(Source(samples, LABELS), "ram")
+    assert without_numbers(text) == (
+        "--cache: ram: the decoded samples take about #, more than 80% of the # of memory that are "
+        "available. Name a folder in its place, which keeps them on disk."
+    )
+
+
+def test_a_file_is_no_folder_for_a_cache(split: Source, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert refusal(split, tmp_path / "file") == (
+        f"--cache: {tmp_path / 'file'} cannot be written: File exists."
+    )

@@ -1,0 +1,61 @@
+"""The benchmarks of reading data run, with their smallest settings, and hold to their targets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launches import ROOT, environment
+
+
+def run(name: str, output: Path, *flags: object) -> tuple[dict[str, Any], int, list[str]]:
+    command = [sys.executable, f"benchmarks/{name}", "--output", output, *flags]
+    done = subprocess.run(
+        list(map(str, command)),
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert output.exists(), done.stderr[-4000:]
+    return json.loads(output.read_text()), done.returncode, done.stdout.splitlines()
+
+
+def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> None:
+    told, code, lines = run("data.py", tmp_path / "data.json", "--rounds", 1, "--images", 8)
+    ways = ["tutorial", "worker", "device", "worker cached", "device cached"]
+    speeds, ratios = told["images_per_second"], told["ratios"]
+    assert list(speeds) == list(ratios) == ways and min(speeds.values()) > 0
+    for way in ways:
+        assert ratios[way] == pytest.approx(speeds[way] / speeds["tutorial"], rel=0.02)
+    assert code == int(ratios["worker"] < 8 or ratios["device"] < 3)
+    assert ratios["worker"] > 1  # the tutorial changes colours in PIL, which takes half its time
+    pictures = told["pictures"]
+    assert (pictures["count"], pictures["sizes"]["683x512"]) == (24, 13)
+    assert pictures["encoded"] == "as they are"
+    parts = told["worker_milliseconds"]
+    assert {"decode the image", "random_scale_crop", "flip", "draw color_jitter"} < set(parts)
+    assert min(parts.values()) > 0
+    assert set(told["versions"]) == {"torch", "torchvision", "transformers", "pillow", "numpy"}
+    assert lines[1].startswith("tutorial") and "at least 8" in lines[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory this way")
+def test_memory_and_the_wait_for_data_are_measured(tmp_path: Path) -> None:
+    flags = ("--samples", 240, "--steps", 6)
+    told, code, lines = run("data_memory.py", tmp_path / "memory.json", *flags)
+    assert (told["samples"], told["workers"]) == (240, 2)
+    for name in ("paths", "parquet"):
+        memory = told["memory"][name]
+        for first, last in (memory["pss_mb"], memory["rss_mb"]):
+            assert 50 < first < 20_000 and 50 < last < 20_000
+        assert memory["rss_mb"][0] > memory["pss_mb"][0]  # three processes share libraries
+        assert memory["growth"] == pytest.approx(memory["pss_mb"][1] / memory["pss_mb"][0] - 1)
+    assert code == int(max(one["growth"] for one in told["memory"].values()) > 0.05)
+    waits = told["data_wait"]["all"]
+    assert len(waits) == 2 and all(0 <= one <= 1 for one in waits)
+    assert lines[-1].startswith("data_wait")

@@ -1,0 +1,159 @@
+"""The sheets of `check-data`: what is drawn, and that the augmented pictures are training's own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from check_tools import LABEL, chosen, foreign_values, look, of_samples
+from cli_tools import NAMES, write_data
+from data_tools import random_sample
+from segacc.augment import Pipeline
+from segacc.data import Item, Source, TrainData, collate
+from segacc.data_check.check import Findings
+from segacc.data_check.pictures import (
+    WIDTH,
+    _training,
+    augmented,
+    bar_length,
+    blend,
+    draw_augmented,
+    draw_check,
+)
+from segacc.errors import DataError
+from segacc.hookspecs import Facts
+from segacc.labels import spread_colors
+from segacc.order import Order
+from segacc.pictures import PAPER
+
+PALETTE = spread_colors(3)
+
+
+def pixels(path: Path) -> Any:
+    with Image.open(path) as picture:
+        assert picture.width == WIDTH
+        return np.asarray(picture.convert("RGB"))
+
+
+def holds(sheet: Any, color: tuple[int, ...]) -> bool:
+    return bool((sheet == color).all(axis=2).any())
+
+
+def test_bars_are_logarithmic() -> None:
+    assert [bar_length(share, 500) for share in (1.0, 0.1, 0.01, 1e-5)] == [500, 400, 300, 0]
+    assert bar_length(0.0, 500) == bar_length(1e-9, 500) == 0
+
+
+def test_a_blend_marks_ignored_pixels() -> None:
+    image = np.full((8, 8, 3), 100, np.uint8)
+    classes = np.zeros((8, 8), np.uint8)
+    classes[:, 4:] = 255
+    mixed = blend(image, classes, PALETTE)
+    assert (mixed[:, :4] == np.rint(45 + 0.55 * np.array(PALETTE[0]))).all()
+    assert len(np.unique(mixed[:, 4:])) == 2, "stripes of two greys"
+
+
+def test_the_sheet_has_a_bar_and_a_legend_for_what_occurs(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", names=(*NAMES, "tree"))
+    draw_check(look(f"folder:root={root}"), tmp_path / "out" / "data_check.png")
+    sheet = pixels(tmp_path / "out" / "data_check.png")
+    palette = spread_colors(4)
+    assert [holds(sheet, color) for color in palette] == [True, True, True, False]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["data_check.png"]
+    full = (sheet == palette[0]).all(axis=2).sum(axis=1).max()
+    bars = [(sheet == color).all(axis=2).sum(axis=1).max() for color in palette[1:3]]
+    shares = look(f"folder:root={root}").splits["train"]
+    wide = [bar_length(shares.share(k), WIDTH) for k in range(3)]
+    for bar, length in zip(bars, wide[1:], strict=True):
+        assert bar / full == pytest.approx(length / wide[0], abs=0.03)
+
+
+def test_a_sheet_without_a_readable_sample(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", counts={"train": 1, "validation": 1})
+    for path in root.glob("annotations/*/*.png"):
+        path.write_bytes(b"not a picture")
+    found = look(f"folder:root={root}")
+    draw_check(found, tmp_path / "sheet.png")
+    assert (pixels(tmp_path / "sheet.png") == PAPER).mean() > 0.5
+    with pytest.raises(DataError) as error:
+        draw_augmented(found, [], tmp_path / "augmented.png")
+    assert str(error.value) == (
+        "--show-augmented: the training split has no sample without a fault."
+    )
+
+
+def test_many_classes_and_channels_fit_on_a_sheet(tmp_path: Path) -> None:
+    names = tuple(f"a class of the long name {k}" for k in range(120))
+    samples = [random_sample(number, num_classes=120) for number in range(5)]
+    found = of_samples({"train": samples, "validation": samples[:1]}, names, num_channels=1)
+    draw_check(found, tmp_path / "sheet.png")
+    assert pixels(tmp_path / "sheet.png").shape[0] < 4000
+
+
+# ------------------------------------------------------------------------------------- augmented
+
+
+def facts_of(found: Findings) -> Facts:
+    train, names = found.splits["train"], found.data.labels.names
+    return Facts(
+        num_classes=len(names),
+        class_names=names,
+        crop_size=(32, 48),
+        seed=found.data.config.seed,
+        class_shares=tuple(train.share(k) for k in range(len(names))),
+    )
+
+
+@pytest.mark.parametrize(
+    "row", [("flip",), ("random_scale_crop", "flip", "color_jitter"), ("random_scale_crop",)]
+)
+def test_the_pictures_are_those_of_the_first_epochs(tmp_path: Path, row: tuple[str, ...]) -> None:
+    root = write_data(tmp_path / "d", counts={"train": 6, "validation": 1})
+    found = look(f"folder:root={root}", seed=5, crop_size=(32, 48))
+    changes = [chosen(name, "augmentation") for name in row]
+    data, places = _training(found, found.splits["train"], changes)
+    assert places == [0, 2, 3, 5]
+    built = [(c.record, c.options, c.record.build(c.options, facts_of(found))) for c in changes]
+    splits = found.data.dataset.splits()
+    samples = splits.splits["train"]
+    training = TrainData(Source(samples, splits.labels), Pipeline.of(built), Order(6, seed=5))
+    for epoch, place in ((0, 2), (3, 5)):
+        item = training[epoch, place]
+        assert isinstance(item, Item)
+        batch = collate([item])
+        seeds = [seed for _, seed, _ in batch.items]
+        images, labels = training.pipeline.on_device(
+            batch.images, batch.labels, list(batch.drawn), seeds
+        )
+        image, classes = augmented(data, epoch, place)
+        shown = images[0].float().round().clamp(0, 255).to(torch.uint8)
+        np.testing.assert_array_equal(image, shown.permute(1, 2, 0).numpy())
+        np.testing.assert_array_equal(classes, labels[0].numpy())
+
+
+def test_the_sheet_of_augmented_samples_follows_the_seed(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d")
+    foreign_values(root / LABEL)  # the sheet is made of the others
+    changes = [chosen(name, "augmentation") for name in ("random_scale_crop", "flip")]
+    sheets = []
+    for seed in (0, 0, 1):
+        found = look(f"folder:root={root}", seed=seed, crop_size=(48, 64))
+        draw_augmented(found, changes, tmp_path / "augmented.png")
+        sheets.append(pixels(tmp_path / "augmented.png"))
+    assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
+    assert len(found.splits["train"].examples) == 3
+
+
+def test_without_augmentations_the_columns_are_alike(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d")
+    found = look(f"folder:root={root}")
+    data, places = _training(found, found.splits["train"], [])
+    for place in places:
+        image, classes = augmented(data, 1, place)
+        path = root / "images/train" / f"train{place}.png"
+        np.testing.assert_array_equal(image, np.array(Image.open(path)))
+        label = np.array(Image.open(root / "annotations/train" / f"train{place}.png"))
+        np.testing.assert_array_equal(classes, label)

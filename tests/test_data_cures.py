@@ -1,0 +1,135 @@
+"""What `check-data` suggests, and that it helps."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from check_tools import (
+    colors,
+    foreign_values,
+    look,
+    of_samples,
+    pastes,
+    photograph,
+    problems,
+    texts,
+)
+from cli_tools import NAMES, write_data
+from data_tools import encode, random_sample
+from segacc.data_check.cures import CROP, cures, paste
+from segacc.defaults import DEFAULT_CROP
+from segacc.hookspecs import Sample
+
+
+def test_ids_that_start_at_one(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", first=1)
+    found = look(f"folder:root={root}")
+    assert len(problems(found)) == 2
+    assert pastes(found, sure=True)[0] == f"--dataset folder:root={root},reduce_labels=true"
+    assert problems(look(f"folder:root={root},reduce_labels=true")) == []
+    assert not any("ignore=" in told for told in pastes(found))
+
+
+def test_one_id_too_many_leaves_a_choice(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", names=NAMES[:2])
+    found = look(f"folder:root={root}")
+    told = [f"--dataset folder:root={root},{cure}" for cure in ("reduce_labels=true", "ignore=2")]
+    assert pastes(found, sure=False)[:2] == told
+    for cured in told:
+        assert problems(look(cured.removeprefix("--dataset "))) == []
+
+
+def test_ignored_ids_are_added_to_those_that_are_typed(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "my data")
+    foreign_values(root / "annotations/train/train1.png")
+    foreign_values(root / "annotations/validation/validation1.png")
+    typed = f"folder:root={root},ignore=30"
+    found = look(typed)
+    cured = f"folder:root={root},ignore=30/7/9"
+    assert pastes(found, sure=True)[0] == f"--dataset '{cured}'"
+    assert problems(look(cured)) == []
+
+
+def test_colours_and_photographs_are_not_ignored_away(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d")
+    photograph(root / "annotations/train/train1.png")
+    assert not any("ignore=" in told for told in pastes(look(f"folder:root={root}")))
+    colors(root / "annotations/train/train0.png")
+    told = pastes(look(f"folder:root={root},names={root}/classes.txt"), sure=False)
+    assert f"--dataset folder:root={root},colors=FILE" in told
+
+
+@pytest.mark.parametrize("value", [255, 200])
+def test_binary_masks(tmp_path: Path, value: int) -> None:
+    root = write_data(tmp_path / "d", names=("background", "thing"))
+    for path in root.glob("annotations/*/*.png"):
+        label = np.array(Image.open(path))
+        Image.fromarray(np.where(label == 1, value, 0).astype(np.uint8)).save(path)
+    found = look(f"folder:root={root}")
+    assert pastes(found, sure=True)[0] == f"--dataset folder:root={root},binary=true"
+    assert texts(found)[0 if value == 255 else 2] == (
+        "train holds one class only, background: there is nothing to learn"
+    )
+    cured = look(f"folder:root={root},binary=true")
+    assert problems(cured) == [] and cured.splits["train"].images[1] == 4
+
+
+def test_unreadable_files_can_be_passed_over(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d")
+    for name in ("train0", "train2"):
+        (root / f"annotations/train/{name}.png").unlink()
+    (root / "images/validation/validation0.png").write_bytes(b"")
+    assert "--skip-unreadable 2" in pastes(look(f"folder:root={root}"), sure=True)
+
+
+def test_rare_classes_and_small_images(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", counts={"train": 24, "validation": 1}, size=(40, 100))
+    for number in range(1, 24):
+        path = root / f"annotations/train/train{number}.png"
+        label = np.array(Image.open(path))
+        Image.fromarray(np.where(label == 1, 0, label)).save(path)
+    found = look(f"folder:root={root}")
+    train = found.splits["train"]
+    times = train.pixels[0] / train.pixels[1]
+    assert times > 20
+    assert {paste(found.data.dataset, c): (c.why, c.sure) for c in cures(found)} == {
+        "--crop-size 32x96": (
+            "a crop of 512x512 is larger than the images (40x100 in the median) and would be "
+            "padded",
+            True,
+        ),
+        "--class-weights enet": (f"background has {times:.0f} times the pixels of disc", True),
+        "--rare-class-sampling 0.01": (
+            "fewer than 5% of the images hold disc: draw these more often",
+            False,
+        ),
+    }
+    assert "--crop-size 32x96" not in pastes(look(f"folder:root={root}", crop_size=(32, 64)))
+    assert CROP == DEFAULT_CROP
+
+
+@pytest.mark.parametrize(
+    ("mode", "cure"), [("L", "--num-channels 1"), ("RGBA", "--num-channels 4")]
+)
+def test_channels(mode: str, cure: str) -> None:
+    samples = []
+    for number in range(3):
+        sample = random_sample(number)
+        assert isinstance(sample.image, bytes)
+        with Image.open(BytesIO(sample.image)) as picture:
+            samples.append(Sample(encode(picture.convert(mode)), sample.label, sample.id))
+    assert cure in pastes(of_samples({"train": samples}), sure=False)
+    wanted = of_samples({"train": samples}, num_channels=int(cure[-1]))
+    assert [f.text for f in problems(wanted) if f.split] == []
+
+
+def test_too_many_channels_were_asked_for() -> None:
+    found = of_samples({"train": [random_sample(n) for n in range(3)]}, num_channels=4)
+    assert problems(found)[-1].text == (
+        "3 images of train are not what they should be; the first: the image has 3 channels "
+        "(mode RGB), --num-channels 4 wants four"
+    )
+    assert "--num-channels 3" in pastes(found, sure=True)

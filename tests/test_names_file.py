@@ -1,0 +1,205 @@
+"""Files of class names, and tables of the colours that labels have for them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from segacc.errors import DataError
+from segacc.names_file import NamesFile, read_colors, read_names
+
+
+def test_names_of_camvid(shared: Path) -> None:
+    found = read_names(shared / "camvid" / "classes.json")
+    assert (found.names[0], found.names[-1], len(found.names)) == ("Sky", "Bicyclist", 11)
+    assert (found.ignored, found.reduce_labels) == ((11,), False)
+    assert found.palette[:2] == [(128, 128, 128), (128, 0, 0)]
+    assert len(found.palette) == 11
+
+
+def test_names_of_ade20k(shared: Path) -> None:
+    found = read_names(shared / "ade20k_sample" / "classes.json")
+    assert (found.names[0], found.names[-1], len(found.names)) == ("wall", "flag", 150)
+    assert found.reduce_labels
+
+
+def test_names_of_comma10k(shared: Path) -> None:
+    found = read_names(shared / "comma10k_mini" / "classes.json")
+    assert found.names == ["road", "lane_markings", "undrivable", "movable", "my_car"]
+    assert (found.ignored, found.reduce_labels) == ((255,), False)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("names.txt", "sky\nroad\n\n  dirt road  \n", NamesFile(["sky", "road", "dirt road"])),
+        ("names.txt", "sky\r\ngrün\r\n", NamesFile(["sky", "grün"])),
+        ("names.json", '{"0": "sky", "1": "road"}', NamesFile(["sky", "road"])),
+        ("names.json", '{"1": "road", "0": "sky"}', NamesFile(["sky", "road"])),
+        ("names.json", '["sky", "road"]', NamesFile(["sky", "road"])),
+        (
+            "names.json",
+            '{"id2label": {"0": "sky", "1": "road"}, "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],'
+            ' "ignore_index": 0, "reduce_labels": true}',
+            NamesFile(["sky", "road"], [(1, 2, 3), (4, 5, 6)], (0,), True),
+        ),
+    ],
+)
+def test_files_of_names(file: str, text: str, expected: NamesFile, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text, encoding="utf-8", newline="")
+    assert read_names(tmp_path / file) == expected
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("sky\nroad\n", encoding="utf-8-sig")
+    assert read_names(tmp_path / "names.txt").names == ["sky", "road"]
+
+
+RIGHT = (
+    "Right is a text file with one name a line, or JSON "
+    'like {"id2label": {"0": "road", "1": "sky"}}.'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ('{"1": "a", "2": "b"}', "ids must be 0..1 without a gap, found [1, 2]"),
+        ('{"0": "a", "2": "b"}', "ids must be 0..1 without a gap, found [0, 2]"),
+        ('{"road": 0}', "invalid literal for int() with base 10: 'road'"),
+        ("5", "argument of type 'int' is not"),
+        (
+            '{"id2label": ["a"], "palette": [[1, 2]]}',
+            '[1, 2] is no colour: three numbers of 0 to 255, or "#rrggbb"',
+        ),
+    ],
+)
+def test_a_file_that_holds_no_names(text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_names(path)
+    assert str(error.value).startswith(f"{path}: not a list of class names ({reason}")
+    assert str(error.value).endswith(f"). {RIGHT}")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read_names(tmp_path / "names.txt")
+    assert str(error.value) == (
+        f"{tmp_path / 'names.txt'}: cannot read the class names: No such file or directory."
+    )
+
+
+# --------------------------------------------------------------------------------- colour tables
+
+
+STREET = NamesFile(
+    ["Road", "Sign Symbol"],
+    [(128, 64, 128), (192, 128, 128)],
+    colors={(128, 64, 128): 0, (192, 128, 128): 1},
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("label_colors.txt", "128 64 128\tRoad\n192 128 128\t\tSign Symbol\n"),  # CamVid's own
+        ("class_dict.csv", "name,r,g,b\nRoad,128,64,128\nSign Symbol,192,128,128\n"),
+        ("table.csv", '\ufeffR;G;B;Class\r\n128;64;128;Road\r\n192; 128;128;"Sign Symbol"\r\n'),
+        ("table.txt", "# a comment\n\nRoad 128 64 128\n  Sign Symbol   192 128 128\n"),
+        (
+            "labelmap.txt",
+            "# label:color_rgb:parts:actions\nRoad:128,64,128::\nSign Symbol:192,128,128::\n",
+        ),
+        ("table.json", '{"Road": [128, 64, 128], "Sign Symbol": "#c08080"}'),
+        (
+            "table.json",
+            '[{"name": "Road", "color": "#804080"}, '
+            '{"name": "Sign Symbol", "color": [192, 128, 128]}]',
+        ),
+        (
+            "classes.json",
+            '{"id2label": {"0": "Road", "1": "Sign Symbol"}, '
+            '"palette": [[128, 64, 128], [192, 128, 128]]}',
+        ),
+    ],
+)
+def test_forms_of_a_colour_table(file: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text, encoding="utf-8", newline="")
+    assert read_colors(tmp_path / file) == STREET
+
+
+def test_a_class_may_have_several_colours(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("1 1 1 a\n2 2 2 b\n3 3 3 a\n")
+    found = read_colors(tmp_path / "t.txt")
+    assert (found.names, found.palette) == (["a", "b"], [(1, 1, 1), (2, 2, 2)])
+    assert found.colors == {(1, 1, 1): 0, (2, 2, 2): 1, (3, 3, 3): 0}
+
+
+def test_the_colours_of_camvid_are_those_of_its_classes(shared: Path) -> None:
+    found = read_colors(shared / "camvid" / "classes.json")
+    assert (len(found.names), found.ignored) == (11, (11,))
+    assert found.colors[(128, 64, 128)] == found.names.index("Road")
+    assert found.colors[(0, 0, 0)] == 11
+    assert len(found.colors) == 12
+
+
+def test_colours_of_reduced_labels_start_at_raw_id_1(tmp_path: Path) -> None:
+    facts = {"id2label": ["a", "b"], "palette": ["#000001", "#000002"], "reduce_labels": True}
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps({**facts, "ignore_color": [0, 0, 0]}))
+    assert read_colors(path).colors == {(0, 0, 1): 1, (0, 0, 2): 2, (0, 0, 0): 0}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("t.txt", "", "it is empty"),
+        ("t.txt", "road\nsky\n", "line 1 is 'road'"),
+        ("t.csv", "name,b,g,r\na,1,2,3\n", "line 1 is 'name,b,g,r'"),
+        ("t.txt", "1 2 3 a\n4 5 6\n", "line 2 is '4 5 6'"),
+        ("t.txt", "1 0 0 0\n", "line 1 is '1 0 0 0'"),
+        ("t.csv", "0,road,1,2,3\n", "line 1 is '0,road,1,2,3'"),
+        (
+            "t.csv",
+            "road,1,2,300\n",
+            '[1, 2, 300] is no colour: three numbers of 0 to 255, or "#rrggbb"',
+        ),
+        ("t.csv", "road,1,2,3\nsky,1,2,3\n", "road and sky have the colour (1, 2, 3)"),
+        (
+            "t.json",
+            "{",
+            "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
+        (
+            "t.json",
+            '{"road": "red"}',
+            "'red' is no colour: three numbers of 0 to 255, or \"#rrggbb\"",
+        ),
+        ("t.json", '{"id2label": ["a", "b"]}', "its palette has 0 colours, 2 names"),
+        (
+            "t.json",
+            '{"id2label": ["a"], "palette": ["#000000"], "ignore_color": [0, 0, 0]}',
+            "a and ignore_color have the colour (0, 0, 0)",
+        ),
+    ],
+)
+def test_what_is_no_colour_table(file: str, text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_colors(path)
+    assert str(error.value) == (
+        f"{path}: not a table of colours ({reason}). Right are lines such as `road,128,64,128` or "
+        '`128 64 128 road`, or JSON like {"road": [128, 64, 128], "sky": "#4682b4"}.'
+    )
+
+
+def test_a_colour_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read_colors(tmp_path / "t.txt")
+    assert str(error.value) == (
+        f"{tmp_path / 't.txt'}: cannot read the colour table: No such file or directory."
+    )

@@ -1,0 +1,148 @@
+"""The glance at the data before a run: what stops it, what it warns of, how little it reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from check_tools import SPOILS, chosen
+from cli_tools import write_data
+from data_tools import encode, random_sample
+from segacc.decode import read_sample
+from segacc.errors import DataError, UnreadableError
+from segacc.hookspecs import Sample, Stream
+from segacc.labels import LabelMap
+from segacc.quick_check import check_for_all, quick_check
+
+LABELS = LabelMap.plain(("background", "disc", "bar"))
+TOLD = "`python -m segacc check-data` tells"
+
+
+def glance(train: Any, scored: Any = (), **settings: Any) -> tuple[str, ...]:
+    splits = {"train": train, "validation": scored}
+    given: dict[str, Any] = {"skip_unreadable": False, "seconds": 60.0, **settings}
+    return quick_check(splits, LABELS, 3, **given)
+
+
+def labelled(values: Sequence[int], where: str) -> list[Sample]:
+    """Make samples whose labels are of one value each."""
+    samples = [random_sample(number, where=where) for number in range(len(values))]
+    return [
+        Sample(sample.image, encode(np.full((24, 32), value, np.uint8)), sample.id)
+        for sample, value in zip(samples, values, strict=True)
+    ]
+
+
+class Counted(Sequence[Sample]):
+    """Samples that note which of them are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.asked = count, list[int]()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        self.asked.append(index)
+        return random_sample(index % 5, where=f"{self.count}-{index}-")
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_it_stops_a_run_as_the_first_batch_would(tmp_path: Path, name: str) -> None:
+    file, spoil, _, _ = SPOILS[name]
+    root = write_data(tmp_path / "d")
+    spoil(root / file)
+    built = chosen(f"folder:root={root}").splits()
+    with pytest.raises(DataError) as expected:
+        read_sample(built.splits["train"][1], built.labels)
+    unreadable = isinstance(expected.value, UnreadableError)
+    more = " To pass over up to N such files, add --skip-unreadable N." if unreadable else ""
+    with pytest.raises(DataError) as error:
+        quick_check(built.splits, built.labels, 3, skip_unreadable=False, seconds=60)
+    assert str(error.value) == f"{expected.value}{more}"
+    if unreadable:
+        assert quick_check(built.splits, built.labels, 3, skip_unreadable=True, seconds=60) == ()
+
+
+def test_good_data_is_not_talked_about(tmp_path: Path) -> None:
+    built = chosen(f"folder:root={write_data(tmp_path / 'd')}").splits()
+    assert quick_check(built.splits, built.labels, 3, skip_unreadable=False) == ()
+
+
+def test_sixteen_samples_of_each_split_are_read_evenly_spread() -> None:
+    train, scored = Counted(64), Counted(16)
+    assert glance(train, scored) == ()
+    assert train.asked[:16] == list(range(0, 64, 4))
+    assert scored.asked[:16] == list(range(16))
+
+
+def test_it_ends_when_the_time_is_up() -> None:
+    train, scored = Counted(64), Counted(64)
+    assert glance(train, scored, seconds=0.0) == ()
+    assert len(train.asked) + len(scored.asked) <= 4
+
+
+def test_labels_that_are_all_ignored() -> None:
+    good = [random_sample(number) for number in range(6)]
+    ignored = labelled([255] * 5, "i")
+    assert glance(ignored, good) == (
+        "train: all 5 labels looked at are ignored everywhere: nothing can be learned or scored. "
+        f"{TOLD} what they hold.",
+    )
+    assert glance(ignored[:1], good)[0].startswith("train: the only label is ignored everywhere")
+    assert glance([*ignored, good[0]], good[1:]) == ()
+
+
+def test_labels_of_one_class() -> None:
+    good = [random_sample(number) for number in range(6)]
+    assert glance(good, labelled([0, 0, 255, 0], "v")) == (
+        "validation: all 4 labels looked at hold one class only, background. "
+        f"{TOLD} which values the files have.",
+    )
+    assert glance(good, labelled([0, 0, 0], "v")) == (), "three are too few to say so"
+    assert glance(good, labelled([0, 1, 0, 1], "v")) == ()
+
+
+def test_images_that_are_trained_on_and_scored() -> None:
+    train = [random_sample(number) for number in range(40)]
+    text = (
+        "20 ids are in train and in validation, and of the 16 looked at 16 have the same image "
+        "(s0, s1, s2 ...): scores will be too good."
+    )
+    assert glance(train, train[:20]) == (text,)
+    assert glance(train, train) == (), "the same split was asked for"
+    numbered = [Sample(train[-1 - k].image, one.label, one.id) for k, one in enumerate(train[:20])]
+    assert glance(train[:20], numbered) == (), "numbered anew from 0, other pictures"
+
+
+def test_files_that_are_in_both_splits(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d")
+    built = chosen(f"folder:root={root}").splits()
+    samples = built.splits["train"]
+    parts = {"train[:3]": samples[:3], "train[2:]": samples[2:]}
+    assert quick_check(parts, built.labels, 3, skip_unreadable=False) == (
+        "1 id is in train[:3] and in train[2:], and of the 1 looked at 1 has the same image "
+        "(train2): scores will be too good.",
+    )
+
+
+def test_streams_are_passed_over() -> None:
+    def read(shard: str, position: Any) -> Any:
+        raise AssertionError("a stream is not read")
+
+    stream = Stream(shards=("a",), read=read)
+    assert glance(stream, [random_sample(0)]) == ()
+    with pytest.raises(DataError):
+        glance(stream, labelled([7], "v"))
+
+
+def test_the_main_process_speaks_for_all() -> None:
+    alone: Any = SimpleNamespace(is_main_process=True, num_processes=1)
+    splits = {"train": labelled([255] * 5, "i"), "validation": [random_sample(0)]}
+    [told] = check_for_all(splits, LABELS, 3, alone, skip_unreadable=False)
+    assert told.startswith("train: all 5 labels")
+    with pytest.raises(DataError, match="label values outside the 3 classes: 9"):
+        check_for_all({"train": labelled([9], "i")}, LABELS, 3, alone, skip_unreadable=False)

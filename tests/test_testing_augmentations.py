@@ -1,0 +1,242 @@
+"""The conformance kit on changes of batches and on those that mix: what it says of broken ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional
+
+from augmentation_tools import RECORDS
+from refusals import NoOptions, assert_refuses
+from segacc.hookspecs import Augmentation
+from segacc.options import decode
+from segacc.testing import check_augmentation
+
+
+def augmentation(change: Any, **more: Any) -> Augmentation:
+    return Augmentation(
+        name="aug", summary="aug", options=NoOptions, build=lambda options, facts: change, **more
+    )
+
+
+# ------------------------------------------------------------------------------------ built-ins
+
+TYPED: list[tuple[str, dict[str, Any]]] = [
+    ("color_jitter", {"exact": "true"}),
+    ("photometric_distortion", {"exact": "true", "p": 1}),
+    ("tf_color", {"exact": "true"}),
+    ("grayscale", {"p": 1}),
+    ("rotate", {"p": 1, "degrees": 180}),
+    ("random_erasing", {"p": 1, "fill": "mean"}),
+    ("trivial_augment", {"strength": 0.3}),
+    ("cutmix", {"p": 1, "area_max": 1}),
+    ("class_mix", {"p": 1}),
+    ("mosaic", {"p": 1}),
+    ("copy_paste", {"p": 1, "classes": 2}),
+    ("rare_class_crop", {"min_pixels": 10}),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), TYPED, ids=[name for name, _ in TYPED])
+def test_built_ins_with_options(name: str, values: dict[str, Any]) -> None:
+    record = RECORDS[name]
+    check_augmentation(record, decode(record.options, values, "test"), num_channels=(3,))
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDS if RECORDS[name].on != "worker"])
+def test_colours_of_six_channels(name: str) -> None:
+    check_augmentation(RECORDS[name], num_channels=(6,))
+
+
+# ------------------------------------------------------------------------------ whole batches
+
+
+class Fade:
+    """Darken each picture by its own factor."""
+
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        return 0.5 + torch.rand(1) / 2
+
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images * drawn[:, :, None, None], labels
+
+
+class FadeTogether(Fade):
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images * drawn.mean(), labels
+
+
+class Brighten(Fade):
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images * 2, labels
+
+
+class Bytes(Fade):
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images.byte(), labels
+
+
+class Halves(Fade):
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images[..., ::2], labels[..., ::2]
+
+
+class Alone(Fade):
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images
+
+
+class Mirror(Fade):
+    """Mirror the images of a batch, but not the labels."""
+
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images.flip(-1), labels
+
+
+class Doubles(Fade):
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        return super().draw(image, label).double()
+
+
+class Number(Fade):
+    def draw(self, image: Tensor, label: Tensor) -> Any:
+        return 0.5
+
+
+class Longer(Fade):
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        return torch.ones(1 + int(torch.rand(()) * 9))
+
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return images, labels
+
+
+class Spoils(Fade):
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        image += 1
+        return super().draw(image, label)
+
+
+def test_a_change_of_batches_passes() -> None:
+    check_augmentation(augmentation(Fade(), on="batch"))
+    check_augmentation(augmentation(Fade(), on=lambda options: "batch"), num_channels=(1, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            FadeTogether(),
+            "a sample of a batch to become what it becomes alone, bit for bit; found another "
+            "result for sample # of #: use element-wise arithmetic only.",
+        ),
+        (Brighten(), "images to stay within 0..255; found # to #."),
+        (
+            Bytes(),
+            "images (1, 1, 120, 150) torch.float32 to stay so; found (1, 1, 120, 150) torch.uint8.",
+        ),
+        (
+            Halves(),
+            "images (1, 1, 120, 150) torch.float32 to stay so; found (1, 1, 120, 75) "
+            "torch.float32.",
+        ),
+        (Alone(), "the pair (images, labels) to be returned; found Tensor."),
+        (
+            Mirror(),
+            "image and label to move together; found that only # % of the pixels still lie on "
+            "the colour of their class, # % in the worst of # pictures.",
+        ),
+        (Doubles(), "`draw` to give a float32 tensor; found torch.float64."),
+        (Number(), "`draw` to give a float32 tensor; found float."),
+        (Longer(), "`draw` to give one shape for all samples; found ..."),
+        (Spoils(), "`draw` to leave its image and label as they are; found them changed."),
+        (lambda image, label: (image, label), "a BatchChange, which has `draw`; found function."),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_a_broken_change_of_batches(change: Any, text: str) -> None:
+    broken = augmentation(change, on="batch")
+    assert_refuses(f"augmentation aug: expected {text}", check_augmentation, broken)
+
+
+def test_places_are_told_from_the_options() -> None:
+    text = "augmentation aug: expected `on` to be one of worker, device, batch; found 'gpu'."
+    assert_refuses(text, check_augmentation, augmentation(Fade(), on=lambda options: "gpu"))
+    text = "augmentation aug: expected one with partners to run in the worker; found it on the "
+    broken = augmentation(Fade(), on="device", partners=True)
+    assert_refuses(f"{text}device.", check_augmentation, broken)
+
+
+# -------------------------------------------------------------------------------------- partners
+
+
+def beside(image: Any, label: Any, another: Callable[[], Any]) -> Any:
+    """Put a partner to the right, cut or repeated to the height."""
+    other, classes = another()
+    other = functional.resize(other, list(label.shape))
+    plain = functional.resize(tv_tensors.Mask(classes[None]), list(label.shape))[0]
+    return (
+        tv_tensors.Image(torch.cat([image, other], -1)),
+        tv_tensors.Mask(torch.cat([label, plain], -1)),
+    )
+
+
+def images_only(image: Any, label: Any, another: Callable[[], Any]) -> Any:
+    """Mix colours like mixup, but keep one label."""
+    other, _ = another()
+    return functional.resize(other, list(label.shape)), label
+
+
+def same_size(image: Any, label: Any, another: Callable[[], Any]) -> Any:
+    other, classes = another()
+    return tv_tensors.Image(torch.maximum(image, other)), tv_tensors.Mask(classes)
+
+
+def new_value(image: Any, label: Any, another: Callable[[], Any]) -> Any:
+    return image, tv_tensors.Mask(label.where(label == 255, 9))
+
+
+def test_one_that_mixes_passes() -> None:
+    check_augmentation(augmentation(beside, partners=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            images_only,
+            "image and label to move together; found that only # % of the pixels still lie on "
+            "the colour of their class, # % in the worst of # pictures.",
+        ),
+        (same_size, "images (1, 120, 150) to be taken; found RuntimeError: ..."),
+        (
+            new_value,
+            "label values of the original (0, 1, 2, 255) only; found 9: resize labels with "
+            "nearest neighbour, fill with 255.",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_broken_one_that_mixes(change: Any, text: str) -> None:
+    broken = augmentation(change, partners=True)
+    assert_refuses(f"augmentation aug: expected {text}", check_augmentation, broken)
+
+
+def test_class_shares_are_told_to_those_that_ask() -> None:
+    told = []
+
+    def build(options: Any, facts: Any) -> Any:
+        told.append(facts.class_shares)
+        return lambda image, label: (image, label)
+
+    for wants in (True, False):
+        record = Augmentation(
+            name="aug", summary="aug", options=NoOptions, build=build, wants_shares=wants
+        )
+        check_augmentation(record)
+        shares = set(told)
+        told.clear()
+        assert shares == {(0.6, 0.3, 0.1) if wants else None}
