@@ -23,7 +23,7 @@ class Item:
     """One decoded, mapped, perhaps augmented sample, as it leaves a worker."""
 
     image: Tensor
-    """(C, H, W) uint8 RGB."""
+    """(C, H, W) uint8 RGB, contiguous as all here."""
     label: Tensor
     """(H, W) uint8, 255 ignored."""
     id: str
@@ -149,7 +149,7 @@ def augmented(
     try:
         with seeded(seed):
             image, label, drawn = pipeline.in_worker(*read(), fetch)
-        return Item(image, label, name, seed, drawn=drawn)
+        return Item(image.contiguous(), label.contiguous(), name, seed, drawn=drawn)
     except UnreadableError as error:
         with seeded(seed):
             image, label, drawn = pipeline.in_worker(
@@ -228,7 +228,8 @@ def scored_item(
 ) -> Item | SegaccError:
     """Read a sample at its original size; an error is returned, for all processes to stop."""
     try:
-        return Item(*read(), name, 0, padding)
+        image, label = read()
+        return Item(image.contiguous(), label, name, 0, padding)
     except UnreadableError as error:
         return Item(*nothing(num_channels), name, 0, padding, str(error))
     except SegaccError as error:

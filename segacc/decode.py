@@ -11,6 +11,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
+from segacc.jpeg import ORIENTATION, decode_jpeg
 from segacc.labels import LabelMap
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 COLORED = {"RGB": "RGB", "P": "RGB", "RGBA": "RGBA", "LA": "RGBA", "PA": "RGBA"}
 """Pillow's modes of labels that a colour table is for, and what they are read as."""
 
-ORIENTATION = 0x0112
 SAMPLES, BITS, PLANAR = 277, 258, 284
 """TIFF tags: number of channels, bits of each, and 2 where they lie one after the other."""
 INSTALL = 'pip install "segacc[tiff]"'
@@ -32,9 +32,13 @@ Pixels = np.ndarray[Any, Any]
 
 
 def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> "Tensor":
-    """Decode a picture to (C, H, W) uint8; see `read_pixels`."""
+    """Decode a picture to (C, H, W) uint8, in any order in memory; see `read_pixels`."""
     import torch
 
+    if num_channels == 3:
+        image = decode_jpeg(source)
+        if image is not None:
+            return image
     return torch.from_numpy(read_pixels(source, where, num_channels))
 
 
@@ -97,12 +101,8 @@ def _channels_first(picture: PILImage.Image, num_channels: int) -> Pixels:
     four = num_channels == 4 == len(picture.getbands())
     if not four and picture.mode != MODES[num_channels]:
         picture = picture.convert(MODES[num_channels])
-    if picture.mode == "RGB":  # one pass for each plane, in place of a copy and a transposition
-        planes = bytearray().join(picture.tobytes("raw", band) for band in "RGB")
-        return np.frombuffer(planes, np.uint8).reshape(3, picture.height, picture.width)
     pixels = np.array(picture)
-    pixels = pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return pixels
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def upright(picture: PILImage.Image) -> PILImage.Image:

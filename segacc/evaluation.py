@@ -1,7 +1,6 @@
 """`segacc evaluate`: score a model folder on a split, on any number of processes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -71,13 +70,14 @@ def score(scoring: Scoring, console: Console) -> Scores:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=scoring.share())
-        scores, _ = evaluate(replace(scoring, tick=lambda item: bar.advance(task)))
+        scoring.tick = lambda item: bar.advance(task)
+        scores, _ = evaluate(scoring)
     return scores
 
 
 def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
     """Collect what a score must carry to be compared."""
-    images, protocol = scoring.num_images, scoring.protocol.text()
+    protocol, images = scoring.protocol.text(), scoring.num_images + len(scoring.unreadable)
     skipped = f", {len(scoring.unreadable)} unreadable" if scoring.unreadable else ""
     return {
         "title": f"{model} on {config.split}: {images} images{skipped}, protocol {protocol}, "
@@ -85,7 +85,7 @@ def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig)
         "model": model,
         "dataset": config.dataset,
         "split": config.split,
-        "num_images": images,
+        "num_images": scoring.num_images,
         "unreadable": sorted(scoring.unreadable),
         "protocol": protocol,
         "precision": scoring.accelerator.mixed_precision,

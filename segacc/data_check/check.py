@@ -23,6 +23,7 @@ from segacc.data_check.twins import Twins
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
+from segacc.quick_check import spread
 from segacc.splits import carve, carved_line, pick_split
 
 CHUNK = 8
@@ -205,11 +206,6 @@ def walk(
             facts.keep(sample, place, out_of=out_of)
         tick()
     return facts
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Return `count` of the places 0..total-1, evenly spread."""
-    return [turn * total // count for turn in range(count)]
 
 
 def from_stream(stream: Stream, faults: list[Fault]) -> Iterator[Sample]:

@@ -68,15 +68,22 @@ def as_pair(image: "Tensor", label: "Tensor") -> Pair:
 def resized(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> Pair:
     """Resize image (C, H, W) bilinear, antialiased, and label (H, W) to its nearest pixels."""
     import torch
-    from torchvision import tv_tensors
-    from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
+    image, label = plain(image, label)
     image = F.resize(image, list(size), antialias=True)
-    # torchvision's own nearest rounds down: labels would lie half a pixel beside their image.
-    bare = label.as_subclass(torch.Tensor)[None]
-    bare = F.resize(bare, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
-    return image, tv_tensors.Mask(bare[0])
+    # torchvision's own nearest rounds down: labels would lie half a pixel beside their image. This
+    # is its NEAREST_EXACT, in a third of the time.
+    rows, columns = (nearest(old, new) for old, new in zip(label.shape, size, strict=True))
+    label = torch.from_numpy(label.numpy().take(rows, 0).take(columns, 1))
+    return as_pair(image, label)
+
+
+def nearest(old: int, new: int) -> Any:
+    """Return for each of `new` pixels the one of `old` that its middle falls into: (new,) int."""
+    import numpy as np
+
+    return np.minimum((np.arange(new) + 0.5) * (old / new), old - 1).astype(np.intp)
 
 
 def meeting(mine: "Tensor", theirs: "Tensor") -> tuple[Window, Window]:

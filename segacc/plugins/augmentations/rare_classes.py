@@ -70,6 +70,8 @@ class RareClassCropOptions(RandomScaleCropOptions):
 class RareClassCrop(RandomScaleCrop):
     """As random_scale_crop, but the crop shows a class that was drawn by rarity (DAFormer)."""
 
+    grid = 1  # the rule is about numbers of pixels
+
     def __init__(self, options: RareClassCropOptions, facts: Facts) -> None:
         """Keep the options."""
         super().__init__(options, facts)
