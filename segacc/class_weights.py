@@ -97,6 +97,8 @@ def _weights(text: str) -> "Mapping[str, float] | list[float]":
             raise ValueError("no weight is above 0")
         return numbers
     inner = content.get("class_weights")  # the class_balance.json of a run
+    if inner is None and "class_weights" in content:
+        raise ValueError("it is of a run without class weights")
     named = {
         name: _number(value)
         for name, value in (inner if isinstance(inner, dict) else content).items()

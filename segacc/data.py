@@ -23,7 +23,7 @@ class Item:
     """One decoded, mapped, perhaps augmented sample, as it leaves a worker."""
 
     image: Tensor
-    """(C, H, W) uint8 RGB, contiguous as all here."""
+    """(C, H, W) uint8 RGB, in any order in memory."""
     label: Tensor
     """(H, W) uint8, 255 ignored."""
     id: str
@@ -149,7 +149,7 @@ def augmented(
     try:
         with seeded(seed):
             image, label, drawn = pipeline.in_worker(*read(), fetch)
-        return Item(image.contiguous(), label.contiguous(), name, seed, drawn=drawn)
+        return Item(image, label, name, seed, drawn=drawn)
     except UnreadableError as error:
         with seeded(seed):
             image, label, drawn = pipeline.in_worker(
@@ -177,10 +177,10 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
             f"{', '.join(map(str, sizes))}. "
             "Add `--aug random_scale_crop` last, or use batch_size 1."
         )
-    images, labels = (
-        torch.stack([item.image for item in ready]),
-        torch.stack([item.label for item in ready]),
-    )
+    images = ready[0].image.new_empty((len(ready), *ready[0].image.shape))
+    for place, item in enumerate(ready):  # in one pass, whatever the order in memory was
+        images[place] = item.image
+    labels = torch.stack([item.label for item in ready])
     drawn = tuple(torch.stack(parts) for parts in zip(*(one.drawn for one in ready), strict=True))
     return Batch(images, labels, tuple((one.id, one.seed, one.unreadable) for one in ready), drawn)
 

@@ -57,7 +57,8 @@ def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
         where=where("val_fraction"),
     )
     given = pick_split(splits, config.train_split, where("train_split"))
-    validation = pick_split(splits, config.eval_split, where("eval_split"))
+    hint = " --val-fraction 0.2 carves one out of the training split."
+    validation = pick_split(splits, config.eval_split, where("eval_split"), hint=hint)
     labels, channels = splits.labels, config.num_channels
     seen = {config.train_split: given, config.eval_split: validation}
     skip = config.skip_unreadable > 0

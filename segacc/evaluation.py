@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segacc import __version__
 from segacc.chosen import Chosen
 from segacc.config import EvaluateConfig
+from segacc.errors import OptionError
 from segacc.events import Scores, finite
 from segacc.hookspecs import Facts
 from segacc.inference import Segmenter, relabel
@@ -35,6 +36,7 @@ def build_scoring(
     Raises:
         SegaccError: one of them is not there, or their classes differ.
     """
+    refuse_unused(config)
     accelerator = start_accelerator(config.mixed_precision)
     segmenter = Segmenter.from_pretrained(model, accelerator.device)
     if config.protocol:
@@ -63,6 +65,26 @@ def build_scoring(
     return scoring, segmenter
 
 
+def refuse_unused(config: EvaluateConfig) -> None:
+    """Refuse what only a split that is carved out heeds.
+
+    Raises:
+        OptionError: it was typed without --val-fraction.
+    """
+    for key in ("train_split", "seed"):
+        if config.val_fraction is None and getattr(config, key) != getattr(EvaluateConfig, key):
+            raise OptionError(
+                f"--{key.replace('_', '-')}: is for --val-fraction; add that, or leave it out. The "
+                "split that is scored is named with --split."
+            )
+
+
+def carved_from(config: EvaluateConfig) -> dict[str, Any] | None:
+    """Tell what a carved split depends on; None for one that the data set has."""
+    keys = ("val_fraction", "train_split", "seed")
+    return None if config.val_fraction is None else {key: getattr(config, key) for key in keys}
+
+
 def score(scoring: Scoring, console: Console) -> Scores:
     """Evaluate with a progress bar on a terminal."""
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -85,6 +107,7 @@ def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig)
         "model": model,
         "dataset": config.dataset,
         "split": config.split,
+        "carved": carved_from(config),
         "num_images": scoring.num_images,
         "unreadable": sorted(scoring.unreadable),
         "protocol": protocol,

@@ -97,6 +97,8 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
     """
     settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
+    if config.cache and config.cache != "ram":
+        _refuse_own(settings, config.cache)
 
     def many(kind: str, key: str) -> tuple[Chosen, ...]:
         given = getattr(config, key)
@@ -138,7 +140,7 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
     if given in ("auto", "none"):
         return settings
     _check_weights(given, where)
-    _refuse_own(settings)
+    _refuse_own(settings, given)
     if "arch" in settings.origins:
         return settings
     folder = Path(find(given, only_config=True))
@@ -195,13 +197,13 @@ def _as_started(settings: Settings) -> Settings:
     return Settings(config, settings.origins)
 
 
-def _refuse_own(settings: Settings) -> None:
-    """Refuse weights that `--overwrite` would delete."""
+def _refuse_own(settings: Settings, needed: str) -> None:
+    """Refuse to delete with `--overwrite` a folder that the run needs."""
     config = settings.config
-    place, folder = config.output_dir, Path(config.weights).expanduser().resolve()
+    place, folder = config.output_dir, Path(needed).expanduser().resolve()
     if config.overwrite and place and folder.is_relative_to(place.expanduser().resolve()):
         raise OptionError(
-            f"{settings.where('overwrite')}: {config.weights} lies in {place}, which would be "
+            f"{settings.where('overwrite')}: {needed} lies in {place}, which would be "
             "deleted. Choose another --output-dir."
         )
 

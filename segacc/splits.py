@@ -69,11 +69,14 @@ def data_splits(
     return carved, (carved_line(carved, fraction, seed, train=train, validation=scored),)
 
 
-def pick_split(splits: DataSplits, name: str, where: str) -> Sequence[Sample] | Stream:
+def pick_split(
+    splits: DataSplits, name: str, where: str, *, hint: str = ""
+) -> Sequence[Sample] | Stream:
     """Return a split, or a slice as in `train[:50]`, `train[-20:]` and `train[10%:20%]`.
 
     A slice ends where its split ends; percentages are rounded to the nearest sample. So the parts
-    `[:80%]` and `[80%:]`, or `[:50]` and `[50:]`, are the whole, each sample once.
+    `[:80%]` and `[80%:]`, or `[:50]` and `[50:]`, are the whole, each sample once. `hint` is told
+    where there is no such split.
 
     Raises:
         OptionError: there is no such split, the slice cannot be read, or the split is streamed and
@@ -88,7 +91,7 @@ def pick_split(splits: DataSplits, name: str, where: str) -> Sequence[Sample] | 
     base = match["base"] if match else name
     if base not in splits.splits:
         raise OptionError(
-            f'{where}: the data set has no split "{base}"; it has {", ".join(splits.splits)}.'
+            f'{where}: the data set has no split "{base}"; it has {", ".join(splits.splits)}.{hint}'
         )
     assert match is not None  # else the name would be the base
     whole = splits.splits[base]

@@ -267,6 +267,7 @@ def test_a_file_for_other_classes(tmp_path: Path, text: str, complaint: str) -> 
         (b'{"sky": "much"}', "'much' is no number >= 0"),
         (b'{"sky": 0, "road": 0}', "no weight is above 0"),
         (b"", "no weight is above 0"),
+        (b'{"split": "train", "class_weights": null}', "it is of a run without class weights"),
         (b"[1, 2", "Expecting ',' delimiter: line 1 column 6 (char 5)"),
     ],
 )

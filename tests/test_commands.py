@@ -75,6 +75,29 @@ def test_evaluation_json_carries_what_makes_a_score_comparable(
     assert (found["split"], found["num_images"]) == ("train", 4)
 
 
+def test_a_carved_split_is_told_with_its_score(warm: Warm, trained: Path, tmp_path: Path) -> None:
+    root = write_data(tmp_path / "data", counts={"train": 5})
+    evaluate(warm, trained / "best", root, tmp_path, "--split", "train")
+    assert report(tmp_path / "out")["carved"] is None
+    evaluate(warm, trained / "best", root, tmp_path, "--val-fraction", "0.4", "--seed", "3")
+    found = report(tmp_path / "out")
+    assert (found["split"], found["num_images"]) == ("validation", 2)
+    assert found["carved"] == {"val_fraction": 0.4, "train_split": "train", "seed": 3}
+
+
+@pytest.mark.parametrize("flags", [("--seed", "3"), ("--train-split", "train[:50]")])
+def test_what_only_a_carved_split_heeds_is_not_ignored(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path, flags: tuple[str, str]
+) -> None:
+    assert_refused(
+        warm(
+            "evaluate", trained / "best", "--dataset", f"folder:root={data}", *flags, cwd=tmp_path
+        ),
+        f"{flags[0]}: is for --val-fraction; add that, or leave it out. The split that is scored "
+        "is named with --split.",
+    )
+
+
 @pytest.mark.launch
 def test_two_processes_score_as_one(trained: Path, data: Path, tmp_path: Path, warm: Warm) -> None:
     evaluate(warm, trained / "best", data, tmp_path)

@@ -88,6 +88,12 @@ def test_an_all_ignored_batch_is_zero_with_a_zero_gradient() -> None:
             {"weight": "0"},
             "--loss: \"weight\" is '0', expected number > 0: input should be greater than 0.",
         ),
+        ({"class_weights": "0/0"}, "--loss: class_weights: no weight is above 0."),
+        (
+            {"class_weights": "inf/1"},
+            "--loss: \"class_weights\" is 'inf', expected list of number >= 0: "
+            "input should be a finite number.",
+        ),
     ],
 )
 def test_options_out_of_range(values: dict[str, str], message: str) -> None:

@@ -245,6 +245,17 @@ def test_weights_that_are_a_path_must_be_there(registry: Registry) -> None:
         assert plan(registry, arch="segformer", weights=given).settings.config.weights == given
 
 
+def test_overwrite_leaves_the_cache_that_the_run_builds_first(registry: Registry) -> None:
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("arch: segformer")
+    assert refusal(registry, output_dir="run", overwrite=True, cache="run/cache") == (
+        "--overwrite: run/cache lies in run, which would be deleted. Choose another --output-dir."
+    )
+    for given in ("ram", "cache"):
+        made = plan(registry, output_dir="run", overwrite=True, cache=given)
+        assert made.settings.config.cache == given
+
+
 def test_weights_choose_the_architecture(registry: Registry, tmp_path: Path, shared: Path) -> None:
     folder = shared / "deeplabv3_mobilenet_v2_voc"
     made = plan(registry, weights=str(folder))

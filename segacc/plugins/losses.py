@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Lt
+from pydantic import AllowInfNan
 
 from segacc.errors import OptionError
 from segacc.hookspecs import Facts, Loss, hookimpl
@@ -20,9 +21,14 @@ class CrossEntropyOptions:
     """Factor of this term in the sum of all losses."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the target that is spread evenly over the classes."""
-    class_weights: tuple[Annotated[float, Ge(0)], ...] = ()
+    class_weights: tuple[Annotated[float, Ge(0), AllowInfNan(False)], ...] = ()
     """Factor of each class, in order, as in `class_weights=1/1/4.5`; default --class-weights, and
     without them all 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights by which no pixel would count."""
+        if self.class_weights and not any(self.class_weights):
+            raise ValueError("class_weights: no weight is above 0")
 
 
 @dataclass(frozen=True)
