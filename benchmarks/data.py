@@ -50,6 +50,7 @@ from segacc.data import Batch, EvalData, Source, TrainData, collate
 from segacc.decode import read_image, read_label
 from segacc.hookspecs import Facts, Sample
 from segacc.order import Order, sample_seed, seeded
+from segacc.processes import keep_memory
 from segacc.registry import load_registry
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +69,7 @@ def main() -> int:
     """Measure, print, write, and tell whether the targets are met."""
     typed = parse()
     core = on_one_core()
+    keep_memory()  # as a run does
     split = pictures(typed.quality)
     with tempfile.TemporaryDirectory() as folder:
         ways, train = all_ways(split, folder)
