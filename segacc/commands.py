@@ -160,18 +160,22 @@ def check_data(config: CheckConfig) -> int:
     dataset = choose(registry, "dataset", config.dataset, "--dataset")
     changes = augmentations(registry, config)
     place = writable(config.output_dir.expanduser(), "--output-dir")
-    from segacc.data_check.check import check
+    from segacc.data_check.check import check, open_data
     from segacc.data_check.cures import cures
     from segacc.data_check.pictures import draw_augmented, draw_check
     from segacc.data_check.text import print_report, to_json
     from segacc.data_check.verdict import judge
 
-    found = check(dataset, config, Console(stderr=True))
+    progress = Console(stderr=True)
+    with progress.status("Opening the data set ..."):
+        data = open_data(dataset, config)
+    found = check(data, progress)
     pictures = [place / "data_check.png"]
-    draw_check(found, pictures[0])
-    if config.show_augmented:
-        pictures.append(place / "augmented.png")
-        draw_augmented(found, changes, pictures[1])
+    with progress.status("Drawing ..."):
+        draw_check(found, pictures[0])
+        if config.show_augmented:
+            pictures.append(place / "augmented.png")
+            draw_augmented(found, changes, pictures[1])
     told = found, judge(found), cures(found), pictures
     wide = None if sys.stdout.isatty() else 120
     console = Console(soft_wrap=True, width=wide)

@@ -228,8 +228,7 @@ def scored_item(
 ) -> Item | SegaccError:
     """Read a sample at its original size; an error is returned, for all processes to stop."""
     try:
-        image, label = read()
-        return Item(image.contiguous(), label, name, 0, padding)
+        return Item(*read(), name, 0, padding)
     except UnreadableError as error:
         return Item(*nothing(num_channels), name, 0, padding, str(error))
     except SegaccError as error:

@@ -110,4 +110,4 @@ def scored(items: Any, trouble: Trouble, num_channels: int = 3) -> Iterator[Item
             item = Item(*nothing(num_channels), "", 0, padding=True)
         elif item.unreadable:
             trouble.unreadable.add(item.unreadable)
-        yield item
+        yield replace(item, image=item.image.contiguous())

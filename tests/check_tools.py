@@ -12,7 +12,7 @@ from rich.console import Console
 from cli_tools import NAMES, draw
 from segacc.chosen import Chosen, choose
 from segacc.config import CheckConfig
-from segacc.data_check.check import Findings, check
+from segacc.data_check.check import Findings, check, open_data
 from segacc.data_check.cures import cures, paste
 from segacc.data_check.verdict import Finding, judge
 from segacc.hookspecs import Dataset, DataSplits
@@ -31,7 +31,7 @@ def chosen(typed: str, kind: str = "dataset") -> Chosen:
 def look(typed: str, **settings: Any) -> Findings:
     """Check a data set, in this process unless told otherwise."""
     given: dict[str, Any] = {"num_workers": 0, **settings}
-    return check(chosen(typed), CheckConfig(dataset=typed, **given), QUIET)
+    return check(open_data(chosen(typed), CheckConfig(dataset=typed, **given)), QUIET)
 
 
 def change_label(path: Path, **values: tuple[int, int]) -> None:
@@ -151,7 +151,7 @@ def of_samples(splits: dict[str, Any], names: tuple[str, ...] = NAMES, **setting
     record = Dataset(name="here", summary="", options=NoOptions, build=build)
     given: dict[str, Any] = {"num_workers": 0, **settings}
     config = CheckConfig(dataset="here", **given)
-    return check(Chosen(record, NoOptions(), "here"), config, QUIET)
+    return check(open_data(Chosen(record, NoOptions(), "here"), config), QUIET)
 
 
 def problems(found: Findings) -> list[Finding]:

@@ -132,6 +132,7 @@ if accelerator.is_main_process:
     state = accelerator.state
     with open(sys.argv[1], "w") as file:
         json.dump([state.num_processes, state.distributed_type, state.device.type, everyone], file)
+accelerator.end_training()  # else gloo's threads may outlive the process, which ends in an abort
 """
 
 

@@ -34,7 +34,7 @@ def test_good_data(warm: Warm, data: Path, tmp_path: Path) -> None:
     assert lines[0] == f"folder:root={data}"
     assert lines[-2:] == [
         "written to data-check/data_check.png",
-        "nothing here would stop a run: 0 warnings",
+        "nothing here would stop a run",
     ]
     with Image.open(tmp_path / "data-check" / "data_check.png") as sheet:
         assert sheet.width == 1240
@@ -85,7 +85,9 @@ def test_what_would_stop_a_run(warm: Warm, tmp_path: Path) -> None:
         (labels / f"train{number}.png").unlink()
     foreign_values(labels / "train8.png")
     truncate(root / "images/validation/validation1.png")
+    (root / "images/validation/validation0.png").write_bytes(b"x")
     done = warm("check-data", "--dataset", f"folder:root={root}", cwd=tmp_path)
+    assert table_rows(done.stdout)["read"] == ["9, faults in 8 files", "2, faults in 2 files"]
     assert (done.returncode, done.stderr) == (1, "")
     found = done.stdout.split("problem: ")
     assert found[1].splitlines() == [
@@ -101,7 +103,7 @@ def test_what_would_stop_a_run(warm: Warm, tmp_path: Path) -> None:
         "1 image of validation cannot be read: image file is truncated",
         f"  {root}/images/validation/validation1.png",
     ]
-    assert done.stdout.splitlines()[-1].startswith("a run would stop: 3 problems, ")
+    assert done.stdout.splitlines()[-1] == "a run would stop: 3 problems"
     told = warm("check-data", "--dataset", f"folder:root={root}", "--json", cwd=tmp_path)
     assert told.returncode == 1
     faults = as_json(told)["splits"]["train"]["faults"]
@@ -215,3 +217,13 @@ def test_camvid(warm: Warm, shared: Path, tmp_path: Path) -> None:
     assert (done.returncode, told["would_stop"]) == (0, False)
     assert [facts["absent"] for facts in told["splits"].values()] == [[], []]
     assert not [one for one in told["twins"] if one["splits"][0] != one["splits"][1]]
+
+
+def test_of_many_classes_those_that_occur_nowhere_are_counted(warm: Warm, tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", names=(*NAMES, *(f"other{n}" for n in range(40))))
+    done = assert_succeeded(
+        warm("check-data", "--dataset", f"folder:root={root}", "--sample", "2", cwd=tmp_path)
+    )
+    assert "40 of the 43 classes occur in no split" in done.stdout.splitlines()
+    assert set(NAMES) <= table_rows(done.stdout).keys() and "other1" not in table_rows(done.stdout)
+    assert done.stdout.splitlines()[-1].startswith("nothing in what was read would stop a run")

@@ -1,5 +1,6 @@
 """What `check-data` suggests, and that it helps."""
 
+import tarfile
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from check_tools import (
 )
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
-from segacc.data_check.cures import CROP, cures, paste
+from segacc.data_check.cures import CROP, command, cures, paste
 from segacc.defaults import DEFAULT_CROP
 from segacc.hookspecs import Sample
 
@@ -75,6 +76,7 @@ def test_binary_masks(tmp_path: Path, value: int) -> None:
     )
     cured = look(f"folder:root={root},binary=true")
     assert problems(cured) == [] and cured.splits["train"].images[1] == 4
+    assert not any("binary" in told for told in pastes(cured))
 
 
 def test_unreadable_files_can_be_passed_over(tmp_path: Path) -> None:
@@ -133,3 +135,34 @@ def test_too_many_channels_were_asked_for() -> None:
         "(mode RGB), --num-channels 4 wants four"
     )
     assert "--num-channels 3" in pastes(found, sure=True)
+
+
+def test_the_command_keeps_what_was_typed_of_the_run(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", counts={"train": 6})
+    given = {"train_split": "train[:5]", "val_fraction": 0.4, "seed": 3, "aug": ("flip", "rotate")}
+    found = look(f"folder:root={root}", **given)
+    assert command(found, cures(found)) == (
+        f"accelerate launch -m segacc --dataset folder:root={root} --crop-size 32x64 "
+        "--train-split 'train[:5]' --val-fraction 0.4 --seed 3 --aug flip --aug rotate"
+    )
+    assert command(found, []) is None
+
+
+def test_streams_that_nobody_has_counted(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    with tarfile.open(tmp_path / "train-0.tar", "w") as shard:
+        for number in range(3):
+            sample = random_sample(number)
+            for suffix, content in (("jpg", sample.image), ("png", sample.label)):
+                assert isinstance(content, bytes)
+                member = tarfile.TarInfo(f"{number}.{suffix}")
+                member.size = len(content)
+                shard.addfile(member, BytesIO(content))
+    typed = f"shards:train={tmp_path}/train-{{0..0}}.tar"
+    found = look(typed)
+    assert pastes(found, sure=True)[0] == f"--dataset '{typed},num_samples=3'"
+    assert pastes(found, sure=False)[:2] == [
+        f"--dataset '{typed},validation=SHARDS'",
+        "--eval-split train",
+    ]
+    assert "--max-steps N" in pastes(look(typed, sample=2), sure=False)

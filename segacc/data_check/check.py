@@ -137,16 +137,15 @@ def strays(splits: DataSplits) -> list[str]:
     )
 
 
-def check(dataset: Chosen, config: CheckConfig, console: Console) -> Findings:
+def check(data: OpenData, console: Console) -> Findings:
     """Read a data set, with a bar on the console if that is a terminal.
 
     Raises:
-        SegaccError: it cannot be built, or a process that reads was killed.
+        SegaccError: a process that reads was killed.
     """
-    data = open_data(dataset, config)
     with reading(data) as pool, bar(console, data.total) as tick:
         splits = {name: walk(data, name, pool, tick) for name in data.splits}
-    run = config.train_split, config.eval_split
+    run = data.config.train_split, data.config.eval_split
     return Findings(data, splits, find_twins(list(splits.values()), run))
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from segacc.chosen import Chosen
+from segacc.config import CheckConfig
 from segacc.data_check.check import Findings
 from segacc.data_check.split_facts import SplitFacts
 from segacc.data_check.verdict import imbalance, outside
+from segacc.errors import OptionError
 from segacc.hookspecs import Stream
 from segacc.options import parse_component
 
@@ -26,6 +28,11 @@ MANY_VALUES = 20
 """Raw ids outside the map above which they are no ids, but colours or noise."""
 CROP = (512, 512)
 """What training sees where nobody says otherwise; `segacc.defaults` has it for the run."""
+RUN_SETTINGS = (
+    *("train_split", "eval_split", "val_fraction", "seed", "num_channels"),
+    *("aug", "augment", "crop_size"),
+)
+"""Settings of a check that are those of a run."""
 STEP = 32
 """A crop whose sides are multiples of it suits nearly every network."""
 UNREADABLE = ("missing image", "missing label", "unreadable image", "unreadable label")
@@ -58,10 +65,37 @@ def paste(dataset: Chosen, cure: Cure) -> str:
     return _typed(dataset, [cure], whole=False)
 
 
-def command(dataset: Chosen, told: Sequence[Cure]) -> str | None:
-    """Write a training with all cures that are sure; None where there is none."""
+def command(found: Findings, told: Sequence[Cure]) -> str | None:
+    """Write a training as it was checked, with all cures that are sure; None where there is none.
+
+    What was typed of the run goes along: splits, `--val-fraction`, channels, augmentations.
+    """
     sure = [cure for cure in told if cure.sure]
-    return f"accelerate launch -m segacc {_typed(dataset, sure, whole=True)}" if sure else None
+    if not sure:
+        return None
+    cured = {flag for cure in sure for flag in cure.flags}
+    typed = [
+        f" {flag} {shlex.quote(value)}"
+        for flag, value in _of_the_run(found.data.config)
+        if flag not in cured
+    ]
+    options = _typed(found.data.dataset, sure, whole=True)
+    return f"accelerate launch -m segacc {options}{''.join(typed)}"
+
+
+def _of_the_run(config: CheckConfig) -> Iterator[tuple[str, str]]:
+    """Yield the settings of a run that are not as they are by themselves, as they are typed."""
+    for name in RUN_SETTINGS:
+        value = getattr(config, name)
+        if value == getattr(CheckConfig, name):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if name == "crop_size":
+            yield flag, "x".join(map(str, value))
+        elif name == "aug":
+            yield from ((flag, str(one)) for one in value)
+        else:
+            yield flag, str(value)
 
 
 def _typed(dataset: Chosen, told: Sequence[Cure], *, whole: bool) -> str:
@@ -82,9 +116,12 @@ def with_options(dataset: Chosen, changes: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Write an option's value: YAML where it is no plain text."""
+    """Write an option's value: YAML where it would not be read as it stands."""
     if isinstance(value, str):
-        plain = not set(value) & set(",[]{}'\"")
+        try:
+            plain = parse_component(f"a:b={value},c=d", "").values == {"b": value, "c": "d"}
+        except OptionError:
+            plain = False
         return value if plain else json.dumps(value, ensure_ascii=False)
     if isinstance(value, tuple):
         return "/".join(map(str, value))
@@ -103,7 +140,7 @@ def _of_labels(found: Findings) -> Iterator[Cure]:
     raw = sum((facts.raw for facts in found.splits.values()), Counter[int]())
     other = [value for value in raw if value]
     binary = len(found.data.labels.names) == 2 and 0 in raw and len(other) == 1 and other != [1]
-    if binary and _offers(found, "binary"):
+    if binary and _offers(found, "binary") and not found.data.dataset.options.binary:
         why = f"the labels hold 0 and {other[0]} only, as binary masks do"
         yield Cure(why, {}, {"binary": "true", "colors": None, "reduce_labels": None})
     elif wrong and len(wrong) <= MANY_VALUES:
@@ -151,11 +188,28 @@ def _of_splits(found: Findings) -> Iterator[Cure]:
             why = f"the data set has no split {config.train_split}"
             yield Cure(why, {"--train-split": others[0]}, sure=False)
     elif config.eval_split not in splits:
+        none = f"there is no split {config.eval_split}"
         if not isinstance(train, Stream) and len(train) > 1:
-            why = f"there is no split {config.eval_split}: score a fifth of {config.train_split}"
-            yield Cure(why, {"--val-fraction": "0.2"})
+            yield Cure(f"{none}: score a fifth of {config.train_split}", {"--val-fraction": "0.2"})
+        elif _offers(found, "validation"):
+            why = f"{none}, and a stream cannot be carved: name shards of it"
+            yield Cure(why, {}, {"validation": "SHARDS"}, sure=False)
+            why = f"or score {config.train_split} itself, which tells less"
+            yield Cure(why, {"--eval-split": config.train_split}, sure=False)
         for name in others:
             yield Cure(f"or score {name}", {"--eval-split": name}, sure=False)
+    if isinstance(train, Stream) and train.num_samples is None:
+        yield from _of_length(found, found.splits[config.train_split])
+
+
+def _of_length(found: Findings, train: SplitFacts) -> Iterator[Cure]:
+    """Suggest how a stream that nobody has counted can end."""
+    if train.faults or found.data.config.sample or not _offers(found, "num_samples"):
+        why = "a stream that nobody has counted has no epochs: say how long to train"
+        yield Cure(why, {"--max-steps": "N"}, sure=False)
+    elif train.read:
+        why = f"{train.read} samples were counted; with this, epochs have a length"
+        yield Cure(why, {}, {"num_samples": train.read})
 
 
 def _of_files(found: Findings) -> Iterator[Cure]:

@@ -1,6 +1,7 @@
 """Pictures of a data set: how much there is of each class, samples, and how training sees them."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from segacc.chosen import Chosen
 from segacc.data_check.check import Findings
 from segacc.data_check.cures import CROP
 from segacc.data_check.split_facts import EXAMPLES, SplitFacts
+from segacc.data_check.verdict import count_of
 from segacc.decode import raw_label, read_pixels
 from segacc.errors import DataError
 from segacc.hookspecs import Facts, Sample, Stream
@@ -40,6 +42,8 @@ DECADES = 5
 """Powers of ten that a bar covers: from a thousandth of a percent to all pixels."""
 MOST = 40
 """Classes that are drawn; of more, the most frequent ones."""
+NAMED = 130
+"""Letters in a line of augmentations."""
 GRID = (225, 225, 225)
 TURNS = 5
 """What training would make of a sample, so many times."""
@@ -154,12 +158,16 @@ def _bar(
     length = bar_length(facts.share(k), width - NAMES - NUMBERS)
     if length:
         draw.rectangle((NAMES, y, NAMES + length, y + BAR), color, outline=INK)
-    told = f"{facts.name}: {100 * facts.share(k):.3f} %, {facts.images[k]} images"
+    told = f"{facts.name}: {100 * facts.share(k):.3f} %, {count_of(facts.images[k], 'image')}"
+    if not facts.pixels[k]:
+        told = f"{facts.name}: -"
     draw.text((width - NUMBERS + GAP, y), told[:34], INK, text_font(11))
 
 
 def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> None:
-    """Write a sheet with a row for each of some samples: as it is, then as training would see it.
+    """Write a sheet with two rows for each of some samples: as it is, then as training sees it.
+
+    The upper row has the images, the lower one their labels laid over them.
 
     The first epochs of a run with this seed would show these very pictures.
 
@@ -173,16 +181,16 @@ def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> Non
     labels = found.data.labels
     column = (WIDTH - 2 * GAP - TURNS * GAP) // (TURNS + 1)
     heads = ("original", *(f"epoch {turn + 1}" for turn in range(TURNS)))
-    named = ", ".join(one.text for one in chosen) or "none"
-    parts = [
-        text_strip([f"augmentations: {named}"], WIDTH - 2 * GAP, 18),
-        text_strip(heads, column, 15),
-    ]
+    named = textwrap.wrap(", ".join(one.text for one in chosen) or "none", NAMED)
+    titles = (f"augmentations: {named[0]}", *named[1:])
+    parts = [text_strip([title], WIDTH - 2 * GAP, 15) for title in titles]
+    parts.append(text_strip(heads, column, 15))
     used = set[int]()
     for place, (_, sample) in zip(places, facts.examples, strict=True):
         given = _pixels(sample, labels, data.source.num_channels)
         pairs = [given, *(augmented(data, epoch, place) for epoch in range(TURNS))]
         used |= {int(k) for _, classes in pairs for k in np.unique(classes)}
+        parts.append(_row([_fitted(image, column) for image, _ in pairs], column))
         parts.append(_row([_labelled(*pair, labels.palette, column) for pair in pairs], column))
         parts.append(text_strip([sample.id], WIDTH - 2 * GAP, 12))
     parts.append(legend(labels.names, labels.palette, used, WIDTH - 2 * GAP))

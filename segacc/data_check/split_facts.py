@@ -73,8 +73,11 @@ class SplitFacts:
         if facts.image_size:
             self.sizes[facts.image_size] += 1
             self._add_sums(facts)
-        self.image_modes.update([facts.image_mode] if facts.image_digest else [])
-        self.label_kinds.update([facts.label_kind] if facts.label_digest else [])
+        # Of what is damaged no kind is told; a TIFF that Pillow does not know has one.
+        if facts.image_digest and (facts.image_size or facts.image_mode != "other"):
+            self.image_modes[facts.image_mode] += 1
+        if facts.label_digest and (facts.raw or facts.label_kind != "other"):
+            self.label_kinds[facts.label_kind] += 1
         self.files.append(str(sample.image) if isinstance(sample.image, Path) else "")
         self.image_digests.append(facts.image_digest)
         self.label_digests.append(facts.label_digest if len(labelled) > 1 else b"")

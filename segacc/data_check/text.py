@@ -18,6 +18,8 @@ from segacc.labels import IGNORE
 
 FILES = 5
 """Of a finding, that are named to people; JSON has them all."""
+MANY = 40
+"""Classes above which those that occur nowhere are only counted; JSON has them all."""
 STYLES = {"problem": "bold red", "warning": "yellow"}
 
 
@@ -33,6 +35,9 @@ def print_report(
         _say(console, line)
     console.print(facts_table(found), soft_wrap=False)
     console.print(classes_table(found), soft_wrap=False)
+    if hidden := left_out(found):
+        names = len(found.data.labels.names)
+        _say(console, f"{len(hidden)} of the {names} classes occur in no split\n")
     for finding in findings:
         _print_finding(console, finding)
     if told:
@@ -40,22 +45,25 @@ def print_report(
     for cure in told:
         _say(console, f"  {cure.why}:")
         _say(console, f"    {paste(found.data.dataset, cure)}", style="bold")
-    if whole := command(found.data.dataset, told):
+    if whole := command(found, told):
         choice = not all(cure.sure for cure in told)
         _say(console, f"\ntogether{', without what you must choose' if choice else ''}:")
         _say(console, f"  {whole}", style="bold")
     for path in pictures:
         _say(console, f"written to {path}")
-    _say(console, verdict(findings), style="red" if _fails(findings) else "green")
+    told_last = verdict(findings, sample=found.data.config.sample)
+    _say(console, told_last, style="red" if _fails(findings) else "green")
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """Say in a line whether a run would stop."""
+def verdict(findings: Sequence[Finding], *, sample: int | None = None) -> str:
+    """Say in a line whether a run would stop; of a `sample` that is not all there is to say."""
     problems = sum(finding.level == "problem" for finding in findings)
-    warnings = count_of(len(findings) - problems, "warning")
+    counts = {"problem": problems, "warning": len(findings) - problems}
+    told = ", ".join(count_of(count, word) for word, count in counts.items() if count)
     if problems:
-        return f"a run would stop: {count_of(problems, 'problem')}, {warnings}"
-    return f"nothing here would stop a run: {warnings}"
+        return f"a run would stop: {told}"
+    what = "nothing in what was read" if sample else "nothing here"
+    return f"{what} would stop a run{f': {told}' if told else ''}"
 
 
 def _fails(findings: Sequence[Finding]) -> bool:
@@ -95,7 +103,7 @@ def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
     means, spread = facts.statistics()
     return {
         "samples": total,
-        "read": str(facts.read),
+        "read": _read(facts),
         "image size": _sizes(facts),
         "image modes": _counter(facts.image_modes),
         "labels": _counter(facts.label_kinds),
@@ -104,6 +112,12 @@ def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
         "mean": " ".join(f"{one:.3f}" for one in means),
         "deviation": " ".join(f"{one:.3f}" for one in spread),
     }
+
+
+def _read(facts: SplitFacts) -> str:
+    """Tell how many samples were read, and in how many files that went wrong."""
+    wrong = len({fault.file for fault in facts.faults})
+    return f"{facts.read}, faults in {count_of(wrong, 'file')}" if wrong else str(facts.read)
 
 
 def _sizes(facts: SplitFacts) -> str:
@@ -135,13 +149,23 @@ def classes_table(found: Findings) -> Table:
     for name in found.splits:
         table.add_column(Text(f"{name}: pixels"), justify="right")
         table.add_column("images", justify="right")
+    hidden = left_out(found)
     for k, name in enumerate(labels.names):
+        if k in hidden:
+            continue
         swatch = Text("  ", style=Style(bgcolor="rgb({},{},{})".format(*labels.palette[k])))
         cells = [cell for facts in found.splits.values() for cell in _cells(facts, k)]
         ids = [str(raw) for raw, owner in sorted(labels.classes.items()) if owner == k]
         told = ", ".join(ids[:4]) + (" ..." if len(ids) > 4 else "")
         table.add_row(Text.assemble(swatch, " ", name), told, *cells)
     return table
+
+
+def left_out(found: Findings) -> frozenset[int]:
+    """Return the classes that have no row: of many, those that occur nowhere."""
+    count, splits = len(found.data.labels.names), found.splits.values()
+    absent = frozenset(k for k in range(count) if not any(one.pixels[k] for one in splits))
+    return absent if count > MANY else frozenset()
 
 
 def _cells(facts: SplitFacts, k: int) -> tuple[Text, Text]:
@@ -178,7 +202,7 @@ def to_json(
             {"why": cure.why, "paste": paste(data.dataset, cure), "sure": cure.sure}
             for cure in told
         ],
-        "command": command(data.dataset, told),
+        "command": command(found, told),
         "notes": list(data.notes),
         "pictures": [str(path) for path in pictures],
     }

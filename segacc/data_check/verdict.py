@@ -141,8 +141,8 @@ def twins_text(twins: Twins) -> str:
         return f"{many} of {second} {verb} byte for byte that of {other}, under another image"
     if twins.kind == "exact":
         return f"{many} of {second} {verb} byte for byte {other}{too_good}"
-    how = f"hashes at most {max(bits for _, _, bits in twins.pairs)} of 64 bits apart"
-    return f"{many} of {second} {verb} nearly {other} ({how}){too_good}"
+    hint = ", as frames of one video are" if second == first else ""
+    return f"{many} of {second} {verb} nearly the same as {other}{hint}{too_good}"
 
 
 def _labels(found: Findings, name: str) -> Iterator[Finding]:

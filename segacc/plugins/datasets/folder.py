@@ -59,7 +59,8 @@ class FolderOptions:
     test: Path | None = None
     """List of the test samples."""
     names: Path | None = None
-    """Class names: a text file with one a line, or JSON; default: `classes.json` in `root`."""
+    """Class names: a text file with one a line, or JSON; default: `classes.json`, `id2label.json`
+    or `classes.txt` in `root`."""
     colors: Path | None = None
     """Colour table, for labels that hold colours, and class names: lines of `name,r,g,b` or
     `r g b name`, or JSON, also `classes.json` with a palette. Raw ids are the places of the names.

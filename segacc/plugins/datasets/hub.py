@@ -160,7 +160,7 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
     if path is None and columns.names is None:
         path = loaded.find_names()
     if path is not None:
-        told = read_names(path)
+        told = _read(path, typed=options.names is not None)
     elif columns.names is not None:
         told = NamesFile(list(columns.names))
     else:
@@ -177,6 +177,15 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
         told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
     )
     return edit(labels, options.map, f"{WHERE}: map")
+
+
+def _read(path: Path, *, typed: bool) -> NamesFile:
+    """Read class names; of a file that nobody typed it is said how to name another."""
+    try:
+        return read_names(path)
+    except DataError as error:
+        more = "" if typed else " It lies beside the data; names=FILE of --dataset hub goes before it."
+        raise DataError(f"{error}{more}") from None
 
 
 @hookimpl
