@@ -184,7 +184,9 @@ def _read(path: Path, *, typed: bool) -> NamesFile:
     try:
         return read_names(path)
     except DataError as error:
-        more = "" if typed else " It lies beside the data; names=FILE of --dataset hub goes before it."
+        more = (
+            "" if typed else " It lies beside the data; names=FILE of --dataset hub goes before it."
+        )
         raise DataError(f"{error}{more}") from None
 
 
