@@ -109,7 +109,8 @@ SPOILS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         LABEL,
         smaller,
         "size",
-        "1 label of train has not its image's size",
+        "1 label of train has not its image's size: the label is 24x32 pixels, its image 48x64 "
+        "(height x width)",
     ),
     "a label in colours": (
         LABEL,

@@ -59,6 +59,16 @@ def test_the_shared_nuclei_by_a_pattern(shared: Path, hub_names: str) -> None:
     }
 
 
+def test_a_names_file_beside_the_data_of_another_form(shared: Path) -> None:
+    folder = shared / "nuclei_dsb2018"
+    assert refusal(path=str(folder)) == (
+        f"{folder}/classes.json: not a list of class names (invalid literal for int() with base "
+        "10: 'dataset'). Right is a text file with one name a line, or JSON like "
+        '{"id2label": {"0": "road", "1": "sky"}}. It lies beside the data; names=FILE of --dataset '
+        "hub goes before it."
+    )
+
+
 def test_nothing_is_decoded_or_encoded_again(hub_names: str, tmp_path: Path) -> None:
     jpeg, label = encode(picture(0), "JPEG", quality=60), label_png(0)
     values = {"image": [embedded(jpeg, "a.jpg")], "label": [embedded(label, "a.png")]}

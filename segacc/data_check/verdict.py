@@ -24,7 +24,7 @@ FAULTS: dict[FaultKind, tuple[str, str]] = {
     "shard": ("shard of {} cannot be read", "shards of {} cannot be read"),
 }
 """One of them, and several."""
-TELLING = ("unreadable image", "unreadable label", "image", "label", "shard")
+TELLING = ("unreadable image", "unreadable label", "image", "label", "size", "shard")
 """Faults of which the first file's text says more than the kind."""
 
 

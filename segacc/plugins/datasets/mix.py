@@ -42,8 +42,7 @@ class MixOptions:
     """Options of mix."""
 
     sets: Sets
-    """Data sets, as in `sets=["folder:root=a","folder:root=b,map=b.yaml"]`, or mappings with
-    `name`."""
+    """Data sets, or mappings with `name`, as in `sets=["nuclei","folder:root=a"]`."""
     weights: tuple[Annotated[float, Gt(0), AllowInfNan(False)], ...] = ()
     """How many training samples are drawn from each set, in proportion, as in `weights=2/1`;
     default each sample once an epoch."""
