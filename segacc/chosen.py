@@ -7,7 +7,7 @@ from typing import Any
 
 from segacc.errors import OptionError
 from segacc.hookspecs import DataSplits
-from segacc.options import decode
+from segacc.options import decode, name_first
 from segacc.registry import Registry
 
 
@@ -49,12 +49,20 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     """
     record, component = registry.component(kind, given, where)
     label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
-    options = decode(record.options, component.values, label)
-    values = ",".join(f"{key}={value}" for key, value in component.values.items())
+    given_values = name_first(record.options, component.values, label)
+    options = decode(record.options, given_values, label)
+    values = ",".join(f"{key}={_text(value)}" for key, value in given_values.items())
     text = f"{component.name}:{values}" if values else component.name
     inner = getattr(record, "parts", None)
     parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
     return Chosen(record, options, text, parts)
+
+
+def _text(value: Any) -> str:
+    """Tell a value as it is typed: a plain list with `/` between its parts."""
+    if not isinstance(value, list | tuple) or any(set("/,:") & set(str(part)) for part in value):
+        return str(value)
+    return "/".join(map(str, value))
 
 
 def refuse_twins(chosen: Sequence[Chosen], where: str) -> None:

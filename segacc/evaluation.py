@@ -1,6 +1,7 @@
 """`segacc evaluate`: score a model folder on a split, on any number of processes."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -18,14 +19,6 @@ from segacc.processes import start_accelerator
 from segacc.protocols import Protocol
 from segacc.scoring import Scoring, build_metrics, scored_data
 from segacc.splits import data_splits, pick_split
-
-RULES = {
-    "ignored": "pixels labelled 255 count for nothing",
-    "absent_classes": "a class in neither labels nor predictions is left out of the means",
-    "label_size": "original",
-    "weights": "raw",
-}
-"""What every score here is taken by."""
 
 
 def build_scoring(
@@ -92,28 +85,24 @@ def score(scoring: Scoring, console: Console) -> Scores:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=scoring.share())
-        scoring.tick = lambda item: bar.advance(task)
+        scoring.seen = lambda item, prediction: bar.advance(task)
         scores, _ = evaluate(scoring)
     return scores
 
 
 def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
     """Collect what a score must carry to be compared."""
-    protocol, images = scoring.protocol.text(), scoring.num_images + len(scoring.unreadable)
+    terms, images = scoring.terms(), scoring.num_images + len(scoring.unreadable)
     skipped = f", {len(scoring.unreadable)} unreadable" if scoring.unreadable else ""
     return {
-        "title": f"{model} on {config.split}: {images} images{skipped}, protocol {protocol}, "
-        f"precision {scoring.accelerator.mixed_precision}",
+        "title": f"{model} on {config.split}: {images} images{skipped}, {terms.short()}",
         "model": model,
         "dataset": config.dataset,
         "split": config.split,
         "carved": carved_from(config),
-        "num_images": scoring.num_images,
+        **asdict(terms),
         "unreadable": sorted(scoring.unreadable),
-        "protocol": protocol,
-        "precision": scoring.accelerator.mixed_precision,
         "processes": scoring.accelerator.num_processes,
-        "rules": RULES,
         "scores": finite(scores),
         "segacc_version": __version__,
     }

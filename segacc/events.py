@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segacc.terms import Terms
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -67,8 +69,8 @@ class Evaluated:
 
     step: int
     scores: Scores
-    protocol: str
-    num_images: int
+    terms: Terms
+    """What they were taken by, and on."""
     seconds: float
     best: bool
     """True when this is the best so far by `best_by`."""

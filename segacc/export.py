@@ -37,6 +37,7 @@ def side_file(run: Run) -> dict[str, Any]:
         "facts": dataclasses.asdict(run.facts),
         "labels": run.labels.to_dict(),
         "protocol": run.scoring.protocol.text(),
+        "terms": dataclasses.asdict(run.scoring.terms()),
         "size_rule": dataclasses.asdict(run.network.size_rule),
         "scores": finite(run.progress.scores),
         "scored_at_step": run.progress.evaluated,
@@ -63,12 +64,8 @@ images.
 
 {score_table(run.progress.scores)}
 
-Protocol: `{run.scoring.protocol.text()}`, at the label's original size,
-    {run.scoring.num_images} images of the split
-`{run.config.eval_split}`, scored at step {run.progress.evaluated}; pixels labelled 255 count for
-nothing; a class in
-neither labels nor predictions is left out of the means; raw weights; precision
-{run.accelerator.mixed_precision}.
+Scored at step {run.progress.evaluated} on the split `{run.config.eval_split}`:
+{run.scoring.terms().text()}.
 
 ```python
 from segacc import Segmenter

@@ -106,13 +106,28 @@ class MetricState(Protocol):
     """A metric as the loop uses it: states that add up over images and processes."""
 
     state: dict[str, "Tensor"]
-    """Tensors whose sums over processes are the state of the whole split; integers stay exact."""
+    """Tensors whose sums over processes are the state of the whole split; integers stay exact.
+    Empty for a metric that gathers by itself."""
 
     def update(self, predictions: "Tensor", labels: "Tensor") -> None:
-        """Count predictions (N, H, W) int64 against labels (N, H, W) int64, 255 ignored."""
+        """Count predictions (N, H, W) int64 against labels (N, H, W) int64, 255 ignored.
+
+        Of a metric with `wants_confidence` it has a third parameter `confidence`: (N, H, W)
+        float32, the probability of the predicted class, 0..1.
+        """
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return scores by name, a mapping for scores by class name; empty states give nan."""
+        """Return scores by name, a mapping for scores by class name; empty states give nan.
+
+        All processes call it, when the states are added up; what the main process returns counts.
+        """
+
+
+class MetricFiles(Protocol):
+    """What a metric with `writes` has beside."""
+
+    def write(self, folder: Path) -> None:
+        """Write files into an existing folder; the main process calls it after `compute`."""
 
 
 class BatchChange(Protocol):
@@ -221,8 +236,12 @@ class Loss(Record):
 class Metric(Record):
     """Scores of predictions against labels."""
 
-    build: Callable[[Any, Facts], MetricState]
+    build: Callable[[Any, Facts], Any]
     """Options and facts to an empty MetricState."""
+    wants_confidence: bool = False
+    """True for one whose `update` takes the confidence of each pixel, too."""
+    writes: bool = False
+    """True for one that has MetricFiles' `write`: `segacc evaluate` calls it."""
     lower_is_better: tuple[str, ...] = ()
     """The score names of which a lower value is the better one."""
 

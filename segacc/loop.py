@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from segacc import checkpoint
@@ -119,8 +119,7 @@ def evaluation(run: Run) -> Iterator[Event]:
     yield Evaluated(
         step=progress.step,
         scores=scores,
-        protocol=run.scoring.protocol.text(),
-        num_images=run.scoring.num_images,
+        terms=run.scoring.terms(),
         seconds=time.perf_counter() - start,
         best=best,
         examples=tuple(examples),
@@ -146,7 +145,7 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
     for item in scored(scoring.loader(), trouble, scoring.data.num_channels):
         image, label = item.image.to(accelerator.device), item.label.to(accelerator.device)
         prediction = predict(scoring.model, scoring.network, image, scoring.protocol, scoring.most)
-        scoring.tick(item)
+        scoring.seen(item, prediction)
         if item.padding:
             continue
         images += not item.unreadable
@@ -166,13 +165,13 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
 
 
 def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
-    """Add up the states over all processes and compute."""
+    """Add up the states over all processes and compute; the main process's scores are all's."""
     accelerator = scoring.accelerator
     scores: Scores = {}
     for metric in metrics.values():
         for key, value in metric.state.items():
             metric.state[key] = accelerator.reduce(value.to(accelerator.device), "sum")
-        found = metric.compute()
+        (found,) = broadcast_object_list([metric.compute()])
         if twice := sorted(set(scores) & set(found)):
             raise OptionError(
                 f"--metric: two metrics give the score {', '.join(twice)}; leave one out."

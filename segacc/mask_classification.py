@@ -59,6 +59,7 @@ class MaskModel(TransformersModel):
     """
 
     set_loss: type[SetLoss] = PointLoss
+    probabilities = True
 
     def __init__(
         self,

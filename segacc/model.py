@@ -105,6 +105,8 @@ class SegmentationModel(nn.Module):
         min_batch_size: the smallest batch per process in training (2 where a norm sees one value
             per channel).
         head_prefixes: parameter names that start so are the head's and take `head_lr_scale`.
+        probabilities: True where the logits are scores of 0 or more, whose shares are the
+            probabilities of the classes; False where a softmax makes them so.
         classifiers: names of the modules whose tensors have one row for each class; when weights
             of other classes are loaded, rows of the same class name are taken over.
         batchnorm_frozen: set by `freeze_batchnorm`.
@@ -118,6 +120,7 @@ class SegmentationModel(nn.Module):
     size_rule: SizeRule = SizeRule()
     min_batch_size: int = 1
     head_prefixes: tuple[str, ...] = ()
+    probabilities: bool = False
     classifiers: tuple[str, ...] = ()
     _no_split_modules: tuple[str, ...] = ()
     batchnorm_frozen: bool = False

@@ -62,6 +62,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def parse_component(given: Any, where: str) -> Component:
     """Read `name:key=value,...` or a mapping with `name`.
 
+    A first value without a key, as in `folder:data/camvid`, is kept under the key "" for `decode`.
     A value that starts with `[`, `{` or a quote is read as YAML, so that it may hold commas.
 
     Raises:
@@ -82,9 +83,11 @@ def parse_component(given: Any, where: str) -> Component:
         )
     name, _, rest = given.strip().partition(":")
     values = {}
-    for item in _split(rest):
+    for place, item in enumerate(_split(rest)):
         key, equals, value = item.partition("=")
-        if not equals or not key.strip():
+        if place == 0 and not equals:
+            key, equals, value = "", "=", item
+        elif not equals or not key.strip():
             raise OptionError(
                 f"{where}: cannot read {item!r} in {given!r}. Options are written "
                 "`name:key=value,key=value`; a value with commas goes in quotes or brackets."
@@ -129,7 +132,7 @@ def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         OptionError: an unknown key, a wrong type or a value out of range; the text names `where`.
     """
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values, names = name_first(cls, values, where), [one.name for one in _fields(cls)]
     for key in values:
         if key not in names:
             known = f"Known: {', '.join(names)}." if names else "It has no options."
@@ -141,6 +144,31 @@ def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return checked
     except ValidationError as error:
         raise OptionError(f"{where}: {explain(error, hints)}") from None
+
+
+def name_first(cls: type[Any], values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Give the value without a key to the first option, where that one must be given.
+
+    Raises:
+        OptionError: there is no such option, or it is given by name as well.
+    """
+    if "" not in values:
+        return values
+    first = next((one.name for one in _fields(cls) if _default(one) == "required"), None)
+    if first is None or first != _fields(cls)[0].name:
+        raise OptionError(
+            f"{where}: cannot read {values['']!r}. Options are written "
+            "`name:key=value,key=value`; a value with commas goes in quotes or brackets."
+        )
+    if first in values:
+        raise OptionError(
+            f'{where}: "{first}" is given twice: {values[""]!r} and {values[first]!r}.'
+        )
+    return {first if key == "" else key: value for key, value in values.items()}
+
+
+def _fields(cls: type[Any]) -> "tuple[dataclasses.Field[Any], ...]":
+    return dataclasses.fields(cls)
 
 
 def check_value(hint: Any, value: Any, where: str) -> Any:

@@ -127,8 +127,9 @@ class Display:
     def _show_scores(self, event: Evaluated) -> None:
         self.latest, self.last = event, self.clock()
         self.best = event if event.best else self.best
-        title = f"evaluation at step {event.step}: {event.num_images} images in "
-        title += f"{event.seconds:.1f} s, {event.protocol}{' (best so far)' if event.best else ''}"
+        title = f"evaluation at step {event.step}: {event.terms.num_images} images in "
+        title += f"{event.seconds:.1f} s, {event.terms.short()}"
+        title += " (best so far)" if event.best else ""
         print_classes = partial(print_scores, names=self.names, palette=self.palette)
         print_classes(self.console, event.scores, title=title, limit=MANY_CLASSES)
 

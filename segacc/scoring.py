@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segacc.checkpoint import Progress
@@ -18,6 +19,7 @@ from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
 from segacc.protocols import Protocol
 from segacc.streams import EvalStream
+from segacc.terms import Terms
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Ways to run in which a forward call gathers weights from all processes."""
@@ -40,8 +42,8 @@ class Scoring:
     skip_unreadable: int = 0
     keep: frozenset[str] = frozenset()
     """Ids of the samples whose prediction is kept for pictures."""
-    tick: Callable[[Item], None] = lambda item: None
-    """Called after each image."""
+    seen: Callable[[Item, Tensor], None] = lambda item, prediction: None
+    """Called after each image, padding too, with its prediction (H, W) uint8."""
     unreadable: set[str] = field(default_factory=set)
     """What was passed over so far."""
     num_images: int = 0
@@ -57,6 +59,14 @@ class Scoring:
         """Count this process's images; None for a stream that nobody has counted."""
         count, processes = self.data.num_samples, self.accelerator.num_processes
         return None if count is None else -(-count // processes)
+
+    def terms(self) -> Terms:
+        """Tell what the scores of the newest evaluation were taken by, and on."""
+        return Terms(
+            protocol=self.protocol.text(),
+            num_images=self.num_images,
+            precision=self.accelerator.mixed_precision,
+        )
 
     def most(self, count: int) -> int:
         """Return how many forward calls to make for an image that needs `count` of them.

@@ -73,8 +73,8 @@ def train_row(event: StepDone) -> dict[str, Any]:
 
 def eval_row(event: Evaluated) -> dict[str, Any]:
     """Return an evaluation as metrics.jsonl holds it, each score under its own name."""
-    facts = ("step", "protocol", "num_images", "seconds", "best")
-    return {"kind": "eval", **{name: getattr(event, name) for name in facts}, **event.scores}
+    facts = {name: getattr(event, name) for name in ("step", "seconds", "best")}
+    return {"kind": "eval", **facts, **asdict(event.terms), **event.scores}
 
 
 def flat(scores: Mapping[str, Any] | Scores) -> dict[str, float]:

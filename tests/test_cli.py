@@ -68,7 +68,7 @@ REFUSED = [
     ),
     (
         ["--arch", "segformer:variant"],
-        "--arch: cannot read 'variant' in 'segformer:variant'. Options are written "
+        "--arch segformer: cannot read 'variant'. Options are written "
         "`name:key=value,key=value`; a value with commas goes in quotes or brackets.",
     ),
     (

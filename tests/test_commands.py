@@ -52,7 +52,9 @@ def test_evaluate_gives_the_scores_of_the_run_to_the_last_digit(
     assert found["scores"] == {name: best[name] for name in SCORES}
     assert found["scores"]["mean_iou"] > 0.5, "more than the background is recognized"
     lines = said.splitlines()
-    assert lines[0] == f"{trained}/best on validation: 3 images, protocol whole, precision no"
+    assert (
+        lines[0] == f"{trained}/best on validation: 3 images, protocol whole, raw weights, float32"
+    )
     assert lines[1].split()[:2] == ["mean_iou", f"{best['mean_iou']:.4f}"]
     assert [line.split()[0] for line in lines[3:6]] == list(NAMES)
     assert lines[6:] == ["written to out/evaluation.json"]
@@ -68,8 +70,8 @@ def test_evaluation_json_carries_what_makes_a_score_comparable(
     assert (found["model"], found["dataset"]) == (str(trained / "best"), dataset)
     assert (found["split"], found["num_images"], found["unreadable"]) == ("validation", 3, [])
     assert (found["precision"], found["processes"]) == ("no", 1)
-    assert set(found["rules"]) == {"ignored", "absent_classes", "label_size", "weights"}
-    assert found["rules"]["label_size"] == "original"
+    assert (found["weights"], found["label_size"]) == ("raw", "original")
+    assert {"ignored", "absent_classes", "protocol", "num_images", "precision"} <= set(found)
     evaluate(warm, trained / "best", data, tmp_path, "--split", "train")
     found = report(tmp_path / "out")
     assert (found["split"], found["num_images"]) == ("train", 4)

@@ -101,11 +101,6 @@ def test_a_mapping_says_the_same_as_a_text() -> None:
         (5, "--aug: expected a name such as `segformer:variant=b0`, got 5."),
         (None, "--aug: expected a name such as `segformer:variant=b0`, got None."),
         (
-            "flip:p",
-            "--aug: cannot read 'p' in 'flip:p'. Options are written `name:key=value,key=value`; "
-            "a value with commas goes in quotes or brackets.",
-        ),
-        (
             "folder:root=a,b",
             "--aug: cannot read 'b' in 'folder:root=a,b'. Options are written "
             "`name:key=value,key=value`; a value with commas goes in quotes or brackets.",
@@ -303,3 +298,22 @@ def test_a_union_is_told_once() -> None:
         "list of text or mapping",
         "integer > 0",
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Options whose first one must be given."""
+
+    root: str
+    """Where."""
+    depth: int = 0
+    """How far."""
+
+
+def test_a_first_value_without_a_key_is_the_option_that_must_be_given() -> None:
+    named = parse_component("folder:../a b/c,depth=2", "--dataset")
+    assert decode(Placed, named.values, named.where) == Placed(root="../a b/c", depth=2)
+    twice = parse_component("folder:here,root=there", "--dataset")
+    with pytest.raises(OptionError) as error:
+        decode(Placed, twice.values, twice.where)
+    assert str(error.value) == "--dataset: \"root\" is given twice: 'here' and 'there'."

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from segacc.events import Evaluated, Event, Saved, Scores, Started, StepDone, Stopped
 from segacc.progress import Display, clock_text, print_scores, scores_table, scores_text
+from segacc.terms import Terms
 
 NAMES = ("background", "nucleus", "[red]")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))
@@ -49,8 +50,7 @@ def evaluated(step: int, mean_iou: float, *, best: bool) -> Evaluated:
     return Evaluated(
         step=step,
         scores=make_scores(mean_iou),
-        protocol="whole",
-        num_images=39,
+        terms=Terms(protocol="whole", num_images=39),
         seconds=12.34,
         best=best,
     )
@@ -107,7 +107,8 @@ def test_eta_counts_from_the_resumed_step() -> None:
 def test_plain_evaluation() -> None:
     text = shown([started(), evaluated(20, 0.7, best=True)], terminal=False)
     assert text.splitlines()[2:] == [
-        "evaluation at step 20: 39 images in 12.3 s, whole (best so far)",
+        "evaluation at step 20: 39 images in 12.3 s, protocol whole, raw weights, float32 "
+        "(best so far)",
         "  mean_iou 0.7000",
         "  class            IoU  accuracy",
         "  background    0.9000    0.9000",

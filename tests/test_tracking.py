@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segacc.events import Evaluated, Event, Example, Scores, Started, StepDone, Stopped
+from segacc.terms import Terms
 from segacc.tracking import flat, record
 
 NAMES = ("background", "nucleus")
@@ -39,8 +41,7 @@ def evaluated(step: int, *, best: bool = True) -> Evaluated:
     return Evaluated(
         step=step,
         scores=scores,
-        protocol="whole",
-        num_images=1,
+        terms=Terms(protocol="whole", num_images=1),
         seconds=3.0,
         best=best,
         examples=(Example("a", image, label, label),),
@@ -98,10 +99,9 @@ def test_metrics_lines(tmp_path: Path) -> None:
         {
             "kind": "eval",
             "step": 2,
-            "protocol": "whole",
-            "num_images": 1,
             "seconds": 3.0,
             "best": True,
+            **asdict(Terms(protocol="whole", num_images=1)),
             "mean_iou": 0.5,
             "per_category_iou": {"background": 0.5, "nucleus": None},
         },

@@ -1,0 +1,42 @@
+"""Terms: what a score must carry to be compared with another one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+IGNORED = "pixels labelled 255 count for nothing"
+ABSENT = "a class in neither labels nor predictions is left out of the means"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """By what rules, and on what, scores were taken."""
+
+    protocol: str
+    """How the network saw the images, as it is typed."""
+    num_images: int
+    """Images that were scored, unreadable ones left out."""
+    weights: Literal["raw", "ema"] = "raw"
+    """The weights themselves, or their exponential moving average."""
+    precision: str = "no"
+    """Accelerate's mixed precision; `no` is float32."""
+    ignored: str = IGNORED
+    absent_classes: str = ABSENT
+    label_size: str = "original"
+    """Predictions are compared with labels at the label's own size."""
+
+    def short(self) -> str:
+        """Tell what differs from run to run."""
+        return f"protocol {self.protocol}, {self.weights} weights, {self.number_format}"
+
+    def text(self) -> str:
+        """Tell them all in one line."""
+        return (
+            f"{self.num_images} images, protocol {self.protocol} at the label's {self.label_size} "
+            f"size; {self.ignored}; {self.absent_classes}; {self.weights} weights; "
+            f"{self.number_format}"
+        )
+
+    @property
+    def number_format(self) -> str:
+        """What the network computed in."""
+        return "float32" if self.precision == "no" else self.precision
