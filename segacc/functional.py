@@ -1,4 +1,4 @@
-"""The hot kernels: resize + cross-entropy, resize + argmax, blended windows, confusion."""
+"""The hot kernels: resize + loss, resize + argmax, blended windows, confusion."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +15,16 @@ CHUNK = 2**26
 """Elements of full-size logits that exist at a time: 256 MiB of float32."""
 
 
+def widened(logits: Tensor) -> Tensor:
+    """Return logits as float32; float64 stays as it is."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize logits (N, K, h, w) to (N, K, H, W) float32: bilinear, corners not aligned."""
+    """Resize logits (N, K, h, w) to (N, K, H, W) `widened`: bilinear, corners not aligned."""
     if logits.shape[-2:] == size:
-        return logits.float()
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        return widened(logits)
+    return F.interpolate(widened(logits), size=size, mode="bilinear", align_corners=False)
 
 
 def resize_and_cut(logits: Tensor, size: tuple[int, int], extent: tuple[float, float]) -> Tensor:
@@ -32,7 +37,7 @@ def resize_and_cut(logits: Tensor, size: tuple[int, int], extent: tuple[float, f
             two pixels; not less than `size`.
 
     Returns:
-        (N, K, H, W) float32.
+        (N, K, H, W) `widened`.
     """
     height, width = extent
     if height == int(height) and width == int(width):
@@ -42,81 +47,21 @@ def resize_and_cut(logits: Tensor, size: tuple[int, int], extent: tuple[float, f
             side * (1 + 1e-9) / given for side, given in zip(extent, logits.shape[-2:], strict=True)
         )
         full = F.interpolate(
-            logits.float(), scale_factor=scale, mode="bilinear", align_corners=False
+            widened(logits), scale_factor=scale, mode="bilinear", align_corners=False
         )
     return full[..., : size[0], : size[1]]
 
 
-def cross_entropy_sum(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """Sum the cross-entropy over all pixels that are not ignored, at the labels' full size.
-
-    The full-size logits exist for a few images at a time only, so memory does not grow with N.
-
-    Args:
-        logits: (N, K, h, w) float.
-        labels: (N, H, W) int64, 255 ignored.
-        class_weights: (K,) float32 or None.
-        label_smoothing: 0..1, as in torch.nn.functional.cross_entropy.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
-    """
-
-    def term(full: Tensor, label: Tensor) -> Tensor:
-        return F.cross_entropy(
-            full,
-            label,
-            weight=class_weights,
-            ignore_index=IGNORE,
-            reduction="sum",
-            label_smoothing=label_smoothing,
-        )
-
-    return summed(term, logits, labels)
-
-
-def dice_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum 1 - Dice over images and the classes in their labels, at the labels' full size.
-
-    Dice of a class in an image is 2 sum(p y) / (sum(p) + sum(y)) over its pixels that are not
-    ignored, with probabilities p and labels y of 0 or 1 (Milletari et al. 2016, without squares).
-
-    Args:
-        logits: (N, K, h, w) float.
-        labels: (N, H, W) int64, 255 ignored.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
-    """
-
-    def term(full: Tensor, label: Tensor) -> Tensor:
-        valid = (label != IGNORE)[:, None].float()
-        place = label[:, None].where(valid > 0, 0)
-        probabilities = full.softmax(dim=1) * valid
-        right = probabilities.gather(1, place).flatten(1)
-        empty = full.new_zeros(full.shape[:2])  # (n, K), as all below
-        overlap = empty.scatter_add(1, place.flatten(1), right)
-        area = empty.scatter_add(1, place.flatten(1), valid.flatten(1))
-        dice = 2 * overlap / (probabilities.sum((2, 3)) + area).clamp(min=1)
-        return ((1 - dice) * (area > 0)).sum()
-
-    return summed(term, logits, labels)
-
-
 Term = Callable[[Tensor, Tensor], Tensor]
-"""Logits (n, K, H, W) float32 at full size and labels (n, H, W) to a sum over the images."""
+"""Logits (n, K, H, W) `widened`, at full size, and labels (n, H, W) to a sum over the images; it
+must depend on the logits, also where every pixel is ignored."""
 
 
 def summed(term: Term, logits: Tensor, labels: Tensor) -> Tensor:
     """Sum a term over images (N, K, h, w) at the labels' size, a few images at a time.
 
-    The gradient is computed together with the value, so full-size logits never exist for all.
+    The gradient is computed together with the value, so full-size logits never exist for all. The
+    term is computed as `widened` says, whatever mixed precision is on.
     """
     total: Tensor = _Summed.apply(term, logits, labels)
     return total
@@ -127,9 +72,9 @@ class _Summed(torch.autograd.Function):
     def forward(ctx: Any, term: Term, logits: Tensor, labels: Tensor) -> Tensor:
         height, width = labels.shape[-2:]
         step = max(1, CHUNK // (logits.shape[1] * height * width))
-        total, gradients = torch.zeros((), device=logits.device), []
+        total, gradients = widened(logits.new_zeros(())), []
         for part, label in zip(torch.split(logits, step), torch.split(labels, step), strict=True):
-            with torch.enable_grad():
+            with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):
                 leaf = part.detach().requires_grad_(logits.requires_grad)
                 loss = term(resize(leaf, (height, width)), label)
             if logits.requires_grad:

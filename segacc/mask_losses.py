@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segacc.labels import IGNORE
+from segacc.loss_kernels.region import present_classes
 
 CERTAIN = 1e4
 """A logit so sure that sampling by uncertainty leaves its pixel out where it can."""
@@ -51,12 +52,6 @@ class Matched(NamedTuple):
     """(M,) int64."""
     target: Tensor
     """(M,) int64, place among the image's classes."""
-
-
-def present_classes(labels: Tensor, num_classes: int) -> Tensor:
-    """Tell which classes occur in labels (N, H, W) int64: (N, K) bool."""
-    found = torch.zeros(len(labels), IGNORE + 1, dtype=torch.bool, device=labels.device)
-    return found.scatter_(1, labels.flatten(1), True)[:, :num_classes]
 
 
 def image_targets(label: Tensor, num_classes: int) -> Targets:

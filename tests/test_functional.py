@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc import functional
-from segacc.functional import confusion, cross_entropy_sum, resize, resized_argmax
+from segacc.functional import confusion, resize, resized_argmax
+from segacc.loss_kernels.pixel import cross_entropy_sum
 
 # N, K, h, w, H, W
 SHAPES = [

@@ -1,65 +1,67 @@
-"""The built-in loss: a sum and a count that do not depend on how a batch is cut."""
+"""All built-in losses: sums and counts that do not depend on the cut, gradients, bounds."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from data_tools import facts
+from loss_tools import RECORDS, draw, loss_of, mean_of, sure
 from segacc.errors import OptionError
-from segacc.hookspecs import Loss
 from segacc.options import decode
-from segacc.plugins.losses import CrossEntropy, CrossEntropyOptions, segacc_losses
+
+VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("bce", {"pos_weight": "3", "label_smoothing": "0.1"}),
+    ("boundary", {"weight": "1"}),
+    ("cross_entropy", {}),
+    ("cross_entropy", {"label_smoothing": "0.2"}),
+    ("dice", {}),
+    ("focal", {}),
+    ("focal", {"gamma": "0.5"}),
+    ("jaccard", {}),
+    ("lovasz", {}),
+    ("ohem", {}),
+    ("ohem", {"thresh": "0", "min_kept": "0.4"}),
+    ("tversky", {"alpha": "0.2", "beta": "1.5"}),
+)
+each = pytest.mark.parametrize(
+    ("name", "values"), VARIANTS, ids=lambda value: value if isinstance(value, str) else str(value)
+)
+each_name = pytest.mark.parametrize("name", RECORDS)
+few = settings(max_examples=25, deadline=None, derandomize=True)
 
 
-def loss_of(name: str, classes: int = 3, **values: Any) -> Any:
-    (record,) = [record for record in segacc_losses() if record.name == name]
-    assert isinstance(record, Loss)
-    return record.build(decode(record.options, values, f"--loss {name}"), facts(classes))
+def classes_of(name: str, most: int = 5) -> int:
+    return 2 if name == "bce" else most
 
 
-def cross_entropy(**values: Any) -> Any:
-    return loss_of("cross_entropy", 5, **values)
+def test_every_built_in_loss_is_tried_here() -> None:
+    assert {name for name, _ in VARIANTS} == set(RECORDS)
+    weighted = {name for name, record in RECORDS.items() if record.class_weighted}
+    assert weighted == {"cross_entropy", "focal", "ohem"}
 
 
-def draw() -> tuple[Tensor, Tensor]:
-    """Six images of unequal weight: one all ignored, one nearly."""
-    random = torch.Generator().manual_seed(3)
-    logits = 3 * torch.randn(6, 5, 6, 7, generator=random)
-    labels = torch.randint(5, (6, 21, 26), generator=random)
-    shares = torch.tensor([0.0, 0.1, 0.5, 0.99, 1.1, 0.3])
-    labels[torch.rand(labels.shape, generator=random) < shares[:, None, None]] = 255
-    return logits, labels
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("weight", [1.0, 0.25])
-def test_sum_and_count_are_plain_torchs(weight: float, smoothing: float) -> None:
-    logits, labels = draw()
-    loss = cross_entropy(weight=weight, label_smoothing=smoothing)
-    full = F.interpolate(logits, size=(21, 26), mode="bilinear", align_corners=False)
-    settings: Any = {"ignore_index": 255, "label_smoothing": smoothing}
-    total = F.cross_entropy(full, labels, reduction="sum", **settings)
-    torch.testing.assert_close(loss.sum(logits, labels), weight * total, rtol=1e-6, atol=0)
-    assert loss.count(labels).dtype == torch.float32
-    assert loss.count(labels).item() == sum(label != 255 for label in labels.flatten().tolist())
-    mean = F.cross_entropy(full, labels, reduction="mean", **settings)
-    divided = loss.sum(logits, labels) / loss.count(labels)
-    torch.testing.assert_close(divided, weight * mean, rtol=1e-5, atol=0)
+# -------------------------------------------------------------------------------------- the cut
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (1, 5), (4, 1, 1), (1,) * 6], ids=str)
-def test_sum_count_and_gradient_do_not_depend_on_the_cut(sizes: tuple[int, ...]) -> None:
-    logits, labels = draw()
-    loss = cross_entropy()
+@each
+def test_sum_count_and_gradient_do_not_depend_on_the_cut(
+    name: str, values: dict[str, str], sizes: tuple[int, ...]
+) -> None:
+    classes = classes_of(name)
+    logits, labels = draw((6, classes, 6, 7))
+    loss = loss_of(name, classes, **values)
     whole = logits.clone().requires_grad_()
     total, count = loss.sum(whole, labels), loss.count(labels)
     (total / count).backward()
     cut = logits.clone().requires_grad_()
     parts = list(zip(cut.split(sizes), labels.split(sizes), strict=True))
-    assert sum(loss.count(label) for _, label in parts) == count
+    assert sum(loss.count(label) for _, label in parts) == count > 0
     sums = [loss.sum(part, label) for part, label in parts]
     torch.testing.assert_close(sum(sums), total, rtol=1e-6, atol=0)
     for one in sums:
@@ -67,116 +69,251 @@ def test_sum_count_and_gradient_do_not_depend_on_the_cut(sizes: tuple[int, ...])
     torch.testing.assert_close(cut.grad, whole.grad, rtol=1e-5, atol=1e-9)
 
 
-def test_an_all_ignored_batch_is_zero_with_a_zero_gradient() -> None:
-    logits, labels = draw()
-    loss, leaf = cross_entropy(), logits.clone().requires_grad_()
-    total = loss.sum(leaf, torch.full_like(labels, 255))
+@each
+def test_memory_holds_few_images_at_full_size(
+    name: str, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segacc import functional
+
+    classes = classes_of(name)
+    logits, labels = draw((6, classes, 6, 7))
+    loss = loss_of(name, classes, **values)
+    wanted = loss.sum(logits, labels)
+    monkeypatch.setattr(functional, "CHUNK", 2 * classes * labels[0].numel())
+    sizes, resize = [], functional.resize
+
+    def measured(*given: Any) -> Tensor:
+        sizes.append(len(full := resize(*given)))
+        return full
+
+    monkeypatch.setattr(functional, "resize", measured)
+    torch.testing.assert_close(loss.sum(logits, labels), wanted, rtol=1e-6, atol=0)
+    assert sizes == [2, 2, 2]
+
+
+# ------------------------------------------------------------------------- gradients and precision
+
+
+@pytest.mark.parametrize("size", [(3, 3), (6, 5)], ids=str)
+@each
+def test_gradients_are_those_of_the_value_in_float64(
+    name: str, values: dict[str, str], size: tuple[int, int]
+) -> None:
+    classes = classes_of(name, 3)
+    logits, labels = draw((2, classes, 3, 3), size, ignored=(0.2, 1.1))
+    loss, leaf = loss_of(name, classes, **values), logits.double().requires_grad_()
+    assert loss.sum(leaf, labels).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda given: loss.sum(given, labels), (leaf,))
+
+
+@each
+def test_half_precision_and_autocast_are_computed_in_float32(
+    name: str, values: dict[str, str]
+) -> None:
+    classes = classes_of(name)
+    logits, labels = draw((6, classes, 6, 7))
+    loss, half = loss_of(name, classes, **values), logits.bfloat16()
+    wanted = loss.sum(half.float().requires_grad_(), labels)
+    leaf = half.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total = loss.sum(leaf, labels)
+    assert total.dtype == torch.float32 and torch.equal(total, wanted)
     total.backward()
-    assert (total.item(), loss.count(torch.full_like(labels, 255)).item()) == (0.0, 0.0)
+    assert leaf.grad is not None and leaf.grad.dtype == torch.bfloat16
+    exact = loss.sum(half.double(), labels)
+    torch.testing.assert_close(total.double(), exact, rtol=1e-5, atol=0)
+
+
+@each
+def test_an_all_ignored_batch_is_zero_with_a_zero_gradient(
+    name: str, values: dict[str, str]
+) -> None:
+    classes = classes_of(name)
+    logits, labels = draw((6, classes, 6, 7))
+    nothing = torch.full_like(labels, 255)
+    loss, leaf = loss_of(name, classes, **values), logits.clone().requires_grad_()
+    total = loss.sum(leaf, nothing)
+    total.backward()
+    assert (total.item(), loss.count(nothing).item()) == (0.0, 0.0)
     assert torch.equal(leaf.grad, torch.zeros_like(logits))
 
 
+@each
+def test_logits_that_are_sure_give_finite_gradients(name: str, values: dict[str, str]) -> None:
+    classes = classes_of(name)
+    _, labels = draw((6, classes, 21, 26))
+    loss = loss_of(name, classes, **values)
+    for sign in (-1e4, 1e4):
+        leaf = (sign * sure(labels, classes, by=1.0)).requires_grad_()
+        total = loss.sum(leaf, labels)
+        total.backward()
+        assert torch.isfinite(total) and torch.isfinite(leaf.grad).all()
+
+
+# --------------------------------------------------------------------------------------- options
+
+
+@each_name
+def test_weight_is_a_factor_of_the_sum_alone(name: str) -> None:
+    classes = classes_of(name)
+    logits, labels = draw((6, classes, 6, 7))
+    one, more = loss_of(name, classes, weight="1"), loss_of(name, classes, weight="2.5")
+    torch.testing.assert_close(more.sum(logits, labels), 2.5 * one.sum(logits, labels))
+    assert more.count(labels) == one.count(labels)
+    assert one.count(labels).dtype == torch.float32 and one.count(labels).ndim == 0
+
+
+@each_name
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("weight", "reason"),
     [
-        (
-            {"label_smoothing": "1"},
-            "--loss: \"label_smoothing\" is '1', expected number >= 0 < 1: "
-            "input should be less than 1.",
-        ),
-        (
-            {"weight": "0"},
-            "--loss: \"weight\" is '0', expected number > 0: input should be greater than 0.",
-        ),
-        ({"class_weights": "0/0"}, "--loss: class_weights: no weight is above 0."),
-        (
-            {"class_weights": "inf/1"},
-            "--loss: \"class_weights\" is 'inf', expected list of number >= 0: "
-            "input should be a finite number.",
-        ),
+        ("inf", "input should be a finite number"),
+        ("nan", "input should be a finite number"),
+        ("0", "input should be greater than 0"),
     ],
 )
-def test_options_out_of_range(values: dict[str, str], message: str) -> None:
+def test_a_weight_that_is_none(name: str, weight: str, reason: str) -> None:
     with pytest.raises(OptionError) as error:
-        decode(CrossEntropyOptions, values, "--loss")
-    assert str(error.value) == message
+        decode(RECORDS[name].options, {"weight": weight}, "--loss")
+    assert str(error.value) == f"--loss: \"weight\" is '{weight}', expected number > 0: {reason}."
 
 
-def test_class_weights_are_torchs_weighted_mean() -> None:
-    weights, generator = (0.5, 1.0, 4.0), torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 8, 8, generator=generator)
-    labels = torch.randint(0, 3, (2, 16, 16), generator=generator)
-    labels[0, :3] = 255
-    loss = loss_of("cross_entropy", class_weights=weights)
-    full = F.interpolate(logits, size=(16, 16), mode="bilinear", align_corners=False)
-    wanted = F.cross_entropy(full, labels, weight=torch.tensor(weights), ignore_index=255)
-    torch.testing.assert_close(loss.sum(logits, labels) / loss.count(labels), wanted)
+# ------------------------------------------------------------------------- over random batches
 
 
-def test_class_weights_must_be_one_for_each_class() -> None:
-    with pytest.raises(OptionError) as error:
-        loss_of("cross_entropy", class_weights=(1.0, 2.0))
-    assert str(error.value) == (
-        "--loss cross_entropy: class_weights has 2 numbers, the data set 3 classes: c0, c1, c2."
-    )
+@dataclass(frozen=True)
+class Case:
+    """A random batch: sizes, classes, absent classes, ignored pixels and images."""
+
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def classes(self) -> int:
+        return self.logits.shape[1]
 
 
-def test_class_weights_of_the_run_are_those_of_the_option() -> None:
-    weights, generator = (0.5, 1.0, 4.0), torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 8, 8, generator=generator)
-    labels = torch.randint(0, 3, (2, 16, 16), generator=generator)
-    record = next(record for record in segacc_losses() if record.name == "cross_entropy")
-    asked = record.build(CrossEntropyOptions(), facts(3, class_weights=weights))
-    option = loss_of("cross_entropy", class_weights=weights)
-    assert record.class_weighted
-    assert asked.count(labels) == option.count(labels)
-    assert asked.sum(logits, labels) == option.sum(logits, labels)
-    assert asked.sum(logits, labels) != loss_of("cross_entropy").sum(logits, labels)
+@st.composite
+def cases(choose: Any, *, classes: int = 0, resized: bool = True) -> Case:
+    """Draw a batch in float64; labels may leave classes out, images may be all ignored."""
+    images, height, width = (choose(st.integers(1, most)) for most in (3, 9, 9))
+    num_classes = classes or choose(st.integers(2, 6))
+    h, w = (choose(st.integers(1, 9)) for _ in "hw") if resized else (height, width)
+    random = torch.Generator().manual_seed(choose(st.integers(0, 2**31)))
+    scale = choose(st.sampled_from([0.1, 3.0, 50.0]))
+    logits = scale * torch.randn(images, num_classes, h, w, generator=random, dtype=torch.float64)
+    known = choose(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=6, unique=True))
+    places = torch.randint(len(known), (images, height, width), generator=random)
+    labels = torch.tensor(known)[places]
+    shares = choose(st.lists(st.sampled_from([0.0, 0.3, 1.1]), min_size=images, max_size=images))
+    ignored = torch.tensor(shares)[:, None, None]
+    labels[torch.rand(labels.shape, generator=random) < ignored] = 255
+    return Case(logits, labels)
 
 
-def test_class_weights_are_given_once() -> None:
-    with pytest.raises(OptionError) as error:
-        options = CrossEntropyOptions(class_weights=(1.0, 1.0, 2.0))
-        CrossEntropy(options, facts(3, class_weights=(1.0, 1.0, 1.0)))
-    assert str(error.value) == (
-        "--loss cross_entropy: class_weights is given here and as --class-weights; give one of "
-        "them."
-    )
+def any_case(name: str, **more: Any) -> Any:
+    return cases(classes=2 if name == "bce" else 0, **more)
 
 
-def test_dice_heeds_no_class_weights() -> None:
-    record = next(record for record in segacc_losses() if record.name == "dice")
-    assert not record.class_weighted
+@each_name
+@few
+@given(st.data())
+def test_bounds(name: str, data: Any) -> None:
+    case = data.draw(any_case(name))
+    loss = loss_of(name, case.classes, weight="1")
+    total, count = loss.sum(case.logits, case.labels), loss.count(case.labels)
+    assert torch.isfinite(total) and total > -1e-9 and count >= 0
+    assert count > 0 or total == 0
+    if name in ("dice", "jaccard", "tversky", "lovasz"):
+        assert total <= count + 1e-9
 
 
-def test_dice_is_its_definition_pixel_by_pixel() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 3, 5, 7, generator=generator, requires_grad=True)
-    labels = torch.randint(0, 2, (3, 5, 7), generator=generator)  # class 2 is nowhere
-    labels[0, 1], labels[2] = 255, 255
-    loss, wanted, pairs = loss_of("dice", weight=2.0), 0.0, 0
-    chances = logits.detach().softmax(1)
-    for chance, label in zip(chances, labels, strict=True):
-        for k in range(3):
-            truth = [float(label[y, x] == k) for y in range(5) for x in range(7)]
-            seen = [float(label[y, x] != 255) for y in range(5) for x in range(7)]
-            if not sum(truth):
-                continue
-            p = [float(chance[k, y, x]) for y in range(5) for x in range(7)]
-            both = sum(a * b for a, b in zip(p, truth, strict=True))
-            all_ = sum(a * b for a, b in zip(p, seen, strict=True)) + sum(truth)
-            wanted, pairs = wanted + 1 - 2 * both / all_, pairs + 1
-    total = loss.sum(logits, labels)
-    assert total.item() == pytest.approx(2 * wanted, rel=1e-5)
-    assert loss.count(labels).item() == pairs == 4
+@each_name
+@few
+@given(st.data())
+def test_ignored_pixels_get_no_gradient_and_change_nothing(name: str, data: Any) -> None:
+    case = data.draw(any_case(name, resized=False))
+    loss, leaf = loss_of(name, case.classes), case.logits.clone().requires_grad_()
+    total = loss.sum(leaf, case.labels)
     total.backward()
-    assert logits.grad is not None and logits.grad[2].eq(0).all() and logits.grad[0].ne(0).any()
+    ignored = (case.labels == 255)[:, None].expand_as(leaf)
+    assert leaf.grad is not None and torch.isfinite(leaf.grad).all()
+    assert (leaf.grad[ignored] == 0).all()
+    other = case.logits.where(~ignored, 7 - case.logits.flip(1))
+    torch.testing.assert_close(loss.sum(other, case.labels), total, rtol=1e-12, atol=1e-12)
 
 
-def test_dice_at_another_resolution_is_that_of_resized_logits() -> None:
-    logits = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, 3, (2, 9, 9))
-    labels[0, :2] = 255
-    full = F.interpolate(logits.detach().float(), size=(9, 9), mode="bilinear")
-    loss = loss_of("dice")
-    torch.testing.assert_close(loss.sum(logits, labels), loss.sum(full, labels))
+@each_name
+@few
+@given(st.data())
+def test_the_order_of_images_does_not_matter(name: str, data: Any) -> None:
+    case = data.draw(any_case(name))
+    loss, order = loss_of(name, case.classes), data.draw(st.permutations(range(len(case.labels))))
+    total = loss.sum(case.logits, case.labels)
+    moved = loss.sum(case.logits[order], case.labels[order])
+    torch.testing.assert_close(moved, total, rtol=1e-12, atol=1e-12)
+    assert loss.count(case.labels[order]) == loss.count(case.labels)
+
+
+@pytest.mark.parametrize("name", sorted(set(RECORDS) - {"bce"}))
+@few
+@given(st.data())
+def test_the_order_of_classes_does_not_matter(name: str, data: Any) -> None:
+    case = data.draw(cases())
+    loss, order = loss_of(name, case.classes), data.draw(st.permutations(range(case.classes)))
+    back = torch.tensor(order).argsort()
+    labels = case.labels.where(case.labels == 255, back[case.labels.where(case.labels != 255, 0)])
+    total = loss.sum(case.logits, case.labels)
+    moved = loss.sum(case.logits[:, order], labels)
+    torch.testing.assert_close(moved, total, rtol=1e-9, atol=1e-12)
+    assert loss.count(labels) == loss.count(case.labels)
+
+
+@pytest.mark.parametrize("name", sorted(set(RECORDS) - {"boundary"}))
+@few
+@given(st.data())
+def test_the_order_of_pixels_does_not_matter(name: str, data: Any) -> None:
+    case = data.draw(any_case(name, resized=False))
+    loss, pixels = loss_of(name, case.classes), case.labels[0].numel()
+    order = data.draw(st.permutations(range(pixels)))
+    shape = case.logits.shape
+    moved = case.logits.flatten(2)[..., order].view(shape)
+    labels = case.labels.flatten(1)[:, order].view(case.labels.shape)
+    total = loss.sum(case.logits, case.labels)
+    torch.testing.assert_close(loss.sum(moved, labels), total, rtol=1e-9, atol=1e-12)
+
+
+@each_name
+@few
+@given(st.data())
+def test_a_perfect_prediction_costs_nothing(name: str, data: Any) -> None:
+    case = data.draw(any_case(name, resized=False))
+    loss = loss_of(name, case.classes)
+    total = loss.sum(sure(case.labels, case.classes, by=200.0).double(), case.labels)
+    assert total.item() == pytest.approx(0, abs=1e-9)
+
+
+@few
+@given(cases())
+def test_losses_stand_to_each_other_as_their_definitions_say(case: Case) -> None:
+    if (case.labels == 255).all():
+        return
+    sums = {
+        name: loss_of(name, case.classes).sum(case.logits, case.labels)
+        for name in ("cross_entropy", "focal", "dice", "jaccard")
+    }
+    assert sums["focal"] <= sums["cross_entropy"]
+    assert sums["dice"] <= sums["jaccard"] + 1e-9
+    for logits, labels in zip(case.logits.split(1), case.labels.split(1), strict=True):
+        if (labels != 255).any():
+            hard = mean_of(loss_of("ohem", case.classes), logits, labels)
+            assert hard >= mean_of(loss_of("cross_entropy", case.classes), logits, labels) - 1e-9
+
+
+def test_another_resolution_is_that_of_resized_logits() -> None:
+    for name, values in VARIANTS:
+        classes = classes_of(name)
+        logits, labels = draw((6, classes, 6, 7))
+        full = F.interpolate(logits, size=(21, 26), mode="bilinear", align_corners=False)
+        loss = loss_of(name, classes, **values)
+        torch.testing.assert_close(loss.sum(logits, labels), loss.sum(full, labels))

@@ -197,12 +197,13 @@ def test_broken_plugins_stop_no_run_that_does_not_need_them(
 
 
 def test_a_name_that_is_not_found_repeats_what_is_broken(broken: Path, tmp_path: Path) -> None:
-    done = run(broken, "--loss", "focal", cwd=tmp_path)
+    done = run(broken, "--loss", "hinge", cwd=tmp_path)
     assert done.returncode == 2
     [*warnings, error] = done.stderr.splitlines()
     assert len(warnings) == len(BROKEN)
     assert error.startswith(
-        'segacc: --loss: unknown loss "focal". Known: cross_entropy, dice, soft_dice. Note: '
+        'segacc: --loss: unknown loss "hinge". Known: bce, boundary, cross_entropy, dice, focal, '
+        "jaccard, lovasz, ohem, tversky, soft_dice. Note: "
     )
     for name, reason in REASONS.items():
         assert f"plugin {name} 1.0 (main) was not loaded: {reason}" in error

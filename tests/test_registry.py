@@ -99,7 +99,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clashing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three with one entry-point name: two offer one loss, the third the name of a built-in."""
     sources = tmp_path_factory.mktemp("sources")
-    names = {"segacc-zebra": "lovasz", "segacc-apple": "lovasz", "segacc-copy": "cross_entropy"}
+    names = {"segacc-zebra": "hinge", "segacc-apple": "hinge", "segacc-copy": "cross_entropy"}
     written = [
         write_distribution(sources, name, GOOD.format(name=loss), version=f"{number}.0")
         for number, (name, loss) in enumerate(names.items(), 1)
@@ -209,13 +209,13 @@ def test_distributions_with_one_entry_point_name_all_load_in_order(
     registry = load(clashing, only="segacc-zebra,segacc-apple,segacc-copy")
     assert registry.failures == []
     assert strangers(registry) == [
-        ("loss", "lovasz", "segacc-apple", "2.0"),
+        ("loss", "hinge", "segacc-apple", "2.0"),
         ("loss", "cross_entropy", "segacc-copy", "3.0"),
-        ("loss", "lovasz", "segacc-zebra", "1.0"),
+        ("loss", "hinge", "segacc-zebra", "1.0"),
     ]
     full = [offer.full_name for offer in registry.of_kind("loss")]
-    assert full[-3:] == ["segacc-copy/cross_entropy", "segacc-apple/lovasz", "segacc-zebra/lovasz"]
-    assert full[0] == "segacc/cross_entropy"
+    assert full[-3:] == ["segacc-copy/cross_entropy", "segacc-apple/hinge", "segacc-zebra/hinge"]
+    assert all(name.startswith("segacc/") for name in full[:-3])
 
 
 def test_a_built_in_keeps_its_plain_name(load: Load, clashing: Path) -> None:
@@ -232,30 +232,30 @@ def test_a_built_in_keeps_its_plain_name(load: Load, clashing: Path) -> None:
 def test_two_strangers_of_one_name_must_be_written_in_full(load: Load, clashing: Path) -> None:
     registry = load(clashing, only="segacc-zebra,segacc-apple")
     with pytest.raises(PluginError) as error:
-        registry.find("loss", "lovasz", "--loss")
+        registry.find("loss", "hinge", "--loss")
     assert str(error.value) == (
-        '--loss: two plugins offer the loss "lovasz"; '
-        "write segacc-apple/lovasz or segacc-zebra/lovasz."
+        '--loss: two plugins offer the loss "hinge"; '
+        "write segacc-apple/hinge or segacc-zebra/hinge."
     )
-    apple = registry.find("loss", "segacc-apple/lovasz", "--loss")
-    assert apple is not registry.find("loss", "segacc-zebra/lovasz", "--loss")
+    apple = registry.find("loss", "segacc-apple/hinge", "--loss")
+    assert apple is not registry.find("loss", "segacc-zebra/hinge", "--loss")
     # Each of them alone has the plain name.
-    assert load(only="segacc-apple").find("loss", "lovasz", "--loss").name == "lovasz"
+    assert load(only="segacc-apple").find("loss", "hinge", "--loss").name == "hinge"
 
 
 def test_two_modules_of_one_distribution_cannot_take_one_name(load: Load, tmp_path: Path) -> None:
     folder = write_distribution(
         tmp_path,
         "segacc-pair",
-        GOOD.format(name="lovasz"),
+        GOOD.format(name="hinge"),
         entry_points={"first": "segacc_pair", "second": "segacc_pair_more"},
-        more_modules={"segacc_pair_more": GOOD.format(name="lovasz")},
+        more_modules={"segacc_pair_more": GOOD.format(name="hinge")},
     )
     registry = load(pip_install(tmp_path / "target", folder), only="segacc-pair")
-    assert registry.find("loss", "lovasz", "--loss").name == "lovasz"
+    assert registry.find("loss", "hinge", "--loss").name == "hinge"
     assert [failure.text() for failure in registry.failures] == [
         "plugin segacc-pair 1.0 (second) was not loaded: "
-        "PluginError: segacc-pair/lovasz is offered by another of its entry points"
+        "PluginError: segacc-pair/hinge is offered by another of its entry points"
     ]
 
 

@@ -11,10 +11,9 @@ from segacc.order import seeded
 from segacc.testing.tools import Report, close, facts_of, some_labels
 
 SIZE = (24, 20)
-NUM_CLASSES = 4
 
 
-def check_loss(record: Loss, options: Any = None) -> None:
+def check_loss(record: Loss, options: Any = None, *, num_classes: int = 4) -> None:
     """Check that a loss keeps the promises of `LossTerm`.
 
     Sum and count add up over images; ignored pixels change nothing; a batch that is ignored weighs
@@ -24,17 +23,18 @@ def check_loss(record: Loss, options: Any = None) -> None:
     Args:
         record: what the hook returned.
         options: of the loss; default `record.options()`.
+        num_classes: K of the labels that it is tried on, 2 to 5.
 
     Raises:
         AssertionError: what was expected and what was found.
     """
     options = record.options() if options is None else options
-    report, facts = Report(record, options), facts_of(NUM_CLASSES)
+    report, facts = Report(record, options), facts_of(num_classes)
     with seeded(0), report.attempt("a loss on logits (N, K, h, w) and labels (N, H, W)"):
         loss = record.build(options, facts)
-        labels = some_labels(SIZE, NUM_CLASSES, count=3)
+        labels = some_labels(SIZE, num_classes, count=3)
         labels[2] = IGNORE  # an image without any label
-        logits = torch.randn(3, NUM_CLASSES, *SIZE)
+        logits = torch.randn(3, num_classes, *SIZE)
         scalars(report, loss, logits, labels)
         sums(report, loss, logits, labels)
         ignored(report, loss, logits, labels)

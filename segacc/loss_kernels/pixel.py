@@ -1,0 +1,160 @@
+"""Losses of single pixels: cross-entropy, focal, hard examples, binary."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segacc.functional import summed
+from segacc.labels import IGNORE
+
+
+def cross_entropy_sum(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Sum the cross-entropy over all pixels that are not ignored, at the labels' full size.
+
+    Args:
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) int64, 255 ignored.
+        class_weights: (K,) float32 or None.
+        label_smoothing: 0..1, as in torch.nn.functional.cross_entropy.
+
+    Returns:
+        A float32 scalar; 0 with zero gradients when every pixel is ignored.
+    """
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(
+            full,
+            label,
+            weight=None if class_weights is None else class_weights.to(full.dtype),
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+
+    return summed(term, logits, labels)
+
+
+def focal_sum(
+    logits: Tensor, labels: Tensor, *, gamma: float, class_weights: Tensor | None = None
+) -> Tensor:
+    """Sum -w (1 - p)^gamma log(p) over all pixels that are not ignored, at the labels' full size.
+
+    p is the softmax probability of the label's class and w that class's weight: equation 5 of Lin
+    et al. 2017, whose alpha is w, for K classes.
+
+    Args:
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) int64, 255 ignored.
+        gamma: not negative; 0 is the cross-entropy.
+        class_weights: (K,) float32 or None.
+
+    Returns:
+        A float32 scalar; 0 with zero gradients when every pixel is ignored.
+    """
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        costs = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
+        # 1 - p, kept above 0, where a power below 1 has no slope.
+        wrong = (-torch.expm1(-costs)).clamp(min=torch.finfo(costs.dtype).tiny)
+        return (wrong**gamma * costs * pixel_weights(label, class_weights).to(costs.dtype)).sum()
+
+    return summed(term, logits, labels)
+
+
+def hard_examples_sum(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    thresh: float,
+    min_kept: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Sum over images the mean cross-entropy of their hard pixels, at the labels' full size.
+
+    A pixel is hard when the softmax probability of its label's class is below `thresh`, or when it
+    is among the share `min_kept` of the image's pixels that cost most; pixels that cost as much as
+    the last of these are kept, too. Ignored pixels, and those of a class of weight 0, are left out.
+
+    Args:
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) int64, 255 ignored.
+        thresh: 0..1.
+        min_kept: above 0, at most 1.
+        class_weights: (K,) float32, for a weighted mean, or None.
+
+    Returns:
+        A float32 scalar; 0 with zero gradients when every pixel is ignored.
+    """
+    surest = -math.log(thresh) if thresh else math.inf  # what a pixel of probability thresh costs
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        costs = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
+        weights, total = pixel_weights(label, class_weights).to(costs.dtype), costs[:0].sum()
+        for cost, weight in zip(costs, weights, strict=True):
+            counted = weight > 0
+            if counted.any():
+                cost, weight = cost[counted], weight[counted]
+                weight = weight * hard(cost.detach(), surest, min_kept)
+                total = total + (cost * weight).sum() / weight.sum()
+        return total
+
+    return summed(term, logits, labels)
+
+
+def hard(costs: Tensor, surest: float, min_kept: float) -> Tensor:
+    """Tell which of the costs (V,) are above `surest`, or among the highest of them: (V,) bool."""
+    least = math.ceil(min_kept * len(costs))
+    last = costs.kthvalue(len(costs) - least + 1).values
+    return (costs > surest) | (costs >= last)
+
+
+def binary_cross_entropy_sum(
+    logits: Tensor, labels: Tensor, *, pos_weight: float = 1.0, label_smoothing: float = 0.0
+) -> Tensor:
+    """Sum the cross-entropy of the foreground, class 1 of 2, over all pixels not ignored.
+
+    Its logit is the difference of the two, so that the sigmoid of it is the softmax probability
+    that predictions and scores are made of.
+
+    Args:
+        logits: (N, 2, h, w) float.
+        labels: (N, H, W) int64 of 0 and 1, 255 ignored.
+        pos_weight: factor of the foreground's pixels, above 0.
+        label_smoothing: 0..1, as in torch.nn.functional.cross_entropy.
+
+    Returns:
+        A float32 scalar; 0 with zero gradients when every pixel is ignored.
+    """
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        truth = (label == 1).to(full.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        costs = F.binary_cross_entropy_with_logits(
+            full[:, 1] - full[:, 0],
+            truth,
+            pos_weight=truth.new_tensor(pos_weight),
+            reduction="none",
+        )
+        return costs.where(label != IGNORE, 0).sum()
+
+    return summed(term, logits, labels)
+
+
+def pixel_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Weigh the pixels of labels (N, H, W) by class, 0 where ignored: (N, H, W) float32.
+
+    Args:
+        labels: int64, 255 ignored.
+        class_weights: (K,) float32, or None for 1 each.
+    """
+    valid = labels != IGNORE
+    if class_weights is None:
+        return valid.float()
+    return class_weights[labels.where(valid, 0)] * valid

@@ -1,0 +1,97 @@
+"""Losses of a class's whole region in an image: Tversky's index and its kin, Lovasz-Softmax."""
+
+import torch
+from torch import Tensor
+
+from segacc.functional import summed
+from segacc.labels import IGNORE
+
+
+def present_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Tell which classes occur in labels (N, H, W) int64, 255 ignored: (N, K) bool."""
+    found = torch.zeros(len(labels), IGNORE + 1, dtype=torch.bool, device=labels.device)
+    return found.scatter_(1, labels.flatten(1), True)[:, :num_classes]
+
+
+def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) -> Tensor:
+    """Sum 1 - Tversky index over images and the classes in their labels, at the labels' full size.
+
+    The index of a class in an image is TP / (TP + alpha FP + beta FN) over the pixels that are not
+    ignored, with softmax probabilities p and labels y of 0 or 1: TP = sum(p y), FP = sum(p (1 - y))
+    and FN = sum((1 - p) y) (Salehi et al. 2017). Dice is alpha = beta = 1/2, 2 sum(p y) / (sum(p) +
+    sum(y)) (Milletari et al. 2016, without squares); Jaccard, intersection over union, is 1.
+
+    Args:
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) int64, 255 ignored.
+        alpha: what a false positive costs, above 0.
+        beta: what a false negative costs, above 0.
+
+    Returns:
+        A float32 scalar; 0 with zero gradients when every pixel is ignored.
+    """
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        valid = label != IGNORE
+        place = label.where(valid, 0)[:, None]
+        chances = full.softmax(dim=1) * valid[:, None]
+        right = chances.gather(1, place).flatten(1)
+        empty = full.new_zeros(full.shape[:2])  # (n, K), as all below
+        overlap = empty.scatter_add(1, place.flatten(1), right)
+        area = empty.scatter_add(1, place.flatten(1), valid.flatten(1).to(full.dtype))
+        claimed, present = chances.sum((2, 3)), area > 0
+        costs = alpha * (claimed - overlap) + beta * (area - overlap)
+        return (costs / (overlap + costs).where(present, 1) * present).sum()
+
+    return summed(term, logits, labels)
+
+
+def lovasz_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum the Lovasz-Softmax over images and the classes in their labels, at the labels' full size.
+
+    The loss of a class in an image is the Lovasz extension of 1 - Jaccard, at the pixels' errors
+    |y - p| with softmax probabilities p and labels y of 0 or 1 (Berman et al. 2018).
+
+    Args:
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) int64, 255 ignored.
+
+    Returns:
+        A float32 scalar; 0 with zero gradients when every pixel is ignored.
+    """
+
+    def term(full: Tensor, label: Tensor) -> Tensor:
+        total, present = full[:0].sum(), present_classes(label, full.shape[1])
+        for image, truth, here in zip(full.flatten(2), label.flatten(1), present, strict=True):
+            valid = truth != IGNORE
+            chances, truth = image[:, valid].softmax(0).unbind(), truth[valid]
+            for k in here.nonzero()[:, 0].tolist():
+                inside = truth == k
+                errors = (inside.to(full.dtype) - chances[k]).abs()
+                total = total + (errors * jaccard_gains(errors.detach(), inside)).sum()
+        return total
+
+    return summed(term, logits, labels)
+
+
+def jaccard_gains(errors: Tensor, inside: Tensor) -> Tensor:
+    """Tell how much the Jaccard loss grows when each pixel fails, after all of larger error.
+
+    Berman et al. 2018 take differences of the losses (algorithm 1); here each is a quotient of
+    counts, since in float32 little is left of the difference of two near ones.
+
+    Args:
+        errors: (V,) float.
+        inside: (V,) bool, where the class is; at least one pixel.
+
+    Returns:
+        (V,) of the dtype of `errors`.
+    """
+    order = errors.argsort(descending=True)
+    hit = inside[order]
+    area, missed = hit.sum(), hit.cumsum(0)
+    overlap = (area - missed).to(errors.dtype)  # of the class with the pixels that have not failed
+    union = (area + (~hit).cumsum(0)).to(errors.dtype)
+    # A pixel inside takes one from the overlap, one outside adds one to the union.
+    gains = torch.where(hit, 1 / union, overlap / (union * (union - 1)))
+    return torch.empty_like(gains).scatter_(0, order, gains)

@@ -1,0 +1,220 @@
+"""`cross_entropy`, `focal`, `ohem` and `bce`: losses of single pixels."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from segacc.errors import OptionError
+from segacc.hookspecs import Facts, Loss, hookimpl
+from segacc.plugins.losses.weighing import (
+    ClassWeightedOptions,
+    LossOptions,
+    Weight,
+    check_class_weights,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassWeighted:
+    """A loss of pixels that are weighed by class, and divided by the sum of these weights."""
+
+    name: ClassVar[str]
+    options: ClassWeightedOptions
+    facts: Facts
+
+    def __post_init__(self) -> None:
+        """Check that there is one weight for each class; raise OptionError otherwise."""
+        check_class_weights(self.options, self.facts, self.name)
+
+    def count(self, labels: "Tensor") -> "Tensor":
+        """Count the pixels of labels (N, H, W) that are not ignored, by weight: a float scalar."""
+        weights = self._weights(labels)
+        valid = labels != self.facts.ignore_index
+        return valid.sum().float() if weights is None else weights[labels[valid]].sum()
+
+    def _weights(self, beside: "Tensor") -> "Tensor | None":
+        """Return the weights, (K,) float32, on the device of another tensor."""
+        import torch
+
+        given = self.options.class_weights or self.facts.class_weights
+        return torch.tensor(given, device=beside.device) if given else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyOptions(ClassWeightedOptions):
+    """Options of cross_entropy."""
+
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the target that is spread evenly over the classes."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy(ClassWeighted):
+    """Pixel-wise cross-entropy at the label's full size."""
+
+    name = "cross_entropy"
+    options: CrossEntropyOptions
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over pixels, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
+        from segacc.loss_kernels.pixel import cross_entropy_sum
+
+        smoothing, weights = self.options.label_smoothing, self._weights(labels)
+        total = cross_entropy_sum(logits, labels, class_weights=weights, label_smoothing=smoothing)
+        return self.options.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalOptions(ClassWeightedOptions):
+    """Options of focal."""
+
+    gamma: Annotated[float, Ge(0), Le(20)] = 2.0
+    """Power of 1 - p, with p the probability of the right class; 0 is the cross-entropy."""
+
+
+@dataclass(frozen=True)
+class Focal(ClassWeighted):
+    """Focal loss of the softmax: pixels that the network is sure of cost next to nothing."""
+
+    name = "focal"
+    options: FocalOptions
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over pixels, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
+        from segacc.loss_kernels.pixel import focal_sum
+
+        gamma, weights = self.options.gamma, self._weights(labels)
+        return self.options.weight * focal_sum(logits, labels, gamma=gamma, class_weights=weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OhemOptions(ClassWeightedOptions):
+    """Options of ohem."""
+
+    thresh: Annotated[float, Ge(0), Le(1)] = 0.7
+    """Pixels count whose right class has a lower probability; 0 leaves those of `min_kept`."""
+    min_kept: Annotated[float, Gt(0), Le(1)] = 0.2
+    """Share of each image's labelled pixels, those that cost most, that count in any case."""
+
+
+@dataclass(frozen=True)
+class Ohem(ClassWeighted):
+    """Cross-entropy of each image's hard pixels; every image with a label weighs the same.
+
+    It chooses image by image and not over a batch, as mmsegmentation does, so that nothing depends
+    on how a batch is cut; and keeps a share of the pixels, so that it does not depend on the crop.
+    mmsegmentation's usual 100,000 of 512x1024 pixels are a share of 0.19.
+    """
+
+    name = "ohem"
+    options: OhemOptions
+
+    def count(self, labels: "Tensor") -> "Tensor":
+        """Count the images of labels (N, H, W) with a pixel that is not ignored: a float scalar."""
+        from segacc.loss_kernels.pixel import pixel_weights
+
+        weights = pixel_weights(labels, self._weights(labels))
+        return (weights > 0).flatten(1).any(1).sum().float()
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over images, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
+        from segacc.loss_kernels.pixel import hard_examples_sum
+
+        total = hard_examples_sum(
+            logits,
+            labels,
+            thresh=self.options.thresh,
+            min_kept=self.options.min_kept,
+            class_weights=self._weights(labels),
+        )
+        return self.options.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryOptions(LossOptions):
+    """Options of bce."""
+
+    pos_weight: Weight = 1.0
+    """Factor of the foreground's pixels; the sum is divided by the number of pixels all the same,
+    as torch's BCEWithLogitsLoss does."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the target that is spread evenly over both classes."""
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """Cross-entropy of the foreground, the second of two classes.
+
+    The logit of the foreground is the difference of both: its sigmoid is the probability that
+    predictions are made of. With the options' defaults this is the cross-entropy.
+    """
+
+    options: BinaryOptions
+    facts: Facts
+
+    def __post_init__(self) -> None:
+        """Check that there are two classes.
+
+        Raises:
+            OptionError: there are more, or one.
+        """
+        if self.facts.num_classes != 2:
+            raise OptionError(
+                "--loss bce: it tells a foreground from its background, so it needs two classes; "
+                f"the data set has {self.facts.num_classes}: {', '.join(self.facts.class_names)}. "
+                "Use cross_entropy or focal."
+            )
+
+    def count(self, labels: "Tensor") -> "Tensor":
+        """Count the pixels of labels (N, H, W) that are not ignored: a float32 scalar."""
+        return (labels != self.facts.ignore_index).sum().float()
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over pixels, of logits (N, 2, h, w) resized to labels (N, H, W): a float32 scalar."""
+        from segacc.loss_kernels.pixel import binary_cross_entropy_sum
+
+        total = binary_cross_entropy_sum(
+            logits,
+            labels,
+            pos_weight=self.options.pos_weight,
+            label_smoothing=self.options.label_smoothing,
+        )
+        return self.options.weight * total
+
+
+@hookimpl
+def segacc_losses() -> list[Loss]:
+    """Register the losses of single pixels."""
+    return [
+        Loss(
+            name="cross_entropy",
+            summary="pixel-wise cross-entropy at the label's full size, ignored pixels left out",
+            options=CrossEntropyOptions,
+            build=CrossEntropy,
+            class_weighted=True,
+        ),
+        Loss(
+            name="focal",
+            summary="cross-entropy times (1 - p)^gamma (Lin et al. 2017), of the softmax",
+            options=FocalOptions,
+            build=Focal,
+            class_weighted=True,
+        ),
+        Loss(
+            name="ohem",
+            summary="cross-entropy of each image's hard pixels (Shrivastava et al. 2016)",
+            options=OhemOptions,
+            build=Ohem,
+            class_weighted=True,
+        ),
+        Loss(
+            name="bce",
+            summary="binary cross-entropy of the second of two classes, with a weight of its own",
+            options=BinaryOptions,
+            build=BinaryCrossEntropy,
+        ),
+    ]

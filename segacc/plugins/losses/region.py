@@ -1,0 +1,110 @@
+"""`dice`, `jaccard`, `tversky` and `lovasz`: losses of a class's whole region in an image."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from segacc.hookspecs import Facts, Loss, hookimpl
+from segacc.plugins.losses.weighing import LossOptions, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RegionLoss:
+    """A loss of each class in each image's label: thin classes count as much as wide ones."""
+
+    options: LossOptions
+    facts: Facts
+
+    def count(self, labels: "Tensor") -> "Tensor":
+        """Count the classes in each of the labels (N, H, W), summed: a float32 scalar."""
+        from segacc.loss_kernels.region import present_classes
+
+        return present_classes(labels, self.facts.num_classes).sum().float()
+
+    def _tversky(
+        self, logits: "Tensor", labels: "Tensor", *, alpha: float, beta: float
+    ) -> "Tensor":
+        from segacc.loss_kernels.region import tversky_sum
+
+        return self.options.weight * tversky_sum(logits, labels, alpha=alpha, beta=beta)
+
+
+class Dice(RegionLoss):
+    """1 - Dice of each class in each image's label."""
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        return self._tversky(logits, labels, alpha=0.5, beta=0.5)
+
+
+class Jaccard(RegionLoss):
+    """1 - Jaccard, intersection over union, of each class in each image's label."""
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        return self._tversky(logits, labels, alpha=1.0, beta=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TverskyOptions(LossOptions):
+    """Options of tversky."""
+
+    alpha: Weight = 0.3
+    """What a pixel costs that is taken for the class and is not of it."""
+    beta: Weight = 0.7
+    """What a pixel of the class costs that is not taken for it."""
+
+
+@dataclass(frozen=True)
+class Tversky(RegionLoss):
+    """1 - Tversky index of each class in each image's label."""
+
+    options: TverskyOptions
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        alpha, beta = self.options.alpha, self.options.beta
+        return self._tversky(logits, labels, alpha=alpha, beta=beta)
+
+
+class Lovasz(RegionLoss):
+    """Lovasz-Softmax of each class in each image's label."""
+
+    def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        from segacc.loss_kernels.region import lovasz_sum
+
+        return self.options.weight * lovasz_sum(logits, labels)
+
+
+@hookimpl
+def segacc_losses() -> list[Loss]:
+    """Register the losses of regions."""
+    return [
+        Loss(
+            name="dice",
+            summary="1 - Dice of each class in each image (Milletari et al. 2016)",
+            options=LossOptions,
+            build=Dice,
+        ),
+        Loss(
+            name="jaccard",
+            summary="1 - intersection over union of each class in each image",
+            options=LossOptions,
+            build=Jaccard,
+        ),
+        Loss(
+            name="tversky",
+            summary="1 - Tversky index of each class in each image (Salehi et al. 2017)",
+            options=TverskyOptions,
+            build=Tversky,
+        ),
+        Loss(
+            name="lovasz",
+            summary="Lovasz-Softmax of each class in each image (Berman et al. 2018)",
+            options=LossOptions,
+            build=Lovasz,
+        ),
+    ]

@@ -1,0 +1,52 @@
+"""What the options of several losses share: the weight of the term, and those of the classes."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+from pydantic import AllowInfNan
+
+from segacc.errors import OptionError
+from segacc.hookspecs import Facts
+
+Weight = Annotated[float, Gt(0), AllowInfNan(False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Options of every loss."""
+
+    weight: Weight = 1.0
+    """Factor of this term in the sum of all losses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassWeightedOptions(LossOptions):
+    """Options of a loss that weighs classes."""
+
+    class_weights: tuple[Annotated[float, Ge(0), AllowInfNan(False)], ...] = ()
+    """Factor of each class, in order, as in `class_weights=1/1/4.5`; default --class-weights, and
+    without them all 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights by which no pixel would count."""
+        if self.class_weights and not any(self.class_weights):
+            raise ValueError("class_weights: no weight is above 0")
+
+
+def check_class_weights(options: ClassWeightedOptions, facts: Facts, name: str) -> None:
+    """Check that there is one weight for each class.
+
+    Raises:
+        OptionError: there are too many or too few, or those of --class-weights as well.
+    """
+    given, classes = len(options.class_weights), facts.num_classes
+    if given and facts.class_weights is not None:
+        raise OptionError(
+            f"--loss {name}: class_weights is given here and as --class-weights; give one of them."
+        )
+    if given not in (0, classes):
+        raise OptionError(
+            f"--loss {name}: class_weights has {given} numbers, the data set {classes} classes: "
+            f"{', '.join(facts.class_names)}."
+        )
