@@ -16,7 +16,7 @@ ndimage = pytest.importorskip("scipy.ndimage", reason="the distances are compare
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (30, 7), (7, 30), (64, 65)], ids=str)
 def test_distances_are_scipys(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boundary, "BLOCK", 10 * min(size) ** 2)  # several parts
+    monkeypatch.setattr(boundary, "BLOCK", 10 * min(size))  # several parts
     random = np.random.default_rng(size)
     inside = random.random((4, *size)) < np.array([0.5, 0.02, 0.0, 1.0])[:, None, None]
     inside[:, random.integers(size[0]), random.integers(size[1])] = True
@@ -60,7 +60,7 @@ def test_value_and_gradient_are_the_papers() -> None:
     wanted = sum(paper(*pair, whole=True) for pair in pairs)
     torch.testing.assert_close(total, wanted, rtol=1e-6, atol=0)
     total.backward()
-    sum(paper(*pair, whole=False) for pair in pairs).backward()  # equation 5
+    sum(paper(*pair, whole=False) for pair in pairs).backward()  # as the paper has it
     torch.testing.assert_close(leaf.grad, plain.grad, rtol=1e-6, atol=1e-9)
     assert loss.count(labels).item() == sum(
         len(set(label.flatten().tolist()) - {255}) for label in labels

@@ -1,16 +1,17 @@
 """The boundary loss: how far the probability lies from where the label has its class."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from segacc.functional import summed
+from segacc.functional import CHUNK, summed
 from segacc.labels import IGNORE
 from segacc.loss_kernels.region import present_classes
 
-BLOCK = 2**22
-"""Squared distances that are compared at a time: 16 MiB of float32."""
+BLOCK = 2**17
+"""Distances that are worked on at a time on a CPU: 512 KiB of float32, which stay in its cache."""
 
 
 def boundary_sum(logits: Tensor, labels: Tensor) -> Tensor:
@@ -19,10 +20,10 @@ def boundary_sum(logits: Tensor, labels: Tensor) -> Tensor:
     The loss of a class in an image is the mean over its pixels that are not ignored of phi (p - y),
     with softmax probabilities p, labels y of 0 or 1 and phi the signed distance in pixels from the
     class: outside to its nearest pixel, inside minus that to the nearest pixel of another class,
-    plus 1, so that the pixels at the edge count 0 (Kervadec et al. 2019, equation 4, and `phi` as
-    their code has it). Their equation 5 leaves out the term phi y, which no network changes; with
-    it the loss is 0 for a perfect prediction and never below. An image of one class has no
-    boundary, and adds nothing.
+    plus 1, so that the pixels at the edge count 0 (Kervadec et al. 2019, and phi as their code has
+    it). They leave out the part phi y, which no network changes; with it the loss is 0 for a
+    perfect prediction and never below. An ignored pixel is on no side of a boundary; an image of
+    one class has none, and adds nothing.
 
     Args:
         logits: (N, K, h, w) float.
@@ -33,20 +34,29 @@ def boundary_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:
-        total = full[:0].sum()
         present = present_classes(label, full.shape[1])
-        for chances, truth, here in zip(full.softmax(1), label, present, strict=True):
-            classes = here.nonzero()[:, 0]
-            if len(classes) > 1:
-                total = total + _of_image(chances, truth, classes)
+        counts = present.sum(1).tolist()
+        images, classes = present.nonzero().unbind(1)  # (M,) pairs, those of an image together
+        away = distances(label[images] == classes[:, None, None]).to(full.dtype)  # (M, H, W)
+        parts = zip(torch.split(away, counts), torch.split(classes, counts), strict=True)
+        total = full[:0].sum()
+        for chances, truth, part in zip(full.softmax(1), label, parts, strict=True):
+            if len(part[1]) > 1:
+                total = total + _of_image(chances, truth, *part)
         return total
 
     return summed(term, logits, labels)
 
 
-def _of_image(chances: Tensor, label: Tensor, classes: Tensor) -> Tensor:
-    """Sum over the classes (C,) of one image: probabilities (K, H, W), label (H, W)."""
-    away = distances(label == classes[:, None, None]).to(chances.dtype)  # (C, H, W)
+def _of_image(chances: Tensor, label: Tensor, away: Tensor, classes: Tensor) -> Tensor:
+    """Sum over the classes in the label of one image.
+
+    Args:
+        chances: (K, H, W) probabilities.
+        label: (H, W) int64.
+        away: (C, H, W) distances from each class that is present.
+        classes: (C,) int64.
+    """
     depth = away.where(away > 0, math.inf).amin(0) - 1  # a pixel has distance 0 from its own class
     valid = label != IGNORE
     right = chances.gather(0, label.where(valid, 0)[None])[0]
@@ -63,24 +73,42 @@ def boundary_count(labels: Tensor, num_classes: int) -> Tensor:
 def distances(inside: Tensor) -> Tensor:
     """Measure how far each pixel is from the nearest True one: Euclidean, between pixel centres.
 
-    Exact, on any device: along columns first, then over all squares along rows.
+    Exact, and on any device: along columns, then over squares along rows (Felzenszwalb and
+    Huttenlocher 2012, with all columns tried in place of their envelope).
 
     Args:
-        inside: (C, H, W) bool, some pixel of each map True.
+        inside: (M, H, W) bool, some pixel of each map True.
 
     Returns:
-        (C, H, W) float32 in pixels, 0 where `inside`.
+        (M, H, W) float32 in pixels, 0 where `inside`.
     """
     if inside.shape[-1] > inside.shape[-2]:  # the second pass takes the square of the width
         return distances(inside.mT).mT
-    height, width = inside.shape[-2:]
-    far = float(height + width)  # farther than any pixel is
-    rows = torch.arange(height, dtype=torch.float32, device=inside.device)[:, None]
-    above = rows.where(inside, -far).cummax(-2).values
-    below = rows.where(inside, height + far).flip(-2).cummin(-2).values.flip(-2)
-    squares = torch.minimum(rows - above, below - rows).square().flatten(0, 1)  # (C H, W)
-    columns = torch.arange(width, dtype=torch.float32, device=inside.device)
+    squares = _along_columns(inside).square_().flatten(0, 1)  # (M H, W)
+    width = squares.shape[1]
+    columns = torch.arange(width, dtype=squares.dtype, device=squares.device)
     across = (columns[:, None] - columns).square()  # (W, W)
-    parts = torch.split(squares, max(1, BLOCK // width**2))
-    nearest = torch.cat([(part[:, None] + across).amin(-1) for part in parts])
-    return nearest.sqrt().view(inside.shape)
+    nearest, block = torch.empty_like(squares), BLOCK if squares.device.type == "cpu" else CHUNK
+    step = max(1, block // width)
+    for given, best in zip(torch.split(squares, step), torch.split(nearest, step), strict=True):
+        best.copy_(given[:, :1] + across[0])
+        through = torch.empty_like(best)
+        for column in range(1, width):
+            torch.add(given[:, column : column + 1], across[column], out=through)
+            torch.minimum(best, through, out=best)
+    return nearest.sqrt_().view(inside.shape)
+
+
+def _along_columns(inside: Tensor) -> Tensor:
+    """Measure how far the nearest True pixel of the same column is, (M, H, W) bool: float32.
+
+    Where there is none it is farther than any pixel of another column.
+    """
+    height, width = inside.shape[-2:]
+    gaps = torch.full(inside.shape, float(height + width), device=inside.device)
+    gaps.masked_fill_(inside, 0)
+    rows = gaps.unbind(1)
+    for order in (rows, rows[::-1]):
+        for last, here in pairwise(order):
+            torch.minimum(here, last + 1, out=here)
+    return gaps
