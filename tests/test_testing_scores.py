@@ -1,6 +1,4 @@
-"""The conformance kit finds losses and metrics that break their promise, and says what is wrong."""
-
-from typing import Any
+"""The conformance kit finds losses that break their promise, and says what is wrong."""
 
 import pytest
 import torch
@@ -8,13 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refusals import NoOptions, assert_refuses
-from segacc.hookspecs import Loss, Metric
-from segacc.testing import (
-    check_loss,
-    check_metric,
-)
-
-# ---------------------------------------------------------------------------------------- losses
+from segacc.hookspecs import Loss
+from segacc.testing import check_loss
 
 
 class RightLoss:
@@ -134,148 +127,3 @@ def test_a_right_loss() -> None:
 )
 def test_a_broken_loss(kind: type[RightLoss], text: str) -> None:
     assert_refuses(f"loss loss: expected {text}", check_loss, loss(kind))
-
-
-# --------------------------------------------------------------------------------------- metrics
-
-
-class RightMetric:
-    """Share of right pixels."""
-
-    def __init__(self, facts: Any) -> None:
-        self.names = facts.class_names
-        self.state = {name: torch.zeros((), dtype=torch.int64) for name in ("right", "all")}
-
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
-        valid = labels != 255
-        self.state["right"] += (predictions == labels)[valid].sum()
-        self.state["all"] += valid.sum()
-
-    def compute(self) -> dict[str, Any]:
-        return {"share": (self.state["right"] / self.state["all"]).item()}
-
-
-class Averages(RightMetric):
-    def __init__(self, facts: Any) -> None:
-        super().__init__(facts)
-        self.state = {"share": torch.zeros(()), "images": torch.zeros(())}
-
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
-        valid = labels != 255
-        self.state["share"] = (predictions == labels)[valid].float().mean()
-        self.state["images"] += len(labels)
-
-    def compute(self) -> dict[str, Any]:
-        return {"share": self.state["share"].item()}
-
-
-class Remembers(RightMetric):
-    seen = 0
-
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
-        super().update(predictions, labels)
-        self.seen += len(labels)
-
-    def compute(self) -> dict[str, Any]:
-        return {**super().compute(), "images": float(self.seen)}
-
-
-class Grows(RightMetric):
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
-        super().update(predictions, labels)
-        self.state["all"] = self.state["all"][None]
-
-
-class Counts255(RightMetric):
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
-        super().update(predictions, labels.where(labels != 255, 0))
-
-
-class Divides(RightMetric):
-    def compute(self) -> dict[str, Any]:
-        return {"share": int(self.state["right"]) / int(self.state["all"])}
-
-
-class Errors(RightMetric):
-    def compute(self) -> dict[str, Any]:
-        return {"error": 1 - super().compute()["share"]}
-
-
-class Numbered(RightMetric):
-    def compute(self) -> dict[str, Any]:
-        return {**super().compute(), "by_class": {"0": 1.0}}
-
-
-class TensorScores(RightMetric):
-    def compute(self) -> dict[str, Any]:
-        return {"share": self.state["right"] / self.state["all"]}
-
-
-class Constant(RightMetric):
-    def compute(self) -> dict[str, Any]:
-        return {"pixels": float(self.state["all"])}
-
-
-def metric(kind: type[RightMetric], **more: Any) -> Metric:
-    build = lambda options, facts: kind(facts)  # noqa: E731
-    return Metric(name="metric", summary="metric", options=NoOptions, build=build, **more)
-
-
-def test_a_right_metric() -> None:
-    check_metric(metric(RightMetric))
-    check_metric(metric(Errors, lower_is_better=("error",)))
-
-
-@pytest.mark.parametrize(
-    ("record", "text"),
-    [
-        (
-            metric(Averages),
-            "state['share'] of 4 images to be the sum over 4 parts of them, as over processes; "
-            "found another one: keep sums and counts in the state, and divide in compute() only.",
-        ),
-        (
-            metric(Remembers),
-            "compute() to need nothing but the summed `state`; found other scores from a state "
-            "that was added up.",
-        ),
-        (
-            metric(Grows),
-            "state['all'] to keep its shape and dtype, for processes without images; found "
-            "another one after an update.",
-        ),
-        (
-            metric(Counts255),
-            "pixels labelled 255 to count for nothing; found another state['right'] after a "
-            "change of the prediction under such pixels.",
-        ),
-        (
-            metric(Divides),
-            "compute() of an empty state to give nan, not an exception; found ZeroDivisionError: "
-            "division by zero.",
-        ),
-        (
-            metric(Errors),
-            "a perfect prediction not to have a lower error than a wrong one; found 0 for the "
-            "perfect, 1 for the wrong one: compute it otherwise, or name it in lower_is_better.",
-        ),
-        (metric(Numbered), "by_class by class name, road, tree, sky, car; found the keys 0."),
-        (metric(TensorScores), "share to be a finite Python float on common data; found Tensor #."),
-        (
-            metric(Constant),
-            "some score to tell a perfect prediction from a wrong one; found equal pixels.",
-        ),
-        (
-            metric(RightMetric, lower_is_better=("share",)),
-            "a perfect prediction not to have a higher share than a wrong one; found 1 for the "
-            "perfect, 0 for the wrong one: compute it otherwise, or take it out of "
-            "lower_is_better.",
-        ),
-        (
-            metric(RightMetric, lower_is_better=("errors",)),
-            "lower_is_better to name some of the scores share; found errors.",
-        ),
-    ],
-)
-def test_a_broken_metric(record: Metric, text: str) -> None:
-    assert_refuses(f"metric metric: expected {text}", check_metric, record)

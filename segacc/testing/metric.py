@@ -1,6 +1,10 @@
 """Does a metric's state add up over images and processes, and say what is good?"""
 
 import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -8,134 +12,203 @@ from torch import Tensor
 
 from segacc.hookspecs import Facts, Metric, MetricState
 from segacc.labels import IGNORE
+from segacc.loop import gather_scores
 from segacc.order import seeded
+from segacc.processes import start_accelerator
+from segacc.testing.forks import alone_on_cpu, forked
 from segacc.testing.tools import Report, close, facts_of, some_labels
 
 SIZE = (24, 20)
 NUM_CLASSES = 4
 
 
-def check_metric(record: Metric, options: Any = None) -> None:
+@dataclass(frozen=True)
+class Pixels:
+    """What a metric is given of N images."""
+
+    predictions: Tensor
+    """(N, H, W) int64."""
+    labels: Tensor
+    """(N, H, W) int64, 255 ignored."""
+    confidence: Tensor
+    """(N, H, W) float32."""
+
+    def cut(self, sizes: list[int]) -> "list[Pixels]":
+        """Return parts of so many images each."""
+        whole = (self.predictions, self.labels, self.confidence)
+        parts = (torch.split(one, sizes) for one in whole)
+        return [Pixels(*part) for part in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A metric with options, and the facts it is built on."""
+
+    report: Report
+    record: Metric
+    options: Any
+    facts: Facts
+
+    def make(self) -> MetricState:
+        """Build an empty metric."""
+        metric: MetricState = self.record.build(self.options, self.facts)
+        return metric
+
+    def fed(self, *parts: Pixels) -> MetricState:
+        """Build a metric and update it with each part."""
+        metric: Any = self.make()
+        for part in parts:
+            confidence = [part.confidence] if self.record.wants_confidence else []
+            metric.update(part.predictions, part.labels, *confidence)
+        return metric  # type: ignore[no-any-return]
+
+    def draw(self) -> Pixels:
+        """Draw labels, and predictions that have nothing to do with them."""
+        labels = some_labels(SIZE, self.facts.num_classes, count=4)
+        predictions = torch.randint(self.facts.num_classes, labels.shape)
+        return Pixels(predictions, labels, 1 - torch.rand(labels.shape) / 2)
+
+
+def check_metric(
+    record: Metric, options: Any = None, *, num_classes: int = NUM_CLASSES, processes: int = 1
+) -> None:
     """Check that a metric keeps the promises of `MetricState`.
 
-    States add up over images and processes, integers exactly, and decide the scores alone; ignored
-    pixels do not count; empty states give no exception; a perfect prediction is not worse than a
-    wrong one, as `lower_is_better` says.
+    States add up over images and processes, integers exactly, and decide the scores alone; of a
+    metric without state, which gathers by itself, the scores do not depend on how images are cut
+    into updates. Ignored pixels do not count; empty states give the scores' names and no exception;
+    a perfect prediction is not worse than a wrong one, as `lower_is_better` says; files are written
+    where `writes` says so.
 
     Args:
         record: what the hook returned.
         options: of the metric; default `record.options()`.
+        num_classes: K, 2..5, for a metric that is not for any number.
+        processes: with more than one, so many processes (forks) must give the scores of one; a
+            metric without state needs it.
 
     Raises:
         AssertionError: what was expected and what was found.
     """
     options = record.options() if options is None else options
-    report, facts = Report(record, options), facts_of(NUM_CLASSES)
-
-    def make() -> MetricState:
-        state: MetricState = record.build(options, facts)
-        return state
-
-    with seeded(0), report.attempt("scores of predictions (N, H, W) against labels (N, H, W)"):
-        labels = some_labels(SIZE, NUM_CLASSES, count=4)
-        predictions = torch.randint(NUM_CLASSES, labels.shape)
-        empty(report, make)
-        additive(report, make, predictions, labels)
-        ignored(report, make, predictions, labels)
-        named(report, record, scores_of(make, predictions, labels), facts)
-        order(report, record, make, labels)
-
-
-def state_of(make: Any, predictions: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return the state after one update."""
-    metric = make()
-    metric.update(predictions, labels)
-    state: dict[str, Tensor] = metric.state
-    return state
+    report = Report(record, options)
+    subject = Subject(report, record, options, facts_of(num_classes))
+    given = " and their confidence" if record.wants_confidence else ""
+    expected = f"scores of predictions (N, H, W){given} against labels (N, H, W)"
+    with alone_on_cpu(), seeded(0), report.attempt(expected):
+        pixels = subject.draw()
+        names = empty(subject)
+        additive(subject, pixels)
+        ignored(subject, pixels)
+        named(subject, scores_of(subject.fed(pixels)), names)
+        order(subject, pixels)
+        files(subject, pixels)
+    if processes > 1:
+        gathered(subject, pixels, processes)
 
 
-def scores_of(make: Any, predictions: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return the scores after one update."""
-    metric = make()
-    metric.update(predictions, labels)
+def scores_of(metric: MetricState) -> dict[str, Any]:
+    """Return the scores."""
     scores: dict[str, Any] = metric.compute()
     return scores
 
 
-def empty(report: Report, make: Any) -> None:
-    """Require tensors as state, and scores of nothing without an exception."""
-    metric = make()
+def empty(subject: Subject) -> list[str]:
+    """Require tensors as state, and scores of nothing without an exception; return their names."""
+    report, metric = subject.report, subject.make()
     wrong = [name for name, one in metric.state.items() if not isinstance(one, Tensor)]
-    report.require(
-        metric.state and not wrong,
-        "`state` to hold tensors that processes can add up",
-        f"no tensor under {', '.join(wrong)}" if wrong else "an empty state",
-    )
+    expected = "`state` to hold tensors that processes can add up"
+    report.require(not wrong, expected, f"no tensor under {', '.join(wrong)}")
     with report.attempt("compute() of an empty state to give nan, not an exception"):
-        metric.compute()
+        return list(flat(scores_of(metric)))
 
 
-def additive(report: Report, make: Any, predictions: Tensor, labels: Tensor) -> None:
-    """Require that states of parts add up to the state of all, and decide the scores alone."""
-    whole, start = state_of(make, predictions, labels), make().state
+def additive(subject: Subject, pixels: Pixels) -> None:
+    """Require that parts add up to the whole, and decide the scores alone."""
+    report, count = subject.report, len(pixels.labels)
+    whole, start = subject.fed(pixels).state, subject.make().state
     for name, one in start.items():
         same = name in whole and whole[name].shape == one.shape and whole[name].dtype == one.dtype
         expected = f"state[{name!r}] to keep its shape and dtype, for processes without images"
         report.require(same, expected, "another one after an update")
-    for cut in ([1] * len(labels), [len(labels) // 2] * 2):
-        pairs = zip(torch.split(predictions, cut), torch.split(labels, cut), strict=True)
-        states = [state_of(make, *pair) for pair in pairs]
-        total = make()
+    scores = flat(scores_of(subject.fed(pixels)))
+    for cut in ([1] * count, [count // 2] * 2):
+        parts = pixels.cut(cut)
+        if not start:
+            same = alike(flat(scores_of(subject.fed(*parts))), scores)
+            expected = f"the scores of {count} images not to depend on how they are cut in updates"
+            report.require(same, expected, f"other scores from {len(cut)} parts of them")
+            continue
+        states = [subject.fed(part).state for part in parts]
+        total = subject.make()
         for name in whole:
             total.state[name] = torch.stack([state[name] for state in states]).sum(0)
             exact = not whole[name].is_floating_point()
             fine = close(total.state[name].double(), whole[name].double(), 0 if exact else 1e-6)
             report.require(
                 fine,
-                f"state[{name!r}] of {len(labels)} images to be the sum over {len(cut)} parts of "
+                f"state[{name!r}] of {count} images to be the sum over {len(cut)} parts of "
                 "them, as over processes",
                 "another one: keep sums and counts in the state, and divide in compute() only",
             )
-        same = alike(flat(total.compute()), flat(scores_of(make, predictions, labels)))
         expected = "compute() to need nothing but the summed `state`"
+        same = alike(flat(scores_of(total)), scores)
         report.require(same, expected, "other scores from a state that was added up")
 
 
-def ignored(report: Report, make: Any, predictions: Tensor, labels: Tensor) -> None:
+def ignored(subject: Subject, pixels: Pixels) -> None:
     """Require that pixels labelled 255 do not count."""
-    other = torch.where(labels == IGNORE, (predictions + 1) % NUM_CLASSES, predictions)
-    whole, again = state_of(make, predictions, labels), state_of(make, other, labels)
-    for name, one in whole.items():
+    report, nothing = subject.report, pixels.labels == IGNORE
+    other = replace(
+        pixels,
+        predictions=pixels.predictions.where(~nothing, 0),
+        confidence=pixels.confidence.where(~nothing, 0.5),
+    )
+    whole, again = subject.fed(pixels), subject.fed(other)
+    for name, one in whole.state.items():
         expected = "pixels labelled 255 to count for nothing"
         found = f"another state[{name!r}] after a change of the prediction under such pixels"
-        report.require(torch.equal(one, again[name]), expected, found)
-    start, after = make().state, state_of(make, predictions, torch.full_like(labels, IGNORE))
+        report.require(torch.equal(one, again.state[name]), expected, found)
+    if not whole.state:
+        same = alike(flat(scores_of(again)), flat(scores_of(whole)))
+        expected, found = "pixels labelled 255 to count for nothing", "other scores after a change"
+        report.require(same, expected, f"{found} of the prediction under such pixels")
+    black = replace(pixels, labels=torch.full_like(pixels.labels, IGNORE))
+    start, after = subject.make().state, subject.fed(black)
     expected = "an image that is all ignored to leave scores as they were"
     for name, one in start.items():
         if not one.is_floating_point():
-            report.require(torch.equal(one, after[name]), expected, f"another state[{name!r}]")
+            fine = torch.equal(one, after.state[name])
+            report.require(fine, expected, f"another state[{name!r}]")
+    with report.attempt("images that are all ignored to give nan, not an exception"):
+        after.compute()
 
 
-def named(report: Report, record: Metric, scores: dict[str, Any], facts: Facts) -> None:
-    """Require finite floats, or mappings from class names to them."""
+def named(subject: Subject, scores: dict[str, Any], names: list[str]) -> None:
+    """Require finite floats, or mappings from class names to them, by the names of an empty one."""
+    report, record, classes = subject.report, subject.record, subject.facts.class_names
     for name, score in scores.items():
         if isinstance(score, dict):
-            expected = f"{name} by class name, {', '.join(facts.class_names)}"
+            expected = f"{name} by class name, {', '.join(classes)}"
             found = f"the keys {', '.join(map(str, score))}"
-            report.require(tuple(score) == facts.class_names, expected, found)
+            report.require(tuple(score) == classes, expected, found)
     for name, value in flat(scores).items():
         fine = isinstance(value, float) and value == value and abs(value) != float("inf")
         found = f"{type(value).__name__} {value}"
         report.require(fine, f"{name} to be a finite Python float on common data", found)
+    expected = f"an empty metric to give the scores {', '.join(flat(scores))}, as --best-by is read"
+    report.require(list(flat(scores)) == names, expected, ", ".join(names) or "none")
     unknown = [name for name in record.lower_is_better if name not in scores]
     expected = f"lower_is_better to name some of the scores {', '.join(scores)}"
     report.require(not unknown, expected, ", ".join(unknown))
 
 
-def order(report: Report, record: Metric, make: Any, labels: Tensor) -> None:
+def order(subject: Subject, pixels: Pixels) -> None:
     """Require that a perfect prediction scores as well as a wrong one, and better somewhere."""
-    perfect = scores_of(make, labels.where(labels != IGNORE, 0), labels)
-    wrong = scores_of(make, (labels == 0).long(), labels)  # no pixel is right
+    report, record, labels = subject.report, subject.record, pixels.labels
+    right = replace(pixels, predictions=labels.where(labels != IGNORE, 0))
+    false = replace(pixels, predictions=(labels == 0).long())  # no pixel is right
+    perfect, wrong = scores_of(subject.fed(right)), scores_of(subject.fed(false))
     plain = [name for name, score in perfect.items() if isinstance(score, float)]
     better = 0
     for name in plain:
@@ -153,6 +226,43 @@ def order(report: Report, record: Metric, make: Any, labels: Tensor) -> None:
         better += ahead > 0
     expected = "some score to tell a perfect prediction from a wrong one"
     report.require(better or not plain, expected, f"equal {', '.join(plain)}")
+
+
+def files(subject: Subject, pixels: Pixels) -> None:
+    """Require what `writes` says: files in an existing folder, of nothing too."""
+    report = subject.report
+    has: Any = getattr(subject.make(), "write", None)
+    if not subject.record.writes:
+        report.require(has is None, "`writes` of a metric that has write()", "False")
+        return
+    report.require(callable(has), "write(folder), as `writes` promises", "none")
+    for what, parts in (("an empty metric", ()), ("a metric", (pixels,))):
+        with tempfile.TemporaryDirectory() as place:
+            metric: Any = subject.fed(*parts)
+            metric.compute()
+            with report.attempt(f"write(folder) of {what} to write files"):
+                metric.write(Path(place))
+            wrote = any(Path(place).iterdir())
+            report.require(wrote, f"write(folder) of {what} to write files", "an empty folder")
+
+
+def gathered(subject: Subject, pixels: Pixels, processes: int) -> None:
+    """Require the scores of one process from several; a third and later ones see no image."""
+    expected = f"the scores of one process from {processes} processes"
+    parts = pixels.cut([1, len(pixels.labels) - 1])
+
+    def work() -> dict[str, Any]:
+        scoring: Any = SimpleNamespace(accelerator=start_accelerator("no"))
+        rank = scoring.accelerator.process_index
+        metric = subject.fed(*parts[rank : rank + 1])
+        return gather_scores(scoring, {subject.record.name: metric})
+
+    with tempfile.TemporaryDirectory() as folder, subject.report.attempt(expected):
+        with alone_on_cpu():
+            wanted = flat(scores_of(subject.fed(pixels)))
+        for found in map(flat, forked(work, Path(folder), processes)):
+            told = ", ".join(f"{name} {value:.6g}" for name, value in found.items())
+            subject.report.require(alike(found, wanted), expected, told)
 
 
 def alike(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:

@@ -1,10 +1,6 @@
 """Checks of an architecture: a run of one step, alone and on several processes."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +9,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import patch_environment
 from PIL import Image
 from torch import Tensor, nn
 
@@ -30,28 +24,10 @@ from segacc.protocols import predict
 from segacc.run import Run, build_run
 from segacc.settings import Layer
 from segacc.signals import StopSignal
+from segacc.testing.forks import alone_on_cpu, forked
 from segacc.testing.subject import Subject
 from segacc.testing.tools import changed, few, registry_with, some_images, some_labels
 from segacc.testing.training import different, learn
-
-PATIENCE = timedelta(seconds=120)
-"""How long processes wait for each other."""
-
-
-@contextmanager
-def alone_on_cpu() -> Iterator[None]:
-    """Run a block in which accelerate has not been started yet, and starts on the CPU."""
-    kinds = (AcceleratorState, PartialState, GradientState)
-    before = [dict(kind._shared_state) for kind in kinds]
-    for kind in kinds:
-        kind._shared_state.clear()
-    try:
-        with patch_environment(accelerate_use_cpu="yes", accelerate_mixed_precision="no"):
-            yield
-    finally:
-        for kind, state in zip(kinds, before, strict=True):
-            kind._shared_state.clear()
-            kind._shared_state.update(state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +139,8 @@ def check_processes(subject: Subject, count: int) -> None:
     with TemporaryDirectory() as folder, subject.report.attempt(expected):
         with alone_on_cpu():
             whole = step(subject, Path(folder) / "whole", batch_size=2 * count)
-        parts = launch(subject, Path(folder), count)
+        cut = Path(folder) / "cut"
+        parts = forked(lambda: step(subject, cut, batch_size=2), Path(folder), count)
         for rank, part in enumerate(parts[1:], 1):
             names = [n for n, one in part["weights"].items() if not same(one, parts[0], n)]
             found = f"others on process {rank} in {few(names)}"
@@ -242,37 +219,3 @@ def draws(subject: Subject) -> bool:
         without_dropout(network)
         found.append(learn(subject, network, seed=seed)[0])
     return not torch.equal(*found)
-
-
-def launch(subject: Subject, folder: Path, count: int) -> list[dict[str, Any]]:
-    """Take one step on so many processes; they are forks, since records cannot be pickled."""
-    multiprocessing: Any = torch.multiprocessing
-    try:
-        multiprocessing.start_processes(
-            part, args=(subject, folder, count), nprocs=count, start_method="fork"
-        )
-    except Exception:
-        told = [path.read_text() for path in sorted(folder.glob("*.txt"))]
-        raise RuntimeError(told[0] if told else "a process that ended") from None
-    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
-
-
-def part(rank: int, subject: Subject, folder: Path, count: int) -> None:
-    """Take a process's part of a step."""
-    torch.set_num_threads(1)  # a fork of a process with OpenMP threads hangs otherwise
-    where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    os.environ |= {**where, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    distributed: Any = torch.distributed
-    store = distributed.FileStore(str(folder / "meeting"), count)
-    try:
-        distributed.init_process_group(
-            "gloo", rank=rank, world_size=count, store=store, timeout=PATIENCE
-        )
-        with alone_on_cpu():
-            done = step(subject, folder / "cut", batch_size=2)
-        torch.save(done, folder / f"{rank}.pt")
-        distributed.destroy_process_group()
-    except Exception as error:
-        text = " ".join(str(error).split())
-        (folder / f"{rank}.txt").write_text(f"{type(error).__name__}: {text}")
-        raise
