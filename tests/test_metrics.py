@@ -9,16 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data_tools import facts
-from segacc.hookspecs import Metric
+from metric_tools import metric_of
 from segacc.plugins.datasets.folder import FolderOptions, build_folder
-from segacc.plugins.metrics import MeanIouOptions, segacc_metrics
 
 
 def mean_iou(num_classes: int) -> Any:
-    (record,) = segacc_metrics()
-    assert isinstance(record, Metric) and record.name == "mean_iou"
-    return record.build(MeanIouOptions(), facts(num_classes))
+    return metric_of("mean_iou", num_classes)
 
 
 def score(predictions: Any, labels: Any, num_classes: int) -> dict[str, Any]:

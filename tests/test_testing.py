@@ -65,9 +65,15 @@ def test_built_in_losses(name: str) -> None:
     check_loss(BUILT_IN["loss"][name], num_classes=2 if name == "bce" else 4)
 
 
-@pytest.mark.parametrize("name", BUILT_IN["metric"])
+@pytest.mark.parametrize("name", sorted({*BUILT_IN["metric"]} - {"evaluate"}))  # it has a file
 def test_built_in_metrics(name: str) -> None:
-    check_metric(BUILT_IN["metric"][name])
+    check_metric(BUILT_IN["metric"][name], num_classes=2 if name == "binary" else 4)
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("name", ["binary", "boundary_iou", "calibration", "dice"])
+def test_built_in_metrics_on_several_processes(name: str) -> None:
+    check_metric(BUILT_IN["metric"][name], num_classes=2, processes=3)
 
 
 @pytest.mark.parametrize("name", ["folder", "nuclei"])  # the others: tests/test_dataset*.py

@@ -1,0 +1,186 @@
+"""binary and calibration against torchmetrics, ranks and plain numpy."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torchmetrics.functional import classification
+
+from metric_tools import assert_close, drawn, fed, metric_of
+from segacc.errors import OptionError
+
+
+def two_classes(
+    *, size: tuple[int, int] = (60, 70), seed: int = 0, sharpness: float = 2.0
+) -> tuple[Any, torch.Tensor]:
+    """Draw pixels of two classes from logits that know something of the label; p of class 1."""
+    random = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(2, *size, generator=random) < 0.2).long()
+    logits = sharpness * (2.0 * labels - 1.5 + torch.randn(labels.shape, generator=random))
+    probability = logits.sigmoid()
+    labels[torch.rand(labels.shape, generator=random) < 0.1] = 255
+    predictions = (probability > 0.5).long()
+    confidence = torch.where(predictions == 1, probability, 1 - probability)
+    return (predictions, labels, confidence), probability
+
+
+def exact_auroc(probability: Any, labels: Any) -> float:
+    """Take the rank statistic: the share of pairs in which the foreground is ahead."""
+    valid = labels != 255
+    ranks = stats.rankdata(probability[valid])
+    front = labels[valid] == 1
+    count, rest = front.sum(), (~front).sum()
+    return (ranks[front].sum() - count * (count + 1) / 2) / (count * rest)
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 2.0, 8.0])  # 8: most probabilities are near 0 or 1
+def test_auroc_is_that_of_the_ranks_within_the_error_of_its_bins(sharpness: float) -> None:
+    pixels, probability = two_classes(sharpness=sharpness)
+    metric = fed("binary", [pixels], 2)
+    found = metric.compute()["auroc"]
+    wanted = exact_auroc(probability.double().numpy(), pixels[1].numpy())
+    background, foreground = metric.state["log_odds"].double()
+    tied = (background * foreground).sum() / background.sum() / foreground.sum()
+    assert 0.55 < wanted < 0.99
+    assert abs(found - wanted) <= tied.item() / 2 + 1e-12
+    assert tied < 0.02 or sharpness < 1
+    valid = pixels[1] != 255
+    other = classification.binary_auroc(probability[valid], pixels[1][valid])
+    assert found == pytest.approx(other.item(), abs=2e-3)
+
+
+def test_the_foreground() -> None:
+    pixels, _ = two_classes()
+    predictions, labels, _ = pixels
+    said, true = (predictions == 1) & (labels != 255), labels == 1
+    both = (said & true).sum().item()
+    scores = fed("binary", [pixels], 2).compute()
+    assert list(scores) == ["foreground_iou", "foreground_precision", "foreground_recall", "auroc"]
+    assert_close(scores["foreground_iou"], both / (said | true).sum().item())
+    assert_close(scores["foreground_precision"], both / said.sum().item())
+    assert_close(scores["foreground_recall"], both / true.sum().item())
+    other = classification.binary_jaccard_index(predictions, labels, ignore_index=255)
+    assert scores["foreground_iou"] == pytest.approx(other.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("positive", ["c0", "0", 0])
+def test_the_other_class_as_foreground(positive: str | int) -> None:
+    pixels, _ = two_classes()
+    first = fed("binary", [pixels], 2, positive=positive).compute()
+    predictions, labels, confidence = pixels
+    turned = (1 - predictions, (1 - labels).where(labels != 255, 255), confidence)
+    second = fed("binary", [turned], 2).compute()
+    assert_close(first, list(second.values()))
+    assert first["auroc"] == pytest.approx(fed("binary", [pixels], 2).compute()["auroc"], abs=1e-3)
+
+
+def test_certain_pixels() -> None:
+    labels = torch.tensor([[[0, 1, 1, 0]]])
+    predictions = torch.tensor([[[0, 1, 0, 0]]])
+    confidence = torch.tensor([[[1.0, 1.0, 1.0, 0.5]]])
+    scores = fed("binary", [(predictions, labels, confidence)], 2).compute()
+    assert scores["auroc"] == (0.5 + 0 + 1 + 1) / 4  # ties count half
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "positive", "text"),
+    [
+        (
+            3,
+            None,
+            "--metric binary: it is for 2 classes, and the data set has 3: c0, c1, c2. For more, "
+            "take mean_iou or dice.",
+        ),
+        (
+            2,
+            "nucleus",
+            "--metric binary: positive=nucleus is neither of the classes c0 (0) and c1 (1).",
+        ),
+        (2, 2, "--metric binary: positive=2 is neither of the classes c0 (0) and c1 (1)."),
+    ],
+)
+def test_what_binary_refuses(num_classes: int, positive: Any, text: str) -> None:
+    with pytest.raises(OptionError) as error:
+        metric_of("binary", num_classes, positive=positive)
+    assert str(error.value) == text
+
+
+def multiclass(seed: int = 0) -> tuple[Any, torch.Tensor]:
+    """Draw overconfident pixels of 5 classes, and all probabilities (N, K, H, W)."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(5, (2, 50, 60), generator=random)
+    logits = torch.randn(2, 5, 50, 60, generator=random) * 1.5
+    logits.scatter_add_(1, labels[:, None], torch.ones(2, 1, 50, 60))
+    probabilities = logits.softmax(1)
+    confidence, predictions = probabilities.max(1)
+    labels[torch.rand(labels.shape, generator=random) < 0.1] = 255
+    return (predictions, labels, confidence), probabilities
+
+
+@pytest.mark.parametrize("bins", [2, 15, 100])
+def test_calibration_error_against_torchmetrics(bins: int) -> None:
+    pixels, probabilities = multiclass()
+    scores = fed("calibration", [pixels], 5, bins=bins).compute()
+    for name, norm in (("ece", "l1"), ("mce", "max")):
+        other = classification.multiclass_calibration_error(
+            probabilities, pixels[1], 5, n_bins=bins, norm=norm, ignore_index=255
+        )
+        assert scores[name] == pytest.approx(other.item(), abs=3e-6), name
+    assert scores["ece"] > 0.03
+
+
+def test_the_definition_and_the_table(tmp_path: Path) -> None:
+    pixels = drawn(4, size=(80, 90))
+    metric = fed("calibration", [pixels], 4)
+    valid = pixels[1].numpy() != 255
+    right = (pixels[0] == pixels[1]).numpy()[valid]
+    sure = pixels[2].double().numpy()[valid]
+    metric.write(tmp_path)
+    head, *rows = csv.reader((tmp_path / "calibration.csv").open())
+    assert head == ["above", "up to", "pixels", "accuracy", "mean confidence"]
+    total = 0.0
+    for number, row in enumerate(rows):
+        inside = (sure > number / 15) & (sure <= (number + 1) / 15)
+        assert [float(row[0]), float(row[1])] == pytest.approx(
+            [number / 15, (number + 1) / 15], abs=1e-6
+        )
+        assert int(row[2]) == inside.sum()
+        if not inside.any():
+            assert row[3:] == ["", ""]
+            continue
+        wanted = [right[inside].mean(), sure[inside].mean()]
+        assert [float(one) for one in row[3:]] == pytest.approx(wanted, abs=1.1e-6)
+        total += inside.sum() * abs(wanted[0] - wanted[1])
+    assert len(rows) == 15 and rows[0][2] == "0"
+    assert metric.compute()["ece"] == pytest.approx(total / valid.sum(), abs=1e-6)
+
+
+def test_the_lower_bin_holds_its_upper_edge() -> None:
+    ones = torch.ones(1, 1, 5, dtype=torch.int64)
+    sure = torch.tensor([[[0.0, 0.25, 0.5, 0.75, 1.0]]])
+    metric = fed("calibration", [(ones, ones, sure)], 2, bins=4)
+    assert metric.state["pixels"].tolist() == [2, 1, 1, 1]
+    assert metric.state["confidence"].tolist() == [2**18, 2**19, 3 * 2**18, 2**20]
+
+
+def test_nothing_counted_gives_nan(tmp_path: Path) -> None:
+    for name in ("binary", "calibration"):
+        assert all(math.isnan(value) for value in metric_of(name, 2).compute().values())
+    metric_of("calibration", 2).write(tmp_path)
+    rows = (tmp_path / "calibration.csv").read_text().splitlines()[1:]
+    assert all(row.endswith(",0,,") for row in rows)
+
+
+def test_sums_do_not_depend_on_the_order() -> None:
+    pixels = drawn(3, size=(64, 64), count=6)
+    whole = fed("calibration", [pixels], 3).state
+    order = np.random.default_rng(1).permutation(6)
+    parts = [tuple(one[k : k + 1] for one in pixels) for k in order]
+    again = fed("calibration", parts, 3).state
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert all(one.dtype == torch.int64 for one in whole.values())
