@@ -28,6 +28,7 @@ BUILT_IN = (
     "segacc.plugins.mask2former",
     "segacc.plugins.metrics.boundary",
     "segacc.plugins.metrics.confusion",
+    "segacc.plugins.metrics.evaluate_module",
     "segacc.plugins.metrics.overlap",
     "segacc.plugins.metrics.probabilities",
     "segacc.plugins.mobilenet_v2",
