@@ -24,6 +24,8 @@ class Progress:
     best: float | None = None
     """The best score so far, by `best_by`."""
     best_step: int | None = None
+    early_stop: dict[str, Any] = field(default_factory=dict)
+    """The best score by which it is decided, its step, and the evaluations since."""
     evaluated: int = 0
     """The step of the newest evaluation."""
     saved: int = 0
@@ -33,6 +35,12 @@ class Progress:
     positions: list[Any] = field(default_factory=list)
     """Of a streamed training split, where each reader of this process stands, None at the start;
     empty for any other. A checkpoint holds such a list for each process."""
+    max_steps: int | None = None
+    """Of the whole run, as they stood; `--max-time` fits them."""
+    seconds: float = 0.0
+    """That all parts of the run took."""
+    skipped: int = 0
+    """Steps that were not taken, since loss or gradient were not finite."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What the order of samples depends on; a resumed run must agree."""
 
@@ -80,12 +88,14 @@ def name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int) -> Path:
+def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: Any = None) -> Path:
     """Save all that resumes a run as `folder`/step-N, then drop the oldest but `keep`."""
     place = folder / name(progress.step)
 
     def fill(part: Path) -> None:
         accelerator.save_state(str(part))
+        if ema is not None:
+            ema.save(part)
         whole = {**asdict(progress), "positions": _of_all(progress.positions)}
         if accelerator.is_main_process:
             (part / COMPLETE).write_text(json.dumps(whole, indent=1))

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def load_plugins() -> "Registry":
 
 def train(layers: list[Layer]) -> int:
     """Train and show what happens; return 0, or 128 + N when signal N stopped it."""
-    plan = make_plan(gather(layers), load_plugins())
+    plan = make_plan(gather(layers), load_plugins(), started=process_start())
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
@@ -61,6 +62,13 @@ def train(layers: list[Layer]) -> int:
             stopped = event if isinstance(event, Stopped) else stopped
     console.out(screen.summary(), highlight=False)
     return exit_code(stopped)
+
+
+def process_start() -> float:
+    """Return when this process began, in time.monotonic's seconds."""
+    import psutil
+
+    return time.monotonic() - (time.time() - float(psutil.Process().create_time()))
 
 
 def exit_code(stopped: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
+from segacc.amounts import Period, Steps, Time
 from segacc.options import Size
 
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
@@ -54,6 +55,12 @@ class TrainConfig:
     """Passes over the training split; 10 when neither this nor max_steps is given."""
     max_steps: PositiveInt | None = None
     """Optimizer steps, instead of epochs."""
+    max_time: Time | None = None
+    """As in `45m`, `90s` or `1h30m`, instead of epochs: steps are fitted to the measured speed, the
+    schedule too, so that the run ends in time, from the start of the process on."""
+    early_stop: Named | None = None
+    """Stop when a score is not better for some evaluations, as in `mean_iou:patience=5`, with
+    `min_delta=0.001` for what counts as better; `none` for never."""
 
     # The batch
     batch_size: PositiveInt = 8
@@ -79,10 +86,18 @@ class TrainConfig:
     """Factor on the head's learning rate; default 10 with loaded weights, 1 from random ones."""
     weight_decay: NonNegativeFloat = 0.01
     """AdamW's decay; norms, biases and position embeddings have none."""
-    warmup_steps: NonNegativeInt | None = None
-    """Steps of linear warm-up; default a twentieth of the run, at most 1500."""
-    poly_power: PositiveFloat = 1.0
-    """Power of the polynomial decay to 0 after the warm-up; 1 is linear."""
+    warmup_steps: Steps | None = None
+    """Steps of linear warm-up, or a fraction of the run; default a twentieth, at most 1500."""
+    encoder_warmup_steps: Steps = 0
+    """As EoMT: the encoder stays as it is in warmup_steps, and then has a warm-up of so many."""
+    schedule: Named = "poly"
+    """What follows the warm-up: `poly:power=0.9`, `cosine:floor=0.01`, `linear`, `constant`; or
+    `one_cycle`, which has its own warm-up."""
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Decay of an exponential moving average of the weights, as 0.9998: it is scored beside them,
+    and best/ and last/ hold it."""
+    tolerate_nonfinite: NonNegativeInt = 0
+    """Steps whose loss or gradient is not finite that are skipped before the run stops."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
     freeze_batchnorm: bool = False
@@ -102,9 +117,9 @@ class TrainConfig:
     protocol: str | None = None
     """How images are scored, as in `whole:short_side=540` or `slide:crop=512`; default: whole,
     padded or in windows where the network needs it."""
-    eval_every: PositiveInt | None = None
-    """Steps between evaluations; default a fifth of the run."""
-    save_every: PositiveInt | None = None
+    eval_every: Period | None = None
+    """Steps between evaluations, or a fraction of the run; default a fifth."""
+    save_every: Period | None = None
     """Steps between checkpoints; default as eval_every."""
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""

@@ -66,19 +66,21 @@ def _draw_losses(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_line(
-    axes: "Axes", rows: Sequence[dict[str, Any]], key: str, label: str, *, alpha: float = 1.0
+    axes: "Axes", rows: Sequence[dict[str, Any]], key: str, label: str, **style: Any
 ) -> None:
     """Draw one number over the steps; where it is null the line has a gap."""
     values = [np.nan if row.get(key) is None else row[key] for row in rows]
     marker = "o" if len(rows) < 20 else ""
-    axes.plot([row["step"] for row in rows], values, marker=marker, ms=4, label=label, alpha=alpha)
+    axes.plot([row["step"] for row in rows], values, marker=marker, ms=4, label=label, **style)
 
 
 def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], best_by: str) -> None:
     flat = [{**row, best_by: _look_up(row, best_by)} for row in rows]
-    for key in dict.fromkeys((best_by, *MEANS)):
-        if any(row.get(key) is not None for row in flat):
-            _draw_line(axes, flat, key, key)
+    for weights, told, style in (("raw", "", "-"), ("ema", " (EMA)", "--")):
+        of_these = [row for row in flat if row.get("weights", "raw") == weights]
+        for number, key in enumerate(dict.fromkeys((best_by, *MEANS))):
+            if any(row.get(key) is not None for row in of_these):
+                _draw_line(axes, of_these, key, key + told, linestyle=style, color=f"C{number}")
     best = next((row for row in reversed(flat) if row["best"]), None)
     if best is not None and best[best_by] is not None:
         axes.plot(best["step"], best[best_by], "*", ms=15, color="black", mfc="gold", zorder=5)

@@ -1,13 +1,21 @@
 """What a run chooses where a setting was left open, and what no network could take."""
 
+from typing import Any
+
+from segacc.amounts import steps_of
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
+from segacc.schedule import OneCycle, parse_schedule
 from segacc.settings import Settings
 
 DEFAULT_EPOCHS = 10.0
 DEFAULT_CROP = (512, 512)
 LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
 """Learning rate and head's factor: SegFormer's recipe, or what trains from nothing."""
+SOME = 10**6
+"""Steps of a run of which nothing is known."""
+Choices = dict[str, tuple[Any, str]]
+"""By setting: a value and its reason."""
 
 
 def choose_settings(
@@ -26,34 +34,77 @@ def choose_settings(
         OptionError: the warm-up is too long, or a stream needs max_steps.
     """
     config = settings.config
-    start = "loaded" if loaded else "random"
     total = config.batch_size * config.gradient_accumulation_steps * processes
     epochs = config.epochs or DEFAULT_EPOCHS
+    if config.max_time is not None:
+        return choose_shares(settings, loaded, crop)
     if config.max_steps is None and samples is None:
         raise OptionError(
             f"{settings.where('epochs')}: nobody has counted the samples of this stream. Give "
-            "--max-steps N, or num_samples=N to the data set."
+            "--max-steps N, --max-time TIME, or num_samples=N to the data set."
         )
     steps = config.max_steps or max(1, round(epochs * (samples or 0) / total))
     period = max(1, -(-steps // 5))
     open_ends = {
-        "crop_size": (crop, "the data set's"),
-        "lr": (LR[start][0], f"weights are {start}"),
-        "head_lr_scale": (LR[start][1], f"weights are {start}"),
+        **of_the_network(loaded, crop),
         "max_steps": (steps, f"{epochs:g} epochs of {samples} images, {total} a step"),
-        "warmup_steps": (min(1500, steps // 20), "a twentieth of the run"),
+        "warmup_steps": warmup(settings, min(1500, steps // 20)),
         "eval_every": (period, "a fifth of the run"),
         "save_every": (config.eval_every or period, "as eval_every"),
     }
-    chosen = {key: value for key, value in open_ends.items() if getattr(config, key) is None}
-    done = settings.chosen({**chosen, "epochs": (None, "")} if config.epochs else chosen)
-    assert done.config.warmup_steps is not None
-    if done.config.warmup_steps >= steps:
-        raise OptionError(
-            f"{settings.where('warmup_steps')}: {done.config.warmup_steps} of {steps} steps "
-            "leave none to train."
-        )
+    done = filled(settings, open_ends)
+    done = done.chosen({"epochs": (None, "")}) if config.epochs else done
+    check_warmup(done, steps, f"{steps}")
     return done
+
+
+def choose_shares(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Settings:
+    """Fill in what was left open in a run whose number of steps is fitted to `max_time`."""
+    open_ends = {
+        **of_the_network(loaded, crop),
+        "warmup_steps": warmup(settings, 0.05),
+        "eval_every": (0.2, "a fifth of the run"),
+        "save_every": (settings.config.eval_every or 0.2, "as eval_every"),
+    }
+    done = filled(settings, open_ends)
+    check_warmup(done, SOME, "the run's")
+    return done
+
+
+def of_the_network(loaded: bool, crop: tuple[int, int]) -> Choices:
+    """Choose what depends on the network and its weights."""
+    start = "loaded" if loaded else "random"
+    return {
+        "crop_size": (crop, "the data set's"),
+        "lr": (LR[start][0], f"weights are {start}"),
+        "head_lr_scale": (LR[start][1], f"weights are {start}"),
+    }
+
+
+def warmup(settings: Settings, steps: float) -> tuple[float, str]:
+    """Choose a warm-up of so many steps, or none beside a schedule that has its own."""
+    own = isinstance(parse_schedule(settings.config.schedule, ""), OneCycle)
+    return (0, "one_cycle has its own") if own else (steps, "a twentieth of the run")
+
+
+def filled(settings: Settings, open_ends: Choices) -> Settings:
+    """Put a value in each place that is still open."""
+    config = settings.config
+    return settings.chosen({k: v for k, v in open_ends.items() if getattr(config, k) is None})
+
+
+def check_warmup(settings: Settings, steps: int, told: str) -> None:
+    """Refuse a warm-up that is as long as the run of `steps`, which are told so.
+
+    Raises:
+        OptionError: so.
+    """
+    config = settings.config
+    first, second = config.warmup_steps or 0, config.encoder_warmup_steps
+    if steps_of(first, steps) + steps_of(second, steps) >= steps:
+        where = settings.where("encoder_warmup_steps" if second else "warmup_steps")
+        both = f"{first:g} and {second:g}" if second else f"{first:g}"
+        raise OptionError(f"{where}: {both} of {told} steps leave none to train.")
 
 
 def check_crop(network: SegmentationModel, settings: Settings, crop: tuple[int, int]) -> None:

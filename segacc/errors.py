@@ -21,5 +21,9 @@ class PluginError(SegaccError):
     """A component is unknown, ambiguous, or its plugin is broken."""
 
 
+class NonFiniteError(SegaccError):
+    """A loss or a gradient is not a finite number, more often than is tolerated."""
+
+
 class WeightsError(SegaccError):
     """Weights cannot be found, or do not belong to the network they were given for."""

@@ -50,6 +50,47 @@ class StepDone:
     """Pixels of the last step's effective batch that are not ignored."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Before the StepDone of a step that was not taken: loss or gradient were not finite."""
+
+    step: int
+    losses: dict[str, float]
+    """Each term by name, over all processes."""
+    grad_norm: float
+    images: tuple[str, ...]
+    """Ids of the images in the batch, of all processes."""
+    skipped: int
+    """Steps of this run that were skipped so far, this one too."""
+    allowed: int
+    """How many may be."""
+
+    def found(self) -> str:
+        """Tell the numbers that are not finite."""
+        terms = ", ".join(f"{name} {value:g}" for name, value in self.losses.items())
+        return f"the loss ({terms}) or the gradient (norm {self.grad_norm:g}) is not finite"
+
+    def text(self) -> str:
+        """Tell it in one line."""
+        return (
+            f"step {self.step} skipped, {self.skipped} of {self.allowed} allowed: {self.found()}; "
+            f"images: {', '.join(self.images)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The number of steps was fitted to `--max-time`, and the schedule with it."""
+
+    step: int
+    max_steps: int
+    """Of the whole run, from now on."""
+    limit: str
+    """The time that was given, as it was typed."""
+    used: float
+    """Seconds of it so far."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One validation picture of the fixed set, for pictures/step-N.png."""
@@ -73,7 +114,7 @@ class Evaluated:
     """What they were taken by, and on."""
     seconds: float
     best: bool
-    """True when this is the best so far by `best_by`."""
+    """True when this is the best so far by `best_by`; of two kinds of weights EMA's are judged."""
     examples: tuple[Example, ...] = ()
     """The fixed set; on the main process only."""
 
@@ -88,16 +129,16 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped:
-    """The end: all steps done, or a signal asked for it."""
+    """The end: all steps done, an early stop, or a signal asked for it."""
 
     step: int
     reason: str
-    """`finished` or the signal's name."""
+    """`finished`, `early stop: ...` or the signal's name."""
     resume: str | None = None
     """The command that goes on, when steps are left."""
 
 
-Event = Started | StepDone | Evaluated | Saved | Stopped
+Event = Started | StepDone | Skipped | Fitted | Evaluated | Saved | Stopped
 
 
 def finite(value: Any) -> Any:

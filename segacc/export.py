@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc import __version__
+from segacc.averaging import kinds, using
 from segacc.checkpoint import write_folder
 from segacc.chosen import options_text
 from segacc.events import Scores, finite
@@ -14,17 +15,21 @@ from segacc.saved import SIDE_FILE
 
 
 def save_model(run: Run, name: str) -> Path:
-    """Write the run's network as `name`/ with the newest scores; called on all processes."""
+    """Write the run's network as `name`/ with the newest scores; called on all processes.
+
+    With `--ema` these are the averaged weights; the others stay in the checkpoints.
+    """
     folder = run.folder / name
-    state_dict = run.accelerator.get_state_dict(run.model)
+    with using(run, kinds(run)[-1]):
+        state_dict = run.accelerator.get_state_dict(run.model)
 
-    def fill(part: Path) -> None:
-        if run.accelerator.is_main_process:
-            run.network.save_pretrained(part, names=run.labels.names, state_dict=state_dict)
-            (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
-            (part / "README.md").write_text(model_card(run), encoding="utf-8")
+        def fill(part: Path) -> None:
+            if run.accelerator.is_main_process:
+                run.network.save_pretrained(part, names=run.labels.names, state_dict=state_dict)
+                (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
+                (part / "README.md").write_text(model_card(run), encoding="utf-8")
 
-    write_folder(folder, fill, run.accelerator)
+        write_folder(folder, fill, run.accelerator)
     return folder
 
 
@@ -53,6 +58,9 @@ def model_card(run: Run) -> str:
         pipeline_tag="image-segmentation",
         tags=["segacc", run.plan.arch.name],
     )
+    average = ""
+    if run.ema:
+        average = f" The weights are their exponential moving average, decay {run.ema.decay:g}."
     return f"""---
 {data.to_yaml()}
 ---
@@ -60,7 +68,7 @@ def model_card(run: Run) -> str:
 # {run.plan.arch.text} on {run.plan.dataset.text}
 
 Trained with segacc {__version__} for {run.progress.step} optimizer steps of {run.total_batch_size}
-images.
+images.{average}
 
 {score_table(run.progress.scores)}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from segacc import ending
 from segacc.data import Batch, Item, nothing
 from segacc.errors import DataError, SegaccError
 from segacc.meter import Meter
@@ -66,7 +67,7 @@ class Trouble:
 
 
 def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]:
-    """Yield the micro-batches of each step, on the device, until the last step or a signal.
+    """Yield the micro-batches of each step, on the device, until the run is over or a signal comes.
 
     All processes yield as often; bad data on one of them raises on all, before a step is taken
     with it.
@@ -76,7 +77,7 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
     """
     trouble = Trouble(run.accelerator, allowed=run.config.skip_unreadable, seen=run.unreadable)
     batches = iter(run.loader())
-    for _ in range(run.progress.step, run.max_steps):
+    while not ending.reason(run):
         with meter.waiting():
             window = [next(batches) for _ in range(run.config.gradient_accumulation_steps)]
         for batch in window:

@@ -1,6 +1,5 @@
 """The heart: `train`, `train_step`, `evaluate`. Read it from top to bottom."""
 
-import shlex
 import time
 from collections.abc import Iterator
 
@@ -8,10 +7,12 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from segacc import checkpoint
+from segacc import checkpoint, ending
+from segacc.averaging import average, kinds, using
+from segacc.budget import refit
 from segacc.data import Batch
 from segacc.errors import OptionError
-from segacc.events import Evaluated, Event, Example, Saved, Scores, Started, Stopped
+from segacc.events import Evaluated, Event, Example, Saved, Scores, Started
 from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, windows
 from segacc.hookspecs import MetricState
@@ -28,9 +29,10 @@ def train(run: Run) -> Iterator[Event]:
     """Train from the run's present step to its last, and tell what happens.
 
     Yields:
-        Started; for each step StepDone and, where due, Evaluated and Saved; Stopped at the end.
+        Started; for each step StepDone and, where due, Fitted, Skipped, Evaluated and Saved;
+        Stopped at the end.
     """
-    progress, meter = run.progress, Meter(run)
+    progress, meter, clock = run.progress, Meter(run), run.clock
     yield Started(
         folder=run.folder, step=progress.step, max_steps=run.max_steps, notes=tuple(run.notes)
     )
@@ -42,13 +44,20 @@ def train(run: Run) -> Iterator[Event]:
         for window in windows(run, meter, signal):
             losses, grad_norm, valid = train_step(run, window)
             progress.step += 1
+            clock.lap("step")
+            yield from refit(run)
+
+            if run.skipped:
+                yield run.skipped
             yield meter.step_done(losses, grad_norm, valid)
 
             if run.evaluation_due() and not any(on_any(run.accelerator, bool(signal.name))):
                 yield from evaluation(run)
+                clock.lap("evaluation")
 
             if run.checkpoint_due():
                 yield save_checkpoint(run)
+                clock.lap("checkpoint")
 
             meter.restart()
 
@@ -57,11 +66,7 @@ def train(run: Run) -> Iterator[Event]:
 
     yield Saved(step=progress.step, folder=save_model(run, "last"))
     run.accelerator.end_training()
-    if progress.step == run.max_steps:
-        yield Stopped(step=progress.step, reason="finished")
-    else:  # the signal may have reached another process only
-        resume = f"accelerate launch -m segacc --resume {shlex.quote(str(run.folder))}"
-        yield Stopped(step=progress.step, reason=signal.name or "SIGTERM", resume=resume)
+    yield ending.stopped(run, signal.name)
 
 
 def train_step(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -73,18 +78,20 @@ def train_step(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor | None, Te
     accelerator, optimizer = run.accelerator, run.optimizer
     counts, valid = effective_counts(run, window)
     share = accelerator.num_processes * len(window)  # accelerate takes the mean over both
-    losses, grad_norm = torch.zeros_like(counts), None
+    losses = torch.zeros_like(counts)
     run.begin_step()
     for batch in window:
         with accelerator.accumulate(run.model):
             logits = run.model(run.network.normalize(batch.images))
             terms = loss_sums(run, logits, batch.labels) / counts
             accelerator.backward(terms.sum() * share)
-            if accelerator.sync_gradients:
-                grad_norm = run.clip_gradients()
-            optimizer.step()
-            optimizer.zero_grad()
         losses += terms.detach()
+    grad_norm = run.clip_gradients()
+    run.skipped = run.guard.check(run, losses, grad_norm, window)
+    if not run.skipped:
+        optimizer.step()
+        average(run)
+    optimizer.zero_grad()
     return losses, grad_norm, valid
 
 
@@ -112,18 +119,26 @@ def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:
 
 
 def evaluation(run: Run) -> Iterator[Event]:
-    """Score the validation split; yield Evaluated, and Saved when it is the best so far."""
-    start, progress = time.perf_counter(), run.progress
-    scores, examples = evaluate(run.scoring)
-    best = run.best.note(scores, progress)
-    yield Evaluated(
-        step=progress.step,
-        scores=scores,
-        terms=run.scoring.terms(),
-        seconds=time.perf_counter() - start,
-        best=best,
-        examples=tuple(examples),
-    )
+    """Score the validation split with each kind of weights, of which the last is judged.
+
+    Yields:
+        Evaluated for each, and Saved when it is the best so far.
+    """
+    progress, best = run.progress, False
+    for weights in kinds(run):
+        start = time.perf_counter()
+        with using(run, weights):
+            scores, examples = evaluate(run.scoring)
+        if weights == kinds(run)[-1]:
+            best = run.note(scores)
+        yield Evaluated(
+            step=progress.step,
+            scores=scores,
+            terms=run.scoring.terms(),
+            seconds=time.perf_counter() - start,
+            best=best,
+            examples=tuple(examples),
+        )
     if best:
         yield Saved(step=progress.step, folder=save_model(run, "best"))
 
@@ -182,8 +197,8 @@ def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
 
 def save_checkpoint(run: Run) -> Saved:
     """Write checkpoints/step-N."""
-    run.progress.saved = run.progress.step
-    folder = checkpoint.save(
-        run.folder / "checkpoints", run.progress, run.accelerator, keep=run.config.keep
-    )
-    return Saved(step=run.progress.step, folder=folder)
+    progress, place = run.progress, run.folder / "checkpoints"
+    progress.saved, progress.seconds = progress.step, run.clock.used()
+    progress.max_steps = run.max_steps
+    folder = checkpoint.save(place, progress, run.accelerator, keep=run.config.keep, ema=run.ema)
+    return Saved(step=progress.step, folder=folder)

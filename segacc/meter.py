@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Meter:
 
     def _reset(self) -> None:
         self.losses: list[Tensor] = []
+        self.steps = 0
         self.seconds = self.waited = 0.0
 
     def restart(self) -> None:
@@ -44,13 +46,11 @@ class Meter:
             valid: scalar, pixels of the effective batch that are not ignored.
         """
         run, step = self.run, self.run.progress.step
-        self.losses.append(losses)
+        self.steps += 1
+        if not run.skipped:
+            self.losses.append(losses)
         logged = step % run.config.log_every == 0 or step == run.max_steps
-        mean = (
-            run.accelerator.reduce(torch.stack(self.losses).mean(0), "sum").tolist()
-            if logged
-            else []
-        )
+        mean = self._mean(losses) if logged else []
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         self.seconds += seconds
@@ -66,6 +66,11 @@ class Meter:
             self._reset()
         return event
 
+    def _mean(self, losses: Tensor) -> list[float]:
+        """Mean of each term over the steps that were taken; nan where none was."""
+        mean = torch.stack(self.losses or [losses * torch.nan]).mean(0)
+        return cast("list[float]", self.run.accelerator.reduce(mean, "sum").tolist())
+
     def _numbers(
         self, mean: list[float], grad_norm: Tensor | None, valid: Tensor
     ) -> dict[str, object]:
@@ -73,9 +78,7 @@ class Meter:
             "loss": sum(mean),
             "losses": dict(zip(self.run.losses, mean, strict=True)),
             "grad_norm": float("nan") if grad_norm is None else float(grad_norm),
-            "images_per_second": len(self.losses)
-            * self.run.total_batch_size
-            / max(self.seconds, 1e-9),
+            "images_per_second": self.steps * self.run.total_batch_size / max(self.seconds, 1e-9),
             "data_wait": self.waited / max(self.seconds, 1e-9),
             "valid_pixels": int(valid),
         }

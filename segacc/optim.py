@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate as a function of the step."""
+"""Parameter groups: encoder or head, with or without weight decay."""
 
 import re
 from typing import Any
@@ -27,6 +27,7 @@ def parameter_groups(
             groups.setdefault((model.is_head(name), plain), []).append(parameter)
     return [
         {
+            "head": head,
             "name": ("head" if head else "encoder") + (", no decay" if plain else ""),
             "params": groups[head, plain],
             "lr": lr * (head_lr_scale if head else 1.0),
@@ -35,21 +36,3 @@ def parameter_groups(
         }
         for head, plain in sorted(groups)
     ]
-
-
-def lr_factor(step: int, *, warmup: int, total: int, power: float) -> float:
-    """Return the factor on the learning rate in step 0..total-1: linear warm-up, then poly decay.
-
-    The first step has 1 / (warmup + 1) of the peak, the first step after the warm-up all of it,
-    and the last step
-    is still above 0. Counted in optimizer steps, whatever the number of processes.
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return float((1 - (step - warmup) / (total - warmup)) ** power)
-
-
-def set_lr(optimizer: Any, factor: float) -> None:
-    """Set each group's learning rate to its peak times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor

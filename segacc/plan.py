@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
 from segacc.hub import find, is_path
+from segacc.patience import EarlyStopOptions, choose_early_stop
 from segacc.presets import AUGMENT
 from segacc.registry import Registry
 from segacc.saved import architecture_of
+from segacc.schedule import Decay, choose_schedule
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
 
 NETWORK = "network"
@@ -25,7 +28,7 @@ BALANCE = "class_balance.json"
 
 FIXED = (
     *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),
-    *("seed", "rare_class_sampling", "best_by", "protocol"),
+    *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that a resumed run keeps."""
 
@@ -44,6 +47,11 @@ class Plan:
     """The run folder."""
     resume: Path | None
     """The checkpoint to go on from."""
+    schedule: Decay
+    early_stop: tuple[str, EarlyStopOptions] | None
+    """The score's name, and when it stops the run."""
+    started: float
+    """When the run began, in time.monotonic's seconds."""
 
 
 def gather(layers: list[Layer]) -> Settings:
@@ -89,8 +97,13 @@ def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]
     return {key: value for key, value in values.items() if key not in keys}
 
 
-def make_plan(settings: Settings, registry: Registry) -> Plan:
+def make_plan(settings: Settings, registry: Registry, *, started: float | None = None) -> Plan:
     """Check everything that can be checked without torch.
+
+    Args:
+        settings: as they were typed.
+        registry: what can be named.
+        started: when the run began, in time.monotonic's seconds; default now.
 
     Raises:
         SegaccError: the first thing that is wrong, and where it was typed.
@@ -117,6 +130,9 @@ def make_plan(settings: Settings, registry: Registry) -> Plan:
         many("metric", "metric"),
         _run_folder(settings, arch, dataset),
         checkpoint.find(config.resume, config.output_dir)[1] if config.resume else None,
+        choose_schedule(settings),
+        choose_early_stop(settings),
+        time.monotonic() if started is None else started,
     )
     if plan.loss:  # none where the network brings its own
         refuse_twins(plan.loss, settings.where("loss"))

@@ -4,6 +4,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeGuard
@@ -16,14 +17,26 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from segacc.events import Evaluated, Event, Saved, Scores, Started, StepDone, Stopped
+from segacc.amounts import clock_text
+from segacc.events import (
+    Evaluated,
+    Event,
+    Fitted,
+    Saved,
+    Scores,
+    Skipped,
+    Started,
+    StepDone,
+    Stopped,
+)
 from segacc.labels import Color
+from segacc.step_text import numbers_of, score_of
 from segacc.tracking import flat
 
-SLOW_DATA = 0.1
-"""Share of the time spent waiting for data from which advice is given."""
 MANY_CLASSES = 25
 """Classes of which a running training still prints every one."""
+NEWS = 0.1
+"""Share by which a fitted number of steps must change to be told again."""
 QUIET = 5.0
 """Seconds without an event after which the bar says so (an evaluation, a checkpoint)."""
 
@@ -64,7 +77,7 @@ class Display:
         self.logged: StepDone | None = None
         self.latest: Evaluated | None = None
         self.best: Evaluated | None = None
-        self.step = 0
+        self.step = self.told = 0
         self.begin = self.last = clock()
         self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4)
 
@@ -85,6 +98,10 @@ class Display:
                 self._show_step(event)
             case Evaluated():
                 self._show_scores(event)
+            case Skipped():
+                self.console.out(event.text(), highlight=False)
+            case Fitted():
+                self._show_fitted(event)
             case Saved():
                 self.console.out(f"saved {event.folder}", highlight=False)
             case Stopped():
@@ -95,7 +112,7 @@ class Display:
         folder, lines = self.started.folder, []
         for path in (folder / "best", folder / "pictures", folder / "metrics.jsonl"):
             score = (
-                f"  ({_score(self.best, self.best_by)})"
+                f"  ({score_of(self.best, self.best_by)})"
                 if self.best and path.name == "best"
                 else ""
             )
@@ -121,8 +138,16 @@ class Display:
         self.logged = event
         if not self.live.is_started:
             where = f"step {self._count()}  epoch {event.epoch:.1f}"
-            told = [where, *(text for text, _ in _numbers(event)), f"eta {self._eta()}"]
+            told = [where, *(text for text, _ in numbers_of(event)), f"eta {self._eta()}"]
             self.console.out("  ".join(told), highlight=False)
+
+    def _show_fitted(self, event: Fitted) -> None:
+        """Let the bar have the new number; tell it only where it is clearly another one."""
+        self.started = replace(self.started, max_steps=event.max_steps)
+        if abs(event.max_steps - self.told) > NEWS * self.told:
+            self.told, used = event.max_steps, clock_text(event.used)
+            text = f"{event.max_steps} steps fit into {event.limit}, {used} of it used"
+            self.console.out(text, highlight=False)
 
     def _show_scores(self, event: Evaluated) -> None:
         self.latest, self.last = event, self.clock()
@@ -135,7 +160,7 @@ class Display:
 
     def _show_stop(self, event: Stopped) -> None:
         self.live.stop()
-        how = "finished" if event.reason == "finished" else f"stopped by {event.reason}"
+        how = f"stopped by {event.reason}" if event.resume else event.reason
         told = f"{how} at step {self._count()} after {clock_text(self.clock() - self.begin)}"
         self.console.out(told + ("; go on with:" if event.resume else ""), highlight=False)
         if event.resume:
@@ -163,7 +188,7 @@ class Display:
         standing: list[tuple[str, str]] = []
         numbers = [("waiting for the first numbers", "dim")]
         if self.logged:
-            numbers = [(f"epoch {self.logged.epoch:.1f}", ""), *_numbers(self.logged)]
+            numbers = [(f"epoch {self.logged.epoch:.1f}", ""), *numbers_of(self.logged)]
         if self.latest:
             standing.append((self._standing(), "green"))
         if now - self.last > QUIET:
@@ -172,9 +197,9 @@ class Display:
 
     def _standing(self) -> str:
         assert self.latest is not None
-        told = _score(self.latest, self.best_by)
+        told = score_of(self.latest, self.best_by)
         if self.best and self.best is not self.latest:
-            told += f" (best {_score(self.best, self.best_by).removeprefix(self.best_by + ' ')})"
+            told += f" (best {score_of(self.best, self.best_by).removeprefix(self.best_by + ' ')})"
         return told
 
 
@@ -182,31 +207,6 @@ def _styled(parts: Sequence[tuple[str, str]]) -> Text:
     # A console that leaves wrapping to the terminal would have the line cut at its width.
     between = Text("  ", no_wrap=False, overflow="fold")
     return between.join(Text(text, style=style) for text, style in parts)
-
-
-def _score(event: Evaluated, key: str) -> str:
-    return f"{key} {flat(event.scores).get(key, math.nan):.4f} at step {event.step}"
-
-
-def _numbers(event: StepDone) -> list[tuple[str, str]]:
-    """Tell a logged step as pairs of text and style."""
-    terms = ", ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
-    terms = f" ({terms})" if len(event.losses) > 1 else ""
-    slow = event.data_wait > SLOW_DATA
-    advice = " (raise --num-workers)" if slow else ""
-    return [
-        (f"loss {event.loss:.4f}{terms}", "bold" if math.isfinite(event.loss) else "bold red"),
-        (f"lr {event.lr:.1e}", ""),
-        (f"{event.images_per_second:.1f} images/s", ""),
-        (f"data wait {100 * event.data_wait:.0f} %{advice}", "yellow" if slow else ""),
-    ]
-
-
-def clock_text(seconds: float) -> str:
-    """Tell seconds as `3:12` or `1:03:12`."""
-    minutes, rest = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def print_scores(

@@ -11,25 +11,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segacc import checkpoint
+from segacc.amounts import period_of
 from segacc.augment import Pipeline
+from segacc.averaging import build_ema, kinds
 from segacc.balance import Balance
+from segacc.budget import Clock
 from segacc.build import build_losses, build_network
 from segacc.config import TrainConfig
 from segacc.data import EvalData, TrainData
 from segacc.data_source import load_data
 from segacc.defaults import choose_settings
+from segacc.early_stop import EarlyStop, build_early_stop
+from segacc.ema import Ema
+from segacc.events import Scores, Skipped
+from segacc.guard import Guard, build_guard
 from segacc.hookspecs import Facts, LossTerm
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
-from segacc.optim import lr_factor, parameter_groups, set_lr
+from segacc.optim import parameter_groups
 from segacc.order import Cut
 from segacc.plan import Plan
 from segacc.processes import idle_cores, start_accelerator
 from segacc.protocols import Protocol, default_protocol
+from segacc.schedule import set_lr
 from segacc.scoring import Best, Scoring, build_metrics
 from segacc.start import prepare_folder, resume
 from segacc.streams import EvalStream, TrainStream
 from segacc.transfer import LoadReport
+
+NO_END = 10**9
+"""Steps that a loader holds for a run whose number of steps is fitted as it goes."""
 
 
 @dataclass
@@ -54,6 +65,13 @@ class Run:
     balance: Balance
     best: Best
     progress: checkpoint.Progress
+    early_stop: EarlyStop | None
+    guard: Guard
+    clock: Clock
+    ema: Ema | None
+    """The moving average of the weights, where that was asked for."""
+    skipped: Skipped | None = None
+    """Why the newest step was not taken, if so."""
     notes: list[str] = field(default_factory=list)
     unreadable: set[str] = field(default_factory=set)
     """What was passed over so far."""
@@ -65,8 +83,8 @@ class Run:
 
     @property
     def max_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.config.max_steps or 0
+        """Optimizer steps of the whole run, as they stand now."""
+        return self.config.max_steps or self.progress.max_steps or 0
 
     def loader(self) -> DataLoader[Any]:
         """Return this process's micro-batches, from the present step to the last."""
@@ -79,7 +97,7 @@ class Run:
         )
         return self.train_data.loader(
             cut,
-            range(self.progress.step, self.max_steps),
+            range(self.progress.step, self.config.max_steps or NO_END),
             positions=self.progress.positions,
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
@@ -100,11 +118,11 @@ class Run:
 
     def begin_step(self) -> None:
         """Switch to training, and set the learning rate that the present step has."""
-        step, config = self.progress.step, self.config
+        step, total = self.progress.step, self.max_steps
         self.model.train()
-        self.network.on_step(step, self.max_steps)
-        warmup, power = config.warmup_steps or 0, config.poly_power
-        set_lr(self.optimizer, lr_factor(step, warmup=warmup, total=self.max_steps, power=power))
+        self.network.on_step(step, total)
+        self.guard.keep(self.network)
+        set_lr(self.optimizer, self.plan.schedule, step, total, self.config)
 
     def clip_gradients(self) -> Tensor | None:
         """Clip to `max_grad_norm`; return the norm before."""
@@ -114,13 +132,23 @@ class Run:
 
     def evaluation_due(self) -> bool:
         """Tell whether the present step asks for an evaluation that was not made yet."""
-        step, every = self.progress.step, self.config.eval_every or self.max_steps
-        return 0 < step != self.progress.evaluated and (step % every == 0 or step == self.max_steps)
+        return self._due(self.progress.evaluated, self.config.eval_every or 1)
 
     def checkpoint_due(self) -> bool:
         """Tell whether the present step asks for a checkpoint."""
-        step, every = self.progress.step, self.config.save_every or self.max_steps
-        return step % every == 0 or step == self.max_steps
+        return self._due(self.progress.saved, self.config.save_every or 1)
+
+    def _due(self, newest: int, every: float) -> bool:
+        """Tell whether it is time again; while the steps are fitted, counted from the newest on."""
+        step, period = self.progress.step, period_of(every, self.max_steps)
+        passed = step % period if self.config.max_steps else step < newest + period
+        return 0 < step != newest and (not passed or step == self.max_steps)
+
+    def note(self, scores: Scores) -> bool:
+        """Take over the scores that are judged; tell whether they are the best so far."""
+        if self.early_stop:
+            self.early_stop.note(scores, self.progress)
+        return self.best.note(scores, self.progress)
 
     def epoch(self) -> float:
         """Passes over the training split so far."""
@@ -169,7 +197,12 @@ def build_run(plan: Plan) -> Run:
         balance=data.balance,
         best=Best(settings.config.best_by, plan.metric, scoring.metrics()),
         progress=checkpoint.Progress(),
+        early_stop=build_early_stop(plan, scoring),
+        guard=build_guard(plan, accelerator),
+        clock=Clock(plan.started),
+        ema=build_ema(plan, model, accelerator),
     )
+    scoring.weights = kinds(run)[-1]
     run.notes = [*describe(run, built.report), *idle_cores(accelerator), *data.notes, *built.notes]
     resume(run)
     prepare_folder(run, settings)

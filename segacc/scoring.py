@@ -19,7 +19,7 @@ from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
 from segacc.protocols import Protocol
 from segacc.streams import EvalStream
-from segacc.terms import Terms
+from segacc.terms import Terms, Weights
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Ways to run in which a forward call gathers weights from all processes."""
@@ -48,6 +48,8 @@ class Scoring:
     """What was passed over so far."""
     num_images: int = 0
     """Images that the newest evaluation scored."""
+    weights: Weights = "raw"
+    """What the network has when it is scored."""
 
     def loader(self) -> DataLoader[Any]:
         """Return this process's share of the split."""
@@ -65,6 +67,7 @@ class Scoring:
         return Terms(
             protocol=self.protocol.text(),
             num_images=self.num_images,
+            weights=self.weights,
             precision=self.accelerator.mixed_precision,
         )
 
@@ -80,33 +83,45 @@ class Scoring:
         return int(self.accelerator.gather(counts).max())
 
 
-class Best:
-    """The rule that says which evaluation is the best: `best_by`, and whether lower is better."""
+class ScoreKey:
+    """One of the scores by name, as `mean_iou` or `per_category_iou/nucleus`.
 
-    def __init__(self, by: str, chosen: Sequence[Chosen], empty: Mapping[str, MetricState]) -> None:
+    Attributes:
+        by: the name.
+        lower: whether a lower value is the better one, as its metric's record says.
+    """
+
+    def __init__(
+        self,
+        by: str,
+        chosen: Sequence[Chosen],
+        empty: Mapping[str, MetricState],
+        where: str = "--best-by",
+    ) -> None:
         """Check that the metrics give such a score.
 
         Raises:
             OptionError: they do not.
         """
         self.by, (name, _, self.category) = by, by.partition("/")
-        self.name = name
+        self.name, self.where = name, where
         self.lower = any(name in one.record.lower_is_better for one in chosen)
-        self._value(
+        self.value(
             {key: value for metric in empty.values() for key, value in metric.compute().items()}
         )
 
-    def note(self, scores: Scores, progress: Progress) -> bool:
-        """Take over the scores of the present step; tell whether they are the best so far."""
-        progress.scores, progress.evaluated = scores, progress.step
-        value, best = self._value(scores), progress.best
-        better = best is None or (value < best if self.lower else value > best)
-        if better and value == value:  # nan is never the best
-            progress.best, progress.best_step = value, progress.step
-            return True
-        return False
+    def better(self, value: float, than: float | None, by_more_than: float = 0.0) -> bool:
+        """Compare with an earlier value, if there is one; nan is never better."""
+        if than is None or value != value:
+            return value == value
+        return (than - value if self.lower else value - than) > by_more_than
 
-    def _value(self, scores: Scores) -> float:
+    def value(self, scores: Scores) -> float:
+        """Look it up.
+
+        Raises:
+            OptionError: it is not there.
+        """
         value = scores.get(self.name)
         if isinstance(value, dict):
             value = value.get(self.category)
@@ -120,10 +135,22 @@ class Best:
                 if isinstance(many, dict)
                 for part in many
             ]
-            raise OptionError(
-                f"--best-by {self.by}: no such score. Known: {', '.join([*plain, *parts][:12])}."
-            )
+            known = ", ".join([*plain, *parts][:12])
+            raise OptionError(f"{self.where} {self.by}: no such score. Known: {known}.")
         return value
+
+
+class Best(ScoreKey):
+    """The rule that says which evaluation is the best: `best_by`."""
+
+    def note(self, scores: Scores, progress: Progress) -> bool:
+        """Take over the scores of the present step; tell whether they are the best so far."""
+        progress.scores, progress.evaluated = scores, progress.step
+        value = self.value(scores)
+        if not self.better(value, progress.best):
+            return False
+        progress.best, progress.best_step = value, progress.step
+        return True
 
 
 def scored_data(

@@ -16,8 +16,8 @@ from segacc.options import check_value, did_you_mean, literal_choices, type_text
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is, not what it is; config.yaml leaves them out."""
 
-EITHER = (("epochs", "max_steps"), ("aug", "augment"))
-"""Settings that say the same in two ways: of each pair one is given, and replaces the other."""
+EITHER = (("epochs", "max_steps", "max_time"), ("aug", "augment"))
+"""Settings that say the same in several ways: of each row one is given, and replaces the others."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def merge(layers: Sequence[Layer]) -> Settings:
         for pair in EITHER:
             given = [key for key in pair if layer.values.get(key) is not None]
             if len(given) > 1:
-                told = " and ".join(layer.where(key) for key in pair)
+                told = " and ".join(layer.where(key) for key in given)
                 raise OptionError(f"{told} exclude each other; give one.")
             if given:
                 values = {key: value for key, value in values.items() if key not in pair}

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc import checkpoint
+from segacc.amounts import clock_text, seconds
+from segacc.budget import FIRST_GUESS
 from segacc.errors import OptionError
-from segacc.plan import NETWORK
+from segacc.plan import NETWORK, as_stored
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.streams import TrainStream
 
@@ -68,18 +70,46 @@ def resume(run: "Run") -> None:
                 f"--resume {run.config.resume}: this would not be the same run: "
                 f"{'; '.join(different)}. {SAME_READERS if streamed else SAME_BATCH}"
             )
-        if stored.step > run.max_steps:
+        last = run.config.max_steps
+        if last is not None and stored.step > last:
             where = f"--resume {run.config.resume}"
-            raise OptionError(f"{where}: step {stored.step} of {run.max_steps} is done already.")
+            raise OptionError(f"{where}: step {stored.step} of {last} is done already.")
         run.accelerator.load_state(str(run.plan.resume))
+        if run.ema:
+            run.ema.load(run.plan.resume)
         if streamed:
             stored.positions = stored.positions[run.accelerator.process_index]
-        run.progress = stored
+        run.progress, run.clock.before = stored, stored.seconds
+        if run.early_stop and run.early_stop.reason(stored):
+            run.notes.append("this run stopped early; --early-stop with more patience goes on")
         if run.accelerator.is_main_process:
             checkpoint.recover(run.folder)
             checkpoint.forget_later(run.folder / "checkpoints", stored.step)
         run.accelerator.wait_for_everyone()
     run.progress.settings = now
+    if run.config.max_time is not None:
+        fit_first(run, run.config.max_time)
+
+
+def fit_first(run: "Run", limit: str) -> None:
+    """Let a run with `--max-time` have some number of steps until its speed is known.
+
+    Raises:
+        OptionError: the time was used up before this part of the run.
+    """
+    progress, settings = run.progress, run.plan.settings
+    over = progress.max_steps is not None and progress.step >= progress.max_steps
+    if over and as_stored(settings, "max_time", run.folder):
+        return  # it has ended in time
+    if run.clock.before >= seconds(limit):
+        raise OptionError(
+            f"{settings.where('max_time')}: {limit}: the run has taken "
+            f"{clock_text(run.clock.before)} already; give it more."
+        )
+    if over or progress.max_steps is None:
+        progress.max_steps = progress.step + FIRST_GUESS
+    used = f"{clock_text(run.clock.before)} of it used" if run.clock.before else "in all"
+    run.notes.append(f"{limit} {used}: {progress.max_steps} steps until the speed is known")
 
 
 def order_settings(run: "Run") -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Weights = Literal["raw", "ema"]
+"""The weights that are trained, or their exponential moving average."""
 IGNORED = "pixels labelled 255 count for nothing"
 ABSENT = "a class in neither labels nor predictions is left out of the means"
 
@@ -15,7 +17,7 @@ class Terms:
     """How the network saw the images, as it is typed."""
     num_images: int
     """Images that were scored, unreadable ones left out."""
-    weights: Literal["raw", "ema"] = "raw"
+    weights: Weights = "raw"
     """The weights themselves, or their exponential moving average."""
     precision: str = "no"
     """Accelerate's mixed precision; `no` is float32."""

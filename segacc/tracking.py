@@ -1,13 +1,24 @@
 """What a run leaves behind for later: metrics.jsonl, pictures/ and accelerate's trackers."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from segacc.curves import draw_curves, read_metrics
-from segacc.events import Evaluated, Event, Scores, Started, StepDone, Stopped, finite
+from segacc.events import (
+    Evaluated,
+    Event,
+    Fitted,
+    Scores,
+    Skipped,
+    Started,
+    StepDone,
+    Stopped,
+    finite,
+)
 from segacc.labels import Color
 from segacc.pictures import draw_examples
 
@@ -43,9 +54,14 @@ def record(
         elif isinstance(event, Evaluated):
             _write(metrics, eval_row(event), log)
             if event.examples:
-                path = pictures / f"step-{event.step:08d}.png"
-                title = f"step {event.step}"
+                average = "-ema" if event.terms.weights == "ema" else ""
+                path = pictures / f"step-{event.step:08d}{average}.png"
+                title = f"step {event.step}{average.replace('-', ', ').upper()}"
                 draw_examples(event.examples, names=names, palette=palette, path=path, title=title)
+        elif isinstance(event, Skipped | Fitted):
+            _write(metrics, {"kind": type(event).__name__.lower(), **asdict(event)}, log)
+            if isinstance(event, Fitted):
+                note_fitted(run_folder / "config.yaml", event.max_steps)
         elif isinstance(event, Stopped):
             draw_curves(metrics, pictures / "curves.png", best_by=best_by)
         yield event
@@ -61,6 +77,15 @@ def start_metrics(path: Path, step: int) -> None:
     text = "".join(_line(row) for row in rows if row["step"] <= step)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def note_fitted(path: Path, max_steps: int) -> None:
+    """Say in config.yaml, behind `max_time`, how many steps were fitted."""
+    note, text = f"; fitted: {max_steps} steps", path.read_text(encoding="utf-8")
+    line = re.compile(r"^(max_time: .*?)(; fitted: \d+ steps)?$", re.MULTILINE)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(line.sub(lambda found: found[1] + note, text), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -94,7 +119,8 @@ def _write(path: Path, row: dict[str, Any], log: Log | None) -> None:
         file.write(_line(row))
     if log is not None:
         numbers = {key: value for key, value in flat(row).items() if key not in ("step", "best")}
-        log({f"{row['kind']}/{key}": value for key, value in numbers.items()}, row["step"])
+        kind = "eval_ema" if row.get("weights") == "ema" else row["kind"]
+        log({f"{kind}/{key}": value for key, value in numbers.items()}, row["step"])
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def test_flags_over_yaml_and_the_same_run_again_from_config_yaml(
     assert where["max_steps"] == "--max-steps"
     assert where["batch_size"] == "run.yaml: batch_size"
     assert where["aug"] == "run.yaml: aug"
-    assert where["poly_power"] == "default"
+    assert where["schedule"] == "default"
     assert where["lr"] == "chosen: weights are random"
     assert where["eval_every"] == "chosen: a fifth of the run"
     values = yaml.safe_load(written.read_text())

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate over a run."""
+"""Parameter groups: encoder or head, with or without weight decay."""
 
 from collections import Counter
 from types import ModuleType
@@ -10,7 +10,7 @@ from torch import nn
 
 from data_tools import facts, tiny_segformer
 from segacc.model import SegmentationModel
-from segacc.optim import lr_factor, parameter_groups, set_lr
+from segacc.optim import parameter_groups
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
 
@@ -155,51 +155,3 @@ def test_embeddings_of_beit_have_no_decay() -> None:
     }
     assert len(embeddings) >= 6 and embeddings <= plain
     assert undecayed(model) <= plain
-
-
-def test_set_lr_keeps_the_ratio_of_head_and_encoder() -> None:
-    optimizer = torch.optim.AdamW(
-        parameter_groups(tiny_segformer(), lr=1e-3, head_lr_scale=10.0, weight_decay=0.1)
-    )
-    for factor in (0.5, 0.1, 1.0):  # from the peak each time, not from the last value
-        set_lr(optimizer, factor)
-        found = {group["name"]: group["lr"] for group in optimizer.param_groups}
-        assert found["encoder"] == found["encoder, no decay"] == 1e-3 * factor
-        assert found["head"] == found["head, no decay"] == 1e-2 * factor
-
-
-def factors(**rule: Any) -> list[float]:
-    return [lr_factor(step, **rule) for step in range(rule["total"])]
-
-
-def test_the_factor_step_by_step() -> None:
-    linear = [1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]
-    assert factors(warmup=3, total=10, power=1.0) == pytest.approx(linear, abs=1e-15)
-    assert factors(warmup=0, total=4, power=1.0) == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert factors(warmup=0, total=4, power=0.0) == [1, 1, 1, 1]
-    assert factors(warmup=0, total=1, power=0.9) == [1]
-
-
-@pytest.mark.parametrize("power", [0.5, 0.9, 1.0, 2.0])
-@pytest.mark.parametrize(("warmup", "total"), [(0, 7), (1, 2), (20, 400), (399, 400)])
-def test_the_factor_rises_then_falls_and_never_reaches_0(
-    warmup: int, total: int, power: float
-) -> None:
-    found = factors(warmup=warmup, total=total, power=power)
-    assert found[0] == pytest.approx(1 / (warmup + 1))
-    assert found[warmup] == 1.0 == max(found)
-    assert found[: warmup + 1] == sorted(found[: warmup + 1])
-    assert found[warmup:] == sorted(found[warmup:], reverse=True)
-    assert min(found) > 0
-    assert len(set(found)) >= max(warmup, total - warmup)
-
-
-def test_the_decay_is_torchs_polynomial() -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
-    wanted = []
-    for _ in range(50):
-        wanted.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        theirs.step()
-    assert factors(warmup=0, total=50, power=0.9) == pytest.approx(wanted, rel=1e-9)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from segacc.events import Evaluated, Event, Saved, Scores, Started, StepDone, Stopped
-from segacc.progress import Display, clock_text, print_scores, scores_table, scores_text
+from segacc.progress import Display, print_scores, scores_table, scores_text
 from segacc.terms import Terms
 
 NAMES = ("background", "nucleus", "[red]")

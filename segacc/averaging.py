@@ -1,0 +1,57 @@
+"""Which weights are scored and saved: those that are trained, or their moving average."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+
+from segacc.ema import Ema
+from segacc.errors import OptionError
+from segacc.plan import Plan
+from segacc.scoring import SHARDED
+from segacc.terms import Weights
+
+if TYPE_CHECKING:
+    from segacc.run import Run
+
+
+def kinds(run: "Run") -> tuple[Weights, ...]:
+    """List the kinds of weights that are scored; the last is judged, and saved as best and last."""
+    return ("raw", "ema") if run.ema else ("raw",)
+
+
+def build_ema(plan: Plan, model: Any, accelerator: Accelerator) -> Ema | None:
+    """Start the moving average of the weights, where that was asked for.
+
+    Raises:
+        OptionError: the weights are kept in a way that it cannot follow.
+    """
+    decay, kind = plan.settings.config.ema, accelerator.distributed_type
+    if decay is None:
+        return None
+    if kind in SHARDED and not accelerator.is_fsdp2:
+        where = plan.settings.where("ema")
+        raise OptionError(f"{where}: not with {kind.value}; of sharded networks with FSDP2's only.")
+    return Ema(model, decay)
+
+
+@contextmanager
+def using(run: "Run", weights: Weights) -> Iterator[None]:
+    """Let the network have these weights inside the block."""
+    run.scoring.weights = weights
+    if weights == "raw":
+        yield
+    else:
+        assert run.ema
+        with run.ema.in_place_of(run.model):
+            yield
+
+
+def average(run: "Run") -> None:
+    """Take over the weights of an optimizer step into the average, if there is one.
+
+    A step that fp16's gradient scaler skipped is none.
+    """
+    if run.ema and not run.accelerator.optimizer_step_was_skipped:
+        run.ema.update(run.model)

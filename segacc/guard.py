@@ -1,0 +1,113 @@
+"""A step whose loss or gradient is not finite is not taken: the weights stay as they were."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from torch import Tensor, nn
+
+from segacc import checkpoint
+from segacc.data import Batch
+from segacc.errors import NonFiniteError, OptionError
+from segacc.events import Skipped
+from segacc.plan import Plan
+
+if TYPE_CHECKING:
+    from segacc.run import Run
+
+
+class Guard:
+    """Looks at each step's loss and gradient before the optimizer does.
+
+    A step that is not taken counts as done all the same: the order of the images and the learning
+    rate are functions of the step alone, so a resumed run comes by the same way.
+    """
+
+    def __init__(self, allowed: int) -> None:
+        """Allow so many skipped steps in a run."""
+        self.allowed = allowed
+        self.buffers: list[Tensor] = []
+
+    def keep(self, network: nn.Module) -> None:
+        """Remember the buffers before a step: forward calls change batch norm's statistics."""
+        if self.allowed:
+            self.buffers = [buffer.clone() for buffer in network.buffers()]
+
+    def check(
+        self, run: "Run", losses: Tensor, grad_norm: Tensor | None, window: list[Batch]
+    ) -> Skipped | None:
+        """Tell whether the step must be skipped; all processes get the same answer.
+
+        Under fp16 a gradient that is not finite is the gradient scaler's business, which skips such
+        a step by itself and tries a smaller scale; there the losses alone are looked at.
+
+        Args:
+            run: at the step before.
+            losses: (L,) float, this process's share of each loss term.
+            grad_norm: scalar, the same on all processes, before clipping.
+            window: this process's micro-batches.
+
+        Returns:
+            None for a step that can be taken.
+
+        Raises:
+            NonFiniteError: more steps were skipped than are allowed.
+        """
+        accelerator, progress = run.accelerator, run.progress
+        norm = losses.new_zeros(()) if grad_norm is None else _whole(grad_norm)
+        found = torch.stack([losses.isfinite().all(), norm.isfinite()]).logical_not().int()
+        loss, gradient = accelerator.reduce(found, "sum").tolist()  # the one wait for the device
+        if not loss and (not gradient or accelerator.scaler is not None):
+            return None
+        progress.skipped += 1
+        terms = accelerator.reduce(losses, "sum").tolist()
+        ids = gather_object([id for batch in window for id, _, _ in batch.items])
+        skipped = Skipped(
+            step=progress.step + 1,
+            losses=dict(zip(run.losses, terms, strict=True)),
+            grad_norm=float(norm),
+            images=tuple(dict.fromkeys(ids)),
+            skipped=progress.skipped,
+            allowed=self.allowed,
+        )
+        if progress.skipped > self.allowed:
+            raise NonFiniteError(self._complaint(run, skipped))
+        self._undo(run.network, accelerator)
+        return skipped
+
+    def _undo(self, network: nn.Module, accelerator: Any) -> None:
+        with torch.no_grad():
+            for buffer, before in zip(network.buffers(), self.buffers, strict=True):
+                buffer.copy_(before)
+        if accelerator.scaler is not None:
+            accelerator.scaler.update()  # as after a step: it will be asked to unscale again
+
+    def _complaint(self, run: "Run", skipped: Skipped) -> str:
+        saved = checkpoint.complete(run.folder / "checkpoints")
+        before = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+        allowed = f" ({self.allowed} are allowed)" if self.allowed else ""
+        return (
+            f"step {skipped.step}: {skipped.found()}. Images of that batch: "
+            f"{', '.join(skipped.images)}. Look at them, lower --lr, or pass over up to N such "
+            f"steps with --tolerate-nonfinite N{allowed}; {before}."
+        )
+
+
+def build_guard(plan: Plan, accelerator: Accelerator) -> Guard:
+    """Build the guard of a run.
+
+    Raises:
+        OptionError: DeepSpeed takes the step itself, so none can be skipped.
+    """
+    allowed = plan.settings.config.tolerate_nonfinite
+    if allowed and accelerator.distributed_type == DistributedType.DEEPSPEED:
+        where = plan.settings.where("tolerate_nonfinite")
+        raise OptionError(f"{where}: not with DeepSpeed, which takes its steps by itself.")
+    return Guard(allowed)
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """Return the norm as a plain tensor; over shards it is a DTensor."""
+    full = getattr(norm, "full_tensor", None)
+    return full() if full else norm
