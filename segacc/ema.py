@@ -1,5 +1,6 @@
 """EMA: the exponential moving average of the weights, kept beside those that are trained."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,19 +78,17 @@ class Ema:
         from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
         from torch.distributed.checkpoint.state_dict_saver import save
 
-        save(
-            self._state(),
-            checkpoint_id=checkpoint / FOLDER,
-            planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),
-            no_dist=_alone(),
-        )
+        planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+        with _alone_is_fine():
+            save(self._state(), checkpoint_id=checkpoint / FOLDER, planner=planner)
 
     def load(self, checkpoint: Path) -> None:
         """Read what `save` wrote; all processes call it."""
         from torch.distributed.checkpoint.state_dict_loader import load
 
         state = self._state()
-        load(state, checkpoint_id=checkpoint / FOLDER, no_dist=_alone())
+        with _alone_is_fine():
+            load(state, checkpoint_id=checkpoint / FOLDER)
         self.updates = int(state["updates"])
 
     def _state(self) -> dict[str, Any]:
@@ -113,5 +112,6 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _alone() -> bool:
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
+def _alone_is_fine() -> warnings.catch_warnings:
+    """Keep torch from warning that a single process saves or loads what could be shards."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)

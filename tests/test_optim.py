@@ -4,7 +4,6 @@ from collections import Counter
 from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 

@@ -248,8 +248,3 @@ def test_summary_names_what_is_there(tmp_path: Path) -> None:
         f"metrics   {run}/metrics.jsonl",
         f"try next  segacc predict '{run}/best' IMAGE --output-dir predictions",
     ]
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (192, "3:12"), (3792, "1:03:12")])
-def test_clock_text(seconds: float, text: str) -> None:
-    assert clock_text(seconds) == text

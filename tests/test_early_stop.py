@@ -1,0 +1,37 @@
+"""--early-stop in real runs; the rule itself is tested in test_best.py."""
+
+from pathlib import Path
+
+from cli_tools import Warm, assert_succeeded, metrics
+
+pytest_plugins = ["cli_fixtures"]
+
+FLAGS = (
+    *("--arch", "segformer:variant=tiny", "--weights", "none", "--aug", "flip", "--lr", "1e-12"),
+    *("--crop-size", "48x64", "--batch-size", "2", "--num-workers", "0", "--num-pictures", "0"),
+    *("--max-steps", "8", "--eval-every", "1"),
+)
+"""A learning rate at which no score ever changes."""
+
+
+def test_a_run_that_stops_early_says_so_again_and_goes_on_with_more_patience(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    asked = (*FLAGS, "--dataset", f"folder:root={data}", "--output-dir", "run")
+    done = assert_succeeded(warm(*asked, "--early-stop", "mean_iou:patience=2", cwd=tmp_path))
+    why = "early stop: mean_iou has not been higher than "
+    assert [row["step"] for row in metrics(tmp_path / "run", "eval")] == [1, 2, 3]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(why))
+    assert " of step 1 for 2 evaluations at step 3/8 after " in line
+    assert (tmp_path / "run" / "last" / "model.safetensors").is_file()
+
+    again = assert_succeeded(warm("--resume", "run", cwd=tmp_path))
+    assert "this run stopped early; --early-stop with more patience goes on" in again.stdout
+    assert sum(line.startswith(why) for line in again.stdout.splitlines()) == 1
+    further = ("--resume", "run", "--early-stop")
+    more = assert_succeeded(warm(*further, "mean_iou:patience=4", cwd=tmp_path))
+    assert " for 4 evaluations at step 5/8" in more.stdout
+    last = assert_succeeded(warm(*further, "none", cwd=tmp_path))
+    assert "finished at step 8/8" in last.stdout
+    wrong = warm(*asked[:-1], "other", "--early-stop", "miou", cwd=tmp_path)
+    assert wrong.stderr.startswith("segacc: --early-stop miou: no such score. Known: mean_iou, ")

@@ -1,0 +1,90 @@
+"""No accumulation window is ever partial: an endless row of epochs is cut into full ones."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from cli_tools import write_data
+from segacc.feed import windows
+from segacc.loop import train_step
+from segacc.meter import Meter
+from segacc.plan import gather, make_plan
+from segacc.registry import load_registry
+from segacc.run import Run, build_run
+from segacc.settings import Layer
+from segacc.signals import StopSignal
+
+COUNT, BATCH, ACCUMULATION, STEPS = 5, 2, 2, 10
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five training images; in each another number of rows is ignored."""
+    root = tmp_path_factory.mktemp("five") / "data"
+    write_data(root, counts={"train": COUNT, "validation": 1})
+    for number in range(COUNT):
+        path = root / "annotations" / "train" / f"train{number}.png"
+        label = np.array(Image.open(path))
+        label[: 9 * number] = 255
+        Image.fromarray(label).save(path)
+    return root
+
+
+def build(folder: Path, data: Path, **more: Any) -> Run:
+    values = {
+        **{"arch": "segformer:variant=tiny,drop_path=0,dropout=0", "weights": "none"},
+        **{"dataset": f"folder:root={data}", "crop_size": (48, 64), "num_workers": 0},
+        **{"batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATION, "aug": ("none",)},
+        **{"max_steps": STEPS, "freeze_batchnorm": True, "max_grad_norm": 1e9, "lr": 1e-3},
+        **{"output_dir": folder / "run", **more},
+    }
+    return build_run(make_plan(gather([Layer(values, "test")]), load_registry()))
+
+
+def plain_gradients(run: Run, window: Any) -> dict[str, torch.Tensor]:
+    """Take the gradient in one pass over the whole window, mean over its valid pixels."""
+    images = torch.cat([run.network.normalize(batch.images) for batch in window])
+    labels = torch.cat([batch.labels for batch in window])
+    run.network.train()
+    logits = F.interpolate(run.network(images).main, size=labels.shape[-2:], mode="bilinear")
+    loss = F.cross_entropy(logits, labels, ignore_index=255)
+    trained = {name: p for name, p in run.network.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(trained.values()))
+    return dict(zip(trained, found, strict=True))
+
+
+def test_each_step_has_the_whole_effective_batch_and_its_plain_gradient(
+    data: Path, tmp_path: Path
+) -> None:
+    run = build(tmp_path, data)
+    run.optimizer.optimizer = torch.optim.SGD(  # whose step is the gradient itself
+        [{**group, "weight_decay": 0.0} for group in run.optimizer.param_groups], lr=1e-3
+    )
+    named, seen = dict(run.network.named_parameters()), []
+    with StopSignal() as signal:
+        for window in windows(run, Meter(run), signal):
+            ids = [name for batch in window for name, _, _ in batch.items]
+            assert [len(batch.items) for batch in window] == [BATCH] * ACCUMULATION
+            wanted = plain_gradients(run, window)
+            before = {name: one.detach().clone() for name, one in named.items()}
+            _, _, valid = train_step(run, window)
+            run.progress.step += 1
+            rows = [48 - 9 * int(name.removeprefix("train")) for name in ids]
+            assert valid.item() == 64 * sum(rows)
+            for group in run.optimizer.param_groups:
+                for parameter in group["params"]:
+                    name = next(name for name, one in named.items() if one is parameter)
+                    step = (before[name] - parameter.detach()) / group["lr"]
+                    torch.testing.assert_close(step, wanted[name], rtol=2e-2, atol=2e-4)
+            seen += ids
+    # 10 steps of 4 are 8 epochs of 5, though 5 is no multiple of 4: windows reach over their ends
+    assert len(seen) == STEPS * BATCH * ACCUMULATION
+    assert set(Counter(seen).values()) == {STEPS * BATCH * ACCUMULATION // COUNT}
+    for start in range(0, len(seen), COUNT):
+        assert len(set(seen[start : start + COUNT])) == COUNT

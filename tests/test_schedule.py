@@ -1,0 +1,205 @@
+"""The learning rate over a run, against torch's schedulers and EoMT's definition."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from data_tools import tiny_segformer
+from segacc.config import TrainConfig
+from segacc.defaults import choose_settings
+from segacc.errors import OptionError
+from segacc.optim import parameter_groups
+from segacc.schedule import choose_schedule, lr_factor, parse_schedule, set_lr
+from segacc.settings import Layer, Settings, merge
+
+
+def factors(schedule: str, total: int, *, warmup: int = 0, **stages: Any) -> list[float]:
+    decay, stages = parse_schedule(schedule, "--schedule"), {"head": True, **stages}
+    return [lr_factor(decay, step, total, warmup=warmup, **stages) for step in range(total)]
+
+
+def of_torch(total: int, make: Any, **given: Any) -> list[float]:
+    """List the learning rates that a scheduler of torch gives each step of a peak of 1."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, found = make(optimizer, **given), []
+    for _ in range(total):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 50])
+def test_each_decay_is_torchs(total: int) -> None:
+    poly = of_torch(total, lr_scheduler.PolynomialLR, total_iters=total, power=0.9)
+    assert factors("poly:power=0.9", total) == pytest.approx(poly, rel=1e-9)
+    cosine = of_torch(total, lr_scheduler.CosineAnnealingLR, T_max=total, eta_min=0.02)
+    assert factors("cosine:floor=0.02", total) == pytest.approx(cosine, rel=1e-9)
+    line = {"start_factor": 1.0, "end_factor": 0.1, "total_iters": total}
+    linear = of_torch(total, lr_scheduler.LinearLR, **line)
+    assert factors("linear:floor=0.1", total) == pytest.approx(linear, rel=1e-9)
+    assert factors("constant", total) == [1.0] * total
+
+
+@pytest.mark.parametrize("total", [5, 11, 100])
+@pytest.mark.parametrize("form", ["cos", "linear"])
+@pytest.mark.parametrize("start", [0.3, 0.5])
+def test_one_cycle_is_torchs(total: int, form: str, start: float) -> None:
+    given = {"pct_start": start, "anneal_strategy": form, "div_factor": 10, "final_div_factor": 50}
+    one = {"max_lr": 1.0, "total_steps": total + 1, "cycle_momentum": False}
+    theirs = of_torch(total + 1, lr_scheduler.OneCycleLR, **{**one, **given})
+    text = ",".join(f"{key}={value}" for key, value in given.items())
+    assert factors(f"one_cycle:{text}", total + 1) == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_one_cycle_has_a_peak_in_the_shortest_runs_too(total: int) -> None:
+    found = factors("one_cycle", total)
+    assert max(found) == found[0] == 1.0 and found == sorted(found, reverse=True)
+
+
+def test_poly_ends_at_its_floor_as_mmengines() -> None:
+    """PolyLR of mmengine: (lr - eta_min) * (1 - t / T) ** power + eta_min."""
+    wanted = [(0.01 - 1e-4) * (1 - t / 40) ** 0.9 + 1e-4 for t in range(40)]
+    found = [0.01 * factor for factor in factors("poly:power=0.9,floor=0.01", 40)]
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_warm_up_step_by_step() -> None:
+    linear = [1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7]
+    assert factors("poly", 10, warmup=3) == pytest.approx(linear, abs=1e-15)
+    assert factors("poly", 4) == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("schedule", ["poly:power=0.5", "poly:power=2", "cosine", "linear"])
+@pytest.mark.parametrize(("warmup", "total"), [(0, 7), (1, 2), (20, 400), (399, 400)])
+def test_it_rises_then_falls_and_never_reaches_0(schedule: str, warmup: int, total: int) -> None:
+    found = factors(schedule, total, warmup=warmup)
+    assert found[0] == pytest.approx(1 / (warmup + 1))
+    assert found[warmup] == 1.0 == max(found)
+    assert found[: warmup + 1] == sorted(found[: warmup + 1])
+    assert found[warmup:] == sorted(found[warmup:], reverse=True)
+    assert min(found) > 0
+    assert len(set(found)) >= max(warmup, total - warmup)
+
+
+def eomt(step: int, total: int, first: int, second: int, *, head: bool) -> float:
+    """EoMT's schedule as it is published; its warm-ups start at 0."""
+    begin, length = (0, first) if head else (first, second)
+    if step < begin:
+        return 0.0
+    if step < begin + length:
+        return (step - begin) / length
+    return (1 - (step - begin - length) / (total - begin - length)) ** 0.9
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_two_stages_are_eomts(head: bool) -> None:
+    found = factors("poly:power=0.9", 60, warmup=9, encoder_warmup=19, head=head)
+    # a warm-up of n + 1 of theirs passes through the values of n of ours, one step later
+    after = 9 if head else 9 + 19
+    theirs = [eomt(step, 60, 9, 19, head=head) for step in range(60)]
+    assert found[after:] == pytest.approx(theirs[after:], rel=1e-12)
+    rising = [eomt(step + 1, 60, 10, 20, head=True) for step in range(9)]
+    if head:
+        assert found[:9] == pytest.approx(rising, rel=1e-12)
+    else:
+        assert found[:9] == [0.0] * 9
+        assert found[9:28] == pytest.approx([(step + 1) / 20 for step in range(19)])
+
+
+def test_set_lr_sets_each_group_from_its_own_peak() -> None:
+    optimizer = torch.optim.AdamW(
+        parameter_groups(tiny_segformer(), lr=1e-3, head_lr_scale=10.0, weight_decay=0.1)
+    )
+    config = TrainConfig(warmup_steps=0.1, encoder_warmup_steps=20)
+    decay = parse_schedule("poly", "--schedule")
+    for step in (5, 15, 50, 5):  # from the peak each time, not from the last value
+        set_lr(optimizer, decay, step, 100, config)
+        found = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        stages = {"warmup": 10, "encoder_warmup": 20}
+        head = lr_factor(decay, step, 100, **stages, head=True)
+        encoder = lr_factor(decay, step, 100, **stages, head=False)
+        assert found["encoder"] == found["encoder, no decay"] == 1e-3 * encoder
+        assert found["head"] == found["head, no decay"] == 1e-2 * head
+    assert encoder == 0.0 < head
+
+
+REFUSED = [
+    (
+        {"schedule": "cosin"},
+        '--schedule: unknown schedule "cosin". Did you mean "cosine"? Known: poly, cosine, linear, '
+        "constant, one_cycle.",
+    ),
+    (
+        {"schedule": "cosine:power=2"},
+        '--schedule cosine: unknown option "power". Known: floor.',
+    ),
+    (
+        {"schedule": "poly:power=0"},
+        "--schedule poly: \"power\" is '0', expected number > 0: input should be greater than 0.",
+    ),
+    ({"schedule": "constant:floor=0"}, None),
+    (
+        {"schedule": "one_cycle", "warmup_steps": "20"},
+        "--warmup-steps: the schedule one_cycle has its own warm-up, pct_start; leave this out.",
+    ),
+    (
+        {"schedule": "one_cycle:pct_start=0.2", "encoder_warmup_steps": "0.1"},
+        "--encoder-warmup-steps: the schedule one_cycle has its own warm-up, pct_start; leave this "
+        "out.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("typed", "text"), REFUSED, ids=[str(typed) for typed, _ in REFUSED])
+def test_a_wrong_schedule_is_refused(typed: dict[str, str], text: str | None) -> None:
+    with pytest.raises(OptionError) as error:
+        choose_schedule(merge([Layer(typed, "command line")]))
+    constant = '--schedule constant: unknown option "floor". It has no options.'
+    assert str(error.value) == (text or constant)
+
+
+def chosen(**typed: str) -> Settings:
+    return choose_settings(merge([Layer(typed, "command line")]), False, (64, 64), 160, 1)
+
+
+@pytest.mark.parametrize(
+    ("typed", "warmup"),
+    [
+        ({}, 10),  # 10 epochs of 160 images in batches of 8: 200 steps
+        ({"max_steps": "60000"}, 1500),
+        ({"warmup_steps": "0.1"}, 0.1),
+        ({"schedule": "one_cycle"}, 0),
+        ({"max_time": "10m"}, 0.05),
+        ({"max_time": "10m", "schedule": "one_cycle"}, 0),
+    ],
+)
+def test_the_warm_up_that_is_chosen(typed: dict[str, str], warmup: float) -> None:
+    assert chosen(**typed).config.warmup_steps == warmup
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (
+            {"max_steps": "20", "warmup_steps": "20"},
+            "--warmup-steps: 20 of 20 steps leave none to train.",
+        ),
+        (
+            {"max_steps": "20", "warmup_steps": "0.5", "encoder_warmup_steps": "10"},
+            "--encoder-warmup-steps: 0.5 and 10 of 20 steps leave none to train.",
+        ),
+        (
+            {"max_time": "9m", "warmup_steps": "0.5", "encoder_warmup_steps": "0.5"},
+            "--encoder-warmup-steps: 0.5 and 0.5 of the run's steps leave none to train.",
+        ),
+    ],
+)
+def test_a_warm_up_as_long_as_the_run_is_refused(typed: dict[str, str], text: str) -> None:
+    with pytest.raises(OptionError) as error:
+        chosen(**typed)
+    assert str(error.value) == text
