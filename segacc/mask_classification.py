@@ -231,6 +231,12 @@ class EomtModel(MaskModel):
         found, self._found = self._found, []
         return (found[-1], *found[:-1])
 
+    def parameter_depths(self) -> dict[str, int]:
+        """Tell how deep each parameter lies; the last norm comes before the blocks by name only."""
+        found = super().parameter_depths()
+        last = max(found.values())
+        return {k: last if k.startswith("network.layernorm.") else v for k, v in found.items()}
+
     def on_step(self, step: int, total: int) -> None:
         """Set the probabilities with which attention is masked."""
         if self.annealing:

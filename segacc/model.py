@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from segacc.depths import BLOCKS, block_depths
 from segacc.errors import WeightsError
 from segacc.hookspecs import Facts, LossTerm
 from segacc.transfer import LoadReport, Place, carry_over
@@ -109,7 +110,9 @@ class SegmentationModel(nn.Module):
             probabilities of the classes; False where a softmax makes them so.
         classifiers: names of the modules whose tensors have one row for each class; when weights
             of other classes are loaded, rows of the same class name are taken over.
+        block_pattern: finds a parameter's block by its name, see `segacc.depths.BLOCKS`.
         batchnorm_frozen: set by `freeze_batchnorm`.
+        still_batchnorms: names of batch norms that keep their statistics in training.
         _no_split_modules: class names that FSDP wraps as units (the name accelerate reads).
     """
 
@@ -123,7 +126,9 @@ class SegmentationModel(nn.Module):
     probabilities: bool = False
     classifiers: tuple[str, ...] = ()
     _no_split_modules: tuple[str, ...] = ()
+    block_pattern: str = BLOCKS
     batchnorm_frozen: bool = False
+    still_batchnorms: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         """Start without parameters, as any torch module."""
@@ -137,6 +142,19 @@ class SegmentationModel(nn.Module):
     def is_head(self, parameter_name: str) -> bool:
         """Tell whether a parameter belongs to the head, by its name in `named_parameters`."""
         return parameter_name.startswith(self.head_prefixes) if self.head_prefixes else False
+
+    def parameter_depths(self) -> dict[str, int]:
+        """Tell for `--layer-decay` how deep each parameter lies, by its name.
+
+        Returns:
+            0 for what sees pixels or positions first, 1..L for the encoder's L blocks in the order
+            of use, L + 1 for norms behind them and for the head. Empty where the names show no
+            blocks: set `block_pattern`, or override this.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        encoder = [name for name in names if not self.is_head(name)]
+        found, last = block_depths(encoder, self.block_pattern)
+        return {name: found.get(name, last + 1) for name in names} if last else {}
 
     def losses(self, facts: Facts) -> dict[str, LossTerm]:
         """Return the losses that this network brings by name, in place of `--loss`; usually none.
@@ -158,20 +176,22 @@ class SegmentationModel(nn.Module):
         One image is then enough for a batch.
         """
         self.batchnorm_frozen, self.min_batch_size = True, 1
-        for norm in self._batchnorms():
+        for norm in self.batchnorms().values():
             norm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "SegmentationModel":
         """Switch to training or evaluation; frozen batch norm stays in evaluation."""
         super().train(mode)
-        if self.batchnorm_frozen:
-            for norm in self._batchnorms():
-                norm.eval()
+        if self.batchnorm_frozen or self.still_batchnorms:
+            for name, norm in self.batchnorms().items():
+                if self.batchnorm_frozen or name in self.still_batchnorms:
+                    norm.eval()
         return self
 
-    def _batchnorms(self) -> list[nn.Module]:
+    def batchnorms(self) -> dict[str, nn.Module]:
+        """Return the batch norms by name."""
         kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-        return [module for module in self.modules() if isinstance(module, kinds)]
+        return {name: one for name, one in self.named_modules() if isinstance(one, kinds)}
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn uint8 RGB images (N, C, H, W) into float32 of this network's mean, std and order."""

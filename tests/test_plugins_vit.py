@@ -68,7 +68,7 @@ def build(name: str, num_classes: int = 3, *, seed: int = 0, crop: int = 64, **o
     for key, tensor in model.network.named_parameters():
         if "position" in key or "cls_token" in key:
             torch.nn.init.normal_(tensor)
-    for norm in model._batchnorms():
+    for norm in model.batchnorms().values():
         norm.momentum = None  # the average of all that was seen, which keeps activations in range
     with torch.no_grad():
         model.train()(noise(2, 3, *(2 * [model.network.config.image_size])))

@@ -100,6 +100,8 @@ def _build(
         classifiers=classifiers,
         auxiliary=("aux_classifier", weight) if weight else None,
     )
+    # MobileNetV3's blocks are bare numbers; number 0 is the stem.
+    model.block_pattern = r"\.backbone\.(?P<stage>layer\d|[1-9]\d*)(?P<block>(?<=layer\d)\.\d+)?\."
     resnet = config.backbone.startswith("resnet")
     model._no_split_modules = ("Bottleneck",) if resnet else ("InvertedResidual",)
     return model
