@@ -10,6 +10,7 @@ from torch import nn
 from segacc import weights
 from segacc.defaults import DEFAULT_CROP, check_batch, check_crop
 from segacc.errors import OptionError
+from segacc.freezing import freeze_for_good, keep_statistics
 from segacc.hookspecs import DataSplits, Facts, LossTerm
 from segacc.model import SegmentationModel
 from segacc.plan import NETWORK, Plan
@@ -48,8 +49,12 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
             network.load_settings(plan.folder / NETWORK)
     if config.freeze_batchnorm:
         network.freeze_batchnorm()
+    if config.freeze and config.unfreeze_after is None:
+        freeze_for_good(network, plan.settings)
     findings = probe(network, facts.crop_size, facts.num_channels)
     freeze(network, findings.unused)
+    if config.unfreeze_after is not None:
+        keep_statistics(network, plan.settings)
     network.min_batch_size = max(network.min_batch_size, findings.min_batch_size)
     if config.gradient_checkpointing and not network.enable_gradient_checkpointing():
         raise OptionError(f"--gradient-checkpointing: {plan.arch.name} offers none; leave it out.")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
 from segacc.amounts import Period, Steps, Time
@@ -80,12 +80,17 @@ class TrainConfig:
     """Unreadable files that are passed over and counted before the run stops."""
 
     # Optimization
+    optimizer: Named = "adamw"
+    """Optimizer, as in `sgd:momentum=0.9,nesterov=true`: adamw, adam, adamax, nadam, radam, sgd,
+    rmsprop, adagrad, adadelta, adafactor; of timm lion, lamb, lars, adan, adopt."""
     lr: PositiveFloat | None = None
-    """Peak learning rate of the encoder; default 6e-5 with loaded weights, else 1e-3."""
+    """Peak learning rate of the encoder; default of adamw 6e-5 with loaded weights, else 1e-3."""
     head_lr_scale: PositiveFloat | None = None
     """Factor on the head's learning rate; default 10 with loaded weights, 1 from random ones."""
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Factor on the learning rate from each layer of the encoder to the one before, as in 0.9."""
     weight_decay: NonNegativeFloat = 0.01
-    """AdamW's decay; norms, biases and position embeddings have none."""
+    """The optimizer's decay; norms, biases and embeddings have none."""
     warmup_steps: Steps | None = None
     """Steps of linear warm-up, or a fraction of the run; default a twentieth, at most 1500."""
     encoder_warmup_steps: Steps = 0
@@ -100,6 +105,11 @@ class TrainConfig:
     """Steps whose loss or gradient is not finite that are skipped before the run stops."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
+    freeze: tuple[str, ...] = ()
+    """What does not learn: `encoder`, `norm`, or parameters by name as in `segformer.stages.[01]`,
+    where * stands for anything; give the flag once for each."""
+    unfreeze_after: PositiveInt | None = None
+    """Steps after which all that --freeze names learns, too."""
     freeze_batchnorm: bool = False
     """Keep batch norm as loaded, so that results do not depend on how a batch is cut."""
     sync_batchnorm: bool = False

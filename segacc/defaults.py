@@ -5,6 +5,7 @@ from typing import Any
 from segacc.amounts import steps_of
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
+from segacc.optimizers import check_length, default_lr
 from segacc.schedule import OneCycle, parse_schedule
 from segacc.settings import Settings
 
@@ -46,7 +47,7 @@ def choose_settings(
     steps = config.max_steps or max(1, round(epochs * (samples or 0) / total))
     period = max(1, -(-steps // 5))
     open_ends = {
-        **of_the_network(loaded, crop),
+        **of_the_network(settings, loaded, crop),
         "max_steps": (steps, f"{epochs:g} epochs of {samples} images, {total} a step"),
         "warmup_steps": warmup(settings, min(1500, steps // 20)),
         "eval_every": (period, "a fifth of the run"),
@@ -54,6 +55,7 @@ def choose_settings(
     }
     done = filled(settings, open_ends)
     done = done.chosen({"epochs": (None, "")}) if config.epochs else done
+    check_length(done)
     check_warmup(done, steps, f"{steps}")
     return done
 
@@ -61,7 +63,7 @@ def choose_settings(
 def choose_shares(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Settings:
     """Fill in what was left open in a run whose number of steps is fitted to `max_time`."""
     open_ends = {
-        **of_the_network(loaded, crop),
+        **of_the_network(settings, loaded, crop),
         "warmup_steps": warmup(settings, 0.05),
         "eval_every": (0.2, "a fifth of the run"),
         "save_every": (settings.config.eval_every or 0.2, "as eval_every"),
@@ -71,12 +73,13 @@ def choose_shares(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Se
     return done
 
 
-def of_the_network(loaded: bool, crop: tuple[int, int]) -> Choices:
-    """Choose what depends on the network and its weights."""
+def of_the_network(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Choices:
+    """Choose what depends on the network, its weights and the optimizer."""
     start = "loaded" if loaded else "random"
+    lr = default_lr(settings.config.optimizer, start, LR[start][0])
     return {
         "crop_size": (crop, "the data set's"),
-        "lr": (LR[start][0], f"weights are {start}"),
+        "lr": (lr, f"weights are {start}"),
         "head_lr_scale": (LR[start][1], f"weights are {start}"),
     }
 

@@ -13,6 +13,7 @@ from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
 from segacc.hub import find, is_path
+from segacc.optimizers import check_optimization
 from segacc.patience import EarlyStopOptions, choose_early_stop
 from segacc.presets import AUGMENT
 from segacc.registry import Registry
@@ -28,6 +29,7 @@ BALANCE = "class_balance.json"
 
 FIXED = (
     *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),
+    *("optimizer", "layer_decay", "freeze", "unfreeze_after"),
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that a resumed run keeps."""
@@ -110,6 +112,7 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
     """
     settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
+    check_optimization(settings)
     if config.cache and config.cache != "ram":
         _refuse_own(settings, config.cache)
 

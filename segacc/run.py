@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segacc import checkpoint
+from segacc import checkpoint, freezing, parameter_groups
 from segacc.amounts import period_of
 from segacc.augment import Pipeline
 from segacc.averaging import build_ema, kinds
@@ -23,18 +22,20 @@ from segacc.data_source import load_data
 from segacc.defaults import choose_settings
 from segacc.early_stop import EarlyStop, build_early_stop
 from segacc.ema import Ema
+from segacc.errors import OptionError
 from segacc.events import Scores, Skipped
 from segacc.guard import Guard, build_guard
 from segacc.hookspecs import Facts, LossTerm
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
-from segacc.optim import parameter_groups
+from segacc.optimizers import choose_optimizer
 from segacc.order import Cut
 from segacc.plan import Plan
 from segacc.processes import idle_cores, start_accelerator
 from segacc.protocols import Protocol, default_protocol
 from segacc.schedule import set_lr
 from segacc.scoring import Best, Scoring, build_metrics
+from segacc.settings import Settings
 from segacc.start import prepare_folder, resume
 from segacc.streams import EvalStream, TrainStream
 from segacc.transfer import LoadReport
@@ -70,6 +71,8 @@ class Run:
     clock: Clock
     ema: Ema | None
     """The moving average of the weights, where that was asked for."""
+    groups: list[parameter_groups.Row]
+    """What the optimizer updates, and what is frozen."""
     skipped: Skipped | None = None
     """Why the newest step was not taken, if so."""
     notes: list[str] = field(default_factory=list)
@@ -119,13 +122,24 @@ class Run:
     def begin_step(self) -> None:
         """Switch to training, and set the learning rate that the present step has."""
         step, total = self.progress.step, self.max_steps
+        self.unfreeze()
         self.model.train()
         self.network.on_step(step, total)
         self.guard.keep(self.network)
         set_lr(self.optimizer, self.plan.schedule, step, total, self.config)
+        freezing.hold(self.optimizer.param_groups, step)
+
+    def unfreeze(self) -> None:
+        """Let what was frozen for the first steps learn, once they are done."""
+        begins = self.config.unfreeze_after
+        if begins is not None and self.progress.step >= begins:
+            self.network.still_batchnorms = frozenset()
+            if self.progress.step == begins:
+                freezing.forget(self.optimizer, begins)
 
     def clip_gradients(self) -> Tensor | None:
         """Clip to `max_grad_norm`; return the norm before."""
+        freezing.silence(self.optimizer.param_groups, self.progress.step)
         parameters, limit = self.model.parameters(), self.config.max_grad_norm
         norm: Tensor | None = self.accelerator.clip_grad_norm_(parameters, limit)
         return norm
@@ -176,7 +190,7 @@ def build_run(plan: Plan) -> Run:
     if list(losses) != [one.name for one in plan.loss]:
         settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own")})
     set_seed(seed, device_specific=True)
-    optimizer = build_optimizer(network, settings.config, accelerator)
+    optimizer, groups = build_optimizer(network, settings, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
 
     pipeline = build_pipeline(plan, facts)
@@ -201,9 +215,11 @@ def build_run(plan: Plan) -> Run:
         guard=build_guard(plan, accelerator),
         clock=Clock(plan.started),
         ema=build_ema(plan, model, accelerator),
+        groups=groups,
     )
     scoring.weights = kinds(run)[-1]
     run.notes = [*describe(run, built.report), *idle_cores(accelerator), *data.notes, *built.notes]
+    run.notes += parameter_groups.lines(groups)
     resume(run)
     prepare_folder(run, settings)
     return run
@@ -225,16 +241,28 @@ def make_accelerator(plan: Plan) -> Accelerator:
 
 
 def build_optimizer(
-    network: SegmentationModel, config: TrainConfig, accelerator: Accelerator
-) -> Any:
-    """Build AdamW over the parameter groups; fused where the device has it."""
-    assert config.lr and config.head_lr_scale
-    decay, head = config.weight_decay, config.head_lr_scale
-    groups = parameter_groups(network, lr=config.lr, head_lr_scale=head, weight_decay=decay)
-    deepspeed = accelerator.state.deepspeed_plugin
+    network: SegmentationModel, settings: Settings, accelerator: Accelerator
+) -> tuple[Any, list[parameter_groups.Row]]:
+    """Build the optimizer over the parameter groups; fused where the device has it.
+
+    Returns:
+        The optimizer, and its groups as they are told.
+
+    Raises:
+        OptionError: what is frozen or slowed down does not fit the network.
+    """
+    config, deepspeed = settings.config, accelerator.state.deepspeed_plugin
+    groups = parameter_groups.choose_groups(network, settings)
     if deepspeed is not None:  # it asks a data loader otherwise, and ours is not accelerate's
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
-    return torch.optim.AdamW(groups, fused=accelerator.device.type in ("cpu", "cuda"))
+        if config.unfreeze_after:
+            raise OptionError(
+                f"{settings.where('unfreeze_after')}: DeepSpeed keeps gradients and optimizer "
+                "state to itself; leave this out, or train without DeepSpeed."
+            )
+    rows = parameter_groups.table(network, groups)
+    chosen = choose_optimizer(config.optimizer, settings.where("optimizer"))
+    return chosen.build(groups, accelerator.device.type), rows
 
 
 def build_scoring(

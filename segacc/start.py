@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc import checkpoint
+from segacc import checkpoint, parameter_groups
 from segacc.amounts import clock_text, seconds
 from segacc.budget import FIRST_GUESS
 from segacc.errors import OptionError
@@ -26,7 +26,7 @@ SAME_READERS = (
 
 
 def prepare_folder(run: "Run", settings: Settings) -> None:
-    """Make the run folder, write config.yaml and class_balance.json, on the main process."""
+    """Make the run folder and write what is known of the run, on the main process."""
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             shutil.rmtree(run.folder)
@@ -37,6 +37,7 @@ def prepare_folder(run: "Run", settings: Settings) -> None:
         if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
             (run.folder / "config.yaml").write_text(to_yaml(settings))
         run.balance.write(run.folder)
+        parameter_groups.write(run.groups, run.folder)
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
         run.accelerator.init_trackers("segacc")
@@ -74,7 +75,7 @@ def resume(run: "Run") -> None:
         if last is not None and stored.step > last:
             where = f"--resume {run.config.resume}"
             raise OptionError(f"{where}: step {stored.step} of {last} is done already.")
-        run.accelerator.load_state(str(run.plan.resume))
+        load_state(run, run.plan.resume)
         if run.ema:
             run.ema.load(run.plan.resume)
         if streamed:
@@ -110,6 +111,18 @@ def fit_first(run: "Run", limit: str) -> None:
         progress.max_steps = progress.step + FIRST_GUESS
     used = f"{clock_text(run.clock.before)} of it used" if run.clock.before else "in all"
     run.notes.append(f"{limit} {used}: {progress.max_steps} steps until the speed is known")
+
+
+def load_state(run: "Run", stored: Path) -> None:
+    """Load weights, optimizer and random state; what was typed anew of the optimizer stays.
+
+    torch puts the stored learning rates and options in the place of the groups' own.
+    """
+    groups = run.optimizer.param_groups
+    typed = [{key: value for key, value in one.items() if key != "params"} for one in groups]
+    run.accelerator.load_state(str(stored))
+    for group, own in zip(run.optimizer.param_groups, typed, strict=True):
+        group.update(own)
 
 
 def order_settings(run: "Run") -> dict[str, Any]:

@@ -190,7 +190,7 @@ def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_pat
 
 @pytest.mark.launch
 def test_killed_and_resumed_bit_for_bit(warm: Warm, data: Path, tmp_path: Path) -> None:
-    """With all that a checkpoint holds for it: the average, the early stop's count, the schedule."""
+    """With all that a checkpoint holds: the average, the early stop's count, the schedule."""
     asked = (
         *(*TINY, "--dataset", f"folder:root={data}"),
         *("--max-steps", "40", "--eval-every", "5", "--save-every", "7", "--keep", "9"),

@@ -41,7 +41,9 @@ def drawn(number: int) -> tuple[float, int, Pace, Rhythm, Rhythm]:
         end=draw.choice((0.0, 2.0)),
     )
     rhythms = [
-        Rhythm(last=draw.randint(max(0, step - 5), step), every=draw.choice((0.05, 0.2, 0.5, 6, 40)))
+        Rhythm(
+            last=draw.randint(max(0, step - 5), step), every=draw.choice((0.05, 0.2, 0.5, 6, 40))
+        )
         for _ in range(2)
     ]
     return draw.uniform(-1, 90), step, pace, rhythms[0], rhythms[1]

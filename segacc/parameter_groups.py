@@ -1,0 +1,209 @@
+"""Parameter groups by rule: encoder or head, depth, with or without decay; and their table."""
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from segacc.errors import OptionError
+from segacc.freezing import selected
+from segacc.model import SegmentationModel
+from segacc.settings import Settings
+
+NO_DECAY = re.compile(
+    r"(^|[._])(pos(ition(al)?)?_?emb\w*|rel(ative)?_pos\w*|(cls|mask|reg\w*)_token\w*|level_embed\w*"
+    r"|continuous_position_bias_mlp|cpb_mlp)"
+)
+"""Names of embeddings that must not be pulled to zero, Swin V2's network of positions among them
+(its authors leave that out, too)."""
+FILE = "parameter_groups.json"
+"""File in the run folder."""
+MANY = 14
+"""Groups that are all told at the start; of more, as many first and last ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A group, as it is told and stored."""
+
+    name: str
+    head: bool
+    tensors: int
+    parameters: int
+    """Numbers in the tensors."""
+    lr: float | None = None
+    """At its peak; None for what is frozen for good."""
+    weight_decay: float | None = None
+    frozen_until: int | None = None
+    """The first step, counted from 0, in which it learns; None for what never does."""
+    names: tuple[str, ...]
+    """Of the parameters."""
+
+
+def parameter_groups(
+    model: SegmentationModel,
+    *,
+    lr: float,
+    head_lr_scale: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    late: Collection[str] = (),
+    frozen_until: int = 0,
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters: encoder or head, depth, late or not, with or without decay.
+
+    Norms, biases, scales and embeddings have no decay. With `layer_decay` below 1 the learning rate
+    at depth d is layer_decay ** (L + 1 - d) of the usual one, after BEiT (Bao et al., ICLR 2022;
+    optim_factory.py of unilm/beit): 1 for the head at depth L + 1.
+
+    Args:
+        model: without the parameters that are frozen for good.
+        lr: peak learning rate of the encoder.
+        head_lr_scale: factor on that of the head.
+        weight_decay: where there is any.
+        layer_decay: factor from one of the encoder's layers to the one before.
+        late: names of parameters that do not learn before step `frozen_until`.
+        frozen_until: the step, counted from 0.
+
+    Returns:
+        What torch's optimizers take, the deepest of the encoder first, and in each group `name`,
+        `head`, `initial_lr` (the peak) and `frozen_until` (0: it learns from the start).
+    """
+    depths = model.parameter_depths() if layer_decay < 1 else {}
+    deepest = max(depths.values(), default=0)
+    groups: dict[tuple[bool, bool, int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = model.is_head(name), name in late, -depths.get(name, 0), not decays(model, name)
+            groups.setdefault(key, []).append(parameter)
+    found = []
+    for key in sorted(groups):
+        head, waits, depth, plain = key
+        peak = lr * (head_lr_scale if head else 1.0) * layer_decay ** (deepest + depth)
+        found.append(
+            {
+                "name": _name(head, -depth if depths else None, plain, frozen_until * waits),
+                "head": head,
+                "params": groups[key],
+                "lr": peak,
+                "initial_lr": peak,
+                "weight_decay": 0.0 if plain else weight_decay,
+                "frozen_until": frozen_until * waits,
+            }
+        )
+    return found
+
+
+def _name(head: bool, depth: int | None, plain: bool, frozen_until: int) -> str:
+    layer = "" if head or depth is None else f" layer {depth}"
+    waits = f", from step {frozen_until}" if frozen_until else ""
+    return ("head" if head else "encoder") + layer + (", no decay" if plain else "") + waits
+
+
+def decays(model: SegmentationModel, name: str) -> bool:
+    """Tell whether a parameter is pulled to zero: a weight of a linear layer or a convolution.
+
+    Not so are parameters of one dimension (norms, biases, layer scale), or of more of which but one
+    is longer than 1, unless a layer has them so (norms that keep the image's dimensions, scales of
+    attention heads, tokens); and embeddings, by class or name.
+    """
+    parameter, owner = model.get_parameter(name), model.get_submodule(name.rpartition(".")[0])
+    if parameter.ndim <= 1 or NO_DECAY.search(name) or isinstance(owner, nn.Embedding):
+        return False
+    layer = isinstance(owner, nn.Linear | nn.modules.conv._ConvNd)
+    return layer or sum(size > 1 for size in parameter.shape) > 1
+
+
+def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[str, Any]]:
+    """Group a network's parameters as the settings say.
+
+    Raises:
+        OptionError: `--layer-decay` would do nothing, or `--freeze` names nothing.
+    """
+    config, where = settings.config, settings.where("layer_decay")
+    assert config.lr and config.head_lr_scale
+    trained = [name for name, one in network.named_parameters() if one.requires_grad]
+    if config.layer_decay < 1 and not network.parameter_depths():
+        raise OptionError(
+            f"{where}: {config.layer_decay:g}: no numbered layers are found in the names of the "
+            "architecture's parameters. Leave this out, or let the plugin set block_pattern or "
+            "override parameter_depths (segacc.model.SegmentationModel)."
+        )
+    if config.layer_decay < 1 and all(network.is_head(name) for name in trained):
+        raise OptionError(
+            f"{where}: {config.layer_decay:g}: only the head is trained, so there are no layers "
+            "to tell apart; leave this out."
+        )
+    return parameter_groups(
+        network,
+        lr=config.lr,
+        head_lr_scale=config.head_lr_scale,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        late=set(selected(network, settings)) if config.unfreeze_after else (),
+        frozen_until=config.unfreeze_after or 0,
+    )
+
+
+def table(network: SegmentationModel, groups: Sequence[dict[str, Any]]) -> list[Row]:
+    """Tell the groups, and what is frozen for good.
+
+    Args:
+        network: not yet wrapped.
+        groups: of its parameters.
+    """
+    called = {id(parameter): name for name, parameter in network.named_parameters()}
+    told = ("name", "head", "weight_decay", "frozen_until")
+    rows = []
+    for group in groups:
+        names = [called[id(parameter)] for parameter in group["params"]]
+        known = {key: group[key] for key in told}
+        rows.append(_row(network, names, lr=group["initial_lr"], **known))
+    still = [name for name, one in network.named_parameters() if not one.requires_grad]
+    for head in (False, True):
+        if names := [name for name in still if network.is_head(name) == head]:
+            called_so = ("head" if head else "encoder") + ", frozen"
+            rows.append(_row(network, names, name=called_so, head=head))
+    return rows
+
+
+def _row(network: SegmentationModel, names: list[str], **known: Any) -> Row:
+    numbers = sum(network.get_parameter(name).numel() for name in names)
+    return Row(**known, tensors=len(names), parameters=numbers, names=tuple(names))
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """Lay the table out, with the peak of each learning rate."""
+    told = [
+        (
+            row.name,
+            f"{row.tensors:,}",
+            f"{row.parameters:,}",
+            *map(_rate, (row.lr, row.weight_decay)),
+        )
+        for row in rows
+    ]
+    if len(told) > MANY:
+        between = (f"... all in {FILE}", "", "", "", "")
+        told = [*told[: MANY // 2], between, *told[-MANY // 2 :]]
+    told.insert(0, ("parameter group", "tensors", "parameters", "lr", "weight decay"))
+    width = max(len(name) for name, *_ in told)
+    return [
+        f"{name:<{width}}{tensors:>9}{numbers:>14}{lr:>10}{decay:>14}".rstrip()
+        for name, tensors, numbers, lr, decay in told
+    ]
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def write(rows: Sequence[Row], folder: Path) -> None:
+    """Write parameter_groups.json: each group with the names of its parameters."""
+    part = folder / f".{FILE}.part"
+    part.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    part.replace(folder / FILE)  # a reader finds the old one or the new one

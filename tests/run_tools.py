@@ -1,0 +1,38 @@
+"""Builds a run in this process, and its steps one by one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from segacc.data import Batch
+from segacc.feed import windows
+from segacc.meter import Meter
+from segacc.plan import gather, make_plan
+from segacc.registry import load_registry
+from segacc.run import Run, build_run
+from segacc.settings import Layer
+from segacc.signals import StopSignal
+
+FIXED = {
+    "arch": "segformer:variant=tiny,drop_path=0,dropout=0",
+    "weights": "none",
+    "num_workers": 0,
+    "crop_size": 64,
+    "batch_size": 2,
+    "num_pictures": 0,
+    "eval_split": "validation[:2]",
+}
+
+
+def build(folder: Path, **settings: object) -> Run:
+    """Build a run of a tiny network as the command line does, in `folder`/run, or resume it."""
+    fixed = {} if "resume" in settings else FIXED
+    values = {**fixed, "output_dir": folder / "run", **settings}
+    return build_run(make_plan(gather([Layer(values, "command line")]), load_registry()))
+
+
+def windows_of(run: Run) -> Iterator[list[Batch]]:
+    """Yield each step's micro-batches; whoever asks for the next one has taken a step."""
+    with StopSignal() as signal:
+        for window in windows(run, Meter(run), signal):
+            yield window
+            run.progress.step += 1
