@@ -125,8 +125,11 @@ class TrainConfig:
 
     # Scoring, saving, seeing
     protocol: str | None = None
-    """How images are scored, as in `whole:short_side=540` or `slide:crop=512`; default: whole,
-    padded or in windows where the network needs it."""
+    """How images are scored, as in `whole:short_side=540`, `slide:crop=512`, `tta:scales=0.5/1/1.5`
+    or `mmseg-ade20k`; default: whole, padded or in windows where the network needs it."""
+    eval_batch_size: PositiveInt | None = None
+    """Images of one size that are scored together, per process; fewer where they are large.
+    Default 1 on a CPU and of a stream, else 8."""
     eval_every: Period | None = None
     """Steps between evaluations, or a fraction of the run; default a fifth."""
     save_every: Period | None = None
@@ -166,10 +169,14 @@ class EvaluateConfig:
     seed: NonNegativeInt = 0
     """Of that run; only val_fraction needs it."""
     protocol: str | None = None
-    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of 14)
-    or `slide:crop=512,stride=341` (through windows); default what is stored in the folder."""
+    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of
+    14), `slide:crop=512,stride=341` (through windows), `tta:scales=0.5/1/1.5` (the mean of six
+    looks) or `mmseg-ade20k` (as published); default what is stored in the folder."""
     metric: tuple[Named, ...] = ("mean_iou",)
     """Metric; give the flag once for each."""
+    eval_batch_size: PositiveInt | None = None
+    """Images of one size that are scored together, per process; fewer where they are large.
+    Default 1 on a CPU and of a stream, else 8."""
     num_workers: NonNegativeInt = 2
     """Data loader workers per process."""
     skip_unreadable: NonNegativeInt = 0
@@ -187,8 +194,9 @@ class PredictConfig:
     output_dir: Path = Path("predictions")
     """Where NAME.png (raw label ids) and NAME_overlay.png are written."""
     protocol: str | None = None
-    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of 14)
-    or `slide:crop=512,stride=341` (through windows); default what is stored in the folder."""
+    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of
+    14), `slide:crop=512,stride=341` (through windows), `tta:scales=0.5/1/1.5` (the mean of six
+    looks) or `mmseg-ade20k` (as published); default what is stored in the folder."""
     overlay: bool = True
     """Write the overlays with a legend too."""
 

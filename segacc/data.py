@@ -4,6 +4,7 @@ import signal
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,11 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segacc.augment import Pair, Pipeline
-from segacc.decode import read_sample
+from segacc.decode import MODES, read_sample
 from segacc.errors import DataError, SegaccError, UnreadableError
+from segacc.headers import picture_size
 from segacc.hookspecs import Sample
 from segacc.labels import IGNORE, LabelMap
-from segacc.order import Cut, Key, Order, StepSampler, sample_seed, seeded, share
+from segacc.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
+
+MOST_PIXELS = 2**22
+"""Of a batch that is scored, unless it is one image: 16 pictures of 512x512, 2 of 1024x2048."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,11 @@ class Source:
             SegaccError: see `read_sample`.
         """
         return read_sample(self.samples[index], self.labels, self.num_channels)
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return an image's (height, width) from its header; None where that does not tell."""
+        known = self.num_channels in MODES  # others are not read by Pillow
+        return picture_size(self.samples[index].image) if known else None
 
 
 class TrainData(Dataset[Any]):
@@ -186,7 +196,7 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
 
 
 class EvalData(Dataset[Any]):
-    """A split that is scored, one sample at a time."""
+    """A split that is scored, sample by sample or in batches of one size."""
 
     def __init__(self, source: Source) -> None:
         """Hold what a worker needs."""
@@ -212,6 +222,43 @@ class EvalData(Dataset[Any]):
             worker_init_fn=quiet,
             generator=torch.Generator(),
         )
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int] | None]:
+        """(height, width) of each image, from the headers."""
+        return [self.source.size(index) for index in range(len(self.source))]
+
+    def share(
+        self, *, process: int, processes: int, batch_size: int
+    ) -> list[list[tuple[int, bool]]]:
+        """List one process's batches, as keys; as many on each process, the last may be padding.
+
+        The batches are cut before they are shared, so that each is the same on any number of
+        processes.
+        """
+        single = [[index] for index in range(len(self.source))]
+        cut = {"batch_size": batch_size, "pixels": MOST_PIXELS}
+        batches = single if batch_size == 1 else of_one_size(self.sizes, **cut)
+        turns = share(len(batches), process=process, processes=processes)
+        return [[(index, padding) for index in batches[turn]] for turn, padding in turns]
+
+    def batches(
+        self, *, process: int, processes: int, num_workers: int, batch_size: int
+    ) -> DataLoader[Any]:
+        """Load one process's share: lists of Item or SegaccError, of images of one size."""
+        return DataLoader(
+            self,
+            batch_sampler=self.share(process=process, processes=processes, batch_size=batch_size),
+            collate_fn=list,
+            num_workers=num_workers,
+            worker_init_fn=quiet,
+            generator=torch.Generator(),
+        )
+
+    def count(self, *, process: int, processes: int, batch_size: int) -> int:
+        """Count the images of one process's share, padding too."""
+        batches = self.share(process=process, processes=processes, batch_size=batch_size)
+        return sum(map(len, batches))
 
     def __getitem__(self, key: tuple[int, bool]) -> Item | SegaccError:
         """Read one sample at its original size; the key is (index, whether it is padding)."""

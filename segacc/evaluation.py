@@ -17,7 +17,7 @@ from segacc.inference import Segmenter, relabel
 from segacc.loop import evaluate
 from segacc.processes import start_accelerator
 from segacc.protocols import Protocol
-from segacc.scoring import Scoring, build_metrics, scored_data
+from segacc.scoring import Scoring, build_metrics, confident, refuse_batches, scored_data
 from segacc.splits import data_splits, pick_split
 
 
@@ -45,15 +45,19 @@ def build_scoring(
     samples = pick_split(splits, config.split, "--split")
     labels = splits.labels
     facts = Facts(num_classes=len(labels.names), class_names=labels.names)
+    data = scored_data(samples, labels, segmenter.network.num_channels)
+    refuse_batches(data, config.eval_batch_size, "--eval-batch-size")
     scoring = Scoring(
         accelerator,
         accelerator.prepare_model(segmenter.network, evaluation_mode=True),
         segmenter.network,
-        scored_data(samples, labels, segmenter.network.num_channels),
+        data,
         lambda: build_metrics(metrics, facts),
         segmenter.protocol,
         num_workers=config.num_workers,
         skip_unreadable=config.skip_unreadable,
+        confident=confident(metrics),
+        eval_batch_size=config.eval_batch_size,
     )
     return scoring, segmenter
 

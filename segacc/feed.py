@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from segacc import ending
 from segacc.data import Batch, Item, nothing
@@ -103,12 +104,37 @@ def to_device(batch: Batch, run: Run) -> Batch:
     return replace(batch, images=images, labels=labels.long(), drawn=())
 
 
-def scored(items: Any, trouble: Trouble, num_channels: int = 3) -> Iterator[Item]:
-    """Yield the samples of an evaluation; after bad data only padding, to keep all in step."""
-    for item in items:
-        if isinstance(item, SegaccError):
-            trouble.add(item)
-            item = Item(*nothing(num_channels), "", 0, padding=True)
-        elif item.unreadable:
-            trouble.unreadable.add(item.unreadable)
-        yield replace(item, image=item.image.contiguous())
+def scored(batches: Any, trouble: Trouble, num_channels: int = 3) -> Iterator[list[Item]]:
+    """Yield the batches of an evaluation, each of images of one size.
+
+    What could not be read has the size of the others; bad data becomes padding, to keep all
+    processes in step.
+    """
+    for batch in batches:
+        sizes = (one.label.shape for one in batch if isinstance(one, Item) and not one.unreadable)
+        size = tuple(next(sizes, (64, 64)))
+        yield [_ready(item, size, trouble, num_channels) for item in batch]
+
+
+def stacked(images: list[Tensor]) -> Tensor:
+    """Put images (C, H, W) of one size together; one alone is not copied."""
+    return images[0][None] if len(images) == 1 else torch.stack(images)
+
+
+def _ready(item: Item | SegaccError, size: Any, trouble: Trouble, num_channels: int) -> Item:
+    """Make an item of a batch's (height, width), and note what is wrong with it."""
+    if isinstance(item, Item) and not item.unreadable and item.label.shape != size:
+        found = "x".join(map(str, item.label.shape))
+        item = DataError(
+            f"{item.id}: the image is {found} pixels (height x width), its header says "
+            f"{size[0]}x{size[1]}. Save it again, or score images one by one with "
+            "--eval-batch-size 1."
+        )
+    if isinstance(item, SegaccError):
+        trouble.add(item)
+        return Item(*nothing(num_channels, *size), "", 0, padding=True)
+    if item.unreadable:
+        trouble.unreadable.add(item.unreadable)
+        image, label = nothing(num_channels, *size)
+        return replace(item, image=image, label=label)
+    return replace(item, image=item.image.contiguous())

@@ -1,8 +1,8 @@
-"""The hot kernels: resize + loss, resize + argmax, blended windows, confusion."""
+"""The hot kernels: resize + loss, resize + argmax, confusion."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -89,123 +89,117 @@ class _Summed(torch.autograd.Function):
         return None, torch.cat(ctx.saved_tensors) * grad, None
 
 
+Shares = Literal["softmax", "sum"]
+"""How the values of all classes become probabilities: by a softmax, or as shares of their sum."""
+
+
+class Decided(NamedTuple):
+    """What was decided of each pixel of N images."""
+
+    classes: Tensor
+    """(N, H, W) uint8."""
+    confidence: Tensor | None = None
+    """(N, H, W) float32, the probability of that class; None where it was not asked for."""
+
+    def each(self) -> "Iterator[Decided]":
+        """Yield the same of one image at a time: N = 1."""
+        classes, confidence = self
+        for place in range(len(classes)):
+            one = slice(place, place + 1)
+            yield Decided(classes[one], None if confidence is None else confidence[one])
+
+
 def resized_argmax(
     logits: Tensor, size: tuple[int, int], *, extent: tuple[float, float] | None = None
 ) -> Tensor:
-    """Return each pixel's class at `size`: argmax of the resized logits, never holding them all.
+    """Return each pixel's class at `size`, (N, H, W) uint8; see `decide`."""
+    return decide(logits, size, extent=extent).classes
 
-    Classes are resized a few at a time beside a running maximum. The result is that of
-    `resize(logits, size).argmax(1)`, the first of equal classes winning; where several chunks are
-    needed, torch may round a part otherwise than the whole, in the last bit of a float32.
+
+def decide(
+    logits: Tensor,
+    size: tuple[int, int],
+    *,
+    extent: tuple[float, float] | None = None,
+    shares: Shares | None = None,
+) -> Decided:
+    """Decide each pixel at `size`: argmax of the resized logits, never holding them all.
+
+    Classes are resized a few at a time beside a running maximum. The classes are those of
+    `resize(logits, size).argmax(1)`, the first of equal ones winning; where several chunks are
+    needed, torch may round a part otherwise than the whole, in the last bit of a float32. They do
+    not depend on `shares`.
 
     Args:
         logits: (N, K, h, w) float.
         size: (H, W) in pixels.
         extent: height and width that the logits reach over, as in `resize_and_cut`; default `size`.
-
-    Returns:
-        (N, H, W) uint8.
+        shares: what makes probabilities of the values, for the confidence; None for none.
     """
     height, width = extent or size
     step = max(1, CHUNK // math.ceil(logits.shape[0] * height * width))
-    logits = logits.contiguous()
-    best = winner = torch.empty(0)
+    logits, best = logits.contiguous(), _Best(shares)
     for first in range(0, logits.shape[1], step):
         part = logits[:, first : first + step]
         full = resize_and_cut(part, size, extent) if extent else resize(part, size)
-        value, index = full.max(dim=1)
+        best.see(full, first)
+    return Decided(best.winner, best.confidence())
+
+
+class _Best:
+    """The best of the classes seen so far, pixel by pixel; all states are (N, H, W)."""
+
+    def __init__(self, shares: Shares | None) -> None:
+        """Start before the first class."""
+        self.shares = shares
+        self.value = self.winner = self.total = torch.empty(0)
+
+    def see(self, full: Tensor, first: int) -> None:
+        """See classes (N, k, H, W) that are counted from `first`.
+
+        A few rows at a time: what `max` and `exp` make beside would be as large as what they see.
+        """
         if first == 0:
-            best, winner = value, index.to(torch.uint8)
-            continue
-        higher = value > best
-        best = torch.where(higher, value, best)
-        winner = torch.where(higher, (index + first).to(torch.uint8), winner)
-    return winner
+            self.value = torch.empty_like(full[:, 0])
+            self.winner = torch.empty_like(self.value, dtype=torch.uint8)
+            self.total = torch.zeros_like(self.value) if self.shares else self.total
+        rows = max(1, CHUNK // 16 // full[:, :, 0].numel())
+        for start in range(0, full.shape[2], rows):
+            self._see(full[:, :, start : start + rows], first, slice(start, start + rows))
+
+    def _see(self, full: Tensor, first: int, rows: slice) -> None:
+        value, index = full.max(dim=1)
+        winner, before = index.to(torch.uint8) + first, self.value[:, rows]
+        if first:
+            higher = value > before
+            value = torch.where(higher, value, before)
+            winner = torch.where(higher, winner, self.winner[:, rows])
+        if self.shares == "softmax":
+            share = (full - value[:, None]).exp_().sum(1)
+            if first:
+                share += self.total[:, rows] * (before - value).exp()
+            self.total[:, rows] = share
+        elif self.shares == "sum":
+            self.total[:, rows] += full.sum(1)
+        self.value[:, rows], self.winner[:, rows] = value, winner
+
+    def confidence(self) -> Tensor | None:
+        """Return the probability of the best class, (N, H, W) float32."""
+        if self.shares == "softmax":  # the best class has exp(0) of the total
+            return self.total.reciprocal_()
+        return share_of(self.value, self.total) if self.shares else None
 
 
-def blended_bands(
-    windows: Iterable[Tensor],
-    tops: Sequence[int],
-    lefts: Sequence[int],
-    crop: tuple[int, int],
-    size: tuple[int, int],
-) -> Iterator[Tensor]:
-    """Average the logits of overlapping windows, at full size, each pixel over those that cover it.
-
-    Rows are handed out as soon as no later window touches them, so that full-size logits exist for
-    the height of one window only.
-
-    Args:
-        windows: logits (1, K, h, w) of each window, row by row.
-        tops: first row of the windows of each row, ascending from 0 without gaps.
-        lefts: first column of the windows of each column, the same way.
-        crop: (height, width) of a window.
-        size: (H, W) that is handed out; windows may reach beyond it.
-
-    Yields:
-        (K, rows, W) float32, from top to bottom, H rows in all.
-    """
-    source, width = iter(windows), lefts[-1] + crop[1]
-    rows, columns = _coverage(tops, crop[0]), _coverage(lefts, crop[1])
-    total = torch.empty(0)
-    for top, after in zip(tops, [*tops[1:], size[0]], strict=True):
-        for left in lefts:
-            logits = resize(next(source), crop)[0]
-            if not total.numel():
-                total = logits.new_zeros(logits.shape[0], crop[0], width)
-            total[..., left : left + crop[1]] += logits
-        done = after - top
-        counts = rows[top:after, None] * columns[: size[1]]
-        yield total[:, :done, : size[1]] / counts.to(total.device)
-        total = torch.cat([total[:, done:], torch.zeros_like(total[:, :done])], dim=1)
+def probabilities(full: Tensor, shares: Shares) -> Tensor:
+    """Turn the values of all classes (N, K, H, W) float32 into probabilities."""
+    if shares == "softmax":
+        return full.softmax(dim=1)
+    return share_of(full, full.sum(dim=1, keepdim=True))
 
 
-def _coverage(starts: Sequence[int], length: int) -> Tensor:
-    """Count at each place the windows of `length` that cover it: int64."""
-    counts = torch.zeros(starts[-1] + length, dtype=torch.int64)
-    for start in starts:
-        counts[start : start + length] += 1
-    return counts
-
-
-def resized_bands_argmax(
-    bands: Iterable[Tensor], given: tuple[int, int], size: tuple[int, int]
-) -> Tensor:
-    """Return `resized_argmax` of logits that come in bands of rows, keeping few rows at a time.
-
-    Args:
-        bands: (K, rows, w) float32 from top to bottom, h rows in all.
-        given: (h, w).
-        size: (H, W) in pixels.
-
-    Returns:
-        (H, W) uint8.
-    """
-    above, below, share = _neighbours(given[0], size[0])
-    kept, first, ready, decided = torch.empty(0), 0, 0, []
-    for band in bands:  # `kept` are the rows from `first` on that are still needed
-        kept = torch.cat([kept, band], dim=1) if kept.numel() else band
-        last, ready = ready, int((below < first + kept.shape[1]).sum())
-        step = max(1, CHUNK // (kept.shape[0] * max(given[1], size[1])))
-        for start in range(last, ready, step):
-            ys = slice(start, min(start + step, ready))
-            upper, lower = (
-                kept.index_select(1, (near[ys] - first).to(kept.device)) for near in (above, below)
-            )
-            rows = torch.lerp(upper, lower, share[ys, None].to(kept.device))  # (K, ys, w)
-            decided.append(resized_argmax(rows[None], (rows.shape[1], size[1]))[0])
-        done = int(above[ready]) if ready < size[0] else given[0]
-        drop = min(done - first, kept.shape[1])
-        kept, first = kept[:, drop:], first + drop
-    return torch.cat(decided)
-
-
-def _neighbours(given: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the rows above and below each of `size` resized rows, and the lower one's share."""
-    place = (torch.arange(size, dtype=torch.float64) + 0.5) * given / size - 0.5
-    place = place.clamp(0, given - 1)
-    above = place.floor()
-    return above.long(), place.ceil().long(), (place - above).float()
+def share_of(value: Tensor, total: Tensor) -> Tensor:
+    """Divide values by their total, float32 and not below 0; 0 where all are 0."""
+    return value / total.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -219,6 +213,10 @@ def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     Returns:
         (K, K) int64 on the device of `labels`.
     """
-    valid = labels != IGNORE
-    pairs = labels[valid].long() * num_classes + predictions[valid].long()
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    counts = torch.zeros(num_classes**2, dtype=torch.int64, device=labels.device)
+    parts = (torch.split(one.flatten(), max(1, CHUNK // 16)) for one in (predictions, labels))
+    for prediction, label in zip(*parts, strict=True):  # as indices take many times a label's bytes
+        valid = label != IGNORE
+        pairs = label[valid].long() * num_classes + prediction[valid].long()
+        counts += torch.bincount(pairs, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes)

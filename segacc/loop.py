@@ -14,12 +14,11 @@ from segacc.data import Batch
 from segacc.errors import OptionError
 from segacc.events import Evaluated, Event, Example, Saved, Scores, Started
 from segacc.export import save_model
-from segacc.feed import Trouble, on_any, scored, windows
+from segacc.feed import Trouble, on_any, scored, stacked, windows
 from segacc.hookspecs import MetricState
 from segacc.labels import IGNORE
 from segacc.meter import Meter
 from segacc.model import Logits
-from segacc.protocols import predict
 from segacc.run import Run
 from segacc.scoring import Scoring
 from segacc.signals import StopSignal
@@ -146,9 +145,9 @@ def evaluation(run: Run) -> Iterator[Event]:
 def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
     """Score a split: exactly the same numbers on any number of processes.
 
-    Each process predicts its share one image at a time at the label's original size; states are
-    added up. All
-    processes make as many forward calls (sharded networks need that); padding weighs nothing.
+    Each process predicts its share, a batch of images of one size at a time, at their original
+    size; states are added up. All processes make as many forward calls (sharded networks need
+    that); padding weighs nothing.
 
     Returns:
         The scores, and on the main process the kept examples.
@@ -157,17 +156,17 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
     examples, images = [], 0
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
-    for item in scored(scoring.loader(), trouble, scoring.data.num_channels):
-        image, label = item.image.to(accelerator.device), item.label.to(accelerator.device)
-        prediction = predict(scoring.model, scoring.network, image, scoring.protocol, scoring.most)
-        scoring.seen(item, prediction)
-        if item.padding:
-            continue
-        images += not item.unreadable
-        for metric in metrics.values():
-            metric.update(prediction[None].long(), label[None].long())
-        if item.id in scoring.keep:
-            examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
+    for batch in scored(scoring.loader(), trouble, scoring.data.num_channels):
+        found = scoring.decide(stacked([item.image for item in batch]).to(accelerator.device))
+        for item, one in zip(batch, found.each(), strict=True):
+            prediction = one.classes[0]
+            scoring.seen(item, prediction)
+            if item.padding:
+                continue
+            images += not item.unreadable
+            scoring.count(metrics, one, item.label)
+            if item.id in scoring.keep:
+                examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
     trouble.settle()
     scores = gather_scores(scoring, metrics)
     scoring.num_images = int(

@@ -138,3 +138,31 @@ def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]
     """
     turns = range(process, -(-count // processes) * processes, processes)
     return [(index, False) if index < count else (0, True) for index in turns]
+
+
+def of_one_size(
+    sizes: Sequence[tuple[int, int] | None], *, batch_size: int, pixels: int
+) -> list[list[int]]:
+    """Cut a split that is scored into batches of images of one size.
+
+    The cut depends on nothing else, so it is the same on any number of processes.
+
+    Args:
+        sizes: (height, width) of each image; one whose size is not known is alone.
+        batch_size: images of a batch, at most.
+        pixels: that a batch has, at most, unless it is one image.
+
+    Returns:
+        The indices of each batch, ascending; full batches first, in the order they are full.
+    """
+    batches: list[list[int]] = []
+    parts: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        if size is None:
+            batches.append([index])
+            continue
+        part = parts.setdefault(size, [])
+        part.append(index)
+        if len(part) >= min(batch_size, pixels // (size[0] * size[1])):
+            batches.append(parts.pop(size))
+    return batches + list(parts.values())

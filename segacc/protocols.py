@@ -1,57 +1,18 @@
-"""How the network sees an image: whole, resized or padded, or through windows that slide over it.
+"""Protocols by name: how the network sees an image, as it is typed, stored and told.
 
 A prediction is always taken at the image's original size. What a network cannot take is padded or
 seen through windows where the protocol says so, and refused otherwise; it is stretched only where
 the protocol names a size, as the image processors of some downloaded folders do.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
 
-import torch
-import torch.nn.functional as F
-from pydantic import PositiveInt
 from torch import Tensor
 
+from segacc.bands import Blend
 from segacc.errors import OptionError
-from segacc.functional import blended_bands, resized_argmax, resized_bands_argmax
-from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.options import Size, decode, parse_component
-
-Forward = Callable[[Tensor], Logits]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeOptions:
-    """Options of the protocol `whole`."""
-
-    short_side: PositiveInt | None = None
-    """Pixels of the shorter side."""
-    size: Size | None = None
-    """(height, width) in pixels."""
-    pad: PositiveInt | None = None
-    """Pad at right and bottom, after the resize, to multiples of so many pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideOptions:
-    """Options of the protocol `slide`."""
-
-    crop: Size
-    """(height, width) of a window in pixels."""
-    stride: Size | None = None
-    """(down, right) from window to window in pixels; default two thirds of `crop`."""
-    short_side: PositiveInt | None = None
-    """Pixels of the shorter side."""
-
-    def __post_init__(self) -> None:
-        """Refuse gaps between windows."""
-        if self.stride and (self.stride[0] > self.crop[0] or self.stride[1] > self.crop[1]):
-            raise ValueError(
-                f"the stride {_side(self.stride)} is larger than the crop {_side(self.crop)}: "
-                "pixels between the windows would have no prediction"
-            )
+from segacc.model import SegmentationModel, SizeRule
+from segacc.protocol_options import read_options, side_text
 
 
 @dataclass(frozen=True)
@@ -62,12 +23,16 @@ class Windows:
     """(height, width) of each window."""
     stride: tuple[int, int]
     """(down, right) from window to window, at most `crop`."""
+    blend: Blend = "even"
+    """How much a pixel counts where windows overlap."""
 
     @classmethod
-    def of(cls, crop: tuple[int, int], stride: tuple[int, int] | None = None) -> "Windows":
+    def of(
+        cls, crop: tuple[int, int], stride: tuple[int, int] | None = None, blend: Blend = "even"
+    ) -> "Windows":
         """Make windows that overlap by a third unless a stride is given."""
         thirds = (round(crop[0] * 2 / 3), round(crop[1] * 2 / 3))
-        return cls(crop, stride or thirds)
+        return cls(crop, stride or thirds, blend)
 
     def starts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
         """List the first rows and first columns of the windows over (height, width).
@@ -80,6 +45,11 @@ class Windows:
             last = max(side - window, 0)
             firsts.append([*range(0, last, step), last])
         return firsts[0], firsts[1]
+
+    def options(self) -> list[str]:
+        """Tell them as they are typed."""
+        blend = [f"blend={self.blend}"] if self.blend != "even" else []
+        return [f"crop={side_text(self.crop)}", f"stride={side_text(self.stride)}", *blend]
 
 
 @dataclass(frozen=True)
@@ -99,47 +69,91 @@ class Protocol:
     below the least size that the network takes is padded to that under any protocol."""
     windows: Windows | None = None
     """Then look through these windows."""
+    long_side: int | None = None
+    """Pixels that the longer side has at most where `short_side` is given."""
+    antialias: bool = True
+    """Smooth what is made smaller."""
+    scales: tuple[float, ...] = (1.0,)
+    """Look at the resized image at each of these scales; probabilities are averaged."""
+    flip: bool = False
+    """At each scale, look at the mirrored image, too."""
+    preset: str = ""
+    """The name, and the options that went over it, of which all this is what they stand for."""
+
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """List scale, and whether it is mirrored, of each look at an image."""
+        return [(scale, flip) for scale in self.scales for flip in (False, True)[: 1 + self.flip]]
+
+    @property
+    def resizes(self) -> bool:
+        """Tell whether any image is seen at another size than its own."""
+        return bool(self.short_side or self.size) or self.scales != (1.0,)
 
     def text(self) -> str:
-        """Tell it as it is typed: `whole:short_side=512,pad=14`, `slide:crop=512,stride=341`."""
-        options = []
-        if self.windows:
-            options += [f"crop={_side(self.windows.crop)}", f"stride={_side(self.windows.stride)}"]
-        if self.short_side:
-            options.append(f"short_side={self.short_side}")
-        if self.size:
-            options.append(f"size={self.size[0]}x{self.size[1]}")
-        if self.pad:
-            options.append(f"pad={self.pad}")
-        name = "slide" if self.windows else "whole"
-        return f"{name}:{','.join(options)}" if options else name
+        """Tell it as it is typed: `whole:short_side=512,pad=14`, `slide:crop=512,stride=341`.
+
+        What stands for a preset comes after it: `voc (whole:short_side=512,...)`.
+        """
+        tta = len(self.views) > 1 or self.scales != (1.0,)
+        options = [f"scales={'/'.join(map(_number, self.scales))}"] if tta else []
+        options += [f"flip={str(self.flip).lower()}"] if tta else []
+        options += self.windows.options() if self.windows else []
+        options += [f"short_side={self.short_side}"] if self.short_side else []
+        options += [f"long_side={self.long_side}"] if self.long_side else []
+        options += [f"size={self.size[0]}x{self.size[1]}"] if self.size else []
+        options += ["antialias=false"] if not self.antialias else []
+        options += [f"pad={self.pad}"] if self.pad else []
+        name = "tta" if tta else "slide" if self.windows else "whole"
+        text = f"{name}:{','.join(options)}" if options else name
+        return f"{self.preset} ({text})" if self.preset else text
 
     @classmethod
     def parse(cls, text: str, where: str) -> "Protocol":
-        """Read what `text` wrote.
+        """Read what is typed, or what `text` wrote.
 
         Raises:
-            OptionError: another name than `whole` or `slide`, or an unknown or wrong option.
+            OptionError: an unknown name, an unknown or wrong option, options that do not go
+                together, or a preset with what it does not stand for.
         """
-        named = parse_component(text, where)
-        if named.name == "whole":
-            whole = decode(WholeOptions, named.values, where)
-            if whole.short_side and whole.size:
-                raise OptionError(f"{where}: short_side and size exclude each other in {text!r}.")
-            return cls(whole.short_side, whole.size, whole.pad)
-        if named.name == "slide":
-            slide = decode(SlideOptions, named.values, where)
-            return cls(slide.short_side, windows=Windows.of(slide.crop, slide.stride))
-        raise OptionError(f'{where}: unknown protocol "{named.name}". Known: whole, slide.')
+        text = text.strip()
+        typed = text.partition(" (")[0]
+        given, preset = read_options(typed, where)
+        crop = given.get("crop")
+        found = cls(
+            given["short_side"],
+            given.get("size"),
+            given.get("pad"),
+            Windows.of(crop, given["stride"], given["blend"]) if crop else None,
+            given["long_side"],
+            given["antialias"],
+            given.get("scales", (1.0,)),
+            given.get("flip", False),
+            typed if preset else "",
+        )
+        if typed != text != found.text():
+            stands = replace(found, preset="").text()
+            raise OptionError(f"{where}: {typed} stands for {stands}; got {text!r}.")
+        return found
 
-    def resize(self, image: Tensor) -> Tensor:
-        """Resize an image (C, H, W) uint8, with antialiasing, as image processors do."""
+    def seen_size(self, size: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+        """Return (height, width) that an image of some size is resized to."""
+        short, long = min(size), max(size)
+        if self.size:
+            size = self.size
+        elif self.short_side and self.long_side:
+            size = _scaled(size, min(self.short_side / short, self.long_side / long))
+        elif self.short_side:
+            longer = int(self.short_side * long / short)  # as torchvision and image processors
+            size = (self.short_side, longer) if size[0] <= size[1] else (longer, self.short_side)
+        return _scaled(size, scale) if scale != 1 else size
+
+    def resize(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        """Resize images (..., C, H, W) uint8."""
         from torchvision.transforms.v2 import functional
 
-        if self.short_side is None and self.size is None:
-            return image
-        size = list(self.size) if self.size else [self.short_side]
-        resized: Tensor = functional.resize(image, size, antialias=True)
+        size = self.seen_size((images.shape[-2], images.shape[-1]), scale)
+        resized: Tensor = functional.resize(images, list(size), antialias=self.antialias)
         return resized
 
     def padded(self, size: tuple[int, int], rule: SizeRule) -> tuple[int, int]:
@@ -149,8 +163,14 @@ class Protocol:
         return _round_up(size, self.pad or 1, rule.minimum)
 
 
-def _side(size: tuple[int, int]) -> str:
-    return f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"
+def _number(value: float) -> str:
+    return repr(value).removesuffix(".0")
+
+
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Scale both sides, rounded to the nearest pixel as mmcv does."""
+    height, width = (max(1, int(side * factor + 0.5)) for side in size)
+    return height, width
 
 
 def _round_up(size: tuple[int, int], multiple: int, minimum: int) -> tuple[int, int]:
@@ -172,97 +192,14 @@ def default_protocol(network: SegmentationModel, crop_size: tuple[int, int]) -> 
     return Protocol(pad=rule.multiple) if rule.multiple > 1 else Protocol()
 
 
-@torch.no_grad()
-def predict(
-    forward: Forward,
-    network: SegmentationModel,
-    image: Tensor,
-    protocol: Protocol,
-    most: Callable[[int], int] = int,
-) -> Tensor:
-    """Predict one image at its original size.
-
-    One image and one window at a time, so that a prediction never depends on what else is in a
-    batch.
-
-    Args:
-        forward: the network, perhaps wrapped by accelerate.
-        network: the same network, bare; it says how images are normalized and which sizes fit.
-        image: (C, H, W) uint8 on the device.
-        protocol: how the network sees it.
-        most: given the number of windows, returns how many forward calls to make, not fewer: see
-            `Scoring.most`. Called once, before the first forward call.
-
-    Returns:
-        (H, W) uint8 classes.
-
-    Raises:
-        OptionError: the network does not take the size that the protocol makes.
-    """
-    resized = protocol.resize(image)
-    size, seen = (image.shape[-2], image.shape[-1]), (resized.shape[-2], resized.shape[-1])
-    height, width = protocol.padded(seen, network.size_rule)
-    _check(protocol, network, seen, (height, width))
-    padding = (0, width - seen[1], 0, height - seen[0])
-    images = F.pad(network.normalize(resized[None]), padding)  # (1, C, height, width)
-    if protocol.windows:
-        return _slide(forward, images, protocol.windows, seen, size, most)
-    extent = (size[0] * height / seen[0], size[1] * width / seen[1])
-    return resized_argmax(forward(images).main, size, extent=extent)[0]
-
-
-def _slide(
-    forward: Forward,
-    images: Tensor,
-    windows: Windows,
-    seen: tuple[int, int],
-    size: tuple[int, int],
-    most: Callable[[int], int],
-) -> Tensor:
-    """Predict (H, W) at `size` from windows over (1, C, ...), of which `seen` is not padding."""
-    height, width = windows.crop
-    tops, lefts = windows.starts(seen)
-    starts = list(product(tops, lefts))
-    calls = most(len(starts))
-
-    def look(top: int, left: int) -> Tensor:
-        window = images[..., top : top + height, left : left + width]
-        return forward(window.contiguous()).main
-
-    logits = (look(*start) for start in starts)
-    bands = blended_bands(logits, tops, lefts, windows.crop, seen)
-    prediction = resized_bands_argmax(bands, seen, size)
-    for _ in range(len(starts), calls):
-        look(0, 0)
-    return prediction
-
-
-def _check(
-    protocol: Protocol, network: SegmentationModel, seen: tuple[int, int], padded: tuple[int, int]
-) -> None:
-    """Refuse what the network does not take, and say which protocol makes it fit.
-
-    Raises:
-        OptionError: so.
-    """
-    rule, windows = network.size_rule, protocol.windows
-    taken = windows.crop if windows else padded
-    if not (complaint := rule.complaint(taken)):
-        return
-    comes = "a window" if windows else "an image"
-    right = _fitting(protocol, rule, windows.crop if windows else seen)
-    does = "sees it through windows" if right.windows else "pads it"
-    raise OptionError(
-        f"--protocol {protocol.text()}: the network {complaint}, {comes} comes as "
-        f"{taken[0]}x{taken[1]}. Choose --protocol {right.text()}, which {does}."
-    )
-
-
-def _fitting(protocol: Protocol, rule: SizeRule, size: tuple[int, int]) -> Protocol:
+def fitting(protocol: Protocol, rule: SizeRule, size: tuple[int, int]) -> Protocol:
     """Change a protocol so that an image or window of (height, width) fits the rule."""
+    plain = replace(protocol, preset="")
     if not (protocol.windows or rule.fixed or rule.square):
-        return replace(protocol, pad=rule.multiple)
+        return replace(plain, pad=rule.multiple)
     if rule.square:
         size = (min(size), min(size))
     crop = rule.fixed or _round_up(size, rule.multiple, rule.minimum)
-    return Protocol(protocol.short_side, windows=Windows.of(crop))
+    blend = protocol.windows.blend if protocol.windows else "even"
+    unsized = replace(plain, size=None, pad=None, windows=Windows.of(crop, blend=blend))
+    return unsized if unsized.resizes else replace(unsized, antialias=True)

@@ -34,7 +34,7 @@ from segacc.plan import Plan
 from segacc.processes import idle_cores, start_accelerator
 from segacc.protocols import Protocol, default_protocol
 from segacc.schedule import set_lr
-from segacc.scoring import Best, Scoring, build_metrics
+from segacc.scoring import Best, Scoring, build_metrics, confident, refuse_batches
 from segacc.settings import Settings
 from segacc.start import prepare_folder, resume
 from segacc.streams import EvalStream, TrainStream
@@ -278,6 +278,7 @@ def build_scoring(
     protocol = default_protocol(network, facts.crop_size)
     if config.protocol:
         protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
+    refuse_batches(data, config.eval_batch_size, plan.settings.where("eval_batch_size"))
     return Scoring(
         accelerator,
         model,
@@ -288,6 +289,8 @@ def build_scoring(
         num_workers=config.num_workers,
         skip_unreadable=config.skip_unreadable,
         keep=data.spread(config.num_pictures),
+        confident=confident(plan.metric),
+        eval_batch_size=config.eval_batch_size,
     )
 
 

@@ -1,28 +1,34 @@
 """What an evaluation needs, and which of its scores is the best one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from segacc.checkpoint import Progress
 from segacc.chosen import Chosen
 from segacc.data import EvalData, Item, Source
-from segacc.errors import OptionError
+from segacc.errors import OptionError, SegaccError
 from segacc.events import Scores
+from segacc.functional import Decided
 from segacc.hookspecs import Facts, MetricState, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
+from segacc.predicting import decide_batch
 from segacc.protocols import Protocol
 from segacc.streams import EvalStream
 from segacc.terms import Terms, Weights
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Ways to run in which a forward call gathers weights from all processes."""
+
+
+BATCH = 8
+"""Images of one size that are scored together where nobody said otherwise; on a CPU 1, which
+gains nothing by more."""
 
 
 @dataclass
@@ -50,17 +56,39 @@ class Scoring:
     """Images that the newest evaluation scored."""
     weights: Weights = "raw"
     """What the network has when it is scored."""
+    confident: frozenset[str] = frozenset()
+    """Names of the metrics that want the confidence of each pixel."""
+    eval_batch_size: int | None = None
+    """Images of one size that are scored together, at most; default `BATCH`, on a CPU 1."""
 
-    def loader(self) -> DataLoader[Any]:
-        """Return this process's share of the split."""
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        workers = self.num_workers
-        return self.data.loader(process=process, processes=processes, num_workers=workers)
+    def loader(self) -> Iterable[list[Item | SegaccError]]:
+        """Return this process's share of the split, in batches of images of one size."""
+        return self.data.batches(**self._cut(), num_workers=self.num_workers)
 
     def share(self) -> int | None:
         """Count this process's images; None for a stream that nobody has counted."""
-        count, processes = self.data.num_samples, self.accelerator.num_processes
-        return None if count is None else -(-count // processes)
+        return self.data.count(**self._cut())
+
+    def _cut(self) -> dict[str, int]:
+        accelerator = self.accelerator
+        one = accelerator.device.type == "cpu" or isinstance(self.data, EvalStream)
+        return {
+            "process": accelerator.process_index,
+            "processes": accelerator.num_processes,
+            "batch_size": self.eval_batch_size or (1 if one else BATCH),
+        }
+
+    def decide(self, images: Tensor) -> Decided:
+        """Predict images (N, C, H, W) uint8 of one size, with confidence where it is wanted."""
+        wanted = bool(self.confident)
+        given = self.model, self.network, images, self.protocol, self.most
+        return decide_batch(*given, confidence=wanted)
+
+    def count(self, metrics: Mapping[str, Any], found: Decided, label: Tensor) -> None:
+        """Update metrics by one image: what was found of it, N = 1, and its label (H, W) uint8."""
+        given = found.classes.long(), label[None].to(found.classes.device).long()
+        for name, metric in metrics.items():
+            metric.update(*given, *([found.confidence] if name in self.confident else []))
 
     def terms(self) -> Terms:
         """Tell what the scores of the newest evaluation were taken by, and on."""
@@ -160,6 +188,24 @@ def scored_data(
     if isinstance(samples, Stream):
         return EvalStream(samples, labels, num_channels)
     return EvalData(Source(samples, labels, num_channels))
+
+
+def refuse_batches(data: EvalData | EvalStream, batch_size: int | None, where: str) -> None:
+    """Refuse batches of a split that is streamed: the sizes to come are not known.
+
+    Raises:
+        OptionError: so.
+    """
+    if isinstance(data, EvalStream) and (batch_size or 1) > 1:
+        raise OptionError(
+            f"{where}: {batch_size}: the split that is scored is streamed, image by image. Leave "
+            "this out."
+        )
+
+
+def confident(chosen: Sequence[Chosen]) -> frozenset[str]:
+    """Name the metrics that want the confidence of each pixel."""
+    return frozenset(one.name for one in chosen if one.record.wants_confidence)
 
 
 def build_metrics(chosen: Sequence[Chosen], facts: Facts) -> dict[str, MetricState]:

@@ -145,6 +145,18 @@ class EvalStream:
             generator=torch.Generator(),
         )
 
+    def batches(
+        self, *, process: int, processes: int, num_workers: int, batch_size: int
+    ) -> Iterator[list[Item | SegaccError]]:
+        """Load one process's share in batches of one: the sizes to come are not known."""
+        assert batch_size == 1
+        items = self.loader(process=process, processes=processes, num_workers=num_workers)
+        return ([item] for item in items)
+
+    def count(self, *, process: int, processes: int, batch_size: int) -> int | None:
+        """Count the images of one process's share; None where nobody has counted the stream."""
+        return None if self.num_samples is None else -(-self.num_samples // processes)
+
 
 @dataclass(frozen=True)
 class Share(IterableDataset[Any]):

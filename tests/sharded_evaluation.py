@@ -1,5 +1,6 @@
 """Evaluates images of many sizes through windows, on a network that FSDP2 shards over processes.
 
+Does so twice: image by image, and in batches of one size that are seen at two scales, mirrored too.
 Prints the confusion counts on the main process. Start it with torchrun, or alone for the reference.
 """
 
@@ -22,11 +23,12 @@ from segacc.labels import LabelMap
 from segacc.loop import evaluate
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.processes import start_accelerator
-from segacc.protocols import default_protocol
+from segacc.protocols import Protocol, default_protocol
 from segacc.scoring import Scoring
 from sharded_segacc import SETTINGS
 
-SIZES = [(32, 32), (70, 100), (33, 32), (120, 31), (20, 20)]
+SIZES = [(32, 32), (70, 100), (33, 32), (120, 31), (20, 20), (32, 32), (32, 32)]
+MEAN = "tta:scales=1/1.5,crop=32,stride=20"
 
 
 class Only32(SegmentationModel):
@@ -90,15 +92,21 @@ def main() -> None:
     network = Only32()
     optimizer = torch.optim.AdamW(network.parameters())
     model, _ = accelerator.prepare(network, optimizer)
-    scoring = Scoring(
-        accelerator,
-        model,
-        network,
-        EvalData(Source(samples(), LabelMap.plain(["a", "b", "c"]))),
-        lambda: {"counts": Counts()},
-        default_protocol(network, (32, 32)),
-    )
-    scores, _ = evaluate(scoring)
+    scores = []
+    for size, protocol in (
+        (1, default_protocol(network, (32, 32))),
+        (2, Protocol.parse(MEAN, "-")),
+    ):
+        scoring = Scoring(
+            accelerator,
+            model,
+            network,
+            EvalData(Source(samples(), LabelMap.plain(["a", "b", "c"]))),
+            lambda: {"counts": Counts()},
+            protocol,
+            eval_batch_size=size,
+        )
+        scores.append(evaluate(scoring)[0])
     sharded = all(type(one).__name__ == "DTensor" for one in model.parameters())
     if accelerator.is_main_process:
         sys.stdout.write(json.dumps({"sharded": sharded, "scores": scores}) + "\n")

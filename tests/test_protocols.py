@@ -3,123 +3,28 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
 from launches import ROOT, environment
+from protocol_tools import (
+    Strided,
+    assert_best,
+    draw,
+    enlarge,
+    plain_pad,
+    plain_slide,
+)
 from segacc import functional
 from segacc.errors import OptionError
-from segacc.functional import blended_bands, resize, resized_argmax, resized_bands_argmax
 from segacc.inference import Segmenter
 from segacc.labels import LabelMap
-from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.protocols import Protocol, Windows, default_protocol, predict
-
-Array = np.ndarray[Any, Any]
-CLASSES = 4
-
-
-class Strided(SegmentationModel):
-    """Convolutions down to a fourth of the size; refuses what its rule refuses."""
-
-    def __init__(self, rule: SizeRule | None = None, *, kernel: int = 5, stride: int = 4) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.size_rule = rule or SizeRule()
-        self.layer = nn.Conv2d(3, CLASSES, kernel, stride=stride, padding=kernel // 2)
-        self.seen: list[tuple[int, ...]] = []
-
-    def forward(self, images: Tensor) -> Logits:
-        size = (images.shape[2], images.shape[3])
-        assert not self.size_rule.complaint(size)
-        self.seen.append(size)
-        return Logits(self.layer(images))
-
-
-def draw(height: int, width: int) -> Tensor:
-    """Draw an image (3, H, W) uint8."""
-    random = torch.Generator().manual_seed(height * 1000 + width)
-    return torch.randint(0, 256, (3, height, width), generator=random, dtype=torch.uint8)
-
-
-def normalized(image: Tensor) -> Tensor:
-    """Normalize by the rule: (3, H, W) float32."""
-    mean, std = SegmentationModel.mean, SegmentationModel.std
-    channels = [(image[c].float() / 255 - mean[c]) / std[c] for c in range(3)]
-    return torch.stack(channels)
-
-
-def logits_of(network: Any, image: Tensor) -> Array:
-    """Return logits (K, h, w) float64 of a normalized image (3, H, W)."""
-    with torch.no_grad():
-        found: Array = network.layer(image[None])[0].double().numpy()
-    return found
-
-
-def weights(out: int, into: int, scale: float) -> Array:
-    """Weights (out, into) of linear interpolation; an input pixel spans `scale` output pixels."""
-    matrix = np.zeros((out, into))
-    for row in range(out):
-        place = min(max((row + 0.5) / scale - 0.5, 0.0), into - 1.0)
-        low = int(place)
-        matrix[row, low] += 1 - (place - low)
-        matrix[row, min(low + 1, into - 1)] += place - low
-    return matrix
-
-
-def enlarge(logits: Array, size: tuple[int, int], scale: tuple[float, float]) -> Array:
-    down = weights(size[0], logits.shape[1], scale[0])
-    across = weights(size[1], logits.shape[2], scale[1])
-    return np.einsum("yi,xj,kij->kyx", down, across, logits)
-
-
-def zeros_around(image: Tensor, height: int, width: int) -> Tensor:
-    canvas = torch.zeros(3, height, width)
-    canvas[:, : image.shape[1], : image.shape[2]] = image
-    return canvas
-
-
-def plain_pad(network: Any, image: Tensor, seen: Tensor, height: int, width: int) -> Array:
-    """Logits (K, H, W) of `image`, seen as `seen` and padded to (height, width)."""
-    found = logits_of(network, zeros_around(normalized(seen), height, width))
-    size = (image.shape[1], image.shape[2])
-    scale = [
-        padded / found.shape[axis] * size[axis - 1] / seen.shape[axis]
-        for axis, padded in ((1, height), (2, width))
-    ]
-    return enlarge(found, size, (scale[0], scale[1]))
-
-
-def plain_slide(network: Any, seen: Tensor, crop: Any, stride: Any) -> Array:
-    """Mean logits (K, H, W) of all windows, with a full accumulator."""
-    height, width = max(seen.shape[1], crop[0]), max(seen.shape[2], crop[1])
-    image = zeros_around(normalized(seen), height, width)
-    total, count = np.zeros((CLASSES, height, width)), np.zeros((height, width))
-    for row in range(-(-(height - crop[0]) // stride[0]) + 1):
-        for column in range(-(-(width - crop[1]) // stride[1]) + 1):
-            top = min(row * stride[0], height - crop[0])
-            left = min(column * stride[1], width - crop[1])
-            window = image[:, top : top + crop[0], left : left + crop[1]]
-            found = logits_of(network, window)
-            scale = (crop[0] / found.shape[1], crop[1] / found.shape[2])
-            total[:, top : top + crop[0], left : left + crop[1]] += enlarge(found, crop, scale)
-            count[top : top + crop[0], left : left + crop[1]] += 1
-    assert count.min() > 0
-    return (total / count)[:, : seen.shape[1], : seen.shape[2]]
-
-
-def assert_best(prediction: Tensor, wanted: Array) -> None:
-    """Assert that each pixel has the best class, or one that rounding made the best."""
-    assert (prediction.dtype, tuple(prediction.shape)) == (torch.uint8, wanted.shape[1:])
-    chosen = np.take_along_axis(wanted, prediction.numpy()[None].astype(int), 0)[0]
-    np.testing.assert_allclose(chosen, wanted.max(0), atol=1e-4)
-    assert len(np.unique(prediction)) == CLASSES
+from segacc.model import Logits, SizeRule
+from segacc.predicting import predict
+from segacc.protocols import Protocol, Windows, default_protocol
 
 
 @pytest.mark.parametrize(
@@ -205,53 +110,6 @@ def test_one_window_is_a_padded_image(size: Any) -> None:
     wanted = predict(network, network, image, Protocol(pad=48))
     assert torch.equal(predict(network, network, image, slide), wanted)
     assert network.seen == [(48, 48)] * 2
-
-
-def test_bands_are_the_rows_of_a_full_accumulator() -> None:
-    windows = Windows((16, 12), (5, 7))
-    tops, lefts = windows.starts((50, 40))
-    assert (tops, lefts) == ([0, 5, 10, 15, 20, 25, 30, 34], [0, 7, 14, 21, 28])
-    random = torch.Generator().manual_seed(0)
-    logits = [torch.randn(1, 3, 4, 3, generator=random) for _ in range(len(tops) * len(lefts))]
-    total, count = torch.zeros(3, 50, 40), torch.zeros(50, 40)
-    for place, one in enumerate(logits):
-        top, left = tops[place // len(lefts)], lefts[place % len(lefts)]
-        total[:, top : top + 16, left : left + 12] += resize(one, (16, 12))[0]
-        count[top : top + 16, left : left + 12] += 1
-    bands = list(blended_bands(logits, tops, lefts, (16, 12), (50, 40)))
-    assert [band.shape[1] for band in bands] == [5, 5, 5, 5, 5, 5, 4, 16]
-    mean = total / count
-    assert torch.equal(torch.cat(bands, dim=1), mean)
-    for size in ((50, 40), (50, 13), (131, 77), (7, 90)):
-        found = resized_bands_argmax(iter(bands), (50, 40), size)
-        wanted = resized_argmax(mean[None], size)[0]
-        assert (found != wanted).float().mean() < 1e-3
-    assert torch.equal(resized_bands_argmax(bands, (50, 40), (50, 40)), mean.argmax(0).byte())
-
-
-class Largest(TorchDispatchMode):
-    """Notes the bytes of the largest tensor that is made."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
-        return made
-
-
-@pytest.mark.parametrize("size", [(400, 40), (800, 30), (130, 50)])
-def test_full_size_logits_exist_for_one_band_only(
-    size: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(functional, "CHUNK", 20 * 16 * 40)
-    tops, lefts = Windows.of((16, 16)).starts((400, 40))
-    logits = torch.ones(1, 20, 4, 4)
-    with Largest() as largest:
-        bands = blended_bands((logits for _ in range(999)), tops, lefts, (16, 16), (400, 40))
-        assert resized_bands_argmax(bands, (400, 40), size).shape == size
-    assert largest.bytes <= 4 * 20 * (16 + 2) * 40, "of 4 * 20 * 400 * 40 bytes"
 
 
 def test_windows_are_shown_one_at_a_time() -> None:
@@ -352,59 +210,6 @@ def test_a_size_that_does_not_fit_is_refused_and_the_advice_works(
     assert predict(network, network, image, Protocol.parse(advice, "-")).shape == (60, 90)
 
 
-@pytest.mark.parametrize(
-    ("typed", "text"),
-    [
-        ("whole", "whole"),
-        ("whole:pad=14", "whole:pad=14"),
-        ("whole:pad=14,short_side=512", "whole:short_side=512,pad=14"),
-        ("whole:size=320,pad=32", "whole:size=320x320,pad=32"),
-        ("slide:crop=512", "slide:crop=512,stride=341"),
-        ("slide:crop=512,stride=341", "slide:crop=512,stride=341"),
-        ("slide:crop=320x416,stride=100x416", "slide:crop=320x416,stride=100x416"),
-        ("slide:stride=1,crop=1x2,short_side=9", "slide:crop=1x2,stride=1,short_side=9"),
-    ],
-)
-def test_a_protocol_is_printed_as_it_is_typed(typed: str, text: str) -> None:
-    protocol = Protocol.parse(typed, "--protocol")
-    assert protocol.text() == text
-    assert Protocol.parse(text, "--protocol") == protocol
-
-
-@pytest.mark.parametrize(
-    ("typed", "text"),
-    [
-        ("tiles", '--protocol: unknown protocol "tiles". Known: whole, slide.'),
-        ("slide", '--protocol: "crop" must be given (SIZE or HEIGHTxWIDTH in pixels).'),
-        (
-            "slide:crop=64,pad=3",
-            '--protocol: unknown option "pad". Known: crop, stride, short_side.',
-        ),
-        (
-            "whole:crop=64",
-            '--protocol: unknown option "crop". Known: short_side, size, pad.',
-        ),
-        (
-            "slide:crop=64,stride=60x65",
-            "--protocol: the stride 60x65 is larger than the crop 64: pixels between the windows "
-            "would have no prediction.",
-        ),
-        (
-            "whole:size=9,short_side=9",
-            "--protocol: short_side and size exclude each other in 'whole:size=9,short_side=9'.",
-        ),
-        (
-            "whole:pad=0",
-            "--protocol: \"pad\" is '0', expected integer > 0: input should be greater than 0.",
-        ),
-    ],
-)
-def test_a_wrong_protocol_is_one_paragraph(typed: str, text: str) -> None:
-    with pytest.raises(OptionError) as caught:
-        Protocol.parse(typed, "--protocol")
-    assert str(caught.value) == text
-
-
 def test_more_forward_calls_change_no_prediction() -> None:
     network, image = Strided(SizeRule(fixed=(32, 32))), draw(50, 60)
     protocol = default_protocol(network, (32, 32))
@@ -421,6 +226,7 @@ def test_more_forward_calls_change_no_prediction() -> None:
 
 
 def evaluated(*launcher: str) -> Any:
+    """Run the script under torchrun, or alone."""
     script = [sys.executable, *launcher, str(ROOT / "tests" / "sharded_evaluation.py")]
     done = subprocess.run(
         script, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200
@@ -430,9 +236,10 @@ def evaluated(*launcher: str) -> Any:
 
 
 @pytest.mark.launch
-def test_a_sharded_network_sees_as_many_windows_on_each_process(tmp_path: Path) -> None:
+def test_a_sharded_network_sees_as_many_windows_on_each_process() -> None:
     alone = evaluated()
     sharded = evaluated("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     assert (alone["sharded"], sharded["sharded"]) == (False, True)
     assert sharded["scores"] == alone["scores"]
-    assert sum(sharded["scores"].values()) == 32 * 32 + 70 * 100 + 33 * 32 + 120 * 31 + 20 * 20
+    pixels = 3 * 32 * 32 + 70 * 100 + 33 * 32 + 120 * 31 + 20 * 20
+    assert [sum(one.values()) for one in alone["scores"]] == [pixels] * 2

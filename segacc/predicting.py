@@ -1,0 +1,181 @@
+"""Predicting under a protocol: the network looks at images once or several times."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segacc import functional
+from segacc.bands import Grid, View, blended_bands, decide_bands, mean_decision
+from segacc.errors import OptionError
+from segacc.functional import Decided, Shares, decide
+from segacc.model import Logits, SegmentationModel
+from segacc.protocols import Protocol, Windows, fitting
+
+Forward = Callable[[Tensor], Logits]
+Pixels = tuple[int, int]
+
+
+def predict(
+    forward: Forward,
+    network: SegmentationModel,
+    image: Tensor,
+    protocol: Protocol,
+    most: Callable[[int], int] = int,
+) -> Tensor:
+    """Predict one image (C, H, W) uint8 at its original size: (H, W) uint8; see `decide_batch`."""
+    return decide_batch(forward, network, image[None], protocol, most).classes[0]
+
+
+@torch.no_grad()
+def decide_batch(
+    forward: Forward,
+    network: SegmentationModel,
+    images: Tensor,
+    protocol: Protocol,
+    most: Callable[[int], int] = int,
+    *,
+    confidence: bool = False,
+) -> Decided:
+    """Predict images of one size at that size.
+
+    Each look, and each window, is a forward call on all images.
+
+    Args:
+        forward: the network, perhaps wrapped by accelerate.
+        network: the same network, bare; it says how images are normalized, which sizes fit, and
+            what its logits are.
+        images: (N, C, H, W) uint8 on the device.
+        protocol: how the network sees them.
+        most: given the number of windows of all looks, returns how many forward calls to make, not
+            fewer: see `Scoring.most`. Called once, before the first forward call.
+        confidence: whether the probability of each predicted class is wanted, too. It does not
+            change the classes; where probabilities are averaged it is there in any case.
+
+    Returns:
+        Classes (N, H, W) uint8, and perhaps their probabilities.
+
+    Raises:
+        OptionError: the network does not take the size that the protocol makes.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    looks = list(_looks(forward, network, images, protocol))
+    calls = sum(len(look.starts(protocol.windows)) for look in looks) if protocol.windows else 0
+    wanted = most(calls) if protocol.windows else 0
+    shares: Shares = "sum" if network.probabilities else "softmax"
+    if len(looks) > 1:
+        limit = functional.CHUNK // (4 * len(looks))
+        views = [look.view(size, limit) for look in looks]
+        decided = mean_decision(views, size, shares, limit=limit)
+    else:
+        decided = looks[0].decide(size, shares if confidence else None)
+    for _ in range(calls, wanted):
+        looks[0].through(0, 0, looks[0].taken)
+    return decided
+
+
+def _looks(
+    forward: Forward, network: SegmentationModel, images: Tensor, protocol: Protocol
+) -> Iterator["Look"]:
+    """Yield one look for each of the protocol's views; those of one scale share their pixels.
+
+    Raises:
+        OptionError: the network does not take the size of one of them.
+    """
+    resized = {scale: protocol.resize(images, scale) for scale in protocol.scales}
+    for scale, flipped in protocol.views:
+        seen = (resized[scale].shape[-2], resized[scale].shape[-1])
+        padded = protocol.padded(seen, network.size_rule)
+        _check(protocol, network, seen, padded)
+        yield Look(forward, network, resized[scale], padded, protocol.windows, flipped)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look of a network at N images."""
+
+    forward: Forward
+    network: SegmentationModel
+    images: Tensor
+    """(N, C, h, w) uint8, resized."""
+    padded: Pixels
+    """(height, width) after padding."""
+    windows: Windows | None
+    flipped: bool
+    """Whether the images are mirrored; they lie here as they are."""
+
+    @property
+    def seen(self) -> Pixels:
+        """(h, w)."""
+        return self.images.shape[-2], self.images.shape[-1]
+
+    @property
+    def taken(self) -> Pixels:
+        """(height, width) that the network is given."""
+        return self.windows.crop if self.windows else self.padded
+
+    def starts(self, windows: Windows) -> list[Pixels]:
+        """List (top, left) of all windows, row by row."""
+        return list(product(*windows.starts(self.seen)))
+
+    def cut(self, top: int, left: int, crop: Pixels) -> Tensor:
+        """Normalize a part (N, C, *crop) of the images; beyond their edge is the mean colour."""
+        height, width = self.seen
+        bottom, right = min(top + crop[0], height), min(left + crop[1], width)
+        columns = slice(width - right, width - left) if self.flipped else slice(left, right)
+        part = self.images[..., top:bottom, columns]
+        normalized = self.network.normalize(part.flip(-1) if self.flipped else part)
+        padding = (0, crop[1] - (right - left), 0, crop[0] - (bottom - top))
+        return F.pad(normalized, padding) if any(padding) else normalized
+
+    def through(self, top: int, left: int, crop: Pixels) -> Tensor:
+        """Return the logits (N, K, h, w) of one window."""
+        return self.forward(self.cut(top, left, crop).contiguous()).main
+
+    def blended(self, windows: Windows, limit: int | None = None) -> Iterator[Tensor]:
+        """Return bands (N, K, rows, w) of the mean over windows, at the size that is seen."""
+        grid = Grid(*windows.starts(self.seen), windows.crop, self.seen, windows.blend)
+        logits = (self.through(*start, windows.crop) for start in self.starts(windows))
+        return blended_bands(logits, grid, limit=limit)
+
+    def whole(self, size: Pixels) -> tuple[Tensor, tuple[float, float]]:
+        """Return the logits (N, K, h, w) of whole images, and their extent at the original size."""
+        logits = self.forward(self.cut(0, 0, self.padded)).main
+        (height, width), seen = self.padded, self.seen
+        return logits, (size[0] * height / seen[0], size[1] * width / seen[1])
+
+    def decide(self, size: Pixels, shares: Shares | None) -> Decided:
+        """Decide each pixel at the original size by this look alone."""
+        if self.windows:
+            return decide_bands(self.blended(self.windows), self.seen, size, shares)
+        logits, extent = self.whole(size)
+        return decide(logits, size, extent=extent, shares=shares)
+
+    def view(self, size: Pixels, limit: int) -> View:
+        """Return the logits in bands, for a mean over several looks."""
+        if self.windows:
+            return View(self.blended(self.windows, limit), self.seen, size, self.flipped)
+        logits, extent = self.whole(size)
+        return View([logits], (logits.shape[2], logits.shape[3]), extent, self.flipped)
+
+
+def _check(protocol: Protocol, network: SegmentationModel, seen: Pixels, padded: Pixels) -> None:
+    """Refuse what the network does not take, and say which protocol makes it fit.
+
+    Raises:
+        OptionError: so.
+    """
+    rule, windows = network.size_rule, protocol.windows
+    taken = windows.crop if windows else padded
+    if not (complaint := rule.complaint(taken)):
+        return
+    comes = "a window" if windows else "an image"
+    right = fitting(protocol, rule, windows.crop if windows else seen)
+    does = "sees it through windows" if right.windows else "pads it"
+    raise OptionError(
+        f"--protocol {protocol.text()}: the network {complaint}, {comes} comes as "
+        f"{taken[0]}x{taken[1]}. Choose --protocol {right.text()}, which {does}."
+    )

@@ -1,0 +1,241 @@
+"""Protocols by name: what is typed, told, stored and refused, and the field's own protocols."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as transforms
+
+from protocol_tools import Strided, draw
+from segacc.errors import OptionError
+from segacc.model import SizeRule
+from segacc.predicting import predict
+from segacc.protocol_options import PRESETS
+from segacc.protocols import Protocol
+
+ADE = "whole:short_side=512,long_side=2048,antialias=false"
+CITY = "whole:short_side=1024,long_side=2048,antialias=false"
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("whole", "whole"),
+        ("whole:pad=14", "whole:pad=14"),
+        ("whole:pad=14,short_side=512", "whole:short_side=512,pad=14"),
+        ("whole:size=320,pad=32", "whole:size=320x320,pad=32"),
+        ("whole:antialias=true,size=9", "whole:size=9x9"),
+        (
+            "whole:antialias=no,long-side=80,short-side=40",
+            "whole:short_side=40,long_side=80,antialias=false",
+        ),
+        ("slide:crop=512", "slide:crop=512,stride=341"),
+        ("slide:512", "slide:crop=512,stride=341"),
+        ("slide:crop=512,stride=341", "slide:crop=512,stride=341"),
+        ("slide:crop=320x416,stride=100x416", "slide:crop=320x416,stride=100x416"),
+        ("slide:stride=1,crop=1x2,short_side=9", "slide:crop=1x2,stride=1,short_side=9"),
+        ("slide:crop=9,blend=gaussian", "slide:crop=9,stride=6,blend=gaussian"),
+        ("slide:crop=9,blend=even", "slide:crop=9,stride=6"),
+        ("tta", "tta:scales=1,flip=true"),
+        (
+            "tta:scales=0.5/0.75/1.0/1.25/1.5,flip=true",
+            "tta:scales=0.5/0.75/1/1.25/1.5,flip=true",
+        ),
+        ("tta:scales=0.333333333333,flip=no", "tta:scales=0.333333333333,flip=false"),
+        (
+            "tta:crop=64x48,blend=gaussian,short_side=60",
+            "tta:scales=1,flip=true,crop=64x48,stride=43x32,blend=gaussian,short_side=60",
+        ),
+        (
+            "tta:size=60,pad=7,antialias=false",
+            "tta:scales=1,flip=true,size=60x60,antialias=false,pad=7",
+        ),
+        ("mmseg-ade20k", f"mmseg-ade20k ({ADE})"),
+        (" voc ", f"voc ({ADE})"),
+        ("mmseg-cityscapes", f"mmseg-cityscapes ({CITY})"),
+        (
+            "mmseg-cityscapes:crop=1024,stride=768",
+            "mmseg-cityscapes:crop=1024,stride=768 (slide:crop=1024,stride=768,short_side=1024,"
+            "long_side=2048,antialias=false)",
+        ),
+        (
+            "mmseg-ade20k:short_side=640,long_side=2560",
+            "mmseg-ade20k:short_side=640,long_side=2560 (whole:short_side=640,long_side=2560,"
+            "antialias=false)",
+        ),
+        (
+            "voc:flip=true,pad=32",
+            "voc:flip=true,pad=32 (tta:scales=1,flip=true,short_side=512,long_side=2048,"
+            "antialias=false,pad=32)",
+        ),
+        (
+            "voc:scales=0.5/1,flip=false,crop=64",
+            "voc:scales=0.5/1,flip=false,crop=64 (tta:scales=0.5/1,flip=false,crop=64,stride=43,"
+            "short_side=512,long_side=2048,antialias=false)",
+        ),
+    ],
+)
+def test_a_protocol_is_told_as_it_is_typed(typed: str, text: str) -> None:
+    protocol = Protocol.parse(typed, "--protocol")
+    assert protocol.text() == text
+    assert Protocol.parse(text, "--protocol") == protocol
+
+
+KNOWN = "whole, slide, tta, mmseg-ade20k, mmseg-cityscapes, voc"
+LOOKS = "one look at the image as it is is whole or slide: give scales, or flip=true."
+SMALLER = "long_side is a limit on what short_side asks for: give a smaller short_side, too."
+WINDOWS = "stride and blend are for windows: give their crop, too."
+UNUSED = "antialias is for images that are resized, which nothing here asks for."
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("tiles", f'unknown protocol "tiles". Known: {KNOWN}.'),
+        ("slide", '"crop" must be given (SIZE or HEIGHTxWIDTH in pixels).'),
+        (
+            "slide:crop=64,pad=3",
+            'unknown option "pad". Known: crop, stride, blend, short_side, long_side, antialias.',
+        ),
+        (
+            "whole:crop=64",
+            'unknown option "crop". Known: short_side, long_side, antialias, size, pad.',
+        ),
+        (
+            "tta:windows=64",
+            'unknown option "windows". Known: scales, flip, crop, stride, blend, short_side, '
+            "long_side, antialias, size, pad.",
+        ),
+        (
+            "voc:colour=1",
+            'unknown option "colour". Known: short_side, long_side, antialias, size, pad.',
+        ),
+        (
+            "slide:crop=64,stride=60x65",
+            "the stride 60x65 is larger than the crop 64: pixels between the windows would have no "
+            "prediction.",
+        ),
+        (
+            "slide:crop=64,blend=round",
+            "\"blend\" is 'round', expected one of even, gaussian: input should be 'even' or "
+            "'gaussian'.",
+        ),
+        ("whole:size=9,short_side=9", "short_side and size exclude each other."),
+        ("voc:size=9", "short_side and size exclude each other."),
+        ("whole:long_side=9", SMALLER),
+        ("whole:long_side=9,short_side=10", SMALLER),
+        ("whole:antialias=false", UNUSED),
+        ("slide:crop=9,antialias=true", UNUSED),
+        ("tta:antialias=false", UNUSED),
+        ("tta:stride=9", WINDOWS),
+        ("tta:blend=even", WINDOWS),
+        (
+            "tta:crop=9,pad=3",
+            "crop and pad exclude each other: a small image is padded to a window in any case.",
+        ),
+        ("tta:scales=[]", "scales are one or more, each once."),
+        ("tta:scales=0.5/1/0.50", "scales are one or more, each once."),
+        ("tta:flip=false", LOOKS),
+        ("voc:flip=false", LOOKS),
+        (
+            "tta:scales=0/1",
+            "\"scales\" is '0', expected list of number > 0: input should be greater than 0.",
+        ),
+        ("whole:pad=0", "\"pad\" is '0', expected integer > 0: input should be greater than 0."),
+        (
+            "voc (whole)",
+            f"voc stands for {ADE}; got 'voc (whole)'.",
+        ),
+        ("whole (voc)", "whole stands for whole; got 'whole (voc)'."),
+    ],
+)
+def test_a_wrong_protocol_is_one_paragraph(typed: str, text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Protocol.parse(typed, "--protocol")
+    assert str(caught.value) == f"--protocol: {text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "seen"),
+    [
+        ("mmseg-ade20k", (512, 683), (512, 683)),
+        ("mmseg-ade20k", (375, 500), (512, 683)),  # 682.67, which image processors round down
+        ("whole:short_side=512", (375, 500), (512, 682)),
+        ("voc", (500, 375), (683, 512)),
+        ("mmseg-ade20k", (300, 1500), (410, 2048)),  # 409.6
+        ("mmseg-ade20k", (1, 9000), (1, 2048)),
+        ("mmseg-cityscapes", (1024, 2048), (1024, 2048)),
+        ("mmseg-cityscapes", (512, 1024), (1024, 2048)),
+        ("whole:size=30x40", (9, 9), (30, 40)),
+        ("whole:short_side=9", (9, 30), (9, 30)),
+    ],
+)
+def test_images_are_resized_as_published(text: str, size: tuple[int, int], seen: object) -> None:
+    assert Protocol.parse(text, "-").seen_size(size) == seen
+
+
+def test_short_side_alone_resizes_as_torchvision() -> None:
+    for size, side in (((100, 141), 37), ((33, 20), 51), ((7, 7), 12), ((21, 1000), 21)):
+        image = draw(*size)
+        wanted = transforms.resize(image, [side], antialias=True)
+        found = Protocol.parse(f"whole:short_side={side}", "-").resize(image)
+        assert torch.equal(found, wanted)
+
+
+def test_without_antialias_each_pixel_comes_from_four() -> None:
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    image[:, ::8] = 255  # a line in eight; every resized row lies between lines 8 k + 3 and 8 k + 4
+    smooth, plain = (
+        Protocol.parse(f"whole:size=8,antialias={text}", "-").resize(image)
+        for text in ("true", "false")
+    )
+    assert plain.max() == 0 and 10 < int(smooth.min()) <= int(smooth.max()) < 50
+    noise = draw(61, 90)
+    found = Protocol.parse("whole:size=20x33,antialias=false", "-").resize(noise)
+    wanted = F.interpolate(noise[None].float(), (20, 33), mode="bilinear")[0]
+    assert (found.float() - wanted).abs().max() <= 1  # rounded to grey levels
+
+
+def test_the_meaning_of_a_preset_is_a_protocol_without_a_name() -> None:
+    for name, meaning in PRESETS.items():
+        protocol = Protocol.parse(meaning, "-")
+        assert (protocol.text(), protocol.preset) == (meaning, "")
+        image = draw(40, 60)
+        network = Strided()
+        predict(network, network, image, Protocol.parse(name, "-"))
+        assert network.seen == [protocol.seen_size((40, 60))]
+
+
+def test_the_advice_on_a_preset_is_what_it_stands_for_and_more() -> None:
+    network = Strided(SizeRule(multiple=14))
+    with pytest.raises(OptionError) as caught:
+        predict(network, network, draw(60, 90), Protocol.parse("voc", "-"))
+    right = "whole:short_side=512,long_side=2048,antialias=false,pad=14"
+    assert str(caught.value) == (
+        f"--protocol voc ({ADE}): the network takes only multiples of 14 pixels, an image comes as "
+        f"512x768. Choose --protocol {right}, which pads it."
+    )
+    assert predict(network, network, draw(60, 90), Protocol.parse(right, "-")).shape == (60, 90)
+
+
+@pytest.mark.parametrize(
+    ("rule", "typed", "right"),
+    [
+        (SizeRule(fixed=(32, 32)), "tta", "tta:scales=1,flip=true,crop=32,stride=21"),
+        (
+            SizeRule(fixed=(32, 32)),
+            "whole:size=9,antialias=false",
+            "slide:crop=32,stride=21",
+        ),
+        (
+            SizeRule(multiple=8),
+            "slide:crop=20,blend=gaussian",
+            "slide:crop=24,stride=16,blend=gaussian",
+        ),
+    ],
+)
+def test_the_advice_keeps_what_fits(rule: SizeRule, typed: str, right: str) -> None:
+    network = Strided(rule)
+    with pytest.raises(OptionError) as caught:
+        predict(network, network, draw(60, 90), Protocol.parse(typed, "-"))
+    assert f"Choose --protocol {right}, which sees it through windows." in str(caught.value)
+    assert predict(network, network, draw(60, 90), Protocol.parse(right, "-")).shape == (60, 90)
