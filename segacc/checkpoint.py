@@ -32,6 +32,8 @@ class Progress:
     """The step of the newest checkpoint."""
     scores: Scores = field(default_factory=dict)
     """Of the newest evaluation."""
+    num_images: int = 0
+    """Images that it scored."""
     positions: list[Any] = field(default_factory=list)
     """Of a streamed training split, where each reader of this process stands, None at the start;
     empty for any other. A checkpoint holds such a list for each process."""

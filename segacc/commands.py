@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from segacc.chosen import Chosen, choose, refuse_twins
-from segacc.config import CheckConfig, EvaluateConfig, PredictConfig
-from segacc.plan import gather, make_plan, model_folder, writable
+from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.plan import evaluation_folder, gather, make_plan, model_folder, writable
 from segacc.presets import AUGMENT
 from segacc.registry import load_registry
 from segacc.settings import Layer
@@ -97,35 +97,57 @@ def quiet_libraries() -> None:
 
 
 def evaluate(model: str, config: EvaluateConfig) -> int:
-    """Score a model folder on a split; print the table, write evaluation.json."""
+    """Score a model folder on a split, print the table, write the folder of the evaluation.
+
+    Return 1 when `verify` finds that the scores are not what they should be.
+    """
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, "--dataset")
     metrics = [choose(registry, "metric", given, "--metric") for given in config.metric]
     refuse_twins(metrics, "--metric")
-    folder = model_folder(model, "MODEL_FOLDER")
-    place = writable(config.output_dir or folder, "--output-dir")
+    place = evaluation_folder(model_folder(model, "MODEL_FOLDER"), config.output_dir)
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
-        from segacc.evaluation import build_scoring, report, score
-        from segacc.progress import print_scores
+        from segacc.evaluation import build_scoring, protocol_source, report, score
+        from segacc.evaluation_files import show, write_evaluation
+        from segacc.verification import verify
 
         scoring, segmenter = build_scoring(model, dataset, metrics, config)
-    scores = score(scoring, console)
-    if scoring.accelerator.is_main_process:
-        text = report(model, scoring, scores, config)
-        print_scores(
-            console,
-            scores,
-            names=segmenter.labels.names,
-            palette=segmenter.labels.palette,
-            title=text["title"],
-        )
-        path = place / "evaluation.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(text, indent=1))
-        console.out(f"written to {path}", highlight=False)
+    labels, source = segmenter.labels, protocol_source(model, segmenter, config)
+    console.out(f"protocol {scoring.protocol.text()}, {source}", highlight=False)
+    found = score(scoring, labels.names, console)
+    verified = verify(scoring, found, labels, config.verify) if config.verify else None
+    if is_main():
+        told = report(model, scoring, found, config, source)
+        told |= {"verified": verified.to_dict()} if verified else {}
+        show(console, found, labels, title=told["title"], terms=scoring.terms())
+        counted = scoring.counted
+        write_evaluation(place, found, told, labels=labels, metrics=metrics, counted=counted)
+        console.out(f"written to {place}", highlight=False)
+        if verified:
+            (sys.stdout if verified.agrees else sys.stderr).write(f"{verified.text()}\n")
     scoring.accelerator.end_training()
+    return int(verified is not None and not verified.agrees)
+
+
+def compare(a: Path, b: Path, config: CompareConfig) -> int:
+    """Compare two evaluations; print a table and a verdict, write a picture and the numbers."""
+    if not is_main():
+        return 0
+    place = writable(config.output_dir.expanduser(), "--output-dir")
+    from segacc.comparison import compare as compare_sides
+    from segacc.comparison import read_side
+    from segacc.comparison_view import draw_comparison, print_comparison
+
+    found = compare_sides(
+        read_side(a, "A"), read_side(b, "B"), resamples=config.resamples, seed=config.seed
+    )
+    console = Console(soft_wrap=True)
+    print_comparison(console, found)
+    draw_comparison(found, place / "compare.png")
+    (place / "compare.json").write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
+    console.out(f"written to {place / 'compare.json'}, {place / 'compare.png'}", highlight=False)
     return 0
 
 

@@ -183,8 +183,23 @@ class EvaluateConfig:
     """Unreadable files that are passed over and counted."""
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
     """Default: what `accelerate launch` or its configuration says."""
+    verify: PositiveInt | None = None
+    """Score so many images again, by a plain definition in numpy; exit 1 where that differs."""
     output_dir: Path | None = None
-    """Where evaluation.json is written; default the model's folder."""
+    """Where evaluation.json, per_image.parquet and pictures/ are written; default evaluation/ in
+    the model's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Every setting of `segacc compare`."""
+
+    resamples: Annotated[int, Ge(100)] = 1000
+    """Times that the images are drawn anew, with replacement."""
+    seed: NonNegativeInt = 0
+    """Of these draws."""
+    output_dir: Path = Path("comparison")
+    """Where compare.png and compare.json are written."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,17 @@
 """`segacc evaluate`: score a model folder on a split, on any number of processes."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segacc import __version__
+from segacc.bootstrap import Intervals, intervals
 from segacc.chosen import Chosen
 from segacc.config import EvaluateConfig
 from segacc.errors import OptionError
@@ -15,10 +19,54 @@ from segacc.events import Scores, finite
 from segacc.hookspecs import Facts
 from segacc.inference import Segmenter, relabel
 from segacc.loop import evaluate
+from segacc.per_image import ImageCounts, PerImage, count_image
 from segacc.processes import start_accelerator
 from segacc.protocols import Protocol
+from segacc.saved import side_file
 from segacc.scoring import Scoring, build_metrics, confident, refuse_batches, scored_data
 from segacc.splits import data_splits, pick_split
+from segacc.worst import Bad, Worst
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segacc.data import Item
+
+
+@dataclass
+class Collector:
+    """What is kept of each image while this process scores its share."""
+
+    names: tuple[str, ...]
+    """K class names."""
+    images: list[ImageCounts] = field(default_factory=list)
+    worst: Worst = field(default_factory=Worst)
+
+    def see(self, item: "Item", prediction: "Tensor") -> None:
+        """Count an image that was predicted, (H, W) uint8; see `Scoring.seen`."""
+        if item.padding or item.unreadable:
+            return
+        counts = count_image(item.id, prediction, item.label, len(self.names))
+        self.images.append(counts)
+        self.worst.add(counts, item, prediction)
+
+    def of_all(self) -> PerImage:
+        """Return the images of all processes, on each of them; all must call it."""
+        return PerImage.of(self.names, gather_object(self.images))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of scoring a split; the same on all processes."""
+
+    scores: Scores
+    images: PerImage
+    worst: list[Bad]
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """Of mean_iou and of each class's IoU; the same whoever asks."""
+        return intervals(self.images)
 
 
 def build_scoring(
@@ -82,20 +130,39 @@ def carved_from(config: EvaluateConfig) -> dict[str, Any] | None:
     return None if config.val_fraction is None else {key: getattr(config, key) for key in keys}
 
 
-def score(scoring: Scoring, console: Console) -> Scores:
+def protocol_source(model: str, segmenter: Segmenter, config: EvaluateConfig) -> str:
+    """Tell where the protocol comes from."""
+    if config.protocol:
+        return "typed"
+    if side_file(Path(model).expanduser()):
+        return f"stored in {model}"
+    if segmenter.protocol.short_side or segmenter.protocol.size:
+        return f"as the image processor in {model} resizes"
+    return f"fitting the network, as {model} stores none"
+
+
+def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluation:
     """Evaluate with a progress bar on a terminal."""
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    collector = Collector(names)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=scoring.share())
-        scoring.seen = lambda item, prediction: bar.advance(task)
+
+        def see(item: "Item", prediction: "Tensor") -> None:
+            collector.see(item, prediction)
+            bar.advance(task)
+
+        scoring.seen = see
         scores, _ = evaluate(scoring)
-    return scores
+    return Evaluation(scores, collector.of_all(), collector.worst.of_all())
 
 
-def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig) -> dict[str, Any]:
-    """Collect what a score must carry to be compared."""
+def report(
+    model: str, scoring: Scoring, found: Evaluation, config: EvaluateConfig, source: str
+) -> dict[str, Any]:
+    """Collect what a score must carry to be compared; `source` tells of the protocol."""
     terms, images = scoring.terms(), scoring.num_images + len(scoring.unreadable)
     skipped = f", {len(scoring.unreadable)} unreadable" if scoring.unreadable else ""
     return {
@@ -105,8 +172,10 @@ def report(model: str, scoring: Scoring, scores: Scores, config: EvaluateConfig)
         "split": config.split,
         "carved": carved_from(config),
         **asdict(terms),
+        "protocol_source": source,
         "unreadable": sorted(scoring.unreadable),
         "processes": scoring.accelerator.num_processes,
-        "scores": finite(scores),
+        "scores": finite(found.scores),
+        "intervals": found.intervals.to_dict(),
         "segacc_version": __version__,
     }

@@ -128,6 +128,7 @@ def evaluation(run: Run) -> Iterator[Event]:
         start = time.perf_counter()
         with using(run, weights):
             scores, examples = evaluate(run.scoring)
+        progress.num_images = run.scoring.num_images
         if weights == kinds(run)[-1]:
             best = run.note(scores)
         yield Evaluated(
@@ -169,6 +170,7 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
                 examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
     trouble.settle()
     scores = gather_scores(scoring, metrics)
+    scoring.counted = metrics
     scoring.num_images = int(
         accelerator.reduce(torch.tensor(images, device=accelerator.device), "sum")
     )

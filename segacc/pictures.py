@@ -19,6 +19,7 @@ Pixels = NDArray[np.uint8]
 TILE = 256
 """Height of a picture in a panel, in pixels; a wide one gets at most twice this width."""
 GAP = 12
+NEAREST = Image.Resampling.NEAREST
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (255, 0, 40)
 HATCH = np.array([[205, 205, 205], [165, 165, 165]], np.uint8)
 """The two greys of the stripes that mark ignored pixels."""
@@ -142,21 +143,24 @@ def draw_examples(
     palette: Sequence[Color],
     path: Path,
     title: str,
+    captions: Sequence[str] = (),
 ) -> None:
     """Write a panel with a row for each example: image, truth, prediction, error; a legend below.
 
-    The file appears whole or not at all; its folder is made when it is missing.
+    The file appears whole or not at all; its folder is made when it is missing. A caption stands
+    over each row; by default it tells the id and the share of the pixels that is right.
     """
+    captions = captions or [_caption(example) for example in examples]
     rows = [_tiles(example, palette) for example in examples]
     column = max(tile.width for row in rows for tile in row)
     width = 4 * column + 5 * GAP
     headings = ("image", "truth", "prediction", "error (wrong pixels red)")
     parts = [text_strip([title], width, 18), text_strip(headings, column, 15)]
-    for example, row in zip(examples, rows, strict=True):
+    for caption, row in zip(captions, rows, strict=True):
         strip = Image.new("RGB", (width - 2 * GAP, max(tile.height for tile in row)), PAPER)
         for place, tile in enumerate(row):
             strip.paste(tile, (place * (column + GAP), 0))
-        parts += [text_strip([_caption(example)], width - 2 * GAP, 13), strip]
+        parts += [text_strip([caption], width - 2 * GAP, 13), strip]
     ids = [part.numpy() for e in examples for part in (e.label, e.prediction)]
     used = {int(k) for part in ids for k in np.unique(part)}
     parts.append(legend(names, palette, used, width - 2 * GAP))
@@ -169,18 +173,31 @@ def visible(image: "Tensor") -> Pixels:
     return cast(Pixels, shown.permute(1, 2, 0).contiguous().numpy())
 
 
-def _tiles(example: Example, palette: Sequence[Color]) -> list[Image.Image]:
-    """Return image, truth, prediction and error at one size."""
+def shrunk(example: Example) -> Example:
+    """Bring an example to the size that a panel shows it at, its image to RGB.
+
+    What is of that size already stays as it is.
+    """
+    import torch
+
     image = Image.fromarray(visible(example.image))
     scale = min(TILE / image.height, 2 * TILE / image.width)
     size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
-    small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    small = np.array(image.resize(size, Image.Resampling.LANCZOS))
     label, prediction = (
-        np.asarray(Image.fromarray(ids.numpy()).resize(size, Image.Resampling.NEAREST))
+        torch.from_numpy(np.array(Image.fromarray(ids.numpy()).resize(size, NEAREST)))
         for ids in (example.label, example.prediction)
     )
-    pixels = (small, colorize(label, palette), colorize(prediction, palette))
-    return [Image.fromarray(tile) for tile in (*pixels, errors(small, label, prediction))]
+    pixels = torch.from_numpy(small).permute(2, 0, 1)
+    return Example(example.id, pixels, label, prediction)
+
+
+def _tiles(example: Example, palette: Sequence[Color]) -> list[Image.Image]:
+    """Return image, truth, prediction and error at one size."""
+    small = shrunk(example)
+    image, label, prediction = visible(small.image), small.label.numpy(), small.prediction.numpy()
+    pixels = (image, colorize(label, palette), colorize(prediction, palette))
+    return [Image.fromarray(tile) for tile in (*pixels, errors(image, label, prediction))]
 
 
 def _caption(example: Example) -> str:

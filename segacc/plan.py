@@ -292,6 +292,20 @@ def writable(folder: Path, where: str) -> Path:
     return folder
 
 
+def evaluation_folder(model: Path, given: Path | None) -> Path:
+    """Return the folder that an evaluation goes into.
+
+    Raises:
+        OptionError: nothing can be written there.
+    """
+    if given is not None:
+        return writable(given.expanduser(), "--output-dir")
+    try:
+        return writable(model / "evaluation", "MODEL_FOLDER")
+    except OptionError as error:
+        raise OptionError(f"{error} Give --output-dir DIR, another place for the scores.") from None
+
+
 def _numbered(base: Path) -> Iterator[Path]:
     yield base
     number = 2

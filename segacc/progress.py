@@ -1,19 +1,15 @@
 """What a person sees of a run: a live bar and tables on a terminal, plain lines elsewhere."""
 
-import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeGuard
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -23,15 +19,14 @@ from segacc.events import (
     Event,
     Fitted,
     Saved,
-    Scores,
     Skipped,
     Started,
     StepDone,
     Stopped,
 )
 from segacc.labels import Color
+from segacc.score_tables import print_scores
 from segacc.step_text import numbers_of, score_of
-from segacc.tracking import flat
 
 MANY_CLASSES = 25
 """Classes of which a running training still prints every one."""
@@ -156,7 +151,8 @@ class Display:
         title += f"{event.seconds:.1f} s, {event.terms.short()}"
         title += " (best so far)" if event.best else ""
         print_classes = partial(print_scores, names=self.names, palette=self.palette)
-        print_classes(self.console, event.scores, title=title, limit=MANY_CLASSES)
+        rules = event.terms.rules()
+        print_classes(self.console, event.scores, title=title, rules=rules, limit=MANY_CLASSES)
 
     def _show_stop(self, event: Stopped) -> None:
         self.live.stop()
@@ -207,94 +203,3 @@ def _styled(parts: Sequence[tuple[str, str]]) -> Text:
     # A console that leaves wrapping to the terminal would have the line cut at its width.
     between = Text("  ", no_wrap=False, overflow="fold")
     return between.join(Text(text, style=style) for text, style in parts)
-
-
-def print_scores(
-    console: Console,
-    scores: Scores,
-    *,
-    names: Sequence[str],
-    palette: Sequence[Color],
-    title: str,
-    limit: int | None = None,
-) -> None:
-    """Print a title and the scores: with colours on a terminal, as plain text elsewhere."""
-    if console.is_terminal:
-        console.print(Text(title, style="bold"))
-        console.print(scores_table(scores, names, palette, limit=limit))
-    else:
-        console.out(title, highlight=False)
-        console.out(scores_text(scores, names, limit=limit), highlight=False)
-
-
-def scores_table(
-    scores: Scores, names: Sequence[str], palette: Sequence[Color], *, limit: int | None = None
-) -> Group:
-    """Build the means and a table with one row for each of the K classes, for a terminal.
-
-    With more classes than `limit`, only the best and the worst are shown, and a line says so.
-    """
-    columns, rows, note = _by_class(scores, names, limit)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class")
-    for header in columns:
-        table.add_column(header, justify="right")
-    colors = dict(zip(names, palette, strict=True))
-    for name in rows:
-        cells = [_cell(values, name) for values in columns.values()]
-        # A coloured background, not a block character: it also works where the output is ASCII.
-        swatch = Text("  ", style=Style(bgcolor="rgb({},{},{})".format(*colors[name])))
-        table.add_row(Text.assemble(swatch, " ", name), *cells)
-    return Group(Text(_means(scores, names)), *([table] if rows else []), *([note] if note else []))
-
-
-def scores_text(scores: Scores, names: Sequence[str], *, limit: int | None = None) -> str:
-    """Write what `scores_table` shows as lines of plain text."""
-    columns, rows, note = _by_class(scores, names, limit)
-    wide = max(map(len, ("class", *rows)))
-    lines = [_means(scores, names)]
-    if rows:
-        lines.append("  ".join(["class".ljust(wide), *(header.rjust(8) for header in columns)]))
-    for name in rows:
-        cells = (_cell(v, name).rjust(max(8, len(header))) for header, v in columns.items())
-        lines.append("  ".join([name.ljust(wide), *cells]))
-    return "\n".join(f"  {line}" for line in [*lines, note] if line)
-
-
-def _by_class(
-    scores: Scores, names: Sequence[str], limit: int | None
-) -> tuple[dict[str, Mapping[str, float]], list[str], str]:
-    """Return the columns by header, the classes to show, and a line on the ones left out."""
-    columns: dict[str, Mapping[str, float]] = {
-        _header(key): values for key, values in scores.items() if _by_name(values, names)
-    }
-    if not columns or limit is None or len(names) <= limit:
-        return columns, list(names) if columns else [], ""
-    header, first = next(iter(columns.items()))
-    present = [name for name in names if not math.isnan(first.get(name, math.nan))]
-    ranked = sorted(present, key=lambda name: -first[name])
-    if len(ranked) <= limit:
-        return columns, ranked, f"the {len(ranked)} of {len(names)} classes that occur"
-    half, note = limit // 2, "the {0} best and {0} worst of {1} classes by {2}; all: metrics.jsonl"
-    return columns, ranked[:half] + ranked[-half:], note.format(half, len(names), header)
-
-
-def _by_name(values: object, names: Sequence[str]) -> TypeGuard[dict[str, float]]:
-    return isinstance(values, dict) and set(values) <= set(names)
-
-
-def _header(key: str) -> str:
-    name = key.removeprefix("per_category_")
-    return "IoU" if name == "iou" else name
-
-
-def _cell(values: Mapping[str, float], name: str) -> str:
-    """Tell a score; a class that does not occur has none."""
-    value = values.get(name, math.nan)
-    return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _means(scores: Scores, names: Sequence[str]) -> str:
-    """Tell the numbers that belong to no class."""
-    rest = {key: values for key, values in scores.items() if not _by_name(values, names)}
-    return "  ".join(f"{key} {value:.4f}" for key, value in flat(rest).items())

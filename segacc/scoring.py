@@ -60,6 +60,8 @@ class Scoring:
     """Names of the metrics that want the confidence of each pixel."""
     eval_batch_size: int | None = None
     """Images of one size that are scored together, at most; default `BATCH`, on a CPU 1."""
+    counted: dict[str, MetricState] = field(default_factory=dict)
+    """Metrics of the newest evaluation, their states added up over all processes."""
 
     def loader(self) -> Iterable[list[Item | SegaccError]]:
         """Return this process's share of the split, in batches of images of one size."""

@@ -81,6 +81,7 @@ def resume(run: "Run") -> None:
         if streamed:
             stored.positions = stored.positions[run.accelerator.process_index]
         run.progress, run.clock.before = stored, stored.seconds
+        run.scoring.num_images = stored.num_images
         if run.early_stop and run.early_stop.reason(stored):
             run.notes.append("this run stopped early; --early-stop with more patience goes on")
         if run.accelerator.is_main_process:

@@ -30,6 +30,10 @@ class Terms:
         """Tell what differs from run to run."""
         return f"protocol {self.protocol}, {self.weights} weights, {self.number_format}"
 
+    def rules(self) -> str:
+        """Tell by what rules pixels and classes count."""
+        return f"labels at their {self.label_size} size; {self.ignored}; {self.absent_classes}"
+
     def text(self) -> str:
         """Tell them all in one line."""
         return (

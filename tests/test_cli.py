@@ -16,7 +16,7 @@ from cli_tools import (
     python,
     segacc,
 )
-from segacc.config import EvaluateConfig, PredictConfig, TrainConfig
+from segacc.config import CompareConfig, EvaluateConfig, PredictConfig, TrainConfig
 from segacc.options import field_docs
 
 pytest_plugins = ["cli_fixtures"]
@@ -31,8 +31,8 @@ REFUSED = [
     (["--arch", "segformer", "more"], f"unknown argument more. {HELP}"),
     (
         ["evalute"],
-        'unknown command "evalute". Did you mean "evaluate"? Commands: evaluate, predict, '
-        "check-data, plugins; without a command segacc trains.",
+        'unknown command "evalute". Did you mean "evaluate"? Commands: evaluate, compare, '
+        "predict, check-data, plugins; without a command segacc trains.",
     ),
     (["--lr"], f"--lr: expected one argument. {HELP}"),
     (["--lr", "--seed", "1"], f"--lr: expected one argument. {HELP}"),
@@ -93,6 +93,20 @@ REFUSED = [
     (
         ["evaluate", "x", "--dataset", "nuclei", "--metric", "mean_iou", "--metric", "mean_iou"],
         "--metric: mean_iou is given twice.",
+    ),
+    (
+        ["evaluate", "x", "--dataset", "nuclei", "--verify", "0"],
+        "--verify: got '0', expected integer > 0: input should be greater than 0.",
+    ),
+    (
+        ["compare", "a"],
+        "the following arguments are required: B. `python -m segacc compare --help` lists all "
+        "flags.",
+    ),
+    (
+        ["compare", "a", "b", "--resamples", "10"],
+        "--resamples: got '10', expected integer >= 100: input should be greater than or equal to "
+        "100.",
     ),
     (
         ["predict", "x", "y", "--output", "z"],
@@ -234,6 +248,7 @@ sys.stderr.write(f"LOADED {code} {sorted({name.split('.')[0] for name in sys.mod
         (["--arch", "segformer:varant=b0"], 2),
         (["--resume", "nope"], 2),
         (["predict", "nope", "nope.jpg"], 2),
+        (["compare", "a", "b", "--resamples", "10"], 2),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
@@ -248,7 +263,12 @@ def test_no_heavy_library_is_imported(tmp_path: Path, arguments: list[str], code
 
 @pytest.mark.parametrize(
     ("command", "cls"),
-    [([], TrainConfig), (["evaluate"], EvaluateConfig), (["predict"], PredictConfig)],
+    [
+        ([], TrainConfig),
+        (["evaluate"], EvaluateConfig),
+        (["compare"], CompareConfig),
+        (["predict"], PredictConfig),
+    ],
 )
 def test_help_lists_every_setting_with_its_text(
     tmp_path: Path, command: list[str], cls: type[Any]

@@ -52,12 +52,20 @@ def test_evaluate_gives_the_scores_of_the_run_to_the_last_digit(
     assert found["scores"] == {name: best[name] for name in SCORES}
     assert found["scores"]["mean_iou"] > 0.5, "more than the background is recognized"
     lines = said.splitlines()
-    assert (
-        lines[0] == f"{trained}/best on validation: 3 images, protocol whole, raw weights, float32"
-    )
-    assert lines[1].split()[:2] == ["mean_iou", f"{best['mean_iou']:.4f}"]
-    assert [line.split()[0] for line in lines[3:6]] == list(NAMES)
-    assert lines[6:] == ["written to out/evaluation.json"]
+    assert lines[:3] == [
+        f"protocol whole, stored in {trained}/best",
+        f"{trained}/best on validation: 3 images, protocol whole, raw weights, float32",
+        "  labels at their original size; pixels labelled 255 count for nothing; a class in "
+        "neither labels nor predictions is left out of the means",
+    ]
+    low, high = found["intervals"]["mean_iou"]
+    told = f"  mean_iou {best['mean_iou']:.4f} ({low:.4f} to {high:.4f})  mean_accuracy "
+    assert lines[3].startswith(told)
+    assert lines[4].split() == ["class", "IoU", "95", "%", "interval", "accuracy"]
+    assert [line.split()[0] for line in lines[5:8]] == list(NAMES)
+    low, high = found["intervals"]["per_category_iou"]["disc"]
+    assert f"  {low:.4f} to {high:.4f}  " in lines[6]
+    assert lines[8:] == [f"  {found['intervals']['what']}", "written to out"]
 
 
 def test_evaluation_json_carries_what_makes_a_score_comparable(

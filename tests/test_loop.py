@@ -58,7 +58,13 @@ def test_best_is_the_best_by_the_score_that_was_named(rich_run: Path) -> None:
 @pytest.mark.launch
 def test_a_score_carries_its_protocol(rich_run: Path) -> None:
     card = (rich_run / "best" / "README.md").read_text()
-    for told in ("Protocol: `whole`", "original size", "39 images", "precision bf16", "255"):
+    for told in (
+        "protocol whole at the label's original size",
+        "39 images",
+        "bf16",
+        "255",
+        "raw weights",
+    ):
         assert told in " ".join(card.split())
     assert {row["protocol"] for row in rows(rich_run, "eval")} == {"whole"}
     assert {row["num_images"] for row in rows(rich_run, "eval")} == {39}

@@ -191,7 +191,7 @@ def test_other_input_channels(
     assert np.array(Image.open(tmp_path / f"predictions/{picture.name}")).shape == (48, 64)
     (again,) = metrics(tmp_path / "run", "eval")
     assert_succeeded(warm("evaluate", "run/last", "--dataset", f"folder:root={root}", cwd=tmp_path))
-    told = json.loads((tmp_path / "run/last/evaluation.json").read_text())
+    told = json.loads((tmp_path / "run/last/evaluation/evaluation.json").read_text())
     assert told["scores"]["mean_iou"] == again["mean_iou"]
 
 

@@ -139,7 +139,7 @@ def test_a_plugin_of_every_kind_trains_scores_and_predicts(
     [best] = [row for row in metrics(folder, "eval") if row["step"] == step]
     given = ("--dataset", "shapes:num_images=8", "--metric", "pixel_counts", "--num-workers", "0")
     assert_succeeded(warm("evaluate", "run/best", *given, cwd=tmp_path, site=example))
-    scores = json.loads((folder / "best" / "evaluation.json").read_text())["scores"]
+    scores = json.loads((folder / "best/evaluation/evaluation.json").read_text())["scores"]
     assert set(scores) == {"area_error", "labelled_pixels", "predicted_pixels"}
     assert scores == {key: best[key] for key in scores}
 

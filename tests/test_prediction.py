@@ -68,7 +68,7 @@ def test_any_transformers_folder_is_scored_and_predicts_as_transformers_does(
     root = write_data(tmp_path / "data", counts={"validation": 2}, names=names, size=(240, 320))
     given = ("--dataset", f"folder:root={root}", "--num-workers", "0")
     assert_succeeded(warm("evaluate", model, *given, cwd=tmp_path))
-    found = json.loads((model / "evaluation.json").read_text())
+    found = json.loads((model / "evaluation/evaluation.json").read_text())
     assert found["protocol"] == "whole:short_side=513"
     assert set(found["scores"]["per_category_iou"]) == set(names)
     images = root / "images" / "validation"
@@ -138,7 +138,7 @@ def test_raw_ids_are_restored(warm: Warm, tmp_path: Path) -> None:
     right = sum((map_ == label).sum() for map_, label in zip(maps, labels, strict=True))
     given = ("--dataset", dataset, "--num-workers", "0")
     assert_succeeded(warm("evaluate", "run/best", *given, cwd=tmp_path))
-    evaluation = json.loads((tmp_path / "run" / "best" / "evaluation.json").read_text())
+    evaluation = json.loads((tmp_path / "run/best/evaluation/evaluation.json").read_text())
     accuracy = evaluation["scores"]["overall_accuracy"]
     assert accuracy == pytest.approx(right / (3 * 48 * 64), abs=1e-12)
 

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from segacc.events import Evaluated, Event, Saved, Scores, Started, StepDone, Stopped
-from segacc.progress import Display, print_scores, scores_table, scores_text
+from segacc.progress import Display
+from segacc.score_tables import print_scores, scores_table, scores_text
 from segacc.terms import Terms
 
 NAMES = ("background", "nucleus", "[red]")
@@ -109,6 +110,8 @@ def test_plain_evaluation() -> None:
     assert text.splitlines()[2:] == [
         "evaluation at step 20: 39 images in 12.3 s, protocol whole, raw weights, float32 "
         "(best so far)",
+        "  labels at their original size; pixels labelled 255 count for nothing; a class in "
+        "neither labels nor predictions is left out of the means",
         "  mean_iou 0.7000",
         "  class            IoU  accuracy",
         "  background    0.9000    0.9000",

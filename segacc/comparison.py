@@ -1,0 +1,198 @@
+"""`segacc compare`: is B better than A, image by image, or is it chance? Without torch."""
+
+import json
+from dataclasses import dataclass, fields
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from segacc.bootstrap import Interval, Intervals, differences
+from segacc.errors import DataError, OptionError
+from segacc.events import finite
+from segacc.per_image import FILE, REPORT, PerImage, iou, mean_of_known
+from segacc.terms import Terms
+
+TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")
+DIFFER = ("dataset", "split", "carved", *TERMS)
+"""What evaluation.json holds that should be equal on both sides, or is told."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two evaluations."""
+
+    folder: Path
+    report: dict[str, Any]
+    """What evaluation.json holds."""
+    images: PerImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Two values of a score, nan where a side has none, and B - A."""
+
+    a: float
+    b: float
+    interval: Interval | None
+    """Of B - A; None where a side has no score."""
+
+    @property
+    def value(self) -> float:
+        """B - A."""
+        return self.b - self.a
+
+    @property
+    def better(self) -> str:
+        """`A` or `B`; empty where the interval holds 0."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return ""
+        return "B" if self.interval[0] > 0 else "A"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        numbers = {"a": self.a, "b": self.b, "difference": self.value}
+        return {**finite(numbers), "interval": self.interval, "better": self.better or None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """B against A on the images that both have."""
+
+    a: Side
+    b: Side
+    alone: tuple[int, int]
+    """Images that only A has, and only B."""
+    intervals: Intervals
+    """Of the differences."""
+    mean_iou: Difference
+    per_category_iou: dict[str, Difference]
+
+    def notes(self) -> list[str]:
+        """Tell what is not alike on both sides, a line each."""
+        lines = []
+        for key in DIFFER:
+            one, other = self.a.report.get(key), self.b.report.get(key)
+            if one != other:
+                lines.append(f"{key.replace('_', ' ')}: A {one}, B {other}; that counts too")
+        if any(self.alone):
+            left = f"{self.alone[0]} of A, {self.alone[1]} of B"
+            lines.append(f"images that one side only has are left out: {left}")
+        return lines
+
+    def verdict(self) -> str:
+        """Say in a line whether one is better."""
+        found, ends = self.mean_iou, self.mean_iou.interval
+        assert ends
+        says = f"{found.better} is better" if found.better else "no difference"
+        return (
+            f"{says} at {self.intervals.percent}: mean_iou B - A = {found.value:+.4f} "
+            f"({ends[0]:+.4f} to {ends[1]:+.4f}) on {self.intervals.num_images} images"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what compare.json holds."""
+        about = ("level", "resamples", "seed", "num_images")
+        return {
+            "a": str(self.a.folder),
+            "b": str(self.b.folder),
+            "verdict": self.verdict(),
+            "notes": self.notes(),
+            **{key: getattr(self.intervals, key) for key in about},
+            "what": self.intervals.text(),
+            "mean_iou": self.mean_iou.to_dict(),
+            "per_category_iou": {k: one.to_dict() for k, one in self.per_category_iou.items()},
+        }
+
+
+def read_side(folder: Path, where: str) -> Side:
+    """Read what `segacc evaluate` wrote.
+
+    Raises:
+        OptionError: it is not there. DataError: it is damaged.
+    """
+    for name in (REPORT, FILE):
+        if not (folder / name).is_file():
+            inner = folder / "evaluation"
+            hint = f" Did you mean {inner}?" if (inner / name).is_file() else ""
+            raise OptionError(
+                f"{where}: {folder} holds no {name}; give a folder that `segacc evaluate` "
+                f"wrote.{hint}"
+            )
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{folder / REPORT}: no JSON: {error}.") from None
+    return Side(folder, report, PerImage.read(folder / FILE))
+
+
+def compare(a: Side, b: Side, *, resamples: int, seed: int) -> Comparison:
+    """Compare two evaluations by a paired bootstrap over the images that both have.
+
+    Raises:
+        OptionError: other classes, no two images in common, other labels, or none at all.
+    """
+    refuse_other_classes(a, b)
+    both = frozenset(a.images.ids) & frozenset(b.images.ids)
+    if len(both) < 2:
+        raise OptionError(
+            f"{a.folder} and {b.folder} have {len(both)} images in common, of {len(a.images)} and "
+            f"{len(b.images)}: A has {_some(a.images.ids)}; B has {_some(b.images.ids)}. Score "
+            "both networks on the same split."
+        )
+    one, other = a.images.among(both), b.images.among(both)
+    refuse_other_labels(one, other, a, b)
+    found = differences(one, other, resamples=resamples, seed=seed)
+    if found.mean_iou is None:
+        raise OptionError(f"{a.folder} and {b.folder}: no pixel of the images is labelled.")
+    scores_a, scores_b = iou(one.total()), iou(other.total())
+    rows = zip(scores_a.tolist(), scores_b.tolist(), found.per_category_iou.items(), strict=True)
+    means = (float(mean_of_known(scores)) for scores in (scores_a, scores_b))
+    return Comparison(
+        a=a,
+        b=b,
+        alone=(len(a.images) - len(both), len(b.images) - len(both)),
+        intervals=found,
+        mean_iou=Difference(a=next(means), b=next(means), interval=found.mean_iou),
+        per_category_iou={
+            name: Difference(a=x, b=y, interval=None if isnan(y - x) else ends)
+            for x, y, (name, ends) in rows
+        },
+    )
+
+
+def refuse_other_classes(a: Side, b: Side) -> None:
+    """Refuse to compare scores of other classes.
+
+    Raises:
+        OptionError: so.
+    """
+    one, other = a.images.names, b.images.names
+    if one != other:
+        raise OptionError(
+            f"{a.folder} has the classes {len(one)} ({_some(one)}), {b.folder} has {len(other)} "
+            f"({_some(other)}). A comparison needs the same classes in the same order."
+        )
+
+
+def refuse_other_labels(one: PerImage, other: PerImage, a: Side, b: Side) -> None:
+    """Refuse images of one id whose labels have other pixels.
+
+    Raises:
+        OptionError: so.
+    """
+    wrong = [
+        x.id
+        for x, y in zip(one, other, strict=True)
+        if {k: n for k, n in zip(x.classes.tolist(), x.counts[:, 1].tolist(), strict=True) if n}
+        != {k: n for k, n in zip(y.classes.tolist(), y.counts[:, 1].tolist(), strict=True) if n}
+    ]
+    if wrong:
+        raise OptionError(
+            f"{a.folder} and {b.folder} have other labels for {len(wrong)} of the {len(one)} "
+            f"images in common, as {_some(wrong)}: the labelled pixels of each class must be the "
+            "same. Score both networks on the same files, with the same label map."
+        )
+
+
+def _some(names: Any) -> str:
+    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"

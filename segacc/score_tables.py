@@ -1,0 +1,183 @@
+"""Tables of scores: with colours on a terminal, plain lines elsewhere."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeGuard
+
+from rich import box
+from rich.console import Console, Group
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from segacc.events import Scores
+from segacc.labels import Color
+from segacc.tracking import flat
+
+if TYPE_CHECKING:
+    from segacc.bootstrap import Interval, Intervals
+
+Columns = Mapping[str, Mapping[str, str]]
+"""What stands under each heading, by class name; a class without is told as `-`."""
+
+COLUMN = 8
+"""Characters of a column of numbers, at least."""
+
+
+def print_scores(
+    console: Console,
+    scores: Scores,
+    *,
+    names: Sequence[str],
+    palette: Sequence[Color],
+    title: str,
+    rules: str = "",
+    limit: int | None = None,
+    intervals: "Intervals | None" = None,
+) -> None:
+    """Print a title and the scores: with colours on a terminal, as plain text elsewhere.
+
+    Args:
+        console: where to.
+        scores: by name.
+        names: K class names.
+        palette: K RGB colours, 0..255.
+        title: what was scored.
+        rules: how pixels and classes counted; a line under the title.
+        limit: see `scores_table`.
+        intervals: of mean_iou and of each class's IoU; they stand beside these.
+    """
+    if console.is_terminal:
+        table = scores_table(scores, names, palette, limit=limit, intervals=intervals)
+        parts = [Text(title, style="bold"), *([Text(rules, style="dim")] if rules else []), table]
+        for part in parts:
+            console.print(part)
+    else:
+        text = scores_text(scores, names, limit=limit, intervals=intervals)
+        for line in (title, *([f"  {rules}"] if rules else []), text):
+            console.out(line, highlight=False)
+
+
+def scores_table(
+    scores: Scores,
+    names: Sequence[str],
+    palette: Sequence[Color],
+    *,
+    limit: int | None = None,
+    intervals: "Intervals | None" = None,
+) -> Group:
+    """Build the means and a table with one row for each of the K classes, for a terminal.
+
+    With more classes than `limit`, only the best and the worst are shown, and a line says so.
+    """
+    columns, rows, note = _by_class(scores, names, limit)
+    colors = dict(zip(names, palette, strict=True))
+    shown = [class_table(_texts(columns, intervals), rows, colors)] if rows else []
+    notes = [line for line in (note, _note(intervals)) if line]
+    return Group(Text(_means(scores, names, intervals)), *shown, *map(Text, notes))
+
+
+def scores_text(
+    scores: Scores,
+    names: Sequence[str],
+    *,
+    limit: int | None = None,
+    intervals: "Intervals | None" = None,
+) -> str:
+    """Write what `scores_table` shows as lines of plain text."""
+    columns, rows, note = _by_class(scores, names, limit)
+    lines = [_means(scores, names, intervals)]
+    lines += class_lines(_texts(columns, intervals), rows) if rows else []
+    return "\n".join(f"  {line}" for line in [*lines, note, _note(intervals)] if line)
+
+
+def class_table(
+    columns: Columns, rows: Sequence[str], colors: Mapping[str, Color] | None = None
+) -> Table:
+    """Build a table with one row for each class, with its colour where there are `colors`."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class")
+    for header in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    for name in rows:
+        cells = (Text(values.get(name, "-")) for values in columns.values())
+        table.add_row(_swatch(name, colors) if colors else Text(name), *cells)
+    return table
+
+
+def _swatch(name: str, colors: Mapping[str, Color]) -> Text:
+    # A coloured background, not a block character: it also works where the output is ASCII.
+    color = Style(bgcolor="rgb({},{},{})".format(*colors[name]))
+    return Text.assemble(Text("  ", style=color), " ", name)
+
+
+def class_lines(columns: Columns, rows: Sequence[str]) -> list[str]:
+    """Write what `class_table` shows as lines of plain text, the headings first."""
+    lines = [["class", *rows]]
+    for header, values in columns.items():
+        lines.append([header, *(values.get(name, "-") for name in rows)])
+    wide = [max(map(len, column)) for column in lines]
+    rows_of_cells = []
+    for name, *cells in zip(*lines, strict=True):
+        placed = (cell.rjust(max(COLUMN, w)) for cell, w in zip(cells, wide[1:], strict=True))
+        rows_of_cells.append("  ".join([name.ljust(wide[0]), *placed]))
+    return rows_of_cells
+
+
+def _by_class(
+    scores: Scores, names: Sequence[str], limit: int | None
+) -> tuple[dict[str, Mapping[str, float]], list[str], str]:
+    """Return the columns by header, the classes to show, and a line on the ones left out."""
+    columns: dict[str, Mapping[str, float]] = {
+        _header(key): values for key, values in scores.items() if _by_name(values, names)
+    }
+    if not columns or limit is None or len(names) <= limit:
+        return columns, list(names) if columns else [], ""
+    header, first = next(iter(columns.items()))
+    present = [name for name in names if not math.isnan(first.get(name, math.nan))]
+    ranked = sorted(present, key=lambda name: -first[name])
+    if len(ranked) <= limit:
+        return columns, ranked, f"the {len(ranked)} of {len(names)} classes that occur"
+    half, note = limit // 2, "the {0} best and {0} worst of {1} classes by {2}; all: metrics.jsonl"
+    return columns, ranked[:half] + ranked[-half:], note.format(half, len(names), header)
+
+
+def _by_name(values: object, names: Sequence[str]) -> TypeGuard[dict[str, float]]:
+    return isinstance(values, dict) and set(values) <= set(names)
+
+
+def _header(key: str) -> str:
+    name = key.removeprefix("per_category_")
+    return "IoU" if name == "iou" else name
+
+
+def _texts(columns: Mapping[str, Mapping[str, float]], intervals: "Intervals | None") -> Columns:
+    """Tell the scores as text; behind the IoU stands its interval."""
+    texts: dict[str, dict[str, str]] = {}
+    for header, values in columns.items():
+        known = {name: value for name, value in values.items() if not math.isnan(value)}
+        texts[header] = {name: f"{value:.4f}" for name, value in known.items()}
+        if header == "IoU" and intervals is not None:
+            found = intervals.per_category_iou
+            texts[f"{intervals.percent} interval"] = {
+                name: interval_text(ends) for name, ends in found.items() if ends
+            }
+    return texts
+
+
+def interval_text(ends: "Interval", *, sign: str = "") -> str:
+    """Tell an interval as `0.4310 to 0.5021`; `sign` as in a format."""
+    return " to ".join(f"{end:{sign}.4f}" for end in ends)
+
+
+def _note(intervals: "Intervals | None") -> str:
+    return "" if intervals is None else intervals.text()
+
+
+def _means(scores: Scores, names: Sequence[str], intervals: "Intervals | None") -> str:
+    """Tell the numbers that belong to no class."""
+    rest = {key: values for key, values in scores.items() if not _by_name(values, names)}
+    told = {key: f"{key} {value:.4f}" for key, value in flat(rest).items()}
+    if intervals is not None and intervals.mean_iou and "mean_iou" in told:
+        told["mean_iou"] += f" ({interval_text(intervals.mean_iou)})"
+    return "  ".join(told.values())

@@ -1,0 +1,230 @@
+"""`segacc evaluate --verify`: some images scored again and held against the plain definitions."""
+
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
+
+from segacc.data import EvalData, Item, Source
+from segacc.evaluation import Collector, Evaluation
+from segacc.hookspecs import Sample
+from segacc.labels import LabelMap
+from segacc.loop import evaluate
+from segacc.per_image import PerImage
+from segacc.plain import (
+    Pixels,
+    different,
+    plain_argmax,
+    plain_confusion,
+    plain_label,
+    plain_scores,
+)
+from segacc.scoring import Scoring
+
+LIMIT, LOW_LIMIT = 1e-3, 1e-2
+"""Share of the pixels whose class may differ, since rounding decides between classes that are as
+high: in float32, and in lower precision, where two runs of a network differ by more."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the plain definitions say of one image."""
+
+    id: str
+    confusion: Any
+    """(K, K) int64."""
+    changed: int | None
+    """Pixels of another class than the plain path gives; None where it was not taken."""
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """Whether scores and plain definitions agree, for evaluation.json."""
+
+    num_images: int
+    scores: tuple[str, ...]
+    """Names of the scores that were checked."""
+    unchecked: tuple[str, ...]
+    """Names of those that have no plain definition here."""
+    changed_pixels: float | None
+    """Share of the pixels that another path of the prediction puts into another class; None where
+    the protocol is not `whole`."""
+    complaints: tuple[str, ...] = field(default=())
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether nothing differs that must not."""
+        return not self.complaints
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what evaluation.json holds."""
+        return {"agrees": self.agrees, **asdict(self)}
+
+    def text(self) -> str:
+        """Say in a line what was checked, or in a paragraph what differs."""
+        if self.complaints:
+            return (
+                f"segacc evaluate --verify: on {self.num_images} images the scores do not agree "
+                f"with their plain definition: {'; '.join(self.complaints)}."
+            )
+        told = f"verified on {self.num_images} images: labels, counts"
+        told += "".join(f", {name}" for name in self.scores) + " agree with the plain definition"
+        if self.changed_pixels is None:
+            told += "; predictions taken as they are"
+        else:
+            told += f"; predicted again, {100 * self.changed_pixels:.4f} % of the pixels differ"
+        unchecked = ", ".join(self.unchecked)
+        return f"{told}; not checked: {unchecked}" if unchecked else told
+
+
+def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) -> Verified:
+    """Score some images once more, evenly spread, beside the plain definitions.
+
+    Labels are read from their files anew; counts and scores are taken by loops and numpy; under a
+    protocol `whole` the logits are resized by the textbook and compared pixel by pixel. All
+    processes call it, and all return the same.
+
+    Args:
+        scoring: of the whole split, after its evaluation.
+        found: what that gave; its scores must be those of its own counts.
+        labels: the data set's map.
+        count: of images.
+    """
+    samples = evenly(scoring, count)
+    by_id = {sample.id: sample for sample in samples}
+    names, collector = labels.names, Collector(labels.names)
+    checked: list[Checked] = []
+
+    def see(item: Item, prediction: torch.Tensor) -> None:
+        collector.see(item, prediction)
+        changed = changed_pixels(scoring, item, prediction)  # all processes make as many calls
+        if not (item.padding or item.unreadable):
+            label = plain_label(by_id[item.id], labels)
+            matrix = plain_confusion(prediction.cpu().numpy(), label, len(names))
+            checked.append(Checked(item.id, matrix, changed, label.size))
+
+    again = replace(
+        scoring,
+        data=EvalData(Source(samples, labels, scoring.data.num_channels)),
+        keep=frozenset(),
+        seen=see,
+        num_workers=0,
+    )
+    scores, _ = evaluate(again)
+    every: list[Checked] = gather_object(checked)
+    small = Evaluation(scores, collector.of_all(), [])
+    exact = scoring.accelerator.mixed_precision == "no"
+    return judge(small, found, every, limit=LIMIT if exact else LOW_LIMIT)
+
+
+def evenly(scoring: Scoring, count: int) -> list[Sample]:
+    """Choose samples evenly spread over the split; of a stream the first ones."""
+    data = scoring.data
+    if not isinstance(data, EvalData):
+        return list(islice(data.samples(), count))
+    samples = data.source.samples
+    count = min(count, len(samples))
+    return [samples[place * len(samples) // count] for place in range(count)]
+
+
+def judge(
+    small: Evaluation, whole: Evaluation, checked: list[Checked], *, limit: float
+) -> Verified:
+    """Compare what segacc says with what the plain definitions say.
+
+    Args:
+        small: segacc's scores and counts of the images that were checked.
+        whole: of all images.
+        checked: the plain definitions' word on the former.
+        limit: share of the pixels that may be of another class.
+    """
+    names, complaints = small.images.names, []
+    total = sum((one.confusion for one in checked), np.zeros((len(names), len(names)), np.int64))
+    plain = plain_scores(*_marginals(total), names)
+    complaints += _other_counts(small.images, checked)
+    complaints += _other_scores(small.scores, plain, f"of these {len(checked)} images")
+    hit, labelled, predicted = whole.images.total().T
+    by_counts = plain_scores(hit, labelled, predicted, names)
+    complaints += _other_scores(whole.scores, by_counts, f"of all {len(whole.images)} images")
+    pixels = sum(one.pixels for one in checked)
+    changed = [one.changed for one in checked if one.changed is not None]
+    share = sum(changed) / pixels if changed else None
+    if share is not None and share > limit:
+        complaints.append(
+            f"{100 * share:.2f} % of the pixels get another class from logits that are resized by "
+            f"the textbook, at most {100 * limit:g} % may"
+        )
+    return Verified(
+        num_images=len(checked),
+        scores=tuple(name for name in small.scores if name in plain),
+        unchecked=tuple(name for name in small.scores if name not in plain),
+        changed_pixels=share,
+        complaints=tuple(complaints),
+    )
+
+
+def _marginals(confusion: Any) -> tuple[Any, Any, Any]:
+    return confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+
+
+def _other_counts(images: PerImage, checked: list[Checked]) -> list[str]:
+    wanted = {one.id: np.stack(_marginals(one.confusion), axis=1) for one in checked}
+    wrong = []
+    for place, name in enumerate(images.ids):
+        if not np.array_equal(images.dense(place, place + 1)[0], wanted[name]):
+            wrong.append(name)
+    if not wrong:
+        return []
+    return [f"the counts of {len(wrong)} images differ, as of {wrong[0]}"]
+
+
+def _other_scores(found: Any, plain: Any, which: str) -> list[str]:
+    return [
+        f"{name} {which} is {_told(found[name], wanted)}"
+        for name, wanted in plain.items()
+        if name in found and different(found[name], wanted)
+    ]
+
+
+def _told(found: Any, wanted: Any) -> str:
+    """Tell two scores, or of two mappings the first that differ."""
+    if not isinstance(wanted, dict):
+        return f"{found:.6f}, by definition {wanted:.6f}"
+    if set(found) != set(wanted):
+        return f"of {len(found)} classes, by definition of {len(wanted)}"
+    key = next(key for key in wanted if different(found[key], wanted[key]))
+    return f"{found[key]:.6f} for {key}, by definition {wanted[key]:.6f}"
+
+
+def changed_pixels(scoring: Scoring, item: Item, prediction: torch.Tensor) -> int | None:
+    """Predict an image by the plain path, and count the pixels of another class than `prediction`.
+
+    None under other protocols than `whole`.
+    """
+    if scoring.protocol.text().partition(":")[0] != "whole":
+        return None
+    plain = plain_prediction(scoring, item.image)
+    return int((plain != prediction.cpu().numpy()).sum())
+
+
+@torch.no_grad()
+def plain_prediction(scoring: Scoring, image: torch.Tensor) -> Pixels:
+    """Predict an image (C, H, W) uint8 under a protocol `whole`, one image at a time: (H, W) uint8.
+
+    The logits of the whole padded image are resized by `plain_argmax`.
+    """
+    network, protocol = scoring.network, scoring.protocol
+    resized = protocol.resize(image.to(scoring.accelerator.device))
+    seen = (resized.shape[-2], resized.shape[-1])
+    height, width = protocol.padded(seen, network.size_rule)
+    padding = (0, width - seen[1], 0, height - seen[0])
+    images = F.pad(network.normalize(resized[None]), padding)  # (1, C, height, width)
+    logits = scoring.model(images).main[0].float().cpu().numpy()
+    size = (image.shape[-2], image.shape[-1])
+    extent = (size[0] * height / seen[0], size[1] * width / seen[1])
+    return plain_argmax(logits, size, extent)
