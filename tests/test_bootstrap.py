@@ -1,0 +1,121 @@
+"""Intervals, against the slow definition on the same draws, and against scipy's."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from score_tools import counted, pairs, scores_of
+from segacc import bootstrap
+from segacc.bootstrap import differences, intervals, weights
+from segacc.per_image import iou, mean_of_known
+
+K, N = 6, 12
+
+
+def draws(count: int, resamples: int, seed: int) -> np.ndarray:
+    return np.concatenate(list(weights(count, resamples, seed)))
+
+
+def by_definition(images: dict, resamples: int, seed: int) -> np.ndarray:
+    """Score each draw from the pixels of its images, one after the other: mean, then classes."""
+    found, ids = [], sorted(images)
+    for row in draws(len(images), resamples, seed):
+        chosen = [
+            images[name] for name, times in zip(ids, row, strict=True) for _ in range(int(times))
+        ]
+        mean, by_class = scores_of(chosen, K)
+        found.append([mean, *by_class])
+    return np.array(found)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    return tuple(np.percentile(values[~np.isnan(values)], [2.5, 97.5]))
+
+
+def test_each_draw_holds_as_many_images() -> None:
+    drawn = draws(20, 500, 3)
+    assert drawn.shape == (500, 20) and (drawn.sum(axis=1) == 20).all()
+    assert abs(drawn.mean(axis=0) - 1).max() < 0.2 and drawn.max() > 3
+    assert np.array_equal(drawn, draws(20, 500, 3)) and not np.array_equal(drawn, draws(20, 500, 4))
+
+
+def test_intervals_are_those_of_the_definition() -> None:
+    images = pairs(N, K)
+    found, wanted = intervals(counted(images, K), resamples=150), by_definition(images, 150, 0)
+    assert found.mean_iou == pytest.approx(percentiles(wanted[:, 0]), abs=1e-12)
+    assert found.mean_iou[0] < scores_of(list(images.values()), K)[0] < found.mean_iou[1]
+    for k in range(K - 1):
+        assert found.per_category_iou[f"c{k}"] == pytest.approx(
+            percentiles(wanted[:, k + 1]), abs=1e-12
+        )
+    assert found.per_category_iou[f"c{K - 1}"] is None, "it occurs nowhere"
+
+
+def test_a_class_of_one_image_is_left_out_of_the_draws_without_it() -> None:
+    images = pairs(N, K)
+    label = np.zeros((3, 3), np.uint8)
+    label[0] = K - 1
+    images["rare"] = (np.where(label > 0, [[K - 1, 0, K - 1]], 0).astype(np.uint8), label)
+    wanted = by_definition(images, 120, 0)[:, K]
+    assert 0 < np.isnan(wanted).sum() < 120
+    ends = intervals(counted(images, K), resamples=120).per_category_iou[f"c{K - 1}"]
+    assert ends == pytest.approx((2 / 3, 2 / 3), abs=1e-12)
+
+
+def test_scipy_finds_the_same_interval() -> None:
+    images = counted(pairs(60, K, right=0.4), K)
+    dense = images.dense(0, 60)
+
+    def statistic(places: np.ndarray, axis: int) -> np.ndarray:
+        return mean_of_known(iou(dense[places].sum(axis=1)))
+
+    theirs = stats.bootstrap(
+        (np.arange(60),),
+        statistic,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(7),
+        axis=-1,
+        batch=500,
+    )
+    ours = intervals(images, resamples=4000).mean_iou
+    assert ours is not None
+    # The 2.5 % quantile of 4000 draws of a normal law scatters by 0.042 of its sigma.
+    error = 4 * 0.042 * theirs.standard_error * 2**0.5
+    assert abs(ours[0] - theirs.confidence_interval.low) < error
+    assert abs(ours[1] - theirs.confidence_interval.high) < error
+    assert ours[1] - ours[0] > 10 * error, "the bound says something"
+
+
+def test_paired_differences_are_those_of_the_definition() -> None:
+    one, other = pairs(N, K, seed=1, right=0.5), pairs(N, K, seed=2, right=0.6)
+    found = differences(counted(one, K), counted(other, K), resamples=150, seed=5)
+    wanted = by_definition(other, 150, 5) - by_definition(one, 150, 5)
+    assert found.mean_iou == pytest.approx(percentiles(wanted[:, 0]), abs=1e-12)
+    for k in range(K - 1):
+        ends = found.per_category_iou[f"c{k}"]
+        assert ends == pytest.approx(percentiles(wanted[:, k + 1]), abs=1e-12)
+    alone = intervals(counted(one, K), resamples=150, seed=5).mean_iou
+    assert alone and found.mean_iou
+    assert found.mean_iou[1] - found.mean_iou[0] < 1.5 * (alone[1] - alone[0]), "paired"
+
+
+def test_parts_of_the_work_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = counted(pairs(N, K), K)
+    whole = intervals(images, resamples=200)
+    monkeypatch.setattr(bootstrap, "CHUNK", 50)  # 4 draws and 2 images at a time
+    assert intervals(images, resamples=200) == whole
+
+
+def test_one_image_says_nothing_of_others() -> None:
+    found = intervals(counted(pairs(1, K), K))
+    assert found.mean_iou is None and set(found.per_category_iou.values()) == {None}
+
+
+def test_what_they_are_is_said() -> None:
+    told = intervals(counted(pairs(3, K), K), resamples=100, seed=4).to_dict()
+    assert told["what"] == (
+        "95 % intervals: 3 images drawn anew with replacement, 100 times, seed 4; the network is "
+        "fixed"
+    )
+    assert (told["level"], told["resamples"], told["seed"]) == (0.95, 100, 4)

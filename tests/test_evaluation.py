@@ -1,0 +1,205 @@
+"""What `segacc evaluate` leaves, that `--verify` can fail, and where the protocol comes from."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli_tools import Warm, assert_refused, assert_succeeded, launch, write_data
+from plugin_tools import pip_install, write_distribution
+from segacc.per_image import PerImage
+
+pytest_plugins = ["cli_fixtures"]
+
+WRONG = """
+from dataclasses import dataclass
+import segacc
+from segacc.plugins.metrics import MeanIou
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+class Wrong(MeanIou):
+    def update(self, predictions, labels):
+        super().update(predictions, labels.where(labels != 255, 0))
+
+    def compute(self):
+        return {**super().compute(), "half": 0.5}
+
+    def write(self, folder):
+        (folder / "counts.txt").write_text(str(int(self.state["confusion"].sum())))
+
+@segacc.hookimpl
+def segacc_metrics():
+    return [
+        segacc.Metric(
+            name="wrong", summary="counts ignored pixels as class 0", options=Options,
+            build=lambda options, facts: Wrong(facts), writes=True,
+        )
+    ]
+"""
+
+
+def told(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small data set with a fifth of its labels ignored, and one image ignored altogether."""
+    root = write_data(tmp_path_factory.mktemp("spoiled"), counts={"validation": 5})
+    for number, path in enumerate(sorted((root / "annotations/validation").iterdir())):
+        label = np.array(Image.open(path))
+        label[:, : 64 if number == 3 else 13] = 255
+        Image.fromarray(label).save(path)
+    return root
+
+
+def given(root: Path, *more: str) -> tuple[str, ...]:
+    return ("--dataset", f"folder:root={root}", "--num-workers", "0", *more)
+
+
+def test_the_folder_lies_in_the_model(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(trained / "best", tmp_path / "model")
+    done = assert_succeeded(warm("evaluate", model, *given(data), cwd=tmp_path))
+    assert done.stdout.splitlines()[-1] == f"written to {model}/evaluation"
+    files = sorted(path for path in (model / "evaluation").rglob("*") if path.is_file())
+    names = [str(path.relative_to(model / "evaluation")) for path in files]
+    assert names[:2] == ["evaluation.json", "per_image.parquet"]
+    assert [name[:22] for name in names[2:]] == [
+        f"pictures/worst/0{rank}-iou" for rank in (1, 2, 3)
+    ]
+    found, images = (
+        told(model / "evaluation"),
+        PerImage.read(model / "evaluation/per_image.parquet"),
+    )
+    assert images.names == ("background", "disc", "bar") and len(images) == 3
+    worst = min(images, key=lambda image: image.mean_iou)
+    assert names[2] == f"pictures/worst/01-iou-{worst.mean_iou:.4f}-{worst.id}.png"
+    hit, labelled, predicted = images.total().T
+    iou = hit / (labelled + predicted - hit)
+    assert found["scores"]["mean_iou"] == pytest.approx(iou.mean(), abs=1e-12)
+    low, high = found["intervals"]["mean_iou"]
+    assert low <= found["scores"]["mean_iou"] <= high and "verified" not in found
+    assert_succeeded(warm("evaluate", model, *given(data), cwd=tmp_path))  # and once more
+
+
+def test_a_folder_that_cannot_be_written_asks_for_another(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(trained / "best", tmp_path / "model")
+    (model / "evaluation").touch()
+    assert_refused(
+        warm("evaluate", "model", *given(data), cwd=tmp_path),
+        "MODEL_FOLDER: model/evaluation: model/evaluation is a file. Give --output-dir DIR, "
+        "another place for the scores.",
+    )
+
+
+def test_where_the_protocol_comes_from(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(trained / "best", tmp_path / "model")
+    stored = json.loads((model / "segacc.json").read_text())
+    (model / "segacc.json").write_text(json.dumps({**stored, "protocol": "whole:pad=32"}))
+    out = ("--output-dir", "out")
+    for flags, line in {
+        (): "protocol whole:pad=32, stored in model",
+        ("--protocol", "slide:crop=48"): "protocol slide:crop=48,stride=32, typed",
+    }.items():
+        done = assert_succeeded(warm("evaluate", "model", *given(data, *flags, *out), cwd=tmp_path))
+        assert done.stdout.splitlines()[0] == line
+        found = told(tmp_path / "out")
+        assert f"protocol {found['protocol']}, {found['protocol_source']}" == line
+
+
+def test_a_folder_of_transformers_says_how_it_is_seen(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(trained / "best", tmp_path / "model")
+    (model / "segacc.json").unlink()
+    run = ("evaluate", "model", *given(data, "--output-dir", "out"))
+    line = "protocol whole, fitting the network, as model stores none"
+    assert assert_succeeded(warm(*run, cwd=tmp_path)).stdout.splitlines()[0] == line
+    path = model / "preprocessor_config.json"
+    sized = {"do_resize": True, "size": {"height": 40, "width": 56}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **sized}))
+    line = "protocol whole:size=40x56, as the image processor in model resizes"
+    assert assert_succeeded(warm(*run, cwd=tmp_path)).stdout.splitlines()[0] == line
+
+
+@pytest.mark.parametrize(
+    ("protocol", "end"),
+    [
+        ("whole", "predicted again, 0.0000 % of the pixels differ"),
+        ("whole:pad=32", "predicted again, 0.0000 % of the pixels differ"),
+        ("whole:short_side=40,pad=32", "predicted again, "),
+        ("slide:crop=32", "predictions taken as they are"),
+    ],
+)
+def test_verify_agrees(
+    warm: Warm, trained: Path, spoiled: Path, tmp_path: Path, protocol: str, end: str
+) -> None:
+    flags = ("--verify", "4", "--protocol", protocol, "--output-dir", "out")
+    done = assert_succeeded(
+        warm("evaluate", trained / "best", *given(spoiled, *flags), cwd=tmp_path)
+    )
+    assert done.stdout.splitlines()[-1].startswith(
+        "verified on 4 images: labels, counts, mean_iou, mean_accuracy, overall_accuracy, "
+        "per_category_iou, per_category_accuracy agree with the plain definition; " + end
+    )
+    found = told(tmp_path / "out")["verified"]
+    assert (found["agrees"], found["num_images"], found["complaints"]) == (True, 4, [])
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install a metric that counts what it must not."""
+    folder = tmp_path_factory.mktemp("wrong")
+    return pip_install(folder / "site", write_distribution(folder, "segacc-wrong", WRONG))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="plugins of a test need a fork")
+def test_verify_finds_a_wrong_metric(
+    warm: Warm, trained: Path, spoiled: Path, wrong: Path, tmp_path: Path
+) -> None:
+    flags = ("--verify", "2", "--metric", "wrong", "--output-dir", "out")
+    run = ("evaluate", trained / "best", *given(spoiled, *flags))
+    done = warm(*run, cwd=tmp_path, site=wrong)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    start = (
+        "segacc evaluate --verify: on 2 images the scores do not agree with their plain "
+        "definition: mean_iou of these 2 images is 0."
+    )
+    assert done.stderr.startswith(start)
+    assert "; overall_accuracy of all 5 images is 0." in done.stderr
+    found = told(tmp_path / "out")
+    assert (found["verified"]["agrees"], found["verified"]["unchecked"]) == (False, ["half"])
+    assert (tmp_path / "out/counts.txt").read_text() == str(5 * 48 * 64), "a metric writes files"
+
+
+@pytest.mark.launch
+def test_two_processes_leave_the_same(
+    warm: Warm, trained: Path, spoiled: Path, tmp_path: Path
+) -> None:
+    run = ("evaluate", trained / "best", *given(spoiled, "--verify", "3"))
+    assert_succeeded(warm(*run, "--output-dir", "one", cwd=tmp_path))
+    done = assert_succeeded(launch(*run, "--output-dir", "two", cwd=tmp_path))
+    assert done.stdout.count("verified on 3 images") == 1
+    one, two = (told(tmp_path / name) for name in ("one", "two"))
+    assert (one["processes"], two["processes"], one["num_images"]) == (1, 2, 5)
+    for key in ("scores", "intervals", "verified"):
+        assert one[key] == two[key]
+    files = [sorted((tmp_path / name).rglob("*.p*")) for name in ("one", "two")]
+    assert len(files[0]) == 5, "the parquet and four pictures: one image has no valid pixel"
+    for mine, other in zip(*files, strict=True):
+        assert (mine.name, mine.read_bytes()) == (other.name, other.read_bytes())
