@@ -11,6 +11,7 @@ from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictCon
 from segacc.errors import OptionError
 from segacc.flags import Once, add_flags, dashes, make_parser, parse
 from segacc.options import did_you_mean
+from segacc.recipe_files import read_recipe, recipe_names
 from segacc.settings import Layer, check_layer, read_yaml
 
 COMMANDS = ("evaluate", "compare", "predict", "check-data", "plugins")
@@ -55,10 +56,15 @@ def _train(args: list[str]) -> int:
     parser.add_argument(
         "--config", metavar="FILE", action=Once, help="YAML of settings; flags go over it."
     )
+    names = ", ".join(recipe_names())
+    parser.add_argument(
+        "--recipe", metavar="NAME", action=Once, help=f"Published settings, under --config: {names}"
+    )
     add_flags(parser, TrainConfig)
     typed = parse(parser, args)
-    config = typed.pop("config", None)
-    layers = [read_yaml(Path(config).expanduser())] if config else []
+    recipe, config = typed.pop("recipe", None), typed.pop("config", None)
+    layers = [] if recipe is None else [read_recipe(recipe)]
+    layers += [read_yaml(Path(config).expanduser())] if config else []
     from segacc import commands
 
     return commands.train([*layers, Layer(typed, "command line")])

@@ -112,6 +112,18 @@ def test_cat_max_ratio_draws_again_where_one_class_dominates() -> None:
     assert held.mean() < free.mean() - 0.1
 
 
+@pytest.mark.parametrize("size", [(90, 130), (130, 90)], ids=str)
+def test_factors_may_be_of_one_short_side_for_all_images(size: tuple[int, int]) -> None:
+    image, label = blocks(*size)
+    change = build("random_scale_crop", short_side=180, scale_min=0.5, scale_max=2)
+    twice = build("random_scale_crop", scale_min=1, scale_max=4)  # of 90 pixels
+    for seed in range(10):
+        for mine, other in zip(
+            apply(change, image, label, seed), apply(twice, image, label, seed), strict=True
+        ):
+            assert torch.equal(mine, other)
+
+
 def test_scales_fill_their_range() -> None:
     ramp = torch.arange(240, dtype=torch.uint8).expand(3, 240, 240)
     label = (torch.arange(240)[:, None] // 20 % 7).expand(240, 240).to(torch.uint8)

@@ -32,7 +32,8 @@ def test_the_wheel_holds_the_modules_the_data_set_and_the_licence(wheel: zipfile
         for path in (ROOT / "segacc").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert shipped == here
+    recipes = {f"segacc/recipes/{path.name}" for path in (ROOT / "recipes").iterdir()}
+    assert shipped == here | recipes
     assert {
         "segacc/plugins/datasets/data/nuclei/README.md",
         "segacc/plugins/datasets/data/nuclei/train.parquet",

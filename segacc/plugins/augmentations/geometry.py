@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le
+from pydantic import PositiveInt
 
 from segacc.hookspecs import Augmentation, Facts, hookimpl
 from segacc.plugins.augmentations.pairs import (
@@ -33,6 +34,9 @@ class RandomScaleCropOptions:
     """Largest factor of the image's size."""
     cat_max_ratio: Annotated[float, Gt(0), Le(1)] = 0.75
     """A crop in which one class has more of the labelled pixels is drawn again, up to ten times."""
+    short_side: PositiveInt | None = None
+    """Pixels of the shorter side that the factors are of, as in mmsegmentation's RandomResize;
+    default the image's own."""
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""
@@ -59,6 +63,7 @@ class RandomScaleCrop:
 
         scale = uniform(self.options.scale_min, self.options.scale_max)
         height, width = label.shape[-2:]
+        scale *= (self.options.short_side or min(height, width)) / min(height, width)
         scaled = max(1, round(height * scale)), max(1, round(width * scale))
         top, left, tall, wide = self._draw(label, scaled, self.rule(label, scaled))
         # The crop in source pixels, whole pixels outward.
