@@ -4,9 +4,31 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from launches import TINY, launch, rows
+
+
+MODULE = """
+import datasets
+import evaluate
+
+class RightPixels(evaluate.Metric):
+    def _info(self):
+        maps = {"predictions": datasets.Image(), "references": datasets.Image()}
+        return evaluate.MetricInfo(
+            description="", citation="", inputs_description="", features=datasets.Features(maps)
+        )
+
+    def _compute(self, predictions, references, ignore_index):
+        import numpy as np
+
+        right = [int((np.array(p) == np.array(r)).sum()) for p, r in zip(predictions, references)]
+        nothing = [int((np.array(r) == ignore_index).sum()) for r in references]
+        return {"images": len(right), "right_pixels": sum(right) - sum(nothing)}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +52,25 @@ def test_camvid_scores_are_equal_on_1_2_and_3_processes(camvid: Path, tmp_path: 
     trained = rows(run, "eval")[-1]
     assert trained["num_images"] == 7
 
-    texts = []
+    module = tmp_path / "right_pixels.py"
+    module.write_text(MODULE)
+    names = ("mean_iou", "dice", "boundary_iou", f"evaluate:{module}")
+    given = (*data, *(part for name in names for part in ("--metric", name)))
+    home, texts = str(tmp_path / "home"), []
     for processes in (1, 2, 3):
         place = tmp_path / f"on-{processes}"
-        launch("evaluate", run / "best", *data, "--output-dir", place, processes=processes)
+        command = ("evaluate", run / "best", *given, "--output-dir", place)
+        launch(*command, processes=processes, HF_HOME=home)
         told = json.loads((place / "evaluation.json").read_text())
         assert told["processes"] == processes
         texts.append(json.dumps(told["scores"]))
     assert texts[0] == texts[1] == texts[2]
     scores = json.loads(texts[0])
     assert 0.02 < scores["mean_iou"] < 1
+    assert scores["images"] == 7 and 0 < scores["mean_boundary_iou"] < scores["mean_iou"]
+    files = (camvid / "annotations" / "val").iterdir()
+    labelled = sum(int((np.array(Image.open(file)) < 11).sum()) for file in files)
+    assert scores["right_pixels"] == pytest.approx(scores["overall_accuracy"] * labelled, abs=0.01)
     assert {key: trained[key] for key in ("mean_iou", "overall_accuracy")} == {
         key: scores[key] for key in ("mean_iou", "overall_accuracy")
     }
