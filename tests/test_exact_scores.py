@@ -10,7 +10,6 @@ from PIL import Image
 
 from launches import TINY, launch, rows
 
-
 MODULE = """
 import datasets
 import evaluate
