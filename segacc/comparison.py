@@ -73,7 +73,8 @@ class Comparison:
         for key in DIFFER:
             one, other = self.a.report.get(key), self.b.report.get(key)
             if one != other:
-                lines.append(f"{key.replace('_', ' ')}: A {one}, B {other}; that counts too")
+                told = f"not the same {key.replace('_', ' ')}: A {one}, B {other}"
+                lines.append(f"{told}; the difference holds that too")
         if any(self.alone):
             left = f"{self.alone[0]} of A, {self.alone[1]} of B"
             lines.append(f"images that one side only has are left out: {left}")

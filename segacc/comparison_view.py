@@ -22,7 +22,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
     lines = [f"A {found.a.folder}", f"B {found.b.folder}", *found.notes()]
     for line in lines:
         console.out(line, highlight=False)
-    rows = {"all (mean_iou)": found.mean_iou, **found.per_category_iou}
+    rows = {"mean_iou": found.mean_iou, **found.per_category_iou}
     percent = found.intervals.percent
     columns = {
         "A": {name: f"{row.a:.4f}" for name, row in rows.items() if row.a == row.a},
@@ -51,7 +51,7 @@ def chance(found: Comparison) -> str:
     known = [row for row in found.per_category_iou.values() if row.interval]
     marked = sum(bool(row.better) for row in known)
     by_chance = (1 - found.intervals.level) * len(known)
-    return f"{marked} of {len(known)} classes differ; {by_chance:.1f} would by chance alone"
+    return f"{marked} of {len(known)} classes differ; {by_chance:.2g} would by chance alone"
 
 
 def draw_comparison(found: Comparison, path: Path) -> None:
@@ -82,7 +82,8 @@ def comparison_figure(found: Comparison) -> "Figure":
     axes.axhline(len(rows) - 1.5, color="black", lw=0.5)
     axes.set_yticks(range(len(rows)), [name[:40] for name, _ in rows], fontsize=8)
     axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlabel(f"IoU, B - A, with {found.intervals.percent} intervals")
+    between = f"IoU, B - A, with {found.intervals.percent} intervals"
+    axes.set_xlabel(f"A better  \N{LEFTWARDS ARROW}  {between}  \N{RIGHTWARDS ARROW}  B better")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"A {found.a.folder}\nB {found.b.folder}\n{found.verdict()}", fontsize=9)

@@ -64,7 +64,7 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
     assert lines[:3] == [
         "A a",
         "B better",
-        "  class          A       B    B - A       95 % interval  better",
+        "  class            A         B     B - A       95 % interval    better",
     ]
     assert lines[3].split() == [
         *("mean_iou", f"{found['mean_iou']['a']:.4f}", f"{found['mean_iou']['b']:.4f}"),
@@ -74,7 +74,7 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
     assert lines[10:] == [
         "95 % intervals: 40 images drawn anew with replacement, 1000 times, seed 0; the network is "
         "fixed; both sides on the same draws",
-        "5 of 5 classes differ; 0.2 would by chance alone",
+        "5 of 5 classes differ; 0.25 would by chance alone",
         f"B is better at 95 %: mean_iou B - A = {value:+.4f} ({low:+.4f} to {high:+.4f}) on 40 "
         "images",
         "written to comparison/compare.json, comparison/compare.png",
@@ -114,8 +114,8 @@ def test_what_is_not_alike_is_told(warm: Warm, two: Path) -> None:
     write(two / "b", counted(images, K), **changes)
     done = assert_succeeded(warm("compare", "a", "b", cwd=two))
     assert done.stdout.splitlines()[2:5] == [
-        "protocol: A whole, B slide:crop=64,stride=43; that counts too",
-        "weights: A raw, B ema; that counts too",
+        "not the same protocol: A whole, B slide:crop=64,stride=43; the difference holds that too",
+        "not the same weights: A raw, B ema; the difference holds that too",
         "images that one side only has are left out: 1 of A, 0 of B",
     ]
     found = json.loads((two / "comparison/compare.json").read_text())
@@ -136,8 +136,8 @@ def test_a_picture_shows_each_difference(warm: Warm, two: Path) -> None:
     [axes] = figure.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[-1] == "mean_iou" and set(names[:-1]) == {f"c{k}" for k in range(5)}
-    bars = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2][:-1]
-    assert bars[-1] == found.mean_iou.interval
+    bars = [tuple(line.get_xdata()) for line in axes.lines[:-2:2]]  # the last two lie behind
+    assert bars[-1] == found.mean_iou.interval and len(bars) == len(names)
     values = [found.per_category_iou[name].value for name in names[:-1]]
     assert values == sorted(values)
 

@@ -75,7 +75,7 @@ def test_the_folder_lies_in_the_model(
     files = sorted(path for path in (model / "evaluation").rglob("*") if path.is_file())
     names = [str(path.relative_to(model / "evaluation")) for path in files]
     assert names[:2] == ["evaluation.json", "per_image.parquet"]
-    assert [name[:22] for name in names[2:]] == [
+    assert [name[:21] for name in names[2:]] == [
         f"pictures/worst/0{rank}-iou" for rank in (1, 2, 3)
     ]
     found, images = (
