@@ -23,8 +23,9 @@ KEPT = 100
 """Steps whose mean is the speed."""
 SLACK = 1.2
 """Factor on the longest evaluation and checkpoint so far: the next may take longer."""
-RESERVE = (3.0, 0.02)
-"""Seconds, and a share of the budget, that are left for curves.png and the end of the process."""
+RESERVE = (3.0, 0.25, 0.02)
+"""Left for curves.png and the end of the process: seconds, or a share of what the run took up to
+its first step if that is more (a slow machine), and a share of the budget."""
 
 Kind = Literal["step", "evaluation", "checkpoint"]
 
@@ -36,6 +37,7 @@ class Clock:
         before: seconds that earlier parts of a resumed run took, up to the checkpoint.
         laps: the newest seconds of each kind, of this process.
         steps: taken in this part of the run.
+        startup: seconds of this part up to the end of its first step.
         next_fit: the step from which the number of steps is fitted again.
     """
 
@@ -49,6 +51,7 @@ class Clock:
             "checkpoint": deque(maxlen=KEPT),
         }
         self.steps = self.next_fit = 0
+        self.startup = 0.0
 
     def used(self) -> float:
         """Return the seconds of all parts of the run so far."""
@@ -60,6 +63,7 @@ class Clock:
         lap, self.last = now - self.last, now
         if kind == "step":
             self.steps += 1
+            self.startup = self.startup or now - self.started
             if self.steps == 2:
                 self.laps[kind].clear()
         else:
@@ -145,7 +149,9 @@ def fit(run: "Run", limit: float) -> int:
     """Fit by what this process has measured."""
     config, progress = run.config, run.progress
     assert config.eval_every and config.save_every
-    left = limit * (1 - RESERVE[1]) - RESERVE[0] - run.clock.used()
+    least, of_startup, of_limit = RESERVE
+    reserve = max(least, of_startup * run.clock.startup) + of_limit * limit
+    left = limit - reserve - run.clock.used()
     evaluation = Rhythm(last=progress.evaluated, every=config.eval_every)
     checkpoint = Rhythm(last=progress.saved, every=config.save_every)
     return fitted(left, progress.step, measured(run, limit), evaluation, checkpoint)

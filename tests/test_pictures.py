@@ -171,6 +171,18 @@ def test_curves() -> None:
     assert not texts_overlap(figure)
 
 
+def test_curves_of_both_kinds_of_weights_are_told_apart() -> None:
+    rows = [{**row, "weights": "raw", "best": False} for row in run_rows() if row["kind"] == "eval"]
+    rows += [{**row, "weights": "ema", "best": True, "mean_iou": 0.6} for row in rows]
+    scores = curves([*run_rows()[:39], *rows], best_by="mean_iou").axes[2]
+    lines = {line.get_label(): line for line in scores.lines[:2]}
+    assert list(lines) == ["mean_iou", "mean_iou (EMA)"]
+    assert list(lines["mean_iou"].get_ydata()) == [0.5] * 3
+    assert list(lines["mean_iou (EMA)"].get_ydata()) == [0.6] * 3
+    assert len({line.get_linestyle() for line in lines.values()}) == 2
+    assert scores.get_title() == "best mean_iou 0.6000 at step 30"
+
+
 def test_curves_are_written(tmp_path: Path) -> None:
     write_metrics(tmp_path / "metrics.jsonl", run_rows())
     path = tmp_path / "pictures" / "curves.png"

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from segacc.events import Evaluated, Event, Saved, Scores, Started, StepDone, Stopped
+from segacc.events import (
+    Evaluated,
+    Event,
+    Fitted,
+    Saved,
+    Scores,
+    Skipped,
+    Started,
+    StepDone,
+    Stopped,
+)
 from segacc.progress import Display
 from segacc.score_tables import print_scores, scores_table, scores_text
 from segacc.terms import Terms
@@ -128,6 +138,28 @@ def test_stop_by_a_signal_gives_the_command_on_one_line() -> None:
         lines = shown(events, terminal=terminal, width=60).splitlines()
         lines = [line.removeprefix("\x1b[?25h") for line in lines]  # the cursor comes back
         assert lines[-2:] == ["stopped by SIGTERM at step 20/210 after 0:02; go on with:", command]
+
+
+def test_a_skipped_step_and_a_fitted_number_are_told() -> None:
+    skipped = Skipped(
+        step=3, losses={"ce": math.inf}, grad_norm=1.5, images=("a", "b"), skipped=1, allowed=2
+    )
+    fits = [Fitted(step=4, max_steps=n, limit="45m", used=70.0) for n in (400, 410, 800)]
+    events: list[Event] = [started(), skipped, *fits, step_done(20)]
+    lines = shown(events, terminal=False).splitlines()[2:]
+    assert lines[:3] == [
+        "step 3 skipped, 1 of 2 allowed: the loss (ce inf) or the gradient (norm 1.5) is not "
+        "finite; images: a, b",
+        "400 steps fit into 45m, 1:10 of it used",
+        "800 steps fit into 45m, 1:10 of it used",
+    ]
+    assert lines[3].startswith("step 20/800  epoch 1.0")
+
+
+def test_an_early_stop_is_told_as_it_is() -> None:
+    why = "early stop: mean_iou has not been higher than 0.5000 of step 20 for 5 evaluations"
+    text = shown([started(), step_done(20), Stopped(step=20, reason=why)], terminal=False)
+    assert text.splitlines()[-1] == f"{why} at step 20/210 after 0:02"
 
 
 def test_stop_at_the_end() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli_tools import Warm, assert_succeeded
-from launches import rows, start
+from launches import rows
 from segacc.amounts import period_of
 from segacc.budget import Clock, Pace, Rhythm, fitted, needed
 from segacc.schedule import lr_factor, parse_schedule
@@ -64,14 +64,11 @@ def test_what_is_fitted_ends_in_time_and_one_more_step_would_not(number: int) ->
             assert walked(total + 1, step, *rest) > left
 
 
-def test_an_estimate_is_never_below_the_walk_nor_far_above_it() -> None:
+def test_an_estimate_is_never_below_the_walk() -> None:
     for number in range(300):
         _, step, *rest = drawn(number)
         for total in range(step + 1, step + 70, 9):
-            most, found = needed(total, step, *rest), walked(total, step, *rest)
-            shares = sum(cost for cost in (rest[0].evaluation, rest[0].checkpoint))
-            assert found <= most + 1e-9
-            assert most <= found + 6 * shares + 1e-9
+            assert walked(total, step, *rest) <= needed(total, step, *rest) + 1e-9
 
 
 def test_laps_leave_out_the_first_step_and_ask_for_a_new_fit(
@@ -85,6 +82,7 @@ def test_laps_leave_out_the_first_step_and_ask_for_a_new_fit(
         now[0] += spent
         clock.lap("step")
     assert list(clock.laps["step"]) == [1.0, 2.0] and clock.steps == 3
+    assert clock.startup == 10 + 5
     assert clock.used() == 7 + 10 + 8
     clock.next_fit = 50
     now[0] += 3
@@ -95,7 +93,7 @@ def test_laps_leave_out_the_first_step_and_ask_for_a_new_fit(
     assert list(clock.laps["step"]) == [1.0, 2.0, 4.0]
 
 
-BUDGET = 24
+BUDGET = 20
 FLAGS = (
     *("--arch", "segformer:variant=tiny", "--weights", "none", "--aug", "flip", "--lr", "1e-3"),
     *("--crop-size", "48x64", "--batch-size", "2", "--num-workers", "0", "--log-every", "1"),
@@ -103,14 +101,12 @@ FLAGS = (
 )
 
 
-@pytest.mark.launch
 def test_a_run_uses_its_time_and_ends_in_it(warm: Warm, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
+    assert_succeeded(warm("--version", cwd=tmp_path))  # from now on it has imported torch
     began = time.monotonic()
-    process = start(*FLAGS, "--dataset", f"folder:root={data}", "--output-dir", run)
-    output, _ = process.communicate(timeout=120)
-    took = time.monotonic() - began
-    assert process.returncode == 0, output[-3000:]
+    done = warm(*FLAGS, "--dataset", f"folder:root={data}", "--output-dir", run, cwd=tmp_path)
+    took, output = time.monotonic() - began, assert_succeeded(done).stdout
     assert 0.6 * BUDGET < took <= BUDGET, output[-3000:]
 
     fits, steps = rows(run, "fitted"), rows(run, "train")

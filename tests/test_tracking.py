@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,16 @@ def test_metrics_lines(tmp_path: Path) -> None:
             "per_category_iou": {"background": 0.5, "nucleus": None},
         },
     ]
+
+
+def test_trackers_keep_the_two_kinds_of_weights_apart(tmp_path: Path) -> None:
+    average = replace(evaluated(2), terms=Terms(protocol="whole", num_images=1, weights="ema"))
+    logged: Logged = []
+    consume(tmp_path, [started(tmp_path), evaluated(2), average], logged)
+    assert [next(iter(values)).split("/")[0] for values, _ in logged] == ["eval", "eval_ema"]
+    assert [row["weights"] for row in read(tmp_path)] == ["raw", "ema"]
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert names == {"step-00000002.png", "step-00000002-ema.png"}
 
 
 def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
