@@ -27,10 +27,11 @@ from segacc.cache_files import (
     estimate,
     fingerprint,
     gigabytes,
+    is_whole,
     stored,
 )
 from segacc.data import EvalData, Source
-from segacc.errors import DataError, OptionError, SegaccError
+from segacc.errors import DataError, OptionError, SegaccError, count_of
 from segacc.hookspecs import Stream
 
 if TYPE_CHECKING:
@@ -195,6 +196,9 @@ class Keeper:
             keys.append((yield from fingerprint(source)))
         by_key = dict(zip(keys, sources, strict=True))
         root = self._root(by_key.values())
+        if missing := [one for key, one in by_key.items() if not is_whole(root / key)]:
+            count, size = sum(map(len, missing)), gigabytes(sum(map(estimate, missing)))
+            notice.start(f"decoding {count_of(count, 'sample')}, about {size}, into {root}")
         for key, source in by_key.items():
             yield from stored(source, root / key, self.where, notice)
         return tuple(root / key for key in keys)

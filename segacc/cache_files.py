@@ -61,6 +61,11 @@ class Notice:
         """Start the clock; only the main process speaks."""
         self.next = time.monotonic() + FIRST if speaks else float("inf")
 
+    def start(self, text: str) -> None:
+        """Write a line at once, before the job."""
+        if self.next < float("inf"):
+            sys.stderr.write(f"cache: {text}\n")
+
     def tell(self, text: str) -> None:
         """Write a line, if it is time for one."""
         if time.monotonic() >= self.next:

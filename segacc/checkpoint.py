@@ -34,6 +34,8 @@ class Progress:
     """Of the newest evaluation."""
     num_images: int = 0
     """Images that it scored."""
+    unreadable: list[str] = field(default_factory=list)
+    """Why files of the training split were passed over so far; they count on in a resumed run."""
     positions: list[Any] = field(default_factory=list)
     """Of a streamed training split, where each reader of this process stands, None at the start;
     empty for any other. A checkpoint holds such a list for each process."""

@@ -139,6 +139,10 @@ def _check_data(args: list[str]) -> int:
         unused = [f"--{key}" for key in ("aug", "augment") if key in typed]
         if unused:
             raise OptionError(f"{unused[0]}: is for --show-augmented; add that, or leave it out.")
+        if "seed" in typed and "val_fraction" not in typed:
+            raise OptionError(
+                "--seed: is for --val-fraction and --show-augmented; add one, or leave it out."
+            )
     elif "aug" in typed and "augment" in typed:
         raise OptionError("--aug and --augment exclude each other; give one.")
     from segacc import commands

@@ -114,15 +114,13 @@ class TrainData(Dataset[Any]):
             num_workers: 0 loads in this process.
             pin_memory: for copies to a GPU that do not wait.
         """
-        return DataLoader(
+        return load(
             self,
+            num_workers,
+            ahead=4,
             batch_sampler=StepSampler(self.order, steps, cut),
             collate_fn=collate,
-            num_workers=num_workers,
             pin_memory=pin_memory,
-            worker_init_fn=quiet,
-            generator=torch.Generator(),
-            prefetch_factor=4 if num_workers else None,
         )
 
     def __getitem__(self, key: Key) -> Item | SegaccError:
@@ -135,6 +133,27 @@ class TrainData(Dataset[Any]):
             fetch=lambda: self.source.read(self.order.another()),
             num_channels=self.source.num_channels,
         )
+
+
+def load(
+    data: Dataset[Any], num_workers: int, *, ahead: int = 2, **settings: Any
+) -> DataLoader[Any]:
+    """Build a data loader that never draws from the global state.
+
+    Args:
+        data: in this process; a copy of it in each worker.
+        num_workers: 0 loads in this process.
+        ahead: batches, or samples where none are made, that each worker prepares.
+        settings: more of the data loader's own.
+    """
+    return DataLoader(
+        data,
+        num_workers=num_workers,
+        worker_init_fn=quiet,
+        generator=torch.Generator(),
+        prefetch_factor=ahead if num_workers else None,
+        **settings,
+    )
 
 
 def augmented(
@@ -214,14 +233,8 @@ class EvalData(Dataset[Any]):
 
     def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
         """Load one process's share, sample by sample, in order."""
-        return DataLoader(
-            self,
-            batch_size=None,
-            sampler=share(len(self.source), process=process, processes=processes),
-            num_workers=num_workers,
-            worker_init_fn=quiet,
-            generator=torch.Generator(),
-        )
+        sampler = share(len(self.source), process=process, processes=processes)
+        return load(self, num_workers, batch_size=None, sampler=sampler)
 
     @cached_property
     def sizes(self) -> list[tuple[int, int] | None]:

@@ -11,6 +11,7 @@ from segacc.data import EvalData, Source, TrainData
 from segacc.hookspecs import DataSplits, Stream
 from segacc.order import Order
 from segacc.plan import Plan
+from segacc.processes import on_all
 from segacc.quick_check import check_for_all
 from segacc.scoring import scored_data
 from segacc.splits import chances_of, data_splits, pick_split
@@ -48,13 +49,11 @@ def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
         SegaccError: it is not there, or a setting does not fit it.
     """
     config, where = plan.settings.config, plan.settings.where
-    splits, notes = data_splits(
-        plan.dataset,
-        config.val_fraction,
-        config.seed,
-        train=config.train_split,
-        scored=config.eval_split,
-        where=where("val_fraction"),
+    names = {"train": config.train_split, "scored": config.eval_split}
+    at = where("val_fraction")
+    splits, notes = on_all(
+        accelerator,
+        lambda: data_splits(plan.dataset, config.val_fraction, config.seed, **names, where=at),
     )
     given = pick_split(splits, config.train_split, where("train_split"))
     hint = " --val-fraction 0.2 carves one out of the training split."

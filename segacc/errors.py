@@ -1,6 +1,11 @@
 """What can go wrong by a user's hand: one paragraph of where, what, and what would be right."""
 
 
+def count_of(count: int, word: str) -> str:
+    """Tell a number of things, as `1 pixel` or `2 pixels`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 class SegaccError(Exception):
     """A mistake the user can mend: printed as one paragraph, and the process exits with 2."""
 

@@ -10,11 +10,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from segacc import ending
-from segacc.data import Batch, Item, nothing
+from segacc.data import Batch, EvalData, Item, nothing
 from segacc.errors import DataError, SegaccError
 from segacc.meter import Meter
 from segacc.run import Run
 from segacc.signals import StopSignal
+from segacc.streams import EvalStream
 
 
 def on_any(accelerator: Any, *flags: bool) -> list[bool]:
@@ -104,13 +105,20 @@ def to_device(batch: Batch, run: Run) -> Batch:
     return replace(batch, images=images, labels=labels.long(), drawn=())
 
 
-def scored(batches: Any, trouble: Trouble, num_channels: int = 3) -> Iterator[list[Item]]:
-    """Yield the batches of an evaluation, each of images of one size.
+def scored(batches: Any, trouble: Trouble, data: EvalData | EvalStream) -> Iterator[list[Item]]:
+    """Yield the batches of an evaluation, each of images of one size, as many on each process.
 
     What could not be read has the size of the others; bad data becomes padding, to keep all
-    processes in step.
+    processes in step. Behind a shard that one process cannot read nobody knows how many samples
+    the others have: of a stream, all stop where the first one does.
     """
+    streamed, num_channels = isinstance(data, EvalStream), data.num_channels
     for batch in batches:
+        bad = [item for item in batch if isinstance(item, SegaccError)]
+        if streamed and any(on_any(trouble.accelerator, bool(bad))):
+            for error in bad:
+                trouble.add(error)
+            return
         sizes = (one.label.shape for one in batch if isinstance(one, Item) and not one.unreadable)
         size = tuple(next(sizes, (64, 64)))
         yield [_ready(item, size, trouble, num_channels) for item in batch]

@@ -69,7 +69,8 @@ class Stream:
     """What `read` opens, in order."""
     read: Callable[[str, Any], Iterator[tuple[Sample, Any]]]
     """A shard and a position in it (None: its start) to the samples behind that position, each with
-    the position after it, which is plain JSON. It must be picklable: workers call it."""
+    the position after it, which is plain JSON. It must be picklable: workers call it. What it
+    raises stops the run, on all processes."""
     num_samples: int | None = None
     """Of all shards; None where nobody has counted them."""
     buffer: int = 1000
@@ -81,7 +82,8 @@ class DataSplits:
     """What a data set's `build` returns: samples by split, and the one label map of them all."""
 
     splits: Mapping[str, Sequence[Sample] | Stream]
-    """Usually `train`, `validation`, `test`; any other name is allowed."""
+    """Usually `train`, `validation`, `test`; any other name is allowed. A sequence that reads
+    pictures to make a sample has `ids` beside, the ids of all its samples in order."""
     labels: "LabelMap"
     crop_size: tuple[int, int] | None = None
     """(height, width) in pixels that training should see unless the user says otherwise."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from segacc.errors import DataError
+from segacc.errors import DataError, count_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,7 +183,7 @@ class LabelMap:
         )
         k = self.classes.get(self.colors[near], IGNORE)
         name = self.names[k] if k != IGNORE else "ignored"
-        return f"{color} ({count} pixels; nearest is {near}, {name})"
+        return f"{color} ({count_of(count, 'pixel')}; nearest is {near}, {name})"
 
     def _complaint(self, raw: "np.ndarray[Any, Any]", where: str) -> str:
         import numpy as np
@@ -194,7 +194,7 @@ class LabelMap:
             for v, c in zip(found, counts, strict=True)
             if int(v) not in self.classes
         ]
-        told = ", ".join(f"{value} ({count} pixels)" for value, count in bad[:8]) + (
+        told = ", ".join(f"{value} ({count_of(count, 'pixel')})" for value, count in bad[:8]) + (
             " ..." if len(bad) > 8 else ""
         )
         return (

@@ -157,7 +157,7 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
     examples, images = [], 0
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
-    for batch in scored(scoring.loader(), trouble, scoring.data.num_channels):
+    for batch in scored(scoring.loader(), trouble, scoring.data):
         found = scoring.decide(stacked([item.image for item in batch]).to(accelerator.device))
         for item, one in zip(batch, found.each(), strict=True):
             prediction = one.classes[0]
@@ -200,6 +200,6 @@ def save_checkpoint(run: Run) -> Saved:
     """Write checkpoints/step-N."""
     progress, place = run.progress, run.folder / "checkpoints"
     progress.saved, progress.seconds = progress.step, run.clock.used()
-    progress.max_steps = run.max_steps
+    progress.max_steps, progress.unreadable = run.max_steps, sorted(run.unreadable)
     folder = checkpoint.save(place, progress, run.accelerator, keep=run.config.keep, ema=run.ema)
     return Saved(step=progress.step, folder=folder)

@@ -52,12 +52,17 @@ def rgb(value: Any) -> Color:
     raise ValueError(f'{value!r} is no colour: three numbers of 0 to 255, or "#rrggbb"')
 
 
-def read_names(path: Path) -> NamesFile:
+def read_names(path: Path, column: str | None = None) -> NamesFile:
     """Read class names from a text file, one a line, or from JSON with more facts.
 
     The JSON is `{"id2label": {"0": "road", ...}, "palette": [[r, g, b], ...], "ignore_index": 11,
     "reduce_labels": false}`; all but the first may be missing, and
-    the whole file may be the id2label alone.
+    the whole file may be the id2label alone. Of a data set with several columns of labels it may
+    have such a mapping for each of them, by its name.
+
+    Args:
+        path: of the file.
+        column: of the labels, where there are columns.
 
     Raises:
         DataError: the file is not there or not of this form.
@@ -67,6 +72,8 @@ def read_names(path: Path) -> NamesFile:
         if path.suffix != ".json":
             return NamesFile([line.strip() for line in text.splitlines() if line.strip()])
         content = json.loads(text)
+        if column in content and "id2label" in content[column]:
+            content = content[column]
         return _facts(content if "id2label" in content else {"id2label": content})
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None

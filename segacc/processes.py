@@ -3,12 +3,16 @@
 import ctypes
 import os
 import platform
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
-from segacc.errors import OptionError
+from segacc.errors import OptionError, SegaccError
+
+T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """What glibc's mallopt calls the bytes above which freed memory goes back to the kernel, and above
@@ -26,6 +30,24 @@ def idle_cores(accelerator: Accelerator) -> list[str]:
     return [
         f"{threads} of {cores} cores are used; OMP_NUM_THREADS={each} before the command uses all"
     ]
+
+
+def on_all(accelerator: Accelerator, call: Callable[[], T]) -> T:
+    """Call on all processes what may fail on some of them, where data or a network are read.
+
+    Raises:
+        SegaccError: the first of their errors, on every process: none is left waiting.
+    """
+    result: list[T] = []
+    error: SegaccError | None = None
+    try:
+        result.append(call())
+    except SegaccError as problem:
+        error = problem
+    for one in gather_object([error]):
+        if one is not None:
+            raise one
+    return result[0]
 
 
 def keep_memory() -> None:

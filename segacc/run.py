@@ -31,7 +31,7 @@ from segacc.model import SegmentationModel
 from segacc.optimizers import choose_optimizer
 from segacc.order import Cut
 from segacc.plan import Plan
-from segacc.processes import idle_cores, start_accelerator
+from segacc.processes import idle_cores, on_all, start_accelerator
 from segacc.protocols import Protocol, default_protocol
 from segacc.schedule import set_lr
 from segacc.scoring import Best, Scoring, build_metrics, confident, refuse_batches
@@ -288,7 +288,7 @@ def build_scoring(
         protocol,
         num_workers=config.num_workers,
         skip_unreadable=config.skip_unreadable,
-        keep=data.spread(config.num_pictures),
+        keep=on_all(accelerator, lambda: data.spread(config.num_pictures)),
         confident=confident(plan.metric),
         eval_batch_size=config.eval_batch_size,
     )

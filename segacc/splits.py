@@ -11,6 +11,7 @@ import numpy as np
 from segacc.chosen import Chosen
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import DataSplits, Sample, Stream
+from segacc.sample_ids import ids_of
 
 DRAW = 0x5641
 """Keeps the draw of `carve` apart from those of the epochs, which the same seed decides."""
@@ -29,6 +30,12 @@ class Part(Sequence[Sample]):
     def __len__(self) -> int:
         """Count the samples of the part."""
         return len(self.places)
+
+    @property
+    def ids(self) -> list[str]:
+        """List the samples' ids."""
+        whole = ids_of(self.samples)
+        return [whole[place] for place in self.places]
 
     def __getitem__(self, index: Any) -> Any:
         """Return one Sample, or for a slice another Part."""

@@ -9,6 +9,7 @@ from segacc.amounts import clock_text, seconds
 from segacc.budget import FIRST_GUESS
 from segacc.errors import OptionError
 from segacc.plan import NETWORK, as_stored
+from segacc.sample_ids import digest, ids_of
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.streams import TrainStream
 
@@ -61,6 +62,14 @@ def resume(run: "Run") -> None:
     if run.plan.resume:
         stored = checkpoint.read(run.plan.resume)
         was = stored.settings
+        missing = [key for key in now if key not in was]
+        if missing and streamed == ("shards" in was):
+            raise OptionError(
+                f"--resume {run.config.resume}: an older version of segacc wrote this checkpoint, "
+                f"without {', '.join(missing)}, so that nobody can tell whether the data are still "
+                "the same. Go on with that version, or start a new run from its weights with "
+                "--weights FOLDER."
+            )
         different = [
             f"{key} was {was.get(key)}, now {now.get(key)}"
             for key in {**now, **was}
@@ -76,6 +85,7 @@ def resume(run: "Run") -> None:
             where = f"--resume {run.config.resume}"
             raise OptionError(f"{where}: step {stored.step} of {last} is done already.")
         load_state(run, run.plan.resume)
+        run.unreadable.update(stored.unreadable)
         if run.ema:
             run.ema.load(run.plan.resume)
         if streamed:
@@ -127,9 +137,12 @@ def load_state(run: "Run", stored: Path) -> None:
 
 
 def order_settings(run: "Run") -> dict[str, Any]:
-    """Collect what the order of the training samples depends on."""
+    """Collect what the order of the training samples depends on.
+
+    Samples are known by their ids, not by their files, which may lie elsewhere now.
+    """
     config, data = run.config, run.train_data
-    found = {
+    found: dict[str, Any] = {
         "seed": config.seed,
         "total_batch_size": run.total_batch_size,
         "training_images": data.num_samples,
@@ -140,6 +153,9 @@ def order_settings(run: "Run") -> dict[str, Any]:
             "num_workers": config.num_workers,
             "batch_size": config.batch_size,
             "shards": len(data.stream.shards),
+            "shard_digest": digest([name.rpartition("/")[2] for name in data.stream.shards]),
             "buffer": data.stream.buffer,
         }
+    else:
+        found["sample_digest"] = digest(ids_of(data.source.samples), data.order.chances)
     return found

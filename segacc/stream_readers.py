@@ -37,6 +37,22 @@ class Place:
     """Samples that were taken from the block."""
 
 
+def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tuple[Sample, Any]]:
+    """Yield the samples of a shard from a position on, as `Stream.read` does.
+
+    Raises:
+        DataError: whatever `read` raised, a broken connection perhaps: one process alone that ends
+            with it would leave the others waiting, a SegaccError stops them all.
+    """
+    try:
+        yield from stream.read(shard, position)
+    except SegaccError:
+        raise
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
+        raise DataError(f"{shard}: the shard cannot be read: {why}.") from error
+
+
 def deal(order: Sequence[int], reader: int, readers: int) -> list[tuple[int, int, int]]:
     """Give a reader its shards of an epoch, so that each sample goes to one reader.
 
@@ -113,7 +129,8 @@ class Reader:
         for turn, (shard, part, parts) in enumerate(mine[start.shard :], start.shard):
             here = start if turn == start.shard else Place(epoch=start.epoch, shard=turn)
             passed = here.passed
-            for sample, position in self.stream.read(self.stream.shards[shard], here.position):
+            name = self.stream.shards[shard]
+            for sample, position in read_shard(self.stream, name, here.position):
                 passed += 1
                 if (passed - 1) % parts == part:
                     yield sample, replace(here, position=position, passed=passed)

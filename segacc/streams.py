@@ -6,17 +6,16 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from segacc.augment import Pipeline
-from segacc.data import Batch, Item, collate, nothing, quiet, scored_item
+from segacc.data import Batch, Item, collate, load, nothing, scored_item
 from segacc.decode import read_sample
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.order import Cut
-from segacc.stream_readers import Place, Reader
+from segacc.stream_readers import Place, Reader, read_shard
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,8 @@ class TrainStream:
             the readers in turn, from the first step of a run on.
         """
         turns = range(steps.start * cut.accumulation, steps.stop * cut.accumulation)
-        return DataLoader(
-            Turns(self, cut, turns, tuple(positions)),
-            batch_size=None,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            worker_init_fn=quiet,
-            generator=torch.Generator(),
-            prefetch_factor=4 if num_workers else None,
-        )
+        train = Turns(self, cut, turns, tuple(positions))
+        return load(train, num_workers, ahead=4, batch_size=None, pin_memory=pin_memory)
 
     def batches(
         self, cut: Cut, mine: int, workers: int, place: Place
@@ -121,7 +113,7 @@ class EvalStream:
             SegaccError: a shard cannot be read.
         """
         for shard in self.stream.shards:
-            for sample, _ in self.stream.read(shard, None):
+            for sample, _ in read_shard(self.stream, shard):
                 yield sample
 
     def spread(self, count: int) -> frozenset[str]:
@@ -135,15 +127,9 @@ class EvalStream:
         ends; each decodes its own only.
 
         Yields:
-            Item or SegaccError, as many on each process.
+            Item, as many on each process; or SegaccError, the last of its process.
         """
-        return DataLoader(
-            Share(self, process, processes),
-            batch_size=None,
-            num_workers=min(1, num_workers),
-            worker_init_fn=quiet,
-            generator=torch.Generator(),
-        )
+        return load(Share(self, process, processes), min(1, num_workers), batch_size=None)
 
     def batches(
         self, *, process: int, processes: int, num_workers: int, batch_size: int
@@ -167,10 +153,7 @@ class Share(IterableDataset[Any]):
     processes: int
 
     def __iter__(self) -> Iterator[Item | SegaccError]:
-        """Yield one process's share.
-
-        After a shard that cannot be read comes padding as far as the number of samples is known.
-        """
+        """Yield one process's share; it ends with the error of a shard that cannot be read."""
         data, given, count = self.data, 0, 0
         try:
             for count, sample in enumerate(data.samples(), 1):
@@ -182,6 +165,6 @@ class Share(IterableDataset[Any]):
                 raise DataError(f"{', '.join(data.stream.shards[:4])}: the split has no sample.")
         except SegaccError as error:
             yield error
-            given, count = given + 1, max(count, data.num_samples or 0)
+            return
         for _ in range(-(-count // self.processes) - given):
             yield Item(*nothing(data.num_channels), "", 0, padding=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from segacc.hookspecs import Facts, Sample
 from segacc.plugins.segformer import SegformerOptions, build
@@ -45,3 +46,18 @@ def tiny_segformer(
     model = build(options, facts(num_classes)).eval()
     assert isinstance(model, TransformersModel)
     return model
+
+
+class Counts:
+    """A metric: the confusion itself."""
+
+    def __init__(self) -> None:
+        self.state = {"counts": torch.zeros(3, 3, dtype=torch.int64)}
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        pairs = torch.bincount((3 * labels + predictions).ravel(), minlength=9)
+        self.state["counts"] += pairs.view(3, 3)
+
+    def compute(self) -> dict[str, Any]:
+        counts = self.state["counts"].tolist()
+        return {f"{k}{j}": counts[k][j] for k in range(3) for j in range(3)}

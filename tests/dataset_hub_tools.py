@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-ROOT = Path(__file__).parent.parent
+from hub_tools import start_script
 
 Files = Mapping[str, bytes]
 """By path in the repository."""
@@ -52,29 +51,8 @@ def of_bytes(content: bytes) -> str:
 
 
 def start_loading(cases: Any, home: Path, **environment: str) -> "subprocess.Popen[str]":
-    """Start loading in a process of its own: the Hub's library reads its settings on import."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
-        and not name.lower().endswith("_proxy")
-    }
-    return subprocess.Popen(
-        [sys.executable, __file__, json.dumps(cases)],
-        cwd=ROOT,
-        env={**kept, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def loaded(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
-    """Wait for what was loaded; nothing else may have been said."""
-    out, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    told: list[dict[str, Any]] = json.loads(out)
-    return told
+    """Start loading in a process of its own."""
+    return start_script(__file__, cases, home, **environment)
 
 
 def commit(hub_id: str, revision: str) -> str:

@@ -34,7 +34,14 @@ def main() -> None:
 
 
 def start_choosing(cases: Any, home: Path, **environment: str) -> "subprocess.Popen[str]":
-    """Start choosing in a process of its own: the Hub's library reads its settings on import."""
+    """Start choosing in a process of its own."""
+    return start_script(__file__, cases, home, **environment)
+
+
+def start_script(
+    script: str, cases: Any, home: Path, **environment: str
+) -> "subprocess.Popen[str]":
+    """Start a script in a process of its own: the Hub's library reads its settings on import."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -42,7 +49,7 @@ def start_choosing(cases: Any, home: Path, **environment: str) -> "subprocess.Po
         and not name.lower().endswith("_proxy")
     }
     return subprocess.Popen(
-        [sys.executable, __file__, json.dumps(cases)],
+        [sys.executable, script, json.dumps(cases)],
         cwd=ROOT,
         env={**kept, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), **environment},
         stdout=subprocess.PIPE,
@@ -52,7 +59,7 @@ def start_choosing(cases: Any, home: Path, **environment: str) -> "subprocess.Po
 
 
 def result(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
-    """Wait for what was chosen."""
+    """Wait for what a script prints; nothing else may have been said."""
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     told: list[dict[str, Any]] = json.loads(out)

@@ -65,3 +65,14 @@ def rows(run: Path, kind: str) -> list[dict[str, Any]]:
 def column(run: Path, key: str) -> Sequence[float]:
     """Return one number of all training lines."""
     return [row[key] for row in rows(run, "train")]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Assert that two runs left the same weights, losses and scores."""
+    for name in ("last", "best"):
+        mine, theirs = (place / name / "model.safetensors" for place in (run, other))
+        assert mine.read_bytes() == theirs.read_bytes(), f"{name}/ differs"
+    for key in ("step", "loss", "lr", "grad_norm"):
+        assert column(run, key) == column(other, key)
+    scores = [[(row["step"], row["mean_iou"]) for row in rows(one, "eval")] for one in (run, other)]
+    assert scores[0] == scores[1]

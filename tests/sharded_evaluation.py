@@ -2,29 +2,33 @@
 
 Does so twice: image by image, and in batches of one size that are seen at two scales, mirrored too.
 Prints the confusion counts on the main process. Start it with torchrun, or alone for the reference.
+With the argument `broken` the images are streamed, and on the second process the connection breaks:
+each process prints what it was told, when the stream was opened and when it was scored.
 """
 
-import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from PIL import Image
 from torch import Tensor, nn
 
+from data_tools import Counts, encode
 from segacc.data import EvalData, Source
-from segacc.hookspecs import Sample
+from segacc.errors import DataError
+from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
 from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.processes import start_accelerator
+from segacc.processes import on_all, start_accelerator
 from segacc.protocols import Protocol, default_protocol
 from segacc.scoring import Scoring
+from segacc.streams import EvalStream
 from sharded_segacc import SETTINGS
 
 SIZES = [(32, 32), (70, 100), (33, 32), (120, 31), (20, 20), (32, 32), (32, 32)]
@@ -46,26 +50,9 @@ class Only32(SegmentationModel):
         return Logits(self.layer(images))
 
 
-class Counts:
-    """A metric: the confusion itself."""
-
-    def __init__(self) -> None:
-        self.state = {"counts": torch.zeros(3, 3, dtype=torch.int64)}
-
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
-        pairs = torch.bincount((3 * labels + predictions).ravel(), minlength=9)
-        self.state["counts"] += pairs.view(3, 3)
-
-    def compute(self) -> dict[str, Any]:
-        counts = self.state["counts"].tolist()
-        return {f"{k}{j}": counts[k][j] for k in range(3) for j in range(3)}
-
-
-def encode(array: Any) -> bytes:
-    """Write a PNG into memory."""
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "png")
-    return stream.getvalue()
+def counts() -> dict[str, Any]:
+    """Make empty metrics."""
+    return {"counts": Counts()}
 
 
 def samples() -> list[Sample]:
@@ -81,6 +68,25 @@ def samples() -> list[Sample]:
     ]
 
 
+def broken(shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
+    """Read a shard, on the second process only two samples of it."""
+    for number, sample in enumerate(samples()):
+        if number == 2 and os.environ["RANK"] == "1":
+            raise ConnectionResetError("gone")
+        yield sample, number + 1
+
+
+def refused(scoring: Scoring) -> list[str]:
+    """Collect what is said of a stream that breaks."""
+    told = []
+    for call in (lambda: scoring.data.spread(4), lambda: evaluate(scoring)):
+        try:
+            on_all(scoring.accelerator, call)
+        except DataError as error:
+            told.append(str(error))
+    return told
+
+
 def main() -> None:
     """Evaluate, and say how much was sharded."""
     if "WORLD_SIZE" in os.environ:
@@ -92,6 +98,13 @@ def main() -> None:
     network = Only32()
     optimizer = torch.optim.AdamW(network.parameters())
     model, _ = accelerator.prepare(network, optimizer)
+    labels = LabelMap.plain(["a", "b", "c"])
+    if sys.argv[1:] == ["broken"]:
+        far = EvalStream(Stream(shards=("far.tar",), read=broken), labels, 3)
+        whole = default_protocol(network, (32, 32))
+        scoring = Scoring(accelerator, model, network, far, counts, whole)
+        sys.stdout.write(json.dumps(refused(scoring)) + "\n")
+        return
     scores = []
     for size, protocol in (
         (1, default_protocol(network, (32, 32))),
@@ -101,8 +114,8 @@ def main() -> None:
             accelerator,
             model,
             network,
-            EvalData(Source(samples(), LabelMap.plain(["a", "b", "c"]))),
-            lambda: {"counts": Counts()},
+            EvalData(Source(samples(), labels)),
+            counts,
             protocol,
             eval_batch_size=size,
         )

@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
-from torch import Tensor
 
-from data_tools import tiny_segformer
+from data_tools import Counts, tiny_segformer
 from segacc import checkpoint
 from segacc.augment import Pipeline
 from segacc.data import EvalData, Source
@@ -25,21 +23,6 @@ from segacc.scoring import Scoring, scored_data
 from segacc.streams import TrainStream
 
 STEPS, STOP, WORKERS = 30, 7, 2
-
-
-class Counts:
-    """A metric: the confusion itself."""
-
-    def __init__(self) -> None:
-        self.state = {"counts": torch.zeros(3, 3, dtype=torch.int64)}
-
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
-        pairs = torch.bincount((3 * labels + predictions).ravel(), minlength=9)
-        self.state["counts"] += pairs.view(3, 3)
-
-    def compute(self) -> dict[str, Any]:
-        counts = self.state["counts"].tolist()
-        return {f"{k}{j}": counts[k][j] for k in range(3) for j in range(3)}
 
 
 def load(data: TrainStream, accelerator: Any, first: int, positions: list[Any]) -> list[Any]:

@@ -240,6 +240,23 @@ def test_unreadable_files_are_counted_and_passed_over(
     assert report["unreadable"][0].startswith(str(broken))
 
 
+def test_a_resumed_run_counts_on(warm: Warm, tmp_path: Path) -> None:
+    root = write_data(tmp_path / "data")
+    first, second = (root / f"annotations/train/{name}.png" for name in ("train1", "train3"))
+    given = ("--dataset", f"folder:root={root}", "--num-workers", "0", "--skip-unreadable", "1")
+    label = first.read_bytes()
+    first.unlink()
+    done = warm(*FLAGS, *given, "--batch-size", "4", "--max-steps", "1", cwd=tmp_path)
+    why = "the label is missing; each image needs one of the same stem."
+    assert assert_succeeded(done).stderr == f"skipped, 1 of 1 allowed: {first}: {why}\n"
+    done = warm("--resume", "run", "--max-steps", "2", cwd=tmp_path)
+    assert assert_succeeded(done).stderr == "", "it was told before"
+    first.write_bytes(label)
+    second.unlink()
+    found = complaint(warm("--resume", "run", "--max-steps", "3", cwd=tmp_path))
+    assert found == f"{second}: {why}{UNREADABLE.rstrip('.')} (1 are allowed by --skip-unreadable)."
+
+
 def test_one_unreadable_file_too_many_stops_the_run(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data")
     for name in ("train1", "train3"):

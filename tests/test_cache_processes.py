@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
@@ -246,6 +247,10 @@ def test_a_run_with_a_cache_comes_to_the_same_weights(
         start = segacc if name == "ram" else warm  # memory is given back as a process ends
         done = start(*given, *more, "--num-workers", "0", "--output-dir", name, cwd=tmp_path)
         assert_succeeded(done)
+        size = "#"
+        told = f"cache: decoding 7 samples, about {size} MB, into "
+        lines = [re.sub(r"[\d.]+ MB", f"{size} MB", line) for line in done.stderr.splitlines()]
+        assert [line.startswith(told) for line in lines] == [True] * bool(more), "once"
     found = {(tmp_path / name / "last" / "model.safetensors").read_bytes() for name in runs}
     assert len(found) == 1
     assert len(whole(tmp_path / "cache")) == 2

@@ -172,6 +172,10 @@ def test_a_bar_on_a_terminal(warm: Warm, data: Path, tmp_path: Path) -> None:
     [
         ([], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
         (
+            ["--dataset", "nuclei", "--seed", "1"],
+            "--seed: is for --val-fraction and --show-augmented; add one, or leave it out.",
+        ),
+        (
             ["--dataset", "nuclei", "--aug", "flip"],
             "--aug: is for --show-augmented; add that, or leave it out.",
         ),

@@ -1,12 +1,14 @@
 """Flags, YAML, Python and a resumed run: the same settings give the same run."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cli_tools import Warm, assert_refused, assert_succeeded, metrics, python
+from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics, python
+from segacc.sample_ids import digest
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -89,6 +91,36 @@ def test_a_resume_that_is_refused_changes_nothing(
         f"--max-steps: 2: {run}/checkpoints/step-00000040 is at step 40 already.",
     )
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_other_samples_in_equal_number_would_not_be_the_same_run(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    split = ("--train-split", "train[:2]", "--output-dir", "run")
+    assert_succeeded(warm(*TINY, "--dataset", f"folder:root={data}", *split, cwd=tmp_path))
+    stored = tmp_path / "run/checkpoints/step-00000002/progress.json"
+    progress = json.loads(stored.read_text())
+    was, now = (digest([f"train{k}" for k in some]) for some in ((0, 1), (2, 3)))
+    assert progress["settings"]["sample_digest"] == was
+    other = ("--train-split", "train[2:]", "--max-steps", "3")
+    assert_refused(
+        warm("--resume", "run", *other, cwd=tmp_path),
+        f"--resume run: this would not be the same run: sample_digest was {was}, now {now}. Start "
+        "as many processes, batch size and accumulation that make the same product, on the same "
+        "data.",
+    )
+    moved = shutil.copytree(data, tmp_path / "elsewhere")
+    there = ("--dataset", f"folder:root={moved}", "--max-steps", "3")
+    assert_succeeded(warm("--resume", "run", *there, cwd=tmp_path))
+
+    del progress["settings"]["sample_digest"]
+    stored.write_text(json.dumps(progress))
+    assert_refused(
+        warm("--resume", stored.parent, "--max-steps", "3", cwd=tmp_path),
+        f"--resume {stored.parent}: an older version of segacc wrote this checkpoint, without "
+        "sample_digest, so that nobody can tell whether the data are still the same. Go on with "
+        "that version, or start a new run from its weights with --weights FOLDER.",
+    )
 
 
 PYTHON = """

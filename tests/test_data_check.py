@@ -127,7 +127,7 @@ def test_each_fault_is_what_would_stop_a_run(tmp_path: Path, name: str) -> None:
     root = write_data(tmp_path / "d")
     spoil(root / file)
     found = look(f"folder:root={root}")
-    assert problems(found) == [Finding("problem", "train", text, (str(root / file),))]
+    assert problems(found) == [Finding("problem", "train", text, (str(root / file),), kind)]
     [fault] = found.splits["train"].faults
     assert (fault.kind, fault.file) == (kind, str(root / file))
     assert found.splits["train"].read == 4, "the others are counted all the same"
@@ -220,7 +220,7 @@ def test_a_run_needs_its_splits(tmp_path: Path) -> None:
     root = write_data(tmp_path / "d", counts={"train": 4, "test": 2})
     found = look(f"folder:root={root}")
     text = '--eval-split: the data set has no split "validation"; it has train, test.'
-    assert problems(found) == [Finding("problem", "", text)]
+    assert problems(found) == [Finding("problem", "", text, kind="split")]
     assert list(found.splits) == ["train", "test"]
     assert pastes(found)[:2] == ["--val-fraction 0.2", "--eval-split test"]
     for cure in ({"val_fraction": 0.25}, {"eval_split": "test"}):

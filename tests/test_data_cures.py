@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from check_tools import (
     colors,
@@ -16,11 +17,15 @@ from check_tools import (
     pastes,
     photograph,
     problems,
+    smaller,
     texts,
 )
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
-from segacc.data_check.cures import CROP, command, cures, paste
+from segacc.data_check.check import Findings
+from segacc.data_check.cures import CROP, command, cures, paste, unmended
+from segacc.data_check.text import print_report, to_json
+from segacc.data_check.verdict import judge
 from segacc.defaults import DEFAULT_CROP
 from segacc.hookspecs import Sample
 
@@ -146,6 +151,37 @@ def test_the_command_keeps_what_was_typed_of_the_run(tmp_path: Path) -> None:
         "--train-split 'train[:5]' --val-fraction 0.4 --seed 3 --aug flip --aug rotate"
     )
     assert command(found, []) is None
+
+
+def test_what_no_option_mends_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_data(tmp_path / "d")
+    foreign_values(root / "annotations/train/train1.png")
+    (root / "annotations/train/train2.png").unlink()
+    mended = look(f"folder:root={root}")
+    assert unmended(judge(mended), cures(mended)) == []
+    assert heading(mended, capsys) == "together:"
+    smaller(root / "annotations/train/train0.png")
+    found = look(f"folder:root={root}")
+    (left,) = unmended(judge(found), cures(found))
+    assert left.text.startswith("1 label of train has not its image's size")
+    assert heading(found, capsys) == "together; 1 problem left that no option mends:"
+    assert to_json(found, judge(found), cures(found), [])["unmended"] == [left.text]
+    typed = command(found, cures(found))
+    assert typed is not None and f"folder:root={root},ignore=7/9 --skip-unreadable 1" in typed
+
+
+def heading(found: Findings, capsys: pytest.CaptureFixture[str]) -> str:
+    """Print a report; return the line above the whole command."""
+    print_report(Console(soft_wrap=True), found, judge(found), cures(found), [])
+    lines = capsys.readouterr().out.splitlines()
+    return next(line for line in lines if line.startswith("together"))
+
+
+def test_a_split_that_is_missing_is_mended() -> None:
+    found = of_samples({"train": [random_sample(k) for k in range(2)], "test": [random_sample(7)]})
+    assert len(problems(found)) == 1
+    assert unmended(judge(found), cures(found)) == []
+    assert unmended(judge(found), []) == problems(found)
 
 
 def test_streams_that_nobody_has_counted(tmp_path: Path) -> None:

@@ -59,8 +59,21 @@ def test_the_shared_nuclei_by_a_pattern(shared: Path, hub_names: str) -> None:
     }
 
 
-def test_a_names_file_beside_the_data_of_another_form(shared: Path) -> None:
-    folder = shared / "nuclei_dsb2018"
+@pytest.mark.parametrize("border", [False, True])
+def test_names_of_each_column_beside_the_data(shared: Path, border: bool) -> None:
+    column = {"label": "annotation_border"} if border else {}
+    found = build(path=str(shared / "nuclei_dsb2018"), **column).labels
+    wanted = nuclei.build_nuclei(nuclei.NucleiOptions(border=border)).labels
+    assert (found.names, found.classes) == (wanted.names, wanted.classes)
+    facts = json.loads((shared / "nuclei_dsb2018" / "classes.json").read_text())
+    told = facts["annotation_border" if border else "annotation"]
+    assert [list(color) for color in found.palette] == told["palette"]
+
+
+def test_a_names_file_beside_the_data_of_another_form(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    parquet(folder / "train.parquet", pairs(1))
+    (folder / "classes.json").write_text('{"dataset": {"id2label": {"0": "a", "1": "b"}}}')
     assert refusal(path=str(folder)) == (
         f"{folder}/classes.json: not a list of class names (invalid literal for int() with base "
         "10: 'dataset'). Right is a text file with one name a line, or JSON like "
@@ -245,7 +258,7 @@ def test_ids_outside_the_map_are_named(hub_names: str, tmp_path: Path) -> None:
     two = datasets.List(datasets.List(datasets.Value("int32")))
     splits = build(path=str(with_labels(tmp_path, cells, label=two)), names=hub_names)
     for sample, bad in zip(
-        splits.splits["train"], ("-1 (2 pixels)", "70000 (1 pixels)"), strict=True
+        splits.splits["train"], ("-1 (2 pixels)", "70000 (1 pixel)"), strict=True
     ):
         with pytest.raises(DataError) as error:
             read_label(sample.label, splits.labels, "sample")

@@ -20,7 +20,8 @@ from dataset_hub_data import (
     refusal,
     table,
 )
-from dataset_hub_tools import commit, dataset_hub, loaded, of_bytes, start_loading
+from dataset_hub_tools import commit, dataset_hub, of_bytes, start_loading
+from hub_tools import result
 from segacc.errors import OptionError
 from segacc.options import decode
 from segacc.plugins.datasets.hub import HubOptions
@@ -360,7 +361,7 @@ def test_data_sets_of_the_hub_and_of_its_cache(
         {"id": "mute/tiny"},
     ]
     with dataset_hub(repositories) as endpoint:
-        done = iter(loaded(start_loading(cases, home, HF_ENDPOINT=endpoint)))
+        done = iter(result(start_loading(cases, home, HF_ENDPOINT=endpoint)))
     everything = {"train": told([0, 1, 2]), "validation": told([3, 4])}
     check_loaded(done, everything)
     check_loaded(done, {"train": told([1, 2])})
@@ -392,7 +393,7 @@ def test_data_sets_of_the_hub_and_of_its_cache(
         {"id": "us/tiny", "revision": "v9"},
         {"id": "us/none"},
     ]
-    done = iter(loaded(start_loading(cases, home, HF_ENDPOINT=CLOSED)))
+    done = iter(result(start_loading(cases, home, HF_ENDPOINT=CLOSED)))
     check_loaded(done, everything)
     check_loaded(done, {"validation": told([3, 4])})
     text = unreachable("ConnectError", "us/tiny")

@@ -333,7 +333,7 @@ def test_32_bit_label_ids_are_exact() -> None:
     np.testing.assert_array_equal(found, IN_CLASSES)
     raw[0, 0] = 16_777_216  # the same number as a float of 32 bits
     message = refusal(DataError, read_label, encode(raw, "TIFF"), labels, "a.tif")
-    assert message.startswith("a.tif: label values outside the 2 classes: 16777216 (1 pixels).")
+    assert message.startswith("a.tif: label values outside the 2 classes: 16777216 (1 pixel).")
 
 
 def test_a_label_of_fractions_is_refused() -> None:

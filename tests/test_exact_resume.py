@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launches import ROOT, column, environment, rows, start
+from launches import ROOT, assert_same, environment, rows, start
 
 # Dropout and drop path draw from the global random state; augmentations from each sample's own.
 SETTINGS = (
@@ -45,17 +45,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def same(run: Path, other: Path) -> None:
-    """Assert that two runs left the same weights, losses and scores."""
-    for name in ("last", "best"):
-        mine, theirs = (place / name / "model.safetensors" for place in (run, other))
-        assert mine.read_bytes() == theirs.read_bytes(), f"{name}/ differs"
-    for key in ("step", "loss", "lr", "grad_norm"):
-        assert column(run, key) == column(other, key)
-    scores = [[(row["step"], row["mean_iou"]) for row in rows(one, "eval")] for one in (run, other)]
-    assert scores[0] == scores[1]
-
-
 @pytest.mark.launch
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: int) -> None:
@@ -69,7 +58,7 @@ def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: i
     output = finish("--resume", run)
     assert "finished at step 60/60" in output
     assert (run / "config.yaml").read_text() == settings  # it still tells what was typed at first
-    same(run, uninterrupted)
+    assert_same(run, uninterrupted)
 
 
 @pytest.mark.launch
@@ -85,7 +74,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert saved == f"step-{rows(run, 'train')[-1]['step']:08d}"
 
     finish("--resume", "auto", "--output-dir", run)
-    same(run, uninterrupted)
+    assert_same(run, uninterrupted)
 
 
 @pytest.mark.launch

@@ -106,7 +106,7 @@ def test_the_next_id_is_taken_for_either_mistake() -> None:
 
 def test_a_few_wrong_ids_are_named() -> None:
     assert complaint(LabelMap.plain(ABC, ignore=(11,)), [0, 7, 9, 9, 254]) == (
-        "a.png: label values outside the 3 classes: 7 (1 pixels), 9 (2 pixels), 254 (1 pixels). "
+        "a.png: label values outside the 3 classes: 7 (1 pixel), 9 (2 pixels), 254 (1 pixel). "
         "Allowed raw ids: 0-2, 11, 255. If these pixels should count for nothing, add "
         "ignore=7/9/254; otherwise name the missing classes."
     )
@@ -114,7 +114,7 @@ def test_a_few_wrong_ids_are_named() -> None:
 
 def test_ids_below_and_above_the_map_are_named() -> None:
     assert complaint(LabelMap.plain(ABC), [-1, 0, 1000], np.int32) == (
-        "a.png: label values outside the 3 classes: -1 (1 pixels), 1000 (1 pixels). "
+        "a.png: label values outside the 3 classes: -1 (1 pixel), 1000 (1 pixel). "
         "Allowed raw ids: 0-2, 255. If these pixels should count for nothing, add "
         "ignore=-1/1000; otherwise name the missing classes."
     )
@@ -122,8 +122,8 @@ def test_ids_below_and_above_the_map_are_named() -> None:
 
 def test_a_photograph_is_recognized() -> None:
     assert complaint(LabelMap.plain(ABC), list(range(100))) == (
-        "a.png: label values outside the 3 classes: 3 (1 pixels), 4 (1 pixels), 5 (1 pixels), "
-        "6 (1 pixels), 7 (1 pixels), 8 (1 pixels), 9 (1 pixels), 10 (1 pixels) .... "
+        "a.png: label values outside the 3 classes: 3 (1 pixel), 4 (1 pixel), 5 (1 pixel), "
+        "6 (1 pixel), 7 (1 pixel), 8 (1 pixel), 9 (1 pixel), 10 (1 pixel) .... "
         "Allowed raw ids: 0-2, 255. So many different values suggest a photograph or a resized "
         "label: labels must hold ids, not colours."
     )
@@ -200,9 +200,7 @@ def test_every_byte_goes_where_the_map_says(count: int) -> None:
     np.testing.assert_array_equal(mapped, wanted)
     np.testing.assert_array_equal(labels.apply(known.T, "a.png"), wanted.T)
     for raw in set(range(256)) - set(raws):
-        assert f"outside the {count} classes: {raw} (1 pixels)." in complaint(
-            labels, [raws[0], raw]
-        )
+        assert f"outside the {count} classes: {raw} (1 pixel)." in complaint(labels, [raws[0], raw])
 
 
 def test_ids_of_32_bits_are_exact() -> None:
@@ -213,7 +211,7 @@ def test_ids_of_32_bits_are_exact() -> None:
     restored = labels.restore(np.array([[0, 1]]))
     assert restored.dtype == np.int32
     np.testing.assert_array_equal(restored, [[16_777_217, 2_000_000_000]])
-    assert "2 classes: 16777216 (1 pixels)." in complaint(labels, [5, 16_777_216], np.int32)
+    assert "2 classes: 16777216 (1 pixel)." in complaint(labels, [5, 16_777_216], np.int32)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 9), (30, 40)])
@@ -276,7 +274,7 @@ def test_a_few_unknown_colours_are_named_beside_the_nearest() -> None:
     pixels = [(0, 0, 0), (128, 64, 130), (9, 0, 9), (128, 64, 130)]
     assert color_complaint(STREET, pixels) == (
         "a.png: colours that are not among the 4 of the colour table: (128, 64, 130) (2 pixels; "
-        "nearest is (128, 64, 128), Road), (9, 0, 9) (1 pixels; nearest is (0, 0, 0), ignored). "
+        "nearest is (128, 64, 128), Road), (9, 0, 9) (1 pixel; nearest is (0, 0, 0), ignored). "
         "Add them to the colour table; a name in it that should count for nothing is left out with "
         "map={drop: [NAME]}."
     )
@@ -290,14 +288,14 @@ def test_the_nearest_colour_is_the_nearest_of_all() -> None:
     for color in random.integers(0, 256, (20, 3)):
         distances = ((np.array(table) - color) ** 2).sum(1)
         near = int(distances.argmin())
-        told = f"(1 pixels; nearest is {table[near]}, c{near})."
+        told = f"(1 pixel; nearest is {table[near]}, c{near})."
         assert told in color_complaint(labels, [tuple(map(int, color))])
 
 
 def test_compressed_colours_are_recognized() -> None:
     pixels = [(128, 64, k) for k in range(100)]
     told = ", ".join(
-        f"(128, 64, {k}) (1 pixels; nearest is {(128, 64, 128)}, Road)" for k in range(8)
+        f"(128, 64, {k}) (1 pixel; nearest is {(128, 64, 128)}, Road)" for k in range(8)
     )
     assert color_complaint(STREET, pixels) == (
         f"a.png: colours that are not among the 4 of the colour table: {told} .... So many "

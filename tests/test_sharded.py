@@ -1,5 +1,6 @@
 """FSDP2: sharded over two processes, the same losses, weights, EMA and resume (on the CPU)."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,12 @@ SETTINGS = (
 )
 
 
-def sharded(*args: object) -> str:
-    """Run segacc on two processes that shard; return what was printed."""
+def sharded(*args: object, script: str = "sharded_segacc.py") -> str:
+    """Run segacc, or a script, on two processes that shard; return what was printed."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = ["--nproc_per_node", "2", str(ROOT / "tests" / "sharded_segacc.py")]
+    two = ["--nproc_per_node", "2", str(ROOT / "tests" / script)]
     done = subprocess.run(
-        [*torchrun, *script, *map(str, args)],
+        [*torchrun, *two, *map(str, args)],
         env=environment(),
         cwd=ROOT,
         capture_output=True,
@@ -54,3 +55,11 @@ def test_sharding_changes_nothing(tmp_path: Path) -> None:
     sharded("--resume", run / "checkpoints" / "step-00000003")
     assert (run / "last" / "model.safetensors").read_bytes() == before
     assert column(run, "loss") == losses
+
+
+@pytest.mark.launch
+def test_a_shard_that_one_process_cannot_read_stops_them_all() -> None:
+    """They gather weights in each forward call: one that went on alone would wait for ever."""
+    told = sharded("broken", script="sharded_evaluation.py").splitlines()
+    text = "far.tar: the shard cannot be read: ConnectionResetError gone."
+    assert [json.loads(line) for line in told if line.startswith("[")] == [[text, text]] * 2

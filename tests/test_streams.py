@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -389,15 +389,33 @@ def test_the_first_samples_are_kept_for_pictures() -> None:
     assert isinstance(scored_data(lists, LABELS, 3), EvalStream)
 
 
-@pytest.mark.parametrize("known", [8, None])
-def test_all_processes_meet_a_shard_that_cannot_be_scored(known: int | None) -> None:
-    stream = replace(small_stream(4, 4, broken={"b": 1}), num_samples=known)
-    shares = scored(stream, 3, 0)
-    for share in shares:
-        errors = [one for one in share if isinstance(one, DataError)]
-        assert [str(error) for error in errors] == ["b: the shard cannot be read."]
-    if known:  # then they end together
-        assert [len(share) for share in shares] == [3, 3, 3]
+def test_all_processes_meet_a_shard_that_cannot_be_scored() -> None:
+    for share in scored(small_stream(4, 4, broken={"b": 1}), 3, 0):
+        *items, error = share
+        assert all(isinstance(item, Item) for item in items)
+        assert isinstance(error, DataError) and str(error) == "b: the shard cannot be read."
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """What `Stream.read` of a stranger is, on a connection that breaks."""
+
+    def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
+        yield random_sample(0, size=(8, 8)), 1
+        raise ConnectionResetError("the other side\n is gone.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_reader_raises_is_handed_on_for_all_processes_to_stop(workers: int) -> None:
+    stream = Stream(shards=("far.tar",), read=Breaks(), buffer=1)
+    (share,) = scored(stream, 1, workers)
+    loader = training(stream).loader(
+        Cut(batch_size=1), range(3), positions=[None], num_workers=workers, pin_memory=False
+    )
+    text = "far.tar: the shard cannot be read: ConnectionResetError the other side is gone."
+    for told in (share, list(loader)):
+        assert [str(one) for one in told[1:]] == [text] * (len(told) - 1) != []
+        assert isinstance(told[0], Item | Batch) and isinstance(told[1], DataError)
 
 
 def test_an_empty_split_is_an_error() -> None:

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from check_tools import look, of_samples, pastes, problems, texts
-from data_tools import random_sample
+from data_tools import encode, random_sample
 from segacc.data_check import twins
 from segacc.data_check.check import Findings
+from segacc.data_check.text import verdict
 from segacc.data_check.twins import BITS_APART, SIDE, exact, fingerprint, near, stack
+from segacc.data_check.verdict import judge
 from segacc.hookspecs import Sample
 
 
@@ -140,6 +142,37 @@ def test_camvid_has_no_twins_across_its_splits_but_many_frames_alike(camvid: Fin
     told = {(one.kind, one.splits): len(one.pairs) for one in camvid.twins}
     assert {key for key in told if key[1][0] != key[1][1]} == set()
     assert told[("near", ("validation", "validation"))] > 90, "frames of one video"
+    (frames,) = (one for one in judge(camvid) if one.split == "validation" and "nearly" in one.text)
+    assert (frames.level, frames.text) == (
+        "fact",
+        f"{told['near', ('validation', 'validation')]} images of validation are nearly the same as "
+        "an earlier one, as frames of one video are",
+    )
+
+
+def filmed(seed: int, frame: int) -> Sample:
+    """Draw a scene of 4x4 patches of light, a little brighter in each frame."""
+    scene = np.random.default_rng(seed).integers(40, 200, (4, 4, 3)).repeat(8, 0).repeat(8, 1)
+    picture = np.clip(scene + frame, 0, 255).astype(np.uint8)
+    label = random_sample(100 * seed + frame, size=(32, 32)).label
+    return Sample(encode(picture), label, f"{seed}-{frame}")
+
+
+@pytest.mark.parametrize(("scenes", "level"), [(1, "fact"), (5, "warning")])
+def test_frames_of_one_video_are_a_fact_in_one_split(scenes: int, level: str) -> None:
+    frames = [filmed(k, frame) for k in range(scenes) for frame in range(10 // scenes)]
+    found = of_samples({"train": frames, "validation": [filmed(0, 11)]})
+    told = judge(found)
+    (within,) = (one for one in told if one.split == "train")
+    (across,) = (one for one in told if "nearly the same as one of train" in one.text)
+    assert within.text == (
+        f"{10 - scenes} images of train are nearly the same as an earlier one, as frames of one "
+        "video are"
+    )
+    assert (within.level, across.level) == (level, "warning")
+    if level == "fact":
+        assert told == [across, within]
+        assert verdict(told) == "nothing here would stop a run: 1 warning"
 
 
 def test_planted_twins_are_found_among_real_pictures(shared: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.quick_check import spread
 from segacc.splits import carve, carved_line, pick_split
+from segacc.stream_readers import read_shard
 
 CHUNK = 8
 """Samples that are handed to a process at once."""
@@ -211,7 +212,7 @@ def from_stream(stream: Stream, faults: list[Fault]) -> Iterator[Sample]:
     """Yield the samples of a stream shard by shard; what cannot be read is added to `faults`."""
     for shard in stream.shards:
         try:
-            for sample, _ in stream.read(shard, None):
+            for sample, _ in read_shard(stream, shard):
                 yield sample
         except DataError as error:
             faults.append(Fault("shard", shard, str(error)))

@@ -12,7 +12,7 @@ from segacc.chosen import Chosen
 from segacc.config import CheckConfig
 from segacc.data_check.check import Findings
 from segacc.data_check.split_facts import SplitFacts
-from segacc.data_check.verdict import imbalance, outside
+from segacc.data_check.verdict import Finding, imbalance, outside
 from segacc.errors import OptionError
 from segacc.hookspecs import Stream
 from segacc.options import parse_component
@@ -35,6 +35,9 @@ RUN_SETTINGS = (
 """Settings of a check that are those of a run."""
 STEP = 32
 """A crop whose sides are multiples of it suits nearly every network."""
+IDS = ("values", "nothing")
+"""Problems of labels whose ids mean other classes."""
+SPLIT = ("split",)
 UNREADABLE = ("missing image", "missing label", "unreadable image", "unreadable label")
 
 
@@ -49,6 +52,8 @@ class Cure:
     """Options of the data set that are changed or added, or with None left out."""
     sure: bool = True
     """False for one that only the user can choose."""
+    mends: tuple[str, ...] = ()
+    """Kinds of problems."""
 
 
 def cures(found: Findings) -> list[Cure]:
@@ -58,6 +63,12 @@ def cures(found: Findings) -> list[Cure]:
     if train is not None and train.read:
         told += [*_of_images(found, train), *_of_balance(found, train)]
     return told
+
+
+def unmended(findings: Sequence[Finding], told: Sequence[Cure]) -> list[Finding]:
+    """List the problems that no option mends: files must be changed by hand."""
+    mended = {kind for cure in told for kind in cure.mends}
+    return [one for one in findings if one.level == "problem" and one.kind not in mended]
 
 
 def paste(dataset: Chosen, cure: Cure) -> str:
@@ -142,7 +153,7 @@ def _of_labels(found: Findings) -> Iterator[Cure]:
     binary = len(found.data.labels.names) == 2 and 0 in raw and len(other) == 1 and other != [1]
     if binary and _offers(found, "binary") and not found.data.dataset.options.binary:
         why = f"the labels hold 0 and {other[0]} only, as binary masks do"
-        yield Cure(why, {}, {"binary": "true", "colors": None, "reduce_labels": None})
+        yield Cure(why, {}, {"binary": "true", "colors": None, "reduce_labels": None}, mends=IDS)
     elif wrong and len(wrong) <= MANY_VALUES:
         yield from _of_values(found, sorted(wrong), starts_at_one=0 not in raw)
     if any(fault.kind == "label" for fault in faults) and _offers(found, "colors"):
@@ -151,6 +162,7 @@ def _of_labels(found: Findings) -> Iterator[Cure]:
             {},
             {"colors": "FILE", "names": None, "reduce_labels": None},
             sure=False,
+            mends=("label",),
         )
 
 
@@ -165,11 +177,12 @@ def _of_values(found: Findings, wrong: Sequence[int], *, starts_at_one: bool) ->
             if starts_at_one
             else "if 0 means `not labelled` and the classes start at 1"
         )
-        yield Cure(why, {}, {"reduce_labels": "true"}, sure=starts_at_one)
+        yield Cure(why, {}, {"reduce_labels": "true"}, sure=starts_at_one, mends=IDS)
     if _offers(found, "ignore") and not (shift and starts_at_one):
         told = ", ".join(map(str, wrong))
         why = f"if {told} should count for nothing"
-        yield Cure(why, {}, {"ignore": _with_ignored(found, wrong)}, sure=not shift)
+        ignore = {"ignore": _with_ignored(found, wrong)}
+        yield Cure(why, {}, ignore, sure=not shift, mends=("values",))
 
 
 def _with_ignored(found: Findings, more: Sequence[int]) -> tuple[int, ...]:
@@ -186,18 +199,19 @@ def _of_splits(found: Findings) -> Iterator[Cure]:
     if train is None:
         if others:
             why = f"the data set has no split {config.train_split}"
-            yield Cure(why, {"--train-split": others[0]}, sure=False)
+            yield Cure(why, {"--train-split": others[0]}, sure=False, mends=SPLIT)
     elif config.eval_split not in splits:
         none = f"there is no split {config.eval_split}"
         if not isinstance(train, Stream) and len(train) > 1:
-            yield Cure(f"{none}: score a fifth of {config.train_split}", {"--val-fraction": "0.2"})
+            why = f"{none}: score a fifth of {config.train_split}"
+            yield Cure(why, {"--val-fraction": "0.2"}, mends=SPLIT)
         elif _offers(found, "validation"):
             why = f"{none}, and a stream cannot be carved: name shards of it"
-            yield Cure(why, {}, {"validation": "SHARDS"}, sure=False)
+            yield Cure(why, {}, {"validation": "SHARDS"}, sure=False, mends=SPLIT)
             why = f"or score {config.train_split} itself, which tells less"
-            yield Cure(why, {"--eval-split": config.train_split}, sure=False)
+            yield Cure(why, {"--eval-split": config.train_split}, sure=False, mends=SPLIT)
         for name in others:
-            yield Cure(f"or score {name}", {"--eval-split": name}, sure=False)
+            yield Cure(f"or score {name}", {"--eval-split": name}, sure=False, mends=SPLIT)
     if isinstance(train, Stream) and train.num_samples is None:
         yield from _of_length(found, found.splits[config.train_split])
 
@@ -223,7 +237,7 @@ def _of_files(found: Findings) -> Iterator[Cure]:
     most: int = max(counts, default=0)
     if most:
         why = f"to pass over what cannot be read, {most} in one split"
-        yield Cure(why, {"--skip-unreadable": str(most)})
+        yield Cure(why, {"--skip-unreadable": str(most)}, mends=UNREADABLE)
 
 
 def _of_images(found: Findings, train: SplitFacts) -> Iterator[Cure]:
@@ -231,7 +245,7 @@ def _of_images(found: Findings, train: SplitFacts) -> Iterator[Cure]:
     config, modes = found.data.config, set(train.image_modes)
     refused = any(f.kind == "image" for facts in found.splits.values() for f in facts.faults)
     if refused and config.num_channels != 3 and modes <= {"RGB", "L", "P"}:
-        yield Cure("the images have no more channels", {"--num-channels": "3"})
+        yield Cure("the images have no more channels", {"--num-channels": "3"}, mends=("image",))
     if config.num_channels == 3 and modes and all(m in ("L", "1") or "I;" in m for m in modes):
         why = "all images are grey: one channel does, unless published weights want three"
         yield Cure(why, {"--num-channels": "1"}, sure=False)

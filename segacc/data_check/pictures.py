@@ -13,9 +13,8 @@ from segacc.chosen import Chosen
 from segacc.data_check.check import Findings
 from segacc.data_check.cures import CROP
 from segacc.data_check.split_facts import EXAMPLES, SplitFacts
-from segacc.data_check.verdict import count_of
 from segacc.decode import raw_label, read_pixels
-from segacc.errors import DataError
+from segacc.errors import DataError, count_of
 from segacc.hookspecs import Facts, Sample, Stream
 from segacc.labels import Color, LabelMap
 from segacc.pictures import (

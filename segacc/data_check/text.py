@@ -1,5 +1,6 @@
 """How `segacc check-data` tells what it found: tables and lines for people, JSON for programs."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.data_check.check import Findings
-from segacc.data_check.cures import Cure, command, paste
+from segacc.data_check.cures import Cure, command, paste, unmended
 from segacc.data_check.split_facts import Size, SplitFacts
-from segacc.data_check.verdict import Finding, count_of
+from segacc.data_check.verdict import Finding
+from segacc.errors import count_of
 from segacc.labels import IGNORE
 
 FILES = 5
 """Of a finding, that are named to people; JSON has them all."""
 MANY = 40
 """Classes above which those that occur nowhere are only counted; JSON has them all."""
-STYLES = {"problem": "bold red", "warning": "yellow"}
+STYLES = {"problem": "bold red", "warning": "yellow", "fact": "cyan"}
 
 
 def print_report(
@@ -47,7 +49,10 @@ def print_report(
         _say(console, f"    {paste(found.data.dataset, cure)}", style="bold")
     if whole := command(found, told):
         choice = not all(cure.sure for cure in told)
-        _say(console, f"\ntogether{', without what you must choose' if choice else ''}:")
+        left = count_of(len(unmended(findings, told)), "problem")
+        more = ", without what you must choose" if choice else ""
+        more += f"; {left} left that no option mends" if unmended(findings, told) else ""
+        _say(console, f"\ntogether{more}:")
         _say(console, f"  {whole}", style="bold")
     for path in pictures:
         _say(console, f"written to {path}")
@@ -57,10 +62,9 @@ def print_report(
 
 def verdict(findings: Sequence[Finding], *, sample: int | None = None) -> str:
     """Say in a line whether a run would stop; of a `sample` that is not all there is to say."""
-    problems = sum(finding.level == "problem" for finding in findings)
-    counts = {"problem": problems, "warning": len(findings) - problems}
-    told = ", ".join(count_of(count, word) for word, count in counts.items() if count)
-    if problems:
+    counts = Counter(finding.level for finding in findings if finding.level != "fact")
+    told = ", ".join(count_of(count, word) for word, count in counts.items())
+    if counts["problem"]:
         return f"a run would stop: {told}"
     what = "nothing in what was read" if sample else "nothing here"
     return f"{what} would stop a run{f': {told}' if told else ''}"
@@ -203,6 +207,7 @@ def to_json(
             for cure in told
         ],
         "command": command(found, told),
+        "unmended": [one.text for one in unmended(findings, told)],
         "notes": list(data.notes),
         "pictures": [str(path) for path in pictures],
     }

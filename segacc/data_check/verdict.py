@@ -9,7 +9,12 @@ from segacc.data_check.check import Findings
 from segacc.data_check.scan import Fault, FaultKind
 from segacc.data_check.split_facts import SplitFacts
 from segacc.data_check.twins import Twins
+from segacc.errors import count_of
 
+LEVELS = ("problem", "warning", "fact")
+FILMED = 0.9
+"""Share of a split's images with a near twin before them from which they are frames of a video: of
+CamVid's validation images, all of one video, 97 of 100 have one."""
 MUCH_IGNORED = 0.5
 """Share of ignored pixels above which a split is worth a warning."""
 FAULTS: dict[FaultKind, tuple[str, str]] = {
@@ -32,20 +37,23 @@ TELLING = ("unreadable image", "unreadable label", "image", "label", "size", "sh
 class Finding:
     """One thing worth knowing of a data set."""
 
-    level: Literal["problem", "warning"]
-    """`problem`: a run would stop."""
+    level: Literal["problem", "warning", "fact"]
+    """`problem`: a run would stop; `fact`: nothing to be done about it."""
     split: str
     """Empty where it is about no single one."""
     text: str
     """One sentence."""
     files: tuple[str, ...] = ()
     """Of all that are concerned, in order."""
+    kind: FaultKind | Literal["split", "nothing", ""] = ""
+    """Of a problem, what a cure may mend: a kind of fault, a split that is not there, or nothing to
+    learn."""
 
 
 def judge(found: Findings) -> list[Finding]:
-    """List the problems, then the warnings."""
+    """List the problems, then the warnings, then the facts."""
     told = [
-        *(Finding("problem", "", text) for text in found.data.complaints),
+        *(Finding("problem", "", text, kind="split") for text in found.data.complaints),
         *(one for facts in found.splits.values() for one in _faults(facts)),
         *_empty(found),
         *_nothing_to_learn(found),
@@ -54,7 +62,7 @@ def judge(found: Findings) -> list[Finding]:
         *_strays(found),
         *(one for facts in found.splits.values() for one in _ids(facts)),
     ]
-    return sorted(told, key=lambda finding: finding.level != "problem")
+    return sorted(told, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _faults(facts: SplitFacts) -> Iterator[Finding]:
@@ -62,7 +70,8 @@ def _faults(facts: SplitFacts) -> Iterator[Finding]:
         some = [fault for fault in facts.faults if fault.kind == kind]
         if some:
             text = f"{len(some)} {forms[len(some) > 1].format(facts.name)}{_more(kind, some)}"
-            yield Finding("problem", facts.name, text, tuple(fault.file for fault in some))
+            files = tuple(fault.file for fault in some)
+            yield Finding("problem", facts.name, text, files, kind)
 
 
 def _more(kind: FaultKind, faults: Sequence[Fault]) -> str:
@@ -93,11 +102,6 @@ def told_values(faults: Sequence[Fault], most: int = 8) -> str:
     return ", ".join(told) + more
 
 
-def count_of(count: int, word: str) -> str:
-    """Tell a number of things."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
 def _empty(found: Findings) -> Iterator[Finding]:
     """Refuse a stream without a sample; a data set on disk has refused that before."""
     config = found.data.config
@@ -116,7 +120,7 @@ def _nothing_to_learn(found: Findings) -> Iterator[Finding]:
     present = [k for k in range(len(names)) if train.pixels[k]]
     if not present:
         text = f"no pixel of {train.name} is of a class: all that was read is ignored"
-        yield Finding("problem", train.name, text, tuple(train.all_ignored))
+        yield Finding("problem", train.name, text, tuple(train.all_ignored), "nothing")
     elif len(present) == 1:
         text = f"{train.name} holds one class only, {names[present[0]]}: there is nothing to learn"
         yield Finding("warning", train.name, text)
@@ -127,7 +131,13 @@ def _between(found: Findings) -> Iterator[Finding]:
         second, first = twins.splits
         files = tuple(f"{a} = {b}" for a, b, _ in twins.pairs)
         split = second if second == first else ""
-        yield Finding("warning", split, twins_text(twins), files)
+        filmed = bool(split) and twins.kind == "near" and _is_video(found.splits[split], twins)
+        yield Finding("fact" if filmed else "warning", split, twins_text(twins), files)
+
+
+def _is_video(facts: SplitFacts, twins: Twins) -> bool:
+    """Tell whether nearly all images of a split are near twins of an earlier one."""
+    return len(twins.pairs) >= FILMED * (facts.read - 1)
 
 
 def twins_text(twins: Twins) -> str:

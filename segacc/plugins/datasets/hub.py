@@ -138,19 +138,19 @@ def build_hub(options: HubOptions) -> DataSplits:
             loaded = from_path(options.path, options.config)
         else:
             loaded = from_hub(str(options.id), options.config, options.revision)
-        found = choose(loaded.splits, options.split)
+        found, start = choose(loaded.splits, options.split)
         first = found.get("train", next(iter(found.values())))
         columns = find_columns(first.features, options.image, options.label)
         splits = {
-            name: _samples(data, columns, loaded.roots)
+            name: _samples(data, columns, loaded.roots, start)
             for name, data in found.items()
             if {columns.image, columns.label} <= {*data.column_names}  # a test split may lack them
         }
         return DataSplits(splits, _label_map(options, loaded, columns))
 
 
-def _samples(data: Any, columns: Columns, roots: tuple[Path, ...]) -> HubSamples:
-    ids = sample_ids(data, columns.image)
+def _samples(data: Any, columns: Columns, roots: tuple[Path, ...], start: int) -> HubSamples:
+    ids = sample_ids(data, columns.image, start)
     rows = data.select_columns([columns.image, columns.label]).with_format("arrow")
     return HubSamples(rows, columns, ids, roots)
 
@@ -160,7 +160,7 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
     if path is None and columns.names is None:
         path = loaded.find_names()
     if path is not None:
-        told = _read(path, typed=options.names is not None)
+        told = _read(path, columns.label, typed=options.names is not None)
     elif columns.names is not None:
         told = NamesFile(list(columns.names))
     else:
@@ -179,10 +179,10 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
     return edit(labels, options.map, f"{WHERE}: map")
 
 
-def _read(path: Path, *, typed: bool) -> NamesFile:
+def _read(path: Path, column: str, *, typed: bool) -> NamesFile:
     """Read class names; of a file that nobody typed it is said how to name another."""
     try:
-        return read_names(path)
+        return read_names(path, column)
     except DataError as error:
         more = (
             "" if typed else " It lies beside the data; names=FILE of --dataset hub goes before it."

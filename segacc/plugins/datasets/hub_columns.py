@@ -169,12 +169,13 @@ def _names(
     return (lists.pop(), ()) if len(lists) == 1 else (None, tuple(classes))
 
 
-def sample_ids(data: Any, image: str) -> tuple[str, ...]:
+def sample_ids(data: Any, image: str, start: int) -> tuple[str, ...]:
     """Name the samples of a split: by a column of ids, by the pictures' file names, or by number.
 
     Args:
         data: a datasets.Dataset.
         image: the column of the pictures.
+        start: the number of the first row, where numbers are all there is.
 
     Returns:
         As many as there are rows; no two are the same.
@@ -196,7 +197,7 @@ def sample_ids(data: Any, image: str) -> tuple[str, ...]:
     stems = [path and PurePath(path).stem for path in paths.to_pylist()] if is_text else []
     if stems and _differ(stems):
         return tuple(stems)
-    return tuple(map(str, range(len(data))))
+    return tuple(map(str, range(start, start + len(data))))
 
 
 def _is_integer(feature: Any) -> bool:

@@ -81,12 +81,17 @@ def _same(data: Any) -> Any:
     return data
 
 
-def choose(splits: Mapping[str, Callable[[], Any]], given: str | None) -> dict[str, Any]:
+def choose(
+    splits: Mapping[str, Callable[[], Any]], given: str | None
+) -> tuple[dict[str, Any], int]:
     """Load all splits, or the one that `given` names, under the name of the whole.
 
     Args:
         splits: by name, what loads them.
         given: a name, or a slice as `datasets` reads it: `train[:50]`, `train[10%:20%]`.
+
+    Returns:
+        Them by name, and the row of the whole that a slice starts with.
 
     Raises:
         OptionError: `given` cannot be read, or names no split. DataError: the slice is empty.
@@ -94,7 +99,7 @@ def choose(splits: Mapping[str, Callable[[], Any]], given: str | None) -> dict[s
     import datasets
 
     if given is None:
-        return {name: load() for name, load in splits.items()}
+        return {name: load() for name, load in splits.items()}, 0
     match = re.fullmatch(r"([^\[\]+]+)(\[[^\[\]]*\])?", given)
     if match is None:
         raise OptionError(_unreadable(given))
@@ -105,7 +110,7 @@ def choose(splits: Mapping[str, Callable[[], Any]], given: str | None) -> dict[s
         )
     data = splits[name]()
     if match[2] is None:
-        return {name: data}
+        return {name: data}, 0
     try:
         slices = datasets.ReadInstruction.from_spec(f"all{match[2]}").to_absolute(
             {"all": len(data)}
@@ -115,7 +120,7 @@ def choose(splits: Mapping[str, Callable[[], Any]], given: str | None) -> dict[s
     first, last = slices[0].from_, slices[0].to
     if first >= last:
         raise DataError(f"{WHERE}: split={given} is empty: {name} has {len(data)} samples.")
-    return {name: data.select(range(first, last))}
+    return {name: data.select(range(first, last))}, first
 
 
 def _unreadable(given: str) -> str:

@@ -79,8 +79,9 @@ def build_shards(options: ShardsOptions) -> DataSplits:
         told = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
         raise DataError(f"{WHERE}: the shards are {told}; give all of one kind.")
     first = next(iter(found.values()))[0]
-    labels = label_map(options, first)
+    path = names_of(options, first)
     image, label = roles(first, fields_of(first), options.image, options.label)
+    labels = label_map(options, path, label)
     splits = {
         split: stream(shards, image, label, options, split) for split, shards in found.items()
     }
@@ -104,11 +105,11 @@ def stream(
     return Stream(shards=tuple(shards), read=read, num_samples=count, buffer=options.buffer)
 
 
-def label_map(options: ShardsOptions, first: str) -> LabelMap:
-    """Read the class names, those beside the first shard where none were given.
+def names_of(options: ShardsOptions, first: str) -> Path:
+    """Return the file of class names, the one beside the first shard where none was given.
 
     Raises:
-        DataError: there are none, or they cannot be read. OptionError: see `edit`.
+        DataError: there is none.
     """
     folder = Path(first).parent
     beside = [] if is_far(first) else [folder / name for name in NAMES_FILES]
@@ -119,7 +120,16 @@ def label_map(options: ShardsOptions, first: str) -> LabelMap:
             f"{WHERE}: no class names. Add names=FILE (a text file with one class name a line, or "
             "JSON), or put classes.txt beside the first shard."
         )
-    told = read_names(path)
+    return path
+
+
+def label_map(options: ShardsOptions, path: Path, label: str) -> LabelMap:
+    """Read the class names of a field or column of labels.
+
+    Raises:
+        DataError: they cannot be read. OptionError: see `edit`.
+    """
+    told = read_names(path, label)
     reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
     ignore = (*told.ignored, *options.ignore)
     labels = LabelMap.plain(
