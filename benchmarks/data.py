@@ -46,8 +46,9 @@ from transformers import SegformerImageProcessor
 from segacc.augment import Pipeline
 from segacc.cache import cached
 from segacc.chosen import choose
-from segacc.data import Batch, EvalData, Source, TrainData, collate
+from segacc.data import Batch, Source, TrainData, collate
 from segacc.decode import read_image, read_label
+from segacc.eval_data import EvalData
 from segacc.hookspecs import Facts, Sample
 from segacc.order import Order, sample_seed, seeded
 from segacc.processes import keep_memory

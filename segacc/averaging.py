@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
-from segacc.ema import Ema
 from segacc.errors import OptionError
+from segacc.optim.ema import Ema
 from segacc.plan import Plan
 from segacc.scoring import SHARDED
 from segacc.terms import Weights

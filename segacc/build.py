@@ -10,9 +10,9 @@ from torch import nn
 from segacc import weights
 from segacc.defaults import DEFAULT_CROP, check_batch, check_crop
 from segacc.errors import OptionError
-from segacc.freezing import freeze_for_good, keep_statistics
-from segacc.hookspecs import DataSplits, Facts, LossTerm
+from segacc.hookspecs import DataSplits, Facts
 from segacc.model import SegmentationModel
+from segacc.optim.freezing import freeze_for_good, keep_statistics
 from segacc.plan import NETWORK, Plan
 from segacc.probe import freeze, probe
 from segacc.transfer import LoadReport
@@ -144,24 +144,3 @@ def synchronize(
     convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
     synchronized: SegmentationModel = convert(network)
     return synchronized
-
-
-def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:
-    """Build the losses that were asked for, or take those that the network brings.
-
-    Raises:
-        OptionError: both are there, or none; or class weights that its own would not heed.
-    """
-    own, where = network.losses(facts), plan.settings.where("loss")
-    if own and plan.loss and "loss" in plan.settings.origins:
-        raise OptionError(
-            f"{where}: {plan.arch.name} brings its own loss ({', '.join(own)}); leave this out."
-        )
-    if own and facts.class_weights is not None:
-        raise OptionError(
-            f"{plan.settings.where('class_weights')}: {plan.arch.name} brings its own loss "
-            f"({', '.join(own)}), which heeds no class weights; leave this out."
-        )
-    if not own and not plan.loss:
-        raise OptionError(f"{where}: at least one is needed.")
-    return own or {one.name: one.record.build(one.options, facts) for one in plan.loss}

@@ -30,8 +30,9 @@ from segacc.cache_files import (
     is_whole,
     stored,
 )
-from segacc.data import EvalData, Source
+from segacc.data import Source
 from segacc.errors import DataError, OptionError, SegaccError, count_of
+from segacc.eval_data import EvalData
 from segacc.hookspecs import Stream
 
 if TYPE_CHECKING:

@@ -31,8 +31,9 @@ import torchvision
 from filelock import FileLock, Timeout
 from PIL import Image as PILImage
 
-from segacc.data import EvalData, Source
+from segacc.data import Source
 from segacc.errors import OptionError, SegaccError
+from segacc.eval_data import EvalData
 from segacc.labels import LabelMap
 
 FORMAT = 1

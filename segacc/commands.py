@@ -12,7 +12,8 @@ from rich.console import Console
 
 from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
-from segacc.plan import evaluation_folder, gather, make_plan, model_folder, writable
+from segacc.folders import evaluation_folder, model_folder, writable
+from segacc.plan import gather, make_plan
 from segacc.presets import AUGMENT
 from segacc.registry import load_registry
 from segacc.settings import Layer
@@ -109,9 +110,9 @@ def evaluate(model: str, config: EvaluateConfig) -> int:
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
-        from segacc.evaluation import build_scoring, protocol_source, report, score
-        from segacc.evaluation_files import show, write_evaluation
-        from segacc.verification import verify
+        from segacc.evaluation.files import show, write_evaluation
+        from segacc.evaluation.score import build_scoring, protocol_source, report, score
+        from segacc.evaluation.verify import verify
 
         scoring, segmenter = build_scoring(model, dataset, metrics, config)
     labels, source = segmenter.labels, protocol_source(model, segmenter, config)
@@ -136,9 +137,9 @@ def compare(a: Path, b: Path, config: CompareConfig) -> int:
     if not is_main():
         return 0
     place = writable(config.output_dir.expanduser(), "--output-dir")
-    from segacc.comparison import compare as compare_sides
-    from segacc.comparison import read_side
-    from segacc.comparison_view import draw_comparison, print_comparison
+    from segacc.evaluation.compare import compare as compare_sides
+    from segacc.evaluation.compare import read_side
+    from segacc.evaluation.compare_view import draw_comparison, print_comparison
 
     found = compare_sides(
         read_side(a, "A"), read_side(b, "B"), resamples=config.resamples, seed=config.seed
@@ -175,7 +176,7 @@ def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
 def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
     """Load a model folder under its own protocol or the one that was typed."""
     from segacc.inference import Segmenter
-    from segacc.protocols import Protocol
+    from segacc.protocols.protocol import Protocol
 
     wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
     segmenter = Segmenter.from_pretrained(model)

@@ -7,7 +7,8 @@ from accelerate import Accelerator
 from segacc.augment import Pipeline
 from segacc.balance import Balance, balance
 from segacc.cache import cached
-from segacc.data import EvalData, Source, TrainData
+from segacc.data import Source, TrainData
+from segacc.eval_data import EvalData
 from segacc.hookspecs import DataSplits, Stream
 from segacc.order import Order
 from segacc.plan import Plan

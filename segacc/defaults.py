@@ -5,8 +5,8 @@ from typing import Any
 from segacc.amounts import steps_of
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
-from segacc.optimizers import check_length, default_lr
-from segacc.schedule import OneCycle, parse_schedule
+from segacc.optim.optimizers import check_length, default_lr
+from segacc.optim.schedule import OneCycle, parse_schedule
 from segacc.settings import Settings
 
 DEFAULT_EPOCHS = 10.0

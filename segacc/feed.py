@@ -9,9 +9,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from segacc import ending
-from segacc.data import Batch, EvalData, Item, nothing
+from segacc.data import Batch, Item, nothing
 from segacc.errors import DataError, SegaccError
+from segacc.eval_data import EvalData
+from segacc.limits import ending
 from segacc.meter import Meter
 from segacc.run import Run
 from segacc.signals import StopSignal

@@ -13,8 +13,8 @@ from segacc.hookspecs import Facts
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel, SizeRule, stored_names
 from segacc.options import decode
-from segacc.predicting import predict
-from segacc.protocols import Protocol, default_protocol
+from segacc.protocols.predict import predict
+from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.registry import load_registry
 from segacc.saved import SIDE_FILE, architecture_of, side_file
 from segacc.transformers_weights import quiet_bars, read_config

@@ -7,9 +7,8 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from segacc import checkpoint, ending
+from segacc import checkpoint
 from segacc.averaging import average, kinds, using
-from segacc.budget import refit
 from segacc.data import Batch
 from segacc.errors import OptionError
 from segacc.events import Evaluated, Event, Example, Saved, Scores, Started
@@ -17,6 +16,8 @@ from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, stacked, windows
 from segacc.hookspecs import MetricState
 from segacc.labels import IGNORE
+from segacc.limits import ending
+from segacc.limits.budget import refit
 from segacc.meter import Meter
 from segacc.model import Logits
 from segacc.run import Run

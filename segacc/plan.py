@@ -1,9 +1,8 @@
 """All that can be checked before torch is imported, so that a typo costs a fraction of a second."""
 
 import dataclasses
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from segacc import checkpoint
 from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
+from segacc.folders import model_folder, refuse_own, run_folder
 from segacc.hub import find, is_path
-from segacc.optimizers import check_optimization
-from segacc.patience import EarlyStopOptions, choose_early_stop
+from segacc.limits.patience import EarlyStopOptions, choose_early_stop
+from segacc.optim.optimizers import check_optimization
+from segacc.optim.schedule import Decay, choose_schedule
 from segacc.presets import AUGMENT
 from segacc.registry import Registry
 from segacc.saved import architecture_of
-from segacc.schedule import Decay, choose_schedule
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
 
 NETWORK = "network"
@@ -114,7 +114,7 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
     config = settings.config
     check_optimization(settings)
     if config.cache and config.cache != "ram":
-        _refuse_own(settings, config.cache)
+        refuse_own(settings, config.cache)
 
     def many(kind: str, key: str) -> tuple[Chosen, ...]:
         given = getattr(config, key)
@@ -131,7 +131,7 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
         many("augmentation", "aug"),
         many("loss", "loss"),
         many("metric", "metric"),
-        _run_folder(settings, arch, dataset),
+        run_folder(settings, arch, dataset),
         checkpoint.find(config.resume, config.output_dir)[1] if config.resume else None,
         choose_schedule(settings),
         choose_early_stop(settings),
@@ -159,7 +159,7 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
     if given in ("auto", "none"):
         return settings
     _check_weights(given, where)
-    _refuse_own(settings, given)
+    refuse_own(settings, given)
     if "arch" in settings.origins:
         return settings
     folder = Path(find(given, only_config=True))
@@ -216,17 +216,6 @@ def _as_started(settings: Settings) -> Settings:
     return Settings(config, settings.origins)
 
 
-def _refuse_own(settings: Settings, needed: str) -> None:
-    """Refuse to delete with `--overwrite` a folder that the run needs."""
-    config = settings.config
-    place, folder = config.output_dir, Path(needed).expanduser().resolve()
-    if config.overwrite and place and folder.is_relative_to(place.expanduser().resolve()):
-        raise OptionError(
-            f"{settings.where('overwrite')}: {needed} lies in {place}, which would be "
-            "deleted. Choose another --output-dir."
-        )
-
-
 def _check_weights(given: str, where: str) -> None:
     """Refuse a path that leads to no weights; anything else may be a Hub id."""
     folder = Path(given).expanduser()
@@ -236,79 +225,3 @@ def _check_weights(given: str, where: str) -> None:
         raise OptionError(f"{where}: {given} is a file; give the folder that holds it.")
     elif is_path(given):
         raise OptionError(f"{where}: no such folder: {given}.")
-
-
-def model_folder(given: str, where: str) -> Path:
-    """Return a folder with a saved network.
-
-    Raises:
-        OptionError: it is not there or holds none.
-    """
-    folder = Path(given).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    hint = f" Did you mean {Path(given) / 'best'}?" if (folder / "best").is_dir() else ""
-    why = "it holds no config.json" if folder.is_dir() else "there is no such folder"
-    raise OptionError(f"{where}: {given} is no folder of a saved network: {why}.{hint}")
-
-
-def _run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
-    config = settings.config
-    if config.output_dir is None:
-        if config.overwrite:
-            raise OptionError(
-                f"{settings.where('overwrite')}: needs --output-dir DIR, the run folder to delete."
-            )
-        base = Path("runs") / f"{arch.name}-{dataset.name}"
-        return next(path for path in _numbered(base) if not path.exists())
-    folder = writable(config.output_dir.expanduser(), settings.where("output_dir"))
-    in_use = folder.is_dir() and any(folder.iterdir())
-    if in_use and not (config.resume or config.overwrite):
-        raise OptionError(
-            f"{settings.where('output_dir')}: {folder} is in use. Choose another folder, go on "
-            "with "
-            f"`--resume {folder}`, or delete what it holds with --overwrite."
-        )
-    if in_use and config.overwrite and not (folder / "config.yaml").is_file():
-        raise OptionError(
-            f"{settings.where('overwrite')}: {folder} does not look like a run folder (it has no "
-            "config.yaml), "
-            "so it is not deleted. Remove it yourself, or choose another folder."
-        )
-    return folder
-
-
-def writable(folder: Path, where: str) -> Path:
-    """Return a folder that is there or can be made.
-
-    Raises:
-        OptionError: a file is in its place or above it, or nobody may write there.
-    """
-    above = next(path for path in (folder, *folder.parents) if path.exists())
-    if not above.is_dir():
-        raise OptionError(f"{where}: {folder}: {above} is a file.")
-    if not os.access(above, os.W_OK):
-        raise OptionError(f"{where}: {folder}: {above} is not writable.")
-    return folder
-
-
-def evaluation_folder(model: Path, given: Path | None) -> Path:
-    """Return the folder that an evaluation goes into.
-
-    Raises:
-        OptionError: nothing can be written there.
-    """
-    if given is not None:
-        return writable(given.expanduser(), "--output-dir")
-    try:
-        return writable(model / "evaluation", "MODEL_FOLDER")
-    except OptionError as error:
-        raise OptionError(f"{error} Give --output-dir DIR, another place for the scores.") from None
-
-
-def _numbered(base: Path) -> Iterator[Path]:
-    yield base
-    number = 2
-    while True:
-        yield base.with_name(f"{base.name}-{number}")
-        number += 1

@@ -5,39 +5,44 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segacc import checkpoint, freezing, parameter_groups
+from segacc import checkpoint
 from segacc.amounts import period_of
 from segacc.augment import Pipeline
 from segacc.averaging import build_ema, kinds
 from segacc.balance import Balance
-from segacc.budget import Clock
-from segacc.build import build_losses, build_network
+from segacc.build import build_network
 from segacc.config import TrainConfig
-from segacc.data import EvalData, TrainData
+from segacc.data import TrainData
 from segacc.data_source import load_data
 from segacc.defaults import choose_settings
-from segacc.early_stop import EarlyStop, build_early_stop
-from segacc.ema import Ema
-from segacc.errors import OptionError
 from segacc.events import Scores, Skipped
-from segacc.guard import Guard, build_guard
 from segacc.hookspecs import Facts, LossTerm
 from segacc.labels import LabelMap
+from segacc.limits.budget import Clock
+from segacc.limits.early_stop import EarlyStop, build_early_stop
+from segacc.limits.guard import Guard, build_guard
 from segacc.model import SegmentationModel
-from segacc.optimizers import choose_optimizer
+from segacc.optim import freezing
+from segacc.optim import groups as parameter_groups
+from segacc.optim.ema import Ema
+from segacc.optim.schedule import set_lr
 from segacc.order import Cut
+from segacc.parts import (
+    build_losses,
+    build_optimizer,
+    build_pipeline,
+    build_scoring,
+    make_accelerator,
+)
 from segacc.plan import Plan
-from segacc.processes import idle_cores, on_all, start_accelerator
-from segacc.protocols import Protocol, default_protocol
-from segacc.schedule import set_lr
-from segacc.scoring import Best, Scoring, build_metrics, confident, refuse_batches
-from segacc.settings import Settings
+from segacc.processes import idle_cores
+from segacc.scoring import Best, Scoring
 from segacc.start import prepare_folder, resume
-from segacc.streams import EvalStream, TrainStream
+from segacc.streams import TrainStream
 from segacc.transfer import LoadReport
 
 NO_END = 10**9
@@ -223,81 +228,6 @@ def build_run(plan: Plan) -> Run:
     resume(run)
     prepare_folder(run, settings)
     return run
-
-
-def make_accelerator(plan: Plan) -> Accelerator:
-    """Start accelerate as the launcher and the settings say."""
-    config = plan.settings.config
-    return start_accelerator(
-        config.mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=config.gradient_accumulation_steps,
-            adjust_scheduler=False,
-            sync_with_dataloader=False,
-        ),
-        log_with=list(config.trackers) or None,
-        project_dir=str(plan.folder),
-    )
-
-
-def build_optimizer(
-    network: SegmentationModel, settings: Settings, accelerator: Accelerator
-) -> tuple[Any, list[parameter_groups.Row]]:
-    """Build the optimizer over the parameter groups; fused where the device has it.
-
-    Returns:
-        The optimizer, and its groups as they are told.
-
-    Raises:
-        OptionError: what is frozen or slowed down does not fit the network.
-    """
-    config, deepspeed = settings.config, accelerator.state.deepspeed_plugin
-    groups = parameter_groups.choose_groups(network, settings)
-    if deepspeed is not None:  # it asks a data loader otherwise, and ours is not accelerate's
-        deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
-        if config.unfreeze_after:
-            raise OptionError(
-                f"{settings.where('unfreeze_after')}: DeepSpeed keeps gradients and optimizer "
-                "state to itself; leave this out, or train without DeepSpeed."
-            )
-    rows = parameter_groups.table(network, groups)
-    chosen = choose_optimizer(config.optimizer, settings.where("optimizer"))
-    return chosen.build(groups, accelerator.device.type), rows
-
-
-def build_scoring(
-    plan: Plan,
-    facts: Facts,
-    accelerator: Accelerator,
-    model: Any,
-    network: SegmentationModel,
-    data: EvalData | EvalStream,
-) -> Scoring:
-    """Build what evaluates the validation split while training."""
-    config = plan.settings.config
-    protocol = default_protocol(network, facts.crop_size)
-    if config.protocol:
-        protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
-    refuse_batches(data, config.eval_batch_size, plan.settings.where("eval_batch_size"))
-    return Scoring(
-        accelerator,
-        model,
-        network,
-        data,
-        lambda: build_metrics(plan.metric, facts),
-        protocol,
-        num_workers=config.num_workers,
-        skip_unreadable=config.skip_unreadable,
-        keep=on_all(accelerator, lambda: data.spread(config.num_pictures)),
-        confident=confident(plan.metric),
-        eval_batch_size=config.eval_batch_size,
-    )
-
-
-def build_pipeline(plan: Plan, facts: Facts) -> Pipeline:
-    """Build the augmentations in the order given."""
-    built = [(one.record, one.options, one.record.build(one.options, facts)) for one in plan.aug]
-    return Pipeline.of(built)
 
 
 def describe(run: Run, report: LoadReport) -> list[str]:

@@ -15,7 +15,7 @@ from segacc.labels import Color
 from segacc.tracking import flat
 
 if TYPE_CHECKING:
-    from segacc.bootstrap import Interval, Intervals
+    from segacc.evaluation.bootstrap import Interval, Intervals
 
 Columns = Mapping[str, Mapping[str, str]]
 """What stands under each heading, by class name; a class without is told as `-`."""

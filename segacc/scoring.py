@@ -10,15 +10,16 @@ from torch import Tensor
 
 from segacc.checkpoint import Progress
 from segacc.chosen import Chosen
-from segacc.data import EvalData, Item, Source
+from segacc.data import Item, Source
 from segacc.errors import OptionError, SegaccError
+from segacc.eval_data import EvalData
 from segacc.events import Scores
 from segacc.functional import Decided
 from segacc.hookspecs import Facts, MetricState, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
-from segacc.predicting import decide_batch
-from segacc.protocols import Protocol
+from segacc.protocols.predict import decide_batch
+from segacc.protocols.protocol import Protocol
 from segacc.streams import EvalStream
 from segacc.terms import Terms, Weights
 

@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc import checkpoint, parameter_groups
+from segacc import checkpoint
 from segacc.amounts import clock_text, seconds
-from segacc.budget import FIRST_GUESS
 from segacc.errors import OptionError
+from segacc.limits.budget import FIRST_GUESS
+from segacc.optim import groups as parameter_groups
 from segacc.plan import NETWORK, as_stored
 from segacc.sample_ids import digest, ids_of
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml

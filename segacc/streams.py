@@ -9,9 +9,10 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from segacc.augment import Pipeline
-from segacc.data import Batch, Item, collate, load, nothing, scored_item
+from segacc.data import Batch, Item, collate, load, nothing
 from segacc.decode import read_sample
 from segacc.errors import DataError, SegaccError
+from segacc.eval_data import scored_item
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.order import Cut

@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 
 from segacc.cache import SHARED, CachedSource, cached
-from segacc.data import EvalData, Source
+from segacc.data import Source
+from segacc.eval_data import EvalData
 from segacc.labels import LabelMap
 
 LABELS = LabelMap.plain(("sky", "road", "tree"))

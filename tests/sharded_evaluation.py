@@ -19,14 +19,15 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from data_tools import Counts, encode
-from segacc.data import EvalData, Source
+from segacc.data import Source
 from segacc.errors import DataError
+from segacc.eval_data import EvalData
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.processes import on_all, start_accelerator
-from segacc.protocols import Protocol, default_protocol
+from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.scoring import Scoring
 from segacc.streams import EvalStream
 from sharded_segacc import SETTINGS

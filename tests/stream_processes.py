@@ -13,12 +13,13 @@ from accelerate.utils import gather_object
 from data_tools import Counts, tiny_segformer
 from segacc import checkpoint
 from segacc.augment import Pipeline
-from segacc.data import EvalData, Source
+from segacc.data import Source
+from segacc.eval_data import EvalData
 from segacc.loop import evaluate
 from segacc.order import Cut
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards
 from segacc.processes import start_accelerator
-from segacc.protocols import default_protocol
+from segacc.protocols.protocol import default_protocol
 from segacc.scoring import Scoring, scored_data
 from segacc.streams import TrainStream
 

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics
 from data_tools import encode, facts
 from segacc.balance import Balance, balance
-from segacc.build import build_losses
 from segacc.class_weights import FORM, check_class_weights, read_class_weights
 from segacc.data import Source
 from segacc.errors import DataError, OptionError, SegaccError
@@ -28,6 +27,7 @@ from segacc.label_counts import (
     shares,
 )
 from segacc.labels import LabelMap
+from segacc.parts import build_losses
 from segacc.plan import Plan, gather, make_plan
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.processes import start_accelerator

@@ -11,9 +11,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segacc import functional
-from segacc.bands import Grid, View, blended_bands, decide_bands, importance, mean_decision
 from segacc.functional import resize, resized_argmax
-from segacc.protocols import Windows
+from segacc.protocols.bands import (
+    Grid,
+    View,
+    blended_bands,
+    decide_bands,
+    importance,
+    mean_decision,
+)
+from segacc.protocols.protocol import Windows
 
 CROP, SIZE, CLASSES = (16, 12), (50, 40), 3
 

@@ -7,10 +7,10 @@ import pytest
 from refusals import NoOptions
 from segacc.checkpoint import Progress
 from segacc.chosen import Chosen
-from segacc.early_stop import EarlyStop
 from segacc.errors import OptionError
 from segacc.hookspecs import Metric
-from segacc.patience import EarlyStopOptions, choose_early_stop
+from segacc.limits.early_stop import EarlyStop
+from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.scoring import Best
 from segacc.settings import Layer, merge
 

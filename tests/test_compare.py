@@ -11,10 +11,10 @@ from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, python
 from score_tools import Pair, counted, pairs, scores_of
-from segacc.bootstrap import differences
-from segacc.comparison import compare, read_side
-from segacc.comparison_view import comparison_figure
-from segacc.per_image import PerImage
+from segacc.evaluation.bootstrap import differences
+from segacc.evaluation.compare import compare, read_side
+from segacc.evaluation.compare_view import comparison_figure
+from segacc.evaluation.per_image import PerImage
 from segacc.terms import Terms
 
 pytest_plugins = ["cli_fixtures"]

@@ -11,8 +11,9 @@ from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
 from segacc.augment import Pipeline
-from segacc.data import Batch, EvalData, Item, Source, TrainData, collate
+from segacc.data import Batch, Item, Source, TrainData, collate
 from segacc.errors import DataError, SegaccError, UnreadableError
+from segacc.eval_data import EvalData
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.order import Cut, Order, StepSampler

@@ -12,9 +12,10 @@ import torch
 
 from data_tools import random_sample
 from segacc.augment import Pipeline
-from segacc.data import EvalData, Source
+from segacc.data import Source
 from segacc.decode import read_sample
 from segacc.errors import DataError, OptionError, SegaccError, UnreadableError
+from segacc.eval_data import EvalData
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.options import decode, parse_component
 from segacc.order import Cut

@@ -19,9 +19,9 @@ from cli_tools import Warm, assert_succeeded, metrics
 from launches import rows, start
 from segacc import Segmenter, loop
 from segacc.averaging import build_ema
-from segacc.ema import Ema
 from segacc.errors import OptionError
 from segacc.events import Evaluated, StepDone
+from segacc.optim.ema import Ema
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.run import build_run

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from launches import column, launch
 from run_tools import build, windows_of
 from segacc.errors import OptionError
-from segacc.freezing import matching
 from segacc.loop import train, train_step
+from segacc.optim.freezing import matching
 from segacc.run import Run
 
 MOBILENET = "mobilenet_v2:depth_multiplier=0.25,output_stride=32,dropout=0"

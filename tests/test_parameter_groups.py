@@ -12,7 +12,7 @@ from data_tools import facts, tiny_segformer
 from network_tools import NETWORKS, small_network
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
-from segacc.parameter_groups import MANY, choose_groups, lines, parameter_groups, table, write
+from segacc.optim.groups import MANY, choose_groups, lines, parameter_groups, table, write
 from segacc.plugins.beit import BeitOptions, build_beit
 from segacc.settings import Layer, Settings, merge
 

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from score_tools import counted, pairs, scores_of
 from segacc.errors import DataError
-from segacc.per_image import PerImage, count_image, iou, mean_of_known
+from segacc.evaluation.per_image import PerImage, count_image, iou, mean_of_known
 
 K = 7
 IMAGES = pairs(9, K)

@@ -11,10 +11,16 @@ from PIL import Image
 from data_tools import encode, facts
 from segacc.decode import read_label
 from segacc.errors import DataError
+from segacc.evaluation.plain import (
+    different,
+    plain_argmax,
+    plain_confusion,
+    plain_label,
+    plain_scores,
+)
 from segacc.functional import resized_argmax
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
-from segacc.plain import different, plain_argmax, plain_confusion, plain_label, plain_scores
 from segacc.plugins.metrics import MeanIou
 
 COLORS = {(0, 0, 0): 7, (255, 0, 0): 1, (0, 0, 255): 300}

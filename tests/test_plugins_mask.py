@@ -17,9 +17,9 @@ from data_tools import facts
 from segacc.errors import OptionError, WeightsError
 from segacc.functional import resize
 from segacc.hookspecs import Architecture
-from segacc.predicting import predict
 from segacc.probe import probe
-from segacc.protocols import Protocol, default_protocol
+from segacc.protocols.predict import predict
+from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.testing import check_architecture
 
 MODULES = ("mask2former", "oneformer", "eomt")

@@ -16,9 +16,9 @@ from segacc.errors import OptionError
 from segacc.hookspecs import Architecture
 from segacc.loss_kernels.pixel import cross_entropy_sum
 from segacc.plugins import beit, dpt, mobilevit, mobilevitv2
-from segacc.predicting import predict
 from segacc.probe import probe
-from segacc.protocols import Protocol
+from segacc.protocols.predict import predict
+from segacc.protocols.protocol import Protocol
 
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record

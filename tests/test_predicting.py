@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional as transforms
 from protocol_tools import Array, Strided, draw, enlarge, plain_pad, plain_slide
 from segacc import functional
 from segacc.model import SizeRule
-from segacc.predicting import decide_batch, predict
-from segacc.protocols import Protocol
+from segacc.protocols.predict import decide_batch, predict
+from segacc.protocols.protocol import Protocol
 
 NETWORKS = {
     "four classes": {},

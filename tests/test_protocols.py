@@ -23,8 +23,8 @@ from segacc.errors import OptionError
 from segacc.inference import Segmenter
 from segacc.labels import LabelMap
 from segacc.model import Logits, SizeRule
-from segacc.predicting import predict
-from segacc.protocols import Protocol, Windows, default_protocol
+from segacc.protocols.predict import predict
+from segacc.protocols.protocol import Protocol, Windows, default_protocol
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from data_tools import tiny_segformer
 from segacc.config import TrainConfig
 from segacc.defaults import choose_settings
 from segacc.errors import OptionError
-from segacc.parameter_groups import parameter_groups
-from segacc.schedule import choose_schedule, lr_factor, parse_schedule, set_lr
+from segacc.optim.groups import parameter_groups
+from segacc.optim.schedule import choose_schedule, lr_factor, parse_schedule, set_lr
 from segacc.settings import Layer, Settings, merge
 
 

@@ -5,7 +5,7 @@ import math
 
 from rich.console import Console
 
-from segacc.bootstrap import Intervals
+from segacc.evaluation.bootstrap import Intervals
 from segacc.score_tables import print_scores, scores_text
 
 NAMES = ("background", "nucleus", "[red]")

@@ -15,8 +15,9 @@ from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
 from segacc.augment import Pipeline
-from segacc.data import Batch, EvalData, Item, Source
+from segacc.data import Batch, Item, Source
 from segacc.errors import DataError
+from segacc.eval_data import EvalData
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.order import Cut

@@ -10,8 +10,8 @@ import pytest
 from cli_tools import Warm, assert_succeeded
 from launches import rows
 from segacc.amounts import period_of
-from segacc.budget import Clock, Pace, Rhythm, fitted, needed
-from segacc.schedule import lr_factor, parse_schedule
+from segacc.limits.budget import Clock, Pace, Rhythm, fitted, needed
+from segacc.optim.schedule import lr_factor, parse_schedule
 
 pytest_plugins = ["cli_fixtures"]
 

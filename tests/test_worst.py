@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from segacc.data import Item
-from segacc.per_image import count_image
+from segacc.evaluation.per_image import count_image
+from segacc.evaluation.worst import Worst, draw_worst
 from segacc.pictures import TILE, WRONG
-from segacc.worst import Worst, draw_worst
 
 NAMES, PALETTE = ("no", "yes"), ((40, 40, 40), (255, 200, 0))
 

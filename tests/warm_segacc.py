@@ -18,7 +18,7 @@ def serve() -> None:
     import transformers.models.segformer  # noqa: F401
 
     import segacc.api
-    import segacc.evaluation  # noqa: F401
+    import segacc.evaluation.score  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

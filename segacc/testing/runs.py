@@ -20,7 +20,7 @@ from segacc.labels import IGNORE, LabelMap
 from segacc.meter import Meter
 from segacc.order import seeded
 from segacc.plan import Plan, gather, make_plan
-from segacc.predicting import predict
+from segacc.protocols.predict import predict
 from segacc.run import Run, build_run
 from segacc.settings import Layer
 from segacc.signals import StopSignal

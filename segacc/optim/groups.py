@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from segacc.errors import OptionError
-from segacc.freezing import selected
 from segacc.model import SegmentationModel
+from segacc.optim.freezing import selected
 from segacc.settings import Settings
 
 NO_DECAY = re.compile(

@@ -8,13 +8,13 @@ from typing import Any
 from rich.console import Console
 
 from segacc.chosen import Chosen
-from segacc.evaluation import Evaluation
+from segacc.evaluation.per_image import FILE, REPORT
+from segacc.evaluation.score import Evaluation
+from segacc.evaluation.worst import draw_worst
 from segacc.hookspecs import MetricState
 from segacc.labels import LabelMap
-from segacc.per_image import FILE, REPORT
 from segacc.score_tables import print_scores
 from segacc.terms import Terms
-from segacc.worst import draw_worst
 
 
 def show(

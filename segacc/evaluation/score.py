@@ -11,21 +11,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segacc import __version__
-from segacc.bootstrap import Intervals, intervals
 from segacc.chosen import Chosen
 from segacc.config import EvaluateConfig
 from segacc.errors import OptionError
+from segacc.evaluation.bootstrap import Intervals, intervals
+from segacc.evaluation.per_image import ImageCounts, PerImage, count_image
+from segacc.evaluation.worst import Bad, Worst
 from segacc.events import Scores, finite
 from segacc.hookspecs import Facts
 from segacc.inference import Segmenter, relabel
 from segacc.loop import evaluate
-from segacc.per_image import ImageCounts, PerImage, count_image
 from segacc.processes import start_accelerator
-from segacc.protocols import Protocol
+from segacc.protocols.protocol import Protocol
 from segacc.saved import side_file
 from segacc.scoring import Scoring, build_metrics, confident, refuse_batches, scored_data
 from segacc.splits import data_splits, pick_split
-from segacc.worst import Bad, Worst
 
 if TYPE_CHECKING:
     from torch import Tensor

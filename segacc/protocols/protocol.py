@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from segacc.bands import Blend
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel, SizeRule
-from segacc.protocol_options import read_options, side_text
+from segacc.protocols.bands import Blend
+from segacc.protocols.options import read_options, side_text
 
 
 @dataclass(frozen=True)

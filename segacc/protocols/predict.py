@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc import functional
-from segacc.bands import Grid, View, blended_bands, decide_bands, mean_decision
 from segacc.errors import OptionError
 from segacc.functional import Decided, Shares, decide
 from segacc.model import Logits, SegmentationModel
-from segacc.protocols import Protocol, Windows, fitting
+from segacc.protocols.bands import Grid, View, blended_bands, decide_bands, mean_decision
+from segacc.protocols.protocol import Protocol, Windows, fitting
 
 Forward = Callable[[Tensor], Logits]
 Pixels = tuple[int, int]

@@ -6,10 +6,10 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from segacc.bootstrap import Interval, Intervals, differences
 from segacc.errors import DataError, OptionError
+from segacc.evaluation.bootstrap import Interval, Intervals, differences
+from segacc.evaluation.per_image import FILE, REPORT, PerImage, iou, mean_of_known
 from segacc.events import finite
-from segacc.per_image import FILE, REPORT, PerImage, iou, mean_of_known
 from segacc.terms import Terms
 
 TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from segacc.comparison import Comparison, Difference
+from segacc.evaluation.compare import Comparison, Difference
 from segacc.score_tables import class_lines, class_table, interval_text
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from segacc import optimizer_options as options
 from segacc.errors import OptionError
+from segacc.optim import options
 from segacc.options import decode, did_you_mean, parse_component
 from segacc.settings import Settings
 

@@ -9,13 +9,10 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 
-from segacc.data import EvalData, Item, Source
-from segacc.evaluation import Collector, Evaluation
-from segacc.hookspecs import Sample
-from segacc.labels import LabelMap
-from segacc.loop import evaluate
-from segacc.per_image import PerImage
-from segacc.plain import (
+from segacc.data import Item, Source
+from segacc.eval_data import EvalData
+from segacc.evaluation.per_image import PerImage
+from segacc.evaluation.plain import (
     Pixels,
     different,
     plain_argmax,
@@ -23,6 +20,10 @@ from segacc.plain import (
     plain_label,
     plain_scores,
 )
+from segacc.evaluation.score import Collector, Evaluation
+from segacc.hookspecs import Sample
+from segacc.labels import LabelMap
+from segacc.loop import evaluate
 from segacc.scoring import Scoring
 
 LIMIT, LOW_LIMIT = 1e-3, 1e-2

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from annotated_types import Gt
 from pydantic import AllowInfNan, PositiveInt
 
-from segacc.bands import Blend
 from segacc.errors import OptionError
 from segacc.options import Component, Size, decode, parse_component
+from segacc.protocols.bands import Blend
 
 MMSEG = "short_side=512,long_side=2048,antialias=false"
 PRESETS: Mapping[str, str] = {

@@ -7,7 +7,7 @@ from segacc.checkpoint import Progress
 from segacc.chosen import Chosen
 from segacc.events import Scores
 from segacc.hookspecs import MetricState
-from segacc.patience import EarlyStopOptions
+from segacc.limits.patience import EarlyStopOptions
 from segacc.plan import Plan
 from segacc.scoring import ScoreKey, Scoring
 

@@ -1,0 +1,1 @@
+"""`segacc evaluate` and `segacc compare`: scores with intervals, files, proofs, comparisons."""

@@ -1,0 +1,101 @@
+"""Folders that are given: found, refused, or named where none was typed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from segacc.chosen import Chosen
+from segacc.errors import OptionError
+from segacc.settings import Settings
+
+
+def model_folder(given: str, where: str) -> Path:
+    """Return a folder with a saved network.
+
+    Raises:
+        OptionError: it is not there or holds none.
+    """
+    folder = Path(given).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    hint = f" Did you mean {Path(given) / 'best'}?" if (folder / "best").is_dir() else ""
+    why = "it holds no config.json" if folder.is_dir() else "there is no such folder"
+    raise OptionError(f"{where}: {given} is no folder of a saved network: {why}.{hint}")
+
+
+def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
+    """Return the folder that the run will write, named after what it trains unless it was typed.
+
+    Raises:
+        OptionError: it is in use, holds something else, or cannot be written.
+    """
+    config = settings.config
+    if config.output_dir is None:
+        if config.overwrite:
+            raise OptionError(
+                f"{settings.where('overwrite')}: needs --output-dir DIR, the run folder to delete."
+            )
+        base = Path("runs") / f"{arch.name}-{dataset.name}"
+        return next(path for path in _numbered(base) if not path.exists())
+    folder = writable(config.output_dir.expanduser(), settings.where("output_dir"))
+    in_use = folder.is_dir() and any(folder.iterdir())
+    if in_use and not (config.resume or config.overwrite):
+        raise OptionError(
+            f"{settings.where('output_dir')}: {folder} is in use. Choose another folder, go on "
+            "with "
+            f"`--resume {folder}`, or delete what it holds with --overwrite."
+        )
+    if in_use and config.overwrite and not (folder / "config.yaml").is_file():
+        raise OptionError(
+            f"{settings.where('overwrite')}: {folder} does not look like a run folder (it has no "
+            "config.yaml), "
+            "so it is not deleted. Remove it yourself, or choose another folder."
+        )
+    return folder
+
+
+def writable(folder: Path, where: str) -> Path:
+    """Return a folder that is there or can be made.
+
+    Raises:
+        OptionError: a file is in its place or above it, or nobody may write there.
+    """
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise OptionError(f"{where}: {folder}: {above} is a file.")
+    if not os.access(above, os.W_OK):
+        raise OptionError(f"{where}: {folder}: {above} is not writable.")
+    return folder
+
+
+def evaluation_folder(model: Path, given: Path | None) -> Path:
+    """Return the folder that an evaluation goes into.
+
+    Raises:
+        OptionError: nothing can be written there.
+    """
+    if given is not None:
+        return writable(given.expanduser(), "--output-dir")
+    try:
+        return writable(model / "evaluation", "MODEL_FOLDER")
+    except OptionError as error:
+        raise OptionError(f"{error} Give --output-dir DIR, another place for the scores.") from None
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    yield base
+    number = 2
+    while True:
+        yield base.with_name(f"{base.name}-{number}")
+        number += 1
+
+
+def refuse_own(settings: Settings, needed: str) -> None:
+    """Refuse to delete with `--overwrite` a folder that the run needs."""
+    config = settings.config
+    place, folder = config.output_dir, Path(needed).expanduser().resolve()
+    if config.overwrite and place and folder.is_relative_to(place.expanduser().resolve()):
+        raise OptionError(
+            f"{settings.where('overwrite')}: {needed} lies in {place}, which would be "
+            "deleted. Choose another --output-dir."
+        )

@@ -1,0 +1,1 @@
+"""What an optimizer step does: optimizers, parameter groups, schedule, freezing, EMA."""
