@@ -203,3 +203,16 @@ def test_two_processes_leave_the_same(
     assert len(files[0]) == 5, "the parquet and four pictures: one image has no valid pixel"
     for mine, other in zip(*files, strict=True):
         assert (mine.name, mine.read_bytes()) == (other.name, other.read_bytes())
+
+
+def test_a_run_that_goes_on_remembers_on_what_it_was_scored(
+    warm: Warm, trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(run / "last")
+    assert_succeeded(warm("--resume", run, cwd=tmp_path))  # nothing is left but to save it
+    stored = json.loads((run / "last/segacc.json").read_text())
+    assert stored["terms"]["num_images"] == 3 and stored["scores"]
+    assert "3 images, protocol whole at the label's original size" in (
+        " ".join((run / "last/README.md").read_text().split())
+    )

@@ -1,0 +1,78 @@
+"""What `--verify` says when something differs: counts, scores, predictions."""
+
+from dataclasses import replace
+
+import pytest
+
+from score_tools import Pair, counted, pairs
+from segacc.evaluation import Evaluation
+from segacc.plain import plain_confusion, plain_scores
+from segacc.verification import Checked, judge
+
+K = 6
+IMAGES = pairs(10, K)
+FEW = {name: IMAGES[name] for name in ("image 002", "image 005", "image 008")}
+
+
+def evaluation(images: dict[str, Pair]) -> Evaluation:
+    found = counted(images, K)
+    hit, labelled, predicted = found.total().T
+    scores = plain_scores(hit, labelled, predicted, found.names)
+    return Evaluation({**scores, "ece": 0.1}, found, [])
+
+
+def checked(*, changed: int | None = 0) -> list[Checked]:
+    return [
+        Checked(name, plain_confusion(said, label, K), changed, label.size)
+        for name, (said, label) in FEW.items()
+    ]
+
+
+def test_all_agrees() -> None:
+    found = judge(evaluation(FEW), evaluation(IMAGES), checked(), limit=0.001)
+    assert found.agrees and found.changed_pixels == 0
+    assert found.text() == (
+        "verified on 3 images: labels, counts, mean_iou, mean_accuracy, overall_accuracy, "
+        "per_category_iou, per_category_accuracy agree with the plain definition; predicted again, "
+        "0.0000 % of the pixels differ; not checked: ece"
+    )
+
+
+def test_a_miscounted_pixel_is_found() -> None:
+    wrong = checked()
+    wrong[1].confusion[0, 1] += 1
+    found = judge(evaluation(FEW), evaluation(IMAGES), wrong, limit=0.001)
+    assert not found.agrees
+    assert found.complaints[0] == "the counts of 1 images differ, as of image 005"
+    assert found.complaints[1].startswith("mean_iou of these 3 images is 0.")
+    assert found.text().startswith(
+        "segacc evaluate --verify: on 3 images the scores do not agree with their plain "
+        "definition: the counts of 1 images differ, as of image 005; mean_iou of these 3 images is "
+    )
+    assert found.to_dict()["agrees"] is False
+
+
+def test_a_score_that_is_not_that_of_its_counts_is_found() -> None:
+    whole = evaluation(IMAGES)
+    by_class = dict(whole.scores["per_category_iou"])  # type: ignore[arg-type]
+    right = by_class["c2"]
+    whole = replace(whole, scores={**whole.scores, "per_category_iou": {**by_class, "c2": 0.25}})
+    found = judge(evaluation(FEW), whole, checked(), limit=0.001)
+    assert found.complaints == (
+        f"per_category_iou of all 10 images is 0.250000 for c2, by definition {right:.6f}",
+    )
+
+
+@pytest.mark.parametrize(("changed", "agrees"), [(0, True), (3, False), (None, True)])
+def test_predictions_that_differ_by_more_than_rounding_are_found(
+    changed: int | None, agrees: bool
+) -> None:
+    pixels = sum(label.size for _, label in FEW.values())
+    found = judge(evaluation(FEW), evaluation(IMAGES), checked(changed=changed), limit=0.01)
+    assert found.agrees is agrees
+    assert found.changed_pixels == (None if changed is None else 3 * changed / pixels)
+    if not agrees:
+        assert found.complaints == (
+            f"{900 / pixels:.2f} % of the pixels get another class from logits that are resized by "
+            "the textbook, at most 1 % may",
+        )
