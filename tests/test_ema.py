@@ -179,6 +179,12 @@ def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_pat
     pictures = {path.name for path in (tmp_path / "run" / "pictures").iterdir()}
     steps = {f"step-0000000{step}{kind}.png" for step in (2, 4) for kind in ("", "-ema")}
     assert pictures == {"curves.png", *steps}
+    again = ("evaluate", "run/last", "--dataset", f"folder:root={data}")
+    assert ", ema weights, " in assert_succeeded(warm(*again, cwd=tmp_path)).stdout
+    scored = json.loads((tmp_path / "run/last/evaluation/evaluation.json").read_text())
+    (*_, newest) = metrics(tmp_path / "run", "eval")
+    assert scored["weights"] == "ema"
+    assert scored["scores"]["mean_iou"] == newest["mean_iou"]
     refused = warm("--resume", "run", "--ema", "0.8", cwd=tmp_path)
     assert refused.returncode == 2
     assert "--ema: 0.8: the run in " in refused.stderr

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from score_tools import Pair, counted, pairs
-from segacc.evaluation import Evaluation
-from segacc.plain import plain_confusion, plain_scores
-from segacc.verification import Checked, judge
+from segacc.evaluation.plain import plain_confusion, plain_scores
+from segacc.evaluation.score import Evaluation
+from segacc.evaluation.verify import Checked, judge
 
 K = 6
 IMAGES = pairs(10, K)

@@ -26,6 +26,7 @@ from segacc.protocols.protocol import Protocol
 from segacc.saved import side_file
 from segacc.scoring import Scoring, build_metrics, confident, refuse_batches, scored_data
 from segacc.splits import data_splits, pick_split
+from segacc.terms import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,8 +107,15 @@ def build_scoring(
         skip_unreadable=config.skip_unreadable,
         confident=confident(metrics),
         eval_batch_size=config.eval_batch_size,
+        weights=weights_in(model),
     )
     return scoring, segmenter
+
+
+def weights_in(model: str) -> Weights:
+    """Tell which weights a folder holds; those of a folder that says nothing are raw."""
+    found: Weights = side_file(Path(model).expanduser()).get("terms", {}).get("weights", "raw")
+    return found
 
 
 def refuse_unused(config: EvaluateConfig) -> None:

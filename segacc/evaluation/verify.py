@@ -115,6 +115,7 @@ def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) ->
         keep=frozenset(),
         seen=see,
         num_workers=0,
+        eval_batch_size=1,  # so that all processes predict as many images the plain way, too
     )
     scores, _ = evaluate(again)
     every: list[Checked] = gather_object(checked)
@@ -207,7 +208,7 @@ def changed_pixels(scoring: Scoring, item: Item, prediction: torch.Tensor) -> in
 
     None under other protocols than `whole`.
     """
-    if scoring.protocol.text().partition(":")[0] != "whole":
+    if scoring.protocol.windows or scoring.protocol.views != [(1.0, False)]:
         return None
     plain = plain_prediction(scoring, item.image)
     return int((plain != prediction.cpu().numpy()).sum())
