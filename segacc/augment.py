@@ -80,7 +80,8 @@ class Pipeline:
         rest = iter(drawn)
         for place, change in enumerate(self.device):
             if batched(change):
-                images, labels = change(images.float(), labels, next(rest))
+                given = images if getattr(change, "takes_bytes", False) else images.float()
+                images, labels = change(given, labels, next(rest))
             else:
                 own = [seed + 1 + place for seed in seeds]
                 images, labels = one_by_one(change, images, labels, own)

@@ -148,7 +148,9 @@ class BatchChange(Protocol):
         """Change images (N, C, H, W) float32 in 0..255 and labels (N, H, W) uint8, on the device.
 
         Args:
-            images: as `draw` saw them, or as the one before left them.
+            images: as `draw` saw them, or as the one before left them; for a change that has
+                `takes_bytes = True`, uint8 as they left the worker unless one before it made them
+                float32.
             labels: 255 is ignored.
             drawn: (N, ...) float32, what `draw` gave for each.
 

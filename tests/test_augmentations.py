@@ -6,9 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from augmentation_tools import apply, assert_one_grid, blocks, build, places
+from data_tools import facts
 from segacc.errors import OptionError
+from segacc.plugins.augmentations.geometry import TRIES, RandomScaleCrop, RandomScaleCropOptions
+from segacc.plugins.augmentations.pairs import padded, padding_color
 
 
 def test_at_scale_1_the_crop_is_a_piece_of_both() -> None:
@@ -265,3 +271,47 @@ def test_options_that_cannot_be(name: str, values: dict[str, str], message: str)
     with pytest.raises(OptionError) as error:
         build(name, **values)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ["flip", "vertical_flip"])
+def test_flips_draw_and_move_as_torchvision_does(name: str) -> None:
+    theirs: Any = v2.RandomHorizontalFlip() if name == "flip" else v2.RandomVerticalFlip()
+    ours, moved = build(name), 0
+    image = torch.arange(3 * 5 * 7, dtype=torch.uint8).reshape(3, 5, 7)
+    pair = tv_tensors.Image(image), tv_tensors.Mask(image[0])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        wanted = theirs(*pair)
+        torch.manual_seed(seed)
+        found = ours(*pair)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        assert [type(one) for one in found] == [tv_tensors.Image, tv_tensors.Mask]
+        moved += not torch.equal(found[0], image)
+    assert 0 < moved < 20
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(5, 7), (6, 7), (5, 9), (8, 9)], ids=str)
+def test_padding_is_torchvisions(channels: int, size: tuple[int, int]) -> None:
+    image = torch.randint(256, (channels, 5, 7), dtype=torch.uint8)
+    found, classes = padded(image, image[0], size, 255)
+    sides = [0, 0, size[1] - 7, size[0] - 5]
+    assert torch.equal(found, F.pad(image, sides, fill=padding_color(channels)))
+    assert torch.equal(classes, F.pad(image[:1], sides, fill=255)[0])
+
+
+def test_a_picture_that_fits_is_looked_at_once_but_drawn_as_often() -> None:
+    crop, looked = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(64, 64))), 0
+
+    def refuse(counts: torch.Tensor) -> bool:
+        nonlocal looked
+        looked += 1
+        return False
+
+    torch.manual_seed(0)
+    assert crop._draw(torch.zeros(40, 50, dtype=torch.uint8), (40, 50), refuse) == (0, 0, 40, 50)
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    for _ in range(2 * TRIES):
+        torch.randint(1, ())
+    assert looked == 1 and torch.equal(after, torch.get_rng_state())

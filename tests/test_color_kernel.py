@@ -150,6 +150,17 @@ def test_the_first_of_less_than_three_channels_is_grey(channels: int) -> None:
     assert torch.equal(found[1:], image[1:].float())
 
 
+def test_bytes_are_changed_as_their_floats_are() -> None:
+    random = np.random.default_rng(0)
+    images = torch.from_numpy(random.integers(0, 256, (2, 3, 300, 37), np.uint8))
+    matrices = torch.from_numpy(random.uniform(-1, 1, (2, 3, 4)).astype(np.float32))
+    found = kernel.apply(images, matrices)
+    assert torch.equal(found, kernel.apply(images.float(), matrices))
+    wanted = np.einsum("nij,njhw->nihw", matrices[..., :3].double().numpy(), images.numpy())
+    wanted = np.clip(wanted + matrices[:, :, 3, None, None].double().numpy(), 0, 255)
+    assert np.abs(found.numpy() - wanted).max() < 1e-3
+
+
 def test_nothing_changes_nothing() -> None:
     images = torch.arange(256).float().repeat(2, 3, 1, 1)
     matrices = torch.from_numpy(kernel.identity()).float().expand(2, 3, 4)

@@ -19,6 +19,7 @@ from cli_tools import Warm, assert_refused, assert_succeeded, draw
 from data_tools import encode
 from launches import ROOT, assert_same, column, command, environment, rows
 from segacc.hookspecs import Sample
+from segacc.sample_ids import digest
 from stream_tools import write_samples
 
 pytest_plugins = ["cli_fixtures"]
@@ -149,7 +150,9 @@ def test_other_shards_would_not_be_the_same_run(
 ) -> None:
     run = uninterrupted(2)
     done = warm("--resume", run, *typed(shards, 1), cwd=run.parent)
-    assert_refused(done, refusal(run, "shards was 3, now 2"))
+    was, now = (digest([f"train-{k}.tar" for k in range(count)]) for count in (3, 2))
+    told = f"shards was 3, now 2; shard_digest was {was}, now {now}"
+    assert_refused(done, refusal(run, told))
 
 
 def refusal(run: Path, told: str) -> str:

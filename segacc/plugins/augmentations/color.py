@@ -35,6 +35,8 @@ class FusedColors:
     picture as it leaves the worker.
     """
 
+    takes_bytes = True
+
     def __init__(self, draw_steps: Callable[[], Sequence[Step]]) -> None:
         """Keep what draws the steps of one picture."""
         self.draw_steps = draw_steps
@@ -62,7 +64,7 @@ class FusedColors:
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
     ) -> "tuple[Tensor, Tensor]":
-        """Change images (N, C, H, W) float32 by drawn (N, 3, 4) float32."""
+        """Change images (N, C, H, W) uint8 or float32 by drawn (N, 3, 4) float32."""
         from segacc import color_kernel
 
         return color_kernel.apply(images, drawn), labels

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 from pydantic import PositiveInt
@@ -10,9 +10,12 @@ from pydantic import PositiveInt
 from segacc.hookspecs import Augmentation, Facts, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Pair,
+    as_pair,
     chance,
     check_range,
+    padded,
     padding_color,
+    plain,
     resized,
     uniform,
 )
@@ -59,8 +62,6 @@ class RandomScaleCrop:
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
         """Return image (C, h, w) and label (h, w) of the crop's size."""
-        from torchvision.transforms.v2 import functional as F
-
         scale = uniform(self.options.scale_min, self.options.scale_max)
         height, width = label.shape[-2:]
         scale *= (self.options.short_side or min(height, width)) / min(height, width)
@@ -70,14 +71,12 @@ class RandomScaleCrop:
         y, x = int(top * height / scaled[0]), int(left * width / scaled[1])
         h = min(height, max(y + 1, round((top + tall) * height / scaled[0]))) - y
         w = min(width, max(x + 1, round((left + wide) * width / scaled[1]))) - x
-        image, label = F.crop(image, y, x, h, w), F.crop(label, y, x, h, w)
+        image, label = plain(image, label)
+        image, label = image[:, y : y + h, x : x + w], label[y : y + h, x : x + w]
         image, label = resized(image, label, (tall, wide))
-        missing = [0, 0, self.crop[1] - wide, self.crop[0] - tall]
-        if not any(missing):
+        if (tall, wide) == self.crop:
             return image, label
-        return F.pad(image, missing, fill=padding_color(image.shape[0])), F.pad(
-            label, missing, fill=self.ignore
-        )
+        return padded(image, label, self.crop, self.ignore)
 
     def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Tensor], bool]":
         """Return what accepts a crop by its counts (256,) int64 of classes, none ignored.
@@ -103,9 +102,12 @@ class RandomScaleCrop:
         tall, wide = min(self.crop[0], scaled[0]), min(self.crop[1], scaled[1])
         y, x = label.shape[-2] / scaled[0], label.shape[-1] / scaled[1]
         top = left = 0
+        refused: tuple[int, int] | None = None
         for _ in range(TRIES):
             top = int(torch.randint(scaled[0] - tall + 1, ()))
             left = int(torch.randint(scaled[1] - wide + 1, ()))
+            if (top, left) == refused:  # as the only crop of a small picture is each time
+                continue
             seen = label[
                 int(top * y) : int((top + tall) * y) + 1, int(left * x) : int((left + wide) * x) + 1
             ]
@@ -115,6 +117,7 @@ class RandomScaleCrop:
             counts[self.ignore] = 0
             if accepts(counts):
                 break
+            refused = top, left
         return top, left, tall, wide
 
 
@@ -126,14 +129,6 @@ class FlipOptions:
     """Probability of mirroring left and right."""
 
 
-def build_flip(options: FlipOptions, facts: Facts) -> Callable[..., Any]:
-    """Build torchvision's RandomHorizontalFlip, which moves image and label together."""
-    from torchvision.transforms import v2
-
-    change: Callable[..., Any] = v2.RandomHorizontalFlip(options.p)
-    return change
-
-
 @dataclass(frozen=True, kw_only=True)
 class VerticalFlipOptions:
     """Options of vertical_flip."""
@@ -142,12 +137,20 @@ class VerticalFlipOptions:
     """Probability of mirroring top and bottom."""
 
 
-def build_vertical_flip(options: VerticalFlipOptions, facts: Facts) -> Callable[..., Any]:
-    """Build torchvision's RandomVerticalFlip, which moves image and label together."""
-    from torchvision.transforms import v2
+@dataclass(frozen=True)
+class Mirror:
+    """Mirror now and then."""
 
-    change: Callable[..., Any] = v2.RandomVerticalFlip(options.p)
-    return change
+    p: float
+    axis: int
+    """-1: left and right; -2: top and bottom."""
+
+    def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
+        """Return image (C, H, W) and label (H, W), mirrored or as they were."""
+        if not chance(self.p):
+            return image, label
+        image, label = plain(image, label)
+        return as_pair(image.flip(self.axis), label.flip(self.axis))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +197,16 @@ def segacc_augmentations() -> list[Augmentation]:
             build=RandomScaleCrop,
         ),
         Augmentation(
-            name="flip", summary="mirror left and right", options=FlipOptions, build=build_flip
+            name="flip",
+            summary="mirror left and right",
+            options=FlipOptions,
+            build=lambda options, facts: Mirror(options.p, -1),
         ),
         Augmentation(
             name="vertical_flip",
             summary="mirror top and bottom",
             options=VerticalFlipOptions,
-            build=build_vertical_flip,
+            build=lambda options, facts: Mirror(options.p, -2),
         ),
         Augmentation(
             name="rotate",

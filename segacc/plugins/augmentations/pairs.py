@@ -68,15 +68,31 @@ def as_pair(image: "Tensor", label: "Tensor") -> Pair:
 def resized(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> Pair:
     """Resize image (C, H, W) bilinear, antialiased, and label (H, W) to its nearest pixels."""
     import torch
-    from torchvision.transforms.v2 import functional as F
+    from torch.nn import functional as F
 
     image, label = plain(image, label)
-    image = F.resize(image, list(size), antialias=True)
+    if image.shape[-2:] != size:
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
     # torchvision's own nearest rounds down: labels would lie half a pixel beside their image. This
     # is its NEAREST_EXACT, in a third of the time.
     rows, columns = (nearest(old, new) for old, new in zip(label.shape, size, strict=True))
     label = torch.from_numpy(label.numpy().take(rows, 0).take(columns, 1))
     return as_pair(image, label)
+
+
+def padded(image: "Tensor", label: "Tensor", size: tuple[int, int], ignore: int) -> Pair:
+    """Fill image (C, h, w) and label (h, w) up to a size at the right and at the bottom."""
+    import torch
+
+    image, label = plain(image, label)
+    channels, height, width = image.shape
+    color = torch.tensor(padding_color(channels), dtype=image.dtype)[:, None, None]
+    whole, classes = image.new_empty((channels, *size)), label.new_full(size, ignore)
+    whole[:, :height, :width] = image
+    whole[:, height:] = color
+    whole[:, :height, width:] = color
+    classes[:height, :width] = label
+    return as_pair(whole, classes)
 
 
 def nearest(old: int, new: int) -> Any:
