@@ -122,7 +122,9 @@ def scored(batches: Any, trouble: Trouble, data: EvalData | EvalStream) -> Itera
             return
         sizes = (one.label.shape for one in batch if isinstance(one, Item) and not one.unreadable)
         size = tuple(next(sizes, (64, 64)))
-        yield [_ready(item, size, trouble, num_channels) for item in batch]
+        items = [_ready(item, size, trouble, num_channels) for item in batch]
+        del batch[:]  # a large picture may have been copied
+        yield items
 
 
 def stacked(images: list[Tensor]) -> Tensor:

@@ -138,11 +138,11 @@ def decide(
     """
     height, width = extent or size
     step = max(1, CHUNK // math.ceil(logits.shape[0] * height * width))
-    logits, best = logits.contiguous(), _Best(shares)
+    best = _Best(shares)
     for first in range(0, logits.shape[1], step):
-        part = logits[:, first : first + step]
-        full = resize_and_cut(part, size, extent) if extent else resize(part, size)
-        best.see(full, first)
+        part = logits[:, first : first + step].contiguous()
+        # Without a name it is gone before the next one is made.
+        best.see(resize_and_cut(part, size, extent) if extent else resize(part, size), first)
     return Decided(best.winner, best.confidence())
 
 

@@ -3,7 +3,8 @@
 import ctypes
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -61,6 +62,24 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def memory_returned() -> Iterator[None]:
+    """Give back what was freed before the block, and in it each large buffer when it is freed.
+
+    For a picture so large that its buffers would leave gaps that nothing fits in.
+    """
+    ours = platform.libc_ver()[0] == "glibc" and "MALLOC_TRIM_THRESHOLD_" not in os.environ
+    if ours:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        libc.malloc_trim(0)
+    try:
+        yield
+    finally:
+        if ours:
+            keep_memory()
 
 
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:

@@ -1,6 +1,7 @@
 """What an evaluation needs, and which of its scores is the best one."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +13,13 @@ from segacc.checkpoint import Progress
 from segacc.chosen import Chosen
 from segacc.data import Item, Source
 from segacc.errors import OptionError, SegaccError
-from segacc.eval_data import EvalData
+from segacc.eval_data import MOST_PIXELS, EvalData
 from segacc.events import Scores
 from segacc.functional import Decided
 from segacc.hookspecs import Facts, MetricState, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
+from segacc.processes import memory_returned
 from segacc.protocols.predict import decide_batch
 from segacc.protocols.protocol import Protocol
 from segacc.streams import EvalStream
@@ -83,9 +85,10 @@ class Scoring:
 
     def decide(self, images: Tensor) -> Decided:
         """Predict images (N, C, H, W) uint8 of one size, with confidence where it is wanted."""
-        wanted = bool(self.confident)
         given = self.model, self.network, images, self.protocol, self.most
-        return decide_batch(*given, confidence=wanted)
+        large = images.shape[-2] * images.shape[-1] > MOST_PIXELS
+        with memory_returned() if large else nullcontext():
+            return decide_batch(*given, confidence=bool(self.confident))
 
     def count(self, metrics: Mapping[str, Any], found: Decided, label: Tensor) -> None:
         """Update metrics by one image: what was found of it, N = 1, and its label (H, W) uint8."""

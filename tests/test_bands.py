@@ -12,14 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segacc import functional
 from segacc.functional import resize, resized_argmax
-from segacc.protocols.bands import (
-    Grid,
-    View,
-    blended_bands,
-    decide_bands,
-    importance,
-    mean_decision,
-)
+from segacc.protocols.bands import View, decide_bands, mean_decision
+from segacc.protocols.blending import Grid, blended_bands, importance
 from segacc.protocols.protocol import Windows
 
 CROP, SIZE, CLASSES = (16, 12), (50, 40), 3
@@ -62,13 +56,13 @@ def test_bands_are_the_rows_of_a_full_accumulator() -> None:
 
 @pytest.mark.parametrize("blend", ["even", "gaussian"])
 @pytest.mark.parametrize("stride", [(5, 7), (16, 12), (11, 8)])
-@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("rows", [1, 2])
 def test_a_few_rows_at_a_time_are_the_same(blend: str, stride: Any, rows: int) -> None:
     grid = grid_of(blend, stride=stride)
     logits = windows_of(grid, 2)
     down, across = importance(16, blend), importance(12, blend)  # type: ignore[arg-type]
     wanted = accumulated(logits, grid, down[:, None] * across)
-    bands = list(blended_bands(logits, grid, limit=rows * 2 * CLASSES * grid.width))
+    bands = list(blended_bands(logits, grid, limit=rows * 4 * 2 * CLASSES * grid.width))
     assert max(band.shape[2] for band in bands) == rows
     torch.testing.assert_close(torch.cat(bands, dim=2), wanted, rtol=0, atol=1e-5)
 
@@ -76,7 +70,7 @@ def test_a_few_rows_at_a_time_are_the_same(blend: str, stride: Any, rows: int) -
 def test_windows_that_would_take_more_than_their_sum_are_not_kept() -> None:
     for side, most in (((4, 3), 1), (CROP, 16)):
         grid = grid_of()
-        bands = blended_bands(windows_of(grid, side=side), grid, limit=CLASSES * grid.width)
+        bands = blended_bands(windows_of(grid, side=side), grid, limit=4 * CLASSES * grid.width)
         assert max(band.shape[2] for band in bands) == most
 
 

@@ -1,158 +1,14 @@
-"""Full-size logits a band of rows at a time: blended windows, resized bands, means over views."""
+"""Full-size logits a band of rows at a time: resized bands, and means over several views."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import chain
-from typing import Literal, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from segacc import functional
-from segacc.functional import Decided, Shares, decide, probabilities, resize, resize_and_cut
-
-Blend = Literal["even", "gaussian"]
-SIGMA = 1 / 8
-"""Standard deviation of Gaussian weights, of a window's side; as nnU-Net (Isensee et al., Nature
-Methods 2021) weighs its windows."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Windows of one size in rows and columns over a picture."""
-
-    tops: Sequence[int]
-    """First row of the windows of each row, ascending from 0 without gaps."""
-    lefts: Sequence[int]
-    """First column of the windows of each column, the same way."""
-    crop: tuple[int, int]
-    """(height, width) of a window."""
-    size: tuple[int, int]
-    """(H, W) of the picture; windows may reach beyond it."""
-    blend: Blend = "even"
-    """All pixels of a window count alike, or those near its middle more."""
-
-    @property
-    def width(self) -> int:
-        """Columns that the windows reach over."""
-        return self.lefts[-1] + self.crop[1]
-
-    @property
-    def bands(self) -> list[tuple[int, int]]:
-        """List the rows (first, last + 1) that no window touches after each row of windows."""
-        return list(zip(self.tops, [*self.tops[1:], self.size[0]], strict=True))
-
-    @cached_property
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Weights of a window's rows and of its columns, whose product is a pixel's."""
-        down, across = (importance(side, self.blend) for side in self.crop)
-        return down, across
-
-    def weighted(self, logits: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Weigh some rows of a window's full-size logits (N, K, rows, width)."""
-        if self.blend == "even":
-            return logits
-        down, across = (one.to(logits.device) for one in self.weights)
-        return logits * (down[rows, None] * across)
-
-    @cached_property
-    def sums(self) -> tuple[Tensor, Tensor]:
-        """Sums of these over all windows at each row and at each column of the picture."""
-        down, across = self.weights
-        return _sums(self.tops, down), _sums(self.lefts, across)
-
-    def mean(self, total: Tensor, start: int) -> Tensor:
-        """Divide summed rows (N, K, rows, width) from `start` on by their weights: W columns."""
-        down, across = self.sums
-        weights = down[start : start + total.shape[2], None] * across[: self.size[1]]
-        return total[..., : self.size[1]] / weights.to(total.device)
-
-
-def importance(length: int, blend: Blend) -> Tensor:
-    """Return the weights of a window's rows or columns: (length,) int64 ones, or float32 0..1."""
-    if blend == "even":
-        return torch.ones(length, dtype=torch.int64)
-    distance = torch.arange(length, dtype=torch.float64) - length // 2
-    return (-0.5 * (distance / (SIGMA * length)) ** 2).exp().float()
-
-
-def _sums(starts: Sequence[int], weights: Tensor) -> Tensor:
-    """Sum at each place the weights of the windows that cover it."""
-    total = torch.zeros(starts[-1] + len(weights), dtype=weights.dtype)
-    for start in starts:
-        total[start : start + len(weights)] += weights
-    return total
-
-
-def blended_bands(
-    windows: Iterable[Tensor], grid: Grid, *, limit: int | None = None
-) -> Iterator[Tensor]:
-    """Average the logits of overlapping windows at full size, each pixel over those that cover it.
-
-    Rows are handed out as soon as no later window touches them. Where the full-size logits of one
-    row of windows are within twice the limit, they are summed as they come. Of larger pictures the
-    logits of the rows of windows that overlap are kept as the network gave them, and enlarged for
-    a few rows at a time; that rounds otherwise in the last bit of a float32.
-
-    Args:
-        windows: logits (N, K, h, w) of each window, row by row.
-        grid: where the windows lie.
-        limit: elements of full-size logits that exist at a time; default `functional.CHUNK`.
-
-    Yields:
-        (N, K, rows, W) float32, from top to bottom, H rows in all.
-    """
-    source, limit = iter(windows), limit or functional.CHUNK
-    first = next(source)
-    summed = first.shape[0] * first.shape[1] * grid.crop[0] * grid.width
-    overlap = max(sum(top - grid.crop[0] < one <= top for one in grid.tops) for top in grid.tops)
-    kept = first.numel() * len(grid.lefts) * overlap
-    source = chain([first], source)
-    if summed <= max(2 * limit, kept):
-        return _as_they_come(source, grid)
-    return _a_few_rows(source, grid, limit)
-
-
-def _as_they_come(source: Iterator[Tensor], grid: Grid) -> Iterator[Tensor]:
-    total = torch.empty(0)
-    height, width = grid.crop
-    for top, after in grid.bands:
-        for left in grid.lefts:
-            logits = grid.weighted(resize(next(source), grid.crop))
-            if not total.numel():
-                total = logits.new_zeros((*logits.shape[:2], height, grid.width))
-            total[..., left : left + width] += logits
-        done = after - top
-        yield grid.mean(total[:, :, :done], top)
-        total[:, :, : height - done] = total[:, :, done:].clone()
-        total[:, :, height - done :] = 0
-
-
-def _a_few_rows(source: Iterator[Tensor], grid: Grid, limit: int) -> Iterator[Tensor]:
-    kept: dict[int, list[Tensor]] = {}
-    for top, after in grid.bands:
-        kept = {start: row for start, row in kept.items() if start + grid.crop[0] > top}
-        kept[top] = [next(source) for _ in grid.lefts]
-        count, num_classes = kept[top][0].shape[:2]
-        step = max(1, limit // (count * num_classes * grid.width))
-        for start in range(top, after, step):
-            yield _rows(kept, grid, range(start, min(start + step, after)))
-
-
-def _rows(kept: dict[int, list[Tensor]], grid: Grid, rows: range) -> Tensor:
-    """Blend some rows (N, K, rows, W) of the rows of windows that are kept by their tops."""
-    height, width = grid.crop
-    one = next(iter(kept.values()))[0]
-    total = one.new_zeros((*one.shape[:2], len(rows), grid.width), dtype=torch.float32)
-    for top, row in kept.items():
-        part = slice(rows.start - top, min(rows.stop - top, height))
-        for left, logits in zip(grid.lefts, row, strict=True):
-            if part.start < height:
-                above, below, share = (near[part] for near in _neighbours(logits.shape[2], height))
-                enlarged = resize(_between(logits, above, below, share), (len(above), width))
-                total[:, :, : len(above), left : left + width] += grid.weighted(enlarged, part)
-    return grid.mean(total, rows.start)
+from segacc.functional import Decided, Shares, decide, probabilities, resize_and_cut
 
 
 def resized_bands(
@@ -179,7 +35,7 @@ def resized_bands(
     if given == size == (extent or size):
         yield from bands
         return
-    above, below, share = _neighbours(given[0], size[0], (extent or size)[0])
+    above, below, share = neighbours(given[0], size[0], (extent or size)[0])
     kept, first, ready = torch.empty(0), 0, 0
     for band in bands:  # `kept` are the rows from `first` on that are still needed
         kept = torch.cat([kept, band], dim=2) if kept.numel() else band
@@ -188,16 +44,14 @@ def resized_bands(
         step = max(1, (limit or functional.CHUNK) // elements)
         for start in range(last, ready, step):
             rows = slice(start, min(start + step, ready))
-            yield _between(kept, above[rows] - first, below[rows] - first, share[rows])
+            yield between(kept, above[rows] - first, below[rows] - first, share[rows])
         done = int(above[ready]) if ready < size[0] else given[0]
         drop = min(done - first, kept.shape[2])
         kept, first = kept[:, :, drop:], first + drop
 
 
 @lru_cache(maxsize=16)
-def _neighbours(
-    given: int, size: int, extent: float | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def neighbours(given: int, size: int, extent: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Find the rows above and below each of `size` resized rows, and the lower one's share."""
     place = (torch.arange(size, dtype=torch.float64) + 0.5) * given / (extent or size) - 0.5
     place = place.clamp(0, given - 1)
@@ -205,7 +59,7 @@ def _neighbours(
     return above.long(), place.ceil().long(), (place - above).float()
 
 
-def _between(logits: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
+def between(logits: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
     """Mix rows of logits (N, K, h, w): (N, K, rows, w) float32."""
     upper, lower = (logits.index_select(2, rows.to(logits.device)) for rows in (above, below))
     return torch.lerp(upper.float(), lower.float(), share[:, None].to(logits.device))

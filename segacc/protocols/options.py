@@ -9,7 +9,7 @@ from pydantic import AllowInfNan, PositiveInt
 
 from segacc.errors import OptionError
 from segacc.options import Component, Size, decode, parse_component
-from segacc.protocols.bands import Blend
+from segacc.protocols.blending import Blend
 
 MMSEG = "short_side=512,long_side=2048,antialias=false"
 PRESETS: Mapping[str, str] = {

@@ -12,7 +12,8 @@ from segacc import functional
 from segacc.errors import OptionError
 from segacc.functional import Decided, Shares, decide
 from segacc.model import Logits, SegmentationModel
-from segacc.protocols.bands import Grid, View, blended_bands, decide_bands, mean_decision
+from segacc.protocols.bands import View, decide_bands, mean_decision
+from segacc.protocols.blending import Grid, blended_bands
 from segacc.protocols.protocol import Protocol, Windows, fitting
 
 Forward = Callable[[Tensor], Logits]

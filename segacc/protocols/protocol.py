@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel, SizeRule
-from segacc.protocols.bands import Blend
+from segacc.protocols.blending import Blend
 from segacc.protocols.options import read_options, side_text
 
 

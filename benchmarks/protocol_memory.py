@@ -1,0 +1,182 @@
+"""Hold the memory of an evaluation of large pictures to what it should be.
+
+    python benchmarks/protocol_memory.py     a picture of 4096x8192 pixels, 150 classes
+
+Each case is a process of its own that decodes one picture, predicts it at its original size on the
+CPU, and scores it by mean_iou: `slide` and `tta` (the picture and its mirror image, through windows
+too) with SegFormer-b0 of random weights; `whole` with a network that does nothing but score each
+class at a fourth of the size. What SegFormer's own decoder makes of such a picture in one piece,
+four times 256 channels at a fourth of its size, takes 8.6 GB whatever is done with its logits.
+
+Memory is what Linux tells: `before` is the RSS when all is loaded and nothing decoded, `peak` the
+high-water mark of the whole process. benchmarks/results/protocol-memory.json holds the figures.
+Exit code 1 when a case takes 2 GB or more: the whole process for `slide` and `tta`; for `whole`,
+whose logits alone take 1.26 GB, what comes on top of `before`.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "protocol-memory.json"
+PACKAGES = ("torch", "torchvision", "transformers", "pillow", "numpy")
+CASES = {
+    "slide": "slide:crop=512",
+    "tta": "tta:crop=512",
+    "whole": "whole",
+}
+LIMIT = 2000
+"""Megabytes of 10**6 bytes."""
+
+
+def main() -> int:
+    """Measure, print, write, and tell whether all is within the limit."""
+    typed = parse()
+    if not Path("/proc/self/status").exists():
+        sys.exit("benchmarks/protocol_memory.py: only Linux tells a process's memory this way.")
+    if typed.case:
+        print(json.dumps(measure(typed.case, typed.folder, typed.classes)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder), typed.height, typed.width, typed.classes)
+        found = {case: in_a_process(case, folder, typed.classes) for case in typed.cases}
+    result = {
+        "height": typed.height,
+        "width": typed.width,
+        "classes": typed.classes,
+        "limit_mb": LIMIT,
+        "cases": found,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    typed.output.parent.mkdir(exist_ok=True)
+    typed.output.write_text(json.dumps(result, indent=1) + "\n")
+    for case, told in found.items():
+        print(
+            f"{case:<6} peak {told['peak_mb']:.0f} MB, {told['before_mb']:.0f} MB of them before; "
+            f"counted {told['counted_mb']:.0f} MB, less than {LIMIT} wanted"
+        )
+    return int(any(told["counted_mb"] >= LIMIT for told in found.values()))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--height", type=int, default=4096)
+    parser.add_argument("--width", type=int, default=8192)
+    parser.add_argument("--classes", type=int, default=150)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def draw(folder: Path, height: int, width: int, classes: int) -> None:
+    """Write a picture of slopes and bars, and a label of squares."""
+    down, across = np.arange(height)[:, None], np.arange(width)[None]
+    slopes = (down // 9 + across // 5) % 256, (down * across // 4096) % 256, across // 64 % 2 * 200
+    picture = np.stack([np.broadcast_to(one, (height, width)) for one in slopes], axis=-1)
+    Image.fromarray(picture.astype(np.uint8)).save(folder / "image.jpg", quality=90)
+    label = (down // 100 * 7 + across // 100) % classes
+    Image.fromarray(label.astype(np.uint8)).save(folder / "label.png")
+
+
+def in_a_process(case: str, folder: str, classes: int) -> dict[str, Any]:
+    """Measure one case in a process of its own."""
+    command = [sys.executable, __file__, "--case", case, "--folder", folder]
+    command += ["--classes", str(classes)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
+    """Evaluate the picture, and look at the memory before and after."""
+    from segacc.chosen import choose
+    from segacc.data import EvalData, Source
+    from segacc.hookspecs import Facts, Sample
+    from segacc.labels import LabelMap
+    from segacc.loop import evaluate
+    from segacc.processes import start_accelerator
+    from segacc.protocols.protocol import Protocol
+    from segacc.registry import load_registry
+    from segacc.scoring import Scoring, build_metrics
+
+    names = tuple(f"class {k}" for k in range(classes))
+    registry, facts = load_registry(), Facts(num_classes=classes, class_names=names)
+    accelerator = start_accelerator("no")
+    network = quarter(classes) if case == "whole" else segformer(registry, facts)
+    metric = choose(registry, "metric", "mean_iou", "--metric")
+    sample = Sample(folder / "image.jpg", folder / "label.png", "large")
+    scoring = Scoring(
+        accelerator,
+        network,
+        network,
+        EvalData(Source([sample], LabelMap.plain(names))),
+        lambda: build_metrics([metric], facts),
+        Protocol.parse(CASES[case], "-"),
+    )
+    before, start = megabytes("VmRSS"), time.perf_counter()
+    scores, _ = evaluate(scoring)
+    seconds, peak = time.perf_counter() - start, megabytes("VmHWM")
+    assert scoring.num_images == 1
+    return {
+        "protocol": scoring.protocol.text(),
+        "before_mb": before,
+        "peak_mb": peak,
+        "counted_mb": round(peak - before if case == "whole" else peak, 1),
+        "seconds": round(seconds, 1),
+        "overall_accuracy": scores["overall_accuracy"],
+    }
+
+
+def segformer(registry: Any, facts: Any) -> Any:
+    """Build SegFormer-b0 with random weights."""
+    from segacc.chosen import choose
+
+    chosen = choose(registry, "architecture", "segformer:variant=b0", "--arch")
+    return chosen.record.build(chosen.options, facts)
+
+
+def quarter(classes: int) -> Any:
+    """Build a network of one pooling and one matrix."""
+    import torch
+    import torch.nn.functional as F
+
+    from segacc.model import Logits, SegmentationModel
+
+    class Quarter(SegmentationModel):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight = torch.nn.Parameter(torch.randn(classes, 3))
+
+        def forward(self, images: torch.Tensor) -> Logits:
+            small = F.avg_pool2d(images, 4)
+            return Logits((self.weight @ small[0].flatten(1)).view(1, classes, *small.shape[2:]))
+
+    return Quarter()
+
+
+def megabytes(name: str) -> float:
+    """Return what Linux tells of this process's memory, in megabytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise AssertionError(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
