@@ -133,7 +133,7 @@ def read(given: list[Sample], batch_size: int = 8) -> tuple[list[list[Item]], Tr
     trouble = Trouble(Accelerator(cpu=True), allowed=9, seen=set())
     data = EvalData(Source(given, LABELS))
     loader = data.batches(process=0, processes=1, num_workers=0, batch_size=batch_size)
-    return list(scored(loader, trouble)), trouble
+    return list(scored(loader, trouble, data)), trouble
 
 
 def test_what_cannot_be_read_has_the_size_of_its_batch() -> None:
