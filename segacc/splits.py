@@ -11,7 +11,7 @@ import numpy as np
 from segacc.chosen import Chosen
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.sample_ids import ids_of
+from segacc.samples import ids_of
 
 DRAW = 0x5641
 """Keeps the draw of `carve` apart from those of the epochs, which the same seed decides."""

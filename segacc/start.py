@@ -10,7 +10,7 @@ from segacc.errors import OptionError
 from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
 from segacc.plan import NETWORK, as_stored
-from segacc.sample_ids import digest, ids_of
+from segacc.samples import digest, ids_of
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.streams import TrainStream
 

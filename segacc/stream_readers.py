@@ -15,6 +15,7 @@ from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.order import sample_seed
+from segacc.samples import read_shard
 
 PATIENCE = 20
 """Epochs without a sample of its own after which a reader gives up."""
@@ -35,22 +36,6 @@ class Place:
     """Number of the block in this epoch."""
     offset: int = 0
     """Samples that were taken from the block."""
-
-
-def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tuple[Sample, Any]]:
-    """Yield the samples of a shard from a position on, as `Stream.read` does.
-
-    Raises:
-        DataError: whatever `read` raised, a broken connection perhaps: one process alone that ends
-            with it would leave the others waiting, a SegaccError stops them all.
-    """
-    try:
-        yield from stream.read(shard, position)
-    except SegaccError:
-        raise
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
-        raise DataError(f"{shard}: the shard cannot be read: {why}.") from error
 
 
 def deal(order: Sequence[int], reader: int, readers: int) -> list[tuple[int, int, int]]:

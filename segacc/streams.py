@@ -16,7 +16,8 @@ from segacc.eval_data import scored_item
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.order import Cut
-from segacc.stream_readers import Place, Reader, read_shard
+from segacc.samples import read_shard
+from segacc.stream_readers import Place, Reader
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics, python
-from segacc.sample_ids import digest
+from segacc.samples import digest
 
 pytest_plugins = ["cli_fixtures"]
 

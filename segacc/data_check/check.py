@@ -24,8 +24,8 @@ from segacc.errors import DataError, OptionError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.quick_check import spread
+from segacc.samples import read_shard
 from segacc.splits import carve, carved_line, pick_split
-from segacc.stream_readers import read_shard
 
 CHUNK = 8
 """Samples that are handed to a process at once."""

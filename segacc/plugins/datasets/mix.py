@@ -21,7 +21,7 @@ from segacc.hookspecs import Dataset, DataSplits, Sample, Stream, hookimpl
 from segacc.labels import LabelMap
 from segacc.options import parse_component
 from segacc.plugins.datasets.mix_classes import WHERE, Translation, unify
-from segacc.sample_ids import ids_of
+from segacc.samples import ids_of
 
 
 def _brackets(value: Any) -> Any:

@@ -9,7 +9,7 @@ from dataset_hub_data import build, pairs, parquet
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.mix import MixOptions, build_mix
-from segacc.sample_ids import digest, ids_of
+from segacc.samples import digest, ids_of
 from segacc.splits import carve, pick_split
 
 pytest_plugins = ["dataset_hub_fixtures"]
