@@ -105,7 +105,8 @@ def in_a_process(case: str, folder: str, classes: int) -> dict[str, Any]:
 def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     """Evaluate the picture, and look at the memory before and after."""
     from segacc.chosen import choose
-    from segacc.data import EvalData, Source
+    from segacc.data import Source
+    from segacc.eval_data import EvalData
     from segacc.hookspecs import Facts, Sample
     from segacc.labels import LabelMap
     from segacc.loop import evaluate
