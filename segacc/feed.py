@@ -123,7 +123,7 @@ def scored(batches: Any, trouble: Trouble, data: EvalData | EvalStream) -> Itera
         sizes = (one.label.shape for one in batch if isinstance(one, Item) and not one.unreadable)
         size = tuple(next(sizes, (64, 64)))
         items = [_ready(item, size, trouble, num_channels) for item in batch]
-        del batch[:]  # a large picture may have been copied
+        del batch[:]  # what was copied to be contiguous is not held twice
         yield items
 
 

@@ -30,8 +30,9 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 BATCH = 8
-"""Images of one size that are scored together where nobody said otherwise; on a CPU 1, which
-gains nothing by more."""
+"""Images of one size that are scored together where nobody said otherwise. On a CPU it is 1, so
+that what is scored is to the last bit what `segacc predict` writes, though 8 take SegFormer-b0 a
+third less time an image."""
 
 
 @dataclass
@@ -106,7 +107,7 @@ class Scoring:
         )
 
     def most(self, count: int) -> int:
-        """Return how many forward calls to make for an image that needs `count` of them.
+        """Return how many forward calls to make for a batch that needs `count` of them.
 
         All processes of a sharded network must make as many: the most that any of them needs. Only
         windows differ in number, so all processes ask, or none.
