@@ -89,8 +89,8 @@ def report(
         "peak memory": peak_memory(),
         "loss": f"{steps[0].loss:.4f} at step 1, {steps[-1].loss:.4f} at step {steps[-1].step}",
         "resumed": f"at step {after[0].step}, {seconds:.1f} s to the end",
-        "evaluation": f"{scored.num_images} images in {scored.seconds:.1f} s",
-        "mean_iou": f"{scored.scores['mean_iou']:.4f} ({scored.protocol})",
+        "evaluation": f"{scored.terms.num_images} images in {scored.seconds:.1f} s",
+        "mean_iou": f"{scored.scores['mean_iou']:.4f} ({scored.terms.protocol})",
     }
     for name, value in lines.items():
         print(f"{name:<18} {value}")

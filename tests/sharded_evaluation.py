@@ -105,6 +105,7 @@ def main() -> None:
         whole = default_protocol(network, (32, 32))
         scoring = Scoring(accelerator, model, network, far, counts, whole)
         sys.stdout.write(json.dumps(refused(scoring)) + "\n")
+        accelerator.end_training()
         return
     scores = []
     for size, protocol in (
@@ -124,6 +125,7 @@ def main() -> None:
     sharded = all(type(one).__name__ == "DTensor" for one in model.parameters())
     if accelerator.is_main_process:
         sys.stdout.write(json.dumps({"sharded": sharded, "scores": scores}) + "\n")
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -146,7 +146,11 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("protocol", "text"),
     [
-        ("tiles", '--protocol: unknown protocol "tiles". Known: whole, slide.'),
+        (
+            "tiles",
+            '--protocol: unknown protocol "tiles". Known: whole, slide, tta, mmseg-ade20k, '
+            "mmseg-cityscapes, voc.",
+        ),
         ("slide", '--protocol: "crop" must be given (SIZE or HEIGHTxWIDTH in pixels).'),
         (
             "slide:crop=64,stride=60x65",
@@ -156,7 +160,7 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
         (
             "whole:shortside=4",
             '--protocol: unknown option "shortside". Did you mean "short_side"? Known: '
-            "short_side, size, pad.",
+            "short_side, long_side, antialias, size, pad.",
         ),
         (
             "whole:short_side=0",
@@ -165,7 +169,7 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
         ),
         (
             "whole:short_side=40,size=40",
-            "--protocol: short_side and size exclude each other in 'whole:short_side=40,size=40'.",
+            "--protocol: short_side and size exclude each other.",
         ),
     ],
 )

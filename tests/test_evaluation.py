@@ -19,7 +19,7 @@ pytest_plugins = ["cli_fixtures"]
 WRONG = """
 from dataclasses import dataclass
 import segacc
-from segacc.plugins.metrics import MeanIou
+from segacc.plugins.metrics.overlap import MeanIou
 
 @dataclass(frozen=True)
 class Options:

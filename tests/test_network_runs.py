@@ -233,10 +233,11 @@ def test_a_protocol_for_training_is_stored_with_the_scores(
     given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}")
     protocol = ("--protocol", "slide:crop=32,stride=20")
     done = assert_succeeded(warm(*given, *protocol, "--channels-last", cwd=tmp_path))
-    assert "slide:crop=32,stride=20 (best so far)" in done.stdout
+    assert "protocol slide:crop=32,stride=20, raw weights" in done.stdout
     side = json.loads((tmp_path / "run/best/segacc.json").read_text())
     assert side["protocol"] == "slide:crop=32,stride=20"
     assert_refused(
         warm(*given, "--protocol", "slid", "--overwrite", cwd=tmp_path),
-        '--protocol: unknown protocol "slid". Known: whole, slide.',
+        '--protocol: unknown protocol "slid". Known: whole, slide, tta, mmseg-ade20k, '
+        "mmseg-cityscapes, voc.",
     )

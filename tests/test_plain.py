@@ -21,7 +21,7 @@ from segacc.evaluation.plain import (
 from segacc.functional import resized_argmax
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
-from segacc.plugins.metrics import MeanIou
+from segacc.plugins.metrics.overlap import MeanIou
 
 COLORS = {(0, 0, 0): 7, (255, 0, 0): 1, (0, 0, 255): 300}
 COLORED = LabelMap(("a", "b"), {7: 0, 1: 1, 300: 255}, colors=COLORS)
