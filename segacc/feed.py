@@ -120,8 +120,8 @@ def scored(batches: Any, trouble: Trouble, data: EvalData | EvalStream) -> Itera
             for error in bad:
                 trouble.add(error)
             return
-        sizes = (one.label.shape for one in batch if isinstance(one, Item) and not one.unreadable)
-        size = tuple(next(sizes, (64, 64)))
+        sizes = [one.label.shape for one in batch if isinstance(one, Item) and not one.unreadable]
+        size = tuple(sizes[0]) if sizes else (64, 64)
         items = [_ready(item, size, trouble, num_channels) for item in batch]
         del batch[:]  # what was copied to be contiguous is not held twice
         yield items
