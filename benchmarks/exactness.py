@@ -43,7 +43,11 @@ Cut = tuple[int, int, int]
 CUTS: tuple[Cut, ...] = ((1, 8, 1), (1, 4, 2), (2, 4, 1), (2, 2, 2))
 """Processes, images of a micro-batch, micro-batches of a step."""
 EXACT, USUAL, ROUNDED = ("segacc", "float64"), ("usual", "float64"), ("segacc", "float32")
-RUNS = [(*group, cut) for group in (EXACT, USUAL, ROUNDED) for cut in CUTS]
+RUNS = [
+    *((*EXACT, cut) for cut in CUTS),
+    *((*USUAL, cut) for cut in CUTS[1::2]),
+    *((*ROUNDED, cut) for cut in CUTS[::3]),
+]
 FEW = [(*EXACT, CUTS[0]), (*EXACT, CUTS[3]), (*USUAL, CUTS[3])]
 
 SETTINGS: dict[str, Any] = {
@@ -52,7 +56,7 @@ SETTINGS: dict[str, Any] = {
     "weights": str(SHARED / "mobilenet_v2_1.0_224"),
     "freeze_batchnorm": True,
     "dataset": f"folder:root={SHARED / 'camvid'}",
-    "eval_split": "validation[:24]",
+    "eval_split": "validation[:12]",
     # Images of 480x360 at 0.15 to 0.5: some crops are mostly padding, so micro-batches weigh
     # differently.
     "aug": ["random_scale_crop:scale_min=0.15,scale_max=0.5", "flip"],

@@ -5,8 +5,8 @@
 `segacc` is segacc's own loop. `usual` has the same network, data, order, optimizer and schedule,
 and a step as most write it with accelerate: the mean over each micro-batch's labelled pixels, of
 which accelerate and DDP take the mean. IN is JSON of settings; OUT gets what came of it, and OUT
-with the ending .npy the trained weights before and after. float64 is that of weights, gradients and
-optimizer; both losses are taken of logits in float32.
+with the ending .npy the trained weights before and after. float64 is that of weights, gradients,
+optimizer and loss.
 """
 
 import json
@@ -57,7 +57,7 @@ def usual_step(run: Run, window: list[Batch]) -> Tensor:
     for batch in window:
         with run.accelerator.accumulate(run.model):
             logits = run.model(run.network.normalize(batch.images)).main
-            full = F.interpolate(logits.float(), size=batch.labels.shape[-2:], mode="bilinear")
+            full = F.interpolate(logits, size=batch.labels.shape[-2:], mode="bilinear")
             loss = F.cross_entropy(full, batch.labels, ignore_index=IGNORE)
             run.accelerator.backward(loss)
             if run.accelerator.sync_gradients:
@@ -82,7 +82,7 @@ def scored_alone(run: Run) -> Tensor:
     for place in range(len(source)):
         image, label = source.read(place)
         logits = network(network.normalize(image[None])).main
-        full = F.interpolate(logits.float(), size=label.shape, mode="bilinear")
+        full = F.interpolate(logits, size=label.shape, mode="bilinear")
         counted = label != IGNORE
         cells = label[counted].long() * classes + full[0].argmax(0)[counted]
         total += cells.bincount(minlength=classes * classes)

@@ -1,9 +1,10 @@
 """Which weights are scored and saved: those that are trained, or their moving average."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import Accelerator
 
 from segacc.errors import OptionError
@@ -38,14 +39,13 @@ def build_ema(plan: Plan, model: Any, accelerator: Accelerator) -> Ema | None:
 
 @contextmanager
 def using(run: "Run", weights: Weights) -> Iterator[None]:
-    """Let the network have these weights inside the block."""
+    """Let the network have these weights inside the block, the same on all processes."""
     run.scoring.weights = weights
-    if weights == "raw":
+    with run.ema.in_place_of(run.model) if run.ema and weights == "ema" else nullcontext():
+        if run.accelerator.num_processes > 1:
+            for buffer in run.network.buffers():  # batch norm's statistics: the main process's
+                torch.distributed.broadcast(buffer, 0)
         yield
-    else:
-        assert run.ema
-        with run.ema.in_place_of(run.model):
-            yield
 
 
 def average(run: "Run") -> None:

@@ -43,6 +43,7 @@ class StepDone:
     losses: dict[str, float] = field(default_factory=dict)
     """Each term by name."""
     grad_norm: float = float("nan")
+    """Of the last step, before clipping; not finite where that was skipped for it."""
     images_per_second: float = float("nan")
     data_wait: float = float("nan")
     """Share of the time spent waiting for the data loader, 0..1."""

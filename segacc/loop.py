@@ -10,7 +10,6 @@ from torch import Tensor
 from segacc import checkpoint
 from segacc.averaging import average, kinds, using
 from segacc.data import Batch
-from segacc.errors import OptionError
 from segacc.events import Evaluated, Event, Example, Saved, Scores, Started
 from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, stacked, windows
@@ -21,7 +20,7 @@ from segacc.limits.budget import refit
 from segacc.meter import Meter
 from segacc.model import Logits
 from segacc.run import Run
-from segacc.scoring import Scoring
+from segacc.scoring import Scoring, joined
 from segacc.signals import StopSignal
 
 
@@ -61,7 +60,7 @@ def train(run: Run) -> Iterator[Event]:
 
             meter.restart()
 
-        if progress.saved != progress.step:
+        if progress.saved != progress.step or not progress.step:
             yield save_checkpoint(run)
 
     yield Saved(step=progress.step, folder=save_model(run, "last"))
@@ -163,9 +162,9 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
         for item, one in zip(batch, found.each(), strict=True):
             prediction = one.classes[0]
             scoring.seen(item, prediction)
-            if item.padding:
+            if item.padding or item.unreadable:
                 continue
-            images += not item.unreadable
+            images += 1
             scoring.count(metrics, one, item.label)
             if item.id in scoring.keep:
                 examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
@@ -184,17 +183,12 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
 def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
     """Add up the states over all processes and compute; the main process's scores are all's."""
     accelerator = scoring.accelerator
-    scores: Scores = {}
+    found: list[Scores] = []
     for metric in metrics.values():
         for key, value in metric.state.items():
             metric.state[key] = accelerator.reduce(value.to(accelerator.device), "sum")
-        (found,) = broadcast_object_list([metric.compute()])
-        if twice := sorted(set(scores) & set(found)):
-            raise OptionError(
-                f"--metric: two metrics give the score {', '.join(twice)}; leave one out."
-            )
-        scores.update(found)
-    return scores
+        found += broadcast_object_list([metric.compute()])
+    return joined(found)
 
 
 def save_checkpoint(run: Run) -> Saved:

@@ -71,6 +71,7 @@ def build_optimizer(
     groups = parameter_groups.choose_groups(network, settings)
     if deepspeed is not None:  # it asks a data loader otherwise, and ours is not accelerate's
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
+        deepspeed.deepspeed_config["gradient_clipping"] = config.max_grad_norm
         if config.unfreeze_after:
             raise OptionError(
                 f"{settings.where('unfreeze_after')}: DeepSpeed keeps gradients and optimizer "
@@ -94,6 +95,7 @@ def build_scoring(
     protocol = default_protocol(network, facts.crop_size)
     if config.protocol:
         protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
+    refuse_silent(plan, facts)
     refuse_batches(data, config.eval_batch_size, plan.settings.where("eval_batch_size"))
     return Scoring(
         accelerator,
@@ -108,6 +110,20 @@ def build_scoring(
         confident=confident(plan.metric),
         eval_batch_size=config.eval_batch_size,
     )
+
+
+def refuse_silent(plan: Plan, facts: Facts) -> None:
+    """Refuse metrics that give no score, only files: a run does not write them.
+
+    Raises:
+        OptionError: so.
+    """
+    for one in plan.metric:
+        if one.record.writes and not one.record.build(one.options, facts).compute():
+            raise OptionError(
+                f"{plan.settings.where('metric')}: {one.name} gives no score, only files, which "
+                "`segacc evaluate --metric` writes; leave it out here."
+            )
 
 
 def build_pipeline(plan: Plan, facts: Facts) -> Pipeline:

@@ -33,6 +33,24 @@ def idle_cores(accelerator: Accelerator) -> list[str]:
     ]
 
 
+def save_bare(accelerator: Accelerator) -> None:
+    """Let checkpoints name weights as the bare network does, whatever wraps it where they are read.
+
+    So a run goes on with one process where several wrote, and the other way round.
+    """
+
+    def save(models: list[Any], weights: list[dict[str, Any]], folder: str) -> None:
+        weights[:] = [
+            {name.removeprefix("module."): one for name, one in state.items()} for state in weights
+        ]
+
+    def load(models: list[Any], folder: str) -> None:
+        models[:] = [accelerator.unwrap_model(model) for model in models]
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
 def on_all(accelerator: Accelerator, call: Callable[[], T]) -> T:
     """Call on all processes what may fail on some of them, where data or a network are read.
 

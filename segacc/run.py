@@ -39,7 +39,7 @@ from segacc.parts import (
     make_accelerator,
 )
 from segacc.plan import Plan
-from segacc.processes import idle_cores
+from segacc.processes import idle_cores, save_bare
 from segacc.scoring import Best, Scoring
 from segacc.start import prepare_folder, resume
 from segacc.streams import TrainStream
@@ -197,6 +197,7 @@ def build_run(plan: Plan) -> Run:
     set_seed(seed, device_specific=True)
     optimizer, groups = build_optimizer(network, settings, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
+    save_bare(accelerator)
 
     pipeline = build_pipeline(plan, facts)
     scoring = build_scoring(plan, facts, accelerator, model, network, data.scored)

@@ -118,6 +118,22 @@ class Scoring:
         return int(self.accelerator.gather(counts).max())
 
 
+def joined(found: Iterable[Scores]) -> Scores:
+    """Put the scores of several metrics together.
+
+    Raises:
+        OptionError: two of them give one name.
+    """
+    scores: Scores = {}
+    for one in found:
+        if twice := sorted(set(scores) & set(one)):
+            raise OptionError(
+                f"--metric: two metrics give the score {', '.join(twice)}; leave one out."
+            )
+        scores |= one
+    return scores
+
+
 class ScoreKey:
     """One of the scores by name, as `mean_iou` or `per_category_iou/nucleus`.
 
@@ -141,9 +157,7 @@ class ScoreKey:
         self.by, (name, _, self.category) = by, by.partition("/")
         self.name, self.where = name, where
         self.lower = any(name in one.record.lower_is_better for one in chosen)
-        self.value(
-            {key: value for metric in empty.values() for key, value in metric.compute().items()}
-        )
+        self.value(joined(metric.compute() for metric in empty.values()))
 
     def better(self, value: float, than: float | None, by_more_than: float = 0.0) -> bool:
         """Compare with an earlier value, if there is one; nan is never better."""

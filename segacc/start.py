@@ -133,6 +133,7 @@ def load_state(run: "Run", stored: Path) -> None:
     groups = run.optimizer.param_groups
     typed = [{key: value for key, value in one.items() if key != "params"} for one in groups]
     run.accelerator.load_state(str(stored))
+    run.accelerator.step = 0  # a step begins here, of however many micro-batches
     for group, own in zip(run.optimizer.param_groups, typed, strict=True):
         group.update(own)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launches import ROOT, assert_same, environment, rows, start
+from launches import ROOT, assert_same, environment, launch, rows, start
 
 # Dropout and drop path draw from the global random state; augmentations from each sample's own.
 SETTINGS = (
@@ -96,6 +96,25 @@ def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.launch
+@pytest.mark.launch
+def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
+    """A window of two micro-batches takes the place of two processes, after an odd step."""
+    run = tmp_path / "run"
+    still = ("--arch", "segformer:variant=tiny,dropout=0,drop_path=0", "--weights", "none")
+    size = (*still, "--crop-size", 64, "--batch-size", 2, "--max-steps", 6, "--lr", 0.01)
+    often = ("--log-every", 1, "--save-every", 3, "--num-pictures", 0, "--num-workers", 0)
+    launch(*size, *often, "--ema", 0.9, "--output-dir", run, processes=2)
+    whole = [row["loss"] for row in rows(run, "train")]
+    scored = [row["mean_iou"] for row in rows(run, "eval")][-2:]
+
+    checkpoint = run / "checkpoints" / "step-00000003"
+    launch("--resume", checkpoint, "--gradient-accumulation-steps", 2)
+    again = [row["loss"] for row in rows(run, "train")]
+    assert len(whole) == len(again) == 6
+    assert again == pytest.approx(whole, rel=1e-4) and again[3] == pytest.approx(whole[3], rel=1e-6)
+    assert [row["mean_iou"] for row in rows(run, "eval")][-2:] == pytest.approx(scored, abs=0.05)
+
+
 def test_another_batch_would_not_be_the_same_run(uninterrupted: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "segacc", "--resume", str(uninterrupted), "--batch-size", "2"],

@@ -76,3 +76,17 @@ def test_predictions_that_differ_by_more_than_rounding_are_found(
             f"{900 / pixels:.2f} % of the pixels get another class from logits that are resized by "
             "the textbook, at most 1 % may",
         )
+
+
+def test_an_evaluation_that_mixed_its_images_up_is_found() -> None:
+    names = list(IMAGES)
+    mixed = dict(zip(names, [IMAGES[name] for name in reversed(names)], strict=True))
+    found = judge(evaluation(FEW), evaluation(mixed), checked(), limit=0.001)
+    assert found.complaints == (
+        "scored again one by one, the images give other counts than in the evaluation",
+    )
+
+
+def test_nothing_checked_is_no_agreement() -> None:
+    found = judge(evaluation({}), evaluation(IMAGES), [], limit=0.001)
+    assert "none of the images that were chosen can be read" in found.complaints

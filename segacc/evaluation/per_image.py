@@ -185,7 +185,7 @@ class PerImage:
             classes, *counts = (
                 table[name].combine_chunks().flatten().to_numpy() for name in ("classes", *COUNTS)
             )
-        except (pa.ArrowException, KeyError, TypeError) as error:
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{path}: not a file that `segacc evaluate` wrote ({_first_line(error)})."
             ) from None
@@ -195,4 +195,4 @@ class PerImage:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -154,6 +154,9 @@ def judge(
     by_counts = plain_scores(hit, labelled, predicted, names)
     complaints += _other_scores(whole.scores, by_counts, f"of all {len(whole.images)} images")
     pixels = sum(one.pixels for one in checked)
+    if not checked:
+        complaints.append("none of the images that were chosen can be read")
+    complaints += _other_than_before(small.images, whole.images, 3 * limit * pixels)
     changed = [one.changed for one in checked if one.changed is not None]
     share = sum(changed) / pixels if changed else None
     if share is not None and share > limit:
@@ -183,6 +186,22 @@ def _other_counts(images: PerImage, checked: list[Checked]) -> list[str]:
     if not wrong:
         return []
     return [f"the counts of {len(wrong)} images differ, as of {wrong[0]}"]
+
+
+def _other_than_before(again: PerImage, before: PerImage, most: float) -> list[str]:
+    """Compare counts of images scored one by one with those of the evaluation, in its batches.
+
+    Labels count the same; a pixel that is predicted otherwise moves three counts at most.
+    """
+    first = before.among(frozenset(again.ids))
+    if first.ids != again.ids:
+        return ["the images that were checked are not among those that were scored"]
+    if not again.ids:
+        return []
+    moved = abs(first.dense(0, len(first)) - again.dense(0, len(again)))
+    if not moved[..., 1].any() and moved.sum() <= most:
+        return []
+    return ["scored again one by one, the images give other counts than in the evaluation"]
 
 
 def _other_scores(found: Any, plain: Any, which: str) -> list[str]:

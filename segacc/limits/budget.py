@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from accelerate.utils import broadcast_object_list
 
 from segacc.amounts import seconds
+from segacc.defaults import check_warmup
 from segacc.events import Fitted
+from segacc.optim.optimizers import check_length
+from segacc.settings import Settings
 
 if TYPE_CHECKING:
     from segacc.run import Run
@@ -91,15 +94,15 @@ class Rhythm:
     every: float
     """Steps, or a share of the run below 1."""
 
-    def times(self, total: int) -> int:
-        """Count how often it is due until the last of `total` steps, which counts, at the most."""
+    def times(self, step: int, total: int) -> int:
+        """Count how often it is due from `step` to the last of `total` steps, at the most."""
         period = self.every if self.every >= 1 else self.every * total
-        return math.ceil((total - self.last) / period)
+        return min(total - step, math.ceil((total - self.last) / period))
 
 
 def needed(total: int, step: int, pace: Pace, evaluation: Rhythm, checkpoint: Rhythm) -> float:
     """Estimate the seconds from `step` to the end of a run of `total` steps."""
-    scored, saved = evaluation.times(total), checkpoint.times(total)
+    scored, saved = evaluation.times(step, total), checkpoint.times(step, total)
     work = (total - step) * pace.step + scored * pace.evaluation + saved * pace.checkpoint
     return work + pace.end
 
@@ -139,10 +142,24 @@ def refit(run: "Run") -> Iterator[Fitted]:
     (total,) = broadcast_object_list([fit(run, seconds(limit))])
     if clock.steps < FIRST_FIT and total > step:
         return
+    if clock.steps == FIRST_FIT:
+        check_fitted(run, total, limit)
     clock.next_fit = step + max(1, min(clock.steps, (total - step) // 2))
     if total != progress.max_steps:
         progress.max_steps = total
         yield Fitted(step=step, max_steps=total, limit=limit, used=clock.used())
+
+
+def check_fitted(run: "Run", total: int, limit: str) -> None:
+    """Refuse what asks for more steps than the run will have; all processes call it.
+
+    Raises:
+        OptionError: so.
+    """
+    settings = Settings(run.config, run.plan.settings.origins)
+    fitted_to = settings.chosen({"max_steps": (total, f"fitted to {limit}")})
+    check_length(fitted_to)
+    check_warmup(fitted_to, total, f"{total}")
 
 
 def fit(run: "Run", limit: float) -> int:
@@ -152,6 +169,8 @@ def fit(run: "Run", limit: float) -> int:
     least, of_startup, of_limit = RESERVE
     reserve = max(least, of_startup * run.clock.startup) + of_limit * limit
     left = limit - reserve - run.clock.used()
+    if run.clock.steps == 1:  # what the first step took, which warms up, tells nothing
+        return progress.step + (left > 0)
     evaluation = Rhythm(last=progress.evaluated, every=config.eval_every)
     checkpoint = Rhythm(last=progress.saved, every=config.save_every)
     return fitted(left, progress.step, measured(run, limit), evaluation, checkpoint)

@@ -19,7 +19,7 @@ def reason(run: "Run") -> str:
 def stopped(run: "Run", signal: str) -> Stopped:
     """Make the last event: the run is over, or this signal came (perhaps to another process)."""
     step, why = run.progress.step, reason(run)
-    if why:
+    if why and not run.evaluation_due():  # a signal may have come before the last evaluation
         return Stopped(step=step, reason=why)
     resume = f"accelerate launch -m segacc --resume {shlex.quote(str(run.folder))}"
     return Stopped(step=step, reason=signal or "SIGTERM", resume=resume)

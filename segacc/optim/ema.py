@@ -101,6 +101,8 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     Asking for the state makes FSDP2 shard what a forward call left whole; changes of the shards
     would not be seen otherwise.
     """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module  # so that one process can go on where several stopped
     state = model.state_dict(keep_vars=True)
     return {name: one for one, name in {one: name for name, one in state.items()}.items()}
 

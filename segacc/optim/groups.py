@@ -133,6 +133,11 @@ def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[s
             "architecture's parameters. Leave this out, or let the plugin set block_pattern or "
             "override parameter_depths (segacc.model.SegmentationModel)."
         )
+    if config.encoder_warmup_steps and all(network.is_head(name) for name in trained):
+        raise OptionError(
+            f"{settings.where('encoder_warmup_steps')}: {config.encoder_warmup_steps:g}: only the "
+            "head is trained, so no encoder warms up; leave this out."
+        )
     if config.layer_decay < 1 and all(network.is_head(name) for name in trained):
         raise OptionError(
             f"{where}: {config.layer_decay:g}: only the head is trained, so there are no layers "
