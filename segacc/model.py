@@ -199,7 +199,7 @@ class SegmentationModel(nn.Module):
             images = torch.cat([images[:, :3].flip(1), images[:, 3:]], dim=1)
         mean, std = self._mean_and_std(images.device, images.shape[1])
         # A copy in any case; uint8 less float32 would make one of each.
-        return images.to(torch.float32, copy=True).sub_(mean).div_(std)
+        return images.to(mean.dtype, copy=True).sub_(mean).div_(std)
 
     def _mean_and_std(self, device: torch.device, channels: int) -> tuple[Tensor, Tensor]:
         """Return mean and std of pixels in 0..255, (1, C, 1, 1) each; made once for a device."""

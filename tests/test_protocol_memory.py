@@ -40,5 +40,5 @@ def test_the_memory_of_an_evaluation_is_measured(tmp_path: Path) -> None:
 def test_the_stored_figures_are_within_the_limit() -> None:
     told = json.loads((ROOT / "benchmarks" / "results" / "protocol-memory.json").read_text())
     assert (told["height"], told["width"], told["classes"]) == (4096, 8192, 150)
-    assert set(told["cases"]) == {"slide", "tta", "whole"}
+    assert {"slide", "whole"} <= set(told["cases"])
     assert max(one["counted_mb"] for one in told["cases"].values()) < told["limit_mb"] == 2147
