@@ -74,12 +74,12 @@ SMALL = {
 }
 
 
-def measure(steps: int, small: bool, output: Path) -> dict[str, Any]:
+def measure(steps: int, small: bool, runs: list[Any], output: Path) -> dict[str, Any]:
     """Make all runs, and write down what came of them."""
     began = time.perf_counter()
     settings = {**SETTINGS, **(SMALL if small else {}), "max_steps": steps, "eval_every": steps}
     with tempfile.TemporaryDirectory() as folder:
-        made = [launch(Path(folder), settings, *one) for one in (FEW if small else RUNS)]
+        made = [launch(Path(folder), settings, *one) for one in runs]
     first = {one["precision"]: one for one in reversed(made) if one["way"] == "segacc"}
     names = ("torch", "transformers", "accelerate")
     result = {
@@ -188,6 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--small", action="store_true", help="a small network, three of the runs")
+    parser.add_argument("--all", action="store_true", help="all runs of the small network, too")
     parser.add_argument("--output", type=Path, help="write this file and leave the page alone")
     parser.add_argument("--report", action="store_true")
     typed = parser.parse_args()
@@ -195,7 +196,8 @@ def main() -> int:
         return report()
     if typed.small and typed.output is None:
         parser.error("--small needs --output: its figures are not those of the page")
-    result = measure(typed.steps, typed.small, (typed.output or RESULT).absolute())
+    runs = FEW if typed.small and not typed.all else RUNS
+    result = measure(typed.steps, typed.small, runs, (typed.output or RESULT).absolute())
     if typed.output is None:
         report()
     print("\n".join(table(result)))

@@ -18,10 +18,9 @@ from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.order import Cut, Order, StepSampler
 from segacc.plugins.augmentations.geometry import (
-    FlipOptions,
+    Mirror,
     RandomScaleCrop,
     RandomScaleCropOptions,
-    build_flip,
 )
 
 LABELS = LabelMap.plain(("sky", "road", "tree"))
@@ -61,7 +60,7 @@ class Fade:
 
 def pipeline(size: int = 16) -> Pipeline:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(size, size)))
-    flip = build_flip(FlipOptions(), facts())
+    flip = Mirror(0.5, -1)
     worker = ((numpy_noise, False), (crop, False), (mix_halves, True), (flip, False))
     return Pipeline(worker, (Fade(),))
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from segacc.predicting import decide_batch
 
 from cli_tools import SHORT, Warm, assert_succeeded, draw
 from segacc.inference import Segmenter
-from segacc.protocols import Protocol
+from segacc.protocols.predict import decide_batch
+from segacc.protocols.protocol import Protocol
 
 pytest_plugins = ["cli_fixtures"]
 
