@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -40,8 +41,9 @@ def save_bare(accelerator: Accelerator) -> None:
     """
 
     def save(models: list[Any], weights: list[dict[str, Any]], folder: str) -> None:
-        weights[:] = [
-            {name.removeprefix("module."): one for name, one in state.items()} for state in weights
+        weights[:] = [  # an OrderedDict as accelerate's own: of another dict, views are refused
+            OrderedDict((name.removeprefix("module."), one) for name, one in state.items())
+            for state in weights
         ]
 
     def load(models: list[Any], folder: str) -> None:

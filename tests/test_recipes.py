@@ -34,7 +34,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "beit-b-ade20k-160k": {
         **{"lr": 3e-5, "layer_decay": 0.9, "weight_decay": 0.05, "warmup_steps": 1500},
         **{"schedule": "poly:power=1.0", "crop_size": (640, 640)},
-        "protocol": "slide:crop=640,stride=426,short_side=640",
+        "protocol": "slide:crop=640,stride=426,short_side=640,long_side=2560,antialias=false",
     },
     "mask2former-swin-t-ade20k-160k": {
         **{"lr": 1e-5, "head_lr_scale": 10, "weight_decay": 0.05, "warmup_steps": 0},
