@@ -3,7 +3,7 @@
     python benchmarks/data.py                 24 pictures of ADE20K to 512x512, in nine rounds
     python benchmarks/data.py --quality 90    the same pictures, encoded anew: harder to decode
 
-All ways run in turn in each round, in one process, on one core with one thread:
+All ways run in turn in each round, in one worker of a data loader, on one core with one thread:
 
     tutorial        PIL, torchvision's ColorJitter, SegformerImageProcessor, eight at a time
     worker          segacc up to the tensors that leave a worker: decoded, labels mapped, scaled and
@@ -31,7 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -39,6 +39,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from PIL import Image as PILImage
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import ColorJitter
 from transformers import SegformerImageProcessor
@@ -46,7 +47,7 @@ from transformers import SegformerImageProcessor
 from segacc.augment import Pipeline
 from segacc.cache import cached
 from segacc.chosen import choose
-from segacc.data import Batch, Source, TrainData, collate
+from segacc.data import Batch, Source, TrainData, collate, load
 from segacc.decode import read_image, read_label
 from segacc.eval_data import EvalData
 from segacc.hookspecs import Facts, Sample
@@ -74,7 +75,7 @@ def main() -> int:
     split = pictures(typed.quality)
     with tempfile.TemporaryDirectory() as folder:
         ways, train = all_ways(split, folder)
-        speeds, parts = measure(ways, train, rounds=typed.rounds, images=typed.images)
+        speeds, parts = measured(Rounds(ways, train, typed.images), typed.rounds)
     figures = {name: median(found) for name, found in speeds.items()}
     ratios = {name: figure / figures["tutorial"] for name, figure in figures.items()}
     result = {
@@ -207,28 +208,38 @@ def device(worker: Way, pipeline: Pipeline, network: Any) -> Way:
     return read
 
 
-def measure(
-    ways: dict[str, Way], train: TrainData, *, rounds: int, images: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Go through all ways in turn, once without a watch.
+@dataclass(frozen=True)
+class Rounds(Dataset[Any]):
+    """All ways in turn, as often as a data loader's worker is asked."""
 
-    Returns:
-        Images per second of each way, and the worker's milliseconds an image by what they are
-        spent on; a number for each round.
-    """
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    parts: dict[str, list[float]] = {}
-    row = [place % train.num_samples for place in range(images)]
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
+    ways: dict[str, Way]
+    train: TrainData
+    images: int
+
+    def __getitem__(self, turn: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Return images per second of each way, and a worker's milliseconds by what they go to."""
+        row = [place % self.train.num_samples for place in range(self.images)]
+        speeds = {}
+        for name, way in self.ways.items():
             start = time.perf_counter()
-            for first in range(0, images, BATCH):
+            for first in range(0, self.images, BATCH):
                 way(turn, row[first : first + BATCH])
-            if turn:
-                speeds[name].append(images / (time.perf_counter() - start))
-        for name, seconds in spent(train, turn).items() if turn else ():
-            parts.setdefault(name, []).append(1000 * seconds / train.num_samples)
-    return speeds, parts
+            speeds[name] = self.images / (time.perf_counter() - start)
+        parts = spent(self.train, turn)
+        return speeds, {name: 1000 * s / self.train.num_samples for name, s in parts.items()}
+
+
+def measured(rounds: Rounds, count: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Go through some rounds in a worker, after one that does not count; a number for each."""
+    loader = load(rounds, 1, ahead=1, batch_size=None, sampler=range(count + 1))
+    found = list(loader)[1:]
+    speeds, parts = ([one[which] for one in found] for which in (0, 1))
+    return together(speeds), together(parts)
+
+
+def together(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Return each name's numbers in a row."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def spent(train: TrainData, turn: int) -> Counter[str]:

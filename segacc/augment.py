@@ -72,12 +72,13 @@ class Pipeline:
         """Change a batch: images (N, C, H, W) uint8 or float32 in 0..255, labels (N, H, W) uint8.
 
         Args:
-            images: on the device.
+            images: on the device, in any order in memory; the changes, and the network after them,
+                are given whole planes.
             labels: beside them; 255 is ignored.
             drawn: (N, ...) float32 for each BatchChange.
             seeds: N seeds, of the changes that come picture by picture.
         """
-        rest = iter(drawn)
+        rest, images = iter(drawn), images.contiguous()
         for place, change in enumerate(self.device):
             if batched(change):
                 given = images if getattr(change, "takes_bytes", False) else images.float()

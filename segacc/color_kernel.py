@@ -1,9 +1,10 @@
 """Changes of colour as one affine map a picture, made in the worker, applied to whole batches.
 
-A matrix is (3, 4) float64: factors of red, green and blue for each of the three, and what is added,
-in grey levels 0..255. It is numpy's, as each sample needs a dozen of them and twelve numbers cost
-torch several times as much. The maps are exact as long as nothing is clamped on the way; `apply`
-clamps once, at the end.
+A matrix is (3, 7) float64: for each of red, green and blue the factors of the three, what is added,
+in grey levels 0..255, and the factors of the picture's mean red, green and blue, which contrast is
+about. So it is drawn without a look at the picture. It is numpy's, as each sample needs a dozen of
+them and twenty numbers cost torch several times as much. The maps are exact as long as nothing is
+clamped on the way; `apply` clamps once, at the end.
 """
 
 import functools
@@ -27,37 +28,42 @@ CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 def identity() -> Matrix:
     """Change nothing."""
-    return np.eye(3, 4)
+    return np.eye(3, 7)
 
 
 def brightness(factor: float) -> Matrix:
     """Multiply all channels, as torchvision's adjust_brightness."""
-    return np.eye(3, 4) * factor
+    return identity() * factor
 
 
 def offset(levels: float) -> Matrix:
     """Add grey levels to all channels, as TensorFlow's adjust_brightness."""
-    matrix = np.eye(3, 4)
+    matrix = identity()
     matrix[:, 3] = levels
     return matrix
 
 
-def contrast(factor: float, mean: "float | Matrix") -> Matrix:
-    """Multiply what a channel has above the mean.
+def contrast(factor: float) -> Matrix:
+    """Multiply what a channel has above the mean grey value, as torchvision's adjust_contrast.
 
     Args:
         factor: below 1 flattens.
-        mean: in grey levels: one number for all channels, as torchvision takes that of the grey
-            picture; or (3,), as TensorFlow takes each channel's own.
     """
-    matrix = np.eye(3, 4) * factor
-    matrix[:, 3] = (1 - factor) * mean
+    matrix = identity() * factor
+    matrix[:, 4:] = (1 - factor) * np.array(LUMA)
+    return matrix
+
+
+def contrast_each(factor: float) -> Matrix:
+    """Multiply what a channel has above its own mean, as TensorFlow's adjust_contrast."""
+    matrix = identity() * factor
+    matrix[:, 4:] = (1 - factor) * np.eye(3)
     return matrix
 
 
 def saturation(factor: float) -> Matrix:
     """Multiply each pixel's distance from its own grey value; 0 gives a grey picture."""
-    matrix = np.eye(3, 4) * factor
+    matrix = identity() * factor
     matrix[:, :3] += (1 - factor) * np.array(LUMA)
     return matrix
 
@@ -69,7 +75,7 @@ def hue(turn: float) -> Matrix:
         turn: 1 is the whole circle; above 0 red goes towards yellow, as with the hue of HSV.
     """
     quarter, color = _quarter_turn(), np.eye(3) - np.array(LUMA)
-    angle, matrix = 2 * math.pi * turn, np.zeros((3, 4))
+    angle, matrix = 2 * math.pi * turn, np.zeros((3, 7))
     matrix[:, :3] = np.array(LUMA) + math.cos(angle) * color + math.sin(angle) * quarter
     return matrix
 
@@ -88,38 +94,32 @@ def compose(*matrices: Matrix) -> Matrix:
     """Return what the matrices do one after the other, the first first."""
     total = matrices[0]
     for step in matrices[1:]:
-        total = step[:, :3] @ total
+        mean = total.copy()  # what it is by now, of the mean at first
+        mean[:, 4:] += mean[:, :3]
+        mean[:, :3] = 0
+        total = step[:, :3] @ total + step[:, 4:] @ mean
         total[:, 3] += step[:, 3]
     return total
 
 
-def moved(color: Matrix, matrix: Matrix) -> Matrix:
-    """Return what a matrix makes of one colour (3,), or of the mean colour of a picture."""
-    result: Matrix = matrix[:, :3] @ color + matrix[:, 3]
-    return result
+def mean_colors(images: Tensor) -> Tensor:
+    """Return the means of the colour channels, (N, 3) float32 in grey levels.
 
+    One of less than three channels is grey: its first channel counts, three times. The sums are of
+    whole grey levels, so that they are the same however a batch or the work is cut.
 
-def luma(color: Matrix) -> float:
-    """Return the grey value of a colour (3,)."""
-    return float(np.dot(LUMA, color))
-
-
-def mean_color(image: Tensor) -> Matrix:
-    """Return the mean of the colour channels of image (C, H, W) uint8, (3,) float64.
-
-    One of less than three channels is grey: its first channel counts, three times. The sum is of
-    integers, so that it is the same number on any number of threads.
+    Args:
+        images: (N, C, H, W) uint8, or float32 in 0..255.
     """
-    count = 3 if image.shape[0] >= 3 else 1
-    pixels, (channels, height, width) = image.as_subclass(Tensor).numpy(), image.shape
-    # Along what lies side by side in memory; numpy adds 32 bits faster than 64.
-    if image.stride() == (1, width * channels, channels):
-        lines = pixels.transpose(1, 2, 0).reshape(height, -1).sum(axis=0, dtype=np.uint32)
-        sums = lines.reshape(width, channels).sum(axis=0, dtype=np.uint64)[:count]
+    count = 3 if images.shape[1] >= 3 else 1
+    pixels = images[:, :count]
+    if images.dtype == torch.uint8 and images.device.type == "cpu":  # numpy adds them faster
+        lines = pixels.numpy().sum(axis=3, dtype=np.uint32)
+        sums = torch.from_numpy(lines.sum(axis=2, dtype=np.int64))
     else:
-        sums = pixels[:count].sum(axis=2, dtype=np.uint32).sum(axis=1, dtype=np.uint64)
-    means = sums / (height * width)
-    return np.broadcast_to(means, (3,))
+        levels = pixels.round() if images.is_floating_point() else pixels
+        sums = levels.sum((2, 3), dtype=torch.int64)
+    return (sums.float() / math.prod(images.shape[2:])).expand(-1, 3)
 
 
 def apply(images: Tensor, matrices: Tensor) -> Tensor:
@@ -130,12 +130,13 @@ def apply(images: Tensor, matrices: Tensor) -> Tensor:
     Args:
         images: (N, C, H, W) uint8, or float32 in 0..255. Channels past the third stay as they are;
             one of less than three channels is grey, and its first takes the matrix's first factor.
-        matrices: (N, 3, 4) float32, on the same device.
+        matrices: (N, 3, 7) float32, on the same device.
 
     Returns:
         A new tensor (N, C, H, W) float32.
     """
     count = 3 if images.shape[1] >= 3 else 1
+    matrices = about_mean(matrices, images)
     out = torch.empty_like(images, dtype=torch.float32)
     out[:, count:] = images[:, count:]
     if images.device.type == "cpu" and count == 3:
@@ -151,6 +152,16 @@ def apply(images: Tensor, matrices: Tensor) -> Tensor:
             target.addcmul_(images[:, channel], factors[:, row, channel])
         target.add_(factors[:, row, 3]).clamp_(0, 255)
     return out
+
+
+def about_mean(matrices: Tensor, images: Tensor) -> Tensor:
+    """Put the images' means into matrices (N, 3, 7), which leaves (N, 3, 4) float32."""
+    bare = matrices[..., :4].clone()
+    if matrices.device.type != "cpu" or matrices[..., 4:].any():
+        means = mean_colors(images)
+        for channel in range(3):
+            bare[..., 3] += matrices[..., 4 + channel] * means[:, None, channel]
+    return bare
 
 
 def _convolve(image: Tensor, matrix: Tensor, out: Tensor) -> None:

@@ -43,7 +43,8 @@ class Batch:
     """A micro-batch of one size. N images."""
 
     images: Tensor
-    """(N, C, H, W) uint8; float32 in 0..255 after augmentations on the device."""
+    """(N, C, H, W) uint8, in any order in memory; float32 in 0..255 after augmentations on the
+    device."""
     labels: Tensor
     """(N, H, W) uint8; int64 on the device."""
     items: tuple[tuple[str, int, str], ...]
@@ -202,8 +203,11 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
             f"{', '.join(map(str, sizes))}. "
             "Add `--aug random_scale_crop` last, or use batch_size 1."
         )
-    images = ready[0].image.new_empty((len(ready), *ready[0].image.shape))
-    for place, item in enumerate(ready):  # in one pass, whatever the order in memory was
+    side_by_side = ready[0].image.stride(0) == 1  # the channels; a batch lies as its images do
+    order = torch.channels_last if side_by_side else torch.contiguous_format
+    shape = len(ready), *ready[0].image.shape
+    images = torch.empty(shape, dtype=torch.uint8, memory_format=order)
+    for place, item in enumerate(ready):
         images[place] = item.image
     labels = torch.stack([item.label for item in ready])
     drawn = tuple(torch.stack(parts) for parts in zip(*(one.drawn for one in ready), strict=True))

@@ -14,7 +14,7 @@ from augmentation_tools import apply, assert_one_grid, blocks, build, places
 from data_tools import facts
 from segacc.errors import OptionError
 from segacc.plugins.augmentations.geometry import TRIES, RandomScaleCrop, RandomScaleCropOptions
-from segacc.plugins.augmentations.pairs import padded, padding_color
+from segacc.plugins.augmentations.pairs import padded, padding_color, resized
 
 
 def test_at_scale_1_the_crop_is_a_piece_of_both() -> None:
@@ -29,6 +29,26 @@ def test_at_scale_1_the_crop_is_a_piece_of_both() -> None:
         assert found
         places.add(tuple(found[0]))
     assert len(places) > 10
+
+
+@pytest.mark.parametrize("size", [(33, 70), (20, 90), (70, 120), (180, 79)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_resizing_is_torchvisions_however_the_pixels_lie(
+    channels: int, size: tuple[int, int]
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    whole = torch.randint(0, 256, (channels, 90, 110), generator=random).to(torch.uint8)
+    beside = whole.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # as decoders leave them
+    label = whole[0, 11:81, 7:97]
+    classes = F.resize(tv_tensors.Mask(label), list(size), v2.InterpolationMode.NEAREST_EXACT)
+    for image in (whole[:, 11:81, 7:97], beside[:, 11:81, 7:97]):
+        wanted = F.resize(image, list(size), antialias=True)
+        pair = resized(image, label, size)
+        assert torch.equal(pair[0], wanted) and torch.equal(pair[1], classes)
+    # A picture as it is, not a window of one.
+    assert torch.equal(
+        resized(beside, whole[0], size)[0], F.resize(whole, list(size), antialias=True)
+    )
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.61, 0.8, 1.3, 1.7, 2.0])

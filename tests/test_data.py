@@ -211,6 +211,21 @@ def test_collate_stacks_items_of_one_size() -> None:
     assert batch.items == (("4x6", 1, ""), ("4x6", 1, ""))
 
 
+def test_a_batch_lies_in_memory_as_its_images_do_and_goes_to_the_network_in_planes() -> None:
+    pixels = torch.arange(2 * 3 * 4 * 6, dtype=torch.uint8).view(2, 4, 6, 3).permute(0, 3, 1, 2)
+    label = torch.zeros(4, 6, dtype=torch.uint8)
+    beside = collate([Item(one, label, "a", 0) for one in pixels])
+    planes = collate([Item(one.contiguous(), label, "a", 0) for one in pixels])
+    mixed = collate([Item(pixels[0], label, "a", 0), Item(pixels[1].contiguous(), label, "b", 0)])
+    orders = (torch.channels_last, torch.contiguous_format, torch.channels_last)
+    for batch, order in zip((beside, planes, mixed), orders, strict=True):
+        assert isinstance(batch, Batch)
+        assert torch.equal(batch.images, pixels)
+        assert batch.images.is_contiguous(memory_format=order)
+        images, _ = Pipeline().on_device(batch.images, batch.labels, (), ())
+        assert torch.equal(images, pixels) and images.is_contiguous()
+
+
 def test_collate_tells_of_different_sizes() -> None:
     error = collate([item(4, 6), item(5, 6), item(4, 6)])
     assert type(error) is DataError

@@ -17,8 +17,6 @@ from segacc.plugins.augmentations.pairs import Pair, as_pair, chance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segacc.color_kernel import Matrix
-
 Step = tuple[str, float]
 """`brightness` (factor), `offset` (grey levels), `contrast` (factor, about the mean grey value),
 `contrast_each` (factor, about each channel's mean), `saturation` (factor) or `hue` (share of the
@@ -31,8 +29,8 @@ class FusedColors:
     """A BatchChange: all steps of a picture as one matrix, drawn in the worker.
 
     What differs from doing them one by one: clamping comes once, at the end; saturation keeps the
-    grey value; hue turns about the axis of greys (YIQ). The mean that contrast needs is that of the
-    picture as it leaves the worker.
+    grey value; hue turns about the axis of greys (YIQ). The mean that contrast needs is taken on
+    the device, of the picture as it comes there.
     """
 
     takes_bytes = True
@@ -42,7 +40,7 @@ class FusedColors:
         self.draw_steps = draw_steps
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
-        """Draw the matrix (3, 4) float32 of image (C, H, W) uint8."""
+        """Draw the matrix (3, 7) float32 for image (C, H, W) uint8."""
         import torch
 
         from segacc import color_kernel
@@ -50,33 +48,16 @@ class FusedColors:
         steps = self.draw_steps()
         if image.shape[0] < 3:
             steps = [step for step in steps if step[0] not in OF_COLORS]
-        mean: Matrix | None = None
-        total = color_kernel.identity()
-        for name, amount in steps:
-            if name.startswith("contrast"):
-                mean = color_kernel.mean_color(image) if mean is None else mean
-                step = contrast_of(name, amount, color_kernel.moved(mean, total))
-            else:
-                step = getattr(color_kernel, name)(amount)
-            total = color_kernel.compose(total, step)
-        return torch.from_numpy(total).float()
+        matrices = [getattr(color_kernel, name)(amount) for name, amount in steps]
+        return torch.from_numpy(color_kernel.compose(color_kernel.identity(), *matrices)).float()
 
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
     ) -> "tuple[Tensor, Tensor]":
-        """Change images (N, C, H, W) uint8 or float32 by drawn (N, 3, 4) float32."""
+        """Change images (N, C, H, W) uint8 or float32 by drawn (N, 3, 7) float32."""
         from segacc import color_kernel
 
         return color_kernel.apply(images, drawn), labels
-
-
-def contrast_of(name: str, factor: float, mean: "Matrix") -> "Matrix":
-    """Return the matrix of a step of contrast, for a picture of mean colour (3,)."""
-    from segacc import color_kernel
-
-    return color_kernel.contrast(
-        factor, mean if name == "contrast_each" else color_kernel.luma(mean)
-    )
 
 
 class OnColors:

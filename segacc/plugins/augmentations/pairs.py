@@ -72,12 +72,27 @@ def resized(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> Pair:
 
     image, label = plain(image, label)
     if image.shape[-2:] != size:
-        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        image = F.interpolate(alone(image), size, mode="bilinear", antialias=True)[0]
     # torchvision's own nearest rounds down: labels would lie half a pixel beside their image. This
     # is its NEAREST_EXACT, in a third of the time.
     rows, columns = (nearest(old, new) for old, new in zip(label.shape, size, strict=True))
-    label = torch.from_numpy(label.numpy().take(rows, 0).take(columns, 1))
-    return as_pair(image, label)
+    classes = label.numpy()
+    if size[0] < label.shape[0]:
+        classes = classes.take(rows, 0).take(columns, 1)
+    else:  # whole rows are the quicker to repeat
+        classes = classes.take(columns, 1).take(rows, 0)
+    return as_pair(image, torch.from_numpy(classes))
+
+
+def alone(image: "Tensor") -> "Tensor":
+    """Make a batch (1, C, H, W) of an image, or of a window of one.
+
+    Channels that lie side by side stay so, in whole rows and with the strides of such a batch:
+    torch resizes that in a third of the time, to the same pixels.
+    """
+    if image.stride(0) != 1:
+        return image[None]
+    return image.permute(1, 2, 0)[None].contiguous().permute(0, 3, 1, 2)
 
 
 def padded(image: "Tensor", label: "Tensor", size: tuple[int, int], ignore: int) -> Pair:
@@ -87,7 +102,8 @@ def padded(image: "Tensor", label: "Tensor", size: tuple[int, int], ignore: int)
     image, label = plain(image, label)
     channels, height, width = image.shape
     color = torch.tensor(padding_color(channels), dtype=image.dtype)[:, None, None]
-    whole, classes = image.new_empty((channels, *size)), label.new_full(size, ignore)
+    whole = image.new_empty((*size, channels)).permute(2, 0, 1)  # as decoders and resizing leave it
+    classes = label.new_full(size, ignore)
     whole[:, :height, :width] = image
     whole[:, height:] = color
     whole[:, :height, width:] = color
