@@ -51,7 +51,9 @@ def using(run: "Run", weights: Weights) -> Iterator[None]:
 def average(run: "Run") -> None:
     """Take over the weights of an optimizer step into the average, if there is one.
 
-    A step that fp16's gradient scaler skipped is none.
+    A step that fp16's gradient scaler skipped is none; a fused optimizer does not tell accelerate
+    of those, which `guard.overflow` knows.
     """
-    if run.ema and not run.accelerator.optimizer_step_was_skipped:
+    skipped = run.accelerator.optimizer_step_was_skipped or run.guard.overflow
+    if run.ema and not skipped:
         run.ema.update(run.model)

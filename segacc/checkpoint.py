@@ -157,6 +157,13 @@ def forget_later(folder: Path, step: int) -> None:
         remove(later)
 
 
+def set_aside(folder: Path, was_of: int) -> Path:
+    """Move a folder out of the way of the next one of its name; its step becomes part of it."""
+    place = folder.with_name(f"{folder.name}-{name(was_of)}")
+    shutil.rmtree(place, ignore_errors=True)
+    return folder.rename(place)
+
+
 def recover(run_folder: Path) -> None:
     """Put back a folder whose replacement was cut off between two renames."""
     for old in run_folder.glob(".*.old"):

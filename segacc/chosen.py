@@ -65,15 +65,14 @@ def _text(value: Any) -> str:
     return "/".join(map(str, value))
 
 
-def refuse_twins(chosen: Sequence[Chosen], where: str) -> None:
-    """Refuse a component that is given twice: both would bear one name.
+def refuse_twins(names: Sequence[str], where: str) -> None:
+    """Refuse components of which two bear one name.
 
     Raises:
-        OptionError: so, or nothing is given.
+        OptionError: so, or there is none at all.
     """
-    if not chosen:
+    if not names:
         raise OptionError(f"{where}: at least one is needed.")
-    names = [one.name for one in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
 

@@ -105,7 +105,7 @@ def evaluate(model: str, config: EvaluateConfig) -> int:
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, "--dataset")
     metrics = [choose(registry, "metric", given, "--metric") for given in config.metric]
-    refuse_twins(metrics, "--metric")
+    refuse_twins([one.text for one in metrics], "--metric")
     place = evaluation_folder(model_folder(model, "MODEL_FOLDER"), config.output_dir)
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from segacc.augment import Pair
 from segacc.data import Item, Source, load, nothing, quiet
 from segacc.errors import SegaccError, UnreadableError
-from segacc.order import of_one_size, share
+from segacc.order import of_one_size, share, spread
 
 MOST_PIXELS = 2**22
 """Of a batch, unless it is one image: 16 pictures of 512x512, 2 of 1024x2048."""
@@ -30,8 +30,7 @@ class EvalData(Dataset[Any]):
 
     def spread(self, count: int) -> frozenset[str]:
         """Choose the ids of `count` samples, evenly spread over the split."""
-        samples, count = self.source.samples, min(count, len(self.source))
-        return frozenset(samples[place * len(samples) // count].id for place in range(count))
+        return frozenset(self.source.samples[place].id for place in spread(len(self.source), count))
 
     def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
         """Load one process's share, sample by sample, in order."""

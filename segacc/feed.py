@@ -106,12 +106,15 @@ def to_device(batch: Batch, run: Run) -> Batch:
     return replace(batch, images=images, labels=labels.long(), drawn=())
 
 
-def scored(batches: Any, trouble: Trouble, data: EvalData | EvalStream) -> Iterator[list[Item]]:
+def scored(
+    batches: Any, trouble: Trouble, data: EvalData | EvalStream, stand_in: tuple[int, int]
+) -> Iterator[list[Item]]:
     """Yield the batches of an evaluation, each of images of one size, as many on each process.
 
-    What could not be read has the size of the others; bad data becomes padding, to keep all
-    processes in step. Behind a shard that one process cannot read nobody knows how many samples
-    the others have: of a stream, all stop where the first one does.
+    What could not be read has the size of the others, or `stand_in`, (height, width), where there
+    are none; bad data becomes padding, to keep all processes in step. Behind a shard that one
+    process cannot read nobody knows how many samples the others have: of a stream, all stop where
+    the first one does.
     """
     streamed, num_channels = isinstance(data, EvalStream), data.num_channels
     for batch in batches:
@@ -120,9 +123,9 @@ def scored(batches: Any, trouble: Trouble, data: EvalData | EvalStream) -> Itera
             for error in bad:
                 trouble.add(error)
             return
-        sizes = [one.label.shape for one in batch if isinstance(one, Item) and not one.unreadable]
-        size = tuple(sizes[0]) if sizes else (64, 64)
-        items = [_ready(item, size, trouble, num_channels) for item in batch]
+        read = [one for one in batch if isinstance(one, Item) and _is_read(one)]
+        first = read[0] if read else Item(*nothing(num_channels, *stand_in), "", 0)
+        items = [_ready(item, first, trouble) for item in batch]
         del batch[:]  # what was copied to be contiguous is not held twice
         yield items
 
@@ -132,20 +135,26 @@ def stacked(images: list[Tensor]) -> Tensor:
     return images[0][None] if len(images) == 1 else torch.stack(images)
 
 
-def _ready(item: Item | SegaccError, size: Any, trouble: Trouble, num_channels: int) -> Item:
-    """Make an item of a batch's (height, width), and note what is wrong with it."""
-    if isinstance(item, Item) and not item.unreadable and item.label.shape != size:
-        found = "x".join(map(str, item.label.shape))
+def _is_read(item: Item) -> bool:
+    """Tell an image from what stands for one that cannot be read, or for none at all."""
+    return not item.unreadable and bool(item.id)
+
+
+def _ready(item: Item | SegaccError, first: Item, trouble: Trouble) -> Item:
+    """Make an item of the size of the batch's first one, and note what is wrong with it."""
+    num_channels, *size = first.image.shape
+    if isinstance(item, Item) and _is_read(item) and list(item.label.shape) != size:
+        mine, other = ("x".join(map(str, one.label.shape)) for one in (first, item))
         item = DataError(
-            f"{item.id}: the image is {found} pixels (height x width), its header says "
-            f"{size[0]}x{size[1]}. Save it again, or score images one by one with "
-            "--eval-batch-size 1."
+            f"{first.id} is {mine} pixels (height x width) and {item.id} is {other}, though by "
+            "their headers they are of one size. Save the one again whose header is wrong, or "
+            "score images one by one with --eval-batch-size 1."
         )
     if isinstance(item, SegaccError):
         trouble.add(item)
         return Item(*nothing(num_channels, *size), "", 0, padding=True)
-    if item.unreadable:
-        trouble.unreadable.add(item.unreadable)
+    if not _is_read(item):
+        trouble.unreadable.update({item.unreadable} - {""})
         image, label = nothing(num_channels, *size)
         return replace(item, image=image, label=label)
     return replace(item, image=item.image.contiguous())

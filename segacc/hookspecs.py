@@ -129,7 +129,7 @@ class MetricFiles(Protocol):
     """What a metric with `writes` has beside."""
 
     def write(self, folder: Path) -> None:
-        """Write files into an existing folder; the main process calls it after `compute`."""
+        """Write files, no folders, into a folder; the main process calls it after `compute`."""
 
 
 class BatchChange(Protocol):
@@ -246,8 +246,13 @@ class Metric(Record):
     """True for one whose `update` takes the confidence of each pixel, too."""
     writes: bool = False
     """True for one that has MetricFiles' `write`: `segacc evaluate` calls it."""
-    lower_is_better: tuple[str, ...] = ()
-    """The score names of which a lower value is the better one."""
+    lower_is_better: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
+    """The score names of which a lower value is the better one; or options to these."""
+
+    def lower(self, options: Any) -> tuple[str, ...]:
+        """Return `lower_is_better` with these options."""
+        names = self.lower_is_better
+        return names(options) if callable(names) else names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,7 +157,7 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
     examples, images = [], 0
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
-    for batch in scored(scoring.loader(), trouble, scoring.data):
+    for batch in scored(scoring.loader(), trouble, scoring.data, scoring.stand_in()):
         found = scoring.decide(stacked([item.image for item in batch]).to(accelerator.device))
         for item, one in zip(batch, found.each(), strict=True):
             prediction = one.classes[0]

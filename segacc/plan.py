@@ -138,8 +138,8 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
         time.monotonic() if started is None else started,
     )
     if plan.loss:  # none where the network brings its own
-        refuse_twins(plan.loss, settings.where("loss"))
-    refuse_twins(plan.metric, settings.where("metric"))
+        refuse_twins([one.name for one in plan.loss], settings.where("loss"))
+    refuse_twins([one.text for one in plan.metric], settings.where("metric"))
     if config.class_weights is not None:
         _check_class_weights(plan, config.class_weights)
     if plan.resume:

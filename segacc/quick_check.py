@@ -13,6 +13,7 @@ from segacc.decode import read_sample
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import IGNORE, LabelMap
+from segacc.order import spread
 
 LOOK = 16
 """Samples of each split that are read, evenly spread."""
@@ -87,12 +88,6 @@ def _turns(seen: Sequence[_Seen]) -> Iterator[tuple[_Seen, int]]:
     rows = [[(one, place) for place in spread(len(one.samples), LOOK)] for one in seen]
     for turn in zip_longest(*rows):
         yield from filter(None, turn)
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Return up to `count` of the places 0..total-1, evenly spread."""
-    count = min(total, count)
-    return [turn * total // count for turn in range(count)]
 
 
 def _of_labels(one: _Seen, labels: LabelMap) -> Iterator[str]:

@@ -46,7 +46,7 @@ class Scoring:
     """The same network, bare."""
     data: EvalData | EvalStream
     metrics: Callable[[], dict[str, MetricState]]
-    """Makes empty metrics."""
+    """Makes empty metrics, by their texts, as `boundary_iou:dilation_ratio=0.01`."""
     protocol: Protocol
     num_workers: int = 0
     skip_unreadable: int = 0
@@ -61,7 +61,7 @@ class Scoring:
     weights: Weights = "raw"
     """What the network has when it is scored."""
     confident: frozenset[str] = frozenset()
-    """Names of the metrics that want the confidence of each pixel."""
+    """Those of the metrics that want the confidence of each pixel."""
     eval_batch_size: int | None = None
     """Images of one size that are scored together, at most; default `BATCH`, on a CPU 1."""
     counted: dict[str, MetricState] = field(default_factory=dict)
@@ -74,6 +74,10 @@ class Scoring:
     def share(self) -> int | None:
         """Count this process's images; None for a stream that nobody has counted."""
         return self.data.count(**self._cut())
+
+    def stand_in(self) -> tuple[int, int]:
+        """Return the (height, width) of what stands for an image that cannot be read."""
+        return self.network.size_rule.fit((64, 64))
 
     def _cut(self) -> dict[str, int]:
         accelerator = self.accelerator
@@ -156,7 +160,7 @@ class ScoreKey:
         """
         self.by, (name, _, self.category) = by, by.partition("/")
         self.name, self.where = name, where
-        self.lower = any(name in one.record.lower_is_better for one in chosen)
+        self.lower = any(name in one.record.lower(one.options) for one in chosen)
         self.value(joined(metric.compute() for metric in empty.values()))
 
     def better(self, value: float, than: float | None, by_more_than: float = 0.0) -> bool:
@@ -225,10 +229,10 @@ def refuse_batches(data: EvalData | EvalStream, batch_size: int | None, where: s
 
 
 def confident(chosen: Sequence[Chosen]) -> frozenset[str]:
-    """Name the metrics that want the confidence of each pixel."""
-    return frozenset(one.name for one in chosen if one.record.wants_confidence)
+    """Tell by their texts the metrics that want the confidence of each pixel."""
+    return frozenset(one.text for one in chosen if one.record.wants_confidence)
 
 
 def build_metrics(chosen: Sequence[Chosen], facts: Facts) -> dict[str, MetricState]:
-    """Build empty metrics by name."""
-    return {one.name: one.record.build(one.options, facts) for one in chosen}
+    """Build empty metrics by their texts: of `evaluate:...` there may be several."""
+    return {one.text: one.record.build(one.options, facts) for one in chosen}

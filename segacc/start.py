@@ -11,6 +11,7 @@ from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
 from segacc.plan import NETWORK, as_stored
 from segacc.samples import digest, ids_of
+from segacc.saved import side_file
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.streams import TrainStream
 
@@ -97,11 +98,24 @@ def resume(run: "Run") -> None:
             run.notes.append("this run stopped early; --early-stop with more patience goes on")
         if run.accelerator.is_main_process:
             checkpoint.recover(run.folder)
-            checkpoint.forget_later(run.folder / "checkpoints", stored.step)
+            give_up_later(run, stored.step)
         run.accelerator.wait_for_everyone()
     run.progress.settings = now
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
+
+
+def give_up_later(run: "Run", step: int) -> None:
+    """Clear the way of a run that goes on from an older checkpoint than its newest."""
+    checkpoint.forget_later(run.folder / "checkpoints", step)
+    best = run.folder / "best"
+    was_of = side_file(best).get("step", 0)
+    if was_of > step:
+        kept = checkpoint.set_aside(best, was_of)
+        run.notes.append(
+            f"best/ was of step {was_of}, after the step {step} that this run goes on from; it is "
+            f"{kept.name}/ now"
+        )
 
 
 def fit_first(run: "Run", limit: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from cli_tools import NAMES, Done, Warm, assert_succeeded, draw, launch, metrics, write_data
-from segacc.quick_check import LOOK, spread
+from segacc.order import spread
+from segacc.quick_check import LOOK
 
 pytest_plugins = ["cli_fixtures"]
 

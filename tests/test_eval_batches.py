@@ -133,7 +133,7 @@ def read(given: list[Sample], batch_size: int = 8) -> tuple[list[list[Item]], Tr
     trouble = Trouble(Accelerator(cpu=True), allowed=9, seen=set())
     data = EvalData(Source(given, LABELS))
     loader = data.batches(process=0, processes=1, num_workers=0, batch_size=batch_size)
-    return list(scored(loader, trouble, data)), trouble
+    return list(scored(loader, trouble, data, (40, 56))), trouble
 
 
 def test_what_cannot_be_read_has_the_size_of_its_batch() -> None:
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_has_the_size_of_its_batch() -> None:
     batches, trouble = read([torn, outside, good[3], Sample(b"no picture", b"", "alone")])
     told = [[(item.id, item.padding, tuple(item.label.shape)) for item in one] for one in batches]
     assert told == [
-        [("alone", False, (64, 64))],
+        [("alone", False, (40, 56))],
         [("torn", False, (24, 32)), ("", True, (24, 32)), ("s3", False, (24, 32))],
     ]
     assert (batches[1][0].label == 255).all() and batches[1][0].image.shape == (3, 24, 32)
@@ -161,8 +161,9 @@ def test_a_header_that_says_another_size_is_an_error_on_all_processes() -> None:
     with pytest.raises(DataError) as caught:
         trouble.settle()
     assert str(caught.value) == (
-        "turned: the image is 32x24 pixels (height x width), its header says 24x32. Save it again, "
-        "or score images one by one with --eval-batch-size 1."
+        "s0 is 24x32 pixels (height x width) and turned is 32x24, though by their headers they are "
+        "of one size. Save the one again whose header is wrong, or score images one by one with "
+        "--eval-batch-size 1."
     )
     batches, trouble = read([samples()[0], turned], batch_size=1)
     assert not trouble.settle() and [len(batch) for batch in batches] == [1, 1]

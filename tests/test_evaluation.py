@@ -93,6 +93,46 @@ def test_the_folder_lies_in_the_model(
     assert_succeeded(warm("evaluate", model, *given(data), cwd=tmp_path))  # and once more
 
 
+def test_files_of_metrics_are_those_of_this_evaluation(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    out, model = tmp_path / "out", trained / "best"
+    (tmp_path / "out").mkdir()
+    (out / "confusion.txt").write_text("mine")
+    with_files = {
+        ("mean_iou", "confusion", "calibration"): [
+            "calibration.csv",
+            "confusion.csv",
+            "confusion.png",
+        ],
+        ("mean_iou", "calibration:bins=5"): ["calibration.csv"],
+        ("mean_iou",): [],
+    }
+    for metrics, files in with_files.items():
+        flags = [part for one in metrics for part in ("--metric", one)]
+        assert_succeeded(
+            warm("evaluate", model, *given(data, *flags, "--output-dir", "out"), cwd=tmp_path)
+        )
+        assert told(out)["files"] == files
+        assert sorted(path.name for path in out.glob("c*")) == sorted([*files, "confusion.txt"])
+        if "calibration:bins=5" in metrics:
+            assert len((out / "calibration.csv").read_text().splitlines()) == 6
+
+
+def test_metrics_that_give_the_same_scores_are_refused_before_the_work(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    for others, text in {
+        ("calibration", "calibration"): "--metric: calibration is given twice.",
+        ("calibration", "calibration:bins=5"): (
+            "--metric: two metrics give the score ece, mce; leave one out."
+        ),
+    }.items():
+        flags = [part for one in others for part in ("--metric", one)]
+        done = warm("evaluate", trained / "best", *given(data, *flags), cwd=tmp_path)
+        assert_refused(done, text)
+
+
 def test_a_folder_that_cannot_be_written_asks_for_another(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:

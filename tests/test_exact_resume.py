@@ -1,7 +1,9 @@
 """Promise 3: a run that was stopped anywhere goes on as if it had not been, bit for bit."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +77,30 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 
     finish("--resume", "auto", "--output-dir", run)
     assert_same(run, uninterrupted)
+
+
+@pytest.mark.launch
+def test_a_better_network_of_a_future_that_is_given_up_is_put_aside(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    oldest = min((run / "checkpoints").iterdir())
+    side = json.loads((run / "best" / "segacc.json").read_text())
+    step, was_of = int(oldest.name.removeprefix("step-")), 60
+    assert step < 60
+    # As if it had been the best at the end.
+    (run / "best" / "segacc.json").write_text(json.dumps({**side, "step": was_of}))
+    output = finish("--resume", oldest)
+    kept = run / "best-step-00000060"
+    assert (
+        f"best/ was of step 60, after the step {step} that this run goes on from; it is "
+        f"{kept.name}/ now" in " ".join(output.split())
+    )
+    assert json.loads((kept / "segacc.json").read_text())["step"] == 60
+    progress = json.loads((max((run / "checkpoints").iterdir()) / "progress.json").read_text())
+    if (run / "best").exists():
+        now = json.loads((run / "best" / "segacc.json").read_text())
+        assert step < now["step"] == progress["best_step"]
 
 
 @pytest.mark.launch

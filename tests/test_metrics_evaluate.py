@@ -15,6 +15,8 @@ from segacc.chosen import choose
 from segacc.errors import OptionError
 from segacc.hookspecs import Metric
 from segacc.plugins.metrics.evaluate_module import EvaluateModule, EvaluateOptions
+from segacc.registry import load_registry
+from segacc.scoring import Best, build_metrics
 from segacc.testing import check_metric, registry_of
 
 HEAD = """
@@ -274,6 +276,22 @@ def test_what_is_refused(
     wanted = text.replace("--metric evaluate: ", "").format(root=modules)
     assert str(error.value) == f"--metric evaluate: {wanted}"
     assert not list((modules / "metrics").glob("segacc-*"))
+
+
+def test_which_scores_are_better_low_is_told_by_whoever_names_the_module(modules: Path) -> None:
+    both = [f"evaluate:{modules / name}" for name in ("agreement", "rows")]
+    both[0] += ",lower_is_better=agreement"
+    chosen = [choose(load_registry(), "metric", one, "--metric") for one in both]
+    empty = build_metrics(chosen, facts(4))
+    assert list(empty) == [one.text for one in chosen] and len(empty) == 2
+    assert Best("agreement", chosen, empty).better(0.2, 0.3)
+    assert not Best("right", chosen, build_metrics(chosen, facts(4))).better(0.2, 0.3)
+    with pytest.raises(OptionError) as error:
+        build(modules / "agreement", lower_is_better=("agreement", "loss"))
+    assert str(error.value) == (
+        f"--metric evaluate: lower_is_better: {modules}/agreement gives no score loss. Its scores: "
+        "agreement."
+    )
 
 
 @pytest.mark.parametrize("name", ["words", "bags"])

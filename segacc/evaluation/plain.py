@@ -36,8 +36,9 @@ def plain_label(sample: Sample, labels: LabelMap) -> Pixels:
     labels = sample.labels or labels
     given = sample.label
     with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given) as file:
-        grey = all(r == g == b for r, g, b in labels.colors)
-        by_color = labels.colors and (file.mode not in ("1", "L") or grey)
+        grey = file.mode in ("1", "L") and all(r == g == b for r, g, b in labels.colors)
+        in_colors = file.mode in ("RGB", "P", "RGBA", "LA", "PA")  # others, as 16 bits, hold ids
+        by_color = labels.colors and (in_colors or grey)
         pixels = np.asarray(file.convert("RGBA").convert("RGB") if by_color else file)
     found = np.full(pixels.shape[:2], -1, np.int64)
     if by_color:

@@ -24,7 +24,14 @@ from segacc.loop import evaluate
 from segacc.processes import start_accelerator
 from segacc.protocols.protocol import Protocol
 from segacc.saved import side_file
-from segacc.scoring import Scoring, build_metrics, confident, refuse_batches, scored_data
+from segacc.scoring import (
+    Scoring,
+    build_metrics,
+    confident,
+    joined,
+    refuse_batches,
+    scored_data,
+)
 from segacc.splits import data_splits, pick_split
 from segacc.terms import Weights
 
@@ -96,6 +103,7 @@ def build_scoring(
     facts = Facts(num_classes=len(labels.names), class_names=labels.names)
     data = scored_data(samples, labels, segmenter.network.num_channels)
     refuse_batches(data, config.eval_batch_size, "--eval-batch-size")
+    joined(one.compute() for one in build_metrics(metrics, facts).values())  # before the work
     scoring = Scoring(
         accelerator,
         accelerator.prepare_model(segmenter.network, evaluation_mode=True),

@@ -24,6 +24,7 @@ from segacc.evaluation.score import Collector, Evaluation
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
+from segacc.order import spread
 from segacc.scoring import Scoring
 
 LIMIT, LOW_LIMIT = 1e-3, 1e-2
@@ -129,9 +130,7 @@ def evenly(scoring: Scoring, count: int) -> list[Sample]:
     data = scoring.data
     if not isinstance(data, EvalData):
         return list(islice(data.samples(), count))
-    samples = data.source.samples
-    count = min(count, len(samples))
-    return [samples[place * len(samples) // count] for place in range(count)]
+    return [data.source.samples[place] for place in spread(len(data.source), count)]
 
 
 def judge(

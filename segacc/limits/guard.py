@@ -28,6 +28,8 @@ class Guard:
         """Allow so many skipped steps in a run."""
         self.allowed = allowed
         self.buffers: list[Tensor] = []
+        self.overflow = False
+        """Whether fp16's gradient scaler passes over the newest step."""
 
     def keep(self, network: nn.Module) -> None:
         """Remember the buffers before a step: forward calls change batch norm's statistics."""
@@ -58,7 +60,8 @@ class Guard:
         norm = losses.new_zeros(()) if grad_norm is None else _whole(grad_norm)
         found = torch.stack([losses.isfinite().all(), norm.isfinite()]).logical_not().int()
         loss, gradient = accelerator.reduce(found, "sum").tolist()  # the one wait for the device
-        if not loss and (not gradient or accelerator.scaler is not None):
+        self.overflow = bool(gradient) and accelerator.scaler is not None
+        if not loss and (not gradient or self.overflow):
             return None
         progress.skipped += 1
         terms = accelerator.reduce(losses, "sum").tolist()

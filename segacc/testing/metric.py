@@ -186,7 +186,7 @@ def ignored(subject: Subject, pixels: Pixels) -> None:
 
 def named(subject: Subject, scores: dict[str, Any], names: list[str]) -> None:
     """Require finite floats, or mappings from class names to them, by the names of an empty one."""
-    report, record, classes = subject.report, subject.record, subject.facts.class_names
+    report, classes = subject.report, subject.facts.class_names
     for name, score in scores.items():
         if isinstance(score, dict):
             expected = f"{name} by class name, {', '.join(classes)}"
@@ -198,21 +198,21 @@ def named(subject: Subject, scores: dict[str, Any], names: list[str]) -> None:
         report.require(fine, f"{name} to be a finite Python float on common data", found)
     expected = f"an empty metric to give the scores {', '.join(flat(scores))}, as --best-by is read"
     report.require(list(flat(scores)) == names, expected, ", ".join(names) or "none")
-    unknown = [name for name in record.lower_is_better if name not in scores]
+    unknown = [name for name in subject.record.lower(subject.options) if name not in scores]
     expected = f"lower_is_better to name some of the scores {', '.join(scores)}"
     report.require(not unknown, expected, ", ".join(unknown))
 
 
 def order(subject: Subject, pixels: Pixels) -> None:
     """Require that a perfect prediction scores as well as a wrong one, and better somewhere."""
-    report, record, labels = subject.report, subject.record, pixels.labels
+    report, labels = subject.report, pixels.labels
     right = replace(pixels, predictions=labels.where(labels != IGNORE, 0))
     false = replace(pixels, predictions=(labels == 0).long())  # no pixel is right
     perfect, wrong = scores_of(subject.fed(right)), scores_of(subject.fed(false))
     plain = [name for name, score in perfect.items() if isinstance(score, float)]
     better = 0
     for name in plain:
-        lower = name in record.lower_is_better
+        lower = name in subject.record.lower(subject.options)
         good, bad = perfect[name], wrong[name]
         ahead = bad - good if lower else good - bad
         hint = "take it out of" if lower else "name it in"

@@ -34,6 +34,9 @@ class EvaluateOptions:
     kwargs: dict[str, Any] = field(default_factory=dict)
     """What the module's compute is given beside, as in `kwargs={average: macro}`; it gets
     num_labels, num_classes and ignore_index (255) by itself where it takes them."""
+    lower_is_better: tuple[str, ...] = ()
+    """Names of its scores of which a lower value is the better one, as `--best-by` needs to know;
+    a module does not tell."""
 
 
 class EvaluateModule:
@@ -60,6 +63,11 @@ class EvaluateModule:
         self.arguments = evaluate_loading.arguments(kind, self.path, known, options.kwargs)
         with tempfile.TemporaryDirectory() as folder:
             self.empty = self._try_out(make(kind, options.config, folder, keep_in_memory=True))
+        if unknown := sorted(set(options.lower_is_better) - set(self.empty)):
+            raise OptionError(
+                f"{WHERE}: lower_is_better: {self.path} gives no score {', '.join(unknown)}. Its "
+                f"scores: {', '.join(self.empty)}."
+            )
         self.module = self._open(kind, options.config)
 
     def _try_out(self, module: Any) -> dict[str, Any]:
@@ -219,5 +227,6 @@ def segacc_metrics() -> list[Metric]:
             summary="any metric module of the evaluate library, by name or path",
             options=EvaluateOptions,
             build=EvaluateModule,
+            lower_is_better=lambda options: options.lower_is_better,
         )
     ]
