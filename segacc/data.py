@@ -1,5 +1,7 @@
 """From samples to batches: what a worker reads and changes, and what it hands over."""
 
+import atexit
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Sequence
@@ -226,3 +228,20 @@ def quiet(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+
+
+@atexit.register
+def end_workers() -> None:
+    """End what still loads data when the process exits, as after an error.
+
+    torch leaves that to Python, which asks by a signal that `quiet` workers pass over, and waits.
+    """
+    left = [one for one in multiprocessing.active_children() if one.daemon]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would tell of a crash
+    for worker in left:
+        worker.terminate()
+    for worker in left:
+        worker.join(0.5)
+        if worker.is_alive():
+            worker.kill()

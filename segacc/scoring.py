@@ -1,7 +1,7 @@
 """What an evaluation needs, and which of its scores is the best one."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,15 +91,15 @@ class Scoring:
     def decide(self, images: Tensor) -> Decided:
         """Predict images (N, C, H, W) uint8 of one size, with confidence where it is wanted."""
         given = self.model, self.network, images, self.protocol, self.most
-        large = images.shape[-2] * images.shape[-1] > MOST_PIXELS
-        with memory_returned() if large else nullcontext():
+        with returned_of(images):
             return decide_batch(*given, confidence=bool(self.confident))
 
     def count(self, metrics: Mapping[str, Any], found: Decided, label: Tensor) -> None:
         """Update metrics by one image: what was found of it, N = 1, and its label (H, W) uint8."""
-        given = found.classes.long(), label[None].to(found.classes.device).long()
-        for name, metric in metrics.items():
-            metric.update(*given, *([found.confidence] if name in self.confident else []))
+        with returned_of(label):
+            given = found.classes.long(), label[None].to(found.classes.device).long()
+            for name, metric in metrics.items():
+                metric.update(*given, *([found.confidence] if name in self.confident else []))
 
     def terms(self) -> Terms:
         """Tell what the scores of the newest evaluation were taken by, and on."""
@@ -120,6 +120,12 @@ class Scoring:
             return count
         counts = torch.tensor([count], device=self.accelerator.device)
         return int(self.accelerator.gather(counts).max())
+
+
+def returned_of(pixels: Tensor) -> AbstractContextManager[None]:
+    """Give memory back at once where pictures (..., H, W) are large."""
+    large = pixels.shape[-2] * pixels.shape[-1] > MOST_PIXELS
+    return memory_returned() if large else nullcontext()
 
 
 def joined(found: Iterable[Scores]) -> Scores:

@@ -29,7 +29,7 @@ def test_the_memory_of_an_evaluation_is_measured(tmp_path: Path) -> None:
     slide, whole = told["cases"]["slide"], told["cases"]["whole"]
     assert (slide["protocol"], whole["protocol"]) == ("slide:crop=512,stride=341", "whole")
     for one in (slide, whole):
-        assert 100 < one["before_mb"] < one["peak_mb"] < 2147
+        assert 100 < one["before_mb"] < one["peak_mb"] < 2000
         assert 0 <= one["overall_accuracy"] < 1 and one["seconds"] > 0
     assert slide["counted_mb"] == pytest.approx(slide["peak_mb"], abs=0.1)
     assert whole["counted_mb"] == pytest.approx(whole["peak_mb"] - whole["before_mb"], abs=0.1)
@@ -40,5 +40,5 @@ def test_the_memory_of_an_evaluation_is_measured(tmp_path: Path) -> None:
 def test_the_stored_figures_are_within_the_limit() -> None:
     told = json.loads((ROOT / "benchmarks" / "results" / "protocol-memory.json").read_text())
     assert (told["height"], told["width"], told["classes"]) == (4096, 8192, 150)
-    assert {"slide", "whole"} <= set(told["cases"])
-    assert max(one["counted_mb"] for one in told["cases"].values()) < told["limit_mb"] == 2147
+    assert {"slide", "tta", "whole"} == set(told["cases"])
+    assert max(one["counted_mb"] for one in told["cases"].values()) < told["limit_mb"] == 2000
