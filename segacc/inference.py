@@ -16,7 +16,7 @@ from segacc.options import decode
 from segacc.protocols.predict import predict
 from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.registry import load_registry
-from segacc.saved import SIDE_FILE, architecture_of, side_file
+from segacc.saved import SIDE_FILE, WHOLE, architecture_of, side_file
 from segacc.transformers_weights import quiet_bars, read_config
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Segmenter:
             raise WeightsError(
                 f"{folder}: no model folder (no config.json in {place.resolve()}).{hint}"
             )
-        side = side_file(place)
+        side = side_file(place, WHOLE)
         network, facts = load_network(place, side)
         if side:
             labels = LabelMap.from_dict(side["labels"])

@@ -1,6 +1,7 @@
 """What a saved folder says of itself: the architecture that it belongs to, and its options."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,29 @@ from segacc.registry import Offer, Registry
 
 SIDE_FILE = "segacc.json"
 """What segacc keeps beside a transformers folder: label map, protocol, architecture."""
+WHOLE = ("architecture", "facts", "labels", "protocol", "size_rule")
+"""What it holds of a network that predicts."""
 
 
-def side_file(folder: Path) -> dict[str, Any]:
-    """Read segacc.json; empty where there is none."""
+def side_file(folder: Path, needed: Collection[str] = ()) -> dict[str, Any]:
+    """Read segacc.json; empty where there is none.
+
+    Raises:
+        WeightsError: it is damaged, or lacks something that is needed.
+    """
     path = folder / SIDE_FILE
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in needed if key not in found]
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: damaged: {error}. Copy the folder again.") from None
+    if missing:
+        raise WeightsError(
+            f"{path}: {', '.join(missing)} missing: another version of segacc wrote it, or it was "
+            "changed by hand. Without this file the folder is read as one of transformers."
+        )
     return found
 
 

@@ -200,6 +200,16 @@ def test_a_folder_that_holds_no_network_is_refused(
     done = warm("evaluate", "bare", *given, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("segacc: bare: preprocessor_config.json cannot be read: ")
+    side = json.loads((bare / "segacc.json").read_text())
+    del side["size_rule"], side["facts"]
+    for text, told in {
+        json.dumps(side): "facts, size_rule missing: another version of segacc wrote it, or it was "
+        "changed by hand. Without this file the folder is read as one of transformers.",
+        "{": "damaged: Expecting property name enclosed in double quotes: line 1 column 2 (char "
+        "1). Copy the folder again.",
+    }.items():
+        (bare / "segacc.json").write_text(text)
+        assert_refused(warm("evaluate", "bare", *given, cwd=tmp_path), f"bare/segacc.json: {told}")
     (bare / "config.json").write_text("{}")
     (bare / "segacc.json").unlink()
     assert_refused(
