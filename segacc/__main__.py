@@ -13,15 +13,18 @@ LINGER = 10.0
 
 def main() -> int:
     """Run the command line of this process; return the exit code."""
-    from segacc import cli
-
     try:
+        from segacc import cli
+
         return cli.run(sys.argv[1:])
     except SegaccError as error:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(LINGER)
         sys.stderr.write(paragraph(f"segacc: {error}") + "\n")
         return 2
+    except KeyboardInterrupt:  # training takes it otherwise, once it has begun
+        sys.stderr.write("segacc: interrupted.\n" if os.environ.get("RANK", "0") == "0" else "")
+        return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1

@@ -20,7 +20,7 @@ def seconds(text: str) -> float:
     found = TIME.fullmatch(text.strip())
     hours, minutes, rest = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
     if not (total := 3600 * hours + 60 * minutes + rest):
-        raise ValueError("a time is written as in 45m, 90s or 1h30m")
+        raise ValueError("a time above 0, written as in 45m, 90s or 1h30m")
     return float(total)
 
 

@@ -151,10 +151,16 @@ def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
     return found[-1].parents[1], found[-1]
 
 
-def forget_later(folder: Path, step: int) -> None:
-    """Remove the checkpoints after `step`: a run that goes on from there will write them again."""
-    for later in [path for path in complete(folder) if path.name > name(step)]:
-        remove(later)
+def forget_later(folder: Path, step: int) -> int:
+    """Remove the checkpoints after `step`: a run that goes on from there will write them again.
+
+    Returns:
+        How many there were.
+    """
+    later = [path for path in complete(folder) if path.name > name(step)]
+    for one in later:
+        remove(one)
+    return len(later)
 
 
 def set_aside(folder: Path, was_of: int) -> Path:
@@ -173,5 +179,37 @@ def recover(run_folder: Path) -> None:
 
 
 def read(checkpoint: Path) -> Progress:
-    """Read a checkpoint's progress."""
-    return Progress(**json.loads((checkpoint / COMPLETE).read_text()))
+    """Read a checkpoint's progress.
+
+    Raises:
+        OptionError: it is damaged.
+    """
+    path = checkpoint / COMPLETE
+    try:
+        progress = Progress(**json.loads(path.read_text()))
+        if not all(isinstance(one, int) for one in (progress.step, progress.saved)):
+            raise ValueError("its step is no number")
+    except (OSError, ValueError, TypeError) as error:
+        raise OptionError(damaged(checkpoint, f"{path.name}: {error}")) from None
+    return progress
+
+
+def damaged(checkpoint: Path, reason: str) -> str:
+    """Say that a checkpoint cannot be read, and from which one a run can go on."""
+    older = [one for one in complete(checkpoint.parent) if one.name < checkpoint.name]
+    way = (
+        f"Go on from the one before it: --resume {older[-1]}." if older else "No older one is here."
+    )
+    return f"--resume: {checkpoint} is damaged: {' '.join(reason.split())}. {way}"
+
+
+def check_random_states(checkpoint: Path) -> None:
+    """Refuse a checkpoint that lacks random states of a process: accelerate passes over them.
+
+    Raises:
+        OptionError: so.
+    """
+    found = {path.name for path in checkpoint.glob("random_states_*.pkl")}
+    wanted = [f"random_states_{rank}.pkl" for rank in range(max(1, len(found)))]
+    if missing := [name for name in wanted if name not in found]:
+        raise OptionError(damaged(checkpoint, f"{', '.join(missing)} missing"))

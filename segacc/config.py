@@ -13,6 +13,8 @@ from segacc.options import Size
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
 NonNegativeFloat = Annotated[float, Ge(0), AllowInfNan(False)]
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+"""What numpy takes, too."""
 Named = str | dict[str, Any]
 """A component: `name:key=value,...`, or in YAML a mapping with `name`."""
 
@@ -120,7 +122,7 @@ class TrainConfig:
     """Keep convolution weights in the order N, H, W, C: faster for most convolutional networks."""
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
     """Default: what `accelerate launch` or its configuration says."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of weights, order and augmentations."""
 
     # Scoring, saving, seeing
@@ -166,7 +168,7 @@ class EvaluateConfig:
     """Share of train_split that is scored, as a run with this setting carved it out."""
     train_split: str = "train"
     """Of that run; only val_fraction needs it."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of that run; only val_fraction needs it."""
     protocol: str | None = None
     """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of
@@ -196,7 +198,7 @@ class CompareConfig:
 
     resamples: Annotated[int, Ge(100)] = 1000
     """Times that the images are drawn anew, with replacement."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of these draws."""
     output_dir: Path = Path("comparison")
     """Where compare.png and compare.json are written."""
@@ -229,7 +231,7 @@ class CheckConfig:
     """Split that a run would score; all others are read too."""
     val_fraction: Fraction | None = None
     """Share of the training split that a run would score instead, where there is no such split."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of that run: what val_fraction and show_augmented draw."""
     num_channels: PositiveInt = 3
     """Channels of the images that a run would read: 1 grey, 3 RGB, 4 as the files have them."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from segacc.errors import DataError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -15,11 +17,21 @@ MEANS = ("mean_iou", "mean_accuracy", "overall_accuracy")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line that a killed run left half-written is passed over."""
+    """Read metrics.jsonl; a last line that a killed run left half-written is passed over.
+
+    Raises:
+        DataError: another line is no JSON.
+    """
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         if line.endswith("\n"):
-            rows.append(json.loads(line))
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(
+                    f"{path}: line {number} is no JSON: {error}. Take it out."
+                ) from None
     return rows
 
 

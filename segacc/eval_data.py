@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 from segacc.augment import Pair
 from segacc.data import Item, Source, load, nothing, quiet
 from segacc.errors import SegaccError, UnreadableError
-from segacc.order import of_one_size, share, spread
+from segacc.order import of_one_size, share
+from segacc.samples import spread
 
 MOST_PIXELS = 2**22
 """Of a batch, unless it is one image: 16 pictures of 512x512, 2 of 1024x2048."""

@@ -1,5 +1,6 @@
 """Segmenter: a saved folder that segments pictures."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ class Segmenter:
                 f"{folder}: no model folder (no config.json in {place.resolve()}).{hint}"
             )
         side = side_file(place, WHOLE)
+        if side:
+            check_side(place, side)
         network, facts = load_network(place, side)
         if side:
             labels = LabelMap.from_dict(side["labels"])
@@ -121,6 +124,29 @@ def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel,
         )
     network.num_channels = facts.num_channels
     return network, facts
+
+
+def check_side(folder: Path, side: dict[str, Any]) -> None:
+    """Refuse a segacc.json whose parts cannot be read.
+
+    Raises:
+        WeightsError: so.
+    """
+    readers: dict[str, Callable[[Any], Any]] = {
+        "facts": lambda _: facts_of(folder, side),
+        "labels": LabelMap.from_dict,
+        "protocol": lambda text: Protocol.parse(text, str(folder / SIDE_FILE)),
+        "size_rule": SizeRule.from_dict,
+    }
+    for key, read in readers.items():
+        try:
+            read(side[key])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise WeightsError(
+                f"{folder / SIDE_FILE}: {key} cannot be read ({type(error).__name__}: {error}): "
+                "damaged, or of another version of segacc. Without this file the folder is read "
+                "as one of transformers."
+            ) from None
 
 
 def facts_of(folder: Path, side: dict[str, Any]) -> Facts:

@@ -131,12 +131,6 @@ class StepSampler(Sampler[list[Key]]):
                 yield [self.order.key(place) for place in range(turn * size, (turn + 1) * size)]
 
 
-def spread(total: int, count: int) -> list[int]:
-    """Return up to `count` of the places 0..total-1, evenly spread."""
-    count = min(total, count)
-    return [turn * total // count for turn in range(count)]
-
-
 def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]:
     """List one process's keys of a split: every `processes`-th sample, as many on each process.
 

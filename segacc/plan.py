@@ -68,7 +68,7 @@ def gather(layers: list[Layer]) -> Settings:
     folder, _ = checkpoint.find(settings.config.resume, settings.config.output_dir)
     if settings.config.output_dir and settings.config.output_dir.expanduser().resolve() != folder:
         raise OptionError(f"--resume goes on in {folder}; leave --output-dir out.")
-    stored = read_yaml(folder / "config.yaml")
+    stored = read_yaml(folder / "config.yaml", "--resume")
     place = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))
     typed = [Layer(_without(layer.values, ABOUT_THE_PLACE), layer.source) for layer in layers]
     _refuse_changes(settings, merge([stored]), folder)

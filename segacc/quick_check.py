@@ -13,7 +13,7 @@ from segacc.decode import read_sample
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import IGNORE, LabelMap
-from segacc.order import spread
+from segacc.samples import spread
 
 LOOK = 16
 """Samples of each split that are read, evenly spread."""

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
+def spread(total: int, count: int) -> list[int]:
+    """Return up to `count` of the places 0..total-1, evenly spread."""
+    count = min(total, count)
+    return [turn * total // count for turn in range(count)]
+
+
 def ids_of(samples: Sequence[Sample]) -> Sequence[str]:
     """List the ids of a split; one that has them at hand need not read its samples."""
     known: Sequence[str] | None = getattr(samples, "ids", None)

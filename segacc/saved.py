@@ -25,10 +25,11 @@ def side_file(folder: Path, needed: Collection[str] = ()) -> dict[str, Any]:
         return {}
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in needed if key not in found]
-    except (ValueError, TypeError) as error:
+        if not isinstance(found, dict):
+            raise ValueError("no mapping")
+    except ValueError as error:
         raise WeightsError(f"{path}: damaged: {error}. Copy the folder again.") from None
-    if missing:
+    if missing := [key for key in needed if key not in found]:
         raise WeightsError(
             f"{path}: {', '.join(missing)} missing: another version of segacc wrote it, or it was "
             "changed by hand. Without this file the folder is read as one of transformers."

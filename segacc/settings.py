@@ -127,8 +127,8 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> Layer:
-    """Read a file of settings.
+def read_yaml(path: Path, where: str = "--config") -> Layer:
+    """Read a file of settings that was named by `where`.
 
     Raises:
         OptionError: missing, not YAML, or not a mapping.
@@ -136,18 +136,18 @@ def read_yaml(path: Path) -> Layer:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except OSError as error:
-        raise OptionError(f"--config {path}: {error.strerror}.") from None
+        raise OptionError(f"{where} {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise OptionError(f"--config {path}: not a text file; expected YAML in UTF-8.") from None
+        raise OptionError(f"{where} {path}: not a text file; expected YAML in UTF-8.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise OptionError(f"--config {path}: not YAML: {line}{error.problem}.") from None
+        raise OptionError(f"{where} {path}: not YAML: {line}{error.problem}.") from None
     except yaml.YAMLError as error:
-        raise OptionError(f"--config {path}: not YAML: {' '.join(str(error).split())}.") from None
+        raise OptionError(f"{where} {path}: not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
         found = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
-        raise OptionError(f"--config {path}: expected lines like `arch: segformer`, found {found}.")
+        raise OptionError(f"{where} {path}: expected lines like `arch: segformer`, found {found}.")
     return Layer({str(key).replace("-", "_"): value for key, value in content.items()}, str(path))
 
 

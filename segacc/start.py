@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast_object_list
+
 from segacc import checkpoint
 from segacc.amounts import clock_text, seconds
 from segacc.errors import OptionError
 from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
 from segacc.plan import NETWORK, as_stored
+from segacc.processes import on_all
 from segacc.samples import digest, ids_of
 from segacc.saved import side_file
 from segacc.settings import ABOUT_THE_PLACE, Settings, to_yaml
@@ -99,7 +102,7 @@ def resume(run: "Run") -> None:
         if run.accelerator.is_main_process:
             checkpoint.recover(run.folder)
             give_up_later(run, stored.step)
-        run.accelerator.wait_for_everyone()
+        forget_best(run)
     run.progress.settings = now
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
@@ -107,15 +110,22 @@ def resume(run: "Run") -> None:
 
 def give_up_later(run: "Run", step: int) -> None:
     """Clear the way of a run that goes on from an older checkpoint than its newest."""
-    checkpoint.forget_later(run.folder / "checkpoints", step)
     best = run.folder / "best"
     was_of = side_file(best).get("step", 0)
-    if was_of > step:
+    if checkpoint.forget_later(run.folder / "checkpoints", step) and was_of > step:
         kept = checkpoint.set_aside(best, was_of)
         run.notes.append(
             f"best/ was of step {was_of}, after the step {step} that this run goes on from; it is "
             f"{kept.name}/ now"
         )
+
+
+def forget_best(run: "Run") -> None:
+    """Let the next evaluation be the best so far where the best network is not there any more."""
+    (there,) = broadcast_object_list([(run.folder / "best").is_dir()])
+    if run.progress.best is not None and not there:
+        run.progress.best = run.progress.best_step = None
+        run.notes.append("there is no best/ any more: the next evaluation counts as the best")
 
 
 def fit_first(run: "Run", limit: str) -> None:
@@ -139,6 +149,19 @@ def fit_first(run: "Run", limit: str) -> None:
     run.notes.append(f"{limit} {used}: {progress.max_steps} steps until the speed is known")
 
 
+def read_state(run: "Run", stored: Path) -> None:
+    """Let accelerate read a checkpoint.
+
+    Raises:
+        OptionError: it is damaged.
+    """
+    checkpoint.check_random_states(stored)
+    try:
+        run.accelerator.load_state(str(stored))
+    except Exception as error:  # of a damaged file torch, pickle and safetensors raise anything
+        raise OptionError(checkpoint.damaged(stored, f"{type(error).__name__}: {error}")) from None
+
+
 def load_state(run: "Run", stored: Path) -> None:
     """Load weights, optimizer and random state; what was typed anew of the optimizer stays.
 
@@ -146,7 +169,7 @@ def load_state(run: "Run", stored: Path) -> None:
     """
     groups = run.optimizer.param_groups
     typed = [{key: value for key, value in one.items() if key != "params"} for one in groups]
-    run.accelerator.load_state(str(stored))
+    on_all(run.accelerator, lambda: read_state(run, stored))
     run.accelerator.step = 0  # a step begins here, of however many micro-batches
     for group, own in zip(run.optimizer.param_groups, typed, strict=True):
         group.update(own)

@@ -21,7 +21,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(OptionError) as error:
         merge([Layer({"max_time": text}, "command line")])
     assert str(error.value) == (
-        f"--max-time: got {text!r}, expected text: a time is written as in 45m, 90s or 1h30m."
+        f"--max-time: got {text!r}, expected text: a time above 0, written as in 45m, 90s or 1h30m."
     )
 
 

@@ -20,8 +20,8 @@ from cli_tools import (
     segacc,
     write_data,
 )
-from segacc.order import spread
 from segacc.quick_check import LOOK
+from segacc.samples import spread
 
 pytest_plugins = ["cli_fixtures"]
 

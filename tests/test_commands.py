@@ -210,6 +210,17 @@ def test_a_folder_that_holds_no_network_is_refused(
     }.items():
         (bare / "segacc.json").write_text(text)
         assert_refused(warm("evaluate", "bare", *given, cwd=tmp_path), f"bare/segacc.json: {told}")
+    whole = json.loads((trained / "best" / "segacc.json").read_text())
+    for key, value, told in (
+        ("labels", {}, "labels cannot be read (KeyError: 'classes')"),
+        ("facts", {"crop_size": None}, "facts cannot be read (TypeError: "),
+        ("size_rule", {**whole["size_rule"], "of_later": 1}, "size_rule cannot be read (TypeError"),
+        ("protocol", 5, "protocol cannot be read (AttributeError: "),
+    ):
+        (bare / "segacc.json").write_text(json.dumps({**whole, key: value}))
+        done = warm("evaluate", "bare", *given, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"segacc: bare/segacc.json: {told}")
     (bare / "config.json").write_text("{}")
     (bare / "segacc.json").unlink()
     assert_refused(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cli_tools import Warm
 from launches import ROOT, assert_same, environment, launch, rows, start
 
 # Dropout and drop path draw from the global random state; augmentations from each sample's own.
@@ -101,6 +102,53 @@ def test_a_better_network_of_a_future_that_is_given_up_is_put_aside(
     if (run / "best").exists():
         now = json.loads((run / "best" / "segacc.json").read_text())
         assert step < now["step"] == progress["best_step"]
+
+
+DAMAGE = {
+    "progress.json": (lambda path: path.write_text("{"), "progress.json: Expecting property name"),
+    "model.safetensors": (lambda path: os.truncate(path, 1000), "SafetensorError: "),
+    "optimizer.bin": (lambda path: path.unlink(), "FileNotFoundError: "),
+    "random_states_0.pkl": (lambda path: path.unlink(), "random_states_0.pkl missing. "),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_checkpoint_names_the_one_before_it(
+    uninterrupted: Path, tmp_path: Path, warm: Warm, name: str
+) -> None:
+    spoil, told = DAMAGE[name]
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    *_, before, newest = sorted((run / "checkpoints").iterdir())
+    spoil(newest / name)
+    done = warm("--resume", newest, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"segacc: --resume: {newest} is damaged: {told}")
+    assert done.stderr.endswith(f"Go on from the one before it: --resume {before}.\n")
+
+
+def test_a_damaged_line_of_the_metrics_is_named(
+    uninterrupted: Path, tmp_path: Path, warm: Warm
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    path = run / "metrics.jsonl"
+    path.write_text("{}}\n" + path.read_text())
+    done = warm("--resume", min((run / "checkpoints").iterdir()), cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.endswith(
+        f"segacc: {path}: line 1 is no JSON: Extra data: line 1 column 3 (char 2). Take it out.\n"
+    )
+
+
+@pytest.mark.launch
+def test_the_next_evaluation_is_the_best_where_best_is_gone(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    shutil.rmtree(run / "best")
+    oldest = min((run / "checkpoints").iterdir())
+    assert json.loads((oldest / "progress.json").read_text())["best"] is not None
+    output = finish("--resume", oldest)
+    assert "there is no best/ any more: the next evaluation counts as the best" in output
+    assert (run / "best" / "model.safetensors").is_file()
 
 
 @pytest.mark.launch

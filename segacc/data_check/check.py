@@ -23,8 +23,7 @@ from segacc.data_check.twins import Twins
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.order import spread
-from segacc.samples import read_shard
+from segacc.samples import read_shard, spread
 from segacc.splits import carve, carved_line, pick_split
 
 CHUNK = 8

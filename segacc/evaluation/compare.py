@@ -123,6 +123,13 @@ def read_side(folder: Path, where: str) -> Side:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{folder / REPORT}: no JSON: {error}.") from None
+    terms = [field.name for field in fields(Terms)]
+    if not isinstance(report, dict) or (missing := [one for one in terms if one not in report]):
+        told = ", ".join(missing) if isinstance(report, dict) else "all"
+        raise DataError(
+            f"{folder / REPORT}: {told} missing: this version of `segacc evaluate` did not write "
+            "it. Score the network again."
+        )
     return Side(folder, report, PerImage.read(folder / FILE))
 
 

@@ -24,7 +24,7 @@ from segacc.evaluation.score import Collector, Evaluation
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
-from segacc.order import spread
+from segacc.samples import spread
 from segacc.scoring import Scoring
 
 LIMIT, LOW_LIMIT = 1e-3, 1e-2
