@@ -11,6 +11,10 @@ BLOCKS = (
 `stages.1.blocks.0.`, `layer2.0.`, `s1.b2.`. What has a `stage` but no `block`, as a patch merging,
 joins a neighbour; a stage without any block in it is a block itself."""
 
+NORMS = ("norms.", "norm.")
+"""Ends of what stands before a number that is no block's: `hidden_states_norms.stage2.` are a
+backbone's norms of its outputs, behind its last block."""
+
 
 def block_depths(names: Sequence[str], pattern: str = BLOCKS) -> tuple[dict[str, int], int]:
     """Number an encoder's parameters by depth.
@@ -42,7 +46,7 @@ def block_depths(names: Sequence[str], pattern: str = BLOCKS) -> tuple[dict[str,
 def _place(name: str, pattern: str) -> tuple[str, str]:
     """Return the beginnings of a name that say its stage and its block; the same for one level."""
     match = re.search(pattern, name)
-    if match is None:
+    if match is None or name[: match.start("stage")].endswith(NORMS):
         return "", ""
     stage = name[: match.end("stage")]
     return stage, name[: match.end("block")] if match["block"] else stage

@@ -107,8 +107,13 @@ class Scoring:
             protocol=self.protocol.text(),
             num_images=self.num_images,
             weights=self.weights,
-            precision=self.accelerator.mixed_precision,
+            precision=self._precision(),
         )
+
+    def _precision(self) -> str:
+        chosen, device = str(self.accelerator.mixed_precision), self.accelerator.device
+        cuda = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        return "tf32" if chosen == "no" and device.type == "cuda" and cuda else chosen
 
     def most(self, count: int) -> int:
         """Return how many forward calls to make for a batch that needs `count` of them.

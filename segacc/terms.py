@@ -20,7 +20,8 @@ class Terms:
     weights: Weights = "raw"
     """The weights themselves, or their exponential moving average."""
     precision: str = "no"
-    """Accelerate's mixed precision; `no` is float32."""
+    """Accelerate's mixed precision; `no` is float32, `tf32` the same where torch lets a GPU round
+    the factors of its products to 10 bits, as it does by itself in convolutions."""
     ignored: str = IGNORED
     absent_classes: str = ABSENT
     label_size: str = "original"
@@ -45,4 +46,6 @@ class Terms:
     @property
     def number_format(self) -> str:
         """What the network computed in."""
-        return "float32" if self.precision == "no" else self.precision
+        return {"no": "float32", "tf32": "float32 (products in TF32)"}.get(
+            self.precision, self.precision
+        )

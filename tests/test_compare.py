@@ -61,17 +61,19 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
     value = found["mean_iou"]["b"] - found["mean_iou"]["a"]
     assert 0 < low < value < high and found["mean_iou"]["better"] == "B"
     lines = done.stdout.splitlines()
-    assert lines[:3] == [
+    assert found["terms"] == [lines[2]] and lines[2].startswith("protocol whole, raw weights, ")
+    assert lines[2].endswith("a class in neither labels nor predictions is left out of the means")
+    assert [*lines[:2], lines[3]] == [
         "A a",
         "B better",
         "  class            A         B     B - A       95 % interval    better",
     ]
-    assert lines[3].split() == [
+    assert lines[4].split() == [
         *("mean_iou", f"{found['mean_iou']['a']:.4f}", f"{found['mean_iou']['b']:.4f}"),
         *(f"{value:+.4f}", f"{low:+.4f}", "to", f"{high:+.4f}", "B"),
     ]
-    assert lines[9].split() == ["c5", "-", "-", "-", "-", "-"]
-    assert lines[10:] == [
+    assert lines[10].split() == ["c5", "-", "-", "-", "-", "-"]
+    assert lines[11:] == [
         "95 % intervals: 40 images drawn anew with replacement, 1000 times, seed 0; the network is "
         "fixed; both sides on the same draws",
         "5 of 5 classes differ; 0.25 would by chance alone",
@@ -79,7 +81,7 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
         "images",
         "written to comparison/compare.json, comparison/compare.png",
     ]
-    assert found["verdict"] == lines[12]
+    assert found["verdict"] == lines[13]
 
 
 def test_the_other_way_round_a_is_better(two: Path) -> None:

@@ -48,6 +48,8 @@ def test_depth_grows_in_the_order_of_use(name: str) -> None:
     encoder = {depth for one, depth in depths.items() if not model.is_head(one)}
     assert encoder | {last} == set(range(last + 1)), "no depth is left out"
     assert len(encoder) >= 3
+    norms = {depth for one, depth in depths.items() if "hidden_states_norms." in one}
+    assert norms <= {last}, "norms of a backbone's outputs are behind its blocks"
     assert found[0] == 0
     check_positions_and_tokens(model, depths)
 

@@ -74,4 +74,8 @@ def test_a_wrongly_predicted_absent_class_weighs_nothing() -> None:
     scores = metric.compute()
     assert_close(scores["per_category_dice"], [2 * 6 / 14, 0, np.nan])
     assert_close(scores["per_category_precision"], [1, 0, np.nan])
-    assert_close(scores["per_category_recall"], [6 / 8, np.nan, np.nan])
+    assert_close(scores["per_category_recall"], [6 / 8, 0, np.nan])
+    missed = metric_of("dice", 3)
+    missed.update(labels, predictions)  # class 1 is labelled and never predicted
+    assert_close(missed.compute()["per_category_precision"], [6 / 8, 0, np.nan])
+    assert missed.compute()["mean_precision"] == 3 / 8

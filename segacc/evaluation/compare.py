@@ -80,6 +80,14 @@ class Comparison:
             lines.append(f"images that one side only has are left out: {left}")
         return lines
 
+    def terms(self) -> list[str]:
+        """Tell on what terms each side was scored, in one line where both are alike."""
+        told = []
+        for side in (self.a, self.b):
+            terms = Terms(**{field.name: side.report[field.name] for field in fields(Terms)})
+            told.append(f"{terms.short()}; {terms.rules()}")
+        return told[:1] if told[0] == told[1] else [f"A {told[0]}", f"B {told[1]}"]
+
     def verdict(self) -> str:
         """Say in a line whether one is better."""
         found, ends = self.mean_iou, self.mean_iou.interval
@@ -98,6 +106,7 @@ class Comparison:
             "b": str(self.b.folder),
             "verdict": self.verdict(),
             "notes": self.notes(),
+            "terms": self.terms(),
             **{key: getattr(self.intervals, key) for key in about},
             "what": self.intervals.text(),
             "mean_iou": self.mean_iou.to_dict(),

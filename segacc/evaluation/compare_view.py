@@ -19,7 +19,7 @@ INKS = {"A": "#c0392b", "B": "#1b7f4b", "": "#8a8a8a"}
 
 def print_comparison(console: Console, found: Comparison) -> None:
     """Print what is compared, the table, and the verdict last."""
-    lines = [f"A {found.a.folder}", f"B {found.b.folder}", *found.notes()]
+    lines = [f"A {found.a.folder}", f"B {found.b.folder}", *found.notes(), *found.terms()]
     for line in lines:
         console.out(line, highlight=False)
     rows = {"mean_iou": found.mean_iou, **found.per_category_iou}

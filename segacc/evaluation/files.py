@@ -29,7 +29,7 @@ def show(
         palette=labels.palette,
         title=title,
         rules=terms.rules(),
-        intervals=found.intervals,
+        intervals=found.intervals if "mean_iou" in found.scores else None,
     )
 
 

@@ -121,7 +121,7 @@ def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) ->
     scores, _ = evaluate(again)
     every: list[Checked] = gather_object(checked)
     small = Evaluation(scores, collector.of_all(), [])
-    exact = scoring.accelerator.mixed_precision == "no"
+    exact = scoring.terms().precision == "no"
     return judge(small, found, every, limit=LIMIT if exact else LOW_LIMIT)
 
 

@@ -1,6 +1,7 @@
 """`mean_iou`, `dice`, `frequency_weighted_iou`: how far labels and predictions overlap."""
 
 from dataclasses import dataclass
+from math import nan
 
 from segacc.hookspecs import Metric, hookimpl
 from segacc.plugins.metrics.counts import Confusion, by_class
@@ -39,7 +40,8 @@ class DiceMetricOptions:
 class DiceScores(Confusion):
     """Dice, which is F1, beside the precision and the recall that it is the harmonic mean of.
 
-    A class that is never predicted has no precision, one without a labelled pixel no recall.
+    A class that is labelled and never predicted has precision 0, one that is predicted and nowhere
+    labelled recall 0; one that is neither has no score.
     """
 
     def compute(self) -> dict[str, float | dict[str, float]]:
@@ -47,8 +49,8 @@ class DiceScores(Confusion):
         right, labelled, predicted = self.areas()
         scores = {
             "dice": 2 * right / (labelled + predicted),
-            "precision": right / predicted,
-            "recall": right / labelled,
+            "precision": (right / predicted.clamp(min=1)).where(labelled + predicted > 0, nan),
+            "recall": (right / labelled.clamp(min=1)).where(labelled + predicted > 0, nan),
         }
         means = {f"mean_{name}": values.nanmean().item() for name, values in scores.items()}
         parts = {f"per_category_{name}": by_class(self.names, scores[name]) for name in scores}
