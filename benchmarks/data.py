@@ -2,21 +2,23 @@
 
     python benchmarks/data.py                 24 pictures of ADE20K to 512x512, in nine rounds
     python benchmarks/data.py --quality 90    the same pictures, encoded anew: harder to decode
+    python benchmarks/data.py --pillow        labels decoded by Pillow, as without segacc[fast]
 
 All ways run in turn in each round, in one worker of a data loader, on one core with one thread:
 
     tutorial        PIL, torchvision's ColorJitter, SegformerImageProcessor, eight at a time
-    worker          segacc up to the tensors that leave a worker: decoded, labels mapped, scaled and
-                    cropped at random, flipped, the colours' parameters drawn, collated
-    device          the same, and what the device does then, on the CPU: colours, normalization
+    worker          segacc up to the tensors that leave a worker: decoded, labels mapped, cropped at
+                    random, scale, flip and colours drawn, collated
+    device          the same, and what the device does then, on the CPU: scaling, flips, colours,
+                    normalization
     worker cached   as above, the samples from --cache
     device cached
 
 The pictures are those of ../shared/data/ade20k_sample whose shorter side has 480 pixels or more,
 byte for byte: most are 683x512, at JPEG quality 75 by their tables, with labels as PNG.
 
-benchmarks/results/data.json holds the medians. Exit code 1 when `worker` is not 8 times, or
-`device` not 3 times, as fast as `tutorial`.
+benchmarks/results/data.json holds the medians over the rounds, of the ratios too. Exit code 1 when
+`worker` is not 8 times, or `device` not 3 times, as fast as `tutorial`.
 """
 
 import argparse
@@ -40,10 +42,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image as PILImage
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 from torchvision.transforms import ColorJitter
 from transformers import SegformerImageProcessor
 
+from segacc import png
 from segacc.augment import Pipeline
 from segacc.cache import cached
 from segacc.chosen import choose
@@ -52,13 +54,14 @@ from segacc.decode import read_image, read_label
 from segacc.eval_data import EvalData
 from segacc.hookspecs import Facts, Sample
 from segacc.order import Order, sample_seed, seeded
+from segacc.placement import packed
 from segacc.processes import keep_memory
 from segacc.registry import load_registry
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT.parent / "shared" / "data" / "ade20k_sample"
 RESULTS = ROOT / "benchmarks" / "results" / "data.json"
-PACKAGES = ("torch", "torchvision", "transformers", "pillow", "numpy")
+PACKAGES = ("torch", "torchvision", "transformers", "pillow", "imagecodecs", "numpy")
 TARGETS = {"worker": 8.0, "device": 3.0}
 """Times as fast as `tutorial`."""
 AUGMENTATIONS = ("random_scale_crop", "flip", "color_jitter")
@@ -72,18 +75,22 @@ def main() -> int:
     typed = parse()
     core = on_one_core()
     keep_memory()  # as a run does
+    if typed.pillow:
+        sys.modules["imagecodecs"] = None  # type: ignore[assignment]
     split = pictures(typed.quality)
     with tempfile.TemporaryDirectory() as folder:
         ways, train = all_ways(split, folder)
         speeds, parts = measured(Rounds(ways, train, typed.images), typed.rounds)
     figures = {name: median(found) for name, found in speeds.items()}
-    ratios = {name: figure / figures["tutorial"] for name, figure in figures.items()}
+    paces = {name: zip(found, speeds["tutorial"], strict=True) for name, found in speeds.items()}
+    ratios = {name: median(own / theirs for own, theirs in paces[name]) for name in speeds}
     result = {
         "pictures": described(split.samples, typed.quality),
         "rounds": typed.rounds,
         "images_per_second": {name: round(figure, 1) for name, figure in figures.items()},
         "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
         "worker_milliseconds": {name: round(median(ms), 3) for name, ms in parts.items()},
+        "png": "imagecodecs" if png.decoder() else "Pillow",
         "core": core,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -99,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=48, help="of each way in a round")
     parser.add_argument("--quality", type=int, help="of JPEG; default: the files as they are")
+    parser.add_argument("--pillow", action="store_true", help="decode PNG by Pillow")
     parser.add_argument("--output", type=Path, default=RESULTS)
     return parser.parse_args()
 
@@ -200,7 +208,7 @@ def device(worker: Way, pipeline: Pipeline, network: Any) -> Way:
     """Do what a training step does with a worker's batch before the network sees it."""
 
     def read(turn: int, places: Sequence[int]) -> Any:
-        batch = worker(turn, places)
+        batch = worker(turn, places).laid_out()
         seeds = [seed for _, seed, _ in batch.items]
         images, labels = pipeline.on_device(batch.images, batch.labels, batch.drawn, seeds)
         return network.normalize(images), labels.long()
@@ -252,7 +260,7 @@ def spent(train: TrainData, turn: int) -> Counter[str]:
         yield
         seconds[name] += time.perf_counter() - start
 
-    source, pipeline = train.source, train.pipeline
+    source, pipeline, windows = train.source, train.pipeline, []
     for place, sample in enumerate(source.samples):
         with watch("decode the image"):
             image = read_image(sample.image, sample.id)
@@ -261,20 +269,26 @@ def spent(train: TrainData, turn: int) -> Counter[str]:
         with watch("seed"), seeded(sample_seed(0, turn, place)):
             pass
         with seeded(sample_seed(0, turn, place)):
-            pair = tv_tensors.Image(image), tv_tensors.Mask(label)
-            for name, (change, _) in zip(AUGMENTATIONS, pipeline.worker, strict=False):
-                with watch(name):
-                    pair = change(*pair)
-            for change in pipeline.device:
-                with watch("draw color_jitter"):
-                    change.draw(*pair)
+            (crop, _), (flip, _) = pipeline.worker
+            [colors] = pipeline.device
+            with watch("cut random_scale_crop"):
+                image, label, placement = crop.cut(image, label)
+            with watch("draw flip"):
+                flip.later(placement)
+            with watch("draw color_jitter"):
+                colors.draw(image, label)
+        windows.append((image, label))
+    with watch("collate"):
+        for first in range(0, len(windows), BATCH):
+            packed(*zip(*windows[first : first + BATCH], strict=True))
     return seconds
 
 
 def report(result: dict[str, Any]) -> None:
     """Print the figures."""
     told = result["pictures"]
-    print(f"{told['count']} pictures, {told['mean_bytes']} bytes each, {told['encoded']}")
+    each = f"{told['mean_bytes']} bytes each, {told['encoded']}"
+    print(f"{told['count']} pictures, {each}; PNG by {result['png']}")
     for name, figure in result["images_per_second"].items():
         target = f", at least {TARGETS[name]:g}" if name in TARGETS else ""
         print(f"{name:<16} {figure:7.1f} images/s   ({result['ratios'][name]:.2f}{target})")

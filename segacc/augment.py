@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,9 +11,24 @@ from torchvision import tv_tensors
 
 from segacc.hookspecs import Augmentation
 from segacc.order import seeded
+from segacc.placement import Placement
 
 Pair = tuple[Tensor, Tensor]
 """Image (C, H, W) uint8 and label (H, W) uint8."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A sample as it leaves the worker."""
+
+    image: Tensor
+    """(C, h, w) uint8."""
+    label: Tensor
+    """(h, w) uint8, 255 ignored."""
+    drawn: tuple[Tensor, ...] = ()
+    """Parameters for each BatchChange, float32."""
+    placement: Placement | None = None
+    """Of a window that the device is to scale."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +52,48 @@ class Pipeline:
                 device.append(change)
         return cls(tuple(worker), tuple(device))
 
-    def in_worker(
-        self, image: Tensor, label: Tensor, fetch: Callable[[], Pair]
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def in_worker(self, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Changed:
         """Change one sample, and draw what the device will need.
 
         Args:
             image: (C, H, W) uint8.
             label: (H, W) uint8, 255 ignored.
             fetch: reads another sample of the split, as it is on disk.
-
-        Returns:
-            Image, label, and the parameters for each BatchChange.
         """
-        image, label = self._through(len(self.worker), image, label, fetch)
-        changes: list[Any] = [change for change in self.device if batched(change)]
-        drawn = [change.draw(image, label).float() for change in changes]
-        return image.as_subclass(Tensor), label.as_subclass(Tensor), tuple(drawn)
+        placement: Placement | None = None
+        image, label = self._through(len(self.worker) - len(self.late), image, label, fetch)
+        for change in self.late:
+            if placement is None:
+                image, label, placement = change.cut(image, label)
+            else:
+                placement = change.later(placement)
+        drawn = [change.draw(image, label).float() for change in self.of_batches]
+        bare = image.as_subclass(Tensor), label.as_subclass(Tensor)
+        return Changed(*bare, tuple(drawn), placement)
+
+    @cached_property
+    def of_batches(self) -> list[Any]:
+        """The BatchChanges."""
+        return [change for change in self.device if batched(change)]
+
+    @cached_property
+    def late(self) -> tuple[Any, ...]:
+        """The LateCrop that leaves its scaling to the device, and the LateFlips after it, or none.
+
+        They are the last of the worker's row, and no BatchChange looks at what they return.
+        """
+        row: list[Any] = [change for change, _ in self.worker]
+        unseen = all(getattr(change, "draws_unseen", False) for change in self.of_batches)
+        for place in reversed(range(len(row) if unseen else 0)):
+            if hasattr(row[place], "cut"):
+                return tuple(row[place:])
+            if not hasattr(row[place], "later"):
+                break
+        return ()
 
     def _through(self, end: int, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Pair:
+        if not end:
+            return image, label
         image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
         for place, (change, partners) in enumerate(self.worker[:end]):
             if partners:

@@ -22,6 +22,9 @@ ROWS = 128
 """Of a picture that a CPU changes at once."""
 LUMA = (0.299, 0.587, 0.114)
 """What red, green and blue add to the grey value (ITU-R BT.601)."""
+GREY = np.array(LUMA)
+COLOR = np.eye(3) - GREY
+"""What makes a colour's distance from its grey value."""
 CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 """I and Q of NTSC's YIQ; both are 0 for greys."""
 
@@ -50,7 +53,7 @@ def contrast(factor: float) -> Matrix:
         factor: below 1 flattens.
     """
     matrix = identity() * factor
-    matrix[:, 4:] = (1 - factor) * np.array(LUMA)
+    matrix[:, 4:] = (1 - factor) * GREY
     return matrix
 
 
@@ -64,7 +67,7 @@ def contrast_each(factor: float) -> Matrix:
 def saturation(factor: float) -> Matrix:
     """Multiply each pixel's distance from its own grey value; 0 gives a grey picture."""
     matrix = identity() * factor
-    matrix[:, :3] += (1 - factor) * np.array(LUMA)
+    matrix[:, :3] += (1 - factor) * GREY
     return matrix
 
 
@@ -74,9 +77,8 @@ def hue(turn: float) -> Matrix:
     Args:
         turn: 1 is the whole circle; above 0 red goes towards yellow, as with the hue of HSV.
     """
-    quarter, color = _quarter_turn(), np.eye(3) - np.array(LUMA)
     angle, matrix = 2 * math.pi * turn, np.zeros((3, 7))
-    matrix[:, :3] = np.array(LUMA) + math.cos(angle) * color + math.sin(angle) * quarter
+    matrix[:, :3] = GREY + math.cos(angle) * COLOR + math.sin(angle) * _quarter_turn()
     return matrix
 
 
@@ -93,12 +95,12 @@ def _quarter_turn() -> Matrix:
 def compose(*matrices: Matrix) -> Matrix:
     """Return what the matrices do one after the other, the first first."""
     total = matrices[0]
+    given = np.zeros((7, 7))  # color, 1, mean: what a step is given, of what the first was given
+    given[3, 3] = 1
     for step in matrices[1:]:
-        mean = total.copy()  # what it is by now, of the mean at first
-        mean[:, 4:] += mean[:, :3]
-        mean[:, :3] = 0
-        total = step[:, :3] @ total + step[:, 4:] @ mean
-        total[:, 3] += step[:, 3]
+        given[:3], given[4:, 3] = total, total[:, 3]
+        given[4:, 4:] = total[:, :3] + total[:, 4:]  # of a flat picture, so of the mean
+        total = step @ given
     return total
 
 

@@ -1,6 +1,7 @@
 """From samples to batches: what a worker reads and changes, and what it hands over."""
 
 import atexit
+import gc
 import multiprocessing
 import signal
 import warnings
@@ -19,6 +20,7 @@ from segacc.headers import picture_size
 from segacc.hookspecs import Sample
 from segacc.labels import IGNORE, LabelMap
 from segacc.order import Cut, Key, Order, StepSampler, sample_seed, seeded
+from segacc.placement import Placement, packed, spread
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Item:
     """One decoded, mapped, perhaps augmented sample, as it leaves a worker."""
 
     image: Tensor
-    """(C, H, W) uint8 RGB, in any order in memory."""
+    """(C, H, W) uint8 RGB, in any order in memory; or a window, see `placement`."""
     label: Tensor
     """(H, W) uint8, 255 ignored."""
     id: str
@@ -38,6 +40,14 @@ class Item:
     """Why its files could not be read; then the label is 255 everywhere."""
     drawn: tuple[Tensor, ...] = ()
     """Parameters of the augmentations that the device applies to whole batches, float32."""
+    placement: Placement | None = None
+    """What the device does with image and label where they are a window."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of what training sees."""
+        height, width = self.placement.sample if self.placement else self.label.shape
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -46,21 +56,37 @@ class Batch:
 
     images: Tensor
     """(N, C, H, W) uint8, in any order in memory; float32 in 0..255 after augmentations on the
-    device."""
+    device. With `placements` (n, C): the windows in a row."""
     labels: Tensor
-    """(N, H, W) uint8; int64 on the device."""
+    """(N, H, W) uint8; int64 on the device. With `placements` (n,)."""
     items: tuple[tuple[str, int, str], ...]
     """(id, seed, why unreadable) of each."""
     drawn: tuple[Tensor, ...] = ()
     """(N, ...) float32 for each augmentation that the device applies to whole batches."""
     position: Any = None
     """Of a stream: where its reader stands after this batch, plain JSON."""
+    placements: tuple[Placement, ...] = ()
+    """Of N windows that are still to be scaled."""
 
     def pin_memory(self) -> "Batch":
         """Copy to pinned memory (called by the DataLoader)."""
-        drawn = tuple(one.pin_memory() for one in self.drawn)
-        images, labels = self.images.pin_memory(), self.labels.pin_memory()
-        return replace(self, images=images, labels=labels, drawn=drawn)
+        return self.each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move to a device; from pinned memory without waiting."""
+        return self.each(lambda one: one.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Change all tensors."""
+        drawn = tuple(map(change, self.drawn))
+        return replace(self, images=change(self.images), labels=change(self.labels), drawn=drawn)
+
+    def laid_out(self) -> "Batch":
+        """Scale the windows, where they are; a batch without any stays as it is."""
+        if not self.placements:
+            return self
+        images, labels = spread(self.images, self.labels, self.placements)
+        return replace(self, images=images, labels=labels, placements=())
 
 
 @dataclass(frozen=True)
@@ -176,14 +202,12 @@ def augmented(
     """
     try:
         with seeded(seed):
-            image, label, drawn = pipeline.in_worker(*read(), fetch)
-        return Item(image, label, name, seed, drawn=drawn)
+            changed = pipeline.in_worker(*read(), fetch)
+        return Item(id=name, seed=seed, **vars(changed))
     except UnreadableError as error:
         with seeded(seed):
-            image, label, drawn = pipeline.in_worker(
-                *nothing(num_channels), lambda: nothing(num_channels)
-            )
-        return Item(image, label, name, seed, unreadable=str(error), drawn=drawn)
+            changed = pipeline.in_worker(*nothing(num_channels), lambda: nothing(num_channels))
+        return Item(id=name, seed=seed, unreadable=str(error), **vars(changed))
     except SegaccError as error:
         return error
 
@@ -195,25 +219,40 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
         if isinstance(item, SegaccError):
             return item
         ready.append(item)
-    sizes = sorted({tuple(item.image.shape[-2:]) for item in ready if not item.unreadable})
+    late = ready[0].placement is not None
+    sizes = sorted({item.size for item in ready if not item.unreadable})
     if len(sizes) == 1:
-        image, label = nothing(ready[0].image.shape[0], *sizes[0])
-        ready = [replace(i, image=image, label=label) if i.unreadable else i for i in ready]
+        ready = [blank(item, sizes[0]) if item.unreadable else item for item in ready]
     if len(sizes) > 1:
         return DataError(
             "--aug: the images of a batch have different sizes after augmentation: "
             f"{', '.join(map(str, sizes))}. "
             "Add `--aug random_scale_crop` last, or use batch_size 1."
         )
-    side_by_side = ready[0].image.stride(0) == 1  # the channels; a batch lies as its images do
+    images, labels = [item.image for item in ready], [item.label for item in ready]
+    return Batch(
+        *(packed(images, labels) if late else (as_they_lie(images), torch.stack(labels))),
+        tuple((one.id, one.seed, one.unreadable) for one in ready),
+        tuple(torch.stack(parts) for parts in zip(*(one.drawn for one in ready), strict=True)),
+        placements=tuple(one.placement for one in ready if one.placement),
+    )
+
+
+def blank(item: Item, size: tuple[int, int]) -> Item:
+    """Make an unreadable item of a size."""
+    image, label = nothing(item.image.shape[0], *size)
+    whole = Placement(size, size, size) if item.placement else None
+    return replace(item, image=image, label=label, placement=whole)
+
+
+def as_they_lie(images: Sequence[Tensor]) -> Tensor:
+    """Make a batch (N, C, H, W) of images (C, H, W); it lies in memory as they do."""
+    side_by_side = images[0].stride(0) == 1  # the channels
     order = torch.channels_last if side_by_side else torch.contiguous_format
-    shape = len(ready), *ready[0].image.shape
-    images = torch.empty(shape, dtype=torch.uint8, memory_format=order)
-    for place, item in enumerate(ready):
-        images[place] = item.image
-    labels = torch.stack([item.label for item in ready])
-    drawn = tuple(torch.stack(parts) for parts in zip(*(one.drawn for one in ready), strict=True))
-    return Batch(images, labels, tuple((one.id, one.seed, one.unreadable) for one in ready), drawn)
+    batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, memory_format=order)
+    for place, image in enumerate(images):
+        batch[place] = image
+    return batch
 
 
 def nothing(num_channels: int, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
@@ -223,7 +262,12 @@ def nothing(num_channels: int, height: int = 64, width: int = 64) -> tuple[Tenso
 
 
 def quiet(worker: int) -> None:
-    """Use one thread, and leave signals to the main process, which ends its workers itself."""
+    """Use one thread, and leave signals to the main process, which ends its workers itself.
+
+    What the libraries have set up is left out of the search for garbage, which takes a tenth of a
+    worker's time where it looks through all of it, and copies its pages.
+    """
+    gc.freeze()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

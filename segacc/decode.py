@@ -11,8 +11,9 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
-from segacc.jpeg import ORIENTATION, decode_jpeg
+from segacc.jpeg import ORIENTATION, content, decode_jpeg
 from segacc.labels import LabelMap
+from segacc.png import decode_png
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +37,13 @@ def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> "Tens
     import torch
 
     if num_channels == 3:
-        image = decode_jpeg(source)
+        data = content(source)
+        image = decode_jpeg(data)
         if image is not None:
             return image
+        pixels = decode_png(data)
+        if pixels is not None and pixels.ndim == 3:
+            return torch.from_numpy(pixels.transpose(2, 0, 1))
     return torch.from_numpy(read_pixels(source, where, num_channels))
 
 
@@ -221,16 +226,30 @@ def raw_label(source: bytes | Path, labels: LabelMap, where: str) -> Pixels:
         DataError: it has colours that no table names, or fractions.
     """
     try:
-        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            mode, colored = file.mode, _counts_by_color(file.mode, labels)
-            raw = np.asarray(file.convert(COLORED.get(mode, "RGB")) if colored else file)
+        raw, mode = _label_pixels(source, labels)
     except FileNotFoundError:
         raise UnreadableError(
             f"{where}: the label is missing; each image needs one of the same stem."
         ) from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the label cannot be read: {plainly(error)}.") from None
-    return _ids_of_colors(raw, labels, where) if colored else _ids(raw, mode, where)
+    if _counts_by_color(mode, labels):
+        return _ids_of_colors(raw, labels, where)
+    return _ids(raw, mode, where)
+
+
+def _label_pixels(source: bytes | Path, labels: LabelMap) -> tuple[Pixels, str]:
+    """Return what a label picture holds, colours as RGB or RGBA, and what Pillow calls its mode."""
+    pixels = decode_png(source)
+    if pixels is not None:
+        mode = "L" if pixels.ndim == 2 else "RGB"
+        if mode == "RGB" or not _counts_by_color(mode, labels):
+            return pixels, mode
+    with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        colored = _counts_by_color(file.mode, labels)
+        return np.asarray(
+            file.convert(COLORED.get(file.mode, "RGB")) if colored else file
+        ), file.mode
 
 
 def _counts_by_color(mode: str, labels: LabelMap) -> bool:

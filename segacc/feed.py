@@ -98,11 +98,11 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
 def to_device(batch: Batch, run: Run) -> Batch:
     """Move a batch to the device, labels as int64, and apply the device's augmentations."""
     device = run.accelerator.device
-    images = batch.images.to(device, non_blocking=True)
-    labels = batch.labels.to(device, non_blocking=True)
-    drawn = [one.to(device, non_blocking=True) for one in batch.drawn]
+    if device.type != "cuda":  # not all others can scale antialiased
+        batch = batch.laid_out()
+    batch = batch.to(device).laid_out()
     seeds = [seed for _, seed, _ in batch.items]
-    images, labels = run.pipeline.on_device(images, labels, drawn, seeds)
+    images, labels = run.pipeline.on_device(batch.images, batch.labels, batch.drawn, seeds)
     return replace(batch, images=images, labels=labels.long(), drawn=())
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from segacc.labels import LabelMap
     from segacc.model import SegmentationModel
+    from segacc.placement import Placement
 
 hookspec = pluggy.HookspecMarker("segacc")
 hookimpl = pluggy.HookimplMarker("segacc")
@@ -133,7 +134,12 @@ class MetricFiles(Protocol):
 
 
 class BatchChange(Protocol):
-    """An augmentation of whole batches: each sample's parameters are drawn in the worker."""
+    """An augmentation of whole batches: each sample's parameters are drawn in the worker.
+
+    One that has `takes_bytes = True` is given uint8 where the images still are. One that has
+    `draws_unseen = True` draws without a look at pixels or sizes, so that a LateCrop may leave its
+    scaling to the device.
+    """
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
         """Draw the parameters of one sample: float32, of one shape for all samples.
@@ -148,15 +154,34 @@ class BatchChange(Protocol):
         """Change images (N, C, H, W) float32 in 0..255 and labels (N, H, W) uint8, on the device.
 
         Args:
-            images: as `draw` saw them, or as the one before left them; for a change that has
-                `takes_bytes = True`, uint8 as they left the worker unless one before it made them
-                float32.
+            images: as `draw` saw them, or as the one before left them; with `takes_bytes` uint8
+                unless one before it made them float32.
             labels: 255 is ignored.
             drawn: (N, ...) float32, what `draw` gave for each.
 
         Returns:
             The same shapes and dtypes. A sample's result must not depend on the others.
         """
+
+
+class LateCrop(Protocol):
+    """A crop of the worker that can leave its scaling to the device.
+
+    It does where only LateFlips come after it in the worker, and all BatchChanges draw unseen.
+    """
+
+    def cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+        """Cut a window of image (C, H, W) and label (H, W), and tell where it is to lie.
+
+        `segacc.placement.placed` must make of it what a call returns under the same seed.
+        """
+
+
+class LateFlip(Protocol):
+    """A flip that can be left to the device, after a LateCrop."""
+
+    def later(self, placement: "Placement") -> "Placement":
+        """Draw what a call would draw, and put it into the placement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +241,7 @@ class Augmentation(Record):
     With `partners` it is called with a third argument: a function without arguments that returns
     another (image, label) of the training split, which has been through what stands before.
 
-    On "batch" it is a BatchChange."""
+    On "batch" it is a BatchChange. A crop or a flip may be a LateCrop or a LateFlip, too."""
     on: Literal["worker", "device", "batch"] | Callable[[Any], str] = "worker"
     """Where it runs: in the data loader's worker, on the training device picture by picture, or
     there on a whole batch; or options to one of these."""

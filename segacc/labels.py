@@ -4,6 +4,7 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from segacc.errors import DataError, count_of
@@ -104,6 +105,20 @@ class LabelMap:
         return bytes(self.classes.get(raw, len(self.names)) for raw in range(256))
 
     @cached_property
+    def _run(self) -> tuple[int, int, int]:
+        """The longest run of bytes that lie as far from their classes: first, last, how far.
+
+        All are counted from 255 on, so that it is 0, and raw id 0 is 1.
+        """
+        moved = {(raw + 1) % 256: (k + 1) % 256 for raw, k in self.classes.items() if raw < 256}
+        parts = groupby(
+            enumerate(sorted(moved)), lambda pair: (pair[1] - pair[0], moved[pair[1]] - pair[1])
+        )
+        runs = [[byte for _, byte in part] for _, part in parts]
+        first, *_, last = max(runs, key=len, default=[0]) * 2
+        return first, last, moved.get(first, 0) - first
+
+    @cached_property
     def _sorted_classes(self) -> "tuple[Ids, Ids]":
         return _sorted(self.classes)
 
@@ -122,7 +137,12 @@ class LabelMap:
         """
         import numpy as np
 
-        if raw.dtype == np.uint8 and len(self.names) < IGNORE:  # the usual: one pass over bytes
+        if raw.dtype == np.uint8 and raw.size:  # the usual: ids that all move by as much
+            first, last, far = self._run
+            turned = raw + np.uint8(1)
+            if first <= turned.min() and turned.max() <= last:
+                return turned + np.uint8((far - 1) % 256)
+        if raw.dtype == np.uint8 and len(self.names) < IGNORE:  # one pass over bytes
             translated = bytearray(raw).translate(self._bytes)
             if len(self.names) in translated:
                 raise DataError(self._complaint(raw, where))

@@ -1,5 +1,6 @@
 """In what order training sees samples: a function of seed and step, however the work is cut."""
 
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,8 @@ def reseed(seed: int) -> None:
 
 def sample_seed(seed: int, *key: int) -> int:
     """Return the seed of one sample under its key: 63 bits from (seed, epoch, index, ...)."""
-    return int(np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)[0] >> 1)
+    digest = hashlib.blake2b(repr((seed, *map(int, key))).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 class Order:

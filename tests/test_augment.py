@@ -45,25 +45,26 @@ def nobody() -> tuple[Tensor, Tensor]:
 
 def test_a_partner_has_been_through_what_stands_before_and_nothing_else() -> None:
     row = Pipeline(((add(1), False), (average, True), (add(10), False)))
-    image, label, drawn = row.in_worker(*picture(5), lambda: picture(7))
-    assert (int(image[0, 0, 0]), int(label[0, 0]), drawn) == ((5 + 1) + (7 + 1) + 10, 7, ())
-    assert type(image) is type(label) is Tensor
+    found = row.in_worker(*picture(5), lambda: picture(7))
+    assert (int(found.image[0, 0, 0]), int(found.label[0, 0])) == ((5 + 1) + (7 + 1) + 10, 7)
+    assert type(found.image) is type(found.label) is Tensor
+    assert (found.drawn, found.placement) == ((), None)
 
 
 def test_two_that_mix_reach_further_samples() -> None:
     fetched = iter(range(1, 10))
     row = Pipeline(((average, True), (average, True)))
-    image, _, _ = row.in_worker(*picture(100), lambda: picture(next(fetched)))
-    assert int(image[0, 0, 0]) == 100 + 1 + (2 + 3)
+    found = row.in_worker(*picture(100), lambda: picture(next(fetched)))
+    assert int(found.image[0, 0, 0]) == 100 + 1 + (2 + 3)
     assert next(fetched) == 4
 
 
 def test_parameters_are_drawn_for_the_picture_as_it_leaves_the_worker() -> None:
     row = Pipeline(((add(3), False),), (Shift(), add(1), Shift()))
     with seeded(0):
-        _, _, drawn = row.in_worker(*picture(5), nobody)
+        drawn = row.in_worker(*picture(5), nobody).drawn
     with seeded(0):
-        _, _, again = row.in_worker(*picture(5), nobody)
+        again = row.in_worker(*picture(5), nobody).drawn
     assert [one.dtype for one in drawn] == [torch.float32] * 2
     assert {8.0, 9.0} >= {float(one) for one in drawn}
     assert list(map(float, drawn)) == list(map(float, again))
@@ -121,7 +122,7 @@ def test_built_in_changes_of_batches_do_not_look_at_the_neighbours() -> None:
         drawn = [
             [one]
             for one in (
-                row.in_worker(*pair, nobody)[2][0] for pair in zip(images, labels, strict=True)
+                row.in_worker(*pair, nobody).drawn[0] for pair in zip(images, labels, strict=True)
             )
         ]
         whole, _ = row.on_device(images, labels, [torch.stack([d[0] for d in drawn])], [0] * 3)

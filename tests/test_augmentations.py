@@ -13,8 +13,9 @@ from torchvision.transforms.v2 import functional as F
 from augmentation_tools import apply, assert_one_grid, blocks, build, places
 from data_tools import facts
 from segacc.errors import OptionError
-from segacc.plugins.augmentations.geometry import TRIES, RandomScaleCrop, RandomScaleCropOptions
-from segacc.plugins.augmentations.pairs import padded, padding_color, resized
+from segacc.placement import padded, padding_color
+from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCropOptions
+from segacc.plugins.augmentations.pairs import resized
 
 
 def test_at_scale_1_the_crop_is_a_piece_of_both() -> None:
@@ -323,15 +324,30 @@ def test_padding_is_torchvisions(channels: int, size: tuple[int, int]) -> None:
 def test_a_picture_that_fits_is_looked_at_once_but_drawn_as_often() -> None:
     crop, looked = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(64, 64))), 0
 
-    def refuse(counts: torch.Tensor) -> bool:
+    def refuse(counts: Any) -> bool:
         nonlocal looked
         looked += 1
         return False
 
-    torch.manual_seed(0)
-    assert crop._draw(torch.zeros(40, 50, dtype=torch.uint8), (40, 50), refuse) == (0, 0, 40, 50)
-    after = torch.get_rng_state()
-    torch.manual_seed(0)
-    for _ in range(2 * TRIES):
-        torch.randint(1, ())
-    assert looked == 1 and torch.equal(after, torch.get_rng_state())
+    label, at = torch.zeros(40, 50, dtype=torch.uint8), [(0.3, 0.9), (0.0, 0.5), (0.99, 0.1)]
+    assert crop._draw(label, (40, 50), refuse, at) == (0, 0, 40, 50)
+    assert looked == 1
+    wide = torch.zeros(80, 100, dtype=torch.uint8)
+    assert crop._draw(wide, (80, 100), refuse, at) == (16, 3, 64, 64)  # the last of three
+    assert looked == 4
+
+
+@pytest.mark.parametrize("name", ["random_scale_crop", "rare_class_crop"])
+def test_every_place_of_a_crop_is_as_likely(name: str) -> None:
+    label = (torch.arange(20)[:, None] * 12 + torch.arange(12)).to(torch.uint8)  # all different
+    values, found = {"scale_min": 1, "scale_max": 1, "cat_max_ratio": 1}, []
+    for seed in range(900):
+        more = {"min_pixels": 1} if name == "rare_class_crop" else {}
+        told = {"num_classes": 240}
+        change = build(name, (16, 10), told, **values, **more)
+        _, classes = apply(change, label.expand(3, 20, 12), label, seed)
+        found.append(divmod(int(classes[0, 0]), 12))
+    if name == "random_scale_crop":
+        counts = np.unique(found, axis=0, return_counts=True)[1]
+        assert len(counts) == 5 * 3 and counts.min() > 35  # of 60 each
+    assert {tuple(one) for one in found} == {(y, x) for y in range(5) for x in range(3)}

@@ -1,5 +1,6 @@
 """Samples and batches: what a worker reads, changes and hands over."""
 
+import gc
 import random
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
 from segacc.augment import Pipeline
-from segacc.data import Batch, Item, Source, TrainData, collate
+from segacc.data import Batch, Item, Source, TrainData, collate, load
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.eval_data import EvalData
 from segacc.hookspecs import Sample
@@ -130,6 +132,19 @@ def test_batches_do_not_depend_on_workers_nor_on_what_came_before() -> None:
     assert [[id_ for id_, _, _ in batch.items] for batch in alone] == [
         [f"s{index}" for _, index in keys_] for keys_ in keys
     ]
+
+
+class Frozen(Dataset[int]):
+    """Tell how many objects the search for garbage leaves out."""
+
+    def __getitem__(self, place: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_a_worker_does_not_search_the_libraries_for_garbage() -> None:
+    before = gc.get_freeze_count()
+    [count] = load(Frozen(), 1, batch_size=None, sampler=range(1))
+    assert count > 50_000 and gc.get_freeze_count() == before
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

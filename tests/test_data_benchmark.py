@@ -38,10 +38,18 @@ def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> N
     assert (pictures["count"], pictures["sizes"]["683x512"]) == (24, 13)
     assert pictures["encoded"] == "as they are"
     parts = told["worker_milliseconds"]
-    assert {"decode the image", "random_scale_crop", "flip", "draw color_jitter"} < set(parts)
+    drawn = {"cut random_scale_crop", "draw flip", "draw color_jitter"}
+    assert drawn | {"decode the image", "collate"} < set(parts)
     assert min(parts.values()) > 0
-    assert set(told["versions"]) == {"torch", "torchvision", "transformers", "pillow", "numpy"}
+    assert {"torch", "transformers", "pillow", "imagecodecs"} < set(told["versions"])
+    assert told["png"] == "imagecodecs" and lines[0].endswith("PNG by imagecodecs")
     assert lines[1].startswith("tutorial") and "at least 8" in lines[2]
+
+
+def test_reading_is_timed_without_the_extra(shared: Path, tmp_path: Path) -> None:
+    flags = ("--rounds", 1, "--images", 8, "--pillow")
+    told, _, lines = run("data.py", tmp_path / "data.json", *flags)
+    assert told["png"] == "Pillow" and lines[0].endswith("PNG by Pillow")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory this way")

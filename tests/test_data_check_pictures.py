@@ -12,7 +12,7 @@ from check_tools import LABEL, chosen, foreign_values, look, of_samples
 from cli_tools import NAMES, write_data
 from data_tools import random_sample
 from segacc.augment import Pipeline
-from segacc.data import Item, Source, TrainData, collate
+from segacc.data import Batch, Item, Source, TrainData, collate
 from segacc.data_check.check import Findings
 from segacc.data_check.pictures import (
     WIDTH,
@@ -124,6 +124,8 @@ def test_the_pictures_are_those_of_the_first_epochs(tmp_path: Path, row: tuple[s
         item = training[epoch, place]
         assert isinstance(item, Item)
         batch = collate([item])
+        assert isinstance(batch, Batch)
+        batch = batch.laid_out()
         seeds = [seed for _, seed, _ in batch.items]
         images, labels = training.pipeline.on_device(
             batch.images, batch.labels, list(batch.drawn), seeds

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from data_tools import encode
-from segacc.decode import read_pixels
-from segacc.jpeg import decode_jpeg
+from segacc.decode import read_image, read_pixels
+from segacc.errors import UnreadableError
+from segacc.headers import picture_size
+from segacc.jpeg import decode_jpeg, is_simple
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (9, 14, 3), dtype=np.uint8)
@@ -37,6 +39,58 @@ def test_what_is_no_plain_jpeg_is_left_to_pillow(tmp_path: Path) -> None:
     assert decode_jpeg(tmp_path / "gone.jpg") is None
     damaged = whole[:30] + bytes(len(whole) - 32) + whole[-2:]
     assert decode_jpeg(damaged) is None
+
+
+def test_an_upright_picture_with_exif_or_a_comment_goes_the_fast_way() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 1, "a camera"
+    settings: list[dict[str, object]] = [{"exif": exif}, {"comment": b"mine"}, {"dpi": (72, 72)}]
+    for more in (*settings, {"icc_profile": b"x"}):
+        data = encode(PIXELS, "JPEG", **more)
+        image = decode_jpeg(data)
+        assert image is not None, more
+        np.testing.assert_array_equal(image.numpy(), read_pixels(data, "a picture"))
+
+
+def test_a_turn_that_only_xmp_tells_is_seen() -> None:
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encode(PIXELS, "JPEG", xmp=xmp)
+    assert decode_jpeg(data) is None
+    assert read_image(data, "a picture").shape == (3, 14, 9) == (3, *(picture_size(data) or ()))
+
+
+def test_colours_that_are_not_ycbcr_are_pillows() -> None:
+    """As Photoshop writes them: an Adobe marker that says RGB."""
+    data = encode(PIXELS, "JPEG", keep_rgb=True, quality=95)
+    assert not is_simple(data) or b"Adobe" not in data
+    np.testing.assert_array_equal(read_image(data, "a picture"), read_pixels(data, "a picture"))
+
+
+def test_a_size_that_pillow_would_refuse_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9 * 14 // 2 - 1)
+    with pytest.raises(UnreadableError, match="decompression bomb"):
+        read_image(encode(PIXELS, "JPEG"), "a picture")
+
+
+def test_damaged_headers_end_in_nothing_or_pillows_pixels() -> None:
+    """Bytes are changed, taken out and put in before the pixels; the process lives on."""
+    random = np.random.default_rng(0)
+    whole = encode(np.kron(PIXELS, np.ones((4, 4, 1), np.uint8)), "JPEG", quality=60)
+    start = whole.index(b"\xff\xda")
+    decoded = 0
+    for _ in range(3000):
+        head = bytearray(whole[:start])
+        for place in random.integers(2, start, random.integers(1, 4)):
+            head[place] = random.integers(256)
+        if random.random() < 0.3:
+            del head[int(random.integers(2, len(head)))]
+        data = bytes(head) + whole[start:]
+        image = decode_jpeg(data)
+        if image is None:
+            continue
+        decoded += 1
+        assert image.shape[0] == 3
+    assert 300 < decoded < 3000
 
 
 def turned_exif() -> Image.Exif:

@@ -203,6 +203,37 @@ def test_every_byte_goes_where_the_map_says(count: int) -> None:
         assert f"outside the {count} classes: {raw} (1 pixel)." in complaint(labels, [raws[0], raw])
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_runs_of_bytes_go_where_the_map_says(seed: int) -> None:
+    """Maps of runs, as real ones are: identity, moved, with holes, with 255 or without it."""
+    random = np.random.default_rng(seed)
+    first, count = int(random.integers(0, 4)), int(random.integers(2, 60))
+    classes = {first + k: k for k in range(count)}
+    if random.random() < 0.7:
+        classes[255] = 255
+    if random.random() < 0.5:
+        classes[0] = 255
+    if random.random() < 0.3:
+        classes[first + count + 3] = int(random.integers(0, count))
+    if random.random() < 0.3:
+        classes[first + int(random.integers(0, count))] = 255
+    labels = LabelMap(tuple(f"c{k}" for k in range(count)), classes)
+    for raws in (sorted(classes), sorted(set(classes) - {255}), sorted(classes)[1:]):
+        raw = random.choice(np.array(raws, np.uint8), (9, 11))
+        kept, mapped = raw.copy(), labels.apply(raw, "a.png")
+        wanted = [[classes[int(one)] for one in row] for row in raw]
+        assert mapped.dtype == np.uint8 and mapped.flags.writeable
+        np.testing.assert_array_equal(mapped, wanted)
+        np.testing.assert_array_equal(raw, kept)
+    for unknown in set(range(256)) - set(classes):
+        assert f": {unknown} (1 pixel)." in complaint(labels, [sorted(classes)[1], unknown])
+
+
+def test_an_empty_label_is_mapped() -> None:
+    labels = LabelMap.plain(("road", "car"))
+    assert labels.apply(np.zeros((0, 4), np.uint8), "a.png").shape == (0, 4)
+
+
 def test_ids_of_32_bits_are_exact() -> None:
     labels = LabelMap(("road", "car"), {16_777_217: 0, 2_000_000_000: 1, 5: 255})
     raw = np.array([[16_777_217, 5, 2_000_000_000]], np.int32)

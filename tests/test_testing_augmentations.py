@@ -13,6 +13,7 @@ from augmentation_tools import RECORDS
 from refusals import NoOptions, assert_refuses
 from segacc.hookspecs import Augmentation
 from segacc.options import decode
+from segacc.placement import Placement
 from segacc.testing import check_augmentation
 
 
@@ -118,6 +119,23 @@ class Spoils(Fade):
     def draw(self, image: Tensor, label: Tensor) -> Tensor:
         image += 1
         return super().draw(image, label)
+
+
+class Sees(Fade):
+    draws_unseen = True
+
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        return torch.rand(1) * image.float().mean() / 255
+
+
+class Unseen(Fade):
+    draws_unseen = True
+
+
+def test_one_that_draws_unseen_does_not_look() -> None:
+    check_augmentation(augmentation(Unseen(), on="batch"))
+    with pytest.raises(AssertionError, match="`draws_unseen` says"):
+        check_augmentation(augmentation(Sees(), on="batch"))
 
 
 def test_a_change_of_batches_passes() -> None:
@@ -240,3 +258,53 @@ def test_class_shares_are_told_to_those_that_ask() -> None:
         shares = set(told)
         told.clear()
         assert shares == {(0.6, 0.3, 0.1) if wants else None}
+
+
+# ------------------------------------------------------------------------- left to the device
+
+
+class Turn:
+    """Mirror now and then."""
+
+    def __call__(self, image: Any, label: Any) -> Any:
+        if torch.rand(()) < 0.5:
+            return image, label
+        return functional.horizontal_flip(image), functional.horizontal_flip(label)
+
+    def later(self, placement: Placement) -> Placement:
+        return placement if torch.rand(()) < 0.5 else placement.mirror(-1)
+
+
+class TurnElsewhere(Turn):
+    def later(self, placement: Placement) -> Placement:
+        return placement.mirror(-1)
+
+
+class Half:
+    """Take the upper half."""
+
+    def __call__(self, image: Any, label: Any) -> Any:
+        rows = label.shape[0] // 2
+        return tv_tensors.Image(image[:, :rows]), tv_tensors.Mask(label[:rows])
+
+    def cut(self, image: Any, label: Any) -> Any:
+        image, label = (one.as_subclass(Tensor) for one in self(image, label))
+        size = (label.shape[0], label.shape[1])
+        return image, label, Placement(size, size, size)
+
+
+class OtherHalf(Half):
+    def cut(self, image: Any, label: Any) -> Any:
+        image, label, placement = super().cut(image, label)
+        return image, label.flip(0), placement
+
+
+def test_what_is_left_to_the_device_is_what_a_call_gives() -> None:
+    for change in (Turn(), Half()):
+        check_augmentation(augmentation(change))
+
+
+@pytest.mark.parametrize(("change", "name"), [(TurnElsewhere(), "later"), (OtherHalf(), "cut")])
+def test_another_sample_on_the_device_is_told(change: Any, name: str) -> None:
+    with pytest.raises(AssertionError, match=f"`{name}` and `segacc.placement.placed` to give"):
+        check_augmentation(augmentation(change))

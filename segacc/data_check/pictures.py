@@ -231,12 +231,12 @@ def augmented(data: "TrainData", epoch: int, place: int) -> tuple[Pixels, Pixels
     Raises:
         SegaccError: an augmentation refuses it.
     """
-    item = data[(epoch, place)]
-    if isinstance(item, Exception):
-        raise item
-    drawn = [one[None] for one in item.drawn]
-    images, classes = data.pipeline.on_device(
-        item.image[None], item.label[None], drawn, [item.seed]
-    )
+    from segacc.data import collate
+
+    batch = collate([data[(epoch, place)]])
+    if isinstance(batch, Exception):
+        raise batch
+    batch, seeds = batch.laid_out(), [seed for _, seed, _ in batch.items]
+    images, classes = data.pipeline.on_device(batch.images, batch.labels, batch.drawn, seeds)
     image = images[0].float().round().clamp(0, 255).byte()
     return _shown(image.numpy()), classes[0].numpy()

@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 from segacc.hookspecs import Augmentation, Facts
 from segacc.labels import IGNORE
 from segacc.order import seeded
+from segacc.placement import Placement, placed
 from segacc.testing.batch_change import check_batch_change, on_batch
 from segacc.testing.tools import Report, facts_of, few, some_labels
 
@@ -50,7 +51,8 @@ def check_augmentation(
     together; no label value is new and ignored pixels stay ignored; images of any size are
     taken; a seed decides everything. On the device, the size stays. One that mixes samples is
     given partners of its own size and of others. A change of batches draws float32 parameters,
-    stays within 0..255, and gives a sample what it gives it alone.
+    stays within 0..255, and gives a sample what it gives it alone. What a LateCrop or a LateFlip
+    leaves to the device becomes what a call returns.
 
     Image and label are held against each other by colour: each class has one, so wherever both
     moved together, and whatever became of the colours, pixels of one class still have one colour.
@@ -74,6 +76,7 @@ def check_augmentation(
                 agreed += both(subject, size)
         together(report, agreed)
         seeds(subjects[-1], options)
+        left_to_the_device(subjects[-1])
         if subjects[-1].place == "batch":
             for subject in subjects:
                 samples = [pair((37, 53), subject.facts.num_channels, 8, s) for s in range(3)]
@@ -233,3 +236,21 @@ def seeds(subject: Subject, options: Any) -> None:
                 "the same result under the same seed of torch, numpy and random",
                 "another one: draw from these only, not from a generator or state of its own",
             )
+
+
+def left_to_the_device(subject: Subject) -> None:
+    """Require that `cut`, or `later`, comes to what a call returns under the same seed."""
+    change: Any = subject.change
+    kind = next((name for name in ("cut", "later") if hasattr(change, name)), None)
+    for seed in range(8 if kind else 0):
+        image, label = pair((120, 150), subject.facts.num_channels, 16, seed)
+        at_once = apply(subject, image, label, seed)
+        size = 120, 150
+        with subject.report.attempt(f"`{kind}` to be called"), seeded(seed):
+            if kind == "cut":
+                found = placed(*change.cut(image, label))
+            else:
+                found = placed(image, label, change.later(Placement(size, size, size)))
+        same = all(torch.equal(a, b) for a, b in zip(found, at_once, strict=True))
+        expected = f"`{kind}` and `segacc.placement.placed` to give what a call gives, same seed"
+        subject.report.require(same, expected, f"another sample under seed {seed}")

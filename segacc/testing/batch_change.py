@@ -21,6 +21,12 @@ def check_batch_change(report: Report, change: Any, samples: Sequence[Pair]) -> 
         change: the BatchChange.
         samples: images (C, H, W) uint8 and labels (H, W) uint8, of one size.
     """
+    if getattr(change, "draws_unseen", False):
+        image, label = (torch.zeros_like(one)[..., 5:, :] for one in samples[0])
+        pairs = samples[0], (image, label)
+        same = torch.equal(*(draw(report, change, one, 0) for one in pairs))
+        expected = "`draw` to draw the same for any picture, as `draws_unseen` says"
+        report.require(same, expected, "other parameters for a black picture of another size")
     with report.attempt("a batch to be taken"):
         whole = on_batch(report, change, samples, range(len(samples)))
         for place, sample in enumerate(samples):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from segacc.hookspecs import Augmentation, Facts, hookimpl
-from segacc.plugins.augmentations.pairs import Pair, as_pair, chance
+from segacc.plugins.augmentations.pairs import Pair, as_pair, between, chance, uniforms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ class FusedColors:
     the device, of the picture as it comes there.
     """
 
-    takes_bytes = True
+    takes_bytes = draws_unseen = True
 
     def __init__(self, draw_steps: Callable[[], Sequence[Step]]) -> None:
         """Keep what draws the steps of one picture."""
@@ -41,6 +41,7 @@ class FusedColors:
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
         """Draw the matrix (3, 7) float32 for image (C, H, W) uint8."""
+        import numpy as np
         import torch
 
         from segacc import color_kernel
@@ -49,7 +50,8 @@ class FusedColors:
         if image.shape[0] < 3:
             steps = [step for step in steps if step[0] not in OF_COLORS]
         matrices = [getattr(color_kernel, name)(amount) for name, amount in steps]
-        return torch.from_numpy(color_kernel.compose(color_kernel.identity(), *matrices)).float()
+        whole = color_kernel.compose(*matrices or [color_kernel.identity()])
+        return torch.from_numpy(whole.astype(np.float32))
 
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
@@ -97,19 +99,29 @@ class ColorJitterOptions:
 
 
 class JitterSteps:
-    """Draws what torchvision's ColorJitter draws, in the same order."""
+    """Draws the four changes of torchvision's ColorJitter, from the same ranges, in any order."""
 
     def __init__(self, options: ColorJitterOptions) -> None:
-        """Let torchvision read the ranges."""
-        self.jitter = jitter_of(options)
+        """Work out the ranges."""
+        self.ranges = {
+            "brightness": about_one(options.brightness),
+            "contrast": about_one(options.contrast),
+            "saturation": about_one(options.saturation),
+            "hue": (-options.hue, options.hue),
+        }
 
     def __call__(self) -> list[Step]:
         """Draw the order of the four and their amounts."""
-        drawn = self.jitter.make_params([])
-        names = ("brightness", "contrast", "saturation", "hue")
-        order = [names[place] for place in drawn["fn_idx"].tolist()]
-        steps = [(name, drawn[f"{name}_factor"]) for name in order]
-        return [(name, amount) for name, amount in steps if amount is not None]
+        count = len(self.ranges)
+        drawn = uniforms(2 * count)
+        ends = zip(self.ranges.items(), drawn[count:], strict=True)
+        steps = [(name, between(*limits, share)) for (name, limits), share in ends]
+        return [step for _, step in sorted(zip(drawn[:count], steps, strict=True))]
+
+
+def about_one(width: float) -> tuple[float, float]:
+    """Return the range of a factor, which is never below 0."""
+    return max(0.0, 1 - width), 1 + width
 
 
 def jitter_of(options: ColorJitterOptions) -> Any:

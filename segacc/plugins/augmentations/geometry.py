@@ -1,30 +1,35 @@
 """`random_scale_crop`, `flip`, `vertical_flip`, `rotate`: where pixels lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 from pydantic import PositiveInt
 
 from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.placement import Placement, padding_color, placed, resized
 from segacc.plugins.augmentations.pairs import (
     Pair,
     as_pair,
+    between,
     chance,
     check_range,
-    padded,
-    padding_color,
     plain,
-    resized,
     uniform,
+    uniforms,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+    Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 TRIES = 10
 """Crops that are drawn until one is as it should be; the last is taken as it is."""
+SHRUNK = 0.5
+"""Below this scale a window is large beside the sample that it becomes: the worker shrinks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +55,11 @@ class RandomScaleCrop:
     """Scale by a random factor, then take a random crop of `crop_size`; outside is ignored.
 
     The crop is cut from the source picture and only then resized, so the work does not grow with
-    the scale.
+    the scale. Where it comes last in the worker, but for flips, the device resizes.
     """
 
-    grid = 4
-    """Of crops of 64 pixels or more, `rule` counts one pixel in so many each way."""
+    counted: float = 64
+    """Pixels each way that `rule` counts of a crop, or twice as many, evenly spread."""
 
     def __init__(self, options: RandomScaleCropOptions, facts: Facts) -> None:
         """Keep the options."""
@@ -62,23 +67,30 @@ class RandomScaleCrop:
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
         """Return image (C, h, w) and label (h, w) of the crop's size."""
-        scale = uniform(self.options.scale_min, self.options.scale_max)
+        return as_pair(*placed(*self.cut(image, label)))
+
+    def cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+        """Draw a crop; return its window of image and label, unscaled, and where it is to lie."""
+        first, *places = uniforms(1 + 2 * TRIES)
+        scale = between(self.options.scale_min, self.options.scale_max, first)
         height, width = label.shape[-2:]
         scale *= (self.options.short_side or min(height, width)) / min(height, width)
         scaled = max(1, round(height * scale)), max(1, round(width * scale))
-        top, left, tall, wide = self._draw(label, scaled, self.rule(label, scaled))
+        top, left, tall, wide = self._draw(
+            label, scaled, self.rule(label, scaled), zip(places[::2], places[1::2], strict=True)
+        )
         # The crop in source pixels, whole pixels outward.
         y, x = int(top * height / scaled[0]), int(left * width / scaled[1])
         h = min(height, max(y + 1, round((top + tall) * height / scaled[0]))) - y
         w = min(width, max(x + 1, round((left + wide) * width / scaled[1]))) - x
         image, label = plain(image, label)
         image, label = image[:, y : y + h, x : x + w], label[y : y + h, x : x + w]
-        image, label = resized(image, label, (tall, wide))
-        if (tall, wide) == self.crop:
-            return image, label
-        return padded(image, label, self.crop, self.ignore)
+        if scale < SHRUNK:
+            image, label = resized(image, label, (tall, wide))
+            h, w = tall, wide
+        return image, label, Placement((h, w), (tall, wide), self.crop, self.ignore)
 
-    def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Tensor], bool]":
+    def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Counts], bool]":
         """Return what accepts a crop by its counts (256,) int64 of classes, none ignored.
 
         Args:
@@ -87,33 +99,37 @@ class RandomScaleCrop:
         """
         return self.varied
 
-    def varied(self, counts: "Tensor") -> bool:
+    def varied(self, counts: "Counts") -> bool:
         """Tell whether something is labelled and no class dominates."""
         most, total = counts.max(), counts.sum()
         return bool(most <= self.options.cat_max_ratio * total and total)
 
     def _draw(
-        self, label: "Tensor", scaled: tuple[int, int], accepts: "Callable[[Tensor], bool]"
+        self,
+        label: "Tensor",
+        scaled: tuple[int, int],
+        accepts: "Callable[[Counts], bool]",
+        places: Iterable[tuple[float, float]],
     ) -> tuple[int, int, int, int]:
-        """Draw (top, left, height, width) in scaled pixels, again until it is accepted."""
-        import torch
+        """Return (top, left, height, width) in scaled pixels, at the first place accepted."""
+        import numpy as np
 
-        label = label.as_subclass(torch.Tensor)  # which costs less to index
+        classes = label.numpy()  # torch costs several times as much where little is done
         tall, wide = min(self.crop[0], scaled[0]), min(self.crop[1], scaled[1])
         y, x = label.shape[-2] / scaled[0], label.shape[-1] / scaled[1]
         top = left = 0
         refused: tuple[int, int] | None = None
-        for _ in range(TRIES):
-            top = int(torch.randint(scaled[0] - tall + 1, ()))
-            left = int(torch.randint(scaled[1] - wide + 1, ()))
+        for down, right in places:
+            top = int(down * (scaled[0] - tall + 1))
+            left = int(right * (scaled[1] - wide + 1))
             if (top, left) == refused:  # as the only crop of a small picture is each time
                 continue
-            seen = label[
+            seen = classes[
                 int(top * y) : int((top + tall) * y) + 1, int(left * x) : int((left + wide) * x) + 1
             ]
-            if min(seen.shape) >= 64:
-                seen = seen[:: self.grid, :: self.grid]
-            counts = torch.bincount(seen.flatten(), minlength=256)
+            rows, columns = (max(1, int(side // self.counted)) for side in seen.shape)
+            seen = seen[::rows, ::columns]
+            counts = np.bincount(seen.ravel(), minlength=256)
             counts[self.ignore] = 0
             if accepts(counts):
                 break
@@ -151,6 +167,10 @@ class Mirror:
             return image, label
         image, label = plain(image, label)
         return as_pair(image.flip(self.axis), label.flip(self.axis))
+
+    def later(self, placement: Placement) -> Placement:
+        """Mirror, now and then, what lies somewhere later only."""
+        return placement.mirror(self.axis) if chance(self.p) else placement
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from segacc import placement
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -12,11 +14,6 @@ Another = Callable[[], Pair]
 """Returns another pair of the training split."""
 Window = tuple[slice, slice]
 """Rows and columns of a picture."""
-
-
-def padding_color(num_channels: int) -> list[int]:
-    """Return ImageNet's mean colour; channels that are not of RGB take its grey."""
-    return [124, 116, 104] if num_channels == 3 else [116] * num_channels
 
 
 def check_range(options: Any, name: str) -> None:
@@ -32,9 +29,20 @@ def check_range(options: Any, name: str) -> None:
 
 def uniform(low: float, high: float) -> float:
     """Draw a number between two, from torch's generator."""
+    return between(low, high, *uniforms(1))
+
+
+def uniforms(count: int) -> list[float]:
+    """Draw numbers from 0 to below 1, from torch's generator, all by one call."""
     import torch
 
-    return low + (high - low) * torch.rand(()).item()
+    drawn: list[float] = torch.rand(count).tolist()
+    return drawn
+
+
+def between(low: float, high: float, share: float) -> float:
+    """Return what lies a share of the way from one number to another."""
+    return low + (high - low) * share
 
 
 def chance(p: float) -> bool:
@@ -67,55 +75,7 @@ def as_pair(image: "Tensor", label: "Tensor") -> Pair:
 
 def resized(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> Pair:
     """Resize image (C, H, W) bilinear, antialiased, and label (H, W) to its nearest pixels."""
-    import torch
-    from torch.nn import functional as F
-
-    image, label = plain(image, label)
-    if image.shape[-2:] != size:
-        image = F.interpolate(alone(image), size, mode="bilinear", antialias=True)[0]
-    # torchvision's own nearest rounds down: labels would lie half a pixel beside their image. This
-    # is its NEAREST_EXACT, in a third of the time.
-    rows, columns = (nearest(old, new) for old, new in zip(label.shape, size, strict=True))
-    classes = label.numpy()
-    if size[0] < label.shape[0]:
-        classes = classes.take(rows, 0).take(columns, 1)
-    else:  # whole rows are the quicker to repeat
-        classes = classes.take(columns, 1).take(rows, 0)
-    return as_pair(image, torch.from_numpy(classes))
-
-
-def alone(image: "Tensor") -> "Tensor":
-    """Make a batch (1, C, H, W) of an image, or of a window of one.
-
-    Channels that lie side by side stay so, in whole rows and with the strides of such a batch:
-    torch resizes that in a third of the time, to the same pixels.
-    """
-    if image.stride(0) != 1:
-        return image[None]
-    return image.permute(1, 2, 0)[None].contiguous().permute(0, 3, 1, 2)
-
-
-def padded(image: "Tensor", label: "Tensor", size: tuple[int, int], ignore: int) -> Pair:
-    """Fill image (C, h, w) and label (h, w) up to a size at the right and at the bottom."""
-    import torch
-
-    image, label = plain(image, label)
-    channels, height, width = image.shape
-    color = torch.tensor(padding_color(channels), dtype=image.dtype)[:, None, None]
-    whole = image.new_empty((*size, channels)).permute(2, 0, 1)  # as decoders and resizing leave it
-    classes = label.new_full(size, ignore)
-    whole[:, :height, :width] = image
-    whole[:, height:] = color
-    whole[:, :height, width:] = color
-    classes[:height, :width] = label
-    return as_pair(whole, classes)
-
-
-def nearest(old: int, new: int) -> Any:
-    """Return for each of `new` pixels the one of `old` that its middle falls into: (new,) int."""
-    import numpy as np
-
-    return np.minimum((np.arange(new) + 0.5) * (old / new), old - 1).astype(np.intp)
+    return as_pair(*placement.resized(*plain(image, label), size))
 
 
 def meeting(mine: "Tensor", theirs: "Tensor") -> tuple[Window, Window]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.placement import padding_color
 from segacc.plugins.augmentations.pairs import (
     Pair,
     as_pair,
     chance,
     check_range,
-    padding_color,
     place,
     plain,
     uniform,

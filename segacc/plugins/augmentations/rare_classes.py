@@ -1,5 +1,6 @@
 """`rare_class_crop` and `copy_paste`: more of the classes that are seldom seen."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,8 @@ from segacc.plugins.augmentations.pairs import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from segacc.plugins.augmentations.geometry import Counts
 
 
 def shares_of(facts: Facts) -> tuple[float, ...]:
@@ -70,14 +73,14 @@ class RareClassCropOptions(RandomScaleCropOptions):
 class RareClassCrop(RandomScaleCrop):
     """As random_scale_crop, but the crop shows a class that was drawn by rarity (DAFormer)."""
 
-    grid = 1  # the rule is about numbers of pixels
+    counted = math.inf  # the rule is about numbers of pixels
 
     def __init__(self, options: RareClassCropOptions, facts: Facts) -> None:
         """Keep the options."""
         super().__init__(options, facts)
         self.rare, self.shares = options, shares_of(facts)
 
-    def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Tensor], bool]":
+    def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Counts], bool]":
         """Draw the class, and accept a crop with enough of it that no class dominates."""
         import torch
 
@@ -90,7 +93,7 @@ class RareClassCrop(RandomScaleCrop):
         half = min(int(whole[wanted]) * growth, self.crop[0] * self.crop[1]) / 2
         least = min(self.rare.min_pixels, half) / growth
 
-        def shown(counts: "Tensor") -> bool:
+        def shown(counts: "Counts") -> bool:
             return bool(counts[wanted] >= least) and self.varied(counts)
 
         return shown

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt, Le
 
 from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.placement import padding_color
 from segacc.plugins.augmentations.color import OnColors
-from segacc.plugins.augmentations.pairs import Pair, padding_color, place
+from segacc.plugins.augmentations.pairs import Pair, place
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,198 @@
+"""Windows that the device scales become what the worker would have made of them, bit for bit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from augmentation_tools import RECORDS, apply, build, places
+from data_tools import facts
+from segacc.augment import Pipeline
+from segacc.data import Batch, Item, collate
+from segacc.hookspecs import Augmentation
+from segacc.options import decode
+from segacc.order import seeded
+from segacc.placement import Placement, packed, padding_color, placed, spread
+
+CROP = (48, 64)
+SIZES = ((90, 130), (61, 75), (37, 201), (17, 23), (200, 40))
+
+
+def row(*names: str, **values: Any) -> Pipeline:
+    """Build a row of augmentations; `values` are the first one's options."""
+    chosen = []
+    for name in names:
+        record: Augmentation = RECORDS[name]
+        options = decode(record.options, values if name == names[0] else {}, "test")
+        told = facts(crop_size=CROP, class_shares=(0.6, 0.3, 0.1))
+        chosen.append((record, options, record.build(options, told)))
+    return Pipeline.of(chosen)
+
+
+def nobody() -> Any:
+    raise AssertionError("nothing here mixes samples")
+
+
+def pixels(size: tuple[int, int], channels: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Draw image (C, H, W), the channels side by side as decoders leave them, and label."""
+    random = torch.Generator().manual_seed(seed)
+    image = torch.randint(256, (*size, channels), generator=random).to(torch.uint8)
+    label = torch.randint(3, size, generator=random).to(torch.uint8)
+    label[torch.rand(size, generator=random) < 0.2] = 255
+    return image.permute(2, 0, 1), label
+
+
+def batch_of(pipeline: Pipeline, samples: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+    """Put samples through the worker, each under its place's seed."""
+    items = []
+    for seed, (image, label) in enumerate(samples):
+        with seeded(seed):
+            items.append(Item(id="", seed=seed, **vars(pipeline.in_worker(image, label, nobody))))
+    batch = collate(list(items))
+    assert isinstance(batch, Batch)
+    return batch
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+@pytest.mark.parametrize("name", ["random_scale_crop", "rare_class_crop"])
+def test_the_device_makes_what_the_worker_would_have_made(name: str, channels: int) -> None:
+    late = row(name, "flip", "vertical_flip", "color_jitter", scale_min=0.3)
+    assert len(late.late) == 3
+    at_once = [change for change, _ in late.worker]
+    samples = [pixels(SIZES[k % len(SIZES)], channels, seed=k) for k in range(30)]
+    batch = batch_of(late, samples)
+    assert len(batch.placements) == 30 and batch.images.ndim == 2
+    laid = batch.laid_out()
+    assert laid.images.shape == (30, channels, *CROP) and laid.images.is_contiguous()
+    assert laid.placements == () and laid.laid_out() is laid
+    for seed, (image, label) in enumerate(samples):
+        pair: Any = tv_tensors.Image(image), tv_tensors.Mask(label)
+        with seeded(seed):
+            for change in at_once:
+                pair = change(*pair)
+            drawn = late.device[0].draw(*pair)  # type: ignore[attr-defined]
+        assert torch.equal(laid.images[seed], pair[0].as_subclass(Tensor))
+        assert torch.equal(laid.labels[seed], pair[1].as_subclass(Tensor))
+        assert torch.equal(laid.drawn[0][seed], drawn)
+
+
+class Look:
+    """A change of batches that looks at what it draws for."""
+
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        return image.float().mean()
+
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+
+LATE = {
+    ("random_scale_crop",): 1,
+    ("flip", "random_scale_crop"): 1,
+    ("random_scale_crop", "flip", "grayscale"): 2,
+    ("random_scale_crop", "color_jitter", "vertical_flip", "tf_color", "flip"): 3,
+    ("random_scale_crop", "gaussian_blur"): 0,
+    ("random_scale_crop", "class_mix", "flip"): 0,
+    ("flip",): 0,
+    ("photometric_distortion",): 0,
+    (): 0,
+}
+
+
+@pytest.mark.parametrize(("names", "count"), LATE.items(), ids=str)
+def test_a_crop_is_left_to_the_device_where_only_flips_follow(
+    names: tuple[str, ...], count: int
+) -> None:
+    pipeline = row(*names)
+    assert len(pipeline.late) == count
+    looking = Pipeline(pipeline.worker, (*pipeline.device, Look()))
+    assert looking.late == ()  # it would see another picture
+    alone = Pipeline(pipeline.worker, (*pipeline.device, lambda image, label: (image, label)))
+    assert len(alone.late) == count  # what comes picture by picture comes after that
+
+
+@pytest.mark.parametrize("mirrored", [(), (-1,), (-2,), (-1, -2)], ids=str)
+@pytest.mark.parametrize("scaled", [(48, 64), (48, 30), (20, 64), (13, 7)], ids=str)
+def test_a_window_is_scaled_filled_up_and_mirrored(
+    scaled: tuple[int, int], mirrored: tuple[int, ...]
+) -> None:
+    """As torchvision does the three."""
+    image, label = pixels((33, 41), 3)
+    found = placed(image, label, Placement((33, 41), scaled, CROP, mirrored=frozenset(mirrored)))
+    sides = [0, 0, CROP[1] - scaled[1], CROP[0] - scaled[0]]
+    wanted = F.pad(F.resize(image, list(scaled), antialias=True), sides, fill=padding_color(3))
+    classes = F.resize(label[None], list(scaled), interpolation=InterpolationMode.NEAREST_EXACT)
+    classes = F.pad(classes, sides, fill=255)
+    for axis in mirrored:
+        flip = F.horizontal_flip if axis == -1 else F.vertical_flip
+        wanted, classes = flip(wanted), flip(classes)
+    assert torch.equal(found[0], wanted) and torch.equal(found[1], classes[0])
+
+
+def test_mirrored_twice_is_as_it_was() -> None:
+    place = Placement((3, 4), (3, 4), (5, 6))
+    assert place.mirror(-1).mirror(-1) == place
+    assert place.mirror(-1).mirror(-2) == place.mirror(-2).mirror(-1) != place
+
+
+def test_no_window_is_more_than_twice_the_crop_each_way() -> None:
+    """What leaves a worker stays bounded: a picture that is shrunk further is shrunk there."""
+    change = build("random_scale_crop", CROP, scale_min=0.1, scale_max=3)
+    image, label = places(700, 900)
+    seen = []
+    for seed in range(60):
+        with seeded(seed):
+            window, classes, placement = change.cut(image, label)
+        assert window.shape[1:] == classes.shape == placement.window
+        assert placement.window[0] <= 2 * CROP[0] + 2 and placement.window[1] <= 2 * CROP[1] + 2
+        seen.append(placement.window == placement.scaled)
+        out = apply(change, image, label, seed)
+        late = placed(window, classes, placement)
+        assert all(torch.equal(a, b) for a, b in zip(out, late, strict=True))
+    assert 5 < sum(seen) < 30
+
+
+def test_a_sample_of_a_batch_does_not_depend_on_the_others() -> None:
+    samples = [pixels(size, 3, seed=k) for k, size in enumerate(SIZES)]
+    places = [Placement(size, (20 + k, 30), (40, 50)) for k, size in enumerate(SIZES)]
+    whole = spread(*packed(*zip(*samples, strict=True)), places)
+    for k, (image, label) in enumerate(samples):
+        alone = spread(*packed([image], [label]), places[k : k + 1])
+        assert torch.equal(alone[0][0], whole[0][k]) and torch.equal(alone[1][0], whole[1][k])
+
+
+def test_the_way_of_other_devices_has_the_same_shapes_and_types() -> None:
+    """On torch's meta device, which runs nothing: whether each operation takes what it is given."""
+    samples = [pixels(size, 3, seed=k) for k, size in enumerate(SIZES)]
+    places = [Placement(one, (20, 30), (40, 50), 255, frozenset({-1})) for one in SIZES]
+    row = packed(*zip(*samples, strict=True))
+    images, labels = spread(*(one.to("meta") for one in row), places)
+    assert (images.shape, images.dtype) == ((5, 3, 40, 50), torch.uint8)
+    assert (labels.shape, labels.dtype) == ((5, 40, 50), torch.uint8)
+    assert images.device.type == labels.device.type == "meta"
+
+
+def test_an_unreadable_sample_is_ignored_beside_windows() -> None:
+    pipeline = row("random_scale_crop", "flip")
+    [one] = [pipeline.in_worker(*pixels((90, 130), 3), nobody)]
+    good = Item(id="a", seed=0, **vars(one))
+    bad = Item(torch.zeros(3, 9, 9), torch.zeros(9, 9), "b", 1, unreadable="why")
+    bad = Item(**{**vars(bad), "placement": Placement((9, 9), (9, 9), (9, 9))})
+    batch = collate([bad, good, bad])
+    assert isinstance(batch, Batch)
+    laid = batch.laid_out()
+    assert laid.images.shape == (3, 3, *CROP)
+    assert (laid.labels[0] == 255).all() and (laid.labels[2] == 255).all()
+    assert torch.equal(laid.labels[1], placed(one.image, one.label, good.placement)[1])  # type: ignore[arg-type]
+
+
+def test_windows_are_pinned_and_moved_with_the_batch() -> None:
+    batch = batch_of(row("random_scale_crop"), [pixels((90, 130), 3)])
+    moved = batch.to(torch.device("meta"))
+    assert moved.images.device.type == moved.labels.device.type == "meta"
+    assert moved.placements == batch.placements

@@ -1,0 +1,196 @@
+"""The fast way for PNG: the pixels of Pillow, or nothing; with and without imagecodecs."""
+
+import io
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from data_tools import encode
+from launches import environment
+from segacc import png
+from segacc.decode import raw_label, read_image, read_pixels
+from segacc.errors import DataError, UnreadableError
+from segacc.labels import LabelMap
+
+RANDOM = np.random.default_rng(0)
+NOISE = RANDOM.integers(0, 256, (23, 37, 3), dtype=np.uint8)
+SMOOTH = np.kron(NOISE[:6, :9], np.ones((11, 7, 1), np.uint8))
+PLAIN = LabelMap.plain([f"c{k}" for k in range(255)])
+
+
+@pytest.fixture
+def without_imagecodecs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    png.decoder.cache_clear()
+    yield
+    png.decoder.cache_clear()
+
+
+def filtered(pixels: np.ndarray, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:  # type: ignore[type-arg]
+    """Write a PNG whose rows all have one filter: 0 none, 1 left, 2 up, 3 average, 4 Paeth."""
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    height, width, depth = pixels.shape
+    rows, wide = [], pixels.astype(int)
+    left = np.pad(wide, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    up = np.pad(wide, ((1, 0), (0, 0), (0, 0)))[:-1]
+    corner = np.pad(wide, ((1, 0), (1, 0), (0, 0)))[:-1, :-1]
+    guess = left + up - corner
+    away = np.abs(np.stack([guess - left, guess - up, guess - corner]))
+    paeth = np.choose(away.argmin(0), [left, up, corner])
+    before = [np.zeros_like(wide), left, up, (left + up) // 2, paeth][kind]
+    for row in ((wide - before) % 256).astype(np.uint8):
+        rows.append(bytes([kind]) + row.tobytes())
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, {1: 0, 3: 2}[depth]])
+    parts = [(b"IHDR", header + bytes(3)), *chunks, (b"IDAT", zlib.compress(b"".join(rows)))]
+    return png.SIGNATURE + b"".join(map(chunk, *zip(*parts, (b"IEND", b""), strict=True)))
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("kind", range(5))
+@pytest.mark.parametrize("picture", [NOISE, SMOOTH, NOISE[..., 0], SMOOTH[..., 0]], ids="NSns")
+def test_the_fast_way_for_png_gives_pillows_pixels(picture: np.ndarray, kind: int) -> None:  # type: ignore[type-arg]
+    data = filtered(picture, kind)
+    found = png.decode_png(data)
+    assert found is not None and found.flags.writeable
+    np.testing.assert_array_equal(found, picture)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), picture)
+    pillows = encode(picture)
+    np.testing.assert_array_equal(png.decode_png(pillows), picture)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (b"gAMA", (45455).to_bytes(4, "big")),
+        (b"sBIT", bytes([5, 5, 5])),
+        (b"bKGD", bytes([0, 9, 0, 9, 0, 9])),
+        (b"tEXt", b"Software\0made by hand"),
+        (b"iCCP", b"name\0\0" + zlib.compress(b"no profile at all")),
+        (b"pHYs", bytes(9)),
+    ],
+    ids=lambda extra: extra[0].decode(),
+)
+def test_what_is_said_to_screens_changes_nothing(extra: tuple[bytes, bytes]) -> None:
+    data = filtered(NOISE, 4, extra)
+    np.testing.assert_array_equal(png.decode_png(data), NOISE)
+
+
+def other_kinds() -> dict[str, bytes]:
+    grey, rgb = Image.fromarray(NOISE[..., 0]), Image.fromarray(NOISE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    whole = encode(NOISE)
+    return {
+        "palette": encode(grey.convert("P")),
+        "one bit": encode(grey.convert("1")),
+        "sixteen bits": encode(NOISE[..., 0].astype(np.uint16) * 257),
+        "alpha": encode(rgb.convert("RGBA")),
+        "transparent grey": encode(grey, transparency=3),
+        "turned": encode(rgb, exif=exif),
+        "turned by a text": filtered(NOISE, 0, (b"tEXt", png.EXIF + b"\0...")),
+        "turned by xmp": encode(rgb, pnginfo=text),
+        "cut off": whole[:-20],
+        "more behind": whole + b"x",
+        "a jpeg": encode(NOISE, "JPEG"),
+        "nothing": b"",
+        "a damaged byte": whole[:200] + bytes([whole[200] ^ 1]) + whole[201:],
+    }
+
+
+@pytest.mark.parametrize("name", other_kinds())
+def test_what_is_no_plain_png_is_left_to_pillow(name: str) -> None:
+    assert png.decode_png(other_kinds()[name]) is None
+
+
+def test_a_missing_file_is_left_to_pillow(tmp_path: Path) -> None:
+    assert png.decode_png(tmp_path / "gone.png") is None
+    with pytest.raises(UnreadableError, match="the label is missing"):
+        raw_label(tmp_path / "gone.png", PLAIN, "a label")
+
+
+def test_a_size_that_pillow_would_refuse_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23 * 37 // 2 - 1)
+    with pytest.raises(UnreadableError, match="decompression bomb"):
+        read_image(encode(NOISE), "a picture")
+
+
+@pytest.mark.parametrize("picture", [NOISE, NOISE[..., 0]], ids=["rgb", "grey"])
+def test_images_and_labels_are_the_same_without_it(
+    picture: np.ndarray,  # type: ignore[type-arg]
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(picture))
+    colors = {(int(r), int(g), int(b)): k for k, (r, g, b) in enumerate(NOISE.reshape(-1, 3))}
+    greys = {(k, k, k): 255 - k for k in range(256)}
+    tables = [colors] if picture.ndim == 3 else [{}, colors, greys]
+    maps = [LabelMap(("a", "b"), dict.fromkeys(range(2000), 0), colors=table) for table in tables]
+
+    def read() -> list[np.ndarray]:  # type: ignore[type-arg]
+        labels = [raw_label(source, one, "a") for one in maps for source in (path, encode(picture))]
+        return [read_image(path, "a").numpy(), *labels]
+
+    fast = read()
+    request.getfixturevalue("without_imagecodecs")
+    assert png.decode_png(path) is None
+    for mine, pillows in zip(fast, read(), strict=True):
+        np.testing.assert_array_equal(mine, pillows)
+    np.testing.assert_array_equal(fast[0], read_pixels(path, "a"))
+
+
+def test_colours_without_a_table_are_refused_as_before() -> None:
+    with pytest.raises(DataError, match="a RGB picture of 3 channels"):
+        raw_label(encode(NOISE), PLAIN, "a label")
+
+
+def test_damage_ends_in_nothing_or_pillows_pixels() -> None:
+    """In a process of its own: a decoder that crashes takes it along."""
+    script = """
+import io, zlib, numpy as np
+from PIL import Image
+from segacc.png import decode_png
+random = np.random.default_rng(0)
+picture = np.kron(random.integers(0, 9, (7, 9), np.uint8), np.ones((9, 8), np.uint8))
+file = io.BytesIO()
+Image.fromarray(picture).save(file, "PNG")
+whole, decoded = file.getvalue(), 0
+for turn in range(6000):
+    data = bytearray(whole)
+    for place in random.integers(8, len(data) - 12, random.integers(1, 5)):
+        data[place] = random.integers(256)
+    if turn % 2:  # whoever damaged it wrote the sums anew
+        place = 8
+        while place + 12 <= len(data):
+            length = int.from_bytes(data[place:place + 4], "big")
+            if place + 12 + length > len(data):
+                break
+            end = place + 8 + length
+            data[end:end + 4] = zlib.crc32(data[place + 4:end]).to_bytes(4, "big")
+            place = end + 4
+    found = decode_png(bytes(data))
+    if found is not None:
+        decoded += 1
+        np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(bytes(data)))))
+print(decoded)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) > 50
