@@ -19,6 +19,7 @@ import torch
 
 from segacc import TrainConfig, train
 from segacc.events import Evaluated, Event, Saved, StepDone
+from segacc.placement import Placement, spread
 
 PACKAGES = ("segacc", "torch", "torchvision", "transformers", "accelerate")
 
@@ -90,10 +91,30 @@ def report(
         "loss": f"{steps[0].loss:.4f} at step 1, {steps[-1].loss:.4f} at step {steps[-1].step}",
         "resumed": f"at step {after[0].step}, {seconds:.1f} s to the end",
         "evaluation": f"{scored.terms.num_images} images in {scored.seconds:.1f} s",
+        "windows": f"scaled as on the CPU up to {scaled_apart()} grey levels, classes equal",
         "mean_iou": f"{scored.scores['mean_iou']:.4f} ({scored.terms.protocol})",
     }
     for name, value in lines.items():
         print(f"{name:<18} {value}")
+
+
+def scaled_apart() -> int:
+    """Return the largest difference of windows scaled on the device from those of the CPU."""
+    torch.manual_seed(0)
+    sizes, scaled = ((60, 90), (64, 64), (30, 41), (128, 120)), ((64, 64), (64, 40), (50, 64))
+    places = [
+        Placement(window, to, (64, 64), mirrored=frozenset(mirrored))
+        for window in sizes
+        for to in scaled
+        for mirrored in ((), (-1,), (-1, -2))
+    ]
+    count = sum(place.window[0] * place.window[1] for place in places)
+    row = torch.randint(256, (count, 3)).byte(), torch.randint(256, (count,)).byte()
+    images, labels = spread(*row, places)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    others, classes = (one.cpu() for one in spread(*(one.to(device) for one in row), places))
+    assert torch.equal(labels, classes), "labels were scaled otherwise on the device"
+    return int((images.int() - others.int()).abs().max())
 
 
 def device_name() -> str:

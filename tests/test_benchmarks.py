@@ -30,6 +30,8 @@ def test_gpu_smoke_on_the_cpu() -> None:
     assert "torch" in told["versions"] and "segacc 0.1.0" in told["versions"]
     assert told["resumed"].startswith("at step 1,")
     assert told["evaluation"].startswith("39 images")
+    apart = int(told["windows"].removeprefix("scaled as on the CPU up to ").split()[0])
+    assert apart == 0 if told["device"].startswith("CPU") else apart <= 1
     assert 0 < float(told["mean_iou"].split()[0]) < 1
 
 
