@@ -246,10 +246,8 @@ def _label_pixels(source: bytes | Path, labels: LabelMap) -> tuple[Pixels, str]:
         if mode == "RGB" or not _counts_by_color(mode, labels):
             return pixels, mode
     with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-        colored = _counts_by_color(file.mode, labels)
-        return np.asarray(
-            file.convert(COLORED.get(file.mode, "RGB")) if colored else file
-        ), file.mode
+        mode, colored = file.mode, _counts_by_color(file.mode, labels)
+        return np.asarray(file.convert(COLORED.get(mode, "RGB")) if colored else file), mode
 
 
 def _counts_by_color(mode: str, labels: LabelMap) -> bool:

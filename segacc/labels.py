@@ -108,15 +108,16 @@ class LabelMap:
     def _run(self) -> tuple[int, int, int]:
         """The longest run of bytes that lie as far from their classes: first, last, how far.
 
-        All are counted from 255 on, so that it is 0, and raw id 0 is 1.
+        All are counted from 255 on, so that it is 0, and raw id 0 is 1. The last is below the first
+        where no byte is in the map.
         """
         moved = {(raw + 1) % 256: (k + 1) % 256 for raw, k in self.classes.items() if raw < 256}
         parts = groupby(
             enumerate(sorted(moved)), lambda pair: (pair[1] - pair[0], moved[pair[1]] - pair[1])
         )
         runs = [[byte for _, byte in part] for _, part in parts]
-        first, *_, last = max(runs, key=len, default=[0]) * 2
-        return first, last, moved.get(first, 0) - first
+        longest = max(runs, key=len, default=[])
+        return (longest[0], longest[-1], moved[longest[0]] - longest[0]) if runs else (1, 0, 0)
 
     @cached_property
     def _sorted_classes(self) -> "tuple[Ids, Ids]":

@@ -229,6 +229,12 @@ def test_runs_of_bytes_go_where_the_map_says(seed: int) -> None:
         assert f": {unknown} (1 pixel)." in complaint(labels, [sorted(classes)[1], unknown])
 
 
+def test_a_map_of_wide_ids_only_refuses_bytes() -> None:
+    labels = LabelMap(("road", "car"), {1000: 0, 2000: 1})
+    for raw in (0, 1, 254, 255):
+        assert f": {raw} (1 pixel)." in complaint(labels, [raw])
+
+
 def test_an_empty_label_is_mapped() -> None:
     labels = LabelMap.plain(("road", "car"))
     assert labels.apply(np.zeros((0, 4), np.uint8), "a.png").shape == (0, 4)
