@@ -92,7 +92,7 @@ def main() -> int:
         "worker_milliseconds": {name: round(median(ms), 3) for name, ms in parts.items()},
         "png": "imagecodecs" if png.decoder() else "Pillow",
         "core": core,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in installed(PACKAGES)},
     }
     typed.output.parent.mkdir(exist_ok=True)
     typed.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -149,6 +149,12 @@ def described(samples: Sequence[Sample], quality: int | None) -> dict[str, Any]:
         "mean_bytes": round(mean(file.getbuffer().nbytes for file in files)),
         "encoded": f"quality {quality}" if quality else "as they are",
     }
+
+
+def installed(packages: Sequence[str]) -> list[str]:
+    """Return those that are installed."""
+    found = {one.metadata["Name"].lower() for one in importlib.metadata.distributions()}
+    return [name for name in packages if name in found]
 
 
 def opened(image: bytes | Path) -> io.BytesIO:
@@ -272,9 +278,9 @@ def spent(train: TrainData, turn: int) -> Counter[str]:
             (crop, _), (flip, _) = pipeline.worker
             [colors] = pipeline.device
             with watch("cut random_scale_crop"):
-                image, label, placement = crop.cut(image, label)
+                image, label, placement = crop.late_cut(image, label)
             with watch("draw flip"):
-                flip.later(placement)
+                flip.late_flip(placement)
             with watch("draw color_jitter"):
                 colors.draw(image, label)
         windows.append((image, label))

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from segacc.hookspecs import Augmentation
 from segacc.order import seeded
-from segacc.placement import Placement
+from segacc.placement import Placement, own
 
 Pair = tuple[Tensor, Tensor]
 """Image (C, H, W) uint8 and label (H, W) uint8."""
@@ -61,12 +61,14 @@ class Pipeline:
             fetch: reads another sample of the split, as it is on disk.
         """
         placement: Placement | None = None
-        image, label = self._through(len(self.worker) - len(self.late), image, label, fetch)
+        at_once = len(self.worker) - len(self.late)
+        if at_once or not self.late:
+            image, label = self._through(at_once, image, label, fetch)
         for change in self.late:
             if placement is None:
-                image, label, placement = change.cut(image, label)
+                image, label, placement = own(image, *change.late_cut(image, label))
             else:
-                placement = change.later(placement)
+                placement = change.late_flip(placement)
         drawn = [change.draw(image, label).float() for change in self.of_batches]
         bare = image.as_subclass(Tensor), label.as_subclass(Tensor)
         return Changed(*bare, tuple(drawn), placement)
@@ -82,18 +84,16 @@ class Pipeline:
 
         They are the last of the worker's row, and no BatchChange looks at what they return.
         """
-        row: list[Any] = [change for change, _ in self.worker]
-        unseen = all(getattr(change, "draws_unseen", False) for change in self.of_batches)
-        for place in reversed(range(len(row) if unseen else 0)):
-            if hasattr(row[place], "cut"):
-                return tuple(row[place:])
-            if not hasattr(row[place], "later"):
+        if not all(getattr(change, "draws_unseen", False) for change in self.of_batches):
+            return ()
+        for place, (change, partners) in reversed(list(enumerate(self.worker))):
+            if not partners and can_wait(change, "late_cut"):
+                return tuple(change for change, _ in self.worker[place:])
+            if partners or not can_wait(change, "late_flip"):
                 break
         return ()
 
     def _through(self, end: int, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Pair:
-        if not end:
-            return image, label
         image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
         for place, (change, partners) in enumerate(self.worker[:end]):
             if partners:
@@ -126,6 +126,12 @@ class Pipeline:
                 own = [seed + 1 + place for seed in seeds]
                 images, labels = one_by_one(change, images, labels, own)
         return images, labels
+
+
+def can_wait(change: Any, way: str) -> bool:
+    """Tell whether a change has this way of waiting, and no call of its own that is newer."""
+    told = [kind for kind in type(change).__mro__ if {way, "__call__"} & vars(kind).keys()]
+    return bool(told) and way in vars(told[0])
 
 
 def batched(change: Any) -> bool:

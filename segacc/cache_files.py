@@ -36,7 +36,7 @@ from segacc.errors import OptionError, SegaccError
 from segacc.eval_data import EvalData
 from segacc.labels import LabelMap
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a sample is read to other pixels, or in another order, or the files change."""
 
 DATA, INDEX, META = "data.bin", "index.npy", "meta.json"

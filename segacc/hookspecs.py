@@ -144,8 +144,8 @@ class BatchChange(Protocol):
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
         """Draw the parameters of one sample: float32, of one shape for all samples.
 
-        It is given image (C, H, W) uint8 and label (H, W) uint8 as they leave the worker; it may
-        draw from torch, numpy and `random`.
+        It is given image (C, H, W) uint8 and label (H, W) uint8 as they leave the worker, or with
+        `draws_unseen` perhaps a window of another size; it may draw from torch, numpy and `random`.
         """
 
     def __call__(
@@ -167,10 +167,11 @@ class BatchChange(Protocol):
 class LateCrop(Protocol):
     """A crop of the worker that can leave its scaling to the device.
 
-    It does where only LateFlips come after it in the worker, and all BatchChanges draw unseen.
+    It does where only LateFlips come after it in the worker, and all BatchChanges draw unseen; a
+    subclass that has a call of its own needs a `late_cut` of its own. The same holds of flips.
     """
 
-    def cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
         """Cut a window of image (C, H, W) and label (H, W), and tell where it is to lie.
 
         `segacc.placement.placed` must make of it what a call returns under the same seed.
@@ -180,7 +181,7 @@ class LateCrop(Protocol):
 class LateFlip(Protocol):
     """A flip that can be left to the device, after a LateCrop."""
 
-    def later(self, placement: "Placement") -> "Placement":
+    def late_flip(self, placement: "Placement") -> "Placement":
         """Draw what a call would draw, and put it into the placement."""
 
 

@@ -17,6 +17,8 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 """What a JPEG that is whole starts and ends with."""
 FRAMES = (0xC0, 0xC1, 0xC2)
 """Markers of a picture's header: baseline, extended, progressive."""
+PIXELS = 0xDA
+"""Marker that the header ends with."""
 SIMPLE = (0xC4, 0xDB, 0xDD, 0xE0, 0xED, 0xFE)
 """Markers that say nothing of it: tables, restarts, JFIF, Photoshop's, comments."""
 
@@ -56,17 +58,17 @@ def is_simple(data: bytes) -> bool:
     Pillow's own reading of a header takes longer, most of all in a worker between other work. A
     size that Pillow would warn of is left to it.
     """
-    place = 2
-    while data[place] == 0xFF:
+    place, simple = 2, False
+    while data[place] == 0xFF and data[place + 1] != PIXELS:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker in FRAMES:
             bits, height, width, colors = struct.unpack_from(">BHHB", data, place + 4)
-            pixels = PILImage.MAX_IMAGE_PIXELS or math.inf
-            return bool(bits == 8 and colors == 3 and height * width <= pixels)
-        if marker not in SIMPLE:
+            most = PILImage.MAX_IMAGE_PIXELS or math.inf
+            simple = bool(bits == 8 and colors == 3 and height * width <= most)
+        elif marker not in SIMPLE:
             return False
         place += 2 + length
-    return False
+    return simple and data[place] == 0xFF
 
 
 def is_plain(data: bytes) -> bool:

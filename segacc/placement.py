@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 """(height, width)."""
+KEPT = 3
+"""A picture is kept until its batch is made where it is up to so many times its window."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class Placement:
     def mirror(self, axis: int) -> "Placement":
         """Mirror the sample along an axis; twice is not at all."""
         return replace(self, mirrored=self.mirrored ^ {axis})
+
+
+def own(
+    whole: "Tensor", image: "Tensor", label: "Tensor", placement: Placement
+) -> "tuple[Tensor, Tensor, Placement]":
+    """Copy a small window, so that a worker does not hold all pictures of a batch whole."""
+    if image.numel() * KEPT < whole.numel():
+        image = alone(image)[0] if image.stride(0) == 1 else image.clone()
+        label = label.clone()
+    return image, label, placement
 
 
 def placed(image: "Tensor", label: "Tensor", to: Placement) -> "tuple[Tensor, Tensor]":
@@ -89,8 +101,9 @@ def resized(image: "Tensor", label: "Tensor", size: Size) -> "tuple[Tensor, Tens
     from torch.nn import functional as F
 
     if image.shape[-2:] != size:
-        whole = image.device.type == "cpu"  # other devices have fractions only
-        pixels = alone(image) if whole else alone(image).float()
+        # Other devices have fractions only; on bytes torch errs where a row is one pixel.
+        whole = image.device.type == "cpu" and size[1] > 1
+        pixels = alone(image) if whole else image[None].float().contiguous()
         pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
         image = pixels if whole else pixels.round().clamp(0, 255).to(image.dtype)
     if label.shape != size:
@@ -117,10 +130,13 @@ def nearest_classes(label: "Tensor", size: Size) -> "Tensor":
     """
     import torch
 
+    if label.device.type != "cpu":  # worked out there, as a copy would wait for the device
+        for axis, new in enumerate(size):
+            middles = torch.arange(new, device=label.device, dtype=torch.float64) + 0.5
+            old = label.shape[axis]
+            label = label.index_select(axis, (middles * (old / new)).clamp(max=old - 1).long())
+        return label
     rows, columns = (nearest(old, new) for old, new in zip(label.shape, size, strict=True))
-    if label.device.type != "cpu":
-        there = (torch.from_numpy(one).to(label.device) for one in (rows, columns))
-        return label.index_select(0, next(there)).index_select(1, next(there))
     classes = label.numpy()
     if size[0] < label.shape[0]:
         classes = classes.take(rows, 0).take(columns, 1)
@@ -138,16 +154,13 @@ def nearest(old: int, new: int) -> Any:
 
 def padded(image: "Tensor", label: "Tensor", size: Size, ignore: int) -> "tuple[Tensor, Tensor]":
     """Fill image (C, h, w) and label (h, w) up to a size at the right and at the bottom."""
-    import torch
-
     channels, height, width = image.shape
-    color = torch.tensor(padding_color(channels), dtype=image.dtype, device=image.device)
-    color = color[:, None, None]
     whole = image.new_empty((*size, channels)).permute(2, 0, 1)  # as decoders and resizing leave it
     classes = label.new_full(size, ignore)
     whole[:, :height, :width] = image
-    whole[:, height:] = color
-    whole[:, :height, width:] = color
+    for plane, level in zip(whole, padding_color(channels), strict=True):
+        plane[height:] = level
+        plane[:height, width:] = level
     classes[:height, :width] = label
     return whole, classes
 

@@ -5,7 +5,9 @@ Labels of ADE20K take two thirds of Pillow's time, pictures as large as those of
 
 import functools
 import math
+import re
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"
 GREY, RGB = 0, 2
 """Kinds of colour, in a PNG's header."""
-SIMPLE = set(b"IHDR IDAT IEND gAMA cHRM sRGB iCCP sBIT pHYs tIME bKGD tEXt".split())
+SIMPLE = set(b"IHDR IDAT IEND gAMA cHRM sRGB sBIT pHYs tIME bKGD tEXt".split())
 """Chunks that do not say how the pixels are meant, or say it to screens."""
-EXIF = b"Raw profile type exif"
-"""What a text that holds EXIF starts with."""
+TURNING = re.compile(rb"exif|xmp|raw profile", re.IGNORECASE)
+"""In the name of a text that may say how the picture is turned."""
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -57,7 +59,10 @@ def decode_png(source: bytes | Path) -> Pixels | None:
 
 
 def is_simple(data: bytes) -> bool:
-    """Tell whether it is whole, 8 bits, grey or RGB, not interlaced, not transparent or turned."""
+    """Tell whether it is whole, 8 bits, grey or RGB, not interlaced, not transparent or turned.
+
+    Damage is looked for here, as libpng would complain of it on stderr.
+    """
     if not (data.startswith(SIGNATURE) and data.endswith(END)):
         return False
     width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
@@ -65,10 +70,15 @@ def is_simple(data: bytes) -> bool:
         return False
     if width * height > (PILImage.MAX_IMAGE_PIXELS or math.inf):
         return False
-    place = len(SIGNATURE)
+    place, view = len(SIGNATURE), memoryview(data)
     while place < len(data):
         length, name = struct.unpack_from(">I4s", data, place)
-        if name not in SIMPLE or data.startswith(EXIF, place + 8):
+        end = place + 8 + length
+        if name not in SIMPLE or zlib.crc32(view[place + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
             return False
-        place += 12 + length
+        if name == b"tEXt" and TURNING.search(data[place + 8 : end].split(b"\0")[0]):
+            return False
+        place = end + 4
     return place == len(data)

@@ -15,7 +15,7 @@ from data_tools import facts
 from segacc.errors import OptionError
 from segacc.placement import padded, padding_color
 from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCropOptions
-from segacc.plugins.augmentations.pairs import resized
+from segacc.plugins.augmentations.pairs import resized_pair
 
 
 def test_at_scale_1_the_crop_is_a_piece_of_both() -> None:
@@ -44,11 +44,11 @@ def test_resizing_is_torchvisions_however_the_pixels_lie(
     classes = F.resize(tv_tensors.Mask(label), list(size), v2.InterpolationMode.NEAREST_EXACT)
     for image in (whole[:, 11:81, 7:97], beside[:, 11:81, 7:97]):
         wanted = F.resize(image, list(size), antialias=True)
-        pair = resized(image, label, size)
+        pair = resized_pair(image, label, size)
         assert torch.equal(pair[0], wanted) and torch.equal(pair[1], classes)
     # A picture as it is, not a window of one.
     assert torch.equal(
-        resized(beside, whole[0], size)[0], F.resize(whole, list(size), antialias=True)
+        resized_pair(beside, whole[0], size)[0], F.resize(whole, list(size), antialias=True)
     )
 
 

@@ -107,6 +107,12 @@ def test_without_augmentations_a_sample_is_its_files() -> None:
     assert label == sample.label
 
 
+def windows() -> Pipeline:
+    """Return a row whose crop leaves its scaling to the device."""
+    crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(16, 16)))
+    return Pipeline(((numpy_noise, False), (crop, False), (Mirror(0.5, -1), False)))
+
+
 def batches(num_workers: int, *, first: int = 0, data: TrainData | None = None) -> list[Any]:
     given, steps = data or train_data(), range(first, 6)
     return list(given.loader(CUT, steps, positions=[], num_workers=num_workers, pin_memory=False))
@@ -116,6 +122,7 @@ def assert_equal_batches(found: list[Batch], wanted: list[Batch]) -> None:
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+        assert one.placements == other.placements
         assert one.items == other.items
         assert all(torch.equal(a, b) for a, b in zip(one.drawn, other.drawn, strict=True))
 
@@ -145,6 +152,15 @@ def test_a_worker_does_not_search_the_libraries_for_garbage() -> None:
     before = gc.get_freeze_count()
     [count] = load(Frozen(), 1, batch_size=None, sampler=range(1))
     assert count > 50_000 and gc.get_freeze_count() == before
+
+
+def test_windows_do_not_depend_on_workers() -> None:
+    wanted, found = (batches(n, data=train_data(through=windows())) for n in (0, 2))
+    assert_equal_batches(found, wanted)
+    assert all(len(batch.placements) == 4 for batch in found)
+    assert len({place.window for batch in found for place in batch.placements}) > 10
+    laid = [batch.laid_out() for batch in found]
+    assert all(batch.images.shape == (4, 3, 16, 16) for batch in laid)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -17,7 +17,12 @@ from segacc.data import Batch, Item, collate
 from segacc.hookspecs import Augmentation
 from segacc.options import decode
 from segacc.order import seeded
-from segacc.placement import Placement, packed, padding_color, placed, spread
+from segacc.placement import Placement, packed, padding_color, placed, resized, spread
+from segacc.plugins.augmentations.geometry import (
+    Mirror,
+    RandomScaleCrop,
+    RandomScaleCropOptions,
+)
 
 CROP = (48, 64)
 SIZES = ((90, 130), (61, 75), (37, 201), (17, 23), (200, 40))
@@ -65,6 +70,8 @@ def test_the_device_makes_what_the_worker_would_have_made(name: str, channels: i
     assert len(late.late) == 3
     at_once = [change for change, _ in late.worker]
     samples = [pixels(SIZES[k % len(SIZES)], channels, seed=k) for k in range(30)]
+    planes = [(image.contiguous(), label) for image, label in samples[20:]]  # as TIFFs may be
+    samples = samples[:20] + planes
     batch = batch_of(late, samples)
     assert len(batch.placements) == 30 and batch.images.ndim == 2
     laid = batch.laid_out()
@@ -116,6 +123,60 @@ def test_a_crop_is_left_to_the_device_where_only_flips_follow(
     assert len(alone.late) == count  # what comes picture by picture comes after that
 
 
+class Darker(RandomScaleCrop):
+    """A stranger's crop that does more when it is called."""
+
+    def __call__(self, image: Any, label: Any) -> Any:
+        image, label = super().__call__(image, label)
+        return tv_tensors.Image(image // 2), label
+
+
+class DarkerLater(Darker):
+    def late_cut(self, image: Any, label: Any) -> Any:
+        image, label, placement = super().late_cut(image, label)
+        return image // 2, label, placement
+
+
+class Rarely(Mirror):
+    def __call__(self, image: Any, label: Any) -> Any:
+        return image, label
+
+
+def test_a_subclass_with_a_call_of_its_own_is_called() -> None:
+    told = facts(crop_size=CROP)
+    crop, darker, later = (
+        kind(RandomScaleCropOptions(), told) for kind in (RandomScaleCrop, Darker, DarkerLater)
+    )
+    flip, rarely = Mirror(0.5, -1), Rarely(0.5, -1)
+    late = {1: [[crop], [later]], 2: [[crop, flip]], 0: [[darker], [crop, rarely], [darker, flip]]}
+    for count, rows in late.items():
+        for changes in rows:
+            assert len(Pipeline(tuple((one, False) for one in changes)).late) == count
+    assert Pipeline(((crop, True),)).late == ()  # one that mixes
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_a_worker_does_not_hold_large_pictures_for_their_windows(side_by_side: bool) -> None:
+    pipeline = row("random_scale_crop", "flip")
+    for seed in range(20):
+        image, label = pixels((400, 500), 3)
+        with seeded(seed):
+            found = pipeline.in_worker(image if side_by_side else image.contiguous(), label, nobody)
+        held = found.image.untyped_storage().nbytes() + found.label.untyped_storage().nbytes()
+        assert held <= 3 * (found.image.numel() + found.label.numel())
+        assert (found.image.stride(0) == 1) == side_by_side
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 1), (1, 7), (2, 2)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 5, 8])
+def test_tiny_sizes_do_not_depend_on_how_pixels_lie(channels: int, size: tuple[int, int]) -> None:
+    image, label = pixels((9, 11), channels)
+    mine, planes = resized(image, label, size), resized(image.contiguous(), label, size)
+    assert torch.equal(mine[0], planes[0])
+    wanted = F.resize(image.contiguous().float(), list(size), antialias=True)
+    assert (mine[0] - wanted).abs().max() <= 1
+
+
 @pytest.mark.parametrize("mirrored", [(), (-1,), (-2,), (-1, -2)], ids=str)
 @pytest.mark.parametrize("scaled", [(48, 64), (48, 30), (20, 64), (13, 7)], ids=str)
 def test_a_window_is_scaled_filled_up_and_mirrored(
@@ -147,7 +208,7 @@ def test_no_window_is_more_than_twice_the_crop_each_way() -> None:
     seen = []
     for seed in range(60):
         with seeded(seed):
-            window, classes, placement = change.cut(image, label)
+            window, classes, placement = change.late_cut(image, label)
         assert window.shape[1:] == classes.shape == placement.window
         assert placement.window[0] <= 2 * CROP[0] + 2 and placement.window[1] <= 2 * CROP[1] + 2
         seen.append(placement.window == placement.scaled)
@@ -191,7 +252,7 @@ def test_an_unreadable_sample_is_ignored_beside_windows() -> None:
     assert torch.equal(laid.labels[1], placed(one.image, one.label, good.placement)[1])  # type: ignore[arg-type]
 
 
-def test_windows_are_pinned_and_moved_with_the_batch() -> None:
+def test_windows_move_with_the_batch() -> None:
     batch = batch_of(row("random_scale_crop"), [pixels((90, 130), 3)])
     moved = batch.to(torch.device("meta"))
     assert moved.images.device.type == moved.labels.device.type == "meta"

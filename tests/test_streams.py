@@ -82,6 +82,7 @@ def assert_equal_batches(found: list[Batch], wanted: list[Batch]) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert one.items == other.items
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+        assert one.placements == other.placements
         assert all(torch.equal(a, b) for a, b in zip(one.drawn, other.drawn, strict=True))
         assert one.position == other.position
 
@@ -89,6 +90,17 @@ def assert_equal_batches(found: list[Batch], wanted: list[Batch]) -> None:
 def states() -> tuple[Any, ...]:
     name, keys, *rest = np.random.get_state()
     return torch.get_rng_state().tolist(), random.getstate(), name, keys.tolist(), rest
+
+
+def test_windows_of_a_stream_go_on_from_any_batch() -> None:
+    crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(8, 8)))
+    data, cut = training(small_stream(7, 5, 9), Pipeline(((crop, False),))), Cut(batch_size=3)
+    whole = load(data, cut, range(8), 2)
+    assert all(len(batch.placements) == 3 for batch in whole)
+    assert all(batch.laid_out().images.shape == (3, 3, 8, 8) for batch in whole)
+    latest: dict[int, Any] = {batch.position[0]: batch.position[1] for batch in whole[:4]}
+    rest = load(data, cut, range(4, 8), 2, [latest[0], latest[1]])
+    assert_equal_batches(rest, whole[4:])
 
 
 # --------------------------------------------------------------------------------- who reads what

@@ -271,12 +271,12 @@ class Turn:
             return image, label
         return functional.horizontal_flip(image), functional.horizontal_flip(label)
 
-    def later(self, placement: Placement) -> Placement:
+    def late_flip(self, placement: Placement) -> Placement:
         return placement if torch.rand(()) < 0.5 else placement.mirror(-1)
 
 
 class TurnElsewhere(Turn):
-    def later(self, placement: Placement) -> Placement:
+    def late_flip(self, placement: Placement) -> Placement:
         return placement.mirror(-1)
 
 
@@ -287,15 +287,15 @@ class Half:
         rows = label.shape[0] // 2
         return tv_tensors.Image(image[:, :rows]), tv_tensors.Mask(label[:rows])
 
-    def cut(self, image: Any, label: Any) -> Any:
+    def late_cut(self, image: Any, label: Any) -> Any:
         image, label = (one.as_subclass(Tensor) for one in self(image, label))
         size = (label.shape[0], label.shape[1])
         return image, label, Placement(size, size, size)
 
 
 class OtherHalf(Half):
-    def cut(self, image: Any, label: Any) -> Any:
-        image, label, placement = super().cut(image, label)
+    def late_cut(self, image: Any, label: Any) -> Any:
+        image, label, placement = super().late_cut(image, label)
         return image, label.flip(0), placement
 
 
@@ -304,7 +304,9 @@ def test_what_is_left_to_the_device_is_what_a_call_gives() -> None:
         check_augmentation(augmentation(change))
 
 
-@pytest.mark.parametrize(("change", "name"), [(TurnElsewhere(), "later"), (OtherHalf(), "cut")])
+@pytest.mark.parametrize(
+    ("change", "name"), [(TurnElsewhere(), "late_flip"), (OtherHalf(), "late_cut")]
+)
 def test_another_sample_on_the_device_is_told(change: Any, name: str) -> None:
     with pytest.raises(AssertionError, match=f"`{name}` and `segacc.placement.placed` to give"):
         check_augmentation(augmentation(change))

@@ -241,16 +241,16 @@ def seeds(subject: Subject, options: Any) -> None:
 def left_to_the_device(subject: Subject) -> None:
     """Require that `cut`, or `later`, comes to what a call returns under the same seed."""
     change: Any = subject.change
-    kind = next((name for name in ("cut", "later") if hasattr(change, name)), None)
+    kind = next((name for name in ("late_cut", "late_flip") if hasattr(change, name)), None)
     for seed in range(8 if kind else 0):
         image, label = pair((120, 150), subject.facts.num_channels, 16, seed)
         at_once = apply(subject, image, label, seed)
         size = 120, 150
         with subject.report.attempt(f"`{kind}` to be called"), seeded(seed):
-            if kind == "cut":
-                found = placed(*change.cut(image, label))
+            if kind == "late_cut":
+                found = placed(*change.late_cut(image, label))
             else:
-                found = placed(image, label, change.later(Placement(size, size, size)))
+                found = placed(image, label, change.late_flip(Placement(size, size, size)))
         same = all(torch.equal(a, b) for a, b in zip(found, at_once, strict=True))
         expected = f"`{kind}` and `segacc.placement.placed` to give what a call gives, same seed"
         subject.report.require(same, expected, f"another sample under seed {seed}")

@@ -67,9 +67,9 @@ class RandomScaleCrop:
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
         """Return image (C, h, w) and label (h, w) of the crop's size."""
-        return as_pair(*placed(*self.cut(image, label)))
+        return as_pair(*placed(*self.late_cut(image, label)))
 
-    def cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
         """Draw a crop; return its window of image and label, unscaled, and where it is to lie."""
         first, *places = uniforms(1 + 2 * TRIES)
         scale = between(self.options.scale_min, self.options.scale_max, first)
@@ -168,7 +168,7 @@ class Mirror:
         image, label = plain(image, label)
         return as_pair(image.flip(self.axis), label.flip(self.axis))
 
-    def later(self, placement: Placement) -> Placement:
+    def late_flip(self, placement: Placement) -> Placement:
         """Mirror, now and then, what lies somewhere later only."""
         return placement.mirror(self.axis) if chance(self.p) else placement
 

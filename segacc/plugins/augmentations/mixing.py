@@ -17,7 +17,7 @@ from segacc.plugins.augmentations.pairs import (
     paste,
     place,
     plain,
-    resized,
+    resized_pair,
     uniform,
 )
 
@@ -159,7 +159,7 @@ def piece(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> "tuple[Ten
     factor = max(1.0, size[0] / tall, size[1] / wide)
     if factor > 1:
         new = max(size[0], round(tall * factor)), max(size[1], round(wide * factor))
-        image, label = resized(image, label, new)
+        image, label = resized_pair(image, label, new)
     image, label = plain(image, label)
     top, left = (place(side - part + 1) for side, part in zip(label.shape, size, strict=True))
     window = slice(top, top + size[0]), slice(left, left + size[1])

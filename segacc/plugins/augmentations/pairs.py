@@ -73,7 +73,7 @@ def as_pair(image: "Tensor", label: "Tensor") -> Pair:
     return tv_tensors.Image(image), tv_tensors.Mask(label)
 
 
-def resized(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> Pair:
+def resized_pair(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> Pair:
     """Resize image (C, H, W) bilinear, antialiased, and label (H, W) to its nearest pixels."""
     return as_pair(*placement.resized(*plain(image, label), size))
 

@@ -18,7 +18,7 @@ from segacc.plugins.augmentations.pairs import (
     meeting,
     paste,
     plain,
-    resized,
+    resized_pair,
     uniform,
 )
 
@@ -170,7 +170,7 @@ class CopyPaste:
             image, label = image.flip(-1), label.flip(-1)
         scale = uniform(self.options.scale_min, self.options.scale_max)
         tall, wide = (max(1, round(side * scale)) for side in label.shape)
-        return plain(*resized(*as_pair(image, label), (tall, wide)))
+        return plain(*resized_pair(*as_pair(image, label), (tall, wide)))
 
 
 def span(marks: "Tensor") -> slice:
