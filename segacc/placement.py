@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 """(height, width)."""
-KEPT = 3
+KEPT = 4
 """A picture is kept until its batch is made where it is up to so many times its window."""
 
 
