@@ -139,7 +139,8 @@ class TrainConfig:
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
     best_by: str = "mean_iou"
-    """Score that decides what `best/` holds, as in `mean_iou` or `per_category_iou/nucleus`."""
+    """Score that decides what `best/` holds, as in `per_category_iou/nucleus`; where the metrics do
+    not give mean_iou, their first is the default."""
     keep: PositiveInt = 3
     """Checkpoints that are kept, the newest."""
     num_pictures: NonNegativeInt = 4

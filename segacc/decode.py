@@ -14,6 +14,7 @@ from segacc.hookspecs import Sample
 from segacc.jpeg import ORIENTATION, content, decode_jpeg
 from segacc.labels import LabelMap
 from segacc.png import decode_png
+from segacc.tiff import channels_in_file, is_tiff, read_tiff, refuse_deep_planes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +25,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 COLORED = {"RGB": "RGB", "P": "RGB", "RGBA": "RGBA", "LA": "RGBA", "PA": "RGBA"}
 """Pillow's modes of labels that a colour table is for, and what they are read as."""
 
-SAMPLES, BITS, PLANAR = 277, 258, 284
-"""TIFF tags: number of channels, bits of each, and 2 where they lie one after the other."""
 INSTALL = 'pip install "segacc[tiff]"'
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Pixels = np.ndarray[Any, Any]
 
@@ -67,14 +65,14 @@ def read_pixels(source: bytes | Path, where: str, num_channels: int = 3) -> Pixe
         return _bands(source, where, num_channels)
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            _refuse_deep_planes(file)
+            refuse_deep_planes(file)
             mode, bands = file.mode, len(file.getbands())
-            in_file = getattr(file, "tag_v2", {}).get(SAMPLES, bands)
+            in_file = channels_in_file(file, bands)
             pixels = _channels_first(eight_bit(upright(file)), num_channels)
     except UnidentifiedImageError as error:
-        if _is_tiff(source) and importlib.util.find_spec("tifffile"):
+        if is_tiff(source) and importlib.util.find_spec("tifffile"):
             return _bands(source, where, num_channels)
-        hint = f". It is a TIFF: perhaps tifffile reads it, {INSTALL}" if _is_tiff(source) else ""
+        hint = f". It is a TIFF: perhaps tifffile reads it, {INSTALL}" if is_tiff(source) else ""
         raise UnreadableError(
             f"{where}: the image cannot be read: {plainly(error)}{hint}."
         ) from None
@@ -92,13 +90,6 @@ def read_pixels(source: bytes | Path, where: str, num_channels: int = 3) -> Pixe
             f"{where}: the image has {bands} channels (mode {mode}), --num-channels 4 wants four."
         )
     return pixels
-
-
-def _refuse_deep_planes(file: PILImage.Image) -> None:
-    """Refuse a TIFF of 16 bits with one plane after the other: Pillow reads noise from it."""
-    tags = getattr(file, "tag_v2", {})
-    if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
-        raise UnidentifiedImageError
 
 
 def _channels_first(picture: PILImage.Image, num_channels: int) -> Pixels:
@@ -131,13 +122,6 @@ def plainly(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
-def _is_tiff(source: bytes | Path) -> bool:
-    if isinstance(source, bytes):
-        return source.startswith(TIFF_STARTS)
-    with source.open("rb") as file:
-        return file.read(4) in TIFF_STARTS
-
-
 def _bands(source: bytes | Path, where: str, num_channels: int) -> Pixels:
     """Read a TIFF of any number of channels with tifffile: (C, H, W) uint8.
 
@@ -149,8 +133,8 @@ def _bands(source: bytes | Path, where: str, num_channels: int) -> Pixels:
             tifffile is not installed.
     """
     try:
-        tiff = _is_tiff(source)
-        pixels = _read_tiff(source, num_channels) if tiff else np.empty(0)
+        tiff = is_tiff(source)
+        pixels = read_tiff(source, num_channels) if tiff else np.empty(0)
     except ImportError:
         raise DataError(
             f"{where}: a TIFF of {num_channels} channels is read with the package tifffile, which "
@@ -176,31 +160,6 @@ def _bands(source: bytes | Path, where: str, num_channels: int) -> Pixels:
     if pixels.dtype.itemsize > 1:
         pixels = np.right_shift(pixels, 8)
     return np.array(pixels, np.uint8, order="C")
-
-
-def _read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
-    """Return the first picture of a TIFF, (C, H, W) of its own dtype."""
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-        first = file.series[0]
-        if first.size > 2 * (PILImage.MAX_IMAGE_PIXELS or np.inf) * num_channels:
-            raise ValueError(f"{first.size} values, which is more than Pillow would read")
-        return _planes(first.asarray(), first.axes, num_channels)
-
-
-def _planes(pixels: Pixels, axes: str, num_channels: int) -> Pixels:
-    """Put the channels first; `axes` names Y, X and what is neither, as tifffile does."""
-    if pixels.ndim < 2 or pixels.size == 0:
-        raise ValueError("it has no pixels")
-    if pixels.ndim == 2:
-        return pixels[None]
-    if "Y" in axes and "X" in axes:
-        pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (-2, -1))
-    pixels = pixels.reshape(-1, *pixels.shape[-2:])
-    if len(pixels) != num_channels == pixels.shape[-1]:  # (H, W, C) that was written as pages
-        pixels = pixels.transpose(2, 0, 1)
-    return pixels
 
 
 def read_label(source: bytes | Path, labels: LabelMap, where: str) -> "Tensor":

@@ -1,9 +1,11 @@
 """What a run chooses where a setting was left open, and what no network could take."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from segacc.amounts import steps_of
 from segacc.errors import OptionError
+from segacc.hookspecs import MetricState
 from segacc.model import SegmentationModel
 from segacc.optim.optimizers import check_length, default_lr
 from segacc.optim.schedule import OneCycle, parse_schedule
@@ -94,6 +96,22 @@ def filled(settings: Settings, open_ends: Choices) -> Settings:
     """Put a value in each place that is still open."""
     config = settings.config
     return settings.chosen({k: v for k, v in open_ends.items() if getattr(config, k) is None})
+
+
+def choose_score(settings: Settings, metrics: Mapping[str, MetricState]) -> Settings:
+    """Judge by the metrics' first score where they do not give the default, and none was typed."""
+    if "best_by" in settings.origins:
+        return settings
+    found = [
+        (key, text)
+        for text, metric in metrics.items()
+        for key, value in metric.compute().items()
+        if isinstance(value, float)
+    ]
+    if not found or settings.config.best_by in dict(found):
+        return settings
+    key, text = found[0]
+    return settings.chosen({"best_by": (key, f"the first score of {text}")})
 
 
 def check_warmup(settings: Settings, steps: int, told: str) -> None:

@@ -1,8 +1,8 @@
 """Folders that are given: found, refused, or named where none was typed."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from segacc.chosen import Chosen
 from segacc.errors import OptionError
@@ -63,8 +63,11 @@ def writable(folder: Path, where: str) -> Path:
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if not above.is_dir():
         raise OptionError(f"{where}: {folder}: {above} is a file.")
-    if not os.access(above, os.W_OK):
-        raise OptionError(f"{where}: {folder}: {above} is not writable.")
+    try:  # rights alone do not tell: a file system may refuse all the same
+        TemporaryDirectory(dir=above).cleanup()
+    except OSError as error:
+        why = error.strerror
+        raise OptionError(f"{where}: {folder}: nothing can be written in {above}: {why}.") from None
     return folder
 
 

@@ -1,14 +1,13 @@
 """All that a plugin author must read: five hooks, their records, and the facts of a run.
 
 A plugin is a module with some of the five functions below, each marked `@segacc.hookimpl`, and two
-lines of
-pyproject.toml:
+lines of pyproject.toml:
 
     [project.entry-points.segacc]
     mynet = "segacc_mynet"
 
 Importing a plugin module must be cheap: import torch and transformers inside `build`, not at the
-    top.
+top.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from segacc.labels import LabelMap
     from segacc.model import SegmentationModel
-    from segacc.placement import Placement
 
 hookspec = pluggy.HookspecMarker("segacc")
 hookimpl = pluggy.HookimplMarker("segacc")
@@ -136,9 +134,8 @@ class MetricFiles(Protocol):
 class BatchChange(Protocol):
     """An augmentation of whole batches: each sample's parameters are drawn in the worker.
 
-    One that has `takes_bytes = True` is given uint8 where the images still are. One that has
-    `draws_unseen = True` draws without a look at pixels or sizes, so that a LateCrop may leave its
-    scaling to the device.
+    With `takes_bytes = True` it is given uint8 where the images still are. One that has
+    `draws_unseen = True` does not look at pixels or sizes: a crop may leave scaling to the device.
     """
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
@@ -162,27 +159,6 @@ class BatchChange(Protocol):
         Returns:
             The same shapes and dtypes. A sample's result must not depend on the others.
         """
-
-
-class LateCrop(Protocol):
-    """A crop of the worker that can leave its scaling to the device.
-
-    It does where only LateFlips come after it in the worker, and all BatchChanges draw unseen; a
-    subclass that has a call of its own needs a `late_cut` of its own. The same holds of flips.
-    """
-
-    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
-        """Cut a window of image (C, H, W) and label (H, W), and tell where it is to lie.
-
-        `segacc.placement.placed` must make of it what a call returns under the same seed.
-        """
-
-
-class LateFlip(Protocol):
-    """A flip that can be left to the device, after a LateCrop."""
-
-    def late_flip(self, placement: "Placement") -> "Placement":
-        """Draw what a call would draw, and put it into the placement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +218,7 @@ class Augmentation(Record):
     With `partners` it is called with a third argument: a function without arguments that returns
     another (image, label) of the training split, which has been through what stands before.
 
-    On "batch" it is a BatchChange. A crop or a flip may be a LateCrop or a LateFlip, too."""
+    On "batch" it is a BatchChange. Crops and flips may have what `segacc.placement` asks for."""
     on: Literal["worker", "device", "batch"] | Callable[[Any], str] = "worker"
     """Where it runs: in the data loader's worker, on the training device picture by picture, or
     there on a whole batch; or options to one of these."""

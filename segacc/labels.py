@@ -8,11 +8,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from segacc.errors import DataError, count_of
+from segacc.lookup import look_up, packed_color, sorted_table, unpacked_color
 
 if TYPE_CHECKING:
     import numpy as np
 
-    Ids = np.ndarray[Any, np.dtype[np.int64]]
+    from segacc.lookup import Ids
 
 IGNORE = 255
 """The class id of a pixel that counts for nothing, everywhere inside segacc."""
@@ -121,11 +122,11 @@ class LabelMap:
 
     @cached_property
     def _sorted_classes(self) -> "tuple[Ids, Ids]":
-        return _sorted(self.classes)
+        return sorted_table(self.classes)
 
     @cached_property
     def _sorted_colors(self) -> "tuple[Ids, Ids]":
-        return _sorted({_packed(color): raw for color, raw in self.colors.items()})
+        return sorted_table({packed_color(color): raw for color, raw in self.colors.items()})
 
     def apply(
         self, raw: "np.ndarray[Any, Any]", where: str
@@ -148,7 +149,7 @@ class LabelMap:
             if len(self.names) in translated:
                 raise DataError(self._complaint(raw, where))
             return np.frombuffer(translated, np.uint8).reshape(raw.shape)
-        mapped = _look_up(raw, *self._sorted_classes)
+        mapped = look_up(raw, *self._sorted_classes)
         if mapped.min() < 0:
             raise DataError(self._complaint(raw, where))
         return mapped.astype(np.uint8)
@@ -169,7 +170,7 @@ class LabelMap:
         for band in range(3):  # a colour becomes one number
             padded[..., band] = rgb[..., band]
         values = padded.view("<u4")[..., 0]
-        raw = _look_up(values, *self._sorted_colors)
+        raw = look_up(values, *self._sorted_colors)
         if raw.min() < 0:
             raise DataError(self._color_complaint(values[raw < 0], where))
         return raw if max(self.colors.values()) > 255 else raw.astype(np.uint8)
@@ -179,7 +180,7 @@ class LabelMap:
 
         found, counts = np.unique(values, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:8]
-        told = [self._stranger(_unpacked(int(found[k])), int(counts[k])) for k in order]
+        told = [self._stranger(unpacked_color(int(found[k])), int(counts[k])) for k in order]
         if len(found) > 20:
             cure = (
                 f"So many different colours ({len(found)}) suggest JPEG compression, smoothed "
@@ -274,37 +275,6 @@ class LabelMap:
         palette = tuple((r, g, b) for r, g, b in values["palette"])
         colors = {(r, g, b): int(raw) for r, g, b, raw in values.get("colors", ())}
         return cls(tuple(values["names"]), classes, palette, colors)
-
-
-def _packed(color: Color) -> int:
-    """Make one number of a colour; `raw_ids` sees a picture's bytes in this order."""
-    return color[0] | color[1] << 8 | color[2] << 16
-
-
-def _unpacked(value: int) -> Color:
-    return value & 255, value >> 8 & 255, value >> 16
-
-
-def _sorted(table: Mapping[int, int]) -> "tuple[Ids, Ids]":
-    import numpy as np
-
-    keys = sorted(table)
-    return np.array(keys, np.int64), np.array([table[key] for key in keys], np.int64)
-
-
-def _look_up(values: "np.ndarray[Any, Any]", keys: "Ids", results: "Ids") -> "Ids":
-    """Map integers (H, W) through sorted keys to (H, W) int64, -1 for what is no key.
-
-    Neighbours in a label are mostly alike: only the first of each run is searched for.
-    """
-    import numpy as np
-
-    flat = values.reshape(-1)
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    heads = flat[starts]
-    places = np.minimum(np.searchsorted(keys, heads), len(keys) - 1)
-    mapped = np.where(keys[places] == heads, results[places], -1)
-    return np.repeat(mapped, np.diff(starts, append=len(flat))).reshape(values.shape)
 
 
 def ranges(ids: Mapping[int, int]) -> str:

@@ -6,7 +6,7 @@ device: the windows of a batch go there in one row, each with its Placement.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from segacc.labels import IGNORE
 
@@ -36,6 +36,27 @@ class Placement:
     def mirror(self, axis: int) -> "Placement":
         """Mirror the sample along an axis; twice is not at all."""
         return replace(self, mirrored=self.mirrored ^ {axis})
+
+
+class LateCrop(Protocol):
+    """A crop of the worker that can leave its scaling to the device.
+
+    It does where only LateFlips come after it in the worker, and all BatchChanges draw unseen; a
+    subclass that has a call of its own needs a `late_cut` of its own. The same holds of flips.
+    """
+
+    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+        """Cut a window of image (C, H, W) and label (H, W), and tell where it is to lie.
+
+        `placed` must make of it what a call returns under the same seed.
+        """
+
+
+class LateFlip(Protocol):
+    """A flip that can be left to the device, after a LateCrop."""
+
+    def late_flip(self, placement: Placement) -> Placement:
+        """Draw what a call would draw, and put it into the placement."""
 
 
 def own(

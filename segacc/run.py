@@ -18,7 +18,7 @@ from segacc.build import build_network
 from segacc.config import TrainConfig
 from segacc.data import TrainData
 from segacc.data_source import load_data
-from segacc.defaults import choose_settings
+from segacc.defaults import choose_score, choose_settings
 from segacc.events import Scores, Skipped
 from segacc.hookspecs import Facts, LossTerm
 from segacc.labels import LabelMap
@@ -201,6 +201,7 @@ def build_run(plan: Plan) -> Run:
 
     pipeline = build_pipeline(plan, facts)
     scoring = build_scoring(plan, facts, accelerator, model, network, data.scored)
+    settings = choose_score(settings, scoring.metrics())
     run = Run(
         config=settings.config,
         plan=plan,
@@ -215,7 +216,9 @@ def build_run(plan: Plan) -> Run:
         labels=data.splits.labels,
         facts=facts,
         balance=data.balance,
-        best=Best(settings.config.best_by, plan.metric, scoring.metrics()),
+        best=Best(
+            settings.config.best_by, plan.metric, scoring.metrics(), settings.where("best_by")
+        ),
         progress=checkpoint.Progress(),
         early_stop=build_early_stop(plan, scoring),
         guard=build_guard(plan, accelerator),

@@ -7,10 +7,12 @@ import pytest
 from refusals import NoOptions
 from segacc.checkpoint import Progress
 from segacc.chosen import Chosen
+from segacc.defaults import choose_score
 from segacc.errors import OptionError
-from segacc.hookspecs import Metric
+from segacc.hookspecs import Facts, Metric
 from segacc.limits.early_stop import EarlyStop
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
+from segacc.plugins.metrics.overlap import MeanIou
 from segacc.scoring import Best
 from segacc.settings import Layer, merge
 
@@ -85,6 +87,20 @@ def test_a_key_that_no_metric_gives_is_refused(by: str) -> None:
     with pytest.raises(OptionError) as error:
         EarlyStop(by, EarlyStopOptions(), CHOSEN, EMPTY)
     assert str(error.value) == f"--early-stop {by}: no such score. Known: {known}"
+
+
+def test_a_score_is_chosen_only_where_the_default_is_not_given_and_none_was_typed() -> None:
+    def chosen(metrics: Any, **typed: Any) -> tuple[str, str]:
+        settings = choose_score(merge([Layer(typed, "command line")]), metrics)
+        return settings.config.best_by, settings.where("best_by")
+
+    mean_iou = {"mean_iou": MeanIou(Facts(num_classes=2, class_names=("gap", "cell")))}
+    default = ("mean_iou", "the default of --best-by")
+    assert chosen(EMPTY) == ("ece", "chosen: the first score of calibration")
+    assert chosen({**EMPTY, **mean_iou}) == default
+    assert chosen({}) == default
+    assert chosen(EMPTY, best_by="accuracy") == ("accuracy", "--best-by")
+    assert chosen(EMPTY, best_by="mean_iou") == ("mean_iou", "--best-by")
 
 
 def stops(by: str, values: tuple[float, ...], **options: Any) -> tuple[int | None, Progress]:

@@ -1,6 +1,8 @@
-"""--early-stop in real runs; the rule itself is tested in test_best.py."""
+"""--early-stop and the default of --best-by in real runs; the rules are tested in test_best.py."""
 
 from pathlib import Path
+
+import yaml
 
 from cli_tools import Warm, assert_succeeded, metrics
 
@@ -35,3 +37,19 @@ def test_a_run_that_stops_early_says_so_again_and_goes_on_with_more_patience(
     assert "finished at step 8/8" in last.stdout
     wrong = warm(*asked[:-1], "other", "--early-stop", "miou", cwd=tmp_path)
     assert wrong.stderr.startswith("segacc: --early-stop miou: no such score. Known: mean_iou, ")
+
+
+def test_a_run_without_mean_iou_is_judged_by_the_first_score_it_has(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    asked = (*FLAGS, "--dataset", f"folder:root={data}", "--output-dir", "run", "--metric", "dice")
+    assert_succeeded(warm(*asked, cwd=tmp_path))
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert yaml.safe_load(text)["best_by"] == "mean_dice"
+    assert "# chosen: the first score of dice" in text
+    rows = metrics(tmp_path / "run", "eval")
+    assert [row["best"] for row in rows] == [True] + 7 * [False] and rows[0]["mean_dice"] > 0
+
+    (tmp_path / "judge.yaml").write_text("best_by: mean_iou\nmetric: [dice]\n")
+    wrong = warm(*asked[:-4], "--config", "judge.yaml", cwd=tmp_path)
+    assert wrong.stderr.startswith("segacc: judge.yaml: best_by mean_iou: no such score. Known: ")

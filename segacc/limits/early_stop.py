@@ -21,13 +21,14 @@ class EarlyStop(ScoreKey):
         options: EarlyStopOptions,
         chosen: Sequence[Chosen],
         empty: Mapping[str, MetricState],
+        where: str = "--early-stop",
     ) -> None:
         """Check that the metrics give such a score.
 
         Raises:
             OptionError: they do not.
         """
-        super().__init__(by, chosen, empty, "--early-stop")
+        super().__init__(by, chosen, empty, where)
         self.options = options
 
     def note(self, scores: Scores, progress: Progress) -> None:
@@ -61,4 +62,5 @@ def build_early_stop(plan: Plan, scoring: Scoring) -> EarlyStop | None:
     """Build what ends the run when a score does not become better, where that was asked for."""
     if plan.early_stop is None:
         return None
-    return EarlyStop(*plan.early_stop, plan.metric, scoring.metrics())
+    where = plan.settings.where("early_stop")
+    return EarlyStop(*plan.early_stop, plan.metric, scoring.metrics(), where)
