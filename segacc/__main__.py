@@ -1,9 +1,13 @@
 """Parse, plan, build, train; a user's mistake is one paragraph and exit code 2."""
 
+import atexit
 import os
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 from segacc.errors import SegaccError
 
@@ -30,6 +34,28 @@ def main() -> int:
         return 1
 
 
+def end_with(call: Callable[[], int]) -> NoReturn:
+    """Exit with the code that a call returns, or 1 where it raises.
+
+    Of several processes each ends before Python takes itself apart: gloo's threads let go of a
+    tensor a little after it was sent, and one that does so while Python is half gone aborts the
+    process, whose work is done (torch 2.15). What was registered with atexit has run by then, what
+    was registered before this call excepted.
+    """
+    code = 1
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+                stream.flush()
+        os._exit(code)
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        atexit.register(leave)
+    code = call()
+    sys.exit(code)
+
+
 def paragraph(text: str) -> str:
     """Wrap a text at the terminal's words; leave it on one line where it goes into a file."""
     if not sys.stderr.isatty():
@@ -39,4 +65,4 @@ def paragraph(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

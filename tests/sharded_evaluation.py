@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from data_tools import Counts, encode
+from segacc.__main__ import end_with
 from segacc.data import Source
 from segacc.errors import DataError
 from segacc.eval_data import EvalData
@@ -88,7 +89,7 @@ def refused(scoring: Scoring) -> list[str]:
     return told
 
 
-def main() -> None:
+def main() -> int:
     """Evaluate, and say how much was sharded."""
     if "WORLD_SIZE" in os.environ:
         os.environ.update(SETTINGS)
@@ -106,7 +107,7 @@ def main() -> None:
         scoring = Scoring(accelerator, model, network, far, counts, whole)
         sys.stdout.write(json.dumps(refused(scoring)) + "\n")
         accelerator.end_training()
-        return
+        return 0
     scores = []
     for size, protocol in (
         (1, default_protocol(network, (32, 32))),
@@ -126,7 +127,8 @@ def main() -> None:
     if accelerator.is_main_process:
         sys.stdout.write(json.dumps({"sharded": sharded, "scores": scores}) + "\n")
     accelerator.end_training()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

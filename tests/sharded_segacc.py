@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from segacc import run
-from segacc.__main__ import main
+from segacc.__main__ import end_with, main
 from segacc.plan import Plan
 
 SETTINGS = {
@@ -43,4 +43,4 @@ def pretend() -> None:
 
 if __name__ == "__main__":
     pretend()
-    sys.exit(main())
+    end_with(main)

@@ -124,15 +124,22 @@ def test_the_comment_on_top_holds_a_command_that_is_right(name: str) -> None:
 SCRIPT = """
 import json, os, sys, torch
 from accelerate.utils import gather_object
+from segacc.__main__ import end_with
 from segacc.processes import start_accelerator
-accelerator = start_accelerator(None)
-mine = {"index": accelerator.process_index, "threads": torch.get_num_threads(), "pid": os.getpid()}
-everyone = gather_object([mine])
-if accelerator.is_main_process:
-    state = accelerator.state
-    with open(sys.argv[1], "w") as file:
-        json.dump([state.num_processes, state.distributed_type, state.device.type, everyone], file)
-accelerator.end_training()  # else gloo's threads may outlive the process, which ends in an abort
+
+def main():
+    accelerator = start_accelerator(None)
+    index, threads = accelerator.process_index, torch.get_num_threads()
+    everyone = gather_object([{"index": index, "threads": threads, "pid": os.getpid()}])
+    if accelerator.is_main_process:
+        state = accelerator.state
+        told = [state.num_processes, state.distributed_type, state.device.type, everyone]
+        with open(sys.argv[1], "w") as file:
+            json.dump(told, file)
+    accelerator.end_training()
+    return 0
+
+end_with(main)
 """
 
 

@@ -282,7 +282,8 @@ def test_parquet_over_http(folder: Path) -> None:
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(tmp_path: Path) -> None:
     path = write_samples(tmp_path / "x.tar", [random_sample(k, size=(200, 200)) for k in range(16)])
     local = list(READ(str(path), None))
-    with serving(tmp_path, Ranges, breaks=[1_000_000, 700, 600_000]) as (address, asked):
+    # What has come and was not read yet, up to half a megabyte, is lost with the connection.
+    with serving(tmp_path, Ranges, breaks=[1_000_000, 700, 1_200_000]) as (address, asked):
         far = list(READ(f"{address}/x.tar", None))
     assert far == local
     starts = [int(span.removeprefix("bytes=")[:-1]) for _, span in asked if span]
