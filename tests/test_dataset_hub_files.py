@@ -403,6 +403,74 @@ def test_data_sets_of_the_hub_and_of_its_cache(
     assert gone["error"] == unreachable("ConnectError", "us/none") and gone["seconds"] < SECONDS
 
 
+def repository_of_two(tmp_path: Path, default: str = "") -> dict[str, dict[str, bytes]]:
+    """Make a repository whose README.md lists two configurations of other samples."""
+    card = f"""---
+configs:
+- config_name: small
+  data_files: [{{split: train, path: a/one.parquet}}]
+- config_name: large
+  data_files:
+  - {{split: train, path: b/one.parquet}}
+  - {{split: dev, path: b/two.parquet}}
+{default}---
+# Data
+"""
+    names = json.dumps(dict(enumerate(NAMES))).encode()
+    files = {"README.md": card.encode(), "id2label.json": names}
+    for name, first, count in (("a/one", 0, 1), ("b/one", 1, 2), ("b/two", 3, 1)):
+        made = parquet(tmp_path / "made.parquet", pairs(count, first))
+        files[f"{name}.parquet"] = made.read_bytes()
+    return {"main": files}
+
+
+def test_a_configuration_of_a_data_set_of_the_hub(tmp_path: Path) -> None:
+    """Of an ordinary repository, and out of its cache; without `config` the card's default."""
+    home = tmp_path / "home"
+    repositories = {
+        "us/two": repository_of_two(tmp_path),
+        "us/marked": repository_of_two(tmp_path, "  default: true\n"),
+        "us/half": repository_of_two(tmp_path, "  default: true\n"),
+    }
+    small, large = {"train": told([0])}, {"train": told([1, 2]), "validation": told([3])}
+    typed: list[dict[str, str]] = [
+        {"id": "us/two", "config": "small"},
+        {"id": "us/two", "config": "large"},
+        {"id": "us/marked", "config": "small"},
+        {"id": "us/marked"},
+        {"id": "us/half", "config": "small"},
+        {"id": "us/two"},
+        {"id": "us/two", "config": "huge"},
+    ]
+    with dataset_hub(repositories) as endpoint:
+        done = iter(result(start_loading(typed, home, HF_ENDPOINT=endpoint)))
+    for wanted in (small, large, small, large, small):
+        check_loaded(done, wanted)
+    start = "--dataset hub: id=us/two cannot be loaded: "
+    assert next(done)["error"] == (
+        f"{start}Config name is missing. Please pick one among the available configs: ['small', "
+        "'large']. Choose with config=NAME."
+    )
+    assert next(done)["error"] == (
+        f"{start}BuilderConfig 'huge' not found. Available: ['small', 'large']. Choose with "
+        "config=NAME."
+    )
+
+    typed.append({"id": "us/half"})  # not the one that happens to be in the cache
+    done = iter(result(start_loading(typed, home, HF_ENDPOINT=CLOSED)))
+    for wanted in (small, large, small, large, small):
+        check_loaded(done, wanted)
+    for name, why in (
+        ("two", "there are the configurations small, large. Choose with config=NAME. Give path="),
+        ("two", "Couldn't find cache for us/two for config 'huge'"),
+        ("half", "Couldn't find cache for us/half for config 'large'"),
+    ):
+        assert next(done)["error"].startswith(
+            f"--dataset hub: the Hub cannot be reached (ConnectError) and us/{name} cannot be "
+            f"loaded from its cache: {why}"
+        )
+
+
 def check_loaded(done: Iterator[dict[str, Any]], splits: dict[str, list[list[str]]]) -> None:
     one = next(done)
     assert one.get("splits") == splits, one

@@ -76,9 +76,13 @@ def read(what: str, call: Callable[[], Any]) -> Any:
     except Exception as error:  # what its readers raise is anything
         if "scripts are no longer supported" in str(error):
             raise DataError(script_text(what, str(error).split()[-1])) from None
-        text = reason(error)
-        hint = " Choose with config=NAME." if "config" in text.lower() else ""
-        raise DataError(f"{WHERE}: {what} cannot be loaded: {text}.{hint}") from None
+        raise DataError(f"{WHERE}: {what} cannot be loaded: {with_cure(error)}") from None
+
+
+def with_cure(error: BaseException) -> str:
+    """Tell an error in one line, and the option that cures it if it is about configurations."""
+    text = reason(error)
+    return f"{text}." + (" Choose with config=NAME." if "config" in text.lower() else "")
 
 
 def reason(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from segacc.plugins.datasets.hub_files import (
     read,
     reason,
     script_text,
+    with_cure,
 )
 from segacc.plugins.datasets.hub_splits import WHERE, by_name
 
@@ -137,15 +138,42 @@ def _cached(hub_id: str, config: str | None, revision: str | None, trouble: str)
         "bring the cache here (HF_HOME)."
     )
     try:
+        if revision != CONVERTED:
+            config = config or _default_config(hub_id, revision)
         with quiet_datasets(HF_HUB_OFFLINE=True):
             found = _load(hub_id, None if folder else config, folder, None)
     except ConnectionError:
         raise DataError(f"{away}is not in its cache. {cure}") from None
     except Exception as error:  # what is in the cache is not what was asked for
-        raise DataError(f"{away}cannot be loaded from its cache: {reason(error)}. {cure}") from None
+        told = f"{away}cannot be loaded from its cache: {with_cure(error)} {cure}"
+        raise DataError(told) from None
     if revision is not None and not _of_revision(found, hub_id, revision):
         raise DataError(f"{away}is in its cache in another revision than {revision}. {cure}")
     return found
+
+
+def _default_config(hub_id: str, revision: str | None) -> str | None:
+    """Return the configuration that the Hub would give, by the card in its cache.
+
+    `datasets` would take whichever is in its cache if only one is.
+
+    Returns:
+        None where the card lists none, or is not in the cache.
+
+    Raises:
+        ValueError: the card lists several and marks none.
+    """
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard, try_to_load_from_cache
+
+    card = try_to_load_from_cache(hub_id, "README.md", repo_type="dataset", revision=revision)
+    if not isinstance(card, str):
+        return None
+    configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+    default: str | None = configs.get_default_config_name()
+    if default is None and configs:
+        raise ValueError(f"there are the configurations {', '.join(configs)}")
+    return default
 
 
 def _of_revision(found: Any, hub_id: str, revision: str) -> bool:

@@ -20,7 +20,10 @@ def is_far(shard: str) -> bool:
 
 def name_of(shard: str) -> PurePosixPath:
     """Return the path of a shard, without the host and the query of an address."""
-    return PurePosixPath(urlsplit(shard).path if is_far(shard) else shard)
+    if not is_far(shard):
+        return PurePosixPath(shard)
+    # Of a chain, as zip://a.tar::https://..., the first link that has a path.
+    return PurePosixPath(urlsplit(next(link for link in shard.split("::") if is_far(link))).path)
 
 
 def suffix(shard: str) -> str:
@@ -38,9 +41,11 @@ def shards_of(split: str, typed: str | Sequence[str]) -> list[str]:
     found = [shard for text in given for one in braces(text) for shard in globbed(split, one)]
     for shard in found:
         if suffix(shard) not in (".tar", ".parquet"):
+            wild = is_far(shard) and "?" in shard
             raise DataError(
                 f"{WHERE}: {split}: {shard} is no shard of a known kind; right are .tar (not "
                 "compressed) and .parquet, as in data/*.tar."
+                + (" In an address ? starts a query; write [0-9] or *." if wild else "")
             )
     missing = [shard for shard in found if not is_far(shard) and not Path(shard).is_file()]
     if missing:
@@ -80,8 +85,13 @@ def globbed(split: str, text: str) -> list[str]:
             return [text]
 
         def look() -> list[str]:
+            links = text.split("::")  # a chain, as simplecache::https://...
+            place = next(k for k, link in enumerate(links) if set("*[") & set(link))
+            before = "".join(f"{link}::" for link in links[:place])
+            behind = "".join(f"::{link}" for link in links[place + 1 :])
             system, path = far_system(text)
-            return sorted(system.unstrip_protocol(one) for one in system.glob(path))
+            whole = (system.unstrip_protocol(one) for one in system.glob(path))
+            return sorted(f"{before}{one}{behind}" for one in whole)
 
         found = once(text, look)
     else:

@@ -116,9 +116,10 @@ def names_of(options: ShardsOptions, first: str) -> Path:
     path = options.names.expanduser() if options.names else None
     path = path or next((place for place in beside if place.is_file()), None)
     if path is None:
+        put = "" if is_far(first) else ", or put classes.txt beside the first shard"
         raise DataError(
             f"{WHERE}: no class names. Add names=FILE (a text file with one class name a line, or "
-            "JSON), or put classes.txt beside the first shard."
+            f"JSON){put}."
         )
     return path
 
