@@ -13,6 +13,7 @@ from segacc.errors import OptionError, UnreadableError
 
 if TYPE_CHECKING:
     from segacc.inference import Segmenter
+    from segacc.labels import LabelMap
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -75,7 +76,12 @@ def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
 def segment_all(
     segmenter: "Segmenter", jobs: Sequence[Job], config: PredictConfig, console: Console
 ) -> list[str]:
-    """Segment each picture; return why some could not be read, or not be taken by the network."""
+    """Segment each picture; return why some could not be read, or not be taken by the network.
+
+    Raises:
+        OptionError: no PNG holds the raw label ids.
+    """
+    refuse_wide(segmenter.labels)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -100,6 +106,18 @@ def segment_all(
     return failed
 
 
+def refuse_wide(labels: "LabelMap") -> None:
+    """Refuse raw label ids that 16 bits do not hold."""
+    import numpy as np
+
+    raw = labels.restore(np.arange(len(labels.names)))
+    if raw.itemsize > 2:
+        raise OptionError(
+            f"The network's raw label ids go up to {raw.max()}, a PNG holds 65535 at most. In "
+            "Python, segacc.Segmenter gives the classes, its labels.restore their raw ids."
+        )
+
+
 def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
     """Write one prediction: raw ids at the original size, and the overlay with a legend."""
     from PIL import Image
@@ -110,11 +128,6 @@ def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
     image = read_image(job.picture, str(job.picture), segmenter.network.num_channels)
     prediction = segmenter(image)
     raw = segmenter.labels.restore(prediction)
-    if raw.itemsize > 2:
-        raise OptionError(
-            "the network's raw label ids go beyond 65535, which no PNG holds; give the data set "
-            "smaller ids with map=FILE."
-        )
     write_picture(Image.fromarray(raw), job.index)
     if overlay:
         labels, pixels = segmenter.labels, visible(image)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from cli_tools import (
     ROOT,
-    SHORT,
     Warm,
     assert_refused,
     assert_succeeded,
@@ -123,24 +122,6 @@ def test_no_overlay_writes_none(warm: Warm, trained: Path, data: Path, tmp_path:
     image = data / "images" / "train" / "train0.png"
     assert_succeeded(warm("predict", trained / "best", image, "--no-overlay", cwd=tmp_path))
     assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["train0.png"]
-
-
-def test_raw_ids_are_restored(warm: Warm, tmp_path: Path) -> None:
-    root = write_data(tmp_path / "data", first=1)
-    dataset = f"folder:root={root},reduce_labels=true"
-    assert_succeeded(warm(*SHORT, "--dataset", dataset, "--output-dir", "run", cwd=tmp_path))
-    images = root / "images" / "validation"
-    assert_succeeded(warm("predict", "run/best", images, "--output-dir", "maps", cwd=tmp_path))
-    maps = [map_of(tmp_path / "maps" / f"validation{k}.png") for k in range(3)]
-    ids = {int(value) for map_ in maps for value in np.unique(map_)}
-    assert ids <= {1, 2, 3} and len(ids) > 1
-    labels = [map_of(root / f"annotations/validation/validation{k}.png") for k in range(3)]
-    right = sum((map_ == label).sum() for map_, label in zip(maps, labels, strict=True))
-    given = ("--dataset", dataset, "--num-workers", "0")
-    assert_succeeded(warm("evaluate", "run/best", *given, cwd=tmp_path))
-    evaluation = json.loads((tmp_path / "run/best/evaluation/evaluation.json").read_text())
-    accuracy = evaluation["scores"]["overall_accuracy"]
-    assert accuracy == pytest.approx(right / (3 * 48 * 64), abs=1e-12)
 
 
 def test_an_unreadable_picture_is_named_and_the_rest_goes_on(
