@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from segacc.decode import read_sample
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import IGNORE, LabelMap
-from segacc.samples import spread
+from segacc.samples import read_shard, spread
 
 LOOK = 16
 """Samples of each split that are read, evenly spread."""
@@ -53,8 +54,8 @@ def quick_check(
     """Read a few samples of each split, and say what is nearly certain to be wrong.
 
     Args:
-        splits: the training split, then the scored one. Streams are passed over: a look would wait
-            for their shards.
+        splits: the training split, then the scored one. Of a stream the first shard's first
+            samples are read if it is a file here; for others a look would have to wait.
         labels: the map of the data set.
         num_channels: of the images.
         skip_unreadable: the run may pass over unreadable files, and so does this.
@@ -67,20 +68,42 @@ def quick_check(
         DataError: the first sample that would stop the run.
     """
     until = time.monotonic() + seconds
-    seen = [_Seen(name, some) for name, some in splits.items() if not isinstance(some, Stream)]
+    streamed = any(isinstance(some, Stream) for some in splits.values())
+    seen = [
+        _Seen(name, _first(some) if isinstance(some, Stream) else some)
+        for name, some in splits.items()
+    ]
     for one, place in _turns(seen):
         if time.monotonic() > until:
             break
-        try:
+        with _passing(skip_unreadable):
             one.look(place, labels, num_channels)
-        except UnreadableError as error:
-            if not skip_unreadable:
-                told = " To pass over up to N such files, add --skip-unreadable N."
-                raise DataError(f"{error}{told}") from None
     warnings = [line for one in seen for line in _of_labels(one, labels)]
-    if len(seen) == 2 and seen[0].samples is not seen[1].samples:
+    if len(seen) == 2 and not streamed and seen[0].samples is not seen[1].samples:
         warnings += _leak(seen[0], seen[1], time.monotonic() + seconds / 4)
     return tuple(warnings)
+
+
+@contextmanager
+def _passing(skip_unreadable: bool) -> Iterator[None]:
+    """Pass over an unreadable file where the run would, or say how it would."""
+    try:
+        yield
+    except UnreadableError as error:
+        if not skip_unreadable:
+            told = " To pass over up to N such files, add --skip-unreadable N."
+            raise DataError(f"{error}{told}") from None
+
+
+def _first(stream: Stream) -> list[Sample]:
+    """Read the first samples of a stream, undecoded; none of what is far away.
+
+    Raises:
+        DataError: the shard cannot be read.
+    """
+    if not stream.shards or not Path(stream.shards[0]).is_file():
+        return []
+    return [sample for sample, _ in islice(read_shard(stream, stream.shards[0]), LOOK)]
 
 
 def _turns(seen: Sequence[_Seen]) -> Iterator[tuple[_Seen, int]]:

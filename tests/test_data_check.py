@@ -23,7 +23,7 @@ from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
 from segacc.data_check.verdict import Finding, judge
 from segacc.decode import read_sample
-from segacc.errors import DataError, OptionError
+from segacc.errors import DataError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 
@@ -214,34 +214,6 @@ def test_ids_that_come_twice() -> None:
     samples = [random_sample(number, where="s") for number in range(3)]
     found = of_samples({"train": [*samples, Sample(samples[0].image, samples[1].label, "s2")]})
     assert "1 id of train given to several samples" in texts(found)
-
-
-def test_a_run_needs_its_splits(tmp_path: Path) -> None:
-    root = write_data(tmp_path / "d", counts={"train": 4, "test": 2})
-    found = look(f"folder:root={root}")
-    text = '--eval-split: the data set has no split "validation"; it has train, test.'
-    assert problems(found) == [Finding("problem", "", text, kind="split")]
-    assert list(found.splits) == ["train", "test"]
-    assert pastes(found)[:2] == ["--val-fraction 0.2", "--eval-split test"]
-    for cure in ({"val_fraction": 0.25}, {"eval_split": "test"}):
-        assert problems(look(f"folder:root={root}", **cure)) == []
-    carved = look(f"folder:root={root}", val_fraction=0.25)
-    assert {name: facts.read for name, facts in carved.splits.items()} == {
-        "train": 3,
-        "validation": 1,
-        "test": 2,
-    }
-    assert list(carved.data.notes) == [
-        "carved 1 of 4 samples of train as validation (--val-fraction 0.25, seed 0)"
-    ]
-    sliced = look(f"folder:root={root}", train_split="train[:2]", eval_split="train[2:]")
-    assert {name: facts.ids for name, facts in sliced.splits.items()} == {
-        "train[:2]": ["train0", "train1"],
-        "train[2:]": ["train2", "train3"],
-        "test": ["test0", "test1"],
-    }
-    with pytest.raises(OptionError, match="cannot read"):
-        look(f"folder:root={root}", train_split="train[2")
 
 
 # --------------------------------------------------------------------------------------- streams

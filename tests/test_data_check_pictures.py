@@ -15,6 +15,7 @@ from segacc.augment import Pipeline
 from segacc.data import Batch, Item, Source, TrainData, collate
 from segacc.data_check.check import Findings
 from segacc.data_check.pictures import (
+    TURNS,
     WIDTH,
     _training,
     augmented,
@@ -83,6 +84,80 @@ def test_a_sheet_without_a_readable_sample(tmp_path: Path) -> None:
     assert str(error.value) == (
         "--show-augmented: the training split has no sample without a fault."
     )
+
+
+FLAT = ((37, 201, 144), (171, 93, 211), (213, 164, 17), (19, 118, 199), (144, 37, 96))
+"""Colours of images, which nothing else on a sheet has."""
+
+
+def write_flat(root: Path) -> Path:
+    """Write five images of one colour each, the last for validation, with labels of two halves."""
+    write_data(root, counts={"train": 4, "validation": 1})
+    for number, color in enumerate(FLAT):
+        split, place = ("train", number) if number < 4 else ("validation", 0)
+        image = np.full((48, 64, 3), color, np.uint8)
+        label = np.repeat(np.array([halves(number)], np.uint8), 32, axis=1).repeat(48, axis=0)
+        for kind, picture in (("images", image), ("annotations", label)):
+            Image.fromarray(picture).save(root / kind / split / f"{split}{place}.png")
+    return root
+
+
+def halves(number: int) -> tuple[int, int]:
+    """Return the classes of a label's left and right half."""
+    return number % 3, (number + 1) % 3
+
+
+def tiles_of(sheet: Any, color: Any) -> list[tuple[slice, slice]]:
+    """Find the solid rectangles of a colour, which lie beside each other: rows and columns."""
+    found = (sheet == np.asarray(color)).all(axis=2)
+    rows, columns = (np.flatnonzero(found.any(axis=axis)) for axis in (1, 0))
+    assert len(rows), f"{color} is nowhere on the sheet"
+    runs = np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1)
+    tiles = [(slice(rows[0], rows[-1] + 1), slice(run[0], run[-1] + 1)) for run in runs]
+    assert all(found[tile].all() for tile in tiles), f"{color} is not solid"
+    return tiles
+
+
+def laid_over(number: int) -> list[Any]:
+    """Lay the colours of both halves over that of an image."""
+    ours = 0.45 * np.array(FLAT[number])
+    return [np.rint(ours + 0.55 * np.array(PALETTE[k])).astype(np.uint8) for k in halves(number)]
+
+
+def assert_below(tile: tuple[slice, slice], left: Any, right: Any) -> None:
+    """Require the two halves of an overlay right below its image, as high and as wide."""
+    rows, columns = tile
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    assert width == pytest.approx(4 / 3 * height, abs=1) and width > 150
+    assert left[0] == right[0]
+    assert left[0].stop - left[0].start == height and 0 < left[0].start - rows.stop < 20
+    assert (left[1].start, right[1].stop) == (columns.start, columns.stop)
+    assert left[1].stop == right[1].start == pytest.approx(columns.start + width / 2, abs=1)
+
+
+def test_the_sheet_has_the_samples_and_their_labels_laid_over_them(tmp_path: Path) -> None:
+    found = look(f"folder:root={write_flat(tmp_path / 'd')}")
+    draw_check(found, tmp_path / "sheet.png")
+    sheet, seen = pixels(tmp_path / "sheet.png"), []
+    for number, color in enumerate(FLAT):
+        [tile], [left], [right] = (tiles_of(sheet, one) for one in (color, *laid_over(number)))
+        assert_below(tile, left, right)
+        seen.append(tile)
+    assert len({rows.start for rows, _ in seen[:4]}) == 1, "a row for each split"
+    starts = [columns.start for _, columns in seen]
+    assert starts[:4] == sorted(set(starts[:4])) and starts[4] == starts[0]
+    assert seen[4][0].start > seen[0][0].stop
+
+
+def test_the_sheet_of_augmented_samples_has_all_of_them_with_their_labels(tmp_path: Path) -> None:
+    found = look(f"folder:root={write_flat(tmp_path / 'd')}", crop_size=(48, 64))
+    draw_augmented(found, [chosen("flip:p=1", "augmentation")], tmp_path / "sheet.png")
+    sheet = pixels(tmp_path / "sheet.png")
+    for number, color in enumerate(FLAT[:4]):
+        tiles, *sides = (tiles_of(sheet, one) for one in (color, *laid_over(number)))
+        assert len(tiles) == 1 + TURNS
+        for turn, (tile, *pair) in enumerate(zip(tiles, *sides, strict=True)):
+            assert_below(tile, *(pair if turn == 0 else pair[::-1]))
 
 
 def test_many_classes_and_channels_fit_on_a_sheet(tmp_path: Path) -> None:

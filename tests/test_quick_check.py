@@ -13,9 +13,10 @@ from cli_tools import write_data
 from data_tools import encode, random_sample
 from segacc.decode import read_sample
 from segacc.errors import DataError, UnreadableError
-from segacc.hookspecs import Sample, Stream
+from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.quick_check import check_for_all, quick_check
+from stream_tools import write_samples
 
 LABELS = LabelMap.plain(("background", "disc", "bar"))
 TOLD = "`python -m segacc check-data` tells"
@@ -129,14 +130,36 @@ def test_files_that_are_in_both_splits(tmp_path: Path) -> None:
     )
 
 
-def test_streams_are_passed_over() -> None:
+def test_streams_that_are_not_here_are_passed_over() -> None:
     def read(shard: str, position: Any) -> Any:
         raise AssertionError("a stream is not read")
 
-    stream = Stream(shards=("a",), read=read)
-    assert glance(stream, [random_sample(0)]) == ()
-    with pytest.raises(DataError):
-        glance(stream, labelled([7], "v"))
+    for shards in (("s3://bucket/a.tar",), ()):
+        stream = Stream(shards=shards, read=read)
+        assert glance(stream, [random_sample(0)]) == ()
+        with pytest.raises(DataError):
+            glance(stream, labelled([7], "v"))
+
+
+def test_the_first_samples_of_a_shard_are_read(tmp_path: Path) -> None:
+    def shards(values: Sequence[int]) -> DataSplits:
+        write_samples(tmp_path / "a.tar", labelled(values, "s"))
+        (tmp_path / "names.txt").write_text("\n".join(LABELS.names))
+        return chosen(f"shards:train={tmp_path}/a.tar,names={tmp_path}/names.txt").splits()
+
+    def look(values: Sequence[int]) -> tuple[str, ...]:
+        built = shards(values)
+        return quick_check(built.splits, built.labels, 3, skip_unreadable=False, seconds=60)
+
+    assert look([0, 1] * 20) == ()
+    assert look([0] * 40)[0].startswith("train: all 16 labels looked at hold one class only")
+    with pytest.raises(DataError, match=r"a/s2: label values outside the 3 classes: 9"):
+        look([0, 1, 9])
+    assert look([0, 1] * 8 + [9]) == (), "behind what is looked at"
+    built = shards([0, 1])
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:900])
+    with pytest.raises(DataError, match=r"a\.tar"):
+        quick_check(built.splits, built.labels, 3, skip_unreadable=False)
 
 
 def test_the_main_process_speaks_for_all() -> None:

@@ -118,23 +118,39 @@ def of_a_run(splits: DataSplits, config: CheckConfig) -> tuple[dict[str, Samples
 
 
 def strays(splits: DataSplits) -> list[str]:
-    """List the label files that lie beside those of the samples and belong to none of them."""
-    used, places = set[Path](), set[tuple[Path, str, str]]()
+    """List the label files that lie beside those of the samples and have no image.
+
+    Labels that no sample uses are none where their image lies with the others: lists of samples
+    leave many out, and VOC keeps two labels of some.
+    """
+    used, places = set[Path](), dict[tuple[Path, str, str], set[tuple[Path, str, str]]]()
     for samples in splits.splits.values():
         for sample in () if isinstance(samples, Stream) else samples:
-            if not isinstance(sample.label, Path):
+            image, label = sample.image, sample.label
+            if not isinstance(label, Path) or not isinstance(image, Path):
                 break  # a split holds paths, or pictures
-            name, stem = Path(sample.id).name, sample.label.stem
-            used.add(sample.label)
-            if stem.startswith(name):
-                places.add((sample.label.parent, stem.removeprefix(name), sample.label.suffix))
+            name = Path(sample.id).name
+            used.add(label)
+            if label.stem.startswith(name):
+                place = label.parent, label.stem.removeprefix(name), label.suffix
+                ending = image.stem.removeprefix(name)
+                places.setdefault(place, set()).add((image.parent, ending, image.suffix))
+    there = {folder: set(_listed(folder)) for images in places.values() for folder, _, _ in images}
     return sorted(
         str(path)
-        for folder, ending, suffix in places
-        for path in (folder.iterdir() if folder.is_dir() else ())
+        for (folder, ending, suffix), images in places.items()
+        for path in _listed(folder)
         if path.suffix == suffix and path.stem.endswith(ending) and path not in used
         if not path.name.startswith(".")
+        if not any(
+            where / f"{path.stem.removesuffix(ending)}{end}{kind}" in there[where]
+            for where, end, kind in images
+        )
     )
+
+
+def _listed(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def check(data: OpenData, console: Console) -> Findings:

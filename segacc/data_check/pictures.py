@@ -168,7 +168,8 @@ def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> Non
 
     The upper row has the images, the lower one their labels laid over them.
 
-    The first epochs of a run with this seed would show these very pictures.
+    The first epochs of a run with this seed would show these very pictures, unless it draws samples
+    by chances, streams them, or passes over some with faults.
 
     Raises:
         SegaccError: there is no sample without a fault, or an augmentation cannot be built.

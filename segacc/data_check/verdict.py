@@ -1,5 +1,6 @@
 """What the findings of `segacc check-data` mean: what would stop a run, and what would spoil it."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from segacc.data_check.split_facts import SplitFacts
 from segacc.data_check.twins import Twins
 from segacc.errors import count_of
 
-LEVELS = ("problem", "warning", "fact")
+Level = Literal["problem", "warning", "fact"]
+LEVELS: tuple[Level, ...] = ("problem", "warning", "fact")
 FILMED = 0.9
 """Share of a split's images with a near twin before them from which they are frames of a video: of
 CamVid's validation images, all of one video, 97 of 100 have one."""
@@ -37,7 +39,7 @@ TELLING = ("unreadable image", "unreadable label", "image", "label", "size", "sh
 class Finding:
     """One thing worth knowing of a data set."""
 
-    level: Literal["problem", "warning", "fact"]
+    level: Level
     """`problem`: a run would stop; `fact`: nothing to be done about it."""
     split: str
     """Empty where it is about no single one."""
@@ -46,15 +48,14 @@ class Finding:
     files: tuple[str, ...] = ()
     """Of all that are concerned, in order."""
     kind: FaultKind | Literal["split", "nothing", ""] = ""
-    """Of a problem, what a cure may mend: a kind of fault, a split that is not there, or nothing to
-    learn."""
+    """What a cure may mend: a kind of fault, a split that is not there, or nothing to learn."""
 
 
 def judge(found: Findings) -> list[Finding]:
     """List the problems, then the warnings, then the facts."""
     told = [
         *(Finding("problem", "", text, kind="split") for text in found.data.complaints),
-        *(one for facts in found.splits.values() for one in _faults(facts)),
+        *_faults(found),
         *_empty(found),
         *_nothing_to_learn(found),
         *_between(found),
@@ -65,13 +66,16 @@ def judge(found: Findings) -> list[Finding]:
     return sorted(told, key=lambda finding: LEVELS.index(finding.level))
 
 
-def _faults(facts: SplitFacts) -> Iterator[Finding]:
-    for kind, forms in FAULTS.items():
+def _faults(found: Findings) -> Iterator[Finding]:
+    """List what cannot be read as it should: a problem only in the splits that a run reads."""
+    run = found.data.config.train_split, found.data.config.eval_split
+    for facts, (kind, forms) in itertools.product(found.splits.values(), FAULTS.items()):
         some = [fault for fault in facts.faults if fault.kind == kind]
         if some:
             text = f"{len(some)} {forms[len(some) > 1].format(facts.name)}{_more(kind, some)}"
             files = tuple(fault.file for fault in some)
-            yield Finding("problem", facts.name, text, files, kind)
+            level: Level = "problem" if facts.name in run else "warning"
+            yield Finding(level, facts.name, text, files, kind)
 
 
 def _more(kind: FaultKind, faults: Sequence[Fault]) -> str:
