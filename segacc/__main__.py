@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def end_with(call: Callable[[], int]) -> NoReturn:
-    """Exit with the code that a call returns, or 1 where it raises.
+    """Exit with the code that a call returns or exits with, or 1 where it raises.
 
     Of several processes each ends before Python takes itself apart: gloo's threads let go of a
     tensor a little after it was sent, and one that does so while Python is half gone aborts the
@@ -52,8 +52,17 @@ def end_with(call: Callable[[], int]) -> NoReturn:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         atexit.register(leave)
-    code = call()
+    try:
+        code = call()
+    except SystemExit as end:  # argparse's, after --help
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
     sys.exit(code)
+
+
+def script() -> NoReturn:
+    """Run the command line, as the script `segacc` and as `python -m segacc`."""
+    end_with(main)
 
 
 def paragraph(text: str) -> str:
@@ -65,4 +74,4 @@ def paragraph(text: str) -> str:
 
 
 if __name__ == "__main__":
-    end_with(main)
+    script()

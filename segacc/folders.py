@@ -8,6 +8,9 @@ from segacc.chosen import Chosen
 from segacc.errors import OptionError
 from segacc.settings import Settings
 
+TRIAL = ".segacc-"
+"""How the name of a folder begins that is there for a moment, to see whether that is possible."""
+
 
 def model_folder(given: str, where: str) -> Path:
     """Return a folder with a saved network.
@@ -36,9 +39,12 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
                 f"{settings.where('overwrite')}: needs --output-dir DIR, the run folder to delete."
             )
         base = Path("runs") / f"{arch.name}-{dataset.name}"
-        return next(path for path in _numbered(base) if not path.exists())
+        folder = next(path for path in _numbered(base) if not path.exists())
+        return writable(folder, "--output-dir is not given")
     folder = writable(config.output_dir.expanduser(), settings.where("output_dir"))
-    in_use = folder.is_dir() and any(folder.iterdir())
+    # Another process may be trying just now whether it can write there.
+    held = folder.iterdir() if folder.is_dir() else ()
+    in_use = any(not path.name.startswith(TRIAL) for path in held)
     if in_use and not (config.resume or config.overwrite):
         raise OptionError(
             f"{settings.where('output_dir')}: {folder} is in use. Choose another folder, go on "
@@ -64,7 +70,7 @@ def writable(folder: Path, where: str) -> Path:
     if not above.is_dir():
         raise OptionError(f"{where}: {folder}: {above} is a file.")
     try:  # rights alone do not tell: a file system may refuse all the same
-        TemporaryDirectory(dir=above).cleanup()
+        TemporaryDirectory(prefix=TRIAL, dir=above).cleanup()
     except OSError as error:
         why = error.strerror
         raise OptionError(f"{where}: {folder}: nothing can be written in {above}: {why}.") from None

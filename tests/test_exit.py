@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,28 @@ def test_what_nobody_expected_is_told_and_ends_with_1(processes: int) -> None:
     done = ended("raise ValueError('odd')", processes)
     assert done.stdout.startswith("done\nat exit\n") and done.returncode == 1
     assert done.stderr.startswith("Traceback") and done.stderr.endswith("ValueError: odd\n")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("ending", "code"), [("0", 0), ("", 0), ("4", 4), ("'why'", 1)])
+def test_an_exit_from_within_keeps_its_code(processes: int, ending: str, code: int) -> None:
+    done = ended(f"sys.exit({ending})", processes)
+    assert done.stdout.startswith("done\nat exit\n") and done.returncode == code
+    assert done.stderr == ("why\n" if ending == "'why'" else "")
+
+
+@pytest.mark.parametrize("arguments", [["-m", "segacc"], ["script"]], ids="-".join)
+def test_both_ways_to_ask_for_the_version_end_well_among_several(arguments: list[str]) -> None:
+    script = [str(Path(sys.executable).with_name("segacc"))]
+    command = script if arguments == ["script"] else [sys.executable, *arguments]
+    done = subprocess.run(
+        [*command, "--version"],
+        env=environment(WORLD_SIZE="2"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.strip()
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -43,7 +43,7 @@ def test_the_wheel_holds_the_modules_the_data_set_and_the_licence(wheel: zipfile
     licence = wheel.read("segacc-0.1.0.dist-info/licenses/LICENSE").decode()
     assert "Apache License" in licence
     assert (
-        "segacc = segacc.__main__:main"
+        "segacc = segacc.__main__:script"
         in wheel.read("segacc-0.1.0.dist-info/entry_points.txt").decode()
     )
 
