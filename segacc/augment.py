@@ -39,9 +39,13 @@ class Pipeline:
     """Each with whether it mixes in partners."""
     device: tuple[Callable[..., Any], ...] = field(default=())
     """Called picture by picture, or BatchChanges."""
+    scales: bool = True
+    """Whether the device scales the windows of crops that come last."""
 
     @classmethod
-    def of(cls, chosen: Sequence[tuple[Augmentation, Any, Any]]) -> "Pipeline":
+    def of(
+        cls, chosen: Sequence[tuple[Augmentation, Any, Any]], *, scales: bool = True
+    ) -> "Pipeline":
         """Sort (record, options, what it built) by where it runs."""
         worker, device = [], []
         for record, options, change in chosen:
@@ -50,7 +54,7 @@ class Pipeline:
                 worker.append((change, record.partners))
             else:
                 device.append(change)
-        return cls(tuple(worker), tuple(device))
+        return cls(tuple(worker), tuple(device), scales)
 
     def in_worker(self, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Changed:
         """Change one sample, and draw what the device will need.
@@ -62,16 +66,16 @@ class Pipeline:
         """
         placement: Placement | None = None
         at_once = len(self.worker) - len(self.late)
-        if at_once or not self.late:
+        if at_once:
             image, label = self._through(at_once, image, label, fetch)
+        image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
         for change in self.late:
             if placement is None:
                 image, label, placement = own(image, *change.late_cut(image, label))
             else:
                 placement = change.late_flip(placement)
         drawn = [change.draw(image, label).float() for change in self.of_batches]
-        bare = image.as_subclass(Tensor), label.as_subclass(Tensor)
-        return Changed(*bare, tuple(drawn), placement)
+        return Changed(image, label, tuple(drawn), placement)
 
     @cached_property
     def of_batches(self) -> list[Any]:
@@ -84,7 +88,8 @@ class Pipeline:
 
         They are the last of the worker's row, and no BatchChange looks at what they return.
         """
-        if not all(getattr(change, "draws_unseen", False) for change in self.of_batches):
+        unseen = all(getattr(change, "draws_unseen", False) for change in self.of_batches)
+        if not self.scales or not unseen:
             return ()
         for place, (change, partners) in reversed(list(enumerate(self.worker))):
             if not partners and can_wait(change, "late_cut"):

@@ -2,13 +2,14 @@
 
 A matrix is (3, 7) float64: for each of red, green and blue the factors of the three, what is added,
 in grey levels 0..255, and the factors of the picture's mean red, green and blue, which contrast is
-about. So it is drawn without a look at the picture. It is numpy's, as each sample needs a dozen of
-them and twenty numbers cost torch several times as much. The maps are exact as long as nothing is
+about. So it is drawn without a look at the picture. The maps are exact as long as nothing is
 clamped on the way; `apply` clamps once, at the end.
 """
 
+import cmath
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,86 +23,71 @@ ROWS = 128
 """Of a picture that a CPU changes at once."""
 LUMA = (0.299, 0.587, 0.114)
 """What red, green and blue add to the grey value (ITU-R BT.601)."""
-GREY = np.array(LUMA)
-COLOR = np.eye(3) - GREY
-"""What makes a colour's distance from its grey value."""
 CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 """I and Q of NTSC's YIQ; both are 0 for greys."""
 
 
-def identity() -> Matrix:
-    """Change nothing."""
-    return np.eye(3, 7)
+def fused(steps: Iterable[tuple[str, float]]) -> Matrix:
+    """Return the matrix (3, 7) of changes that are made one after the other, the first first.
 
-
-def brightness(factor: float) -> Matrix:
-    """Multiply all channels, as torchvision's adjust_brightness."""
-    return identity() * factor
-
-
-def offset(levels: float) -> Matrix:
-    """Add grey levels to all channels, as TensorFlow's adjust_brightness."""
-    matrix = identity()
-    matrix[:, 3] = levels
-    return matrix
-
-
-def contrast(factor: float) -> Matrix:
-    """Multiply what a channel has above the mean grey value, as torchvision's adjust_contrast.
+    Each is plain for a colour's grey value and its chroma, the rest of it: a complex number, which
+    is multiplied by the phase that hue turns it by.
 
     Args:
-        factor: below 1 flattens.
+        steps: what, and by how much: `brightness` (factor of all channels, as torchvision's
+            adjust_brightness), `offset` (grey levels added, as TensorFlow's adjust_brightness),
+            `contrast` (factor of what a channel has above the mean grey value, as torchvision's
+            adjust_contrast), `contrast_each` (above its own mean, as TensorFlow's), `saturation`
+            (factor of the distance from the pixel's own grey value, 0 gives a grey picture), `hue`
+            (turn about the axis of greys, in the plane of YIQ's I and Q: 1 is the whole circle,
+            above 0 red goes towards yellow, as with the hue of HSV).
+
+    Raises:
+        ValueError: another name.
     """
-    matrix = identity() * factor
-    matrix[:, 4:] = (1 - factor) * GREY
-    return matrix
-
-
-def contrast_each(factor: float) -> Matrix:
-    """Multiply what a channel has above its own mean, as TensorFlow's adjust_contrast."""
-    matrix = identity() * factor
-    matrix[:, 4:] = (1 - factor) * np.eye(3)
-    return matrix
-
-
-def saturation(factor: float) -> Matrix:
-    """Multiply each pixel's distance from its own grey value; 0 gives a grey picture."""
-    matrix = identity() * factor
-    matrix[:, :3] += (1 - factor) * GREY
-    return matrix
-
-
-def hue(turn: float) -> Matrix:
-    """Turn colours about the axis of greys, in the plane of YIQ's I and Q; grey values stay.
-
-    Args:
-        turn: 1 is the whole circle; above 0 red goes towards yellow, as with the hue of HSV.
-    """
-    angle, matrix = 2 * math.pi * turn, np.zeros((3, 7))
-    matrix[:, :3] = GREY + math.cos(angle) * COLOR + math.sin(angle) * _quarter_turn()
-    return matrix
+    grey, chroma = 1.0, 1 + 0j  # factors of a pixel's
+    mean_grey, mean_chroma = 0.0, 0j  # and of the mean's
+    added = 0.0
+    for name, amount in steps:
+        match name:
+            case "offset":
+                added += amount
+            case "hue" | "saturation":
+                turn = cmath.rect(1, 2 * math.pi * amount) if name == "hue" else amount
+                chroma, mean_chroma = chroma * turn, mean_chroma * turn
+            case "brightness":
+                grey, chroma, added = grey * amount, chroma * amount, added * amount
+                mean_grey, mean_chroma = mean_grey * amount, mean_chroma * amount
+            case "contrast":
+                mean_grey, mean_chroma = mean_grey + (1 - amount) * grey, mean_chroma * amount
+                grey, chroma = grey * amount, chroma * amount
+            case "contrast_each":
+                mean_grey += (1 - amount) * grey
+                mean_chroma += (1 - amount) * chroma
+                grey, chroma = grey * amount, chroma * amount
+            case _:
+                raise ValueError(f"{name}: no change of colours.")
+    factors = (grey, chroma.real, chroma.imag, added, mean_grey, mean_chroma.real, mean_chroma.imag)
+    matrix: Matrix = np.array(factors) @ _parts()
+    return matrix.reshape(3, 7)
 
 
 @functools.cache
-def _quarter_turn() -> Matrix:
-    """Return the (3, 3) map of a colour to what a quarter of a turn makes of its I and Q."""
+def _parts() -> Matrix:
+    """Return the seven matrices that `fused` adds up, (7, 21).
+
+    Of a pixel: its grey value, its chroma, and that turned by a quarter; a grey level; of the mean
+    what there is of a pixel.
+    """
     to_yiq = np.array((LUMA, *CHROMA))
     # From I to -Q: red, yellow, green lie clockwise in this plane.
     turned = np.array(((0.0, 0.0, 0.0), CHROMA[1], np.negative(CHROMA[0])))
-    quarter: Matrix = np.linalg.solve(to_yiq, turned)
-    return quarter
-
-
-def compose(*matrices: Matrix) -> Matrix:
-    """Return what the matrices do one after the other, the first first."""
-    total = matrices[0]
-    given = np.zeros((7, 7))  # color, 1, mean: what a step is given, of what the first was given
-    given[3, 3] = 1
-    for step in matrices[1:]:
-        given[:3], given[4:, 3] = total, total[:, 3]
-        given[4:, 4:] = total[:, :3] + total[:, 4:]  # of a flat picture, so of the mean
-        total = step @ given
-    return total
+    grey = np.array((LUMA,) * 3)
+    parts = np.zeros((7, 3, 7))
+    for place, part in enumerate((grey, np.eye(3) - grey, np.linalg.solve(to_yiq, turned))):
+        parts[place, :, :3] = parts[4 + place, :, 4:] = part
+    parts[3, :, 3] = 1
+    return parts.reshape(7, 21)
 
 
 def mean_colors(images: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> "Tens
         if image is not None:
             return image
         pixels = decode_png(data)
-        if pixels is not None and pixels.ndim == 3:
+        if pixels is not None and pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, 2)
+        if pixels is not None:
             return torch.from_numpy(pixels.transpose(2, 0, 1))
     return torch.from_numpy(read_pixels(source, where, num_channels))
 
@@ -201,9 +203,9 @@ def _label_pixels(source: bytes | Path, labels: LabelMap) -> tuple[Pixels, str]:
     """Return what a label picture holds, colours as RGB or RGBA, and what Pillow calls its mode."""
     pixels = decode_png(source)
     if pixels is not None:
-        mode = "L" if pixels.ndim == 2 else "RGB"
-        if mode == "RGB" or not _counts_by_color(mode, labels):
-            return pixels, mode
+        if pixels.ndim == 3:
+            return pixels, "RGB"
+        return np.repeat(pixels[..., None], 3, 2) if _counts_by_color("L", labels) else pixels, "L"
     with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         mode, colored = file.mode, _counts_by_color(file.mode, labels)
         return np.asarray(file.convert(COLORED.get(mode, "RGB")) if colored else file), mode

@@ -98,8 +98,6 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
 def to_device(batch: Batch, run: Run) -> Batch:
     """Move a batch to the device, labels as int64, and apply the device's augmentations."""
     device = run.accelerator.device
-    if device.type != "cuda":  # not all others can scale antialiased
-        batch = batch.laid_out()
     batch = batch.to(device).laid_out()
     seeds = [seed for _, seed, _ in batch.items]
     images, labels = run.pipeline.on_device(batch.images, batch.labels, batch.drawn, seeds)

@@ -141,8 +141,8 @@ class BatchChange(Protocol):
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
         """Draw the parameters of one sample: float32, of one shape for all samples.
 
-        It is given image (C, H, W) uint8 and label (H, W) uint8 as they leave the worker, or with
-        `draws_unseen` perhaps a window of another size; it may draw from torch, numpy and `random`.
+        It is given plain tensors as they leave the worker, image (C, H, W) and label (H, W) uint8,
+        or with `draws_unseen` a window; it may draw from torch, numpy and `random`.
         """
 
     def __call__(

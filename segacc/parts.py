@@ -126,7 +126,11 @@ def refuse_silent(plan: Plan, facts: Facts) -> None:
             )
 
 
-def build_pipeline(plan: Plan, facts: Facts) -> Pipeline:
-    """Build the augmentations in the order given."""
+def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
+    """Build the augmentations in the order given, for a type of device.
+
+    Windows are scaled on CUDA, and on the CPU, which workers would share; other devices cannot all
+    scale antialiased.
+    """
     built = [(one.record, one.options, one.record.build(one.options, facts)) for one in plan.aug]
-    return Pipeline.of(built)
+    return Pipeline.of(built, scales=device in ("cpu", "cuda"))

@@ -199,7 +199,7 @@ def build_run(plan: Plan) -> Run:
     model, optimizer = accelerator.prepare(network, optimizer)
     save_bare(accelerator)
 
-    pipeline = build_pipeline(plan, facts)
+    pipeline = build_pipeline(plan, facts, accelerator.device.type)
     scoring = build_scoring(plan, facts, accelerator, model, network, data.scored)
     settings = choose_score(settings, scoring.metrics())
     run = Run(

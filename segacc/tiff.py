@@ -16,7 +16,11 @@ Pixels = np.ndarray[Any, Any]
 
 
 def is_tiff(source: bytes | Path) -> bool:
-    """Tell whether an encoded picture, or the file at a path, begins as a TIFF does."""
+    """Tell whether an encoded picture, or the file at a path, begins as a TIFF does.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     if isinstance(source, bytes):
         return source.startswith(TIFF_STARTS)
     with source.open("rb") as file:
@@ -29,14 +33,23 @@ def channels_in_file(file: PILImage.Image, bands: int) -> int:
 
 
 def refuse_deep_planes(file: PILImage.Image) -> None:
-    """Refuse a TIFF of 16 bits with one plane after the other: Pillow reads noise from it."""
+    """Refuse a TIFF of 16 bits with one plane after the other: Pillow reads noise from it.
+
+    Raises:
+        UnidentifiedImageError: as Pillow does of what it does not know.
+    """
     tags = getattr(file, "tag_v2", {})
     if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
         raise UnidentifiedImageError
 
 
 def read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
-    """Return the first picture of a TIFF, (C, H, W) of its own dtype."""
+    """Return the first picture of a TIFF, (C, H, W) of its own dtype.
+
+    Raises:
+        ImportError: tifffile is not installed, or imagecodecs, which a compressed one may need.
+        ValueError: it has no pixels, or too many.
+    """
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:

@@ -22,9 +22,9 @@ def midtones(channels: int = 3, size: tuple[int, int] = (40, 50), seed: int = 0)
     return torch.randint(95, 161, (channels, *size), generator=generator).to(torch.uint8)
 
 
-def changed(image: Tensor, *matrices: Any) -> Tensor:
-    """Apply matrices to one image (C, H, W); float32."""
-    total = torch.from_numpy(kernel.compose(*matrices)).float()
+def changed(image: Tensor, *steps: tuple[str, float]) -> Tensor:
+    """Apply steps to one image (C, H, W); float32."""
+    total = torch.from_numpy(kernel.fused(steps)).float()
     return kernel.apply(image.float()[None], total[None])[0]
 
 
@@ -34,10 +34,10 @@ def moved(color: Any, matrix: Any) -> Any:
     return matrix[:, :3] @ color + matrix[:, 3]
 
 
-ALIKE: dict[str, tuple[Callable[[float], Any], Callable[[Tensor, float], Tensor]]] = {
-    "brightness": (kernel.brightness, F.adjust_brightness),
-    "contrast": (kernel.contrast, F.adjust_contrast),
-    "saturation": (kernel.saturation, F.adjust_saturation),
+ALIKE: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
 }
 
 
@@ -45,13 +45,12 @@ ALIKE: dict[str, tuple[Callable[[float], Any], Callable[[Tensor, float], Tensor]
 @pytest.mark.parametrize("name", ALIKE)
 def test_one_change_is_that_of_torchvision(name: str, factor: float) -> None:
     image = midtones()
-    own, theirs = ALIKE[name]
-    mine = changed(image, own(factor))
+    mine = changed(image, (name, factor))
     # torchvision's weights of grey add up to 0.9999, so 0.02 levels are its own.
-    wanted = theirs(image.float() / 255, factor) * 255
+    wanted = ALIKE[name](image.float() / 255, factor) * 255
     assert (mine - wanted).abs().max() < 0.03
     # On integers it cuts fractions off, in the grey mean too.
-    cut = theirs(image, factor).float()
+    cut = ALIKE[name](image, factor).float()
     assert (mine - cut).min() > -0.5 and (mine - cut).max() < 1.5
 
 
@@ -60,8 +59,8 @@ def test_changes_in_a_row_are_those_of_torchvision(order: tuple[str, ...]) -> No
     image, factors = midtones(), {"brightness": 1.2, "contrast": 0.7, "saturation": 1.3}
     wanted = image.float() / 255
     for name in order:
-        wanted = ALIKE[name][1](wanted, factors[name])
-    steps = [ALIKE[name][0](factors[name]) for name in order]
+        wanted = ALIKE[name](wanted, factors[name])
+    steps = [(name, factors[name]) for name in order]
     assert (changed(image, *steps) - wanted * 255).abs().max() < 0.06
 
 
@@ -72,10 +71,27 @@ def turned(color: Any, turn: float) -> Any:
     return np.linalg.inv(np.array((kernel.LUMA, *kernel.CHROMA))) @ (y, phase.real, phase.imag)
 
 
+def grey_of(pixels: Any) -> Any:
+    return np.einsum("c,chw->hw", kernel.LUMA, pixels)[None]
+
+
+PLAIN: dict[str, Callable[[Any, float], Any]] = {
+    "brightness": lambda x, factor: x * factor,
+    "offset": lambda x, levels: x + levels,
+    "contrast": lambda x, factor: (x - grey_of(x).mean()) * factor + grey_of(x).mean(),
+    "contrast_each": lambda x, factor: (
+        (x - x.mean((1, 2), keepdims=True)) * factor + x.mean((1, 2), keepdims=True)
+    ),
+    "saturation": lambda x, factor: (x - grey_of(x)) * factor + grey_of(x),
+    "hue": lambda x, turn: np.apply_along_axis(turned, 0, x, turn),
+}
+"""The changes by their definitions, on pixels (3, H, W) float64."""
+
+
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.03, 0.25])
 def test_hue_turns_chroma_and_keeps_greys(turn: float) -> None:
     random = np.random.default_rng(0)
-    matrix = kernel.hue(turn)
+    matrix = kernel.fused([("hue", turn)])
     for color in random.uniform(0, 255, (20, 3)):
         found = moved(color, matrix)
         assert np.allclose(found, turned(color, turn), atol=1e-9)
@@ -86,7 +102,7 @@ def test_hue_turns_chroma_and_keeps_greys(turn: float) -> None:
 def test_hue_goes_round_as_that_of_hsv() -> None:
     random, ratios = np.random.default_rng(0), []
     for color in random.uniform(0.3, 0.7, (300, 3)):
-        found = np.clip(moved(color, kernel.hue(0.05)), 0, 1)
+        found = np.clip(moved(color, kernel.fused([("hue", 0.05)])), 0, 1)
         (before, strong, _), after = colorsys.rgb_to_hsv(*color), colorsys.rgb_to_hsv(*found)
         if strong > 0.2:
             ratios.append(((after[0] - before + 0.5) % 1 - 0.5) / 0.05)
@@ -95,29 +111,49 @@ def test_hue_goes_round_as_that_of_hsv() -> None:
 
 
 def test_hue_round_the_circle() -> None:
-    once = kernel.compose(kernel.hue(0.3), kernel.hue(0.45))
-    assert np.allclose(once, kernel.hue(0.75))
-    assert np.allclose(kernel.hue(0.75), kernel.hue(-0.25))
-    assert np.allclose(kernel.compose(*[kernel.hue(0.125)] * 8), kernel.identity())
+    hue = [kernel.fused([("hue", turn)]) for turn in (0.75, -0.25)]
+    assert np.allclose(kernel.fused([("hue", 0.3), ("hue", 0.45)]), hue[0])
+    assert np.allclose(*hue)
+    assert np.allclose(kernel.fused([("hue", 0.125)] * 8), np.eye(3, 7))
 
 
 def test_offset_and_contrast_about_each_channels_mean() -> None:
     image = midtones()
-    assert torch.equal(changed(image, kernel.offset(20)), image.float() + 20)
+    assert torch.equal(changed(image, ("offset", 20)), image.float() + 20)
     pixels = image.numpy().astype(np.float64)
     own = pixels.mean((1, 2), keepdims=True)
-    found = changed(image, kernel.contrast_each(1.3)).numpy()
+    found = changed(image, ("contrast_each", 1.3)).numpy()
     assert np.abs(found - ((pixels - own) * 1.3 + own)).max() < 1e-3
     # After another step it is about the mean that this one left.
     own = own * 0.9 + 12
-    found = changed(image, kernel.brightness(0.9), kernel.offset(12), kernel.contrast_each(1.3))
+    found = changed(image, ("brightness", 0.9), ("offset", 12), ("contrast_each", 1.3))
     assert np.abs(found.numpy() - ((pixels * 0.9 + 12 - own) * 1.3 + own)).max() < 1e-3
 
 
-def test_matrices_are_composed_in_order() -> None:
+def test_steps_are_made_in_order() -> None:
     color = np.array([10.0, 20, 30])
-    total = kernel.compose(kernel.offset(5), kernel.brightness(2), kernel.offset(-1))
+    total = kernel.fused([("offset", 5), ("brightness", 2), ("offset", -1)])
     assert np.allclose(moved(color, total), (color + 5) * 2 - 1)
+    with pytest.raises(ValueError, match="gamma: no change of colours"):
+        kernel.fused([("gamma", 1.0)])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_row_of_steps_is_one_step_after_the_other(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    names = ("brightness", "offset", "contrast", "contrast_each", "saturation", "hue")
+    steps = [
+        (str(name), float({"offset": 40, "hue": 0.3}.get(name, 1) * random.uniform(-0.5, 1.5)))
+        for name in random.choice(names, 9)
+    ]
+    pixels = random.uniform(0, 255, (3, 8, 9))
+    matrix = kernel.fused(steps)
+    mean = pixels.mean((1, 2))
+    found = np.einsum("ij,jhw->ihw", matrix[:, :3], pixels)
+    found += (matrix[:, 3] + matrix[:, 4:] @ mean)[:, None, None]
+    for name, amount in steps:
+        pixels = PLAIN[name](pixels, amount)
+    assert np.abs(found - pixels).max() < 1e-9
 
 
 @pytest.mark.parametrize("channels", [3, 4, 6])
@@ -142,7 +178,7 @@ def test_apply_is_a_matrix_product_and_leaves_further_channels(channels: int) ->
 def test_the_first_of_less_than_three_channels_is_grey(channels: int) -> None:
     image = midtones(channels)
     assert torch.allclose(kernel.mean_colors(image[None]), image[0].float().mean())
-    found = changed(image, kernel.brightness(1.1), kernel.contrast(0.8))
+    found = changed(image, ("brightness", 1.1), ("contrast", 0.8))
     grey = image[0].double()
     wanted = 1.1 * (0.8 * grey + 0.2 * grey.mean())
     assert (found[0] - wanted).abs().max() < 1e-3
@@ -163,7 +199,7 @@ def test_bytes_are_changed_as_their_floats_are() -> None:
 
 def test_nothing_changes_nothing() -> None:
     images = torch.arange(256).float().repeat(2, 3, 1, 1)
-    matrices = torch.from_numpy(kernel.identity()).float().expand(2, 3, 7)
+    matrices = torch.from_numpy(kernel.fused(())).float().expand(2, 3, 7)
     assert torch.equal(kernel.apply(images, matrices), images)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cli_tools import write_data
 from launches import ROOT, environment
 
 
@@ -67,3 +68,21 @@ def test_memory_and_the_wait_for_data_are_measured(tmp_path: Path) -> None:
     waits = told["data_wait"]["all"]
     assert len(waits) == 2 and all(0 <= one <= 1 for one in waits)
     assert lines[-1].startswith("data_wait")
+
+
+def test_check_data_is_timed_beside_a_script(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "data", counts={"train": 6, "validation": 3})
+    flags = ("--root", root, "--rounds", 1)
+    told, code, lines = run("check_data.py", tmp_path / "check.json", *flags)
+    assert told["pairs"] == {"train": 6, "validation": 3}
+    assert told["seconds"]["check-data"] > 0 and told["seconds"]["script"] > 0
+    assert code == int(told["seconds"]["check-data"] >= 10)
+    assert lines[0].startswith("check-data") and lines[0].endswith("for 9 pairs")
+
+
+def test_the_figures_of_all_of_camvid_are_there() -> None:
+    told = json.loads((ROOT / "benchmarks/results/check-data.json").read_text())
+    assert told["pairs"] == {"train": 367, "validation": 101} and told["cores"] == 2
+    assert told["seconds"]["check-data"] < 10
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    assert f"468 pairs of CamVid: {told['seconds']['check-data']:.1f} seconds" in page

@@ -155,11 +155,38 @@ def test_a_subclass_with_a_call_of_its_own_is_called() -> None:
     assert Pipeline(((crop, True),)).late == ()  # one that mixes
 
 
+def test_a_stranger_is_given_plain_tensors_wherever_it_stands() -> None:
+    seen: list[type] = []
+
+    class Noting(RandomScaleCrop):
+        def late_cut(self, image: Any, label: Any) -> Any:
+            seen.extend((type(image), type(label)))
+            return super().late_cut(image, label)
+
+    class Drawing(Look):
+        draws_unseen = True
+
+        def draw(self, image: Tensor, label: Tensor) -> Tensor:
+            seen.extend((type(image), type(label)))
+            return torch.zeros(1)
+
+    crop = Noting(RandomScaleCropOptions(), facts(crop_size=CROP))
+    nothing = Mirror(0.0, -1)
+    for worker in ([crop], [nothing, crop], [nothing], []):
+        row_ = Pipeline(tuple((one, False) for one in worker), (Drawing(),))
+        row_.in_worker(*pixels((90, 130), 3), nobody)
+    assert len(seen) == 12 and set(seen) == {Tensor}
+
+
+@pytest.mark.parametrize("size", [(400, 500), (3000, 60), (40, 3000)], ids=str)
 @pytest.mark.parametrize("side_by_side", [True, False])
-def test_a_worker_does_not_hold_large_pictures_for_their_windows(side_by_side: bool) -> None:
+def test_a_worker_does_not_hold_large_pictures_for_their_windows(
+    side_by_side: bool, size: tuple[int, int]
+) -> None:
+    """Nor where a window is as wide or as high as its picture."""
     pipeline = row("random_scale_crop", "flip")
     for seed in range(20):
-        image, label = pixels((400, 500), 3)
+        image, label = pixels(size, 3)
         with seeded(seed):
             found = pipeline.in_worker(image if side_by_side else image.contiguous(), label, nobody)
         held = found.image.untyped_storage().nbytes() + found.label.untyped_storage().nbytes()
@@ -227,17 +254,6 @@ def test_a_sample_of_a_batch_does_not_depend_on_the_others() -> None:
         assert torch.equal(alone[0][0], whole[0][k]) and torch.equal(alone[1][0], whole[1][k])
 
 
-def test_the_way_of_other_devices_has_the_same_shapes_and_types() -> None:
-    """On torch's meta device, which runs nothing: whether each operation takes what it is given."""
-    samples = [pixels(size, 3, seed=k) for k, size in enumerate(SIZES)]
-    places = [Placement(one, (20, 30), (40, 50), 255, frozenset({-1})) for one in SIZES]
-    row = packed(*zip(*samples, strict=True))
-    images, labels = spread(*(one.to("meta") for one in row), places)
-    assert (images.shape, images.dtype) == ((5, 3, 40, 50), torch.uint8)
-    assert (labels.shape, labels.dtype) == ((5, 40, 50), torch.uint8)
-    assert images.device.type == labels.device.type == "meta"
-
-
 def test_an_unreadable_sample_is_ignored_beside_windows() -> None:
     pipeline = row("random_scale_crop", "flip")
     [one] = [pipeline.in_worker(*pixels((90, 130), 3), nobody)]
@@ -250,10 +266,3 @@ def test_an_unreadable_sample_is_ignored_beside_windows() -> None:
     assert laid.images.shape == (3, 3, *CROP)
     assert (laid.labels[0] == 255).all() and (laid.labels[2] == 255).all()
     assert torch.equal(laid.labels[1], placed(one.image, one.label, good.placement)[1])  # type: ignore[arg-type]
-
-
-def test_windows_move_with_the_batch() -> None:
-    batch = batch_of(row("random_scale_crop"), [pixels((90, 130), 3)])
-    moved = batch.to(torch.device("meta"))
-    assert moved.images.device.type == moved.labels.device.type == "meta"
-    assert moved.placements == batch.placements

@@ -299,8 +299,16 @@ class OtherHalf(Half):
         return image, label.flip(0), placement
 
 
+class DarkHalf(Half):
+    """With a call of its own, so that a run leaves nothing of it to the device."""
+
+    def __call__(self, image: Any, label: Any) -> Any:
+        image, label = super().__call__(image, label)
+        return tv_tensors.Image(image // 2), label
+
+
 def test_what_is_left_to_the_device_is_what_a_call_gives() -> None:
-    for change in (Turn(), Half()):
+    for change in (Turn(), Half(), DarkHalf()):
         check_augmentation(augmentation(change))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from segacc.augment import can_wait
 from segacc.hookspecs import Augmentation, Facts
 from segacc.labels import IGNORE
 from segacc.order import seeded
@@ -239,9 +240,9 @@ def seeds(subject: Subject, options: Any) -> None:
 
 
 def left_to_the_device(subject: Subject) -> None:
-    """Require that `cut`, or `later`, comes to what a call returns under the same seed."""
+    """Require that `late_cut`, or `late_flip`, comes to what a call returns under the same seed."""
     change: Any = subject.change
-    kind = next((name for name in ("late_cut", "late_flip") if hasattr(change, name)), None)
+    kind = next((name for name in ("late_cut", "late_flip") if can_wait(change, name)), None)
     for seed in range(8 if kind else 0):
         image, label = pair((120, 150), subject.facts.num_channels, 16, seed)
         at_once = apply(subject, image, label, seed)

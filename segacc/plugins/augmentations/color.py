@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Step = tuple[str, float]
-"""`brightness` (factor), `offset` (grey levels), `contrast` (factor, about the mean grey value),
-`contrast_each` (factor, about each channel's mean), `saturation` (factor) or `hue` (share of the
-circle)."""
+"""What, and by how much: see `color_kernel.fused`."""
 OF_COLORS = ("saturation", "hue")
 """Steps that a grey picture passes over."""
 
@@ -49,9 +47,7 @@ class FusedColors:
         steps = self.draw_steps()
         if image.shape[0] < 3:
             steps = [step for step in steps if step[0] not in OF_COLORS]
-        matrices = [getattr(color_kernel, name)(amount) for name, amount in steps]
-        whole = color_kernel.compose(*matrices or [color_kernel.identity()])
-        return torch.from_numpy(whole.astype(np.float32))
+        return torch.from_numpy(color_kernel.fused(steps).astype(np.float32))
 
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
