@@ -25,11 +25,11 @@ from segacc.cache_files import (
     Notice,
     Work,
     estimate,
-    fingerprint,
     gigabytes,
     is_whole,
     stored,
 )
+from segacc.cache_key import key_of
 from segacc.data import Source
 from segacc.errors import DataError, OptionError, SegaccError, count_of
 from segacc.eval_data import EvalData
@@ -192,11 +192,11 @@ class Keeper:
         Raises:
             SegaccError: see `stored`; or memory does not hold them.
         """
-        keys = []
+        keys, lasting = [], None if self.given == RAM else Path(self.given).expanduser().absolute()
         for source in sources:
-            keys.append((yield from fingerprint(source)))
+            keys.append((yield from key_of(source, lasting, notice)))
         by_key = dict(zip(keys, sources, strict=True))
-        root = self._root(by_key.values())
+        root = lasting or self._in_memory(by_key.values())
         if missing := [one for key, one in by_key.items() if not is_whole(root / key)]:
             count, size = sum(map(len, missing)), gigabytes(sum(map(estimate, missing)))
             notice.start(f"decoding {count_of(count, 'sample')}, about {size}, into {root}")
@@ -204,9 +204,7 @@ class Keeper:
             yield from stored(source, root / key, self.where, notice)
         return tuple(root / key for key in keys)
 
-    def _root(self, sources: Iterable[Source]) -> Path:
-        if self.given != RAM:
-            return Path(self.given).expanduser().absolute()
+    def _in_memory(self, sources: Iterable[Source]) -> Path:
         self.room = Room(base_of_room(sum(map(estimate, sources)), self.where))
         return self.room.folder
 

@@ -1,6 +1,6 @@
-"""The folder of a cached split: its key, how large it will be, and how it is built.
+"""The folder of a cached split: how large it will be, and how it is built.
 
-`DIR/<key>/` holds
+`DIR/<key>/`, of a key from `cache_key`, holds
 
     data.bin     image and label (H, W), uint8, of one sample after the other; the image as it came
                  from the decoder, (C, H, W) or (H, W, C)
@@ -21,20 +21,16 @@ import time
 from collections.abc import Generator
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import PIL
-import torchvision
 from filelock import FileLock, Timeout
 from PIL import Image as PILImage
 
 from segacc.data import Source
 from segacc.errors import OptionError, SegaccError
 from segacc.eval_data import EvalData
-from segacc.labels import LabelMap
 
 FORMAT = 2
 """Raised whenever a sample is read to other pixels, or in another order, or the files change."""
@@ -77,42 +73,6 @@ class Notice:
 def gigabytes(size: float) -> str:
     """Tell a number of bytes."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def fingerprint(source: Source) -> Work[str]:
-    """Return the key of a split: 32 hexadecimal digits over all that decides what it reads as.
-
-    That is FORMAT, the versions of Pillow and torchvision, the label map, the number of channels;
-    and of each sample, in order, its id, its own label map, and the identity of its two files. An
-    embedded file is known by a hash of its bytes. A file on disk is not read: it is known by its
-    resolved path, its size and the time of its last change in nanoseconds, so one that is replaced
-    by another of the same size, with its old time set again, would not be noticed.
-    """
-    labels = source.labels.to_dict()
-    given = [FORMAT, PIL.__version__, torchvision.__version__, source.num_channels, labels]
-    digest = blake2b(json.dumps(given).encode(), digest_size=16)
-    last: LabelMap | None = None
-    own = ""
-    for place in range(len(source)):
-        sample = source.samples[place]
-        if sample.labels is not last:  # thousands of samples have one and the same
-            last = sample.labels
-            own = json.dumps(last.to_dict()) if last else ""
-        row = [sample.id, *identity(sample.image), *identity(sample.label), own]
-        digest.update(json.dumps(row).encode())
-        yield
-    return digest.hexdigest()
-
-
-def identity(file: bytes | Path) -> tuple[Any, ...]:
-    """Return what tells one file from another, see `fingerprint`."""
-    if isinstance(file, bytes):
-        return (blake2b(file, digest_size=16).hexdigest(),)
-    try:
-        told = file.stat()
-    except OSError as error:  # once it is there, the key is another one
-        return (str(file.absolute()), error.errno)
-    return (str(file.resolve()), told.st_size, told.st_mtime_ns)
 
 
 def estimate(source: Source) -> int:

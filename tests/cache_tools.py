@@ -1,14 +1,19 @@
 """Makes caches of samples, and compares what is read from them."""
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
+from data_tools import random_sample
 from segacc.cache import SHARED, CachedSource, cached
 from segacc.data import Source
 from segacc.eval_data import EvalData
+from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 LABELS = LabelMap.plain(("sky", "road", "tree"))
@@ -21,6 +26,26 @@ def kept(source: Source, given: object, accelerator: Accelerator | None = None) 
     train, _ = cached(source, scored, str(given), accelerator, "--cache")
     assert isinstance(train, CachedSource)
     return train
+
+
+def opened(content: Any) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def on_disk(folder: Path, count: int = 5) -> list[Sample]:
+    """Write samples of several sizes, as JPEG and PNG; the labels of some are palette PNGs."""
+    samples = []
+    for number in range(count):
+        drawn = random_sample(number, size=(20 + number, 31))
+        image = folder / f"{number}.{'jpg' if number % 2 else 'png'}"
+        label = folder / f"{number}_label.png"
+        opened(drawn.image).save(image)
+        ids = opened(drawn.label)
+        if number % 2:
+            ids.putpalette([40, 80, 120] * 256)
+        ids.save(label)
+        samples.append(Sample(image, label, f"s{number}"))
+    return samples
 
 
 def assert_same(one: Source, other: Source) -> None:

@@ -1,14 +1,11 @@
 """Cached samples: the same bit by bit, built once, whole or not there."""
 
-import io
 import json
-import os
 import pickle
 import re
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
-from cache_tools import LABELS, assert_same, kept, whole
+from cache_tools import LABELS, assert_same, kept, on_disk, whole
 from data_tools import encode, random_sample
 from segacc.cache import available_memory, cached
 from segacc.cache_files import DATA, FEW, gigabytes
@@ -30,39 +26,13 @@ from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.scoring import scored_data
 
+pytest_plugins = ["cache_fixtures"]
+
 
 def refusal(source: Source, given: Any) -> str:
     with pytest.raises(OptionError) as error:
         kept(source, given)
     return str(error.value)
-
-
-def opened(content: Any) -> Image.Image:
-    return Image.open(io.BytesIO(content))
-
-
-def on_disk(folder: Path, count: int = 5) -> list[Sample]:
-    """Write samples of several sizes, as JPEG and PNG; the labels of some are palette PNGs."""
-    samples = []
-    for number in range(count):
-        drawn = random_sample(number, size=(20 + number, 31))
-        image = folder / f"{number}.{'jpg' if number % 2 else 'png'}"
-        label = folder / f"{number}_label.png"
-        opened(drawn.image).save(image)
-        ids = opened(drawn.label)
-        if number % 2:
-            ids.putpalette([40, 80, 120] * 256)
-        ids.save(label)
-        samples.append(Sample(image, label, f"s{number}"))
-    return samples
-
-
-@pytest.fixture
-def split(tmp_path: Path) -> Source:
-    """Samples on disk, and two that are embedded."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return Source([*on_disk(folder), random_sample(7), random_sample(8, size=(9, 50))], LABELS)
 
 
 # ------------------------------------------------------------------------------ the same samples
@@ -137,71 +107,7 @@ def test_many_samples_are_decoded_by_workers(tmp_path: Path) -> None:
     assert_same(kept(Source(samples, LABELS), tmp_path), Source(samples, LABELS))
 
 
-# ------------------------------------------------------------------------------------- the key
-
-
-def touch(samples: list[Sample]) -> None:
-    assert isinstance(samples[1].image, Path)
-    told = samples[1].image.stat()
-    os.utime(samples[1].image, ns=(told.st_atime_ns, told.st_mtime_ns + 1))
-
-
-def lengthen(samples: list[Sample]) -> None:
-    path = samples[2].label
-    assert isinstance(path, Path)
-    told = path.stat()
-    path.write_bytes(path.read_bytes() + b"\0")
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
-
-
-def embed(samples: list[Sample]) -> None:
-    samples[5] = replace(samples[5], image=random_sample(99).image)
-
-
-def rename(samples: list[Sample]) -> None:
-    samples[0] = replace(samples[0], id="other")
-
-
-def swap(samples: list[Sample]) -> None:
-    samples[0], samples[1] = samples[1], samples[0]
-
-
-def own_map(samples: list[Sample]) -> None:
-    samples[3] = replace(samples[3], labels=LabelMap.plain(("sky", "road", "tree"), ignore=(1,)))
-
-
-@pytest.mark.parametrize("change", [touch, lengthen, embed, rename, swap, own_map])
-def test_a_change_of_the_samples_is_another_key(
-    change: Callable[[list[Sample]], None], split: Source, tmp_path: Path
-) -> None:
-    samples = list(split.samples)
-    first = kept(split, tmp_path / "cache")
-    change(samples)
-    changed = replace(split, samples=samples)
-    second = kept(changed, tmp_path / "cache")
-    assert second.folder != first.folder
-    assert_same(second, changed)
-
-
-def test_a_change_of_the_options_is_another_key(split: Source, tmp_path: Path) -> None:
-    reduced = LabelMap(LABELS.names, {0: 255, 1: 0, 2: 1, 255: 255})
-    options: list[dict[str, Any]] = [{}, {"num_channels": 1}, {"labels": reduced}]
-    sources = [replace(split, **one) for one in options]
-    caches = [kept(one, tmp_path / "cache") for one in sources]
-    assert len({one.folder for one in caches}) == 3
-    for one, other in zip(caches, sources, strict=True):
-        assert_same(one, other)
-
-
-def test_the_same_samples_are_found_again(split: Source, tmp_path: Path) -> None:
-    first = kept(split, tmp_path / "cache")
-    before = {path: path.stat() for path in first.folder.iterdir()}
-    again = kept(replace(split, samples=list(split.samples)), tmp_path / "cache")
-    assert again.folder == first.folder
-    assert {path: path.stat().st_mtime_ns for path in again.folder.iterdir()} == {
-        path: told.st_mtime_ns for path, told in before.items()
-    }
-    assert {path.stat().st_ino for path in before} == {told.st_ino for told in before.values()}
+# ----------------------------------------------------------------- caches that are changed or shut
 
 
 def test_a_cache_that_was_cut_off_is_built_again(split: Source, tmp_path: Path) -> None:
@@ -218,12 +124,12 @@ def test_a_cache_that_was_cut_off_is_built_again(split: Source, tmp_path: Path) 
 
 def test_a_cache_that_nobody_may_write_is_read(split: Source, tmp_path: Path) -> None:
     first = kept(split, tmp_path / "cache")
-    for lock in (tmp_path / "cache").glob(".*"):
+    for lock in (tmp_path / "cache").glob(".*.lock"):
         lock.unlink()
     (tmp_path / "cache").chmod(0o500)
     try:
         assert_same(kept(split, tmp_path / "cache"), split)
-        assert list((tmp_path / "cache").glob(".*")) == []
+        assert list((tmp_path / "cache").glob(".*.lock")) == []
     finally:
         (tmp_path / "cache").chmod(0o700)
     assert first.folder.is_dir()
@@ -309,7 +215,7 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
         "folder on a larger disk, or leave this out."
     )
     assert gigabytes(count * one) in text
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock", ".key"}
 
 
 def test_memory_that_is_too_small_is_refused(tmp_path: Path) -> None:
