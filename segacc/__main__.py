@@ -37,10 +37,9 @@ def main() -> int:
 def end_with(call: Callable[[], int]) -> NoReturn:
     """Exit with the code that a call returns or exits with, or 1 where it raises.
 
-    Of several processes each ends before Python takes itself apart: gloo's threads let go of a
-    tensor a little after it was sent, and one that does so while Python is half gone aborts the
-    process, whose work is done (torch 2.15). What was registered with atexit has run by then, what
-    was registered before this call excepted.
+    Of several processes each ends before Python takes itself apart, so that no thread of gloo's
+    comes too late (`processes.settle_at_exit` gives them a time; that is what other scripts have).
+    What was registered with atexit has run by then, what was registered before this call excepted.
     """
     code = 1
 

@@ -1,8 +1,11 @@
 """Starts accelerate as the launcher and the settings say, on as many processes as were launched."""
 
+import atexit
 import ctypes
+import functools
 import os
 import platform
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +18,9 @@ from accelerate.utils import gather_object
 from segacc.errors import OptionError, SegaccError
 
 T = TypeVar("T")
+
+SETTLE = 0.1
+"""Seconds that gloo's threads are given when Python ends."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """What glibc's mallopt calls the bytes above which freed memory goes back to the kernel, and above
@@ -102,6 +108,16 @@ def memory_returned() -> Iterator[None]:
             keep_memory()
 
 
+@functools.cache
+def settle_at_exit() -> None:
+    """Let gloo's threads finish before Python takes itself apart.
+
+    They let go of what they sent a little after it arrived, and need Python's lock for it; one that
+    comes too late aborts the process, whose work is done (torch 2.15).
+    """
+    atexit.register(time.sleep, SETTLE)
+
+
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
     """Start accelerate.
 
@@ -120,6 +136,8 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise OptionError(f"accelerate refuses these settings: {reason}") from None
+    if on_cpu:
+        settle_at_exit()
     if accelerator.num_processes != launched:
         raise OptionError(
             f"accelerate launch: {launched} processes were launched, but each would run alone. "

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 
 from data_tools import Counts, tiny_segformer
 from segacc import checkpoint
+from segacc.__main__ import end_with
 from segacc.augment import Pipeline
 from segacc.data import Source
 from segacc.eval_data import EvalData
@@ -77,7 +78,7 @@ def score(splits: Any, accelerator: Any) -> dict[str, Any]:
     return told
 
 
-def main(folder: Path) -> None:
+def main(folder: Path) -> int:
     """Do both."""
     accelerator = start_accelerator("no")
     given = {split: f"{folder}/{split}-*.tar" for split in ("train", "validation")}
@@ -85,7 +86,9 @@ def main(folder: Path) -> None:
     told = {"train": train(splits, accelerator, folder), **score(splits, accelerator)}
     if accelerator.is_main_process:
         sys.stdout.write(json.dumps({**told, "processes": accelerator.num_processes}) + "\n")
+    accelerator.end_training()
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    end_with(lambda: main(Path(sys.argv[1])))

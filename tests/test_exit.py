@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launches import environment
+from launches import ROOT, command, environment
 
 SCRIPT = """
 import atexit, sys
@@ -80,3 +80,34 @@ def test_both_ways_to_ask_for_the_version_end_well_among_several(arguments: list
 def test_output_that_nobody_reads_is_no_error(processes: int) -> None:
     done = ended("sys.stderr.close(); return 1", processes)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+LATE = """
+import threading, time
+from accelerate.utils import gather_object
+from segacc.processes import start_accelerator
+
+def let_go():
+    time.sleep(0.02)
+    print("late", flush=True)
+
+accelerator = start_accelerator("no")
+start_accelerator("no")
+gather_object([accelerator.process_index])
+threading.Thread(target=let_go, daemon=True).start()
+"""
+
+
+@pytest.mark.launch
+def test_threads_that_come_late_are_waited_for_in_a_script_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    done = subprocess.run(
+        [*command(processes=2)[:-2], str(tmp_path / "late.py")],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["late", "late"]
