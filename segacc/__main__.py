@@ -1,6 +1,7 @@
 """Parse, plan, build, train; a user's mistake is one paragraph and exit code 2."""
 
 import atexit
+import io
 import os
 import sys
 import textwrap
@@ -17,6 +18,7 @@ LINGER = 10.0
 
 def main() -> int:
     """Run the command line of this process; return the exit code."""
+    show_any_character()
     try:
         from segacc import cli
 
@@ -32,6 +34,13 @@ def main() -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+def show_any_character() -> None:
+    """Let a stream whose encoding lacks a character show a replacement instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def end_with(call: Callable[[], int]) -> NoReturn:

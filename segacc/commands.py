@@ -122,9 +122,9 @@ def evaluate(model: str, config: EvaluateConfig) -> int:
     if is_main():
         told = report(model, scoring, found, config, source)
         told |= {"verified": verified.to_dict()} if verified else {}
-        show(console, found, labels, title=told["title"], terms=scoring.terms())
         counted = scoring.counted
         write_evaluation(place, found, told, labels=labels, metrics=metrics, counted=counted)
+        show(console, found, labels, title=told["title"], terms=scoring.terms())
         console.out(f"written to {place}", highlight=False)
         if verified:
             (sys.stdout if verified.agrees else sys.stderr).write(f"{verified.text()}\n")

@@ -174,7 +174,9 @@ def read_processor(folder: Path) -> Any:
 
     try:
         with quiet_bars():
-            return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            return AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise WeightsError(f"{folder}: the image processor cannot be read: {first}") from None

@@ -48,7 +48,10 @@ def save_bare(accelerator: Accelerator) -> None:
 
     def save(models: list[Any], weights: list[dict[str, Any]], folder: str) -> None:
         weights[:] = [  # an OrderedDict as accelerate's own: of another dict, views are refused
-            OrderedDict((name.removeprefix("module."), one) for name, one in state.items())
+            OrderedDict(
+                (name.replace("_orig_mod.", "").removeprefix("module."), one)
+                for name, one in state.items()
+            )
             for state in weights
         ]
 

@@ -6,15 +6,19 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""Signals that ask for the end; a platform may lack some of them."""
 SAME = 2.0
 """Seconds in which a launcher may hand on a signal that the terminal has already sent."""
 
 
 class StopSignal:
-    """Notes SIGINT and SIGTERM while the block runs; a later SIGINT ends the process at once.
+    """Notes the signals of STOPPING while the block runs; a later SIGINT ends the process at once.
+
+    One of the others that was ignored before the block, as SIGHUP under nohup, stays ignored.
 
     Attributes:
-        name: `SIGINT` or `SIGTERM` once one came, else empty.
+        name: of the first signal that came, as `SIGTERM`; empty before.
     """
 
     def __init__(self) -> None:
@@ -26,8 +30,9 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         """Listen; Python allows that in the main thread only."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+            for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -92,7 +92,8 @@ def resume(run: "Run") -> None:
         load_state(run, run.plan.resume)
         run.unreadable.update(stored.unreadable)
         if run.ema:
-            run.ema.load(run.plan.resume)
+            ema, place = run.ema, run.plan.resume
+            on_all(run.accelerator, lambda: ema.load(place))
         if streamed:
             stored.positions = stored.positions[run.accelerator.process_index]
         run.progress, run.clock.before = stored, stored.seconds

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -165,6 +166,11 @@ def _read(reader: Any, source: str, config: Any) -> dict[str, Tensor]:
                 output_loading_info=True,
                 local_files_only=True,
             )
+    except UnpicklingError:
+        raise WeightsError(
+            f"{source}: the weights are a pickle that holds more than tensors; reading it could "
+            "run code, so it is refused. Save them as model.safetensors."
+        ) from None
     except (OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0].rstrip(".")
         raise WeightsError(f"{source}: the weights cannot be read: {first}.") from None

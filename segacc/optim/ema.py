@@ -1,16 +1,21 @@
 """EMA: the exponential moving average of the weights, kept beside those that are trained."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from segacc.errors import OptionError
 
 FOLDER = "ema"
 """Folder in a checkpoint."""
+FILE = "averages.safetensors"
+"""File in it: the averages, and in its header how many updates made them."""
 STATISTICS = ("running_mean", "running_var")
 """Of batch norm: buffers that are averaged as the weights are that they belong to."""
 
@@ -71,28 +76,46 @@ class Ema:
             average.copy_(kept)
 
     def save(self, checkpoint: Path) -> None:
-        """Write into a checkpoint; all processes call it, each writes its shards.
+        """Write into a checkpoint; all processes call it, the main one writes.
 
         What is not sharded is the main process's: there alone batch norm's own statistics count.
         """
-        from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-        from torch.distributed.checkpoint.state_dict_saver import save
-
-        planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
-        with _alone_is_fine():
-            save(self._state(), checkpoint_id=checkpoint / FOLDER, planner=planner)
+        writes = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        whole: dict[str, Tensor] = {}
+        for name, average in self.averages.items():
+            tensor = _whole(average)  # of a shard all processes must ask
+            if writes:
+                whole[name] = tensor.cpu().contiguous()
+        if writes:
+            (checkpoint / FOLDER).mkdir()
+            save_file(whole, checkpoint / FOLDER / FILE, {"updates": str(self.updates)})
 
     def load(self, checkpoint: Path) -> None:
-        """Read what `save` wrote; all processes call it."""
-        from torch.distributed.checkpoint.state_dict_loader import load
+        """Read what `save` wrote; all processes call it. Nothing in it can run as code.
 
-        state = self._state()
-        with _alone_is_fine():
-            load(state, checkpoint_id=checkpoint / FOLDER)
-        self.updates = int(state["updates"])
-
-    def _state(self) -> dict[str, Any]:
-        return {"averages": self.averages, "updates": torch.tensor(self.updates)}
+        Raises:
+            OptionError: it is not there, damaged, or of another network.
+        """
+        path = checkpoint / FOLDER / FILE
+        if not path.is_file() and (checkpoint / FOLDER / ".metadata").is_file():
+            raise OptionError(
+                f"--resume: {checkpoint}: an older version of segacc wrote its EMA with a pickle, "
+                "which is not read as it could run code. Start a new run from best/ or last/ of "
+                "that run with --weights FOLDER."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (found := set(file.keys())) != set(self.averages):
+                    other = sorted(found ^ set(self.averages))[0]
+                    raise ValueError(f"not the tensors of this network, as {other}")
+                self.updates = int(file.metadata()["updates"])
+                for name, average in self.averages.items():
+                    _take(average, file.get_tensor(name))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise OptionError(
+                f"--resume: {checkpoint} is damaged: {FOLDER}/{FILE}: "
+                f"{' '.join(str(error).split()).rstrip('.')}. Go on from an older checkpoint."
+            ) from None
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -101,10 +124,27 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     Asking for the state makes FSDP2 shard what a forward call left whole; changes of the shards
     would not be seen otherwise.
     """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module  # so that one process can go on where several stopped
-    state = model.state_dict(keep_vars=True)
+    state = bare_names(bare(model).state_dict(keep_vars=True))
     return {name: one for one, name in {one: name for name, one in state.items()}.items()}
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the network inside DistributedDataParallel and torch.compile, in any order.
+
+    So that one process can go on where several stopped, and without torch.compile.
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def bare_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Name tensors as the network itself does, also where torch.compile wraps a part of it."""
+    return {name.replace("_orig_mod.", ""): one for name, one in state.items()}
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -114,6 +154,22 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _alone_is_fine() -> warnings.catch_warnings:
-    """Keep torch from warning that a single process saves or loads what could be shards."""
-    return warnings.catch_warnings(action="ignore", category=UserWarning)
+@torch.no_grad()
+def _whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor, gathered from its shards where it is sharded."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def _take(average: Tensor, whole: Tensor) -> None:
+    """Copy a whole tensor into an average, or the shard of it that this process has."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if average.shape != whole.shape:
+        raise ValueError(f"its sizes are {tuple(whole.shape)}, expected {tuple(average.shape)}")
+    if isinstance(average, DTensor):
+        mesh = average.device_mesh
+        whole = distribute_tensor(whole.to(mesh.device_type), mesh, average.placements).to_local()
+    _local(average).copy_(whole)
