@@ -1,5 +1,6 @@
 """Folders that are given: found, refused, or named where none was typed."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +9,25 @@ from segacc.chosen import Chosen
 from segacc.errors import OptionError
 from segacc.settings import Settings
 
+MARK = ".segacc_run"
+"""File that every run writes into its folder; without it nothing is ever deleted there."""
+WRITTEN = (
+    "config.yaml",
+    "metrics.jsonl",
+    "class_balance.json",
+    "parameter_groups.json",
+    "network",
+    "pictures",
+    "checkpoints",
+    "best",
+    "best-step-*",
+    "last",
+    "segacc",
+    ".*.part",
+    ".*.old",
+    MARK,
+)
+"""What a run writes into its folder, `segacc` being its trackers'; all that is ever deleted."""
 TRIAL = ".segacc-"
 """How the name of a folder begins that is there for a moment, to see whether that is possible."""
 
@@ -51,12 +71,19 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
             "with "
             f"`--resume {folder}`, or delete what it holds with --overwrite."
         )
-    if in_use and config.overwrite and not (folder / "config.yaml").is_file():
+    if config.overwrite and folder.is_symlink():
+        raise OptionError(
+            f"{settings.where('overwrite')}: {folder} is a symbolic link, which is not followed "
+            "to delete what it points to. Name the folder itself."
+        )
+    if in_use and config.overwrite and not (folder / MARK).is_file():
         raise OptionError(
             f"{settings.where('overwrite')}: {folder} does not look like a run folder (it has no "
-            "config.yaml), "
+            f"{MARK}), "
             "so it is not deleted. Remove it yourself, or choose another folder."
         )
+    if in_use and config.overwrite:
+        refuse_inputs(settings, dataset)
     return folder
 
 
@@ -97,6 +124,31 @@ def _numbered(base: Path) -> Iterator[Path]:
     while True:
         yield base.with_name(f"{base.name}-{number}")
         number += 1
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run wrote into its folder, by name; all else stays, links are not followed."""
+    for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse_inputs(settings: Settings, dataset: Chosen) -> None:
+    """Refuse to delete a folder that holds the data, a file of settings or the working folder.
+
+    Raises:
+        OptionError: so.
+    """
+    given = [value for value in vars(dataset.options).values() if isinstance(value, str | Path)]
+    sources = {where.rpartition(": ")[0] for where in settings.origins.values()}
+    for needed in [*(str(one) for one in given), *sorted(sources)]:
+        if needed and Path(needed).expanduser().exists():
+            refuse_own(settings, needed)
+    place = settings.config.output_dir
+    if place and Path.cwd() != place.expanduser().resolve():
+        refuse_own(settings, str(Path.cwd()))
 
 
 def refuse_own(settings: Settings, needed: str) -> None:

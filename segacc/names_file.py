@@ -23,6 +23,9 @@ COLUMNS = ("r", "g", "b", "red", "green", "blue")
 CVAT = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+):*")
 """A line of CVAT's `labelmap.txt`, as `road:128,64,128::`."""
 
+NUMBERED = re.compile(r"(\d+)(\s*[,;:\t]\s*|\s+)(\S.*)")
+"""A line of a number and a name."""
+
 
 @dataclass(frozen=True)
 class NamesFile:
@@ -70,7 +73,7 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix != ".json":
-            return NamesFile([line.strip() for line in text.splitlines() if line.strip()])
+            return NamesFile(_names([line.strip() for line in text.splitlines() if line.strip()]))
         content = json.loads(text)
         if column in content and "id2label" in content[column]:
             content = content[column]
@@ -79,6 +82,28 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a list of class names ({error}). {NAMES_FORM}") from None
+
+
+def _names(lines: list[str]) -> list[str]:
+    """Read a name a line, or a number and a name, after a line of column names or without one.
+
+    Raises:
+        ValueError: it is not certain which part of a line is the name.
+    """
+    body = lines
+    if lines and not NUMBERED.fullmatch(lines[0]) and re.search("[,;:\\t]", lines[0]):
+        rest = lines[1:]
+        body = rest if rest and all(NUMBERED.fullmatch(line) for line in rest) else lines
+    found = [NUMBERED.fullmatch(line) for line in body]
+    numbered = [(int(one[1]), one[3].strip()) for one in found if one]
+    if body and len(numbered) == len(body):
+        if sorted(number for number, _ in numbered) != list(range(len(body))):
+            raise ValueError("its lines begin with numbers that do not run from 0 without a gap")
+        return [name for _, name in sorted(numbered)]
+    for line, one in zip(body, found, strict=True):
+        if (one and one[2].strip()) or re.search(r"[,;]\s*\d+$", line):
+            raise ValueError(f"{line!r} holds a number beside a name, and not all lines do")
+    return body
 
 
 def read_colors(path: Path) -> NamesFile:

@@ -1,6 +1,5 @@
 """The run folder at the start of a run: made, config.yaml written, a checkpoint loaded."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from accelerate.utils import broadcast_object_list
 from segacc import checkpoint
 from segacc.amounts import clock_text, seconds
 from segacc.errors import OptionError
+from segacc.folders import MARK, clear
 from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
 from segacc.plan import NETWORK, as_stored
@@ -35,8 +35,9 @@ def prepare_folder(run: "Run", settings: Settings) -> None:
     """Make the run folder and write what is known of the run, on the main process."""
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
-            shutil.rmtree(run.folder)
+            clear(run.folder)
         (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
+        (run.folder / MARK).touch()
         if not run.plan.resume:
             (run.folder / NETWORK).mkdir(exist_ok=True)
             run.network.save_settings(run.folder / NETWORK)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segacc.errors import OptionError
-from segacc.folders import TRIAL, writable
+from segacc.folders import TRIAL, clear, writable
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings import Layer
@@ -53,3 +53,16 @@ def test_a_default_folder_that_cannot_be_made_is_told_at_once(
     assert str(told.value).startswith(
         "--output-dir is not given: runs/segformer-nuclei: nothing can be written in"
     )
+
+
+def test_only_what_a_run_writes_is_deleted(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    for place in (outside, folder / "data", folder / "best", folder / "checkpoints"):
+        place.mkdir(parents=True)
+        (place / "file").touch()
+    for name in (".segacc_run", "config.yaml", "notes.txt"):
+        (folder / name).touch()
+    (folder / "last").symlink_to(outside)
+    clear(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["data", "notes.txt"]
+    assert (folder / "data" / "file").exists() and (outside / "file").exists()

@@ -203,3 +203,29 @@ def test_a_colour_table_that_is_not_there(tmp_path: Path) -> None:
     assert str(error.value) == (
         f"{tmp_path / 't.txt'}: cannot read the colour table: No such file or directory."
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sky\nroad\n",
+        "0 sky\n1 road\n",
+        "0: sky\n1: road\n",
+        "1, road\n0, sky\n",
+        "Pixel Value, Class\n0, sky\n1, road\n",
+    ],
+)
+def test_numbers_before_the_names_are_not_part_of_them(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "classes.csv"
+    path.write_text(text)
+    assert read_names(path).names == ["sky", "road"]
+
+
+@pytest.mark.parametrize(
+    "text", ["1, sky\n2, road\n", "0, sky\nroad\n", "sky,1\nroad,2\n", "a,b\n0, sky\nroad\n"]
+)
+def test_names_beside_doubtful_numbers_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "classes.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match="not a list of class names"):
+        read_names(path)

@@ -202,10 +202,10 @@ def test_a_folder_in_use_is_left_alone(registry: Registry) -> None:
         "delete what it holds with --overwrite."
     )
     assert refusal(registry, output_dir="photos", overwrite=True) == (
-        "--overwrite: photos does not look like a run folder (it has no config.yaml), so it is "
+        "--overwrite: photos does not look like a run folder (it has no .segacc_run), so it is "
         "not deleted. Remove it yourself, or choose another folder."
     )
-    Path("photos/config.yaml").write_text("")
+    Path("photos/.segacc_run").write_text("")
     assert plan(registry, output_dir="photos", overwrite=True).folder == Path("photos")
     assert Path("photos/a.jpg").exists(), "a plan deletes nothing"
 
@@ -246,6 +246,7 @@ def test_weights_that_are_a_path_must_be_there(registry: Registry) -> None:
 def test_overwrite_leaves_the_cache_that_the_run_builds_first(registry: Registry) -> None:
     Path("run").mkdir()
     Path("run/config.yaml").write_text("arch: segformer")
+    Path("run/.segacc_run").touch()
     assert refusal(registry, output_dir="run", overwrite=True, cache="run/cache") == (
         "--overwrite: run/cache lies in run, which would be deleted. Choose another --output-dir."
     )
