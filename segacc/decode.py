@@ -13,7 +13,7 @@ from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.jpeg import ORIENTATION, content, decode_jpeg
 from segacc.labels import LabelMap
-from segacc.png import decode_png
+from segacc.png import decode_png, refuse_wrong_checksum
 from segacc.tiff import channels_in_file, is_tiff, read_tiff, refuse_deep_planes
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ def _label_pixels(source: bytes | Path, labels: LabelMap) -> tuple[Pixels, str]:
         if pixels.ndim == 3:
             return pixels, "RGB"
         return np.repeat(pixels[..., None], 3, 2) if _counts_by_color("L", labels) else pixels, "L"
+    refuse_wrong_checksum(source)
     with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         mode, colored = file.mode, _counts_by_color(file.mode, labels)
         return np.asarray(file.convert(COLORED.get(mode, "RGB")) if colored else file), mode

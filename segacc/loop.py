@@ -10,6 +10,7 @@ from torch import Tensor
 from segacc import checkpoint
 from segacc.averaging import average, kinds, using
 from segacc.data import Batch
+from segacc.errors import DataError
 from segacc.events import Evaluated, Event, Example, Saved, Scores, Started
 from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, stacked, windows
@@ -40,25 +41,30 @@ def train(run: Run) -> Iterator[Event]:
         if run.evaluation_due():  # a signal came between a step and its evaluation
             yield from evaluation(run)
 
-        for window in windows(run, meter, signal):
-            losses, grad_norm, valid = train_step(run, window)
-            progress.step += 1
-            clock.lap("step")
-            yield from refit(run)
+        try:
+            for window in windows(run, meter, signal):
+                losses, grad_norm, valid = train_step(run, window)
+                progress.step += 1
+                clock.lap("step")
+                yield from refit(run)
 
-            if run.skipped:
-                yield run.skipped
-            yield meter.step_done(losses, grad_norm, valid)
+                if run.skipped:
+                    yield run.skipped
+                yield meter.step_done(losses, grad_norm, valid)
 
-            if run.evaluation_due() and not any(on_any(run.accelerator, bool(signal.name))):
-                yield from evaluation(run)
-                clock.lap("evaluation")
+                if run.evaluation_due() and not any(on_any(run.accelerator, bool(signal.name))):
+                    yield from evaluation(run)
+                    clock.lap("evaluation")
 
-            if run.checkpoint_due():
+                if run.checkpoint_due():
+                    yield save_checkpoint(run)
+                    clock.lap("checkpoint")
+
+                meter.restart()
+        except DataError:  # met by one process, raised on all: what was learnt is kept
+            if progress.saved != progress.step:
                 yield save_checkpoint(run)
-                clock.lap("checkpoint")
-
-            meter.restart()
+            raise
 
         if progress.saved != progress.step or not progress.step:
             yield save_checkpoint(run)

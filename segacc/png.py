@@ -58,6 +58,24 @@ def decode_png(source: bytes | Path) -> Pixels | None:
         return None
 
 
+def refuse_wrong_checksum(source: bytes | Path) -> None:
+    """Refuse a PNG with a chunk whose checksum is wrong: Pillow does not look at the pixels'.
+
+    Raises:
+        ValueError: so; a file that ends too early is left to Pillow.
+    """
+    data = content(source)
+    place, view = len(SIGNATURE), memoryview(data)
+    while data.startswith(SIGNATURE) and place + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if end + 4 <= len(data):
+            stored = int.from_bytes(data[end : end + 4], "big")
+            if zlib.crc32(view[place + 4 : end]) != stored:
+                raise ValueError(f"damaged: the checksum of its part {name!r} is wrong")
+        place = end + 4
+
+
 def is_simple(data: bytes) -> bool:
     """Tell whether it is whole, 8 bits, grey or RGB, not interlaced, not transparent or turned.
 

@@ -1,5 +1,6 @@
 """The run folder at the start of a run: made, config.yaml written, a checkpoint loaded."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,10 +184,13 @@ def order_settings(run: "Run") -> dict[str, Any]:
     Samples are known by their ids, not by their files, which may lie elsewhere now.
     """
     config, data = run.config, run.train_data
+    mapped = {key: one for key, one in run.labels.to_dict().items() if key != "palette"}
     found: dict[str, Any] = {
         "seed": config.seed,
         "total_batch_size": run.total_batch_size,
         "training_images": data.num_samples,
+        "class_names": list(run.labels.names),
+        "label_map": digest([json.dumps(mapped, sort_keys=True, default=str)]),
     }
     if isinstance(data, TrainStream):
         found |= {

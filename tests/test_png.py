@@ -200,3 +200,14 @@ print(decoded)
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout) > 50
+
+
+def test_a_label_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path, labels = tmp_path / "label.png", LabelMap.plain(tuple("abcdefgh"))
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) // 8).save(path)
+    raw_label(path, labels, "label.png")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 12] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UnreadableError, match=r"label\.png: the label cannot be read: damaged: "):
+        raw_label(path, labels, "label.png")
