@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from segacc.checkpoint import damaged
 from segacc.errors import OptionError
 
 FOLDER = "ema"
@@ -112,10 +113,7 @@ class Ema:
                 for name, average in self.averages.items():
                     _take(average, file.get_tensor(name))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise OptionError(
-                f"--resume: {checkpoint} is damaged: {FOLDER}/{FILE}: "
-                f"{' '.join(str(error).split()).rstrip('.')}. Go on from an older checkpoint."
-            ) from None
+            raise OptionError(damaged(checkpoint, f"{FOLDER}/{FILE}: {error}")) from None
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
