@@ -40,7 +40,8 @@ def show_any_character() -> None:
     """Let a stream whose encoding lacks a character show a replacement instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            with suppress(OSError):  # one that both reads and writes cannot be changed
+                stream.reconfigure(errors="replace")
 
 
 def end_with(call: Callable[[], int]) -> NoReturn:

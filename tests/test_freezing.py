@@ -196,7 +196,7 @@ def test_learning_later_is_learning_with_a_new_optimizer(tmp_path: Path) -> None
         norms.append(norm)
         theirs = other.state_dict()
         for name, one in run.network.state_dict().items():
-            torch.testing.assert_close(one, theirs[name], rtol=1e-3, atol=2e-5)
+            torch.testing.assert_close(one, theirs[name], rtol=1e-3, atol=5e-5)
     assert len(norms) == 5 and max(norms) > 0.5, "some gradients must have been clipped"
     assert changed(run, start) >= encoder
 
