@@ -29,13 +29,16 @@ def train(config: TrainConfig) -> Iterator[Event]:
 def events(run: Run) -> Iterator[Event]:
     """Train a run that is built; the main process writes metrics.jsonl, pictures and trackers."""
     stream = loop.train(run)
-    if not run.accelerator.is_main_process:
-        return stream
-    return tracking.record(
-        run.folder,
-        stream,
-        names=run.labels.names,
-        palette=run.labels.palette,
-        best_by=run.config.best_by,
-        log=run.accelerator.log if run.config.trackers else None,
-    )
+    if run.accelerator.is_main_process:
+        stream = tracking.record(
+            run.folder,
+            stream,
+            names=run.labels.names,
+            palette=run.labels.palette,
+            best_by=run.config.best_by,
+            log=run.accelerator.log if run.config.trackers else None,
+        )
+    try:
+        yield from stream
+    finally:
+        run.lock.release()

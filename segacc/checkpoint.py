@@ -1,5 +1,6 @@
-"""Checkpoints that are whole or not there: atomic save, find, load, rotate."""
+"""Checkpoints that are whole or not there: atomic save, checksums, find, load, rotate."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,8 +12,9 @@ from typing import Any
 from segacc.errors import OptionError
 from segacc.events import Scores
 
-COMPLETE = "progress.json"
-"""Written last; a checkpoint folder without it does not count."""
+COMPLETE = "SHA256SUMS"
+"""Written last; a checkpoint folder without it does not count. `sha256sum -c` reads it as well."""
+PROGRESS = "progress.json"
 
 
 @dataclass
@@ -101,14 +103,56 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: 
         if ema is not None:
             ema.save(part)
         whole = {**asdict(progress), "positions": _of_all(progress.positions)}
+        accelerator.wait_for_everyone()  # each process writes its random states
         if accelerator.is_main_process:
-            (part / COMPLETE).write_text(json.dumps(whole, indent=1))
+            (part / PROGRESS).write_text(json.dumps(whole, indent=1))
+            seal(part)
 
     write_folder(place, fill, accelerator)
     if accelerator.is_main_process:
         for old in complete(folder)[:-keep]:
             remove(old)
     return place
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the checksum of every file, which makes the checkpoint count."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    lines = [f"{checksum(path)}  {path.relative_to(checkpoint).as_posix()}\n" for path in files]
+    (checkpoint / COMPLETE).write_text("".join(lines), encoding="utf-8")
+
+
+def checksum(path: Path) -> str:
+    """Return a file's SHA-256, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fault(checkpoint: Path) -> str:
+    """Say which file is not the one that was written; nothing where all are."""
+    try:
+        lines = (checkpoint / COMPLETE).read_text(encoding="utf-8").splitlines()
+        wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        if PROGRESS not in wanted:
+            return f"{COMPLETE} is cut off"
+        for name, digest in wanted.items():
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if checksum(checkpoint / name) != digest:
+                return f"{name} has another checksum than when it was written"
+    except (OSError, ValueError) as error:
+        return f"{COMPLETE}: {error}"
+    return ""
+
+
+def verify(checkpoint: Path) -> None:
+    """Refuse a checkpoint of which a file is missing or has changed.
+
+    Raises:
+        OptionError: so, with the newest one that is intact.
+    """
+    if reason := fault(checkpoint):
+        raise OptionError(damaged(checkpoint, reason))
 
 
 def _of_all(positions: list[Any]) -> list[Any]:
@@ -136,7 +180,7 @@ def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
     """Return (run folder, checkpoint) for `--resume`: `auto`, a run folder, or a checkpoint.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there is none, or none with checksums.
     """
     if given == "auto" and output_dir is None:
         raise OptionError("--resume auto needs --output-dir DIR; or write --resume DIR.")
@@ -147,8 +191,23 @@ def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
         else complete(place / "checkpoints") or complete(place)
     )
     if not found:
+        _refuse_older(given, place)
         raise OptionError(f"--resume {given}: no whole checkpoint in {place / 'checkpoints'}.")
     return found[-1].parents[1], found[-1]
+
+
+def _refuse_older(given: str, place: Path) -> None:
+    """Refuse what segacc wrote before it kept checksums, and say how to go on from there."""
+    patterns = PROGRESS, f"step-*/{PROGRESS}", f"checkpoints/step-*/{PROGRESS}"
+    for older in (path.parent for pattern in patterns for path in sorted(place.glob(pattern))):
+        run = older.parents[1]
+        network = next((one for one in (run / "last", run / "best") if one.is_dir()), None)
+        way = f"--weights {network}" if network else "--weights and the run's best/ or last/"
+        raise OptionError(
+            f"--resume {given}: {older} has no {COMPLETE}: it was removed by half, or an older "
+            "version of segacc wrote it, whose files could run code and cannot be checked for "
+            f"damage. Start a new run from the weights of that one: {way}."
+        )
 
 
 def forget_later(folder: Path, step: int) -> int:
@@ -184,7 +243,7 @@ def read(checkpoint: Path) -> Progress:
     Raises:
         OptionError: it is damaged.
     """
-    path = checkpoint / COMPLETE
+    path = checkpoint / PROGRESS
     try:
         progress = Progress(**json.loads(path.read_text()))
         if not all(isinstance(one, int) for one in (progress.step, progress.saved)):
@@ -196,20 +255,12 @@ def read(checkpoint: Path) -> Progress:
 
 def damaged(checkpoint: Path, reason: str) -> str:
     """Say that a checkpoint cannot be read, and from which one a run can go on."""
-    older = [one for one in complete(checkpoint.parent) if one.name < checkpoint.name]
+    others = (one for one in reversed(complete(checkpoint.parent)) if one != checkpoint)
+    intact = next((one for one in others if not fault(one)), None)
     way = (
-        f"Go on from the one before it: --resume {older[-1]}." if older else "No older one is here."
+        f"Go on from the newest one that is intact: --resume {intact}."
+        if intact
+        else "No other one that is intact is here; a new run can start from last/ or best/, with "
+        "--weights FOLDER."
     )
     return f"--resume: {checkpoint} is damaged: {' '.join(reason.split())}. {way}"
-
-
-def check_random_states(checkpoint: Path) -> None:
-    """Refuse a checkpoint that lacks random states of a process: accelerate passes over them.
-
-    Raises:
-        OptionError: so.
-    """
-    found = {path.name for path in checkpoint.glob("random_states_*.pkl")}
-    wanted = [f"random_states_{rank}.pkl" for rank in range(max(1, len(found)))]
-    if missing := [name for name in wanted if name not in found]:
-        raise OptionError(damaged(checkpoint, f"{', '.join(missing)} missing"))

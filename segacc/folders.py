@@ -1,5 +1,6 @@
 """Folders that are given: found, refused, or named where none was typed."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,9 @@ from tempfile import TemporaryDirectory
 
 from segacc.chosen import Chosen
 from segacc.errors import OptionError
+from segacc.run_lock import MARK, RunLock, in_use
 from segacc.settings import Settings
 
-MARK = ".segacc_run"
-"""File that every run writes into its folder; without it nothing is ever deleted there."""
 WRITTEN = (
     "config.yaml",
     "metrics.jsonl",
@@ -25,9 +25,9 @@ WRITTEN = (
     "segacc",
     ".*.part",
     ".*.old",
-    MARK,
 )
-"""What a run writes into its folder, `segacc` being its trackers'; all that is ever deleted."""
+"""What a run writes into its folder, `segacc` being its trackers'; all that is ever deleted. The
+mark stays: the run that comes next holds it."""
 TRIAL = ".segacc-"
 """How the name of a folder begins that is there for a moment, to see whether that is possible."""
 
@@ -63,9 +63,12 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
         return writable(folder, "--output-dir is not given")
     folder = writable(config.output_dir.expanduser(), settings.where("output_dir"))
     # Another process may be trying just now whether it can write there.
-    held = folder.iterdir() if folder.is_dir() else ()
-    in_use = any(not path.name.startswith(TRIAL) for path in held)
-    if in_use and not (config.resume or config.overwrite):
+    inside = folder.iterdir() if folder.is_dir() else ()
+    occupied = any(path.name != MARK and not path.name.startswith(TRIAL) for path in inside)
+    if os.environ.get("RANK", "0") == "0" and RunLock(folder).held():
+        where = f"--resume {config.resume}" if config.resume else settings.where("output_dir")
+        raise OptionError(f"{where}: {in_use(folder)}")
+    if occupied and not (config.resume or config.overwrite):
         raise OptionError(
             f"{settings.where('output_dir')}: {folder} is in use. Choose another folder, go on "
             "with "
@@ -76,13 +79,13 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
             f"{settings.where('overwrite')}: {folder} is a symbolic link, which is not followed "
             "to delete what it points to. Name the folder itself."
         )
-    if in_use and config.overwrite and not (folder / MARK).is_file():
+    if occupied and config.overwrite and not (folder / MARK).is_file():
         raise OptionError(
             f"{settings.where('overwrite')}: {folder} does not look like a run folder (it has no "
             f"{MARK}), "
             "so it is not deleted. Remove it yourself, or choose another folder."
         )
-    if in_use and config.overwrite:
+    if occupied and config.overwrite:
         refuse_inputs(settings, dataset)
     return folder
 

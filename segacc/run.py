@@ -40,8 +40,9 @@ from segacc.parts import (
 )
 from segacc.plan import Plan
 from segacc.processes import idle_cores, save_bare
+from segacc.run_lock import RunLock
 from segacc.scoring import Best, Scoring
-from segacc.start import prepare_folder, resume
+from segacc.start import lock_folder, prepare_folder, resume
 from segacc.streams import TrainStream
 from segacc.transfer import LoadReport
 
@@ -78,6 +79,8 @@ class Run:
     """The moving average of the weights, where that was asked for."""
     groups: list[parameter_groups.Row]
     """What the optimizer updates, and what is frozen."""
+    lock: RunLock
+    """Of the run folder, held until the run ends."""
     skipped: Skipped | None = None
     """Why the newest step was not taken, if so."""
     notes: list[str] = field(default_factory=list)
@@ -225,10 +228,12 @@ def build_run(plan: Plan) -> Run:
         clock=Clock(plan.started),
         ema=build_ema(plan, model, accelerator),
         groups=groups,
+        lock=RunLock(plan.folder),
     )
     scoring.weights = kinds(run)[-1]
     run.notes = [*describe(run, built.report), *idle_cores(accelerator), *data.notes, *built.notes]
     run.notes += parameter_groups.lines(groups)
+    lock_folder(run)
     resume(run)
     prepare_folder(run, settings)
     return run

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, load
 
 from segacc import checkpoint
 from segacc.amounts import clock_text, seconds
 from segacc.errors import OptionError
-from segacc.folders import MARK, clear
+from segacc.folders import clear
 from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
 from segacc.plan import NETWORK, as_stored
@@ -32,13 +32,34 @@ SAME_READERS = (
 )
 
 
+def lock_folder(run: "Run") -> None:
+    """Keep other runs out of the run folder while this one lasts.
+
+    Raises:
+        OptionError: another run holds it; or one began there, and has ended since this one's plan.
+    """
+    accelerator, lock = run.accelerator, run.lock
+
+    def claim() -> None:
+        lock.claim()
+        run.notes += [lock.note] if lock.note else []
+        if (run.folder / "config.yaml").exists() and not (run.plan.resume or run.config.overwrite):
+            raise OptionError(
+                f"{run.folder}: another run was started there at the same time, and has ended. "
+                "Choose another folder with --output-dir."
+            )
+
+    on_all(accelerator, claim if accelerator.is_main_process else lambda: None)
+    if not accelerator.is_main_process:
+        lock.share()
+
+
 def prepare_folder(run: "Run", settings: Settings) -> None:
     """Make the run folder and write what is known of the run, on the main process."""
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             clear(run.folder)
         (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
-        (run.folder / MARK).touch()
         if not run.plan.resume:
             (run.folder / NETWORK).mkdir(exist_ok=True)
             run.network.save_settings(run.folder / NETWORK)
@@ -67,7 +88,7 @@ def resume(run: "Run") -> None:
     now, streamed = order_settings(run), isinstance(run.train_data, TrainStream)
     run.progress.positions = [None] * max(1, run.config.num_workers) if streamed else []
     if run.plan.resume:
-        stored = checkpoint.read(run.plan.resume)
+        stored = verified(run, run.plan.resume)
         was = stored.settings
         missing = [key for key in now if key not in was]
         if missing and streamed == ("shards" in was):
@@ -109,6 +130,13 @@ def resume(run: "Run") -> None:
     run.progress.settings = now
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
+
+
+def verified(run: "Run", place: Path) -> checkpoint.Progress:
+    """Read a checkpoint's progress, once its files are seen to be those that were written."""
+    main = run.accelerator.is_main_process
+    on_all(run.accelerator, lambda: checkpoint.verify(place) if main else None)
+    return on_all(run.accelerator, lambda: checkpoint.read(place))
 
 
 def give_up_later(run: "Run", step: int) -> None:
@@ -158,9 +186,11 @@ def read_state(run: "Run", stored: Path) -> None:
     Raises:
         OptionError: it is damaged.
     """
-    checkpoint.check_random_states(stored)
+    random = stored / f"random_states_{run.accelerator.process_index}.pkl"
     try:
         run.accelerator.load_state(str(stored))
+        if random.is_file():  # accelerate passes over one that it cannot read
+            load(random)
     except Exception as error:  # of a damaged file torch, pickle and safetensors raise anything
         raise OptionError(checkpoint.damaged(stored, f"{type(error).__name__}: {error}")) from None
 

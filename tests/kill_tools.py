@@ -99,7 +99,7 @@ def save_and_rotate(run: Path, accelerator: Any) -> None:
 
     folder = run / "checkpoints"
     first = folder / "step-00000001"
-    later = {f"{number}.txt" for number in range(9)}  # progress.json is not the first to be removed
+    later = {f"{number}.txt" for number in range(9)}  # so that other files are removed first
     model = torch.nn.Linear(1, 1)
     model, _ = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
 
@@ -108,6 +108,7 @@ def save_and_rotate(run: Path, accelerator: Any) -> None:
         save(folder, Progress(step=step), accelerator, keep=2)
 
     names = {"model.safetensors", "optimizer.bin", "random_states_0.pkl", "progress.json"}
+    names |= {"SHA256SUMS"}
 
     def step_of(checkpoint: Path) -> Any:
         more = later if checkpoint == first else set()

@@ -12,7 +12,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from segacc.checkpoint import Progress, complete, find, name, read, recover, save, write_folder
+from segacc.checkpoint import (
+    Progress,
+    complete,
+    fault,
+    find,
+    name,
+    read,
+    recover,
+    save,
+    verify,
+    write_folder,
+)
 from segacc.errors import OptionError
 
 TOOL = Path(__file__).parent / "kill_tools.py"
@@ -159,13 +170,72 @@ def test_a_folder_without_its_last_file_does_not_count(
 ) -> None:
     for step in (1, 2):
         save(tmp_path, Progress(step=step), accelerator, keep=5)
-    (tmp_path / name(2) / "progress.json").unlink()
+    (tmp_path / name(2) / "SHA256SUMS").unlink()
     (tmp_path / "step-00000009").write_text("a file")
     assert complete(tmp_path) == [tmp_path / name(1)]
     assert complete(tmp_path / "nowhere") == []
 
 
+def test_checksums_are_those_of_sha256sum(tmp_path: Path, accelerator: Accelerator) -> None:
+    place = save(tmp_path, Progress(step=1), accelerator, keep=1)
+    check = ["sha256sum", "--strict", "--check", "SHA256SUMS"]
+    told = subprocess.run(check, cwd=place, capture_output=True, text=True, check=True).stdout
+    files = {path.name for path in place.iterdir()} - {"SHA256SUMS"}
+    assert told.splitlines() == [f"{one}: OK" for one in sorted(files)]
+    assert fault(place) == ""
+
+
+@pytest.mark.parametrize("index", [0, 40])
+@pytest.mark.parametrize("file", ["progress.json", "random_states_0.pkl", "SHA256SUMS"])
+def test_one_flipped_bit_is_found(
+    tmp_path: Path, accelerator: Accelerator, file: str, index: int
+) -> None:
+    place = save(tmp_path, Progress(step=1), accelerator, keep=1)
+    content = bytearray((place / file).read_bytes())
+    content[index] ^= 1
+    (place / file).write_bytes(content)
+    assert fault(place)
+    if file != "SHA256SUMS":
+        assert fault(place) == f"{file} has another checksum than when it was written"
+
+
+def test_the_newest_intact_checkpoint_is_offered(tmp_path: Path, accelerator: Accelerator) -> None:
+    one, two, three = (
+        save(tmp_path, Progress(step=step), accelerator, keep=5) for step in (1, 2, 3)
+    )
+    (two / "random_states_0.pkl").unlink()
+    (three / "SHA256SUMS").write_text("")
+    with pytest.raises(OptionError) as error:
+        verify(three)
+    assert str(error.value) == (
+        f"--resume: {three} is damaged: SHA256SUMS is cut off. Go on from the newest one that is "
+        f"intact: --resume {one}."
+    )
+    (one / "progress.json").write_text("{}")
+    with pytest.raises(OptionError, match=r"random_states_0.pkl is missing. No other one that is"):
+        verify(two)
+
+
 # ------------------------------------------------------------------------------------- --resume
+
+
+def test_a_checkpoint_without_checksums_is_refused_with_the_way_on(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    run = tmp_path / "run"
+    place = save(run / "checkpoints", Progress(step=5), accelerator, keep=2)
+    (place / "SHA256SUMS").unlink()
+    for given in (run, place, run / "checkpoints"):
+        with pytest.raises(OptionError, match=r"older version of segacc.*--weights and the run"):
+            find(str(given), None)
+    (run / "best").mkdir()
+    with pytest.raises(OptionError) as error:
+        find("auto", run)
+    assert str(error.value) == (
+        f"--resume auto: {place} has no SHA256SUMS: it was removed by half, or an older version of "
+        "segacc wrote it, whose files could run code and cannot be checked for damage. Start a "
+        f"new run from the weights of that one: --weights {run / 'best'}."
+    )
 
 
 @pytest.fixture
@@ -203,7 +273,7 @@ def test_auto_needs_a_folder() -> None:
 
 @pytest.mark.parametrize("given", ["auto", "empty", "nowhere"])
 def test_no_checkpoint_is_an_error(given: str, tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "empty" / "checkpoints" / name(5)).mkdir(parents=True)  # without progress.json
+    (tmp_path / "empty" / "checkpoints" / name(5)).mkdir(parents=True)  # without a file
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError) as error:
         find(given, Path("empty"))

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics, python
+from segacc.checkpoint import seal
 from segacc.samples import digest
 
 pytest_plugins = ["cli_fixtures"]
@@ -79,7 +80,7 @@ def test_a_resume_that_is_refused_changes_nothing(
     warm: Warm, trained: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = contents(run)
     assert_refused(
         warm("--resume", "run", "--batch-size", "2", "--max-steps", "50", cwd=tmp_path),
         "--resume run: this would not be the same run: total_batch_size was 4, now 2. Start as "
@@ -90,7 +91,13 @@ def test_a_resume_that_is_refused_changes_nothing(
         warm("--resume", "run", "--max-steps", "2", cwd=tmp_path),
         f"--max-steps: 2: {run}/checkpoints/step-00000040 is at step 40 already.",
     )
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert contents(run) == before
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    """Read all files but the mark, which names the process that held the folder last."""
+    files = (path for path in run.rglob("*") if path.is_file() and path.name != ".segacc_run")
+    return {path: path.read_bytes() for path in files}
 
 
 def test_other_samples_in_equal_number_would_not_be_the_same_run(
@@ -115,6 +122,7 @@ def test_other_samples_in_equal_number_would_not_be_the_same_run(
 
     del progress["settings"]["sample_digest"]
     stored.write_text(json.dumps(progress))
+    seal(stored.parent)
     assert_refused(
         warm("--resume", stored.parent, "--max-steps", "3", cwd=tmp_path),
         f"--resume {stored.parent}: an older version of segacc wrote this checkpoint, without "

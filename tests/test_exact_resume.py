@@ -19,7 +19,7 @@ from launches import ROOT, assert_same, environment, launch, rows, start
 SETTINGS = (
     *("--arch", "segformer:variant=tiny,drop_path=0.2,dropout=0.2", "--weights", "none"),
     *("--crop-size", 64, "--max-steps", 60, "--log-every", 1, "--eval-every", 20),
-    *("--save-every", 7, "--num-pictures", 0, "--batch-size", 4),
+    *("--save-every", 7, "--num-pictures", 0, "--batch-size", 4, "--ema", "0.9"),
 )
 
 
@@ -104,26 +104,47 @@ def test_a_better_network_of_a_future_that_is_given_up_is_put_aside(
         assert step < now["step"] == progress["best_step"]
 
 
+def flip(path: Path) -> None:
+    """Flip one bit in the middle of a file: of tensors, where it holds tensors."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+CHANGED = " has another checksum than when it was written. "
 DAMAGE = {
-    "progress.json": (lambda path: path.write_text("{"), "progress.json: Expecting property name"),
-    "model.safetensors": (lambda path: os.truncate(path, 1000), "SafetensorError: "),
-    "optimizer.bin": (lambda path: path.unlink(), "FileNotFoundError: "),
-    "random_states_0.pkl": (lambda path: path.unlink(), "random_states_0.pkl missing. "),
+    "cut progress": (
+        "progress.json",
+        lambda path: path.write_text("{"),
+        ": Expecting property name",
+    ),
+    "edited progress": (
+        "progress.json",
+        lambda path: path.write_text(path.read_text().replace('"evaluated": ', '"evaluated": 1')),
+        CHANGED,
+    ),
+    "cut model": ("model.safetensors", lambda path: os.truncate(path, 1000), CHANGED),
+    "flipped model": ("model.safetensors", flip, CHANGED),
+    "flipped optimizer": ("optimizer.bin", flip, CHANGED),
+    "flipped EMA": ("ema/averages.safetensors", flip, CHANGED),
+    "no optimizer": ("optimizer.bin", lambda path: path.unlink(), " is missing. "),
+    "cut random": ("random_states_0.pkl", lambda path: os.truncate(path, 1000), CHANGED),
+    "no random": ("random_states_0.pkl", lambda path: path.unlink(), " is missing. "),
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_checkpoint_names_the_one_before_it(
-    uninterrupted: Path, tmp_path: Path, warm: Warm, name: str
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_names_the_newest_intact_one(
+    uninterrupted: Path, tmp_path: Path, warm: Warm, damage: str
 ) -> None:
-    spoil, told = DAMAGE[name]
+    name, spoil, told = DAMAGE[damage]
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     *_, before, newest = sorted((run / "checkpoints").iterdir())
     spoil(newest / name)
     done = warm("--resume", newest, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"segacc: --resume: {newest} is damaged: {told}")
-    assert done.stderr.endswith(f"Go on from the one before it: --resume {before}.\n")
+    assert done.stderr.startswith(f"segacc: --resume: {newest} is damaged: {name}{told}")
+    assert done.stderr.endswith(f"Go on from the newest one that is intact: --resume {before}.\n")
 
 
 def test_a_damaged_line_of_the_metrics_is_named(

@@ -64,5 +64,7 @@ def test_only_what_a_run_writes_is_deleted(tmp_path: Path) -> None:
         (folder / name).touch()
     (folder / "last").symlink_to(outside)
     clear(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["data", "notes.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(".segacc_run", "data", "notes.txt")  # the mark is what the next run locks
+    ]
     assert (folder / "data" / "file").exists() and (outside / "file").exists()

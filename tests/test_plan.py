@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from segacc.checkpoint import Progress
+from segacc.checkpoint import Progress, seal
 from segacc.chosen import options_text
 from segacc.config import TrainConfig
 from segacc.errors import OptionError, SegaccError
@@ -41,13 +41,19 @@ def refusal(registry: Registry, **values: Any) -> str:
     return str(caught.value)
 
 
+def write_checkpoint(place: Path, step: int) -> None:
+    """Write what a plan reads of a checkpoint."""
+    (place / "progress.json").write_text(json.dumps(asdict(Progress(step=step))))
+    seal(place)
+
+
 def write_run(folder: Path, registry: Registry, *, step: int = 2, **values: Any) -> Path:
     """Write what a run leaves behind that can be resumed, as far as a plan reads it."""
     place = folder / "checkpoints" / f"step-{step:08d}"
     place.mkdir(parents=True)
     settings = plan(registry, **values).settings.chosen({"max_steps": (4, "")})
     (folder / "config.yaml").write_text(to_yaml(settings))
-    (place / "progress.json").write_text(json.dumps(asdict(Progress(step=step))))
+    write_checkpoint(place, step)
     return folder
 
 
@@ -309,7 +315,7 @@ def test_the_newest_checkpoint_is_resumed_and_half_written_ones_do_not_count(
     newer = run / "checkpoints" / "step-00000003"
     newer.mkdir()
     assert plan(registry, resume="run").resume == run / "checkpoints" / "step-00000002"
-    (newer / "progress.json").write_text(json.dumps(asdict(Progress(step=3))))
+    write_checkpoint(newer, 3)
     assert plan(registry, resume="run").resume == newer
 
 

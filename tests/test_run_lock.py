@@ -1,0 +1,134 @@
+"""One run at a time in a run folder, known by a lock that dies with its owner."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launches import launch, rows, start
+from segacc.errors import OptionError
+from segacc.run_lock import MARK, RunLock
+
+SETTINGS = (
+    *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", 64),
+    *("--save-every", 2, "--eval-every", 100_000, "--log-every", 1),
+    *("--num-pictures", 0, "--num-workers", 2, "--batch-size", 2),
+)
+LONG = (*SETTINGS, "--max-steps", 100_000)
+
+
+def started(run: Path) -> "subprocess.Popen[str]":
+    """Start a run and wait until it has taken three steps."""
+    process = start(*LONG, "--output-dir", run)
+    while len(rows(run, "train")) < 3:
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        time.sleep(0.05)
+    return process
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def refused(*args: object) -> str:
+    """Run segacc, which must refuse; return its one paragraph."""
+    process = start(*args)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and told.count("\n") == 1, told
+    return told
+
+
+@pytest.mark.launch
+def test_a_living_run_keeps_others_away_and_a_dead_one_does_not(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = started(run)
+    wanted = (
+        f"segacc: --output-dir: {run}: another run is writing there: process {process.pid} on "
+        f"{socket.gethostname()}. Wait for its end or stop it, or choose another folder with "
+        "--output-dir.\n"
+    )
+    before = {path.name for path in run.iterdir()}
+    for more in (["--overwrite"], []):
+        assert refused(*LONG, "--output-dir", run, *more) == wanted
+    assert refused("--resume", run) == wanted.replace("--output-dir:", f"--resume {run}:")
+    assert before <= {path.name for path in run.iterdir()} and process.poll() is None
+    end(process)
+    assert not RunLock(run).held(), "its two data workers may live a moment longer"
+    done = len(rows(run, "train"))
+    launch("--resume", run, "--max-steps", done + 2)
+    assert len(rows(run, "train")) == done + 2
+
+
+@pytest.mark.launch
+def test_of_two_that_start_together_one_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    short = (*SETTINGS, "--max-steps", 3, "--output-dir", run)
+    both = [start(*short) for _ in range(2)]
+    told = [process.communicate(timeout=200)[0] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], told
+    (one,) = (text for text in told if "segacc: " in text)
+    assert re.search(r"another run (is writing there: process \d+ on|was started there)", one)
+    assert [row["step"] for row in rows(run, "train")] == [1, 2, 3]
+
+
+@pytest.mark.launch
+def test_the_processes_of_a_dead_launcher_hold_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = start(*LONG, "--output-dir", run, processes=2)
+    try:
+        while len(rows(run, "train")) < 3:
+            assert launcher.poll() is None
+            time.sleep(0.05)
+        launcher.kill()
+        launcher.wait()
+        pids = [int(pid) for pid in re.findall(r"process (\d+)", (run / MARK).read_text())]
+        assert len(pids) == 2
+        assert all(f"process {pid} on " in refused("--resume", run) for pid in pids)
+        os.kill(pids[0], signal.SIGSTOP)  # of two, one alone still holds it
+        assert RunLock(run).held()
+    finally:
+        for pid in re.findall(r"process (\d+)", (run / MARK).read_text()):
+            os.kill(int(pid), signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while RunLock(run).held():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_each_process_holds_it_alone(tmp_path: Path) -> None:
+    main, other, third = RunLock(tmp_path), RunLock(tmp_path), RunLock(tmp_path)
+    main.claim()
+    other.share()
+    with pytest.raises(OptionError, match=f"process {os.getpid()} on"):
+        third.claim()
+    main.release()
+    assert third.held()
+    other.release()
+    assert not third.held()
+    third.claim()
+    third.release()
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path: Path) -> None:
+    """The kernel's answer is replaced by that of such a file system, as strace does it."""
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    code = (
+        "import sys; from pathlib import Path; from segacc.run_lock import RunLock; "
+        f"lock = RunLock(Path({str(tmp_path)!r})); lock.claim(); print(lock.note)"
+    )
+    strace = ["strace", "-f", "-o", "/dev/null", "-e", "inject=flock:error=ENOLCK"]
+    done = subprocess.run(
+        [*strace, sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (
+        f"{tmp_path} cannot be locked (No locks available): nothing keeps a second run out of it\n"
+    )
