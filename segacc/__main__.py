@@ -1,6 +1,7 @@
 """Parse, plan, build, train; a user's mistake is one paragraph and exit code 2."""
 
 import atexit
+import errno
 import io
 import os
 import sys
@@ -34,6 +35,11 @@ def main() -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"segacc: something cannot be written: {error}.\n")
+        return 2
 
 
 def show_any_character() -> None:

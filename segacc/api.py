@@ -37,6 +37,7 @@ def events(run: Run) -> Iterator[Event]:
             palette=run.labels.palette,
             best_by=run.config.best_by,
             log=run.accelerator.log if run.config.trackers else None,
+            failed=run.signal.ask,
         )
     try:
         yield from stream

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segacc.errors import OptionError
+from safetensors import SafetensorError
+
+from segacc.errors import OptionError, WriteError
 from segacc.events import Scores
 
 COMPLETE = "SHA256SUMS"
@@ -51,29 +53,60 @@ class Progress:
     """What the order of samples depends on; a resumed run must agree."""
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None], accelerator: Any) -> None:
+def write_folder(
+    folder: Path,
+    fill: Callable[[Path], None],
+    accelerator: Any,
+    last: Callable[[Path], None] = lambda part: None,
+) -> None:
     """Write a folder as a whole: `fill` writes a temporary one on all processes, then it moves.
 
     A folder of that name is replaced; a process killed at any moment leaves the old or the new one.
+    `last` is called on the main process once all have filled it.
+
+    Raises:
+        WriteError: one of them could not write, as on a full disk; on all of them.
     """
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
-    if accelerator.is_main_process:
+
+    def prepare() -> None:
         if old.exists() and not folder.exists():  # cut off between the two renames below
             old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         part.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    fill(part)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+
+    def move() -> None:
+        last(part)
         _flush(part)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
+
+    main = accelerator.is_main_process
+    for act in (prepare if main else None, lambda: fill(part), move if main else None):
+        _write(act, part, accelerator)
+
+
+def _write(act: Callable[[], None] | None, part: Path, accelerator: Any) -> None:
+    """Act on this process and wait for all; what one of them cannot write is raised on all."""
+    from segacc.processes import on_all
+
+    def told() -> None:
+        try:
+            if act is not None:
+                act()
+        except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk torch raises one
+            shutil.rmtree(part, ignore_errors=True)  # its room is needed for the next attempt
+            reason = " ".join(str(error).split())
+            raise WriteError(
+                f"{part.with_name(part.name[1:].removesuffix('.part'))}: it cannot be written: "
+                f"{reason}. What was written before it is whole."
+            ) from error
+
+    on_all(accelerator, told)
 
 
 def _flush(folder: Path) -> None:
@@ -97,18 +130,18 @@ def name(step: int) -> str:
 def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: Any = None) -> Path:
     """Save all that resumes a run as `folder`/step-N, then drop the oldest but `keep`."""
     place = folder / name(progress.step)
+    whole = {**asdict(progress), "positions": _of_all(progress.positions)}
 
     def fill(part: Path) -> None:
         accelerator.save_state(str(part))
         if ema is not None:
             ema.save(part)
-        whole = {**asdict(progress), "positions": _of_all(progress.positions)}
-        accelerator.wait_for_everyone()  # each process writes its random states
-        if accelerator.is_main_process:
-            (part / PROGRESS).write_text(json.dumps(whole, indent=1))
-            seal(part)
 
-    write_folder(place, fill, accelerator)
+    def finish(part: Path) -> None:
+        (part / PROGRESS).write_text(json.dumps(whole, indent=1))
+        seal(part)
+
+    write_folder(place, fill, accelerator, last=finish)
     if accelerator.is_main_process:
         for old in complete(folder)[:-keep]:
             remove(old)
@@ -117,7 +150,8 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: 
 
 def seal(checkpoint: Path) -> None:
     """Write the checksum of every file, which makes the checkpoint count."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    inside = (path for path in checkpoint.rglob("*") if path.name != COMPLETE)
+    files = sorted(path for path in inside if path.is_file())
     lines = [f"{checksum(path)}  {path.relative_to(checkpoint).as_posix()}\n" for path in files]
     (checkpoint / COMPLETE).write_text("".join(lines), encoding="utf-8")
 

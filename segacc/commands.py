@@ -12,6 +12,7 @@ from rich.console import Console
 
 from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.errors import WriteError
 from segacc.folders import evaluation_folder, model_folder, writable
 from segacc.plan import gather, make_plan
 from segacc.presets import AUGMENT
@@ -59,10 +60,24 @@ def train(layers: list[Layer]) -> int:
         console, names=run.labels.names, palette=run.labels.palette, best_by=run.config.best_by
     ) as screen:
         for event in events(run):
-            screen.show(event)
+            try:
+                screen.show(event)
+            except (OSError, UnicodeError) as error:  # nobody reads any more: save, then end
+                console.quiet = True
+                run.signal.ask(unseen(error, run.folder))
             stopped = event if isinstance(event, Stopped) else stopped
     console.out(screen.summary(), highlight=False)
     return exit_code(stopped)
+
+
+def unseen(error: OSError | UnicodeError, folder: Path) -> Exception:
+    """Say why a run ended that could not show what it did; of a closed pipe, nobody is told."""
+    if isinstance(error, BrokenPipeError):
+        return error
+    return WriteError(
+        f"what the run shows cannot be written: {error}. It was saved and has ended; go on with "
+        f"--resume {folder}."
+    )
 
 
 def process_start() -> float:

@@ -22,6 +22,10 @@ class UnreadableError(DataError):
     """An image or label file is missing or not decodable; `skip_unreadable` may pass it over."""
 
 
+class WriteError(SegaccError):
+    """Something of a run cannot be written: the disk is full, or the terminal is gone."""
+
+
 class PluginError(SegaccError):
     """A component is unknown, ambiguous, or its plugin is broken."""
 

@@ -1,7 +1,7 @@
 """The heart: `train`, `train_step`, `evaluate`. Read it from top to bottom."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -10,7 +10,7 @@ from torch import Tensor
 from segacc import checkpoint
 from segacc.averaging import average, kinds, using
 from segacc.data import Batch
-from segacc.errors import DataError
+from segacc.errors import DataError, SegaccError, WriteError
 from segacc.events import Evaluated, Event, Example, Saved, Scores, Started
 from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, stacked, windows
@@ -22,7 +22,7 @@ from segacc.meter import Meter
 from segacc.model import Logits
 from segacc.run import Run
 from segacc.scoring import Scoring, joined
-from segacc.signals import StopSignal
+from segacc.signals import StoppedError
 
 
 def train(run: Run) -> Iterator[Event]:
@@ -37,7 +37,7 @@ def train(run: Run) -> Iterator[Event]:
         folder=run.folder, step=progress.step, max_steps=run.max_steps, notes=tuple(run.notes)
     )
 
-    with StopSignal() as signal:
+    with run.signal as signal:
         if run.evaluation_due():  # a signal came between a step and its evaluation
             yield from evaluation(run)
 
@@ -61,7 +61,7 @@ def train(run: Run) -> Iterator[Event]:
                     clock.lap("checkpoint")
 
                 meter.restart()
-        except DataError:  # met by one process, raised on all: what was learnt is kept
+        except (DataError, WriteError):  # met by one process, raised on all: keep what was learnt
             if progress.saved != progress.step:
                 yield save_checkpoint(run)
             raise
@@ -71,6 +71,8 @@ def train(run: Run) -> Iterator[Event]:
 
     yield Saved(step=progress.step, folder=save_model(run, "last"))
     run.accelerator.end_training()
+    if signal.error:
+        raise signal.error
     yield ending.stopped(run, signal.name)
 
 
@@ -127,17 +129,21 @@ def evaluation(run: Run) -> Iterator[Event]:
     """Score the validation split with each kind of weights, of which the last is judged.
 
     Yields:
-        Evaluated for each, and Saved when it is the best so far.
+        Evaluated for each, and Saved when it is the best so far; nothing where a signal came
+        meanwhile: a resumed run begins with this evaluation.
     """
-    progress, best = run.progress, False
+    progress, best, found = run.progress, False, []
     for weights in kinds(run):
         start = time.perf_counter()
-        with using(run, weights):
-            scores, examples = evaluate(run.scoring)
+        try:
+            with using(run, weights):
+                scores, examples = evaluate(run.scoring, stop=lambda: bool(run.signal.name))
+        except StoppedError:
+            return
         progress.num_images = run.scoring.num_images
         if weights == kinds(run)[-1]:
             best = run.note(scores)
-        yield Evaluated(
+        told = Evaluated(
             step=progress.step,
             scores=scores,
             terms=run.scoring.terms(),
@@ -145,19 +151,30 @@ def evaluation(run: Run) -> Iterator[Event]:
             best=best,
             examples=tuple(examples),
         )
+        found.append(told)
+    yield from found
     if best:
         yield Saved(step=progress.step, folder=save_model(run, "best"))
 
 
-def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
+def evaluate(
+    scoring: Scoring, stop: Callable[[], bool] | None = None
+) -> tuple[Scores, list[Example]]:
     """Score a split: exactly the same numbers on any number of processes.
 
     Each process predicts its share, a batch of images of one size at a time, at their original
     size; states are added up. All processes make as many forward calls (sharded networks need
     that); padding weighs nothing.
 
+    Args:
+        scoring: what is scored, with which network, and how.
+        stop: asked after each batch; one process that says yes stops them all.
+
     Returns:
         The scores, and on the main process the kept examples.
+
+    Raises:
+        StoppedError: it was stopped.
     """
     accelerator, metrics = scoring.accelerator, scoring.metrics()
     examples, images = [], 0
@@ -174,6 +191,8 @@ def evaluate(scoring: Scoring) -> tuple[Scores, list[Example]]:
             scoring.count(metrics, one, item.label)
             if item.id in scoring.keep:
                 examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
+        if stop is not None and any(on_any(accelerator, stop())):
+            raise StoppedError
     trouble.settle()
     scores = gather_scores(scoring, metrics)
     scoring.counted = metrics
@@ -199,8 +218,13 @@ def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
 
 def save_checkpoint(run: Run) -> Saved:
     """Write checkpoints/step-N."""
-    progress, place = run.progress, run.folder / "checkpoints"
+    progress, place, before = run.progress, run.folder / "checkpoints", run.progress.saved
     progress.saved, progress.seconds = progress.step, run.clock.used()
     progress.max_steps, progress.unreadable = run.max_steps, sorted(run.unreadable)
-    folder = checkpoint.save(place, progress, run.accelerator, keep=run.config.keep, ema=run.ema)
+    keep = run.config.keep
+    try:
+        folder = checkpoint.save(place, progress, run.accelerator, keep=keep, ema=run.ema)
+    except SegaccError:
+        progress.saved = before
+        raise
     return Saved(step=progress.step, folder=folder)

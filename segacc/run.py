@@ -42,6 +42,7 @@ from segacc.plan import Plan
 from segacc.processes import idle_cores, save_bare
 from segacc.run_lock import RunLock
 from segacc.scoring import Best, Scoring
+from segacc.signals import StopSignal
 from segacc.start import lock_folder, prepare_folder, resume
 from segacc.streams import TrainStream
 from segacc.transfer import LoadReport
@@ -81,6 +82,8 @@ class Run:
     """What the optimizer updates, and what is frozen."""
     lock: RunLock
     """Of the run folder, held until the run ends."""
+    signal: StopSignal = field(default_factory=StopSignal)
+    """Asks for the end."""
     skipped: Skipped | None = None
     """Why the newest step was not taken, if so."""
     notes: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.curves import draw_curves, read_metrics
+from segacc.errors import WriteError
 from segacc.events import (
     Evaluated,
     Event,
@@ -34,6 +35,7 @@ def record(
     palette: Sequence[Color],
     best_by: str,
     log: Log | None = None,
+    failed: Callable[[Exception], None] | None = None,
 ) -> Iterator[Event]:
     """Write each event into the run folder, then pass it on; on the main process only.
 
@@ -44,9 +46,11 @@ def record(
         palette: K RGB colours, 0..255.
         best_by: the score that curves.png shows beside the usual ones.
         log: called with `train/...` and `eval/...` numbers, for trackers.
+        failed: told what could not be written, as on a full disk; raised where this is None.
     """
     metrics, pictures = run_folder / "metrics.jsonl", run_folder / "pictures"
-    for event in events:
+
+    def write(event: Event) -> None:
         if isinstance(event, Started):
             start_metrics(metrics, event.step)
         elif isinstance(event, StepDone) and event.logged:
@@ -64,6 +68,14 @@ def record(
                 note_fitted(run_folder / "config.yaml", event.max_steps)
         elif isinstance(event, Stopped):
             draw_curves(metrics, pictures / "curves.png", best_by=best_by)
+
+    for event in events:
+        try:
+            write(event)
+        except OSError as error:
+            if failed is None:
+                raise
+            failed(WriteError(f"{run_folder}: the run's records cannot be written: {error}."))
         yield event
 
 

@@ -1,0 +1,228 @@
+"""What stops a run after steps were taken leaves a checkpoint of its last whole step."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli_tools import write_data
+from launches import ROOT, command, environment, launch, rows, start
+from segacc.signals import STOPPING, StopSignal
+
+STEPS = (
+    *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", 64),
+    *("--log-every", 1, "--num-pictures", 0, "--num-workers", 0),
+    *("--batch-size", 2, "--warmup-steps", 0, "--max-steps", 100_000),
+)
+SETTINGS = (*STEPS, "--save-every", 100_000)
+RARELY = ("--eval-every", 100_000)
+
+
+def wait_for(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
+    """Wait until a run has logged a step."""
+    while len(rows(run, "train")) < step:
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        time.sleep(0.02)
+
+
+def newest(run: Path) -> int:
+    """Return the step of the newest checkpoint, which must be the last that was logged."""
+    step = int(sorted((run / "checkpoints").glob("step-*/SHA256SUMS"))[-1].parent.name[5:])
+    assert step == rows(run, "train")[-1]["step"]
+    return step
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_more_signals_save(tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    process = start(*SETTINGS, *RARELY, "--output-dir", run)
+    wait_for(process, run, 3)
+    process.send_signal(getattr(signal, name))
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + getattr(signal, name), told
+    assert f"stopped by {name} at step {newest(run)}/100000" in told
+    assert (run / "last" / "model.safetensors").is_file()
+
+
+@pytest.mark.launch
+def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            "nohup",
+            sys.executable,
+            "-m",
+            "segacc",
+            *map(str, (*SETTINGS, *RARELY)),
+            "--output-dir",
+            run,
+        ],
+        env=environment(),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(process, run, 3)
+    process.send_signal(signal.SIGHUP)
+    wait_for(process, run, len(rows(run, "train")) + 5)
+    process.terminate()
+    told, _ = process.communicate(timeout=60)
+    assert "stopped by SIGTERM" in told and newest(run) >= 8
+
+
+def test_a_platform_may_lack_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP")
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.name == "SIGUSR2" and "SIGHUP" in STOPPING
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_signal_during_an_evaluation_is_heeded(tmp_path: Path, processes: int) -> None:
+    """It comes while 3000 images are scored, one by one; the resumed run scores them all."""
+    run, data = tmp_path / "run", write_data(tmp_path / "data")
+    for kind in ("images", "annotations"):
+        files = sorted((data / kind / "validation").iterdir())
+        for number in range(3000):
+            (data / kind / "validation" / f"x{number}{files[0].suffix}").symlink_to(files[0])
+    process = start(
+        *(*SETTINGS, "--dataset", f"folder:root={data}", "--eval-every", 2, "--output-dir", run),
+        *("--eval-batch-size", 1, "--protocol", "tta:scales=1/1.5/2,flip=true", "--ema", 0.9),
+        processes=processes,
+    )
+    wait_for(process, run, 2)
+    time.sleep(3)
+    assert rows(run, "train")[-1]["step"] == 2 and not rows(run, "eval")
+    asked = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM) if processes else process.terminate()
+    told, _ = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 20, told
+    assert newest(run) == 2 and not rows(run, "eval")
+    assert "stopped by SIGTERM" in told
+
+
+@pytest.mark.launch
+def test_a_closed_pipe_saves(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(*SETTINGS, *RARELY, "--output-dir", run)
+    assert process.stdout
+    while "step 3/" not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 1
+    assert newest(run) and (run / "last" / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 24 MB of its own."""
+    if os.geteuid():
+        pytest.skip("a disk can be mounted by root alone")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room; return the file that takes it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"0" * 512)
+    return filler
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_full_disk_behind_the_output_saves(tmp_path: Path, disk: Path, processes: int) -> None:
+    run = tmp_path / "run"
+    arguments = command(*SETTINGS, *RARELY, "--output-dir", run, processes=processes or 1)
+    with (disk / "output").open("w") as output:
+        process = subprocess.Popen(
+            arguments, env=environment(), cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True
+        )
+        wait_for(process, run, 3)
+        fill(disk)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode
+    assert (
+        "segacc: what the run shows cannot be written: [Errno 28] No space left on device. It was "
+        f"saved and has ended; go on with --resume {run}.\n"
+    ) in told
+    assert newest(run)
+
+
+def test_a_full_disk_behind_the_output_is_told_in_a_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        arguments = [sys.executable, "-m", "segacc", "plugins"]
+        done = subprocess.run(
+            arguments, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "segacc: something cannot be written: [Errno 28] No space left on device.\n"
+    )
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_full_disk_under_the_metrics_saves(tmp_path: Path, processes: int) -> None:
+    run = tmp_path / "run"
+    process = start(*SETTINGS, *RARELY, "--output-dir", run, processes=processes)
+    wait_for(process, run, 3)
+    (run / "metrics.jsonl").rename(run / "kept")
+    (run / "metrics.jsonl").symlink_to("/dev/full")
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode
+    assert (
+        f"segacc: {run}: the run's records cannot be written: [Errno 28] No space left on device."
+    ) in told and "Traceback (most" not in told.split("segacc: ")[0], told
+    (run / "metrics.jsonl").unlink()
+    (run / "kept").rename(run / "metrics.jsonl")
+    (place,) = (run / "checkpoints").glob("step-*/SHA256SUMS")
+    step = int(place.parent.name[5:])
+    assert step >= rows(run, "train")[-1]["step"]
+    launch("--resume", run, "--max-steps", step + 1, processes=processes or 1)
+
+
+@pytest.mark.launch
+def test_a_full_disk_is_told_and_what_was_saved_is_whole(disk: Path) -> None:
+    run = disk / "run"
+    often = ("--save-every", 20, "--keep", 1)
+    process = start(*STEPS, *RARELY, *often, "--output-dir", run)
+    wait_for(process, run, 21)
+    filler = fill(disk)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, told
+    assert "segacc: " in told and "cannot be written: " in told and "Traceback" not in told, told
+    filler.unlink()
+    (place,) = (run / "checkpoints").glob("step-*/SHA256SUMS")
+    step = int(place.parent.name[5:])
+    launch("--resume", run, "--max-steps", step + 2)
+    assert rows(run, "train")[-1]["step"] == step + 2
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_file_that_vanishes_saves(tmp_path: Path, processes: int) -> None:
+    run, data = tmp_path / "run", write_data(tmp_path / "data")
+    process = start(
+        *(*SETTINGS, *RARELY, "--dataset", f"folder:root={data}", "--output-dir", run),
+        processes=processes,
+    )
+    wait_for(process, run, 3)
+    next((data / "images" / "train").iterdir()).unlink()
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode and "No such file" in told, told
+    assert newest(run) >= 3
