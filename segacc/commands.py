@@ -62,7 +62,7 @@ def train(layers: list[Layer]) -> int:
         for event in events(run):
             try:
                 screen.show(event)
-            except (OSError, UnicodeError) as error:  # nobody reads any more: save, then end
+            except (OSError, UnicodeError, SystemExit) as error:  # save, then end
                 console.quiet = True
                 run.signal.ask(unseen(error, run.folder))
             stopped = event if isinstance(event, Stopped) else stopped
@@ -70,10 +70,13 @@ def train(layers: list[Layer]) -> int:
     return exit_code(stopped)
 
 
-def unseen(error: OSError | UnicodeError, folder: Path) -> Exception:
-    """Say why a run ended that could not show what it did; of a closed pipe, nobody is told."""
-    if isinstance(error, BrokenPipeError):
-        return error
+def unseen(error: BaseException, folder: Path) -> Exception:
+    """Say why a run ended that could not show what it did; of a closed pipe, nobody is told.
+
+    Rich leaves by SystemExit when nobody reads its pipe any more.
+    """
+    if isinstance(error, BrokenPipeError | SystemExit):
+        return BrokenPipeError()
     return WriteError(
         f"what the run shows cannot be written: {error}. It was saved and has ended; go on with "
         f"--resume {folder}."
