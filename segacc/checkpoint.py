@@ -17,6 +17,13 @@ from segacc.events import Scores
 COMPLETE = "SHA256SUMS"
 """Written last; a checkpoint folder without it does not count. `sha256sum -c` reads it as well."""
 PROGRESS = "progress.json"
+DEEPSPEED = {
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+}
+"""What DeepSpeed's checkpoints hold beside tensors: these classes do nothing when they are read."""
 
 
 @dataclass
@@ -187,6 +194,24 @@ def verify(checkpoint: Path) -> None:
     """
     if reason := fault(checkpoint):
         raise OptionError(damaged(checkpoint, reason))
+
+
+def refuse_code(checkpoint: Path) -> None:
+    """Refuse DeepSpeed's files where they name more than DEEPSPEED: it reads pickles that can run.
+
+    Accelerate and torch read all others with `weights_only`.
+
+    Raises:
+        OptionError: so.
+    """
+    for path in sorted(checkpoint.rglob("*.pt")):
+        from torch.serialization import get_unsafe_globals_in_checkpoint
+
+        if unknown := set(get_unsafe_globals_in_checkpoint(path)) - DEEPSPEED:
+            raise OptionError(
+                f"--resume: {path} is not read: it names {sorted(unknown)[0]}, which could run "
+                "code. Start a new run from last/ or best/, with --weights FOLDER."
+            )
 
 
 def _of_all(positions: list[Any]) -> list[Any]:

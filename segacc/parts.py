@@ -23,7 +23,7 @@ from segacc.streams import EvalStream
 def make_accelerator(plan: Plan) -> Accelerator:
     """Start accelerate as the launcher and the settings say."""
     config = plan.settings.config
-    return start_accelerator(
+    accelerator = start_accelerator(
         config.mixed_precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.gradient_accumulation_steps,
@@ -33,6 +33,12 @@ def make_accelerator(plan: Plan) -> Accelerator:
         log_with=list(config.trackers) or None,
         project_dir=str(plan.folder),
     )
+    if sharding := getattr(accelerator.state, "fsdp_plugin", None):
+        # torch.distributed.checkpoint, which writes shards, reads pickles that can run code.
+        sharding.state_dict_config = sharding.optim_state_dict_config = None
+        sharding.set_state_dict_type("FULL_STATE_DICT")
+        sharding.optim_state_dict_config.rank0_only = False
+    return accelerator
 
 
 def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:

@@ -188,9 +188,12 @@ def read_state(run: "Run", stored: Path) -> None:
     """
     random = stored / f"random_states_{run.accelerator.process_index}.pkl"
     try:
+        checkpoint.refuse_code(stored)
         run.accelerator.load_state(str(stored))
         if random.is_file():  # accelerate passes over one that it cannot read
             load(random)
+    except OptionError:
+        raise
     except Exception as error:  # of a damaged file torch, pickle and safetensors raise anything
         raise OptionError(checkpoint.damaged(stored, f"{type(error).__name__}: {error}")) from None
 

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from run_tools import build
 from segacc.checkpoint import (
     Progress,
     complete,
@@ -20,11 +22,14 @@ from segacc.checkpoint import (
     name,
     read,
     recover,
+    refuse_code,
     save,
+    seal,
     verify,
     write_folder,
 )
-from segacc.errors import OptionError
+from segacc.errors import OptionError, WriteError
+from segacc.loop import train as train_run
 
 TOOL = Path(__file__).parent / "kill_tools.py"
 
@@ -102,7 +107,7 @@ def test_an_error_while_writing_leaves_the_old_folder(
         (part / "a").write_text("new")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match="No space left"):
         write_folder(folder, fail, accelerator)
     assert (folder / "a").read_text() == "old"
     write_folder(folder, lambda part: (part / "b").write_text("new"), accelerator)
@@ -214,6 +219,51 @@ def test_the_newest_intact_checkpoint_is_offered(tmp_path: Path, accelerator: Ac
     (one / "progress.json").write_text("{}")
     with pytest.raises(OptionError, match=r"random_states_0.pkl is missing. No other one that is"):
         verify(two)
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def test_of_deepspeed_only_what_cannot_run_is_read(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its engine unpickles; the names are those that DeepSpeed 0.19.8 wrote."""
+    module = ModuleType("deepspeed.utils.tensor_fragment")
+    for name in ("deepspeed", "deepspeed.utils", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    known = type("fragment_address", (), {"__module__": module.__name__})
+    module.fragment_address = known  # type: ignore[attr-defined]
+    place = tmp_path / "pytorch_model" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    place.parent.mkdir()
+    torch.save({"param_slice_mappings": known(), "weight": torch.ones(2)}, place)
+    refuse_code(tmp_path)
+    torch.save({"param_slice_mappings": Malicious(tmp_path / "ran")}, place)
+    with pytest.raises(OptionError) as error:
+        refuse_code(tmp_path)
+    assert "which could run code" in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["optimizer.bin", "random_states_0.pkl", "pytorch_model.bin"])
+def test_a_pickle_in_a_checkpoint_does_not_run(tmp_path: Path, file: str) -> None:
+    """Also where the checksums are made anew."""
+    made = build(tmp_path, max_steps=1)
+    for _ in train_run(made):
+        pass
+    made.lock.release()
+    (place,) = (tmp_path / "run" / "checkpoints").iterdir()
+    if file == "pytorch_model.bin":
+        (place / "model.safetensors").unlink()
+    torch.save({"state": Malicious(tmp_path / "ran")}, place / file)
+    seal(place)
+    with pytest.raises(OptionError, match=r"is damaged: .*Weights only load failed"):
+        build(tmp_path, resume=str(place), max_steps=2)
+    assert not (tmp_path / "ran").exists()
 
 
 # ------------------------------------------------------------------------------------- --resume

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import load
 from safetensors.torch import load_file
 
 from launches import ROOT, column, environment, launch, rows
@@ -50,6 +51,15 @@ def test_sharding_changes_nothing(tmp_path: Path) -> None:
     for mine, theirs in zip(rows(run, "eval"), rows(plain, "eval"), strict=True):
         assert mine["weights"] == theirs["weights"]
         assert mine["mean_iou"] == theirs["mean_iou"]
+
+    # Accelerate's settings ask for shards, whose .metadata would be a pickle that could run code.
+    place = run / "checkpoints" / "step-00000003"
+    written = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    pickled = {"pytorch_model_fsdp.bin", "optimizer.bin"}
+    pickled |= {"random_states_0.pkl", "random_states_1.pkl"}
+    assert written == pickled | {"ema/averages.safetensors", "progress.json", "SHA256SUMS"}
+    for name in pickled:
+        load(place / name)  # torch's, with weights_only
 
     before, losses = (run / "last" / "model.safetensors").read_bytes(), column(run, "loss")
     sharded("--resume", run / "checkpoints" / "step-00000003")
