@@ -234,8 +234,8 @@ class Malicious:
 def test_of_deepspeed_only_what_cannot_run_is_read(tmp_path: Path, monkeypatch: Any) -> None:
     """Its engine unpickles; the names are those that DeepSpeed 0.19.8 wrote."""
     module = ModuleType("deepspeed.utils.tensor_fragment")
-    for name in ("deepspeed", "deepspeed.utils", module.__name__):
-        monkeypatch.setitem(sys.modules, name, module)
+    for one in ("deepspeed", "deepspeed.utils", module.__name__):
+        monkeypatch.setitem(sys.modules, one, module)
     known = type("fragment_address", (), {"__module__": module.__name__})
     module.fragment_address = known  # type: ignore[attr-defined]
     place = tmp_path / "pytorch_model" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
