@@ -117,6 +117,7 @@ def _predict(args: list[str]) -> int:
         "inputs", metavar="IMAGE_OR_FOLDER", nargs="+", help="pictures, or folders of pictures"
     )
     add_flags(parser, PredictConfig)
+    parser.add_argument("-r", dest="recursive", action="store_true", help="the same as --recursive")
     typed = parse(parser, args)
     model, inputs = typed.pop("model"), [Path(given) for given in typed.pop("inputs")]
     from segacc import commands

@@ -175,8 +175,11 @@ def predict(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
     from segacc.prediction import find_pictures, segment_all
 
     model_folder(model, "MODEL_FOLDER")
-    jobs = find_pictures(inputs, writable(config.output_dir, "--output-dir"))
+    place = writable(config.output_dir, "--output-dir")
+    jobs, notes = find_pictures(inputs, place, recursive=config.recursive)
     console = Console(stderr=True, soft_wrap=True) if is_main() else Console(quiet=True)
+    for note in notes:
+        console.out(note, highlight=False)
     with console.status("Loading torch and the weights ..."):
         quiet_libraries()
         segmenter = load_segmenter(model, config.protocol)

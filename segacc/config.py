@@ -211,6 +211,9 @@ class PredictConfig:
 
     output_dir: Path = Path("predictions")
     """Where NAME.png (raw label ids) and NAME_overlay.png are written."""
+    recursive: bool = False
+    """Take the pictures of folders inside a folder too (-r); their predictions go to folders of the
+    same names."""
     protocol: str | None = None
     """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of
     14), `slide:crop=512,stride=341` (through windows), `tta:scales=0.5/1/1.5` (the mean of six

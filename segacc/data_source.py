@@ -14,6 +14,7 @@ from segacc.order import Order
 from segacc.plan import Plan
 from segacc.processes import on_all
 from segacc.quick_check import check_for_all
+from segacc.samples import passed_over
 from segacc.scoring import scored_data
 from segacc.splits import chances_of, data_splits, pick_split
 from segacc.streams import EvalStream, TrainStream
@@ -69,4 +70,6 @@ def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
         train, scored = cached(train, scored, config.cache, accelerator, where("cache"))
     chances = chances_of(splits, config.train_split)
     weighed = balance(plan, train, splits.labels, chances, accelerator)
-    return RunData(splits, train, scored, weighed, channels, (*notes, *warnings, *weighed.notes))
+    lost = passed_over(splits.splits.values()) if accelerator.is_main_process else []
+    notes = (*notes, *lost, *warnings, *weighed.notes)
+    return RunData(splits, train, scored, weighed, channels, notes)

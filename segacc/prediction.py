@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segacc.config import PredictConfig
-from segacc.errors import OptionError, UnreadableError
+from segacc.errors import OptionError, UnreadableError, count_of
+from segacc.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
 
 if TYPE_CHECKING:
     from segacc.inference import Segmenter
     from segacc.labels import LabelMap
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+END = "_overlay.png"
 
 
 @dataclass(frozen=True)
@@ -28,32 +30,64 @@ class Job:
     overlay: Path
 
 
-def find_pictures(inputs: Sequence[Path], output_dir: Path) -> list[Job]:
+def find_pictures(
+    inputs: Sequence[Path], output_dir: Path, *, recursive: bool = False
+) -> tuple[list[Job], list[str]]:
     """List the pictures of files and folders, sorted within each folder.
+
+    With `recursive`, pictures of folders inside a folder are taken too, and their predictions
+    written to folders of the same names; what `output_dir` holds is left out.
+
+    Returns:
+        The pictures, and what is said of those that are passed over.
 
     Raises:
         OptionError: a path does not exist, a folder has no picture, two pictures would be written
             as one, or an input would be overwritten.
     """
-    pictures: list[Path] = []
+    pictures: list[tuple[Path, Path]] = []
+    notes: list[str] = []
     for given in inputs:
         if given.is_dir():
-            found = sorted(path for path in given.iterdir() if path.suffix.lower() in SUFFIXES)
-            if not found:
-                raise OptionError(
-                    f"{given}: no picture in this folder; looked for {', '.join(SUFFIXES)}."
-                )
-            pictures += found
+            found, more = _in_folder(given, output_dir, recursive=recursive)
+            pictures += [(path, path.parent.relative_to(given)) for path in found]
+            notes += more
         elif given.is_file():
-            pictures.append(given)
+            pictures.append((given, Path()))
         else:
             raise OptionError(f"{given}: no such file or folder.")
     jobs = [
-        Job(path, output_dir / f"{path.stem}.png", output_dir / f"{path.stem}_overlay.png")
-        for path in {path.resolve(): path for path in reversed(pictures)}.values()
+        Job(path, output_dir / place / f"{path.stem}.png", output_dir / place / f"{path.stem}{END}")
+        for path, place in {row[0].resolve(): row for row in reversed(pictures)}.values()
     ][::-1]
     _refuse_clashes(jobs, output_dir)
-    return jobs
+    return jobs, notes
+
+
+def _in_folder(folder: Path, output_dir: Path, *, recursive: bool) -> tuple[list[Path], list[str]]:
+    """List the pictures of a folder, and say what is passed over.
+
+    Raises:
+        OptionError: it has none.
+    """
+    below = folders_inside(folder, but=[output_dir])
+    found = sorted(filter(is_image, folder.iterdir()))
+    notes = other_endings([folder, *(inside for inside, _ in below if recursive)])
+    if recursive:
+        found += [path for _, files in below for path in files]
+    elif below:
+        count = sum(len(files) for _, files in below)
+        notes.append(
+            f"{folder}: {count_of(len(below), 'folder')} inside, with "
+            f"{count_of(count, 'picture')}, passed over, as {below[0][0]}; --recursive takes these "
+            "too."
+        )
+    if not found:
+        told = "".join(f" {line}" for line in notes)
+        raise OptionError(
+            f"{folder}: no picture in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.{told}"
+        )
+    return found, notes
 
 
 def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
@@ -68,8 +102,8 @@ def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
                 )
             if (first := written.setdefault(target, job.picture)) != job.picture:
                 raise OptionError(
-                    f"{first} and {job.picture} would both be written as {target.name}; predict "
-                    "them into different folders."
+                    f"{first} and {job.picture} would both be written as "
+                    f"{target.relative_to(output_dir)}; predict them into different folders."
                 )
 
 
@@ -82,7 +116,6 @@ def segment_all(
         OptionError: no PNG holds the raw label ids.
     """
     refuse_wide(segmenter.labels)
-    config.output_dir.mkdir(parents=True, exist_ok=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -97,6 +130,7 @@ def segment_all(
         for job in jobs:
             bar.update(task, description=job.picture.name)
             try:
+                job.index.parent.mkdir(parents=True, exist_ok=True)
                 segment(segmenter, job, overlay=config.overlay)
             except UnreadableError as error:
                 failed.append(str(error))

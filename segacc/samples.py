@@ -1,15 +1,32 @@
-"""Rows of samples: their ids, a digest that tells one row from another, and those of a shard."""
+"""Rows of samples: their files, ids, a digest that tells one from another, those of a shard."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.errors import DataError, SegaccError
+from segacc.errors import DataError, SegaccError, count_of
 from segacc.hookspecs import Sample, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+IMAGE_SUFFIXES = (
+    *(*JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".jp2", ".j2k"),
+    *(".avif", ".pgm", ".ppm", ".pbm", ".pnm", ".tga"),
+)
+"""Of the files in a folder that are taken for images, in lower case."""
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".jls", ".exr", ".hdr", ".pfm", ".psd", ".xcf"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".dcm"),
+    *(".mpo", ".apng", ".jpx", ".jpf", ".j2c", ".jpc", ".pcx", ".sgi", ".ras", ".qoi", ".dds"),
+    *(".fits", ".svg", ".eps"),
+)
+"""Of files that hold images too, which are not read."""
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -52,3 +69,78 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
     except Exception as error:
         why = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
         raise DataError(f"{shard}: the shard cannot be read: {why}.") from error
+
+
+# ------------------------------------------------------------------------- files that are not read
+
+
+def is_image(path: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> bool:
+    """Tell an image by its ending; what macOS leaves beside files, `._NAME.jpg`, is none."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
+def folders_inside(folder: Path, but: Iterable[Path] = ()) -> list[tuple[Path, list[Path]]]:
+    """List the folders inside a folder, however deep, that hold images, each with these.
+
+    Args:
+        folder: itself is not listed; hidden folders are not looked into.
+        but: folders that are not looked into either.
+    """
+    found, closed = [], {path.resolve() for path in but}
+    for name, folders, files in os.walk(folder):
+        here = Path(name)
+        folders[:] = sorted(
+            one
+            for one in folders
+            if not one.startswith(".") and (here / one).resolve() not in closed
+        )
+        images = sorted(filter(is_image, map(here.joinpath, files)))
+        if here != folder and images:
+            found.append((here, images))
+    return found
+
+
+def other_endings(folders: Iterable[Path]) -> list[str]:
+    """Say, in a line or none, which files in folders look like images and are not read."""
+    listed = (path for folder in folders for path in sorted(folder.iterdir()))
+    if not (others := [path for path in listed if is_image(path, OTHER_SUFFIXES)]):
+        return []
+    counts = Counter(path.suffix.lower() for path in others)
+    told = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+    are = "file is" if len(others) == 1 else "files are"
+    return [
+        f"{len(others)} {are} passed over, as {others[0]}: images of such endings are not read "
+        f"({told}). Save them as PNG, or in another format that is read: "
+        f"{', '.join(IMAGE_SUFFIXES)}."
+    ]
+
+
+def passed_over(splits: Iterable[Sequence[Sample] | Stream]) -> list[str]:
+    """Say, in a line each, which images lie beside or below those of the splits and are not read.
+
+    Args:
+        splits: all of a data set: a folder that one of them uses is not passed over.
+    """
+    images, used = dict[Path, None](), set[Path]()
+    for samples in splits:
+        for sample in () if isinstance(samples, Stream) else samples:
+            if not isinstance(sample.image, Path):
+                break  # a split holds paths, or pictures
+            images[sample.image.parent] = None
+            used.add(sample.image.parent)
+            if isinstance(sample.label, Path):
+                used.add(sample.label.parent)
+    folders = [folder for folder in images if folder.is_dir()]
+    roots = [folder for folder in folders if not used.intersection(folder.parents)]
+    taken = {one.resolve() for folder in used for one in (folder, *folder.parents)}
+    below = [row for folder in roots for row in folders_inside(folder, but=used)]
+    below = [row for row in below if row[0].resolve() not in taken]
+    lines = other_endings(folders)
+    if below:
+        count = sum(len(files) for _, files in below)
+        lines.append(
+            f"not looked into: {count_of(len(below), 'folder')} inside those of the images, as "
+            f"{below[0][0]}, with {count_of(count, 'image')}. Move the images up, or name the "
+            "files in a list."
+        )
+    return lines

@@ -12,6 +12,7 @@ from segacc.decode import read_sample
 from segacc.errors import OptionError, UnreadableError
 from segacc.options import decode
 from segacc.plugins.datasets.folder import FolderOptions
+from segacc.samples import IMAGE_SUFFIXES
 
 
 @pytest.mark.parametrize(
@@ -166,8 +167,8 @@ def test_a_split_without_a_folder_of_labels(tmp_path: Path) -> None:
 def test_an_empty_split(tmp_path: Path) -> None:
     fill(tmp_path, stems=())
     assert refusal(tmp_path) == (
-        f"{tmp_path / 'images' / 'train'}: the split is empty: no file ends in .jpg, .jpeg, .png, "
-        ".webp, .bmp, .tif, .tiff."
+        f"{tmp_path / 'images' / 'train'}: the split is empty: no file ends in "
+        f"{', '.join(IMAGE_SUFFIXES)}."
     )
 
 

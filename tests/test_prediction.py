@@ -17,6 +17,7 @@ from cli_tools import (
     draw,
     write_data,
 )
+from segacc.samples import IMAGE_SUFFIXES
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -118,6 +119,48 @@ def test_pictures_of_any_kind_are_segmented_at_their_size(
     assert overlay.shape[2] == 3
 
 
+def test_every_ending_that_is_listed_is_read_and_others_are_told(
+    warm: Warm, trained: Path, tmp_path: Path
+) -> None:
+    picture = Image.fromarray(draw((5, 5), (48, 64))[0])
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place, ending in enumerate(IMAGE_SUFFIXES):
+        one = picture.convert("1") if ending == ".pbm" else picture
+        one.save(folder / f"p{place}{ending.upper() if place % 2 else ending}")
+    (folder / "._p0.jpg").write_bytes(b"what macOS leaves")
+    for name in ("a.heic", "b.HEIC", "c.dng", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    done = assert_succeeded(warm("predict", trained / "best", "photos", cwd=tmp_path))
+    assert done.stderr.splitlines() == [
+        "3 files are passed over, as photos/a.heic: images of such endings are not read (1 .dng, "
+        f"2 .heic). Save them as PNG, or in another format that is read: "
+        f"{', '.join(IMAGE_SUFFIXES)}.",
+        f"{len(IMAGE_SUFFIXES)} of {len(IMAGE_SUFFIXES)} pictures written to predictions",
+    ]
+
+
+def test_folders_inside_are_told_or_taken(warm: Warm, trained: Path, tmp_path: Path) -> None:
+    picture = Image.fromarray(draw((5, 5), (48, 64))[0])
+    for name in ("top", "day1/a", "day1/b", "day2/deep/a", ".hidden/a", "out/old"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "photos" / f"{name}.png")
+    best, given = trained / "best", ("photos", "--output-dir", "photos/out", "--no-overlay")
+    done = assert_succeeded(warm("predict", best, *given, cwd=tmp_path))
+    assert done.stderr.splitlines() == [
+        "photos: 2 folders inside, with 3 pictures, passed over, as photos/day1; --recursive "
+        "takes these too.",
+        "1 of 1 pictures written to photos/out",
+    ]
+    for flag in ("-r", "--recursive"):
+        shutil.rmtree(tmp_path / "photos" / "out")
+        done = assert_succeeded(warm("predict", best, *given, flag, cwd=tmp_path))
+        assert done.stderr == "4 of 4 pictures written to photos/out\n"
+        out = tmp_path / "photos" / "out"
+        found = {str(path.relative_to(out)) for path in out.rglob("*.png")}
+        assert found == {"top.png", "day1/a.png", "day1/b.png", "day2/deep/a.png"}
+
+
 def test_no_overlay_writes_none(warm: Warm, trained: Path, data: Path, tmp_path: Path) -> None:
     image = data / "images" / "train" / "train0.png"
     assert_succeeded(warm("predict", trained / "best", image, "--no-overlay", cwd=tmp_path))
@@ -171,6 +214,8 @@ def test_pictures_that_would_be_lost_are_refused(
     shutil.copytree(images / "train", tmp_path / "a")
     Image.open(tmp_path / "a" / "train0.png").save(tmp_path / "a" / "train0.jpg")
     Image.open(tmp_path / "a" / "train0.png").save(tmp_path / "train0_overlay.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.heic").write_bytes(b"x")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     for given, text in {
         ("a",): "a/train0.jpg and a/train0.png would both be written as train0.png; predict "
@@ -182,8 +227,13 @@ def test_pictures_that_would_be_lost_are_refused(
         ("a/train0.png", "train0_overlay.png"): "a/train0.png and train0_overlay.png would both "
         "be written as train0_overlay.png; predict them into different folders.",
         ("nope.png",): "nope.png: no such file or folder.",
-        (str(data / "annotations"),): f"{data}/annotations: no picture in this folder; looked for "
-        ".jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff, .gif.",
+        ("empty",): f"empty: no picture in this folder; looked for {', '.join(IMAGE_SUFFIXES)}. "
+        "1 file is passed over, as empty/a.heic: images of such endings are not read (1 .heic). "
+        "Save them as PNG, or in another format that is read: "
+        f"{', '.join(IMAGE_SUFFIXES)}.",
+        (str(data / "images"),): f"{data}/images: no picture in this folder; looked for "
+        f"{', '.join(IMAGE_SUFFIXES)}. {data}/images: 2 folders inside, with 7 pictures, passed "
+        f"over, as {data}/images/train; --recursive takes these too.",
         ("a/train1.png", "--output-dir", "a/train2.png"): "--output-dir: a/train2.png: "
         "a/train2.png is a file.",
     }.items():

@@ -23,7 +23,7 @@ from segacc.data_check.twins import Twins
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.samples import read_shard, spread
+from segacc.samples import passed_over, read_shard, spread
 from segacc.splits import carve, carved_line, pick_split
 
 CHUNK = 8
@@ -46,6 +46,8 @@ class OpenData:
     """That the data set asks for."""
     strays: Sequence[str]
     """Label files without an image."""
+    passed_over: Sequence[str]
+    """Said of images that are not read."""
     complaints: Sequence[str]
     """Why a run would not find its splits."""
     notes: Sequence[str]
@@ -94,7 +96,10 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
     taken = {name.partition("[")[0] for name in found}
     found |= {name: some for name, some in splits.splits.items() if name not in taken}
     crop = config.crop_size or splits.crop_size
-    return OpenData(dataset, config, found, splits.labels, crop, strays(whole), complaints, notes)
+    lost = passed_over(whole.splits.values())
+    return OpenData(
+        dataset, config, found, splits.labels, crop, strays(whole), lost, complaints, notes
+    )
 
 
 def of_a_run(splits: DataSplits, config: CheckConfig) -> tuple[dict[str, Samples], list[str]]:

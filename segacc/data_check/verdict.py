@@ -61,6 +61,7 @@ def judge(found: Findings) -> list[Finding]:
         *_between(found),
         *(one for name in found.splits for one in _labels(found, name)),
         *_strays(found),
+        *(Finding("warning", "", line.rstrip(".")) for line in found.data.passed_over),
         *(one for facts in found.splits.values() for one in _ids(facts)),
     ]
     return sorted(told, key=lambda finding: LEVELS.index(finding.level))

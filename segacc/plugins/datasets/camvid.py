@@ -11,7 +11,6 @@ from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.label_edits import edit
 from segacc.labels import IGNORE, LabelMap
 from segacc.plugins.datasets.files import (
-    IMAGE_SUFFIXES,
     SPLITS,
     by_stem,
     expect_labels,
@@ -24,6 +23,7 @@ from segacc.plugins.datasets.files import (
     with_labels,
 )
 from segacc.plugins.datasets.tables import table
+from segacc.samples import IMAGE_SUFFIXES
 
 WHERE = "--dataset camvid"
 IMAGE_FOLDERS = ("701_stillsraw_full", "images")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
+from segacc.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
 
 SPLITS = {
     "train": ("train", "training"),
@@ -13,7 +14,6 @@ SPLITS = {
 }
 """A split's name inside segacc, and what folders call it."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
@@ -66,8 +66,7 @@ def by_stem(folder: Path, suffixes: tuple[str, ...], *, ending: str = "") -> dic
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        hidden = path.name.startswith(".")  # macOS leaves `._NAME.jpg` beside files
-        if path.suffix.lower() in suffixes and path.stem.endswith(ending) and not hidden:
+        if is_image(path, suffixes) and path.stem.endswith(ending):
             stem = path.stem.removesuffix(ending)
             if stem in found:
                 raise DataError(
@@ -97,11 +96,22 @@ def pairs(
     Raises:
         DataError: no picture, two files of one stem, or JPEG labels.
     """
-    images = by_stem(image_folder, IMAGE_SUFFIXES, ending=image_ending)
-    if not images:
-        ends = ", ".join(f"{image_ending}{suffix}" for suffix in IMAGE_SUFFIXES)
-        raise DataError(f"{image_folder}: the split is empty: no file ends in {ends}.")
+    images = pictures(image_folder, ending=image_ending)
     return with_labels(images, label_folder, endings=label_endings)
+
+
+def pictures(folder: Path, *, ending: str = "") -> dict[str, Path]:
+    """Name the pictures of a folder by their stems, without `ending`; see `by_stem`.
+
+    Raises:
+        DataError: there is none, or two have one stem.
+    """
+    found = by_stem(folder, IMAGE_SUFFIXES, ending=ending)
+    if not found:
+        ends = ", ".join(f"{ending}{suffix}" for suffix in IMAGE_SUFFIXES)
+        more = "".join(f" {line}" for line in other_endings([folder]))
+        raise DataError(f"{folder}: the split is empty: no file ends in {ends}.{more}")
+    return found
 
 
 def with_labels(
@@ -114,7 +124,7 @@ def with_labels(
     """
     found = {ending: by_stem(label_folder, LABEL_SUFFIXES, ending=ending) for ending in endings}
     ending = next((end for end in endings if not found[end].keys().isdisjoint(images)), endings[0])
-    jpegs = by_stem(label_folder, (".jpg", ".jpeg"), ending=ending)
+    jpegs = by_stem(label_folder, JPEG_SUFFIXES, ending=ending)
     if lossy := next((path for stem, path in jpegs.items() if stem in images), None):
         raise DataError(
             f"{lossy}: labels must be PNG or another lossless format: JPEG changes the ids. Export "

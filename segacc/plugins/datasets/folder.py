@@ -9,13 +9,13 @@ from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.label_edits import edit
 from segacc.plugins.datasets.files import (
-    IMAGE_SUFFIXES,
     SPLITS,
     by_stem,
     first_folder,
     listed,
     listing,
     open_root,
+    pictures,
 )
 from segacc.plugins.datasets.folder_labels import in_root, label_map
 from segacc.plugins.datasets.folder_layout import (
@@ -27,6 +27,7 @@ from segacc.plugins.datasets.folder_layout import (
     template,
 )
 from segacc.plugins.datasets.folder_lists import images_of_rows, rows, samples_of_rows
+from segacc.samples import IMAGE_SUFFIXES
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 
@@ -154,7 +155,7 @@ def _from_folders(layout: Layout, split: str) -> list[Sample] | None:
     if images is None:
         return None
     place = label_place(layout, split, images)
-    return labelled(layout, _pictures(layout, images), images, place)
+    return labelled(layout, pictures(images, ending=layout.image_suffix), images, place)
 
 
 def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
@@ -166,7 +167,7 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
     if all((layout.root / name).is_file() for (name,) in found):
         chosen = images_of_rows(path, found, layout.root, ending=layout.image_suffix)
     elif images.is_dir():
-        chosen = listed(path, _pictures(layout, images), images)
+        chosen = listed(path, pictures(images, ending=layout.image_suffix), images)
     else:
         raise DataError(
             f"{path}: the images that it names must be in {images}, which is not a folder, or be "
@@ -182,7 +183,9 @@ def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
     flat = layout.images.endswith(f"/{SPLIT}") and by_stem(images, IMAGE_SUFFIXES)
     if flat:
         place = label_place(layout, "train", images)
-        return {"train": labelled(layout, _pictures(layout, images), images, place)}
+        return {
+            "train": labelled(layout, pictures(images, ending=layout.image_suffix), images, place)
+        }
     called = "train, validation or test (or training, val, valid, dev, eval, testing)"
     if layout.images.endswith(f"/{SPLIT}"):
         raise DataError(
@@ -192,16 +195,6 @@ def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
         f"{WHERE}: {layout.root} has no folder {layout.images} where SPLIT is {called}; "
         f"{images} holds {listing(images)}."
     )
-
-
-def _pictures(layout: Layout, folder: Path) -> dict[str, Path]:
-    """Name the pictures of a folder by their stems, without the suffix of images."""
-    ending = layout.image_suffix
-    found = by_stem(folder, IMAGE_SUFFIXES, ending=ending)
-    if not found:
-        ends = ", ".join(f"{ending}{suffix}" for suffix in IMAGE_SUFFIXES)
-        raise DataError(f"{folder}: the split is empty: no file ends in {ends}.")
-    return found
 
 
 @hookimpl

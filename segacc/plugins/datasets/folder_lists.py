@@ -8,6 +8,7 @@ from segacc.errors import DataError
 from segacc.hookspecs import Sample
 from segacc.plugins.datasets.files import expect_labels, read_lines
 from segacc.plugins.datasets.folder_layout import WHERE
+from segacc.samples import JPEG_SUFFIXES
 
 Row = tuple[str, ...]
 
@@ -55,7 +56,7 @@ def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample
             f"{path}: {len(gone)} of its {len(found)} images are not there: {told}. Paths start "
             f"from {root}."
         )
-    jpegs = [label for _, label in found if label.lower().endswith((".jpg", ".jpeg"))]
+    jpegs = [label for _, label in found if label.lower().endswith(JPEG_SUFFIXES)]
     if jpegs:
         raise DataError(
             f"{path}: {jpegs[0]}: labels must be PNG or another lossless format: JPEG changes the "

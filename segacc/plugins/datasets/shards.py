@@ -15,6 +15,7 @@ from segacc.labels import LabelMap
 from segacc.names_file import read_names
 from segacc.plugins.datasets.files import LABEL_SUFFIXES
 from segacc.plugins.datasets.shard_names import WHERE, is_far, name_of, shards_of, suffix
+from segacc.samples import IMAGE_SUFFIXES
 
 NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 IMAGE_WORDS = ("image", "img", "picture", "photo", "rgb")
@@ -22,8 +23,8 @@ LABEL_WORDS = (
     *("label", "labels", "mask", "masks", "seg", "annotation", "annotations", "segmentation"),
     *("label_map", "labelmap", "semseg", "semantic", "segmentation_map", "segmentation_mask", "gt"),
 )
-PHOTOS = ("jpg", "jpeg", "webp")
 LOSSLESS = tuple(suffix.lstrip(".") for suffix in LABEL_SUFFIXES)
+PHOTOS = tuple(one.lstrip(".") for one in IMAGE_SUFFIXES if one not in LABEL_SUFFIXES)
 
 Shards = str | tuple[str, ...]
 

@@ -9,7 +9,6 @@ from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.label_edits import edit
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
-    IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
     by_stem,
     expect_folders,
@@ -20,6 +19,7 @@ from segacc.plugins.datasets.files import (
     with_labels,
 )
 from segacc.plugins.datasets.tables import bit_color
+from segacc.samples import IMAGE_SUFFIXES
 
 WHERE = "--dataset voc"
 NAMES = (
