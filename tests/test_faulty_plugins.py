@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import TINY, Warm
+from cli_tools import TINY, Warm, assert_refused
 from plugin_tools import pip_install, write_distribution
 
 pytest_plugins = ["cli_fixtures"]
@@ -40,6 +40,35 @@ def augmentation(options, facts):
         "batch": Batched(),
     }
     return changes[options.case]
+
+
+def network(options, facts):
+    from torch import nn
+
+    from segacc.model import Logits, SegmentationModel
+
+    class Network(SegmentationModel):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Conv2d(3, facts.num_classes + (options.case == "more"), 1)
+
+        def forward(self, images):
+            found = self.head(images)
+            return found if options.case == "bare" else Logits(found)
+
+    return Network()
+
+
+@segacc.hookimpl
+def segacc_architectures():
+    yield segacc.Architecture(
+        name="odd",
+        summary="Faults.",
+        options=Options,
+        build=network,
+        default_weights=lambda options: None,
+        tiny=Options,
+    )
 
 
 @segacc.hookimpl
@@ -91,3 +120,27 @@ def test_an_augmentation_is_named(
     found = re.sub(r"0\.0\d+ to 0\.\d+", "0.0# to 0.#", done.stderr)
     assert found == f"segacc: --aug faded: the augmentation returned {text}{FAULT}\n"
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [
+        (
+            "more",
+            "network's logits of 2 images are float32 (2, 4, 64, 64); expected is a tensor of a "
+            "floating dtype, (2, 3, h, w): a channel for each class, and none for the ignored "
+            "pixels.",
+        ),
+        (
+            "bare",
+            "network returns Tensor; expected is segacc.model.Logits, as Logits(tensor).",
+        ),
+    ],
+)
+def test_a_network_is_named(
+    warm: Warm, data: Path, faulty: Path, tmp_path: Path, case: str, text: str
+) -> None:
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *TINY[2:])
+    done = warm("--arch", f"odd:case={case}", *given, cwd=tmp_path, site=faulty)
+    assert_refused(done, f"--arch odd: the {text}")
+    assert not (tmp_path / "run").exists()
