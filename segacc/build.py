@@ -51,7 +51,8 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
         network.freeze_batchnorm()
     if config.freeze and config.unfreeze_after is None:
         freeze_for_good(network, plan.settings)
-    findings = probe(network, facts.crop_size, facts.num_channels)
+    where = f"{plan.settings.where('arch')} {plan.arch.name}"
+    findings = probe(network, facts.crop_size, facts.num_channels, facts=facts, where=where)
     freeze(network, findings.unused)
     if config.unfreeze_after is not None:
         keep_statistics(network, plan.settings)

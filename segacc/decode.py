@@ -67,10 +67,13 @@ def read_pixels(source: bytes | Path, where: str, num_channels: int = 3) -> Pixe
         return _bands(source, where, num_channels)
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            refuse_deep_planes(file)
-            mode, bands = file.mode, len(file.getbands())
-            in_file = channels_in_file(file, bands)
-            pixels = _channels_first(eight_bit(upright(file)), num_channels)
+            bands = len(file.getbands())
+            if num_channels == 4 == channels_in_file(file, bands) != bands:
+                # Pillow passes over a fourth channel that is not marked as alpha
+                return _bands(source, where, num_channels)
+            return opened_pixels(file, where, num_channels)
+    except DataError:
+        raise
     except UnidentifiedImageError as error:
         if is_tiff(source) and importlib.util.find_spec("tifffile"):
             return _bands(source, where, num_channels)
@@ -80,14 +83,24 @@ def read_pixels(source: bytes | Path, where: str, num_channels: int = 3) -> Pixe
         ) from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the image cannot be read: {plainly(error)}.") from None
+
+
+def opened_pixels(picture: PILImage.Image, where: str, num_channels: int) -> Pixels:
+    """Return what `read_pixels` gives, of a picture that Pillow has opened; C is 1, 3 or 4.
+
+    Raises:
+        DataError: its pixels have 32 bits, or it has other channels than are wanted.
+        Exception: Pillow's, of a file that is damaged.
+    """
+    refuse_deep_planes(picture)
+    mode, bands = picture.mode, len(picture.getbands())
+    pixels = _channels_first(eight_bit(upright(picture)), num_channels)
     if mode in ("I", "F"):
         raise DataError(
             f"{where}: the image has 32 bits a pixel (mode {mode}), of no certain range. "
             "Save it with 8 or 16 bits."
         )
     if num_channels == 4 != bands:
-        if in_file == 4:  # Pillow passes over a fourth channel that is not marked as alpha
-            return _bands(source, where, num_channels)
         raise DataError(
             f"{where}: the image has {bands} channels (mode {mode}), --num-channels 4 wants four."
         )

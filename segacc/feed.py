@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from segacc.data import Batch, Item, nothing
-from segacc.errors import DataError, SegaccError
+from segacc.errors import DataError, PluginError, SegaccError
 from segacc.eval_data import EvalData
 from segacc.limits import ending
 from segacc.meter import Meter
@@ -83,16 +83,21 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
     while not ending.reason(run):
         with meter.waiting():
             window = [next(batches) for _ in range(run.config.gradient_accumulation_steps)]
+        ready = []
         for batch in window:
             if isinstance(batch, SegaccError):
                 trouble.add(batch)
-            else:
-                trouble.unreadable.update(why for _, _, why in batch.items if why)
+                continue
+            trouble.unreadable.update(why for _, _, why in batch.items if why)
+            try:
+                ready.append(to_device(batch, run))
+            except PluginError as error:  # of an augmentation on the device
+                trouble.add(error)
         if trouble.settle(stop=bool(signal.name)):
             return
         for batch in window:  # only now: a window that no step is taken with is read again
             run.read_up_to(batch.position)
-        yield [to_device(batch, run) for batch in window]
+        yield ready
 
 
 def to_device(batch: Batch, run: Run) -> Batch:

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 
-from segacc.errors import OptionError, WeightsError
+from segacc.decode import MODES, opened_pixels, plainly, read_image
+from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
 from segacc.hookspecs import Facts
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel, SizeRule, stored_names
@@ -19,9 +21,6 @@ from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.registry import load_registry
 from segacc.saved import SIDE_FILE, WHOLE, architecture_of, side_file
 from segacc.transformers_weights import quiet_bars, read_config
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 class Segmenter:
@@ -66,12 +65,22 @@ class Segmenter:
         return cls(network.to(device or default_device()), labels, protocol)
 
     def __call__(
-        self, image: "Image | str | Path | np.ndarray[Any, Any] | Tensor"
+        self, image: PILImage.Image | str | Path | np.ndarray[Any, Any] | Tensor
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Segment a PIL image, a path, or uint8 as (H, W, C) array or (C, H, W) tensor.
+        """Segment one image; the same pixels give the same answer in every form.
+
+        Args:
+            image: the path of a picture; a PIL image, which is turned as its EXIF says; or an array
+                or tensor, upright, of shape (H, W), (H, W, C) or (C, H, W): 1 channel is grey, 3
+                are RGB, 4 are RGBA; a network of another number of channels takes just these. The
+                dtype is uint8 in 0..255, or uint16 in 0..65535, of which the upper byte is kept.
 
         Returns:
             (H, W) uint8 classes; `labels.names` names them, `labels.restore` gives raw ids.
+
+        Raises:
+            DataError: another type, dtype or shape, or it is not certain what is meant, as for
+                fractions; or the image cannot be read.
         """
         pixels = to_tensor(image, self.network.num_channels).to(self.device)
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
@@ -88,17 +97,87 @@ def default_device() -> torch.device:
 
 
 def to_tensor(image: Any, num_channels: int = 3) -> Tensor:
-    """Turn a picture in any usual form into (C, H, W) uint8."""
-    from segacc.decode import MODES, read_image
+    """Turn a picture into (C, H, W) uint8: the pixels that its file would be read as.
 
+    Args:
+        image: see `Segmenter.__call__`.
+        num_channels: C of the network.
+
+    Raises:
+        DataError: it is no such picture, or it is not certain what it shows.
+    """
     if isinstance(image, str | Path):
         return read_image(Path(image), str(image), num_channels)
-    if isinstance(image, Tensor):
-        return image
-    mode = MODES.get(num_channels)  # none: an image of other channels comes as an array
-    array = np.array(image.convert(mode)) if mode and hasattr(image, "convert") else np.array(image)
-    array = array[:, :, None] if array.ndim == 2 else array
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    if isinstance(image, Tensor | np.ndarray):
+        pixels = channels_last(eight_bits(image), num_channels)
+        if num_channels not in MODES:
+            return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        image = PILImage.fromarray(np.squeeze(pixels, 2) if pixels.shape[2] == 1 else pixels)
+    if not isinstance(image, PILImage.Image):
+        raise DataError(
+            f"Segmenter: {type(image).__name__} is not an image. Give one image at a time: a path, "
+            "a PIL image, or a uint8 array or tensor."
+        )
+    if num_channels not in MODES:
+        raise DataError(
+            f"Segmenter: the network takes {num_channels} channels, which a PIL image cannot have. "
+            "Give the path of a TIFF, or a uint8 array or tensor."
+        )
+    try:
+        return torch.from_numpy(opened_pixels(image, "Segmenter", num_channels))
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file, which PIL reads only now
+        raise UnreadableError(f"Segmenter: the image cannot be read: {plainly(error)}.") from None
+
+
+def eight_bits(image: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array's pixels as uint8; of uint16 the upper byte is kept, as for files.
+
+    Raises:
+        DataError: another dtype, or uint16 with nothing above 255, which may be 8 bits.
+    """
+    dtype = getattr(image.dtype, "name", str(image.dtype).removeprefix("torch."))
+    if dtype not in ("uint8", "uint16"):
+        raise DataError(
+            f"Segmenter: the pixels are {dtype}, whose range is not certain; they must be uint8 in "
+            "0..255, or uint16 in 0..65535. Fractions in 0..1 become uint8 by "
+            '(image * 255).round().astype("uint8"), those of a tensor by .to(torch.uint8) in its '
+            "place."
+        )
+    pixels = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
+    if pixels.dtype == np.uint8:
+        return pixels
+    if 0 < pixels.max(initial=0) <= 255:
+        raise DataError(
+            "Segmenter: the pixels are uint16 and none is above 255, so that it is not certain "
+            'whether 255 or 65535 is white. Give 8-bit pixels as image.astype("uint8"), those of a '
+            "tensor as image.to(torch.uint8)."
+        )
+    return (pixels >> 8).astype(np.uint8)
+
+
+def channels_last(
+    pixels: np.ndarray[Any, Any], num_channels: int
+) -> np.ndarray[Any, Any]:  # (H, W, C)
+    """Return (H, W), (H, W, C) or (C, H, W) as (H, W, C).
+
+    Raises:
+        DataError: another shape, or one that may be both of the last two.
+    """
+    channels = tuple(MODES) if num_channels in MODES else (num_channels,)
+    if pixels.ndim == 2 and pixels.size and 1 in channels:
+        return pixels[..., None]
+    fits = pixels.ndim == 3 and pixels.size > 0
+    last, first = fits and pixels.shape[2] in channels, fits and pixels.shape[0] in channels
+    if last != first:
+        return pixels if last else pixels.transpose(1, 2, 0)
+    why = "may be (H, W, C) or (C, H, W)" if last else "is not that of one image"
+    forms = "(H, W), (H, W, C)" if 1 in channels else "(H, W, C)"
+    raise DataError(
+        f"Segmenter: an array of the shape {tuple(pixels.shape)} {why}. Give one image at a time, "
+        f"as {forms} or (C, H, W) with {' or '.join(map(str, channels))} channels."
+    )
 
 
 def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel, Facts]:

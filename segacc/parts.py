@@ -139,4 +139,5 @@ def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
     scale antialiased.
     """
     built = [(one.record, one.options, one.record.build(one.options, facts)) for one in plan.aug]
-    return Pipeline.of(built, scales=device in ("cpu", "cuda"))
+    scales = device in ("cpu", "cuda")
+    return Pipeline.of(built, scales=scales, num_classes=facts.num_classes)

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 
 from data_tools import facts
 from segacc.augment import Pipeline
+from segacc.errors import PluginError
 from segacc.hookspecs import Augmentation
 from segacc.order import seeded
 from segacc.registry import load_registry
@@ -132,3 +134,161 @@ def test_built_in_changes_of_batches_do_not_look_at_the_neighbours() -> None:
             assert torch.equal(alone[0], whole[place]), record.name
         checked += 1
     assert checked >= 3
+
+
+def named(change: Any, on: Any = "worker", *, num_classes: int = 20) -> Pipeline:
+    record = Augmentation(name="strange", summary="", options=dict, build=add, on=on)
+    return Pipeline.of([(record, {}, change)], num_classes=num_classes)
+
+
+def refused(call: Any, *given: Any) -> str:
+    with pytest.raises(PluginError) as error:
+        call(*given)
+    text = str(error.value)
+    assert text.startswith("--aug strange: the augmentation returned ")
+    return text.removeprefix("--aug strange: the augmentation returned ")
+
+
+SINGLE: dict[str, tuple[Any, str]] = {
+    "fractions": (lambda i, a: (i / 255, a), "(float32 (3, 4, 4), uint8 (4, 4))"),
+    "int64": (lambda i, a: (i.long(), a), "(int64 (3, 4, 4), uint8 (4, 4))"),
+    "label dtype": (lambda i, a: (i, a.long()), "(uint8 (3, 4, 4), int64 (4, 4))"),
+    "channels": (lambda i, a: (i[:1], a), "(uint8 (1, 4, 4), uint8 (4, 4))"),
+    "channels last": (lambda i, a: (i.permute(1, 2, 0), a), "(uint8 (4, 4, 3), uint8 (4, 4))"),
+    "a batch": (lambda i, a: (i[None], a[None]), "(uint8 (1, 3, 4, 4), uint8 (1, 4, 4))"),
+    "image alone cut": (lambda i, a: (i[:, 1:], a), "(uint8 (3, 3, 4), uint8 (4, 4))"),
+    "nothing left": (lambda i, a: (i[:, :0], a[:0]), "(uint8 (3, 0, 4), uint8 (0, 4))"),
+    "no pair": (lambda i, a: i, "uint8 (3, 4, 4)"),
+    "three": (lambda i, a: (i, a, a), "(uint8 (3, 4, 4), uint8 (4, 4), uint8 (4, 4))"),
+    "none": (lambda i, a: None, "NoneType"),
+    "arrays": (lambda i, a: (i.numpy(), a), "(ndarray, uint8 (4, 4))"),
+}
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_what_is_no_sample_is_refused_by_name(case: str) -> None:
+    change, found = SINGLE[case]
+    expected = "expected is an image of uint8 in 0..255, (3, H, W), and its label of uint8, (H, W)."
+    fault = " That is a fault of its plugin."
+    assert refused(named(change).in_worker, *picture(5), nobody) == f"{found}; {expected}{fault}"
+    batch = [torch.stack([one] * 2) for one in picture(5)]
+    expected = expected.replace("H, W", "4, 4")
+    text = refused(named(change, "device").on_device, *batch, [], [1, 2])
+    assert text == f"{found}; {expected}{fault}"
+
+
+def test_a_crop_that_waits_and_partners_are_looked_at_too() -> None:
+    class Crop:
+        def __call__(self, image: Any, label: Any) -> Any:
+            raise AssertionError("it waits")
+
+        def late_cut(self, image: Any, label: Any) -> Any:
+            return image / 255, label, None
+
+    assert refused(named(Crop()).in_worker, *picture(5), nobody).startswith("(float32 (3, 4, 4), ")
+    record = Augmentation(name="fine", summary="", options=dict, build=add, partners=True)
+    strange = named(lambda image, label: (image, label.float()))
+    row = Pipeline(
+        (strange.worker[0], (average, True)), names=("strange", record.name), num_classes=20
+    )
+    assert "float32 (4, 4)" in refused(row.in_worker, *picture(5), lambda: picture(7))
+
+
+def test_sizes_may_change_in_the_worker_only() -> None:
+    def cut(image: Any, label: Any) -> Any:
+        return image[..., 1:], label[..., 1:]
+
+    assert named(cut).in_worker(*picture(5), nobody).image.shape == (3, 4, 3)
+    batch = [torch.stack([one] * 2) for one in picture(5)]
+    text = refused(named(cut, "device").on_device, *batch, [], [1, 2])
+    assert text.startswith("(uint8 (3, 4, 3), uint8 (4, 3)); expected is ")
+
+
+@pytest.mark.parametrize("on", ["worker", "device"])
+def test_labels_that_are_no_class_are_refused(on: str) -> None:
+    def paint(value: int) -> Any:
+        def change(image: Any, label: Any) -> Any:
+            label[0, 0] = value
+            return image, label
+
+        return named(change, on, num_classes=6)
+
+    def run(row: Pipeline) -> Any:
+        image, label = picture(5)
+        if on == "worker":
+            return row.in_worker(image, label, nobody)
+        return row.on_device(image[None], label[None], [], [1])
+
+    for fine in (0, 5, 255):
+        run(paint(fine))
+    for value in (6, 254):
+        assert refused(run, paint(value)) == (
+            f"a label with the value {value}; expected are classes 0..5 and 255, which is ignored. "
+            "That is a fault of its plugin: resize labels with nearest neighbour, fill with 255."
+        )
+
+
+class Batched:
+    """Change a batch by a function of its pixels."""
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        return torch.zeros(1)
+
+    def __call__(self, images: Tensor, labels: Tensor, drawn: Tensor) -> Any:
+        return self.change(images, labels)
+
+
+WHOLE: dict[str, tuple[Any, str]] = {
+    "fractions": (lambda i, a: (i / 255, a), "images whose values are 0.01961 to 0.01961; "),
+    "in place": (lambda i, a: (i.div_(255), a), "images whose values are 0.01961 to 0.01961; "),
+    "normalized": (lambda i, a: (i - 99, a), "images whose values are -94 to -94; "),
+    "too bright": (lambda i, a: (i * 99, a), "images whose values are 495 to 495; "),
+    "nan": (lambda i, a: (i * torch.nan, a), "images whose values are nan to nan; "),
+    "half": (
+        lambda i, a: (i.half(), a),
+        "(float16 (2, 3, 4, 4), uint8 (2, 4, 4)); expected is an ",
+    ),
+    "labels": (lambda i, a: (i, a.long()), "(float32 (2, 3, 4, 4), int64 (2, 4, 4)); "),
+    "size": (lambda i, a: (i[..., 1:], a[..., 1:]), "(float32 (2, 3, 4, 3), uint8 (2, 4, 3)); "),
+    "fewer": (lambda i, a: (i[1:], a[1:]), "(float32 (1, 3, 4, 4), uint8 (1, 4, 4)); "),
+    "images": (
+        lambda i, a: i,
+        "float32 (2, 3, 4, 4); expected is an image of uint8 or float32 in ",
+    ),
+    "class": (lambda i, a: (i, a + 20), "a label with the value 25; expected are classes 0..19 "),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_what_is_no_batch_is_refused_by_name(case: str) -> None:
+    change, text = WHOLE[case]
+    batch = [torch.stack([one] * 2) for one in picture(5)]
+    row = named(Batched(change), "batch")
+    assert refused(row.on_device, *batch, [torch.zeros(2, 1)], [1, 2]).startswith(text)
+
+
+def test_black_batches_and_such_as_are_dark_already_are_fine() -> None:
+    for factor, value in ((0, 5), (1, 1), (1, 0), (51, 5)):
+        row = named(
+            Batched(lambda images, labels, factor=factor: (images * factor, labels)), "batch"
+        )
+        pair = [one[None] for one in picture(value)]
+        images, _ = row.on_device(*pair, [torch.zeros(1, 1)], [1])
+        assert images.unique().tolist() == [value * factor]
+
+
+def test_the_next_one_is_given_kinds_that_move_together() -> None:
+    seen = []
+
+    def plain(image: Any, label: Any) -> Any:
+        return image.flip(-1), label.flip(-1)  # torchvision makes plain tensors of them
+
+    def look(image: Any, label: Any) -> Any:
+        seen.extend([type(image), type(label)])
+        return image, label
+
+    Pipeline(((plain, False), (look, False))).in_worker(*picture(5), nobody)
+    assert seen == [tv_tensors.Image, tv_tensors.Mask]

@@ -1,10 +1,14 @@
 """The dry pass finds what a loop must know, and leaves the network as it was."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from segacc.errors import OptionError
+from data_tools import facts
+from segacc.errors import OptionError, PluginError
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.probe import freeze, probe, unused_parameters
 
@@ -81,3 +85,68 @@ def test_images_that_the_network_cannot_take_are_named() -> None:
     assert str(error.value).startswith(
         "--arch: the network cannot take 2 images of 64x64 pixels and 4 channels: "
     )
+
+
+class Other(SegmentationModel):
+    """Return whatever a function makes of good logits (N, 4, h, w)."""
+
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.head, self.change = nn.Conv2d(3, 4, 1, 4), change
+
+    def forward(self, images: Tensor) -> Any:
+        return self.change(self.head(images))
+
+
+TENSOR = "expected is a tensor of a floating dtype, (2, 4, h, w): a channel for each class, and "
+PAIR = "are no pair of a tensor and its weight in the loss, a number; expected is Logits(tensor, "
+WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "tensor": (lambda x: x, "network returns Tensor; expected is segacc.model.Logits, as "),
+    "dict": (lambda x: {"out": x}, "network returns dict; expected is segacc.model.Logits"),
+    "tuple": (lambda x: (x, ()), "network returns tuple; expected is segacc.model.Logits"),
+    "K + 1": (
+        lambda x: Logits(torch.cat([x, x[:, :1]], 1)),
+        f"network's logits of 2 images are float32 (2, 5, 16, 16); {TENSOR}",
+    ),
+    "fewer": (lambda x: Logits(x[:, 1:]), "logits of 2 images are float32 (2, 3, 16, 16); "),
+    "integers": (lambda x: Logits(x.long()), "logits of 2 images are int64 (2, 4, 16, 16)"),
+    "classes": (lambda x: Logits(x.argmax(1)), "logits of 2 images are int64 (2, 16, 16)"),
+    "flat": (lambda x: Logits(x.flatten(2)), "logits of 2 images are float32 (2, 4, 256); "),
+    "last": (lambda x: Logits(x.permute(0, 2, 3, 1)), "logits of 2 images are float32 (2, 16, 16"),
+    "one": (lambda x: Logits(x[:1]), f"logits of 2 images are float32 (1, 4, 16, 16); {TENSOR}"),
+    "squeezed": (lambda x: Logits(x.squeeze(0)), "logits of 1 images are float32 (4, 16, 16); "),
+    "none": (lambda x: Logits(None), "network's logits of 2 images are NoneType; expected is a "),  # type: ignore[arg-type]
+    "empty": (lambda x: Logits(x[..., :0]), "logits of 2 images are float32 (2, 4, 16, 0); "),
+    "auxiliary": (
+        lambda x: Logits(x, ((x, 0.4), (x[:, 1:], 0.4))),
+        f"network's auxiliary logits 2 of 2 images are float32 (2, 3, 16, 16); {TENSOR}",
+    ),
+    "no weight": (lambda x: Logits(x, (x,)), f"network's auxiliary logits 1 {PAIR}"),  # type: ignore[arg-type]
+    "nan": (lambda x: Logits(x, ((x, float("nan")),)), f"network's auxiliary logits 1 {PAIR}"),
+    "queries": (
+        lambda x: Logits(x, queries=[x]),
+        "network returns Logits with queries, and brings no losses that read them; expected are ",
+    ),
+}
+
+
+@pytest.mark.parametrize("item", [False, True], ids=["meta", "computed"])
+@pytest.mark.parametrize("case", WRONG)
+def test_other_logits_are_refused_by_name(case: str, item: bool) -> None:
+    change, text = WRONG[case]
+
+    def computed(x: Tensor) -> Any:
+        assert x.mean().item() < 1e9
+        return change(x)
+
+    network = Other(computed if item else change)
+    with pytest.raises(PluginError) as error:
+        probe(network, (64, 64), facts=facts(4), where="--arch odd")
+    assert str(error.value).startswith("--arch odd: the ") and text in str(error.value)
+
+
+def test_queries_are_for_losses_of_its_own() -> None:
+    network = Other(lambda x: Logits(x, queries=[x]))
+    network.losses = lambda facts: {"own": None}  # type: ignore[method-assign, assignment, return-value]
+    assert probe(network, (64, 64), facts=facts(4)).stride == 4
+    assert probe(Other(lambda x: Logits(x[:, 1:])), (64, 64)).stride == 4  # classes not known

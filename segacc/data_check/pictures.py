@@ -223,7 +223,8 @@ def _training(
         samples = [sample for _, sample in facts.examples]
         places = list(range(len(samples)))
     source = Source(samples, labels, config.num_channels)
-    return TrainData(source, Pipeline.of(built), Order(len(samples), seed=config.seed)), places
+    pipeline = Pipeline.of(built, num_classes=told.num_classes)
+    return TrainData(source, pipeline, Order(len(samples), seed=config.seed)), places
 
 
 def augmented(data: "TrainData", epoch: int, place: int) -> tuple[Pixels, Pixels]:
