@@ -40,23 +40,37 @@ def idle_cores(accelerator: Accelerator) -> list[str]:
     ]
 
 
+def bare(model: Any) -> Any:
+    """Return the network inside DistributedDataParallel and torch.compile, in any order."""
+    while True:
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def bare_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Name tensors as the network itself does, also where torch.compile wraps a part of it.
+
+    An OrderedDict, as torch's own: of another dict accelerate refuses views when it saves.
+    """
+    return OrderedDict((name.replace("_orig_mod.", ""), one) for name, one in state.items())
+
+
 def save_bare(accelerator: Accelerator) -> None:
     """Let checkpoints name weights as the bare network does, whatever wraps it where they are read.
 
-    So a run goes on with one process where several wrote, and the other way round.
+    So a run goes on with one process where several wrote, without torch.compile, and the other way
+    round. Of a network that is sharded accelerate hands on no weights here.
     """
 
     def save(models: list[Any], weights: list[dict[str, Any]], folder: str) -> None:
-        weights[:] = [  # an OrderedDict as accelerate's own: of another dict, views are refused
-            OrderedDict(
-                (name.replace("_orig_mod.", "").removeprefix("module."), one)
-                for name, one in state.items()
-            )
-            for state in weights
-        ]
+        weights[:] = [bare_names(bare(one).state_dict()) for one in models[: len(weights)]]
 
     def load(models: list[Any], folder: str) -> None:
-        models[:] = [accelerator.unwrap_model(model) for model in models]
+        models[:] = [bare(model) for model in models]
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
@@ -145,6 +159,13 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
         raise OptionError(
             f"accelerate launch: {launched} processes were launched, but each would run alone. "
             "Use accelerate_configs/cpu_2_processes.yaml or accelerate_configs/multi_gpu.yaml."
+        )
+    dynamo = accelerator.state.dynamo_plugin
+    if dynamo.use_regional_compilation and not accelerator.is_fsdp2:
+        raise OptionError(
+            "accelerate launch: --dynamo_use_regional_compilation trains a copy of the network, "
+            "which what changes in training (freezing, progress) does not reach. Leave it out: the "
+            "network is then compiled as a whole."
         )
     trackers = set(settings.get("log_with") or ())
     if absent := sorted(trackers - {"all", *map(str, accelerator.log_with)}):
