@@ -3,22 +3,26 @@
 import atexit
 import ctypes
 import functools
+import logging
 import os
 import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, get_int_from_env
 
 from segacc.errors import OptionError, SegaccError
 
 T = TypeVar("T")
 
+SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+"""Variables that tell how many processes were launched: torch's, then MPI's."""
 SETTLE = 0.1
 """Seconds that gloo's threads are given when Python ends."""
 
@@ -135,6 +139,53 @@ def settle_at_exit() -> None:
     atexit.register(time.sleep, SETTLE)
 
 
+def refuse_fewer() -> None:
+    """Refuse to be the only process where the launcher was asked for more.
+
+    `accelerate launch --cpu --num_processes 2` starts one and says nothing. It sets MASTER_ADDR
+    then, but a shell may do so, too: what was asked for is read from its own command line.
+
+    Raises:
+        OptionError: so.
+    """
+    signs = {"MASTER_ADDR", "ACCELERATE_USE_CPU"}  # the launcher's that starts one process
+    if get_int_from_env(SIZES, 0) or not signs <= os.environ.keys():
+        return
+    import psutil
+
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error, OSError, ValueError):  # it may have gone
+            arguments = launcher_arguments(process.cmdline())
+            if arguments is not None and (asked := processes_asked(arguments)) > 1:
+                on_cpu = "ACCELERATE_USE_CPU=true " if torch.accelerator.is_available() else ""
+                raise OptionError(
+                    f"accelerate launch: {asked} processes were asked for, but with these settings "
+                    "it starts one, which would train on a smaller batch. Start them with "
+                    f"`{on_cpu}accelerate launch --multi_gpu --num_processes {asked} -m segacc "
+                    "...`, which is right for a CPU, too; or ask for one."
+                )
+
+
+def launcher_arguments(command: list[str]) -> list[str] | None:
+    """Return what follows `accelerate launch` in a command line, None where it is another one."""
+    for number, word in enumerate(command[:4]):  # after Python, perhaps its options, and -m
+        name, rest = Path(word).name, command[number + 1 :]
+        if name in ("accelerate-launch", "accelerate.commands.launch"):
+            return rest
+        if name in ("accelerate", "accelerate.commands.accelerate_cli") and rest[:1] == ["launch"]:
+            return rest[1:]
+    return None
+
+
+def processes_asked(arguments: list[str]) -> int:
+    """Tell how many processes accelerate's launcher was asked for, by flag or by file."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    logging.getLogger("accelerate.commands.launch").disabled = True  # it has told this once
+    found, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
+    return max(found.num_processes or 1, found.num_machines or 1)
+
+
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
     """Start accelerate.
 
@@ -142,9 +193,11 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
     `use_cpu` on, and accelerate by itself would let each of them train alone.
 
     Raises:
-        OptionError: accelerate refuses the settings, or started fewer processes than were launched.
+        OptionError: accelerate refuses the settings, or started fewer processes than were launched
+            or asked for.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = get_int_from_env(SIZES, 1)
+    refuse_fewer()
     keep_memory()
     device = torch.accelerator.current_accelerator(check_available=True)
     on_cpu = launched > 1 and (device is None or device.type in ("cpu", "mps"))
