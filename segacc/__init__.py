@@ -3,6 +3,10 @@
 What plugin authors import is here; so are TrainConfig, train and Segmenter, loaded when first used.
 """
 
+from segacc import main_path  # noqa: F401 - first, while nothing else is imported
+
+# isort: split
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -16,6 +16,13 @@ from segacc.errors import SegaccError
 LINGER = 10.0
 """Seconds that another process waits for the main one to speak; the launcher ends it then."""
 
+MPI = {
+    "PMI_": "MPI_LOCALRANKID",
+    "OMPI_COMM_WORLD_": "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_": "MV2_COMM_WORLD_LOCAL_RANK",
+}
+"""How MPI's variables of size and rank begin, and the one of the rank on a machine."""
+
 
 def main() -> int:
     """Run the command line of this process; return the exit code."""
@@ -40,6 +47,15 @@ def main() -> int:
             raise
         sys.stderr.write(f"segacc: something cannot be written: {error}.\n")
         return 2
+
+
+def take_mpi_names() -> None:
+    """Let processes that MPI launched have the variables that torch's launcher sets."""
+    for mpi, local in MPI.items():
+        if "WORLD_SIZE" not in os.environ and os.environ.get(f"{mpi}SIZE", "1") != "1":
+            names = {"WORLD_SIZE": f"{mpi}SIZE", "RANK": f"{mpi}RANK", "LOCAL_RANK": local}
+            given = {ours: os.environ.get(theirs) for ours, theirs in names.items()}
+            os.environ.update({ours: value for ours, value in given.items() if value})
 
 
 def show_any_character() -> None:
@@ -77,6 +93,7 @@ def end_with(call: Callable[[], int]) -> NoReturn:
 
 def script() -> NoReturn:
     """Run the command line, as the script `segacc` and as `python -m segacc`."""
+    take_mpi_names()
     end_with(main)
 
 

@@ -10,7 +10,7 @@ from segacc.averaging import kinds, using
 from segacc.checkpoint import write_folder
 from segacc.chosen import options_text
 from segacc.events import Scores, finite
-from segacc.optim.ema import bare_names
+from segacc.processes import bare, bare_names
 from segacc.run import Run
 from segacc.saved import SIDE_FILE
 
@@ -22,7 +22,7 @@ def save_model(run: Run, name: str) -> Path:
     """
     folder = run.folder / name
     with using(run, kinds(run)[-1]):
-        state_dict = bare_names(run.accelerator.get_state_dict(run.model))
+        state_dict = bare_names(run.accelerator.get_state_dict(bare(run.model)))
 
         def fill(part: Path) -> None:
             if run.accelerator.is_main_process:

@@ -3,22 +3,26 @@
 import atexit
 import ctypes
 import functools
+import logging
 import os
 import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, get_int_from_env
 
 from segacc.errors import OptionError, SegaccError
 
 T = TypeVar("T")
 
+SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+"""Variables that tell how many processes were launched: torch's, then MPI's."""
 SETTLE = 0.1
 """Seconds that gloo's threads are given when Python ends."""
 
@@ -40,23 +44,37 @@ def idle_cores(accelerator: Accelerator) -> list[str]:
     ]
 
 
+def bare(model: Any) -> Any:
+    """Return the network inside DistributedDataParallel and torch.compile, in any order."""
+    while True:
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def bare_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Name tensors as the network itself does, also where torch.compile wraps a part of it.
+
+    An OrderedDict, as torch's own: of another dict accelerate refuses views when it saves.
+    """
+    return OrderedDict((name.replace("_orig_mod.", ""), one) for name, one in state.items())
+
+
 def save_bare(accelerator: Accelerator) -> None:
     """Let checkpoints name weights as the bare network does, whatever wraps it where they are read.
 
-    So a run goes on with one process where several wrote, and the other way round.
+    So a run goes on with one process where several wrote, without torch.compile, and the other way
+    round. Of a network that is sharded accelerate hands on no weights here.
     """
 
     def save(models: list[Any], weights: list[dict[str, Any]], folder: str) -> None:
-        weights[:] = [  # an OrderedDict as accelerate's own: of another dict, views are refused
-            OrderedDict(
-                (name.replace("_orig_mod.", "").removeprefix("module."), one)
-                for name, one in state.items()
-            )
-            for state in weights
-        ]
+        weights[:] = [bare_names(bare(one).state_dict()) for one in models[: len(weights)]]
 
     def load(models: list[Any], folder: str) -> None:
-        models[:] = [accelerator.unwrap_model(model) for model in models]
+        models[:] = [bare(model) for model in models]
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
@@ -121,6 +139,53 @@ def settle_at_exit() -> None:
     atexit.register(time.sleep, SETTLE)
 
 
+def refuse_fewer() -> None:
+    """Refuse to be the only process where the launcher was asked for more.
+
+    `accelerate launch --cpu --num_processes 2` starts one and says nothing. It sets MASTER_ADDR
+    then, but a shell may do so, too: what was asked for is read from its own command line.
+
+    Raises:
+        OptionError: so.
+    """
+    signs = {"MASTER_ADDR", "ACCELERATE_USE_CPU"}  # the launcher's that starts one process
+    if get_int_from_env(SIZES, 0) or not signs <= os.environ.keys():
+        return
+    import psutil
+
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error, OSError, ValueError):  # it may have gone
+            arguments = launcher_arguments(process.cmdline())
+            if arguments is not None and (asked := processes_asked(arguments)) > 1:
+                on_cpu = "ACCELERATE_USE_CPU=true " if torch.accelerator.is_available() else ""
+                raise OptionError(
+                    f"accelerate launch: {asked} processes were asked for, but with these settings "
+                    "it starts one, which would train on a smaller batch. Start them with "
+                    f"`{on_cpu}accelerate launch --multi_gpu --num_processes {asked} -m segacc "
+                    "...`, which is right for a CPU, too; or ask for one."
+                )
+
+
+def launcher_arguments(command: list[str]) -> list[str] | None:
+    """Return what follows `accelerate launch` in a command line, None where it is another one."""
+    for number, word in enumerate(command[:4]):  # after Python, perhaps its options, and -m
+        name, rest = Path(word).name, command[number + 1 :]
+        if name in ("accelerate-launch", "accelerate.commands.launch"):
+            return rest
+        if name in ("accelerate", "accelerate.commands.accelerate_cli") and rest[:1] == ["launch"]:
+            return rest[1:]
+    return None
+
+
+def processes_asked(arguments: list[str]) -> int:
+    """Tell how many processes accelerate's launcher was asked for, by flag or by file."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    logging.getLogger("accelerate.commands.launch").disabled = True  # it has told this once
+    found, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
+    return max(found.num_processes or 1, found.num_machines or 1)
+
+
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
     """Start accelerate.
 
@@ -128,9 +193,11 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
     `use_cpu` on, and accelerate by itself would let each of them train alone.
 
     Raises:
-        OptionError: accelerate refuses the settings, or started fewer processes than were launched.
+        OptionError: accelerate refuses the settings, or started fewer processes than were launched
+            or asked for.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = get_int_from_env(SIZES, 1)
+    refuse_fewer()
     keep_memory()
     device = torch.accelerator.current_accelerator(check_available=True)
     on_cpu = launched > 1 and (device is None or device.type in ("cpu", "mps"))
@@ -145,6 +212,13 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
         raise OptionError(
             f"accelerate launch: {launched} processes were launched, but each would run alone. "
             "Use accelerate_configs/cpu_2_processes.yaml or accelerate_configs/multi_gpu.yaml."
+        )
+    dynamo = accelerator.state.dynamo_plugin
+    if dynamo.use_regional_compilation and not accelerator.is_fsdp2:
+        raise OptionError(
+            "accelerate launch: --dynamo_use_regional_compilation trains a copy of the network, "
+            "which what changes in training (freezing, progress) does not reach. Leave it out: the "
+            "network is then compiled as a whole."
         )
     trackers = set(settings.get("log_with") or ())
     if absent := sorted(trackers - {"all", *map(str, accelerator.log_with)}):

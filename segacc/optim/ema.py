@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segacc.checkpoint import damaged
 from segacc.errors import OptionError
+from segacc.processes import bare, bare_names
 
 FOLDER = "ema"
 """Folder in a checkpoint."""
@@ -124,25 +125,6 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     """
     state = bare_names(bare(model).state_dict(keep_vars=True))
     return {name: one for one, name in {one: name for name, one in state.items()}.items()}
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """Return the network inside DistributedDataParallel and torch.compile, in any order.
-
-    So that one process can go on where several stopped, and without torch.compile.
-    """
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(model, torch._dynamo.OptimizedModule):
-            model = model._orig_mod
-        else:
-            return model
-
-
-def bare_names(state: dict[str, Any]) -> dict[str, Any]:
-    """Name tensors as the network itself does, also where torch.compile wraps a part of it."""
-    return {name.replace("_orig_mod.", ""): one for name, one in state.items()}
 
 
 def _local(tensor: Tensor) -> Tensor:

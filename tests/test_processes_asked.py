@@ -1,0 +1,118 @@
+"""No process trains alone where several were asked for; where one was, none is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.utils.other import get_free_port
+
+from cli_tools import TINY, Done, assert_succeeded, environment, segacc, start
+from segacc.processes import launcher_arguments, processes_asked
+
+pytestmark = pytest.mark.launch
+pytest_plugins = ["cli_fixtures"]
+
+USUAL = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+"""What the launcher sets for several processes, and what a shell may well export."""
+ON_CPU = "ACCELERATE_USE_CPU=true " if torch.accelerator.is_available() else ""
+TOLD = (
+    "segacc: accelerate launch: 2 processes were asked for, but with these settings it starts one, "
+    "which would train on a smaller batch. Start them with "
+    f"`{ON_CPU}accelerate launch --multi_gpu --num_processes 2 -m segacc ...`, which is right for "
+    "a CPU, too; or ask for one."
+)
+SEVERAL = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_CPU
+use_cpu: true
+num_machines: 1
+num_processes: 2
+mixed_precision: "no"
+"""
+
+
+def launched(flags: tuple[str, ...], data: Path, folder: Path, **more: str) -> Done:
+    """Train with `accelerate launch FLAGS -m segacc`, of an accelerate without a configuration."""
+    command = [str(Path(sys.executable).parent / "accelerate"), "launch", *flags, "-m", "segacc"]
+    asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", str(folder / "run"))
+    return start([*command, *asked], folder, {"HF_HOME": str(folder / "home"), **more})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--cpu", "--num_processes", "2"),
+        ("--config_file", "several.yaml"),
+    ],
+)
+def test_fewer_than_asked_for_are_refused(
+    flags: tuple[str, ...], data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "several.yaml").write_text(SEVERAL)
+    done = launched(flags, data, tmp_path, **USUAL)
+    assert TOLD in done.stderr.splitlines(), done.stderr
+    assert done.returncode and not (tmp_path / "run").exists()
+
+
+def test_the_command_that_is_told_works(data: Path, tmp_path: Path) -> None:
+    flags = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+    done = assert_succeeded(launched(flags, data, tmp_path, ACCELERATE_USE_CPU="true"))
+    assert "2 processes on cpu" in done.stdout
+
+
+@pytest.mark.parametrize("flags", [("--cpu", "--num_processes", "1"), ()])
+def test_one_process_is_one_process(flags: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+    """Also where the shell says how processes would find each other."""
+    done = assert_succeeded(launched(flags, data, tmp_path, **USUAL))
+    assert "1 process on " in done.stdout
+
+
+def test_without_the_launcher_nothing_is_refused(data: Path, tmp_path: Path) -> None:
+    asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", "run")
+    more = {**USUAL, "ACCELERATE_USE_CPU": "true"}
+    assert "1 process on cpu" in assert_succeeded(segacc(*asked, cwd=tmp_path, **more)).stdout
+
+
+def test_processes_of_mpi_know_each_other(data: Path, tmp_path: Path) -> None:
+    """Started as mpirun starts them, with the variables of Open MPI."""
+    mpi = "OMPI_COMM_WORLD_"
+    asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", "run")
+    port = str(get_free_port())
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "segacc", *asked],
+            cwd=tmp_path,
+            env=environment(
+                {
+                    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+                    **{f"{mpi}SIZE": "2", f"{mpi}RANK": str(rank)},
+                    f"{mpi}LOCAL_RANK": str(rank),
+                    "ACCELERATE_USE_CPU": "true",
+                }
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    told = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
+    assert "2 processes on cpu" in told[0] and not told[1]
+
+
+def test_the_launchers_command_line_is_found() -> None:
+    python, given = "/usr/bin/python3", ["--cpu", "-m", "segacc"]
+    for command in (
+        [python, "/usr/bin/accelerate", "launch"],
+        [python, "-I", "/usr/bin/accelerate", "launch"],
+        [python, "/usr/bin/accelerate-launch"],
+        [python, "-m", "accelerate.commands.launch"],
+        [python, "-m", "accelerate.commands.accelerate_cli", "launch"],
+    ):
+        assert launcher_arguments([*command, *given]) == given
+    for command in ([python, "-m", "segacc", "--output-dir", "accelerate"], ["bash"], []):
+        assert launcher_arguments(command) is None
+    assert processes_asked(["--cpu", "--num_processes", "3", "-m", "segacc"]) == 3
