@@ -30,11 +30,13 @@ def is_main() -> bool:
 
 
 def load_plugins() -> "Registry":
-    """Load the registry; the main process warns of each broken plugin."""
+    """Load the registry; the main process warns of each broken plugin and each taken name."""
     registry = load_registry()
     if is_main():
         for failure in registry.failures:
             sys.stderr.write(f"warning: {failure.text()}\n")
+        for clash in registry.clashes():
+            sys.stderr.write(f"warning: {clash}\n")
     return registry
 
 

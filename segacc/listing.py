@@ -40,6 +40,8 @@ def print_listing(registry: Registry, console: Console) -> None:
     _print_table(console, ("kind", "name", "from", "what it is"), rows)
     for failure in registry.failures:
         _say(console, f"BROKEN  {failure.text()}")
+    for clash in registry.clashes():
+        _say(console, clash)
     _say(console, "`segacc plugins NAME` shows the options of one.")
 
 

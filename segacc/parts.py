@@ -15,7 +15,7 @@ from segacc.optim.optimizers import choose_optimizer
 from segacc.plan import Plan
 from segacc.processes import on_all, start_accelerator
 from segacc.protocols.protocol import Protocol, default_protocol
-from segacc.scoring import Scoring, build_metrics, confident, refuse_batches
+from segacc.scoring import Scoring, build_metrics, check_metrics, confident, refuse_batches
 from segacc.settings import Settings
 from segacc.streams import EvalStream
 
@@ -102,6 +102,7 @@ def build_scoring(
     if config.protocol:
         protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
     refuse_silent(plan, facts)
+    check_metrics(plan.metric, facts, plan.settings.where("metric"))
     refuse_batches(data, config.eval_batch_size, plan.settings.where("eval_batch_size"))
     return Scoring(
         accelerator,

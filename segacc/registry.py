@@ -75,6 +75,16 @@ class Registry:
     offers: list[Offer] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
+    def clashes(self) -> list[str]:
+        """Tell of each plugin's component that is not meant by its plain name, a built-in's."""
+        taken = {(offer.kind, offer.record.name) for offer in self.offers if offer.built_in}
+        return [
+            f'plugin {offer.distribution} {offer.version} offers the {offer.kind} "{name}", which '
+            f"is the name of a built-in one; write {offer.full_name} for the plugin's."
+            for offer in self.offers
+            if not offer.built_in and (offer.kind, name := offer.record.name) in taken
+        ]
+
     def of_kind(self, kind: str) -> list[Offer]:
         """List the offers of one kind by name, built-ins first."""
         mine = [offer for offer in self.offers if offer.kind == kind]
@@ -180,14 +190,17 @@ def offers_of(module: Any, key: str, distribution: str, version: str) -> list[Of
     manager.check_pending()
     offers = []
     for kind, hook in HOOKS.items():
+        bare = getattr(module, hook, None)
+        if callable(bare) and not manager.parse_hookimpl_opts(module, hook):
+            raise PluginError(f"{hook} is not marked @segacc.hookimpl, so that nobody calls it")
         for records in getattr(manager.hook, hook)():
             for record in records:
                 _check(record, kind, hook)
                 offers.append(Offer(kind, record, distribution, version))
     if not offers:
         raise PluginError(
-            "it offers nothing: no function is marked @segacc.hookimpl among "
-            f"{', '.join(HOOKS.values())}"
+            "it offers nothing: it needs a function marked @segacc.hookimpl that returns records, "
+            f"one of {', '.join(HOOKS.values())}"
         )
     names = [(offer.kind, offer.record.name) for offer in offers]
     twice = sorted({name for kind, name in names if names.count((kind, name)) > 1})

@@ -12,12 +12,12 @@ from torch import Tensor
 from segacc.checkpoint import Progress
 from segacc.chosen import Chosen
 from segacc.data import Item, Source
-from segacc.errors import OptionError, SegaccError
+from segacc.errors import OptionError, PluginError, SegaccError
 from segacc.eval_data import MOST_PIXELS, EvalData
 from segacc.events import Scores
 from segacc.functional import Decided
 from segacc.hookspecs import Facts, MetricState, Sample, Stream
-from segacc.labels import LabelMap
+from segacc.labels import IGNORE, LabelMap
 from segacc.model import SegmentationModel
 from segacc.processes import memory_returned
 from segacc.protocols.predict import decide_batch
@@ -247,3 +247,76 @@ def confident(chosen: Sequence[Chosen]) -> frozenset[str]:
 def build_metrics(chosen: Sequence[Chosen], facts: Facts) -> dict[str, MetricState]:
     """Build empty metrics by their texts: of `evaluate:...` there may be several."""
     return {one.text: one.record.build(one.options, facts) for one in chosen}
+
+
+def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
+    """Try each metric on two small images: processes will add up its states.
+
+    Raises:
+        PluginError: it would give wrong scores, or take the worst for the best.
+    """
+    for one in chosen:
+        empty = one.record.build(one.options, facts)
+        complaint = _misnamed(one, empty.compute())
+        if not complaint and getattr(empty, "state", None) != {}:  # none: it gathers by itself
+            try:
+                complaint = _not_additive(one, empty, facts)
+            except SegaccError:
+                raise
+            except Exception as error:  # a stranger's code
+                complaint = f"it fails on a small image: {type(error).__name__}: {error}"
+        if complaint:
+            raise PluginError(f"{where} {one.text}: {complaint}. That is a fault of its plugin.")
+
+
+def _misnamed(one: Chosen, scores: Scores) -> str:
+    names = one.record.lower(one.options)
+    if isinstance(names, str):
+        return f'lower_is_better is the text "{names}"; expected is a tuple of names'
+    unknown = ", ".join(name for name in names if name not in scores)
+    known = ", ".join(scores) or "none"
+    return f"lower_is_better names {unknown}, no score of it; its scores: {known}" * bool(unknown)
+
+
+def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
+    """Say in what a state is no sum over images; empty where it is one."""
+    draw = torch.Generator().manual_seed(0)
+    labels, predictions = torch.randint(facts.num_classes, (2, 2, 1, 24, 32), generator=draw)
+    labels[..., :4] = IGNORE
+    more = [torch.full((1, 24, 32), 0.75)] if one.record.wants_confidence else []
+
+    def fed(*images: int) -> Any:
+        metric = one.record.build(one.options, facts)
+        for k in images:
+            metric.update(predictions[k].clone(), labels[k].clone(), *more)
+        return metric.state
+
+    empty: Any = metric.state
+    first, second, both = fed(0), fed(1), fed(0, 1)
+    for state in (empty, first, second, both):
+        if not isinstance(state, dict) or not all(map(_adds, state.values())):
+            return "its state must be a dict of tensors of numbers, which processes add up"
+        if _forms(state) != _forms(empty):
+            return (
+                f"its state changes when images are counted, from {_forms(empty)} to "
+                f"{_forms(state)}; expected are the same names, shapes and dtypes from the start"
+            )
+    for name, whole in both.items():
+        total, slack = first[name] + second[name], 1e-5 if whole.is_floating_point() else 0.0
+        if not torch.allclose(total.double(), whole.double(), rtol=slack, atol=slack):
+            return (
+                f'its state "{name}" of two images is not the sum of those of each, as it must be '
+                "over processes: keep sums and counts there, and divide in compute()"
+            )
+    return ""
+
+
+def _adds(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype != torch.bool
+
+
+def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
+    return {
+        name: f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}"
+        for name, one in state.items()
+    }

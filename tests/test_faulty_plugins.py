@@ -2,12 +2,19 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from cli_tools import TINY, Warm, assert_refused
+from cli_tools import TINY, Warm
+from data_tools import facts
 from plugin_tools import pip_install, write_distribution
+from segacc.chosen import choose
+from segacc.errors import PluginError
+from segacc.registry import Registry, load_registry
+from segacc.scoring import check_metrics
 
 pytest_plugins = ["cli_fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="plugins of a test need a fork")
@@ -59,6 +66,60 @@ def network(options, facts):
     return Network()
 
 
+class Metric:
+    def __init__(self, case):
+        import torch
+
+        self.case = case
+        kind = torch.bool if case == "bool" else torch.float64
+        start = 0 if case == "number" else torch.zeros(2, dtype=kind)
+        self.state = [start] if case == "list" else {"right": start}
+
+    def update(self, predictions, labels):
+        import torch
+
+        if self.case == "fails":
+            raise ValueError("no such thing")
+        valid = labels != 255
+        right = (predictions == labels)[valid]
+        found = torch.stack([right.sum(), valid.sum()]).double()
+        if self.case == "mean":
+            self.state["right"] = found / found[1]
+        elif self.case == "grows":
+            self.state["right"] = torch.cat([self.state["right"], found])
+        elif self.case == "name":
+            self.state["more"] = found
+        elif self.case == "dtype":
+            self.state["right"] = self.state["right"].float() + found.float()
+        elif self.case not in ("bool", "number", "list"):
+            self.state["right"] += found
+
+    def compute(self):
+        if not isinstance(self.state, dict) or not hasattr(self.state["right"], "tolist"):
+            return {"share": float("nan")}
+        right, count = self.state["right"].double()[:2].tolist()
+        return {"share": right / count if count else float("nan")}
+
+
+@segacc.hookimpl
+def segacc_metrics():
+    yield segacc.Metric(
+        name="share",
+        summary="Faults.",
+        options=Options,
+        build=lambda options, facts: Metric(options.case),
+        lower_is_better=lambda options: {"lower": ("shares",), "text": "share"}.get(
+            options.case, ()
+        ),
+    )
+    yield segacc.Metric(
+        name="mean_iou",
+        summary="A built-in's name.",
+        options=Options,
+        build=lambda options, facts: Metric(options.case),
+    )
+
+
 @segacc.hookimpl
 def segacc_architectures():
     yield segacc.Architecture(
@@ -81,6 +142,14 @@ def segacc_augmentations():
         on=lambda options: options.case,
     )
 """
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, faulty: Path) -> Callable[[], Registry]:
+    """Load a registry with the plugin on the path, as if it were installed."""
+    monkeypatch.syspath_prepend(faulty)
+    monkeypatch.delenv("SEGACC_LOAD_PLUGINS", raising=False)
+    return load_registry
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +187,10 @@ def test_an_augmentation_is_named(
     given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *more)
     done = warm(*TINY, *given, cwd=tmp_path, site=faulty)
     found = re.sub(r"0\.0\d+ to 0\.\d+", "0.0# to 0.#", done.stderr)
-    assert found == f"segacc: --aug faded: the augmentation returned {text}{FAULT}\n"
+    assert (
+        found.splitlines()[-1] + "\n"
+        == f"segacc: --aug faded: the augmentation returned {text}{FAULT}\n"
+    )
     assert done.returncode == 2
 
 
@@ -142,5 +214,62 @@ def test_a_network_is_named(
 ) -> None:
     given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *TINY[2:])
     done = warm("--arch", f"odd:case={case}", *given, cwd=tmp_path, site=faulty)
-    assert_refused(done, f"--arch odd: the {text}")
+    assert done.stderr.splitlines()[-1] == f"segacc: --arch odd: the {text}"
+    assert (done.returncode, done.stdout) == (2, "")
     assert not (tmp_path / "run").exists()
+
+
+STATE = "its state must be a dict of tensors of numbers, which processes add up"
+CHANGES = "its state changes when images are counted, from {'right': 'float64 (2,)'} to "
+METRICS = {
+    "lower": "lower_is_better names shares, no score of it; its scores: share",
+    "text": 'lower_is_better is the text "share"; expected is a tuple of names',
+    "number": STATE,
+    "list": STATE,
+    "bool": STATE,
+    "grows": CHANGES
+    + "{'right': 'float64 (4,)'}; expected are the same names, shapes and dtypes from the start",
+    "name": CHANGES + "{'right': 'float64 (2,)', 'more': 'float64 (2,)'}; expected are the same "
+    "names, shapes and dtypes from the start",
+    "dtype": CHANGES
+    + "{'right': 'float32 (2,)'}; expected are the same names, shapes and dtypes from the start",
+    "mean": 'its state "right" of two images is not the sum of those of each, as it must be over '
+    "processes: keep sums and counts there, and divide in compute()",
+    "fails": "it fails on a small image: ValueError: no such thing",
+}
+
+
+@pytest.mark.parametrize("case", METRICS)
+def test_a_metric_is_named(load: Callable[[], Registry], case: str) -> None:
+    chosen = choose(load(), "metric", f"share:case={case}", "--metric")
+    before = torch.get_rng_state()
+    with pytest.raises(PluginError) as error:
+        check_metrics([chosen], facts(4), "--metric")
+    assert str(error.value) == f"--metric share:case={case}: {METRICS[case]}. {FAULT}"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_all_metrics_of_segacc_add_up(load: Callable[[], Registry]) -> None:
+    registry = load()
+    names = [offer.full_name for offer in registry.of_kind("metric")]
+    kept = [name for name in names if name not in ("segacc/evaluate", "segacc-faulty/mean_iou")]
+    chosen = [choose(registry, "metric", name, "--metric") for name in kept]
+    assert len(chosen) > 4
+    for one in chosen:
+        check_metrics([one], facts(2 if one.name == "binary" else 4), "--metric")
+
+
+def test_a_run_and_an_evaluation_refuse_a_metric_at_the_start(
+    warm: Warm, data: Path, trained: Path, faulty: Path, tmp_path: Path
+) -> None:
+    clash = (
+        'warning: plugin segacc-faulty 1.0 offers the metric "mean_iou", which is the name of a '
+        "built-in one; write segacc-faulty/mean_iou for the plugin's.\n"
+    )
+    given = ("--dataset", f"folder:root={data}", "--metric", "share:case=mean", "--output-dir", "r")
+    for start in (TINY, ("evaluate", trained / "best")):
+        done = warm(*start, *given, cwd=tmp_path, site=faulty)
+        assert done.stderr == (
+            f"{clash}segacc: --metric share:case=mean: {METRICS['mean']}. {FAULT}\n"
+        )
+        assert (done.returncode, done.stdout) == (2, "")

@@ -117,6 +117,12 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pip_install(folder / "site", *sources)
 
 
+TAKEN = (
+    'warning: plugin segacc-three 1.0 offers the architecture "segformer", which is the name of a '
+    "built-in one; write segacc-three/segformer for the plugin's.\n"
+)
+
+
 def run(site: Path, *arguments: object, cwd: Path, **more: str) -> Done:
     return segacc(*arguments, cwd=cwd, PYTHONPATH=str(site), **more)
 
@@ -231,12 +237,14 @@ def test_a_crop_or_batch_that_a_network_cannot_take_is_refused(
     assert (done.returncode, done.stdout, done.stderr) == (
         2,
         "",
-        "segacc: --crop-size: 64x40: the architecture takes only multiples of 32 pixels.\n",
+        f"{TAKEN}segacc: --crop-size: 64x40: the architecture takes only multiples of 32 pixels.\n",
     )
     batch = ("--crop-size", "64", "--batch-size", "1")
     done = warm(*flags, *batch, cwd=tmp_path, site=narrow)
     assert done.returncode == 2
-    assert done.stderr.startswith("segacc: --batch-size: the architecture needs at least 2 images")
+    assert done.stderr.startswith(
+        f"{TAKEN}segacc: --batch-size: the architecture needs at least 2 images"
+    )
     assert not list(tmp_path.rglob("config.yaml"))
 
 
@@ -244,8 +252,8 @@ def test_one_name_of_two_strangers_must_be_told_apart(narrow: Path, tmp_path: Pa
     done = run(narrow, "--arch", "narrow", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
-        'segacc: --arch: two plugins offer the architecture "narrow"; write segacc-one/narrow or '
-        "segacc-two/narrow.\n"
+        f'{TAKEN}segacc: --arch: two plugins offer the architecture "narrow"; write '
+        "segacc-one/narrow or segacc-two/narrow.\n"
     )
     done = run(narrow, "plugins", "segformer", cwd=tmp_path)
     heads = [line.split(":")[0] for line in done.stdout.splitlines() if ": " in line[:40]]

@@ -77,8 +77,16 @@ BROKEN = {
         "PluginError: segacc_losses: the options of strange are not a dataclass",
     ),
     "segacc-nothing": (
-        "def segacc_losses():\n    return []\n",
-        "PluginError: it offers nothing: no function is marked @segacc.hookimpl among ",
+        HEAD + "@segacc.hookimpl\ndef segacc_losses():\n    return []\n",
+        "PluginError: it offers nothing: it needs a function marked @segacc.hookimpl that returns ",
+    ),
+    "segacc-no-hook": (
+        HEAD + "def losses():\n    return [loss()]\n",
+        "PluginError: it offers nothing: it needs a function marked @segacc.hookimpl that returns ",
+    ),
+    "segacc-unmarked": (
+        GOOD.format(name="strange") + "\ndef segacc_metrics():\n    return []\n",
+        "PluginError: segacc_metrics is not marked @segacc.hookimpl, so that nobody calls it",
     ),
 }
 
@@ -223,6 +231,10 @@ def test_a_built_in_keeps_its_plain_name(load: Load, clashing: Path) -> None:
     built_in = registry.find("loss", "cross_entropy", "--loss")
     stranger = registry.find("loss", "segacc-copy/cross_entropy", "--loss")
     assert registry.find("loss", "segacc/cross_entropy", "--loss") is built_in
+    assert registry.clashes() == [
+        'plugin segacc-copy 3.0 offers the loss "cross_entropy", which is the name of a built-in '
+        "one; write segacc-copy/cross_entropy for the plugin's."
+    ]
     assert (built_in.options.__name__, stranger.options.__name__) == (
         "CrossEntropyOptions",
         "Options",

@@ -27,6 +27,7 @@ from segacc.saved import side_file
 from segacc.scoring import (
     Scoring,
     build_metrics,
+    check_metrics,
     confident,
     joined,
     refuse_batches,
@@ -103,6 +104,7 @@ def build_scoring(
     facts = Facts(num_classes=len(labels.names), class_names=labels.names)
     data = scored_data(samples, labels, segmenter.network.num_channels)
     refuse_batches(data, config.eval_batch_size, "--eval-batch-size")
+    check_metrics(metrics, facts, "--metric")
     joined(one.compute() for one in build_metrics(metrics, facts).values())  # before the work
     scoring = Scoring(
         accelerator,
