@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from segacc.class_weights import RULES, read_class_weights
 from segacc.data import Source
 from segacc.errors import DataError, OptionError, SegaccError
+from segacc.folders import BALANCE
 from segacc.hookspecs import Facts, Stream
 from segacc.label_counts import (
     Counts,
@@ -22,7 +23,7 @@ from segacc.label_counts import (
     shares,
 )
 from segacc.labels import LabelMap
-from segacc.plan import BALANCE, Plan, as_stored
+from segacc.plan import Plan, as_stored
 
 MANY = 16
 """Classes of which a note tells all weights; of more, it tells the lowest and the highest."""

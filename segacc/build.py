@@ -10,10 +10,11 @@ from torch import nn
 from segacc import weights
 from segacc.defaults import DEFAULT_CROP, check_batch, check_crop
 from segacc.errors import OptionError
+from segacc.folders import NETWORK
 from segacc.hookspecs import DataSplits, Facts
 from segacc.model import SegmentationModel
 from segacc.optim.freezing import freeze_for_good, keep_statistics
-from segacc.plan import NETWORK, Plan
+from segacc.plan import Plan
 from segacc.probe import freeze, probe
 from segacc.transfer import LoadReport
 

@@ -154,7 +154,7 @@ class TrainConfig:
     resume: str | None = None
     """Go on from a checkpoint: a folder, or `auto` for the newest one in output_dir."""
     overwrite: bool = False
-    """Delete what output_dir holds."""
+    """Delete what an earlier run wrote into output_dir; other files there stay."""
 
 
 @dataclass(frozen=True, kw_only=True)

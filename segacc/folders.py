@@ -11,12 +11,18 @@ from segacc.errors import OptionError
 from segacc.run_lock import MARK, RunLock, in_use
 from segacc.settings import Settings
 
+NETWORK = "network"
+"""Folder in the run folder: what weights decided of the network beside tensors."""
+BALANCE = "class_balance.json"
+"""File in the run folder: what class balance was found, and stays."""
 WRITTEN = (
     "config.yaml",
     "metrics.jsonl",
-    "class_balance.json",
+    ".metrics.jsonl.tmp",
+    ".config.yaml.tmp",
+    BALANCE,
     "parameter_groups.json",
-    "network",
+    NETWORK,
     "pictures",
     "checkpoints",
     "best",
@@ -72,7 +78,7 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
         raise OptionError(
             f"{settings.where('output_dir')}: {folder} is in use. Choose another folder, go on "
             "with "
-            f"`--resume {folder}`, or delete what it holds with --overwrite."
+            f"`--resume {folder}`, or delete what that run wrote with --overwrite."
         )
     if config.overwrite and folder.is_symlink():
         raise OptionError(

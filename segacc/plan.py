@@ -11,7 +11,7 @@ from segacc import checkpoint
 from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
-from segacc.folders import model_folder, refuse_own, run_folder
+from segacc.folders import BALANCE, NETWORK, model_folder, refuse_own, run_folder
 from segacc.hub import find, is_path
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.optim.optimizers import check_optimization
@@ -20,12 +20,6 @@ from segacc.presets import AUGMENT
 from segacc.registry import Registry
 from segacc.saved import architecture_of
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
-
-NETWORK = "network"
-"""Folder in the run folder: what weights decided of the network beside tensors."""
-
-BALANCE = "class_balance.json"
-"""File in the run folder: what class balance was found, and stays."""
 
 FIXED = (
     *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, get_int_from_env
 
 from segacc.errors import OptionError, SegaccError
@@ -139,6 +140,22 @@ def settle_at_exit() -> None:
     atexit.register(time.sleep, SETTLE)
 
 
+def forget_earlier() -> None:
+    """Let no run have the precision or the half step of an earlier one in the same process.
+
+    Raises:
+        OptionError: several processes have ended their group, which cannot meet again.
+    """
+    backend = PartialState._shared_state.get("backend")
+    if backend is not None and not torch.distributed.is_initialized():
+        raise OptionError(
+            "accelerate launch: these processes have ended a run, and cannot meet for another one. "
+            "Launch each run by itself; one process can have several."
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 def refuse_fewer() -> None:
     """Refuse to be the only process where the launcher was asked for more.
 
@@ -187,20 +204,21 @@ def processes_asked(arguments: list[str]) -> int:
 
 
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
-    """Start accelerate.
+    """Start accelerate, as if nothing had been run in this process before.
 
     Processes launched on a machine without a GPU talk over gloo: the launcher does not hand
     `use_cpu` on, and accelerate by itself would let each of them train alone.
 
     Raises:
         OptionError: accelerate refuses the settings, or started fewer processes than were launched
-            or asked for.
+            or asked for; or these ended a run together before.
     """
     launched = get_int_from_env(SIZES, 1)
     refuse_fewer()
     keep_memory()
     device = torch.accelerator.current_accelerator(check_available=True)
     on_cpu = launched > 1 and (device is None or device.type in ("cpu", "mps"))
+    forget_earlier()
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=on_cpu, **settings)
     except (ValueError, ImportError) as error:

@@ -9,10 +9,10 @@ from accelerate.utils import broadcast_object_list, load
 from segacc import checkpoint
 from segacc.amounts import clock_text, seconds
 from segacc.errors import OptionError
-from segacc.folders import clear
+from segacc.folders import NETWORK, clear
 from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
-from segacc.plan import NETWORK, as_stored
+from segacc.plan import as_stored
 from segacc.processes import on_all
 from segacc.samples import digest, ids_of
 from segacc.saved import side_file

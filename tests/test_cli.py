@@ -199,7 +199,7 @@ def test_overwrite_deletes_run_folders_only(warm: Warm, tmp_path: Path) -> None:
     assert_refused(
         warm("--output-dir", "photos", cwd=tmp_path),
         "--output-dir: photos is in use. Choose another folder, go on with `--resume photos`, or "
-        "delete what it holds with --overwrite.",
+        "delete what that run wrote with --overwrite.",
     )
     done = warm("--output-dir", "photos", "--overwrite", cwd=tmp_path)
     assert done.returncode == 2 and "does not look like a run folder" in done.stderr

@@ -221,3 +221,32 @@ def test_another_batch_would_not_be_the_same_run(uninterrupted: Path) -> None:
     )
     assert process.returncode == 2
     assert "total_batch_size was 4, now 2" in process.stderr
+
+
+OTHER_CLASSES = {
+    "swapped": ("background\nbar\ndisc\n", "", "class_names was "),
+    "renamed": ("background\ndisc\nstick\n", "", "class_names was "),
+    "mapped": ("background\ndisc\nbar\n", ",ignore=2", "label_map was "),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_CLASSES)
+def test_other_classes_would_not_be_the_same_run(
+    trained: Path, data: Path, tmp_path: Path, warm: Warm, change: str
+) -> None:
+    """Weights would go on, but what they tell apart would be called something else."""
+    names, ignore, told = OTHER_CLASSES[change]
+    run, other = (
+        shutil.copytree(trained, tmp_path / "run"),
+        shutil.copytree(data, tmp_path / "data"),
+    )
+    same = warm("--resume", run, "--dataset", f"folder:root={other}", cwd=tmp_path)
+    assert same.returncode == 0, same.stderr
+    (other / "classes.txt").write_text(names)
+    done = warm("--resume", run, "--dataset", f"folder:root={other}{ignore}", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    start = f"segacc: --resume {run}: this would not be the same run: {told}"
+    assert done.stderr.startswith(start), done.stderr
+    if change != "mapped":
+        after = names.split()
+        assert f"{told}['background', 'disc', 'bar'], now {after}" in done.stderr

@@ -1,16 +1,21 @@
 """Run folders while several processes look at them at once."""
 
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli_tools import TINY, Warm, assert_refused, assert_succeeded
 from segacc.errors import OptionError
-from segacc.folders import TRIAL, clear, writable
+from segacc.folders import BALANCE, MARK, NETWORK, TRIAL, clear, writable
+from segacc.optim.groups import FILE
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings import Layer
+
+pytest_plugins = ["cli_fixtures"]
 
 TIMES = 200
 
@@ -68,3 +73,65 @@ def test_only_what_a_run_writes_is_deleted(tmp_path: Path) -> None:
         *(".segacc_run", "data", "notes.txt")  # the mark is what the next run locks
     ]
     assert (folder / "data" / "file").exists() and (outside / "file").exists()
+
+
+def refused(**values: Any) -> str:
+    with pytest.raises(OptionError) as caught:
+        plan(Path("run"), overwrite=True, **values)
+    return str(caught.value)
+
+
+@pytest.fixture
+def earlier(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder `run` of the working folder, which a run marked and has the data in it."""
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(data, tmp_path / "run" / "data").parent
+    (folder / MARK).touch()
+    return folder
+
+
+def test_overwrite_deletes_no_data(earlier: Path) -> None:
+    for root in ("run/data", str(earlier / "data")):
+        assert refused(dataset=f"folder:root={root}") == (
+            f"--overwrite: {root} lies in run, which would be deleted. Choose another --output-dir."
+        )
+
+
+def test_overwrite_follows_no_link(earlier: Path) -> None:
+    Path("link").symlink_to(earlier)
+    with pytest.raises(OptionError) as caught:
+        plan(Path("link"), overwrite=True)
+    assert str(caught.value) == (
+        "--overwrite: link is a symbolic link, which is not followed to delete what it points to. "
+        "Name the folder itself."
+    )
+
+
+def test_overwrite_deletes_neither_settings_nor_the_working_folder(
+    warm: Warm, data: Path, earlier: Path
+) -> None:
+    (earlier / "my.yaml").write_text("max_steps: 1\n")
+    asked = (*TINY[:4], "--dataset", f"folder:root={data}", "--overwrite", "--output-dir")
+    for place, given in (("run", earlier.parent), (earlier, earlier / "data")):
+        config = ("--config", "run/my.yaml") if place == "run" else ()
+        lies = "run/my.yaml" if place == "run" else given
+        assert_refused(
+            warm(*asked, place, *config, cwd=given),
+            f"--overwrite: {lies} lies in {place}, which would be deleted. Choose another "
+            "--output-dir.",
+        )
+    assert (earlier / "my.yaml").exists()
+
+
+def test_all_that_a_run_writes_is_deleted_and_the_rest_stays(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", run)
+    more = ("--class-weights", "inverse", "--trackers", "tensorboard", "--ema", "0.9")
+    assert_succeeded(warm(*asked, *more, cwd=tmp_path))
+    names = {path.name for path in run.iterdir()}
+    assert {FILE, BALANCE, NETWORK, "segacc", "best", "last", MARK} <= names
+    (run / "notes.txt").write_text("mine")
+    clear(run)
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]

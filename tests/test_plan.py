@@ -205,7 +205,7 @@ def test_a_folder_in_use_is_left_alone(registry: Registry) -> None:
     Path("photos/a.jpg").write_bytes(b"a")
     assert refusal(registry, output_dir="photos") == (
         "--output-dir: photos is in use. Choose another folder, go on with `--resume photos`, or "
-        "delete what it holds with --overwrite."
+        "delete what that run wrote with --overwrite."
     )
     assert refusal(registry, output_dir="photos", overwrite=True) == (
         "--overwrite: photos does not look like a run folder (it has no .segacc_run), so it is "

@@ -1,0 +1,93 @@
+"""A second run in one process is what it would be in a process of its own."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_tools import ROOT, Warm, assert_succeeded, metrics, start
+from segacc import TrainConfig, train
+
+pytest_plugins = ["cli_fixtures"]
+
+SMALL: dict[str, Any] = {
+    **{"arch": "segformer:variant=tiny,drop_path=0.2", "weights": "none", "aug": ["flip"]},
+    **{"crop_size": "48x64", "batch_size": 2, "num_workers": 0, "num_pictures": 0},
+    **{"max_steps": 4, "log_every": 1},
+}
+SCRIPT = """
+import json, sys
+from segacc import TrainConfig, train
+from segacc.__main__ import end_with
+from segacc.errors import SegaccError
+
+def main():
+    last, *runs = json.loads(sys.argv[1])
+    try:
+        for one in runs:
+            for event in train(TrainConfig(**one)):
+                if getattr(event, "step", 0) == last:
+                    break
+    except SegaccError as error:
+        print(error)
+    return 0
+
+end_with(main)
+"""
+
+
+def losses(run: Path) -> list[tuple[float, float]]:
+    return [(row["loss"], row["grad_norm"]) for row in metrics(run, "train")]
+
+
+def flags(given: dict[str, Any]) -> list[str]:
+    words = {key: value[0] if key == "aug" else value for key, value in given.items()}
+    return [word for key, one in words.items() for word in (f"--{key.replace('_', '-')}", str(one))]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_its_precision_and_all_else_are_its_own(
+    data: Path, warm: Warm, tmp_path: Path, ended: bool
+) -> None:
+    small = {**SMALL, "dataset": f"folder:root={data}"}
+    assert_succeeded(warm(*flags(small), "--output-dir", tmp_path / "fresh", cwd=tmp_path))
+    first = {"mixed_precision": "bf16", "gradient_accumulation_steps": 2, "seed": 7}
+    given = TrainConfig(**small, **first, output_dir=tmp_path / "first")
+    for event in train(given):
+        if not ended and getattr(event, "step", 0) == 2:
+            break
+    started, *_ = train(TrainConfig(**small, output_dir=tmp_path / "second"))
+    assert any("precision no, 2 images x 1" in note for note in started.notes)
+    assert losses(tmp_path / "second") == losses(tmp_path / "fresh") != losses(tmp_path / "first")
+
+
+def on_two(folder: Path, last: int, *runs: dict[str, Any]) -> str:
+    """Train runs one after the other in the same two processes, each until its step `last`."""
+    (folder / "script.py").write_text(SCRIPT)
+    config = ROOT / "accelerate_configs" / "cpu_2_processes.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += ["--main_process_port", "0", str(folder / "script.py"), json.dumps([last, *runs])]
+    return assert_succeeded(start(command, folder, {"ACCELERATE_USE_CPU": "true"})).stdout
+
+
+@pytest.mark.launch
+def test_two_processes_that_are_still_together(data: Path, tmp_path: Path) -> None:
+    small = {**SMALL, "dataset": f"folder:root={data}"}
+    second, fresh = ({**small, "output_dir": str(tmp_path / name)} for name in ("second", "fresh"))
+    first = {**small, "output_dir": str(tmp_path / "first"), "mixed_precision": "bf16"}
+    on_two(tmp_path, 2, first, second)
+    on_two(tmp_path, 2, fresh)
+    assert losses(tmp_path / "second") == losses(tmp_path / "fresh") != losses(tmp_path / "first")
+
+
+@pytest.mark.launch
+def test_two_processes_that_have_parted_are_refused(data: Path, tmp_path: Path) -> None:
+    small = {**SMALL, "dataset": f"folder:root={data}", "max_steps": 1}
+    runs = [{**small, "output_dir": str(tmp_path / name)} for name in ("first", "second")]
+    assert on_two(tmp_path, -1, *runs).splitlines() == 2 * [
+        "accelerate launch: these processes have ended a run, and cannot meet for another one. "
+        "Launch each run by itself; one process can have several."
+    ]
+    assert not (tmp_path / "second").exists()
