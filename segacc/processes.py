@@ -174,7 +174,9 @@ def refuse_fewer() -> None:
         with suppress(psutil.Error, OSError, ValueError):  # it may have gone
             arguments = launcher_arguments(process.cmdline())
             if arguments is not None and (asked := processes_asked(arguments)) > 1:
-                on_cpu = "ACCELERATE_USE_CPU=true " if torch.accelerator.is_available() else ""
+                forced = os.environ["ACCELERATE_USE_CPU"].lower() == "true"
+                forced &= torch.accelerator.is_available()
+                on_cpu = "ACCELERATE_USE_CPU=true " if forced else ""
                 raise OptionError(
                     f"accelerate launch: {asked} processes were asked for, but with these settings "
                     "it starts one, which would train on a smaller batch. Start them with "
