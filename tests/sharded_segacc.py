@@ -10,7 +10,7 @@ import sys
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from segacc import run
+from segacc import processes, run
 from segacc.__main__ import end_with, main
 from segacc.plan import Plan
 
@@ -30,6 +30,7 @@ def pretend() -> None:
     os.environ.update(SETTINGS)
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    processes.forget_earlier = lambda: None  # it would take accelerate's state back
     build = run.build_run
 
     def told(plan: Plan) -> run.Run:

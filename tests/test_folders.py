@@ -134,4 +134,4 @@ def test_all_that_a_run_writes_is_deleted_and_the_rest_stays(
     assert {FILE, BALANCE, NETWORK, "segacc", "best", "last", MARK} <= names
     (run / "notes.txt").write_text("mine")
     clear(run)
-    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+    assert [path.name for path in run.iterdir()] == [".segacc_run", "notes.txt"]

@@ -20,6 +20,7 @@ SETTINGS = (
     *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", 64),
     *("--save-every", 2, "--eval-every", 100_000, "--log-every", 1),
     *("--num-pictures", 0, "--num-workers", 2, "--batch-size", 2),
+    *("--warmup-steps", 0),
 )
 LONG = (*SETTINGS, "--max-steps", 100_000)
 
