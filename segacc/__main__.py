@@ -101,7 +101,8 @@ def paragraph(text: str) -> str:
     """Wrap a text at the terminal's words; leave it on one line where it goes into a file."""
     if not sys.stderr.isatty():
         return text
-    width = min(100, os.get_terminal_size(sys.stderr.fileno()).columns)
+    columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    width = min(100, columns or 100)  # 0: a terminal that nobody gave a size
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 

@@ -20,7 +20,7 @@ from segacc.protocols.predict import predict
 from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.registry import load_registry
 from segacc.saved import SIDE_FILE, WHOLE, architecture_of, side_file
-from segacc.transformers_weights import quiet_bars, read_config
+from segacc.transformers_weights import first_line, quiet_bars, read_config
 
 
 class Segmenter:
@@ -256,9 +256,17 @@ def read_processor(folder: Path) -> Any:
             return AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{folder}: the image processor cannot be read: {first}") from None
+    except Exception as error:  # what is no processor makes transformers raise anything
+        path = folder / "preprocessor_config.json"
+        if path.is_file() and "auto_map" in path.read_text(errors="replace"):
+            raise WeightsError(
+                f"{folder}: the image processor is code of the folder's own (auto_map in "
+                f"{path.name}), which is not run. Name one of transformers there, as "
+                "SegformerImageProcessor, or remove the file."
+            ) from None
+        raise WeightsError(
+            f"{folder}: the image processor cannot be read: {first_line(error)}."
+        ) from None
 
 
 def protocol_of(folder: Path, network: SegmentationModel, facts: Facts) -> Protocol:

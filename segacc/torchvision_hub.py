@@ -62,6 +62,8 @@ def download(name: str, weights: Any) -> dict[str, Any]:
     Raises:
         WeightsError: the server is out of reach, or the file is damaged.
     """
+    import torch
+
     try:
         with impatient(), contextlib.redirect_stdout(sys.stderr):
             state: dict[str, Any] = weights.get_state_dict(
@@ -73,8 +75,14 @@ def download(name: str, weights: Any) -> dict[str, Any]:
             "--weights FOLDER with weights on disk, or --weights none to start at random without "
             "this message."
         ) from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of a damaged file torch and pickle raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run the code
+            place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+            first = (
+                f"{place} holds something else than tensors, which could run code and is not read. "
+                "Remove it, and it is downloaded again."
+            )
         raise WeightsError(
             f"{name}: the weights of {weights.url} are damaged, here in torch's cache or where "
             f"they come from: {first}"

@@ -171,13 +171,19 @@ def _read(reader: Any, source: str, config: Any) -> dict[str, Tensor]:
             f"{source}: the weights are a pickle that holds more than tensors; reading it could "
             "run code, so it is refused. Save them as model.safetensors."
         ) from None
-    except (OSError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
-        raise WeightsError(f"{source}: the weights cannot be read: {first}.") from None
+    except Exception as error:  # of a damaged file torch, pickle and safetensors raise anything
+        raise WeightsError(f"{source}: the weights cannot be read: {first_line(error)}.") from error
     random = info["missing_keys"] | {key[0] for key in info["mismatched_keys"]}
     unknown: dict[str, Tensor] = dict.fromkeys(info["unexpected_keys"], torch.empty(0))
     state = network.state_dict()
     return {**unknown, **{name: one for name, one in state.items() if name not in random}}
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of a library says, or its name."""
+    plain = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
+    said = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return said if said and plain else ": ".join(filter(None, (type(error).__name__, said)))
 
 
 def _load_file(source: str) -> dict[str, Tensor]:

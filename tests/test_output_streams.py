@@ -1,0 +1,87 @@
+"""Streams that are closed early, or cannot show a character: the work is done all the same."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli_tools import TINY, Warm, assert_succeeded, environment, metrics, segacc, write_data
+
+pytest_plugins = ["cli_fixtures"]
+
+NAMES = ("Straße", "Gebäude", "木")
+
+
+@pytest.fixture(scope="module")
+def abroad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("abroad") / "shapes", names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def run(warm: Warm, abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train on classes whose names are not ASCII."""
+    folder = tmp_path_factory.mktemp("abroad") / "run"
+    given = ("--dataset", f"folder:root={abroad}", "--output-dir", folder)
+    assert_succeeded(warm(*TINY, *given, cwd=folder.parent))
+    return folder
+
+
+def piped(command: str, *arguments: object, cwd: Path) -> tuple[str, list[int], str]:
+    """Run segacc into a pipe; return what came out, both exit codes, and stderr."""
+    line = shlex.join([sys.executable, "-m", "segacc", *map(str, arguments)])
+    done = subprocess.run(
+        ["bash", "-c", f'{line} | {command}; echo "${{PIPESTATUS[@]}}"'],
+        cwd=cwd,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    *shown, codes = done.stdout.splitlines()
+    return "\n".join(shown), [int(code) for code in codes.split()], done.stderr
+
+
+def test_evaluate_into_head_leaves_its_scores(run: Path, abroad: Path, tmp_path: Path) -> None:
+    given = ("--dataset", f"folder:root={abroad}", "--num-workers", "0", "--output-dir", "out")
+    shown, codes, errors = piped("head -n 1", "evaluate", run / "best", *given, cwd=tmp_path)
+    assert shown.startswith("protocol ") and "\n" not in shown
+    assert codes[1] == 0 and codes[0] in (0, 1) and errors == ""
+    found = json.loads((tmp_path / "out/evaluation.json").read_text())
+    stored = json.loads((run / "best/segacc.json").read_text())["scores"]
+    assert found["scores"]["mean_iou"] == pytest.approx(stored["mean_iou"], rel=1e-3)
+    given = (*given[:-1], "whole")  # read to its end
+    _, codes, errors = piped("cat", "evaluate", run / "best", *given, cwd=tmp_path)
+    assert (codes, errors) == ([0, 0], "")
+    left = [{path.name for path in (tmp_path / name).iterdir()} for name in ("out", "whole")]
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_stream_without_a_character_shows_a_replacement(
+    abroad: Path, tmp_path: Path, encoding: str
+) -> None:
+    given = ("--dataset", f"folder:root={abroad}", "--output-dir", "run")
+    done = subprocess.run(
+        [sys.executable, "-m", "segacc", *TINY, *given],
+        cwd=tmp_path,
+        env=environment({"PYTHONIOENCODING": encoding, "LC_ALL": "C"}),
+        capture_output=True,
+        timeout=300,
+    )
+    out, errors = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert done.returncode == 0, errors
+    assert ("Geb?ude" if encoding == "ascii" else "Gebäude") in out and "木" not in out
+    assert "finished at step 2/2" in out and "Traceback" not in errors
+    assert (tmp_path / "run/last/model.safetensors").is_file()
+    [row] = metrics(tmp_path / "run", "eval")[-1:]
+    assert set(row["per_category_iou"]) == set(NAMES)
+
+
+def test_a_refusal_in_ascii_is_one_paragraph(abroad: Path, tmp_path: Path) -> None:
+    done = segacc("--dataset", "folder:root=Gebäude", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "Geb?ude" in done.stderr
