@@ -257,14 +257,16 @@ def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
     """
     for one in chosen:
         empty = one.record.build(one.options, facts)
-        complaint = _misnamed(one, empty.compute())
-        if not complaint and getattr(empty, "state", None) != {}:  # none: it gathers by itself
-            try:
+        try:
+            if getattr(empty, "state", None) == {}:  # it gathers by itself
+                complaint = _misnamed(one, empty.compute())
+            else:
                 complaint = _not_additive(one, empty, facts)
-            except SegaccError:
-                raise
-            except Exception as error:  # a stranger's code
-                complaint = f"it fails on a small image: {type(error).__name__}: {error}"
+                complaint = complaint or _misnamed(one, _fed(one, facts, 0, 1).compute())
+        except SegaccError:
+            raise
+        except Exception as error:  # a stranger's code
+            complaint = f"it fails on a small image: {type(error).__name__}: {error}"
         if complaint:
             raise PluginError(f"{where} {one.text}: {complaint}. That is a fault of its plugin.")
 
@@ -280,19 +282,8 @@ def _misnamed(one: Chosen, scores: Scores) -> str:
 
 def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
     """Say in what a state is no sum over images; empty where it is one."""
-    draw = torch.Generator().manual_seed(0)
-    labels, predictions = torch.randint(facts.num_classes, (2, 2, 1, 24, 32), generator=draw)
-    labels[..., :4] = IGNORE
-    more = [torch.full((1, 24, 32), 0.75)] if one.record.wants_confidence else []
-
-    def fed(*images: int) -> Any:
-        metric = one.record.build(one.options, facts)
-        for k in images:
-            metric.update(predictions[k].clone(), labels[k].clone(), *more)
-        return metric.state
-
     empty: Any = metric.state
-    first, second, both = fed(0), fed(1), fed(0, 1)
+    first, second, both = (_fed(one, facts, *images).state for images in ([0], [1], [0, 1]))
     for state in (empty, first, second, both):
         if not isinstance(state, dict) or not all(map(_adds, state.values())):
             return "its state must be a dict of tensors of numbers, which processes add up"
@@ -309,6 +300,18 @@ def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
                 "over processes: keep sums and counts there, and divide in compute()"
             )
     return ""
+
+
+def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
+    """Build a metric that has counted the first or the second of two small images, or both."""
+    draw = torch.Generator().manual_seed(0)
+    labels, predictions = torch.randint(facts.num_classes, (2, 2, 1, 24, 32), generator=draw)
+    labels[..., :4] = IGNORE
+    more = [torch.full((1, 24, 32), 0.75)] if one.record.wants_confidence else []
+    metric = one.record.build(one.options, facts)
+    for k in images:
+        metric.update(predictions[k].clone(), labels[k].clone(), *more)
+    return metric
 
 
 def _adds(value: Any) -> bool:

@@ -21,7 +21,7 @@ def check_architecture(
     Built twice, it is the same; logits are finite and have K channels; every size that its
     `size_rule` accepts works and is looked at to the last row and column; images of a batch are
     not mixed in evaluation; gradients reach the parameters, in bfloat16 and with gradient
-    checkpointing too; weights come back bit for bit from `save_pretrained`, and by class name into
+    checkpointing too; weights come back from `save_pretrained`, and by class name into
     a network of other classes; a run of one step is saved, and a Segmenter predicts what the run's
     network did.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segacc.model import SegmentationModel
 from segacc.testing.subject import Subject
-from segacc.testing.tools import facts_of, few, gap
+from segacc.testing.tools import close, facts_of, few, gap
 
 
 def check(subject: Subject) -> None:
@@ -71,13 +71,16 @@ def state_dict(subject: Subject, network: SegmentationModel) -> None:
     mine, theirs = say(subject, again), say(subject, network)
     expected = "state_dict() to hold all that decides the logits"
     found = f"{gap(mine, theirs)} after load_state_dict: register such tensors as buffers"
-    subject.report.require(torch.equal(mine, theirs), expected, found)
+    subject.report.require(close(mine, theirs, 1e-5), expected, found)
 
 
 def comes_back(
     subject: Subject, network: SegmentationModel, folder: str, options: Any, how: str
 ) -> None:
-    """Require that a new network with the saved weights says the same, bit for bit."""
+    """Require that a new network with the saved weights says the same.
+
+    But for rounding: where a tensor lies in memory decides which kernel computes with it.
+    """
     again = subject.build(seed=2, options=options)
     report = again.load_weights(folder, class_names=subject.facts.class_names)
     expected = f"all tensors back from save_pretrained, by {how} and load_weights"
@@ -86,8 +89,8 @@ def comes_back(
     expected = f"no tensor left over from save_pretrained, by {how} and load_weights"
     subject.report.require(not report.dropped, expected, few(report.dropped))
     mine, theirs = say(subject, again), say(subject, network)
-    expected = f"the same logits, bit for bit, after save_pretrained, {how} and load_weights"
-    subject.report.require(torch.equal(mine, theirs), expected, gap(mine, theirs))
+    expected = f"the same logits after save_pretrained, {how} and load_weights"
+    subject.report.require(close(mine, theirs, 1e-5), expected, gap(mine, theirs))
 
 
 def other_classes(subject: Subject, network: SegmentationModel, folder: str) -> None:
