@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segacc.errors import OptionError, WeightsError
-from segacc.hookspecs import Facts
+from segacc.hookspecs import USUAL, Facts, Reading
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel, SizeRule, stored_names
 from segacc.options import decode
@@ -31,10 +31,18 @@ class Segmenter:
         network: in evaluation mode, on `device`.
         labels: class names, palette and the way back to raw label ids.
         protocol: how an image is seen; from the folder unless replaced.
+        reading: how the file of an image is read: of 16 bits, how many are used.
     """
 
-    def __init__(self, network: SegmentationModel, labels: LabelMap, protocol: Protocol) -> None:
+    def __init__(
+        self,
+        network: SegmentationModel,
+        labels: LabelMap,
+        protocol: Protocol,
+        reading: Reading = USUAL,
+    ) -> None:
         """Hold; use `from_pretrained`."""
+        self.reading = reading
         self.network, self.labels, self.protocol = network.eval(), labels, protocol
         self.device = next(network.parameters()).device
 
@@ -63,7 +71,8 @@ class Segmenter:
             network.size_rule = SizeRule.from_dict(side["size_rule"])
         else:
             labels, protocol = LabelMap.plain(facts.class_names), protocol_of(place, network, facts)
-        return cls(network.to(device or default_device()), labels, protocol)
+        reading = Reading(bits=side.get("bits", 16))
+        return cls(network.to(device or default_device()), labels, protocol, reading)
 
     def __call__(
         self, image: "Image | str | Path | np.ndarray[Any, Any] | Tensor"
@@ -73,12 +82,12 @@ class Segmenter:
         Returns:
             (H, W) uint8 classes; `labels.names` names them, `labels.restore` gives raw ids.
         """
-        pixels = to_tensor(image, self.network.num_channels).to(self.device)
+        pixels = to_tensor(image, self.network.num_channels, self.reading).to(self.device)
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
 
     def with_protocol(self, protocol: Protocol) -> "Segmenter":
         """Return the same network under another protocol."""
-        return Segmenter(self.network, self.labels, protocol)
+        return Segmenter(self.network, self.labels, protocol, self.reading)
 
 
 def default_device() -> torch.device:
@@ -87,12 +96,12 @@ def default_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def to_tensor(image: Any, num_channels: int = 3) -> Tensor:
+def to_tensor(image: Any, num_channels: int = 3, reading: Reading = USUAL) -> Tensor:
     """Turn a picture in any usual form into (C, H, W) uint8."""
     from segacc.decode import MODES, read_image
 
     if isinstance(image, str | Path):
-        return read_image(Path(image), str(image), num_channels)
+        return read_image(Path(image), str(image), num_channels, reading)
     if isinstance(image, Tensor):
         return image
     mode = MODES.get(num_channels)  # none: an image of other channels comes as an array
@@ -206,9 +215,8 @@ def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:
             f"{_short(mine)}. "
             "Scores need the same classes in the same order."
         )
-    return Segmenter(
-        segmenter.network, replace(labels, palette=segmenter.labels.palette), segmenter.protocol
-    )
+    theirs_in_my_colors = replace(labels, palette=segmenter.labels.palette)
+    return Segmenter(segmenter.network, theirs_in_my_colors, segmenter.protocol, segmenter.reading)
 
 
 def _short(names: tuple[str, ...]) -> str:
