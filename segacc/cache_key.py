@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -18,6 +19,7 @@ import torchvision
 
 from segacc.cache_files import FORMAT, Notice, Work
 from segacc.data import Source
+from segacc.hookspecs import USUAL
 from segacc.labels import LabelMap
 
 new_digest = partial(blake2b, digest_size=16)
@@ -27,8 +29,9 @@ def key_of(source: Source, root: Path | None, notice: Notice) -> Work[str]:
     """Return the key of a split: 32 hexadecimal digits over all that decides what it reads as.
 
     That is FORMAT, the versions of Pillow and torchvision, the label map, the number of channels;
-    and of each sample, in order, its id, its own label map, and the contents of its two files. So a
-    data set that was copied, moved or touched has the key that it had.
+    and of each sample, in order, its id, its own label map, the contents of its two files, and how
+    its image is read where that was said. So a data set that was copied, moved or touched has the
+    key that it had.
 
     Args:
         source: the split.
@@ -72,7 +75,9 @@ def _digest(
         if sample.labels is not last:  # thousands of samples have one and the same
             last = sample.labels
             own = json.dumps(last.to_dict()) if last else ""
-        row = [sample.id, of_file(sample.image), of_file(sample.label), own]
+        row: list[Any] = [sample.id, of_file(sample.image), of_file(sample.label), own]
+        if sample.reading != USUAL:
+            row.append(asdict(sample.reading))
         digest.update(json.dumps(row).encode())
         if notice:
             notice.tell(f"the files of {place + 1} of {len(source)} samples read for their key")

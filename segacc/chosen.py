@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from segacc.errors import OptionError
-from segacc.hookspecs import DataSplits
+from segacc.hookspecs import USUAL, DataSplits, Reading
 from segacc.options import decode, name_first
 from segacc.registry import Registry
+from segacc.samples import read_as
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Chosen:
     """As `name:key=value,...`."""
     parts: "tuple[Chosen, ...]" = ()
     """Of a data set that is made of others: these."""
+    reading: Reading = USUAL
+    """Of a data set's images."""
 
     @property
     def name(self) -> str:
@@ -34,11 +37,15 @@ class Chosen:
             DataError: it is not there, or not what it should be.
         """
         if self.record.parts is None:
-            built: DataSplits = self.record.build(self.options)
-            return built
+            return read_as(self.reading, self.record.build(self.options))
         parts = tuple(part.splits() for part in self.parts)
-        whole: DataSplits = self.record.build(self.options, parts)
-        return whole
+        return read_as(self.reading, self.record.build(self.options, parts))
+
+    @property
+    def bits(self) -> int:
+        """Tell how many bits of 16 the images use; 16 where its parts differ."""
+        found = {part.bits for part in self.parts}
+        return found.pop() if self.reading.bits == 16 and len(found) == 1 else self.reading.bits
 
 
 def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
@@ -50,12 +57,18 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     record, component = registry.component(kind, given, where)
     label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
     given_values = name_first(record.options, component.values, label)
-    options = decode(record.options, given_values, label)
+    own = {field.name for field in dataclasses.fields(record.options)}
+    common = {field.name for field in dataclasses.fields(Reading)} - own
+    common = common if kind == "dataset" else set()
+    options = decode(
+        record.options, {k: v for k, v in given_values.items() if k not in common}, label
+    )
+    reading = decode(Reading, {k: v for k, v in given_values.items() if k in common}, label)
     values = ",".join(f"{key}={_text(value)}" for key, value in given_values.items())
     text = f"{component.name}:{values}" if values else component.name
     inner = getattr(record, "parts", None)
     parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
-    return Chosen(record, options, text, parts)
+    return Chosen(record, options, text, parts, reading)
 
 
 def _text(value: Any) -> str:

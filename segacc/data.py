@@ -112,7 +112,9 @@ class Source:
     def size(self, index: int) -> tuple[int, int] | None:
         """Return an image's (height, width) from its header; None where that does not tell."""
         known = self.num_channels in MODES  # others are not read by Pillow
-        return picture_size(self.samples[index].image) if known else None
+        sample = self.samples[index]
+        stored = sample.reading.exif == "stored"
+        return picture_size(sample.image, stored=stored) if known else None
 
 
 class TrainData(Dataset[Any]):

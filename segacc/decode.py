@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from segacc.errors import DataError, UnreadableError
-from segacc.hookspecs import Sample
+from segacc.headers import LYING, turn_of
+from segacc.hookspecs import USUAL, Reading, Sample
 from segacc.jpeg import ORIENTATION, content, decode_jpeg
 from segacc.labels import LabelMap
 from segacc.png import decode_png, refuse_wrong_checksum
-from segacc.tiff import channels_in_file, is_tiff, read_tiff, refuse_deep_planes
+from segacc.tiff import BITS, channels_in_file, is_tiff, read_tiff, refuse_deep_planes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +29,19 @@ COLORED = {"RGB": "RGB", "P": "RGB", "RGBA": "RGBA", "LA": "RGBA", "PA": "RGBA"}
 
 INSTALL = 'pip install "segacc[tiff]"'
 
+BACK = {
+    **{2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM},
+    **{5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_90},
+    **{7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_270},
+}
+"""What undoes each EXIF orientation."""
+
 Pixels = np.ndarray[Any, Any]
 
 
-def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> "Tensor":
+def read_image(
+    source: bytes | Path, where: str, num_channels: int = 3, reading: Reading = USUAL
+) -> "Tensor":
     """Decode a picture to (C, H, W) uint8, in any order in memory; see `read_pixels`."""
     import torch
 
@@ -44,39 +55,44 @@ def read_image(source: bytes | Path, where: str, num_channels: int = 3) -> "Tens
             pixels = np.repeat(pixels[..., None], 3, 2)
         if pixels is not None:
             return torch.from_numpy(pixels.transpose(2, 0, 1))
-    return torch.from_numpy(read_pixels(source, where, num_channels))
+    return torch.from_numpy(read_pixels(source, where, num_channels, reading))
 
 
-def read_pixels(source: bytes | Path, where: str, num_channels: int = 3) -> Pixels:
+def read_pixels(
+    source: bytes | Path, where: str, num_channels: int = 3, reading: Reading = USUAL
+) -> Pixels:
     """Decode a picture to (C, H, W) uint8, upright as its EXIF says; the first of several.
 
-    Of 16 bits the upper byte is kept. TIFF files of other than 1, 3 or 4 channels, and others that
-    Pillow does not know, are read by tifffile, and not turned.
+    Of 16 bits, or of so many as are used, the upper 8 are kept. TIFF files of other than 1, 3 or 4
+    channels, and others that Pillow does not know, are read by tifffile, and not turned.
 
     Args:
         source: an encoded picture, or its path.
         where: what to call it.
         num_channels: C: 1 is grey, 3 RGB, 4 and all others as the file has them.
+        reading: whether its EXIF counts, and how many bits of 16.
 
     Raises:
         UnreadableError: missing or not a picture.
         DataError: its pixels have 32 bits, or it has other channels than are wanted, or tifffile
-            is needed and not installed.
+            is needed and not installed, or only the upper byte of its 16 bits can be read and
+            other bits are wanted.
     """
     if num_channels not in MODES:
-        return _bands(source, where, num_channels)
+        return _bands(source, where, num_channels, reading.bits)
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             bands = len(file.getbands())
-            if num_channels == 4 == channels_in_file(file, bands) != bands:
-                # Pillow passes over a fourth channel that is not marked as alpha
-                return _bands(source, where, num_channels)
-            return opened_pixels(file, where, num_channels)
+            beyond = num_channels == 4 == channels_in_file(file, bands) != bands
+            if beyond or (cut(file, reading) and bands == num_channels and is_tiff(source)):
+                # Pillow passes over a fourth channel that is not alpha, and over lower bytes
+                return _bands(source, where, num_channels, reading.bits)
+            return opened_pixels(file, where, num_channels, reading)
     except DataError:
         raise
     except UnidentifiedImageError as error:
         if is_tiff(source) and importlib.util.find_spec("tifffile"):
-            return _bands(source, where, num_channels)
+            return _bands(source, where, num_channels, reading.bits)
         hint = f". It is a TIFF: perhaps tifffile reads it, {INSTALL}" if is_tiff(source) else ""
         raise UnreadableError(
             f"{where}: the image cannot be read: {plainly(error)}{hint}."
@@ -85,17 +101,32 @@ def read_pixels(source: bytes | Path, where: str, num_channels: int = 3) -> Pixe
         raise UnreadableError(f"{where}: the image cannot be read: {plainly(error)}.") from None
 
 
-def opened_pixels(picture: PILImage.Image, where: str, num_channels: int) -> Pixels:
+def cut(picture: PILImage.Image, reading: Reading) -> bool:
+    """Tell whether Pillow keeps only the upper byte of pixels of which other bits are wanted."""
+    return reading.bits < 16 and len(picture.getbands()) > 1 and bits_of(picture) == 16
+
+
+def opened_pixels(
+    picture: PILImage.Image, where: str, num_channels: int, reading: Reading = USUAL
+) -> Pixels:
     """Return what `read_pixels` gives, of a picture that Pillow has opened; C is 1, 3 or 4.
 
     Raises:
-        DataError: its pixels have 32 bits, or it has other channels than are wanted.
+        DataError: its pixels have 32 bits, or it has other channels than are wanted, or only the
+            upper byte of its 16 bits can be read and other bits are wanted.
         Exception: Pillow's, of a file that is damaged.
     """
     refuse_deep_planes(picture)
     mode, bands = picture.mode, len(picture.getbands())
-    pixels = _channels_first(eight_bit(upright(picture)), num_channels)
-    if mode in ("I", "F"):
+    deep_pgm = picture.format == "PPM" and mode == "I"
+    if cut(picture, reading):
+        raise DataError(
+            f"{where}: bits={reading.bits} of the data set: of an image of 16 bits and {bands} "
+            f"channels only the upper byte can be read. Save it as a TIFF of {num_channels} "
+            "channels of 16 bits, or with 8 bits."
+        )
+    pixels = _channels_first(eight_bit(lay(picture, reading), reading.bits), num_channels)
+    if mode in ("I", "F") and not deep_pgm:
         raise DataError(
             f"{where}: the image has 32 bits a pixel (mode {mode}), of no certain range. "
             "Save it with 8 or 16 bits."
@@ -116,6 +147,15 @@ def _channels_first(picture: PILImage.Image, num_channels: int) -> Pixels:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def lay(picture: PILImage.Image, reading: Reading) -> PILImage.Image:
+    """Turn a picture as its EXIF says, or leave it as it is stored; Pillow turns TIFF by itself."""
+    if reading.exif != "stored":
+        return upright(picture)
+    turn = picture.getexif().get(ORIENTATION, 1) if picture.format == "TIFF" else 1
+    picture.load()
+    return picture.transpose(BACK[turn]) if turn in BACK else picture
+
+
 def upright(picture: PILImage.Image) -> PILImage.Image:
     """Turn a picture as its EXIF says; the picture itself where it says nothing."""
     picture.load()
@@ -123,11 +163,51 @@ def upright(picture: PILImage.Image) -> PILImage.Image:
     return ImageOps.exif_transpose(picture) if turned else picture
 
 
-def eight_bit(picture: PILImage.Image) -> PILImage.Image:
-    """Keep the upper byte of a 16-bit grey picture, which Pillow would clip to white."""
-    if not picture.mode.startswith("I;16"):
+def eight_bit(picture: PILImage.Image, bits: int = 16) -> PILImage.Image:
+    """Keep the upper 8 of the bits of a 16-bit grey picture, which Pillow would clip to white.
+
+    What is above these bits is the brightest. Pillow itself scales a PGM to 16 bits.
+    """
+    if picture.format == "PPM" and picture.mode == "I":
+        bits = 16
+    elif not picture.mode.startswith("I;16"):
         return picture
-    return PILImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return PILImage.fromarray(upper(np.asarray(picture), bits))
+
+
+def upper(pixels: Pixels, bits: int) -> Pixels:
+    """Return the upper 8 of so many bits, at most 255."""
+    return np.minimum(np.right_shift(pixels, bits - 8), 255).astype(np.uint8)
+
+
+def bits_of(file: PILImage.Image) -> int:
+    """Return how many bits a channel of an open picture has: 16, or 8 for all others.
+
+    Of PGM and PPM nobody need say how many are used: the file does.
+    """
+    if file.format == "PNG":
+        deep = str(getattr(file, "tile", [("", 0, 0, "")])[0][3]).find(";16") >= 0
+    else:
+        deep = max(getattr(file, "tag_v2", {}).get(BITS, (8,))) == 16
+    return 16 if deep or file.mode.startswith("I;16") else 8
+
+
+def unused_bits(sample: Sample, image: Any) -> int | None:
+    """Return the largest upper byte in an image of 16 bits; None where its bits are certain.
+
+    Args:
+        sample: its data set may have said how many are used.
+        image: (C, H, W) uint8, as it was read: an array or a tensor.
+    """
+    source = sample.image
+    if sample.reading.bits != 16:
+        return None
+    try:
+        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            deep = bits_of(file) == 16
+    except UnidentifiedImageError:  # tifffile has read it
+        deep = read_tiff(source, len(image)).dtype.itemsize == 2
+    return int(image.max()) if deep else None
 
 
 def plainly(error: Exception) -> str:
@@ -137,7 +217,7 @@ def plainly(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
-def _bands(source: bytes | Path, where: str, num_channels: int) -> Pixels:
+def _bands(source: bytes | Path, where: str, num_channels: int, bits: int) -> Pixels:
     """Read a TIFF of any number of channels with tifffile: (C, H, W) uint8.
 
     The channels may lie side by side, one after the other, or as pages.
@@ -173,7 +253,7 @@ def _bands(source: bytes | Path, where: str, num_channels: int) -> Pixels:
             "range. Save it with 8 or 16 bits."
         )
     if pixels.dtype.itemsize > 1:
-        pixels = np.right_shift(pixels, 8)
+        pixels = upper(pixels, bits)
     return np.array(pixels, np.uint8, order="C")
 
 
@@ -268,13 +348,62 @@ def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tup
     """
     where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
     picture = str(sample.image) if isinstance(sample.image, Path) else where
-    image = read_image(sample.image, picture, num_channels)
+    image = read_image(sample.image, picture, num_channels, sample.reading)
     label = read_label(sample.label, sample.labels or labels, where)
     if image.shape[-2:] != label.shape:
-        raise DataError(
-            f"{where}: the label is {label.shape[0]}x{label.shape[1]} pixels, its image "
-            f"{image.shape[-2]}x{image.shape[-1]} (height x width). They must be of one size: "
-            "export the label again, "
+        sizes = (label.shape[0], label.shape[1]), (image.shape[-2], image.shape[-1])
+        raise DataError(sizes_text(sample, where, *sizes, num_channels))
+    return image, label
+
+
+def sizes_text(
+    sample: Sample,
+    where: str,
+    label: tuple[int, int],
+    image: tuple[int, int],
+    num_channels: int,
+) -> str:
+    """Say that a label has not its image's size, and whether the image's EXIF may be why.
+
+    Args:
+        sample: of both.
+        where: what to call the label.
+        label: (height, width) in pixels.
+        image: likewise, as it was read.
+        num_channels: that it was read with.
+    """
+    turned = num_channels in MODES and turn_of(sample.image) in LYING
+    if not turned or label != image[::-1]:
+        return (
+            f"{where}: the label is {label[0]}x{label[1]} pixels, its image {image[0]}x{image[1]} "
+            "(height x width). They must be of one size: export the label again, "
             "or resize it with nearest neighbour."
         )
-    return image, label
+    kept = sample.reading.exif == "stored"
+    stored, shown = (image, label) if kept else (label, image)
+    name = sample.image if isinstance(sample.image, Path) else "its image"
+    now = f", which says exif={sample.reading.exif} now" if sample.reading.exif else ""
+    return (
+        f"{where}: the label is {label[0]}x{label[1]} pixels (height x width), but {name} is read "
+        f"as {image[0]}x{image[1]}: its EXIF turns it from {stored[0]}x{stored[1]} to "
+        f"{shown[0]}x{shown[1]}. Add exif=stored to the options of the data set{now}, as in "
+        "folder:root=DIR,exif=stored, if its labels are drawn on images as they are stored, or "
+        "exif=upright if they are drawn on images as they are shown; a label of the other kind "
+        "must be exported again."
+    )
+
+
+def turn_is_open(sample: Sample, size: tuple[int, int], num_channels: int) -> bool:
+    """Tell whether EXIF turns an image, and nothing says whether it turns the label too.
+
+    Where height and width differ and change places, the label's size has said it.
+
+    Args:
+        sample: its data set may have said it, too.
+        size: of the image.
+        num_channels: that it was read with.
+    """
+    if sample.reading.exif or num_channels not in MODES:
+        return False
+    turn = turn_of(sample.image)
+    return turn in BACK and (turn not in LYING or size[0] == size[1])

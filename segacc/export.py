@@ -42,6 +42,7 @@ def side_file(run: Run) -> dict[str, Any]:
         "architecture": options_text(run.plan.arch),
         "facts": dataclasses.asdict(run.facts),
         "labels": run.labels.to_dict(),
+        "bits": run.plan.dataset.bits,
         "protocol": run.scoring.protocol.text(),
         "terms": dataclasses.asdict(run.scoring.terms()),
         "size_rule": dataclasses.asdict(run.network.size_rule),

@@ -13,9 +13,10 @@ top.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import pluggy
+from annotated_types import Ge, Le
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,22 @@ class Facts:
     """K shares of the labelled pixels of the training split; None where nothing asked for them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the images of a data set are meant; options that every data set has."""
+
+    exif: Literal["upright", "stored"] | None = None
+    """Which way images lie whose EXIF turns them: `upright`, as they are shown, and labels too; or
+    `stored`, as their labels. Default: upright, and an image whose label has its size only as it is
+    stored is refused."""
+    bits: Annotated[int, Ge(8), Le(16)] = 16
+    """How many of the 16 bits of an image of 16 bits are used, as in `bits=12` for values 0..4095;
+    images of 8 bits are read as they are."""
+
+
+USUAL = Reading()
+
+
 @dataclass(frozen=True)
 class Sample:
     """One picture and its label, not yet decoded."""
@@ -58,6 +75,8 @@ class Sample:
     labels: "LabelMap | None" = None
     """The map of this label, where it is not that of the whole data set: it sends the raw ids to
     the classes of the whole."""
+    reading: Reading = USUAL
+    """Set by segacc, from the data set's options."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from segacc.decode import MODES, opened_pixels, plainly, read_image
+from segacc.decode import MODES, opened_pixels, plainly, read_image, upper
 from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
-from segacc.hookspecs import Facts
+from segacc.hookspecs import USUAL, Facts, Reading
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel, SizeRule, stored_names
 from segacc.options import decode
@@ -30,10 +30,18 @@ class Segmenter:
         network: in evaluation mode, on `device`.
         labels: class names, palette and the way back to raw label ids.
         protocol: how an image is seen; from the folder unless replaced.
+        reading: how the file of an image is read: of 16 bits, how many are used.
     """
 
-    def __init__(self, network: SegmentationModel, labels: LabelMap, protocol: Protocol) -> None:
+    def __init__(
+        self,
+        network: SegmentationModel,
+        labels: LabelMap,
+        protocol: Protocol,
+        reading: Reading = USUAL,
+    ) -> None:
         """Hold; use `from_pretrained`."""
+        self.reading = reading
         self.network, self.labels, self.protocol = network.eval(), labels, protocol
         self.device = next(network.parameters()).device
 
@@ -62,7 +70,8 @@ class Segmenter:
             network.size_rule = SizeRule.from_dict(side["size_rule"])
         else:
             labels, protocol = LabelMap.plain(facts.class_names), protocol_of(place, network, facts)
-        return cls(network.to(device or default_device()), labels, protocol)
+        reading = Reading(bits=side.get("bits", 16))
+        return cls(network.to(device or default_device()), labels, protocol, reading)
 
     def __call__(
         self, image: PILImage.Image | str | Path | np.ndarray[Any, Any] | Tensor
@@ -82,12 +91,12 @@ class Segmenter:
             DataError: another type, dtype or shape, or it is not certain what is meant, as for
                 fractions; or the image cannot be read.
         """
-        pixels = to_tensor(image, self.network.num_channels).to(self.device)
+        pixels = to_tensor(image, self.network.num_channels, self.reading).to(self.device)
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
 
     def with_protocol(self, protocol: Protocol) -> "Segmenter":
         """Return the same network under another protocol."""
-        return Segmenter(self.network, self.labels, protocol)
+        return Segmenter(self.network, self.labels, protocol, self.reading)
 
 
 def default_device() -> torch.device:
@@ -96,20 +105,21 @@ def default_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def to_tensor(image: Any, num_channels: int = 3) -> Tensor:
+def to_tensor(image: Any, num_channels: int = 3, reading: Reading = USUAL) -> Tensor:
     """Turn a picture into (C, H, W) uint8: the pixels that its file would be read as.
 
     Args:
         image: see `Segmenter.__call__`.
         num_channels: C of the network.
+        reading: of 16 bits, how many are used.
 
     Raises:
         DataError: it is no such picture, or it is not certain what it shows.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image), str(image), num_channels)
+        return read_image(Path(image), str(image), num_channels, reading)
     if isinstance(image, Tensor | np.ndarray):
-        pixels = channels_last(eight_bits(image), num_channels)
+        pixels = channels_last(eight_bits(image, reading.bits), num_channels)
         if num_channels not in MODES:
             return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         image = PILImage.fromarray(np.squeeze(pixels, 2) if pixels.shape[2] == 1 else pixels)
@@ -124,15 +134,15 @@ def to_tensor(image: Any, num_channels: int = 3) -> Tensor:
             "Give the path of a TIFF, or a uint8 array or tensor."
         )
     try:
-        return torch.from_numpy(opened_pixels(image, "Segmenter", num_channels))
+        return torch.from_numpy(opened_pixels(image, "Segmenter", num_channels, reading))
     except DataError:
         raise
     except Exception as error:  # a damaged file, which PIL reads only now
         raise UnreadableError(f"Segmenter: the image cannot be read: {plainly(error)}.") from None
 
 
-def eight_bits(image: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return an array's pixels as uint8; of uint16 the upper byte is kept, as for files.
+def eight_bits(image: Tensor | np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
+    """Return an array's pixels as uint8; of uint16 the upper 8 of so many bits, as for files.
 
     Raises:
         DataError: another dtype, or uint16 with nothing above 255, which may be 8 bits.
@@ -148,13 +158,13 @@ def eight_bits(image: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     pixels = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
     if pixels.dtype == np.uint8:
         return pixels
-    if 0 < pixels.max(initial=0) <= 255:
+    if bits == 16 and 0 < pixels.max(initial=0) <= 255:
         raise DataError(
             "Segmenter: the pixels are uint16 and none is above 255, so that it is not certain "
             'whether 255 or 65535 is white. Give 8-bit pixels as image.astype("uint8"), those of a '
             "tensor as image.to(torch.uint8)."
         )
-    return (pixels >> 8).astype(np.uint8)
+    return upper(pixels, bits)
 
 
 def channels_last(
@@ -293,9 +303,8 @@ def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:
             f"{_short(mine)}. "
             "Scores need the same classes in the same order."
         )
-    return Segmenter(
-        segmenter.network, replace(labels, palette=segmenter.labels.palette), segmenter.protocol
-    )
+    theirs_in_my_colors = replace(labels, palette=segmenter.labels.palette)
+    return Segmenter(segmenter.network, theirs_in_my_colors, segmenter.protocol, segmenter.reading)
 
 
 def _short(names: tuple[str, ...]) -> str:

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.errors import PluginError
-from segacc.options import describe, did_you_mean
+from segacc.hookspecs import Reading
+from segacc.options import OptionDoc, describe, did_you_mean
 from segacc.registry import KINDS, Offer, Registry
 
 
@@ -65,7 +66,7 @@ def print_component(registry: Registry, name: str, console: Console) -> None:
     """Print the options of all components called `name`."""
     for offer in named(registry, name):
         _say(console, f"{offer.kind} {offer.full_name}: {offer.record.summary}")
-        options = describe(offer.record.options)
+        options = options_of(offer)
         if not options:
             _say(console, "It has no options.")
             continue
@@ -73,6 +74,12 @@ def print_component(registry: Registry, name: str, console: Console) -> None:
         _print_table(console, ("option", "type", "default", "what it does"), rows)
         if offer.kind == "architecture":
             print_datasheet(offer, console)
+
+
+def options_of(offer: Offer) -> "list[OptionDoc]":
+    """List the options of a component, of a data set those that all have too."""
+    common = describe(Reading) if offer.kind == "dataset" else ()
+    return [*describe(offer.record.options), *common]
 
 
 def _default(value: Any) -> str:
@@ -110,7 +117,7 @@ def listing_json(registry: Registry, name: str | None) -> dict[str, Any]:
                 "summary": offer.record.summary,
                 "options": [
                     {"name": o.name, "type": o.type, "default": str(o.default), "doc": o.doc}
-                    for o in describe(offer.record.options)
+                    for o in options_of(offer)
                 ],
             }
             for offer in offers

@@ -159,7 +159,9 @@ def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
     from segacc.decode import read_image
     from segacc.pictures import draw_prediction, visible, write_picture
 
-    image = read_image(job.picture, str(job.picture), segmenter.network.num_channels)
+    image = read_image(
+        job.picture, str(job.picture), segmenter.network.num_channels, segmenter.reading
+    )
     prediction = segmenter(image)
     raw = segmenter.labels.restore(prediction)
     write_picture(Image.fromarray(raw), job.index)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from segacc.decode import read_sample
-from segacc.errors import DataError, SegaccError, UnreadableError
+from segacc.decode import read_sample, turn_is_open, unused_bits
+from segacc.errors import DataError, SegaccError, UnreadableError, count_of
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import IGNORE, LabelMap
 from segacc.samples import read_shard, spread
@@ -32,6 +32,10 @@ class _Seen:
     samples: Sequence[Sample]
     classes: list[set[int]] = field(default_factory=list)
     """Of each label."""
+    open_turns: int = 0
+    """Images that EXIF turns, and perhaps their labels."""
+    uppers: list[int] = field(default_factory=list)
+    """The largest upper bytes of images of 16 bits."""
 
     def look(self, place: int, labels: LabelMap, num_channels: int) -> None:
         """Read a sample as the run will.
@@ -39,8 +43,12 @@ class _Seen:
         Raises:
             DataError: see `read_sample`.
         """
-        _, label = read_sample(self.samples[place], labels, num_channels)
+        sample = self.samples[place]
+        image, label = read_sample(sample, labels, num_channels)
         self.classes.append(set(np.unique(label.numpy()).tolist()))
+        size = image.shape[-2], image.shape[-1]
+        self.open_turns += turn_is_open(sample, size, num_channels)
+        self.uppers += [one for one in (unused_bits(sample, image),) if one is not None]
 
 
 def quick_check(
@@ -78,7 +86,7 @@ def quick_check(
             break
         with _passing(skip_unreadable):
             one.look(place, labels, num_channels)
-    warnings = [line for one in seen for line in _of_labels(one, labels)]
+    warnings = [line for one in seen for line in (*_of_labels(one, labels), *_of_images(one))]
     if len(seen) == 2 and not streamed and seen[0].samples is not seen[1].samples:
         warnings += _leak(seen[0], seen[1], time.monotonic() + seconds / 4)
     return tuple(warnings)
@@ -130,6 +138,40 @@ def _of_labels(one: _Seen, labels: LabelMap) -> Iterator[str]:
             f"{one.name}: all {count} labels looked at hold one class only, {name}. "
             "`python -m segacc check-data` tells which values the files have."
         )
+
+
+def _of_images(one: _Seen) -> Iterator[str]:
+    """Warn of images of which it is not certain how they are meant."""
+    if one.open_turns:
+        yield open_turns_text(one.name, one.open_turns, len(one.classes))
+    yield from unused_bits_text(one.name, one.uppers)
+
+
+def unused_bits_text(name: str, uppers: Sequence[int]) -> Iterator[str]:
+    """Warn of images of 16 bits that hold values of 8, 10 or 12 bits only.
+
+    Args:
+        name: of the split.
+        uppers: the largest upper byte of each that was looked at.
+    """
+    bits = next((n for n in (8, 10, 12) if uppers and max(uppers) < 1 << n - 8), None)
+    if bits:
+        yield (
+            f"{name}: {count_of(len(uppers), 'image')} of 16 bits looked at, and no value above "
+            f"{(1 << bits) - 1}: only the upper 8 of 16 bits are kept, which leaves "
+            f"{1 << bits - 8} of 256 levels. Add bits={bits} to the options of the data set if its "
+            f"values go from 0 to {(1 << bits) - 1}, as in folder:root=DIR,bits={bits}."
+        )
+
+
+def open_turns_text(name: str, count: int, looked: int) -> str:
+    """Say that EXIF turns images of a split, and what would say whether it turns labels."""
+    return (
+        f"{name}: of {count_of(looked, 'image')} looked at, {_many(count, 'is', 'are')} turned by "
+        "EXIF, and their sizes do not tell whether the labels are. Add exif=upright to the options "
+        "of the data set if labels are drawn on images as they are shown, which is assumed, or "
+        "exif=stored if they are drawn on images as they are stored."
+    )
 
 
 def _leak(train: _Seen, scored: _Seen, until: float) -> Iterator[str]:

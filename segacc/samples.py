@@ -4,12 +4,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.errors import DataError, SegaccError, count_of
-from segacc.hookspecs import Sample, Stream
+from segacc.hookspecs import USUAL, DataSplits, Reading, Sample, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -69,6 +70,66 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
     except Exception as error:
         why = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
         raise DataError(f"{shard}: the shard cannot be read: {why}.") from error
+
+
+# --------------------------------------------------------------------------- how images are meant
+
+
+@dataclass(frozen=True)
+class ReadAs(Sequence[Sample]):
+    """Samples whose images are read in some way; each is made when it is asked for."""
+
+    samples: Sequence[Sample]
+    reading: Reading
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.samples)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """List the samples' ids."""
+        return ids_of(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one Sample, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        return meant(self.samples[index], self.reading)
+
+
+@dataclass(frozen=True)
+class ReadStream:
+    """A stream's `read` whose images are read in some way."""
+
+    stream: Stream
+    reading: Reading
+
+    def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
+        """Yield what the stream does."""
+        for sample, behind in self.stream.read(shard, position):
+            yield meant(sample, self.reading), behind
+
+
+def meant(sample: Sample, reading: Reading) -> Sample:
+    """Say of a sample how its image is read, where nothing else was said of it before."""
+    own = {k: v for k, v in asdict(sample.reading).items() if v != getattr(Reading, k)}
+    return replace(sample, reading=replace(reading, **own))
+
+
+def read_as(reading: Reading, data: DataSplits) -> DataSplits:
+    """Say of all samples how their images are read."""
+    if reading == USUAL:
+        return data
+    splits: dict[str, Sequence[Sample] | Stream] = {}
+    for name, some in data.splits.items():
+        if isinstance(some, Stream):
+            splits[name] = replace(some, read=ReadStream(some, reading))
+        elif isinstance(some, list | tuple):
+            splits[name] = [meant(sample, reading) for sample in some]
+        else:
+            splits[name] = ReadAs(some, reading)
+    return replace(data, splits=splits)
 
 
 # ------------------------------------------------------------------------- files that are not read

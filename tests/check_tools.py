@@ -110,7 +110,8 @@ SPOILS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         smaller,
         "size",
         "1 label of train has not its image's size: the label is 24x32 pixels, its image 48x64 "
-        "(height x width)",
+        "(height x width). They must be of one size: export the label again, or resize it with "
+        "nearest neighbour",
     ),
     "a label in colours": (
         LABEL,

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from cli_tools import TINY, Warm, assert_succeeded, write_data
+from cli_tools import TINY, Warm, assert_refused, assert_succeeded, write_data
 from segacc.samples import IMAGE_SUFFIXES
 
 pytest_plugins = ["cli_fixtures"]
@@ -58,3 +59,86 @@ def test_nothing_is_said_of_data_that_is_read_whole(warm: Warm, root: Path, tmp_
     (root / "images" / "train" / "Thumbs.db").write_bytes(b"x")
     for lines in told(warm, root, tmp_path):
         assert not any("passed over" in line or "looked into" in line for line in lines)
+
+
+def turn(root: Path, orientation: int, size: tuple[int, int] | None = None) -> None:
+    """Write the images as JPEG whose EXIF turns them; `size` is that of image and label."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for png in sorted((root / "images").rglob("*.png")):
+        label = root / "annotations" / png.relative_to(root / "images")
+        with Image.open(png) as picture, Image.open(label) as ids:
+            box = (0, 0, *(size or picture.size))
+            picture.crop(box).save(png.with_suffix(".jpg"), exif=exif, quality=95)
+            ids.crop(box).save(label)
+        png.unlink()
+
+
+def test_labels_of_stored_images_are_refused_until_it_is_said(
+    warm: Warm, root: Path, tmp_path: Path
+) -> None:
+    turn(root, 6)
+    label, image = (root / kind / "train" / f"train0.{end}" for kind, end in KINDS)
+    text = (
+        f"the label is 48x64 pixels (height x width), but {image} is read as 64x48: its EXIF turns "
+        "it from 48x64 to 64x48. Add exif=stored to the options of the data set{now}, as in "
+        "folder:root=DIR,exif=stored, if its labels are drawn on images as they are stored, or "
+        "exif=upright if they are drawn on images as they are shown; a label of the other kind "
+        "must be exported again."
+    )
+    for options, now in {"": "", ",exif=upright": ", which says exif=upright now"}.items():
+        given = ("--dataset", f"folder:root={root}{options}")
+        refused = warm(*TINY, *given, "--output-dir", "no", cwd=tmp_path)
+        assert_refused(refused, f"{label}: {text.format(now=now)}")
+        checked = warm("check-data", *given, cwd=tmp_path)
+        assert checked.returncode == 1
+        assert text.format(now=now).rstrip(".") in checked.stdout
+    for lines in told(warm, root, tmp_path, exif="stored"):
+        assert not any("EXIF" in line for line in lines)
+
+
+KINDS = (("annotations", "png"), ("images", "jpg"))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, None), (6, (48, 48))])
+def test_turns_that_sizes_do_not_tell_are_counted(
+    warm: Warm, root: Path, tmp_path: Path, orientation: int, size: tuple[int, int] | None
+) -> None:
+    turn(root, orientation, size)
+    line = (
+        "train: of 4 images looked at, 4 are turned by EXIF, and their sizes do not tell whether "
+        "the labels are. Add exif=upright to the options of the data set if labels are drawn on "
+        "images as they are shown, which is assumed, or exif=stored if they are drawn on images as "
+        "they are stored"
+    )
+    checked, trained = told(warm, root, tmp_path)
+    assert f"warning: {line}" in checked and f"{line}." in trained
+    for lines in told(warm, root, tmp_path, exif="upright"):
+        assert not any("EXIF" in line for line in lines)
+
+
+def test_twelve_bits_of_sixteen_are_told_and_read(warm: Warm, root: Path, tmp_path: Path) -> None:
+    for png in sorted((root / "images").rglob("*.png")):
+        with Image.open(png) as picture:
+            grey = np.asarray(picture.convert("L"))
+        Image.fromarray(grey.astype(np.uint16) << 4).save(png)
+    most = max(
+        int(np.asarray(Image.open(png)).max()) for png in (root / "images" / "train").iterdir()
+    )
+    assert 1024 <= most < 4096
+    line = (
+        "train: 4 images of 16 bits looked at, and no value above 4095: only the upper 8 of 16 "
+        "bits are kept, which leaves 16 of 256 levels. Add bits=12 to the options of the data set "
+        "if its values go from 0 to 4095, as in folder:root=DIR,bits=12"
+    )
+    checked, trained = told(warm, root, tmp_path)
+    assert f"warning: {line}" in checked and f"{line}." in trained
+    for lines in told(warm, root, tmp_path, bits="12"):
+        assert not any("16 bits" in line for line in lines)
+    best = tmp_path / "run" / "best"
+    png = root / "images" / "train" / "train0.png"
+    with Image.open(png) as picture:
+        Image.fromarray((np.asarray(picture) >> 4).astype(np.uint8)).save(tmp_path / "eight.png")
+    assert_succeeded(warm("predict", best, png, "eight.png", "--no-overlay", cwd=tmp_path))
+    found = [(tmp_path / "predictions" / f"{n}.png").read_bytes() for n in ("train0", "eight")]
+    assert found[0] == found[1], "the folder knows how many bits its images use"

@@ -79,7 +79,7 @@ def _pixels(sample: Sample, labels: LabelMap, num_channels: int) -> tuple[Pixels
     """Read image (H, W, 3) and classes (H, W), both uint8; the sample has no fault."""
     given = sample.labels or labels
     classes = given.apply(raw_label(sample.label, given, sample.id), sample.id)
-    return _shown(read_pixels(sample.image, sample.id, num_channels)), classes
+    return _shown(read_pixels(sample.image, sample.id, num_channels, sample.reading)), classes
 
 
 def _shown(pixels: Pixels) -> Pixels:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from segacc.data_check.twins import fingerprint
-from segacc.decode import raw_label, read_pixels
+from segacc.decode import raw_label, read_pixels, sizes_text, turn_is_open, unused_bits
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import IGNORE, LabelMap
@@ -67,6 +67,10 @@ class SampleFacts:
     """As Pillow names it, as in RGB; `other` where Pillow does not know it."""
     image_size: tuple[int, int] | None = None
     """(height, width) in pixels, upright; None where the image cannot be read."""
+    turn_is_open: bool = False
+    """EXIF turns the image, and nothing says whether it turns the label too."""
+    upper: int | None = None
+    """The largest upper byte of an image of 16 bits; None where its bits are certain."""
     label_kind: str = ""
     """As in `8 bit`, `palette`, `RGB`."""
     raw: Mapping[int, int] = field(default_factory=dict)
@@ -103,9 +107,12 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
     faults = []
     size = None
     try:
-        seen = read_pixels(image, image_file, num_channels)
+        seen = read_pixels(image, image_file, num_channels, sample.reading)
         size = (seen.shape[1], seen.shape[2])
-        facts |= _of_image(seen)
+        facts |= _of_image(seen) | {
+            "turn_is_open": turn_is_open(sample, size, num_channels),
+            "upper": unused_bits(sample, seen),
+        }
     except DataError as error:
         faults.append(_fault("image", image_file, image, error))
     try:
@@ -113,7 +120,9 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
         facts |= _of_label(raw, sample.labels or labels)
         faults += _wrong_values(raw, sample.labels or labels, label_file)
         if size is not None and size != raw.shape:
-            faults.append(_size_fault(label_file, raw.shape, size))
+            shape = raw.shape[0], raw.shape[1]
+            text = sizes_text(sample, label_file, shape, size, num_channels)
+            faults.append(Fault("size", label_file, text))
     except DataError as error:
         faults.append(_fault("label", label_file, label, error))
     return SampleFacts(
@@ -165,14 +174,6 @@ def _fault(
     else:
         kind = "missing label" if missing else "unreadable label"
     return Fault(kind, file, str(error))
-
-
-def _size_fault(file: str, label: tuple[int, ...], image: tuple[int, int]) -> Fault:
-    told = (
-        f"{file}: the label is {label[0]}x{label[1]} pixels, its image {image[0]}x{image[1]} "
-        "(height x width)."
-    )
-    return Fault("size", file, told)
 
 
 def _wrong_values(raw: Pixels, labels: LabelMap, file: str) -> list[Fault]:

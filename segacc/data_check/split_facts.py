@@ -50,6 +50,10 @@ class SplitFacts:
     prints: list[bytes] = field(default_factory=list)
     sums: list[tuple[int, int]] = field(default_factory=list)
     """Of the pixels and their squares by channel."""
+    open_turns: list[str] = field(default_factory=list)
+    """Samples of which EXIF turns the image, and perhaps the label."""
+    uppers: list[int] = field(default_factory=list)
+    """The largest upper bytes of images of 16 bits, where nobody said how many are used."""
     examples: list[tuple[int, Sample]] = field(default_factory=list)
     """Samples without a fault, for pictures, and their places in the split."""
 
@@ -78,6 +82,10 @@ class SplitFacts:
             self.image_modes[facts.image_mode] += 1
         if facts.label_digest and (facts.raw or facts.label_kind != "other"):
             self.label_kinds[facts.label_kind] += 1
+        if facts.turn_is_open:
+            self.open_turns.append(facts.id)
+        if facts.upper is not None:
+            self.uppers.append(facts.upper)
         self.files.append(str(sample.image) if isinstance(sample.image, Path) else "")
         self.image_digests.append(facts.image_digest)
         self.label_digests.append(facts.label_digest if len(labelled) > 1 else b"")

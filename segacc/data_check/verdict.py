@@ -11,6 +11,7 @@ from segacc.data_check.scan import Fault, FaultKind
 from segacc.data_check.split_facts import SplitFacts
 from segacc.data_check.twins import Twins
 from segacc.errors import count_of
+from segacc.quick_check import open_turns_text, unused_bits_text
 
 Level = Literal["problem", "warning", "fact"]
 LEVELS: tuple[Level, ...] = ("problem", "warning", "fact")
@@ -60,6 +61,7 @@ def judge(found: Findings) -> list[Finding]:
         *_nothing_to_learn(found),
         *_between(found),
         *(one for name in found.splits for one in _labels(found, name)),
+        *(one for facts in found.splits.values() for one in _meant(facts)),
         *_strays(found),
         *(Finding("warning", "", line.rstrip(".")) for line in found.data.passed_over),
         *(one for facts in found.splits.values() for one in _ids(facts)),
@@ -180,6 +182,15 @@ def _labels(found: Findings, name: str) -> Iterator[Finding]:
         many = "label" if len(facts.all_ignored) == 1 else "labels"
         text = f"{len(facts.all_ignored)} {many} of {name} ignored everywhere"
         yield Finding("warning", name, text, tuple(facts.all_ignored))
+
+
+def _meant(facts: SplitFacts) -> Iterator[Finding]:
+    """Warn of images of which it is not certain how they are meant."""
+    if count := len(facts.open_turns):
+        text = open_turns_text(facts.name, count, facts.read)
+        yield Finding("warning", facts.name, text.rstrip("."), tuple(facts.open_turns))
+    for text in unused_bits_text(facts.name, facts.uppers):
+        yield Finding("warning", facts.name, text.rstrip("."))
 
 
 def _strays(found: Findings) -> Iterator[Finding]:

@@ -1,0 +1,90 @@
+"""How images are meant: turned by EXIF or as stored, and how many bits of 16 are used."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from check_tools import chosen
+from data_tools import encode
+from folder_tools import fill
+from segacc.decode import read_image, read_sample
+from segacc.errors import DataError
+from segacc.headers import picture_size
+from segacc.hookspecs import USUAL, Reading, Sample, Stream
+from stream_tools import write_samples
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+
+
+def turned(orientation: int, kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(PIXELS, kind, exif=exif)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_stored_is_what_the_file_has(orientation: int, kind: str) -> None:
+    source, plain = turned(orientation, kind), turned(1, kind)
+    image = read_image(source, "it", 3, Reading(exif="stored"))
+    assert image.shape == (3, 4, 6)
+    if kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), PIXELS)
+    else:
+        np.testing.assert_array_equal(image.numpy(), read_image(plain, "it").numpy())
+    assert picture_size(source, stored=True) == (4, 6)
+    assert picture_size(source) == tuple(read_image(source, "it").shape[-2:])
+
+
+def test_every_data_set_has_the_options_and_mixes_keep_those_of_their_sets(
+    tmp_path: Path,
+) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / name)
+    sets = f'["folder:root={tmp_path}/a,bits=10", "folder:root={tmp_path}/b"]'
+    mixed = chosen(f"mix:sets={sets},exif=stored,bits=12")
+    found = [sample.reading for sample in mixed.splits().splits["train"]]
+    assert found == [Reading(exif="stored", bits=10)] * 2 + [Reading(exif="stored", bits=12)] * 2
+    assert chosen("nuclei").splits().splits["train"][0].reading == USUAL
+    one = chosen("nuclei:exif=upright").splits().splits["train"]
+    assert one[0].reading == one[:1][0].reading == Reading(exif="upright")
+    with pytest.raises(Exception, match="nuclei: \"exif\" is 'sideways'"):
+        chosen("nuclei:exif=sideways")
+
+
+def test_streams_too(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    label = encode(np.ones((4, 6), np.uint8))
+    write_samples(tmp_path / "a.tar", [Sample(turned(6, "PNG"), label, "one")])
+    data = chosen(f"shards:train={tmp_path}/a.tar,label=seg.png,image=jpg,exif=stored").splits()
+    stream = data.splits["train"]
+    assert isinstance(stream, Stream)
+    [(sample, _)] = pickle.loads(pickle.dumps(stream.read))(stream.shards[0], None)
+    assert read_sample(sample, data.labels)[0].shape == (3, 4, 6)
+
+
+def test_of_so_many_bits_the_upper_eight_are_kept() -> None:
+    deep = np.array([[0, 16, 4095, 5000]], np.uint16)
+    image = read_image(encode(deep), "it", 1, Reading(bits=12))
+    assert image.tolist() == [[[0, 1, 255, 255]]]
+    assert read_image(encode(deep), "it", 1).tolist() == [[[0, 0, 15, 19]]]
+    assert read_image(encode(PIXELS), "it", 3, Reading(bits=12)).numpy().max() == PIXELS.max()
+
+
+def test_colours_of_sixteen_bits_are_read_from_tiff_or_refused(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    deep = np.full((4, 5, 3), 4095, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
+    image = read_image(tmp_path / "a.tif", "it", 3, Reading(bits=12))
+    assert image.shape == (3, 4, 5) and int(image.min()) == 255
+    with pytest.raises(DataError, match="bits=12 of the data set: of an image of 16 bits and 3"):
+        read_image(tmp_path / "a.tif", "it", 1, Reading(bits=12))
+
+
+def test_a_pgm_says_itself_how_many_values_it_has() -> None:
+    file = b"P5 2 1 4095\n" + np.array([4095, 2048], ">u2").tobytes()
+    assert read_image(file, "it", 1).tolist() == [[[255, 128]]]
+    assert read_image(file, "it", 1, Reading(bits=12)).tolist() == [[[255, 128]]]
