@@ -93,6 +93,9 @@ class Stream:
     """Of all shards; None where nobody has counted them."""
     buffer: int = 1000
     """Undecoded samples that are shuffled among each other."""
+    lost: Callable[[str], Sequence[str]] | None = None
+    """A shard that is a file here to the files in it whose samples `read` passes over or takes for
+    part of another, one for each; it is fast, and raises nothing."""
 
 
 @dataclass(frozen=True)

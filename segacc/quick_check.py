@@ -14,7 +14,7 @@ from segacc.decode import read_sample, turn_is_open, unused_bits
 from segacc.errors import DataError, SegaccError, UnreadableError, count_of
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import IGNORE, LabelMap
-from segacc.samples import read_shard, spread
+from segacc.samples import lost_samples, read_shard, spread
 
 LOOK = 16
 """Samples of each split that are read, evenly spread."""
@@ -86,7 +86,11 @@ def quick_check(
             break
         with _passing(skip_unreadable):
             one.look(place, labels, num_channels)
-    warnings = [line for one in seen for line in (*_of_labels(one, labels), *_of_images(one))]
+    streams = {name: some for name, some in splits.items() if isinstance(some, Stream)}
+    lost = [line for name, some in streams.items() for line in lost_samples(name, some, 1)]
+    warnings = lost + [
+        line for one in seen for line in (*_of_labels(one, labels), *_of_images(one))
+    ]
     if len(seen) == 2 and not streamed and seen[0].samples is not seen[1].samples:
         warnings += _leak(seen[0], seen[1], time.monotonic() + seconds / 4)
     return tuple(warnings)

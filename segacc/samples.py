@@ -205,3 +205,26 @@ def passed_over(splits: Iterable[Sequence[Sample] | Stream]) -> list[str]:
             "files in a list."
         )
     return lines
+
+
+def lost_samples(name: str, stream: Stream, most: int | None = None) -> list[str]:
+    """Say, in a line or none, how many samples a stream loses by their names.
+
+    Args:
+        name: of the split.
+        stream: its shards that are files here are looked at.
+        most: so many of them.
+    """
+    if stream.lost is None:
+        return []
+    shards = [shard for shard in stream.shards if Path(shard).is_file()][:most]
+    lost = [(shard, file) for shard in shards for file in stream.lost(shard)]
+    if not lost:
+        return []
+    shard, file = lost[0]
+    return [
+        f"{name}: {count_of(len(lost), 'sample')} lost in {count_of(len(shards), 'shard')} looked "
+        f"at, as {file} in {shard}: the key of a sample ends at the first dot of the name, and "
+        "what follows is not what is read of it. Write the tars again with no other dot in the "
+        "names."
+    ]

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, write_data
+from segacc.plugins.datasets.shard_files import LostSamples
 from segacc.samples import IMAGE_SUFFIXES
+from stream_tools import write_tar
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -142,3 +144,64 @@ def test_twelve_bits_of_sixteen_are_told_and_read(warm: Warm, root: Path, tmp_pa
     assert_succeeded(warm("predict", best, png, "eight.png", "--no-overlay", cwd=tmp_path))
     found = [(tmp_path / "predictions" / f"{n}.png").read_bytes() for n in ("train0", "eight")]
     assert found[0] == found[1], "the folder knows how many bits its images use"
+
+
+def with_dots(root: Path, names: list[str]) -> Path:
+    """Write a tar of samples of such names, and class names beside it."""
+    members = {}
+    for number, name in enumerate(names):
+        for kind, ending in (("images", "jpg"), ("annotations", "png")):
+            file = root / kind / "train" / f"train{number % 4}.png"
+            members[f"{name}.{ending}"] = file.read_bytes()
+    return write_tar(root / "train.tar", members)
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "lost", "first"),
+    [
+        (["a_1.5m", "b_1.5m", "c_2.0m", "d_2.0m", "e_2.5m", "f_2.5m"], "", 2, "c_2.0m.jpg"),
+        (["img", "img.v1", "img.v2", "b"], "image=jpg,label=png,", 2, "img.v1.jpg"),
+        (["t_1.0", "t_1.1", "t_1.2", "t_1.3"], "image=0.jpg,label=0.png,", 3, "t_1.1.jpg"),
+        (["a", "b", "c", "d"], "", 0, ""),
+    ],
+)
+def test_samples_that_dots_lose_are_counted(
+    warm: Warm, root: Path, tmp_path: Path, names: list[str], fields: str, lost: int, first: str
+) -> None:
+    tar = with_dots(root, names)
+    given = f"shards:{fields}train={tar},validation={tar}"
+    checked = assert_succeeded(warm("check-data", "--dataset", given, cwd=tmp_path))
+    trained = assert_succeeded(
+        warm(*TINY, "--dataset", given, "--output-dir", tmp_path / "run", cwd=tmp_path)
+    )
+    for split in ("train", "validation"):
+        line = (
+            f"{split}: {lost} samples lost in 1 shard looked at, as {first} in {tar}: the key of a "
+            "sample ends at the first dot of the name, and what follows is not what is read of it. "
+            "Write the tars again with no other dot in the names"
+        )
+        assert (f"warning: {line}" in checked.stdout.splitlines()) == bool(lost)
+        assert (f"{line}." in trained.stdout.splitlines()) == bool(lost)
+    assert ("lost" in checked.stdout) == ("lost" in trained.stdout) == bool(lost)
+
+
+def test_files_with_dots_beside_a_sample_are_no_samples() -> None:
+    lost = LostSamples("jpg", "seg.png")
+    assert lost.of(["jpg", "seg.png", "depth.png", "thumb.jpg", "json"]) == []
+    assert lost.of(["v1.jpg", "v1.seg.png"]) == ["v1.jpg"]
+    assert lost.of(["json", "txt"]) == []
+    assert lost.of(["webp", "json"]) == ["webp"]
+
+
+def test_samples_taken_for_one_are_told_where_nothing_can_be_read(
+    warm: Warm, root: Path, tmp_path: Path
+) -> None:
+    tar = with_dots(root, ["t_1.0", "t_1.1"])
+    refused = warm("check-data", "--dataset", f"shards:train={tar}", cwd=tmp_path)
+    assert_refused(
+        refused,
+        f"--dataset shards: {tar} holds 0.jpg, 0.png, 1.jpg, 1.png, which does not tell image from "
+        "label. Say which is which, as in image=jpg,label=seg.png. If these are several samples, "
+        "name their files anew: the key of a sample ends at the first dot of the name, so no other "
+        "dot may be in it.",
+    )

@@ -23,7 +23,7 @@ from segacc.data_check.twins import Twins
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.samples import passed_over, read_shard, spread
+from segacc.samples import lost_samples, passed_over, read_shard, spread
 from segacc.splits import carve, carved_line, pick_split
 
 CHUNK = 8
@@ -97,6 +97,8 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
     found |= {name: some for name, some in splits.splits.items() if name not in taken}
     crop = config.crop_size or splits.crop_size
     lost = passed_over(whole.splits.values())
+    streams = {name: some for name, some in found.items() if isinstance(some, Stream)}
+    lost += [line for name, some in streams.items() for line in lost_samples(name, some)]
     return OpenData(
         dataset, config, found, splits.labels, crop, strays(whole), lost, complaints, notes
     )

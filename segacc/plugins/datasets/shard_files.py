@@ -11,15 +11,16 @@ import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample
 from segacc.plugins.datasets.shard_names import is_far, name_of, suffix
+from segacc.samples import IMAGE_SUFFIXES
 
 T = TypeVar("T")
 Pictures = tuple[str, Mapping[str, bytes | Path]]
@@ -207,6 +208,49 @@ def tar_groups(
                 raise ValueError(f"more than {MOST_FIELDS} of its files are called {key}.*")
         if files:
             yield (key, files), start + tar.offset
+
+
+@dataclass(frozen=True)
+class LostSamples:
+    """What `Stream.lost` is: a look at all names in a tar, for those with further dots."""
+
+    image: str
+    label: str
+
+    def __call__(self, shard: str) -> list[str]:
+        """List the images of samples that are no sample of the tar; what is damaged ends it."""
+        found: list[str] = []
+        if suffix(shard) != ".tar":
+            return found
+        with suppress(OSError, tarfile.TarError), tarfile.open(shard, "r:", tarinfo=Header) as tar:
+            for key, group in groupby(names_in(tar), key=lambda named: named["key"]):
+                fields = [named["field"].lower() for named in group]
+                found += [f"{key}.{field}" for field in self.of(fields)]
+        return found
+
+    def of(self, fields: list[str]) -> list[str]:
+        """List the fields of one key that are images of further samples, or of one passed over."""
+        image, label = self.image.split("."), self.label.split(".")
+        while len(image) > 1 and len(label) > 1 and image[0] == label[0]:
+            image, label = image[1:], label[1:]  # of 5m.jpg and 5m.png: jpg and png
+        endings = f".{'.'.join(image)}", f".{'.'.join(label)}"
+        starts = [
+            {f".{one}".removesuffix(end) for one in fields if f".{one}".endswith(end)}
+            for end in endings
+        ]
+        own = f".{self.image}".removesuffix(endings[0])
+        if further := sorted((starts[0] & starts[1]) - {own}):
+            return [f"{start}{endings[0]}".removeprefix(".") for start in further]
+        images = [one for one in fields if f".{one.rpartition('.')[2]}" in IMAGE_SUFFIXES]
+        return [] if {self.image, self.label} & set(fields) else images[:1]
+
+
+def names_in(tar: tarfile.TarFile) -> Iterator[re.Match[str]]:
+    """Yield the names of the files of samples."""
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+        if member.isfile() and (named := MEMBER.fullmatch(member.name)):
+            yield named
 
 
 # ----------------------------------------------------------------------------------------- parquet

@@ -95,7 +95,7 @@ def stream(
     """Describe a split; parquet files are asked how many samples they hold."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from segacc.plugins.datasets.shard_files import ShardReader
+    from segacc.plugins.datasets.shard_files import LostSamples, ShardReader
 
     count = options.num_samples if split == "train" else None
     if count is None and suffix(shards[0]) == ".parquet":
@@ -103,7 +103,13 @@ def stream(
             count = sum(pool.map(num_rows, shards))
     stems = {name_of(shard).stem for shard in shards}
     read = ShardReader(image, label, whole_names=len(stems) < len(shards))
-    return Stream(shards=tuple(shards), read=read, num_samples=count, buffer=options.buffer)
+    return Stream(
+        shards=tuple(shards),
+        read=read,
+        num_samples=count,
+        buffer=options.buffer,
+        lost=LostSamples(image, label),
+    )
 
 
 def names_of(options: ShardsOptions, first: str) -> Path:
@@ -204,9 +210,15 @@ def roles(
         rest,
     )
     if image is None or label is None or image == label:
+        files = Counter(field.rpartition(".")[0] for field in fields)
+        merged = sum(count > 1 for count in files.values()) > 1  # as 0.jpg, 0.png, 1.jpg, 1.png
+        more = (
+            " If these are several samples, name their files anew: the key of a sample ends at the "
+            "first dot of the name, so no other dot may be in it."
+        )
         raise DataError(
             f"{WHERE}: {holds}, which does not tell image from label. Say which is which, as in "
-            "image=jpg,label=seg.png."
+            f"image=jpg,label=seg.png.{more if merged else ''}"
         )
     return image, label
 
