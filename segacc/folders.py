@@ -150,14 +150,23 @@ def refuse_inputs(settings: Settings, dataset: Chosen) -> None:
     Raises:
         OptionError: so.
     """
-    given = [value for value in vars(dataset.options).values() if isinstance(value, str | Path)]
     sources = {where.rpartition(": ")[0] for where in settings.origins.values()}
-    for needed in [*(str(one) for one in given), *sorted(sources)]:
+    weights = settings.config.class_weights or ""
+    for needed in [*_texts(dataset), *sorted(sources), weights]:
         if needed and Path(needed).expanduser().exists():
             refuse_own(settings, needed)
     place = settings.config.output_dir
     if place and Path.cwd() != place.expanduser().resolve():
         refuse_own(settings, str(Path.cwd()))
+
+
+def _texts(dataset: Chosen) -> Iterator[str]:
+    """Yield what may name a file or a folder among the options of a data set and of its parts."""
+    for value in vars(dataset.options).values():
+        many = value if isinstance(value, tuple | list) else (value,)
+        yield from (str(one) for one in many if isinstance(one, str | Path))
+    for part in dataset.parts:
+        yield from _texts(part)
 
 
 def refuse_own(settings: Settings, needed: str) -> None:

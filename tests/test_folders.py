@@ -92,9 +92,12 @@ def earlier(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def test_overwrite_deletes_no_data(earlier: Path) -> None:
     for root in ("run/data", str(earlier / "data")):
-        assert refused(dataset=f"folder:root={root}") == (
-            f"--overwrite: {root} lies in run, which would be deleted. Choose another --output-dir."
-        )
+        mixed = {"name": "mix", "sets": ["nuclei", f"folder:root={root}"]}
+        for given in (f"folder:root={root}", mixed):
+            assert refused(dataset=given) == (
+                f"--overwrite: {root} lies in run, which would be deleted. Choose another "
+                "--output-dir."
+            )
 
 
 def test_overwrite_follows_no_link(earlier: Path) -> None:
