@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from data_tools import Counts, encode
@@ -31,7 +29,7 @@ from segacc.processes import on_all, start_accelerator
 from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.scoring import Scoring
 from segacc.streams import EvalStream
-from sharded_segacc import SETTINGS
+from sharded_segacc import take_path_of_gpus
 
 SIZES = [(32, 32), (70, 100), (33, 32), (120, 31), (20, 20), (32, 32), (32, 32)]
 MEAN = "tta:scales=1/1.5,crop=32,stride=20"
@@ -92,9 +90,7 @@ def refused(scoring: Scoring) -> list[str]:
 def main() -> int:
     """Evaluate, and say how much was sharded."""
     if "WORLD_SIZE" in os.environ:
-        os.environ.update(SETTINGS)
-        PartialState(cpu=True)
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        take_path_of_gpus()
     accelerator = start_accelerator("no")
     torch.manual_seed(0)
     network = Only32()

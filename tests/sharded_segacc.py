@@ -25,12 +25,17 @@ SETTINGS = {
 }
 
 
-def pretend() -> None:
-    """Take FSDP2's path, and print how many parameters were sharded."""
+def take_path_of_gpus() -> None:
+    """Let accelerate shard over the CPU processes of a launcher as over GPUs."""
     os.environ.update(SETTINGS)
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     processes.forget_earlier = lambda: None  # it would take accelerate's state back
+
+
+def pretend() -> None:
+    """Take FSDP2's path, and print how many parameters were sharded."""
+    take_path_of_gpus()
     build = run.build_run
 
     def told(plan: Plan) -> run.Run:

@@ -162,7 +162,9 @@ def test_a_registry_of_modules_and_objects(example_plugin: ModuleType) -> None:
 def test_a_module_without_hooks_is_no_plugin() -> None:
     with pytest.raises(PluginError) as error:
         registry_of(SimpleNamespace(__name__="empty"))
-    assert str(error.value).startswith("it offers nothing: no function is marked @segacc.hookimpl")
+    assert str(error.value).startswith(
+        "it offers nothing: it needs a function marked @segacc.hookimpl"
+    )
 
 
 # --------------------------------------------------------------------------------- CONTRIBUTING.md

@@ -102,6 +102,7 @@ def check(subject: Subject) -> None:
         run = build_run(plan_of(subject, Path(folder) / "run"))
         for _ in loop.train(run):
             pass
+        run.lock.release()
         survives(subject, run, run.folder / "last")
 
 
@@ -192,6 +193,7 @@ def step(subject: Subject, folder: Path, *, batch_size: int) -> dict[str, Any]:
         with StopSignal() as signal:
             window = next(windows(run, Meter(run), signal))
         losses, _, _ = loop.train_step(run, window)
+    run.lock.release()
     network, state = run.network, run.optimizer.state
     if run.accelerator.num_processes > 1:
         losses = run.accelerator.reduce(losses, "sum")
