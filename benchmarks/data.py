@@ -48,15 +48,16 @@ from transformers import SegformerImageProcessor
 from segacc import png
 from segacc.augment import Pipeline
 from segacc.cache import cached
-from segacc.chosen import choose
+from segacc.contracts import Facts
 from segacc.data import Batch, Source, TrainData, collate, load
 from segacc.decode import read_image, read_label
 from segacc.eval_data import EvalData
-from segacc.hookspecs import Facts, Sample
+from segacc.hookspecs import Sample
+from segacc.memory import keep_memory
 from segacc.order import Order, sample_seed, seeded
 from segacc.placement import packed
-from segacc.processes import keep_memory
-from segacc.registry import load_registry
+from segacc.registry import choose, load_registry
+from segacc.samples import build_splits
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT.parent / "shared" / "data" / "ade20k_sample"
@@ -126,7 +127,9 @@ def pictures(quality: int | None) -> Source:
     """Return the pictures of ADE20K as a split, from their files or encoded anew."""
     if not PICTURES.is_dir():
         sys.exit(f"benchmarks/data.py: {PICTURES} is not here.")
-    splits = choose(load_registry(), "dataset", f"folder:root={PICTURES}", "--dataset").splits()
+    splits = build_splits(
+        choose(load_registry(), "dataset", f"folder:root={PICTURES}", "--dataset")
+    )
     samples = [one for split in ("train", "validation") for one in splits.splits[split]]
     large = [one for one in samples if min(PILImage.open(one.image).size) >= SHORTEST]
     return Source([encoded(one, quality) if quality else one for one in large], splits.labels)

@@ -27,11 +27,12 @@ from typing import Any
 import pyarrow as pa
 
 from segacc.augment import Pipeline
-from segacc.chosen import choose
+from segacc.contracts import Facts
 from segacc.data import Batch, Source, TrainData
-from segacc.hookspecs import Facts, Sample
+from segacc.hookspecs import Sample
 from segacc.order import Cut, Order
-from segacc.registry import load_registry
+from segacc.registry import choose, load_registry
+from segacc.samples import build_splits
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "data-memory.json"
@@ -47,7 +48,7 @@ def main() -> int:
     typed = parse()
     if not Path("/proc/self/smaps_rollup").exists():
         sys.exit("benchmarks/data_memory.py: only Linux tells a process's memory this way.")
-    nuclei = choose(load_registry(), "dataset", "nuclei", "--dataset").splits()
+    nuclei = build_splits(choose(load_registry(), "dataset", "nuclei", "--dataset"))
     rows, count = nuclei.splits["train"], typed.samples
     with tempfile.TemporaryDirectory() as folder:
         kinds = {"paths": on_disk(rows, count, Path(folder)), "parquet": in_a_table(rows, count)}

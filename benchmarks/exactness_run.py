@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc import loop
+from segacc.contracts import IGNORE
 from segacc.data import Batch
 from segacc.events import StepDone
 from segacc.feed import windows
-from segacc.labels import IGNORE
 from segacc.meter import Meter
+from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run, build_run
+from segacc.run import Run
 from segacc.settings import Layer
 from segacc.signals import StopSignal
 

@@ -114,15 +114,15 @@ def in_a_process(case: str, folder: str, classes: int) -> dict[str, Any]:
 
 def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     """Evaluate the picture, and look at the memory before and after."""
-    from segacc.chosen import choose
+    from segacc.contracts import Facts
     from segacc.data import Source
     from segacc.eval_data import EvalData
-    from segacc.hookspecs import Facts, Sample
+    from segacc.hookspecs import Sample
     from segacc.labels import LabelMap
     from segacc.loop import evaluate
     from segacc.processes import start_accelerator
     from segacc.protocols.protocol import Protocol
-    from segacc.registry import load_registry
+    from segacc.registry import choose, load_registry
     from segacc.scoring import Scoring, build_metrics
 
     names = tuple(f"class {k}" for k in range(classes))
@@ -160,7 +160,7 @@ def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
 
 def segformer(registry: Any, facts: Any) -> Any:
     """Build SegFormer-b0 with random weights."""
-    from segacc.chosen import choose
+    from segacc.registry import choose
 
     chosen = choose(registry, "architecture", "segformer:variant=b0", "--arch")
     return chosen.record.build(chosen.options, facts)

@@ -3,7 +3,31 @@
 What plugin authors import is here; so are TrainConfig, train and Segmenter, loaded when first used.
 """
 
-from segacc import main_path  # noqa: F401 - first, while nothing else is imported
+import os
+import sys
+
+
+def _is_main_program() -> bool:
+    """Tell whether Python was started with `-m segacc` and is looking for it just now."""
+    here = -len(sys.argv)  # argv begins with "-m" for as long as Python looks for the module
+    return sys.argv[0] == "-m" and sys.orig_argv[here].removeprefix("-m") == "segacc"
+
+
+def _leave_out_working_folder() -> None:
+    """Take back what `-m` put on sys.path, here and in child processes; PYTHONPATH stays.
+
+    A clone that is not installed goes to the end instead, where it stands in for nothing.
+    """
+    if sys.flags.safe_path or sys.path[0] != os.getcwd():  # noqa: PTH109 - pathlib is not loaded
+        return
+    folder = sys.path.pop(0)
+    if folder == os.path.dirname(os.path.dirname(__file__)):  # noqa: PTH120
+        sys.path.append(folder)
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+if _is_main_program():
+    _leave_out_working_folder()  # first, while nothing else is imported
 
 # isort: split
 
@@ -11,18 +35,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from segacc import auto
+from segacc.contracts import VERSION, BatchChange, Facts, LossTerm, MetricFiles, MetricState
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
-    BatchChange,
     Dataset,
     DataSplits,
-    Facts,
     Loss,
-    LossTerm,
     Metric,
-    MetricFiles,
-    MetricState,
     Sample,
     Stream,
     hookimpl,
@@ -33,7 +53,7 @@ if TYPE_CHECKING:
     from segacc.config import TrainConfig
     from segacc.inference import Segmenter
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Architecture",

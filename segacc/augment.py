@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from segacc.contracts import IGNORE
 from segacc.errors import PluginError
 from segacc.hookspecs import Augmentation
-from segacc.labels import IGNORE
 from segacc.order import seeded
 from segacc.placement import Placement, own
 

@@ -10,10 +10,11 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from segacc.class_weights import RULES, read_class_weights
+from segacc.contracts import Facts
 from segacc.data import Source
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.folders import BALANCE
-from segacc.hookspecs import Facts, Stream
+from segacc.hookspecs import Stream
 from segacc.label_counts import (
     Counts,
     class_chances,

@@ -8,10 +8,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from segacc import weights
+from segacc.contracts import Facts
 from segacc.defaults import DEFAULT_CROP, check_batch, check_crop
 from segacc.errors import OptionError
 from segacc.folders import NETWORK
-from segacc.hookspecs import DataSplits, Facts
+from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.optim.freezing import freeze_for_good, keep_statistics
 from segacc.plan import Plan

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segacc.errors import OptionError
-from segacc.options import did_you_mean
+from segacc.errors import OptionError, did_you_mean
 
 RULES = ("inverse", "enet", "effective")
 """Rules that make weights of how often a class occurs; label_counts.py has their formulas."""

@@ -6,11 +6,10 @@ The commands are imported when all that was typed is parsed: `--help` and a typo
 from collections.abc import Sequence
 from pathlib import Path
 
-from segacc import __version__
 from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig, TrainConfig
-from segacc.errors import OptionError
+from segacc.contracts import VERSION
+from segacc.errors import OptionError, did_you_mean
 from segacc.flags import Once, add_flags, dashes, make_parser, parse
-from segacc.options import did_you_mean
 from segacc.recipe_files import read_recipe, recipe_names
 from segacc.settings import Layer, check_layer, read_yaml
 
@@ -52,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _train(args: list[str]) -> int:
     parser = make_parser(usage="\n" + USAGE, description="Train a semantic-segmentation network.")
-    parser.add_argument("--version", action="version", version=f"segacc {__version__}")
+    parser.add_argument("--version", action="version", version=f"segacc {VERSION}")
     parser.add_argument(
         "--config", metavar="FILE", action=Once, help="YAML of settings; flags go over it."
     )

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
 from segacc.errors import WriteError
 from segacc.folders import evaluation_folder, model_folder, writable
+from segacc.hookspecs import Chosen
 from segacc.plan import gather, make_plan
 from segacc.presets import AUGMENT
-from segacc.registry import load_registry
+from segacc.registry import choose, load_registry, refuse_twins
 from segacc.settings import Layer
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def train(layers: list[Layer]) -> int:
         quiet_libraries()
         from segacc.api import events
         from segacc.events import Stopped
-        from segacc.run import build_run
+        from segacc.parts import build_run
 
         run = build_run(plan)
     stopped: Stopped | None = None

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segacc.augment import Pair, Pipeline
+from segacc.contracts import IGNORE
 from segacc.decode import MODES, read_sample
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.headers import picture_size
 from segacc.hookspecs import Sample
-from segacc.labels import IGNORE, LabelMap
+from segacc.labels import LabelMap
 from segacc.order import Cut, Key, Order, StepSampler, sample_seed, seeded
 from segacc.placement import Placement, packed, spread
 

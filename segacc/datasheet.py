@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from segacc.hookspecs import Facts
+from segacc.contracts import Facts
 from segacc.model import SegmentationModel
 from segacc.options import decode, describe, parse_component
 from segacc.probe import Findings, probe

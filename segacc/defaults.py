@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from segacc.amounts import steps_of
+from segacc.contracts import MetricState
 from segacc.errors import OptionError
-from segacc.hookspecs import MetricState
 from segacc.model import SegmentationModel
 from segacc.optim.optimizers import check_length, default_lr
 from segacc.optim.schedule import OneCycle, parse_schedule

@@ -1,5 +1,8 @@
 """What can go wrong by a user's hand: one paragraph of where, what, and what would be right."""
 
+import difflib
+from collections.abc import Iterable
+
 
 def count_of(count: int, word: str) -> str:
     """Tell a number of things, as `1 pixel` or `2 pixels`."""
@@ -36,3 +39,9 @@ class NonFiniteError(SegaccError):
 
 class WeightsError(SegaccError):
     """Weights cannot be found, or do not belong to the network they were given for."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `Did you mean "x"? ` or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f'Did you mean "{near[0]}"? ' if near else ""

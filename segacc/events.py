@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.terms import Terms
+from segacc.pictures import Example
+from segacc.terms import Scores, Terms
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-Scores = dict[str, float | dict[str, float]]
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +89,6 @@ class Fitted:
     """The time that was given, as it was typed."""
     used: float
     """Seconds of it so far."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One validation picture of the fixed set, for pictures/step-N.png."""
-
-    id: str
-    image: "Tensor"
-    """(C, H, W) uint8."""
-    label: "Tensor"
-    """(H, W) uint8, 255 ignored."""
-    prediction: "Tensor"
-    """(H, W) uint8."""
 
 
 @dataclass(frozen=True, kw_only=True)

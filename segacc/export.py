@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segacc import __version__
 from segacc.averaging import kinds, using
 from segacc.checkpoint import write_folder
-from segacc.chosen import options_text
-from segacc.events import Scores, finite
+from segacc.contracts import VERSION
+from segacc.events import finite
 from segacc.processes import bare, bare_names
+from segacc.registry import options_text
 from segacc.run import Run
 from segacc.saved import SIDE_FILE
+from segacc.terms import Scores
 
 
 def save_model(run: Run, name: str) -> Path:
@@ -37,7 +38,7 @@ def save_model(run: Run, name: str) -> Path:
 def side_file(run: Run) -> dict[str, Any]:
     """Collect what a transformers folder has no place for."""
     return {
-        "segacc_version": __version__,
+        "segacc_version": VERSION,
         "step": run.progress.step,
         "architecture": options_text(run.plan.arch),
         "facts": dataclasses.asdict(run.facts),
@@ -69,7 +70,7 @@ def model_card(run: Run) -> str:
 
 # {run.plan.arch.text} on {run.plan.dataset.text}
 
-Trained with segacc {__version__} for {run.progress.step} optimizer steps of {run.total_batch_size}
+Trained with segacc {VERSION} for {run.progress.step} optimizer steps of {run.total_batch_size}
 images.{average}
 
 {score_table(run.progress.scores)}

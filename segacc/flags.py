@@ -7,8 +7,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from segacc.errors import OptionError
-from segacc.options import OptionDoc, describe, did_you_mean, literal_choices
+from segacc.errors import OptionError, did_you_mean
+from segacc.options import OptionDoc, describe, literal_choices
 
 
 class Parser(argparse.ArgumentParser):

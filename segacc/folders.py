@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from segacc.chosen import Chosen
 from segacc.errors import OptionError
+from segacc.hookspecs import Chosen
 from segacc.run_lock import MARK, RunLock, in_use
 from segacc.settings import Settings
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segacc.labels import IGNORE
+from segacc.contracts import IGNORE
 
 CHUNK = 2**26
 """Elements of full-size logits that exist at a time: 256 MiB of float32."""

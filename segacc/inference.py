@@ -10,9 +10,10 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from segacc.contracts import Facts
 from segacc.decode import MODES, opened_pixels, plainly, read_image, upper
 from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
-from segacc.hookspecs import USUAL, Facts, Reading
+from segacc.hookspecs import USUAL, Reading
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel, SizeRule, stored_names
 from segacc.options import decode

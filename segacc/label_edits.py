@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from segacc.errors import DataError, OptionError
-from segacc.labels import IGNORE, Color, LabelMap, ranges, spread_colors
+from segacc.contracts import IGNORE
+from segacc.errors import DataError, OptionError, did_you_mean
+from segacc.labels import Color, LabelMap, ranges, spread_colors
 from segacc.names_file import rgb
-from segacc.options import did_you_mean
 
 QUOTES = (
     "A name is text: put it in quotes, as YAML takes yes, no, on, off, null and numbers for "

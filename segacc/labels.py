@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from segacc.contracts import IGNORE
 from segacc.errors import DataError, count_of
 from segacc.lookup import look_up, packed_color, sorted_table, unpacked_color
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from segacc.lookup import Ids
-
-IGNORE = 255
-"""The class id of a pixel that counts for nothing, everywhere inside segacc."""
 
 Color = tuple[int, int, int]
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segacc.errors import PluginError
+from segacc.errors import PluginError, did_you_mean
 from segacc.hookspecs import Reading
-from segacc.options import OptionDoc, describe, did_you_mean
+from segacc.options import OptionDoc, describe
 from segacc.registry import KINDS, Offer, Registry
 
 

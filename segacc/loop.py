@@ -9,20 +9,21 @@ from torch import Tensor
 
 from segacc import checkpoint
 from segacc.averaging import average, kinds, using
+from segacc.contracts import IGNORE, MetricState
 from segacc.data import Batch
 from segacc.errors import DataError, SegaccError, WriteError
-from segacc.events import Evaluated, Event, Example, Saved, Scores, Started
+from segacc.events import Evaluated, Event, Saved, Started
 from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, stacked, windows
-from segacc.hookspecs import MetricState
-from segacc.labels import IGNORE
 from segacc.limits import ending
-from segacc.limits.budget import refit
+from segacc.limits.ending import refit
 from segacc.meter import Meter
 from segacc.model import Logits
+from segacc.pictures import Example
 from segacc.run import Run
 from segacc.scoring import Scoring, joined
 from segacc.signals import StoppedError
+from segacc.terms import Scores
 
 
 def train(run: Run) -> Iterator[Event]:
@@ -94,7 +95,7 @@ def train_step(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor | None, Te
             accelerator.backward(terms.sum() * share)
         losses += terms.detach()
     grad_norm = run.clip_gradients()
-    run.skipped = run.guard.check(run, losses, grad_norm, window)
+    run.skipped = run.guard.check(run.progress, losses, grad_norm, window)
     if not run.skipped:
         optimizer.step()
         average(run)

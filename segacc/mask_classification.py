@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segacc.contracts import Facts, LossTerm
 from segacc.errors import WeightsError
-from segacc.hookspecs import Facts, LossTerm
 from segacc.mask_losses import DenseLoss, PointLoss, Prediction, SetLoss, Term
 from segacc.model import Logits
 from segacc.transfer import LoadReport, resize_positions

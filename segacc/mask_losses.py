@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from segacc.labels import IGNORE
+from segacc.contracts import IGNORE
 from segacc.loss_kernels.region import present_classes
 
 CERTAIN = 1e4

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from segacc.contracts import Facts, LossTerm
 from segacc.depths import BLOCKS, block_depths
 from segacc.errors import WeightsError
-from segacc.hookspecs import Facts, LossTerm
 from segacc.transfer import LoadReport, Place, carry_over
 
 

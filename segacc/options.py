@@ -2,19 +2,18 @@
 
 import ast
 import dataclasses
-import difflib
 import functools
 import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, PositiveInt, TypeAdapter, ValidationError
 
-from segacc.errors import OptionError
+from segacc.errors import OptionError, did_you_mean
 
 T = TypeVar("T")
 
@@ -51,12 +50,6 @@ class OptionDoc:
     type: str
     default: Any
     doc: str
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `Did you mean "x"? ` or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f'Did you mean "{near[0]}"? ' if near else ""
 
 
 def parse_component(given: Any, where: str) -> Component:

@@ -1,23 +1,35 @@
-"""The parts of a run, each built from what was asked for."""
+"""Builds a run from a plan: losses, optimizer, scoring, and all of it together."""
 
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 
+from segacc import checkpoint
 from segacc.augment import Pipeline
+from segacc.averaging import build_ema, kinds
+from segacc.build import build_network
+from segacc.contracts import Facts, LossTerm
+from segacc.data_source import load_data
+from segacc.defaults import choose_score, choose_settings
 from segacc.errors import OptionError
 from segacc.eval_data import EvalData
-from segacc.hookspecs import Facts, LossTerm
+from segacc.limits.budget import Clock
+from segacc.limits.early_stop import build_early_stop
+from segacc.limits.guard import build_guard
 from segacc.model import SegmentationModel
 from segacc.optim import groups as parameter_groups
 from segacc.optim.optimizers import choose_optimizer
 from segacc.plan import Plan
-from segacc.processes import on_all, start_accelerator
+from segacc.processes import idle_cores, on_all, save_bare, start_accelerator
 from segacc.protocols.protocol import Protocol, default_protocol
+from segacc.run import Best, Run
+from segacc.run_lock import RunLock
 from segacc.scoring import Scoring, build_metrics, check_metrics, confident, refuse_batches
 from segacc.settings import Settings
+from segacc.start import lock_folder, prepare_folder, resume
 from segacc.streams import EvalStream
+from segacc.transfer import LoadReport
 
 
 def make_accelerator(plan: Plan) -> Accelerator:
@@ -142,3 +154,85 @@ def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
     built = [(one.record, one.options, one.record.build(one.options, facts)) for one in plan.aug]
     scales = device in ("cpu", "cuda")
     return Pipeline.of(built, scales=scales, num_classes=facts.num_classes)
+
+
+def build_run(plan: Plan) -> Run:
+    """Build everything; on return all processes hold the same weights and agree on the settings.
+
+    Raises:
+        SegaccError: data, weights or settings do not fit together.
+    """
+    accelerator, given = make_accelerator(plan), plan.settings.config
+    data = load_data(plan, accelerator)
+    seed = given.seed
+
+    set_seed(seed)
+    built = build_network(plan, data.splits, accelerator)
+    network, facts = built.network, data.balance.inform(built.facts)
+    loaded, processes = bool(built.report.loaded), accelerator.num_processes
+    count = data.num_training_samples
+    settings = choose_settings(plan.settings, loaded, facts.crop_size, count, processes)
+    losses = build_losses(plan, network, facts)
+    if list(losses) != [one.name for one in plan.loss]:
+        settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own")})
+    set_seed(seed, device_specific=True)
+    optimizer, groups = build_optimizer(network, settings, accelerator)
+    model, optimizer = accelerator.prepare(network, optimizer)
+    save_bare(accelerator)
+
+    pipeline = build_pipeline(plan, facts, accelerator.device.type)
+    scoring = build_scoring(plan, facts, accelerator, model, network, data.scored)
+    settings = choose_score(settings, scoring.metrics())
+    run = Run(
+        config=settings.config,
+        plan=plan,
+        accelerator=accelerator,
+        model=model,
+        network=network,
+        optimizer=optimizer,
+        losses=losses,
+        pipeline=pipeline,
+        train_data=data.training(pipeline, seed),
+        scoring=scoring,
+        labels=data.splits.labels,
+        facts=facts,
+        balance=data.balance,
+        best=Best(
+            settings.config.best_by, plan.metric, scoring.metrics(), settings.where("best_by")
+        ),
+        progress=checkpoint.Progress(),
+        early_stop=build_early_stop(plan, scoring),
+        guard=build_guard(plan, accelerator, network, losses),
+        clock=Clock(plan.started),
+        ema=build_ema(plan, model, accelerator),
+        groups=groups,
+        lock=RunLock(plan.folder),
+    )
+    scoring.weights = kinds(run)[-1]
+    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *data.notes, *built.notes]
+    run.notes += parameter_groups.lines(groups)
+    lock_folder(run)
+    resume(run)
+    prepare_folder(run, settings)
+    return run
+
+
+def describe(run: Run, report: LoadReport) -> list[str]:
+    """Say once what is about to be done."""
+    plan, accelerator, config = run.plan, run.accelerator, run.config
+    millions = sum(parameter.numel() for parameter in run.network.parameters()) / 1e6
+    training, scored = (
+        "a stream of" if one.num_samples is None else one.num_samples
+        for one in (run.train_data, run.scoring.data)
+    )
+    images = f"{training} training, {scored} validation images"
+    first, *more = report.lines()
+    many = "es" if accelerator.num_processes > 1 else ""
+    where = f"{accelerator.num_processes} process{many} on {accelerator.device.type}"
+    cut = f"{config.batch_size} images x {config.gradient_accumulation_steps} micro-batches"
+    return [
+        f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
+        *(f"  {line}" for line in more),
+        f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
+        f"{where}, precision {accelerator.mixed_precision}, {cut}: {run.total_batch_size} a step",
+    ]

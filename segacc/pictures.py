@@ -1,6 +1,7 @@
 """Pictures for people: validation panels, overlays with a legend."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -8,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from segacc.events import Example
-from segacc.labels import IGNORE, Color
+from segacc.contracts import IGNORE
+from segacc.labels import Color
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,19 @@ NEAREST = Image.Resampling.NEAREST
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (255, 0, 40)
 HATCH = np.array([[205, 205, 205], [165, 165, 165]], np.uint8)
 """The two greys of the stripes that mark ignored pixels."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One validation picture of the fixed set, for pictures/step-N.png."""
+
+    id: str
+    image: "Tensor"
+    """(C, H, W) uint8."""
+    label: "Tensor"
+    """(H, W) uint8, 255 ignored."""
+    prediction: "Tensor"
+    """(H, W) uint8."""
 
 
 def colorize(classes: Pixels, palette: Sequence[Color]) -> Pixels:

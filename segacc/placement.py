@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from segacc.labels import IGNORE
+from segacc.contracts import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor

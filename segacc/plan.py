@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from segacc import checkpoint
-from segacc.chosen import Chosen, choose, refuse_twins
 from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
 from segacc.folders import BALANCE, NETWORK, model_folder, refuse_own, run_folder
+from segacc.hookspecs import Chosen
 from segacc.hub import find, is_path
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.optim.optimizers import check_optimization
 from segacc.optim.schedule import Decay, choose_schedule
 from segacc.presets import AUGMENT
-from segacc.registry import Registry
+from segacc.registry import Registry, choose, refuse_twins
 from segacc.saved import architecture_of
 from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
 

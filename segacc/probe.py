@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from segacc.contracts import Facts
 from segacc.errors import OptionError, PluginError
-from segacc.hookspecs import Facts
 from segacc.model import Logits, SegmentationModel
 
 SMALL = 128

@@ -1,15 +1,13 @@
 """Starts accelerate as the launcher and the settings say, on as many processes as were launched."""
 
 import atexit
-import ctypes
 import functools
 import logging
 import os
-import platform
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, get_int_from_env
 
 from segacc.errors import OptionError, SegaccError
+from segacc.memory import keep_memory
 
 T = TypeVar("T")
 
@@ -26,10 +25,6 @@ SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 """Variables that tell how many processes were launched: torch's, then MPI's."""
 SETTLE = 0.1
 """Seconds that gloo's threads are given when Python ends."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""What glibc's mallopt calls the bytes above which freed memory goes back to the kernel, and above
-which a buffer is asked of the kernel by itself."""
 
 
 def idle_cores(accelerator: Accelerator) -> list[str]:
@@ -97,37 +92,6 @@ def on_all(accelerator: Accelerator, call: Callable[[], T]) -> T:
         if one is not None:
             raise one
     return result[0]
-
-
-def keep_memory() -> None:
-    """Let a process on the CPU keep what it frees, for the same buffers in the next step.
-
-    glibc gives large ones back to the kernel, which clears every page anew: a sixth of the time of
-    a step of SegFormer-b0. What is computed is the same. An environment that sets glibc's
-    MALLOC_TRIM_THRESHOLD_ decides by itself.
-    """
-    if platform.libc_ver()[0] == "glibc" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@contextmanager
-def memory_returned() -> Iterator[None]:
-    """Give back what was freed before the block, and in it each large buffer when it is freed.
-
-    For a picture so large that its buffers would leave gaps that nothing fits in.
-    """
-    ours = platform.libc_ver()[0] == "glibc" and "MALLOC_TRIM_THRESHOLD_" not in os.environ
-    if ours:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
-        libc.malloc_trim(0)
-    try:
-        yield
-    finally:
-        if ours:
-            keep_memory()
 
 
 @functools.cache

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from segacc.contracts import IGNORE
 from segacc.decode import read_sample, turn_is_open, unused_bits
 from segacc.errors import DataError, SegaccError, UnreadableError, count_of
 from segacc.hookspecs import Sample, Stream
-from segacc.labels import IGNORE, LabelMap
+from segacc.labels import LabelMap
 from segacc.samples import lost_samples, read_shard, spread
 
 LOOK = 16

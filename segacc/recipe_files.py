@@ -3,8 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from segacc.errors import OptionError
-from segacc.options import did_you_mean
+from segacc.errors import OptionError, did_you_mean
 from segacc.settings import Layer, read_yaml
 
 

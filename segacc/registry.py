@@ -1,9 +1,10 @@
 """Finds plugins, keeps their failures, answers names; built-ins use the strangers' door."""
 
+import dataclasses
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, distributions
 from typing import Any
@@ -11,10 +12,59 @@ from typing import Any
 import pluggy
 
 from segacc import hookspecs
-from segacc.errors import PluginError
-from segacc.hookspecs import Architecture, Augmentation, Dataset, Loss, Metric, Record
-from segacc.options import Component, did_you_mean, parse_component
-from segacc.plugins import BUILT_IN
+from segacc.contracts import VERSION
+from segacc.errors import OptionError, PluginError, did_you_mean
+from segacc.hookspecs import (
+    Architecture,
+    Augmentation,
+    Chosen,
+    Dataset,
+    Loss,
+    Metric,
+    Reading,
+    Record,
+)
+from segacc.options import Component, decode, name_first, parse_component
+
+BUILT_IN = (
+    "segacc.plugins.augmentations.color",
+    "segacc.plugins.augmentations.color_recipes",
+    "segacc.plugins.augmentations.geometry",
+    "segacc.plugins.augmentations.mixing",
+    "segacc.plugins.augmentations.pixels",
+    "segacc.plugins.augmentations.rare_classes",
+    "segacc.plugins.augmentations.trivial_augment",
+    "segacc.plugins.beit",
+    "segacc.plugins.datasets.ade20k",
+    "segacc.plugins.datasets.camvid",
+    "segacc.plugins.datasets.cityscapes",
+    "segacc.plugins.datasets.coco_stuff",
+    "segacc.plugins.datasets.folder",
+    "segacc.plugins.datasets.hub",
+    "segacc.plugins.datasets.mix",
+    "segacc.plugins.datasets.nuclei",
+    "segacc.plugins.datasets.shards",
+    "segacc.plugins.datasets.voc",
+    "segacc.plugins.dpt",
+    "segacc.plugins.eomt",
+    "segacc.plugins.linear",
+    "segacc.plugins.losses.boundary",
+    "segacc.plugins.losses.pixel",
+    "segacc.plugins.losses.region",
+    "segacc.plugins.mask2former",
+    "segacc.plugins.metrics.boundary",
+    "segacc.plugins.metrics.confusion",
+    "segacc.plugins.metrics.evaluate_module",
+    "segacc.plugins.metrics.overlap",
+    "segacc.plugins.metrics.probabilities",
+    "segacc.plugins.mobilenet_v2",
+    "segacc.plugins.mobilevit",
+    "segacc.plugins.mobilevitv2",
+    "segacc.plugins.oneformer",
+    "segacc.plugins.segformer",
+    "segacc.plugins.torchvision_networks",
+    "segacc.plugins.upernet",
+)
 
 GROUP = "segacc"
 KINDS: Mapping[str, type[Record]] = {
@@ -130,9 +180,8 @@ def load_registry() -> Registry:
     """
     registry = Registry()
     for module in BUILT_IN:
-        registry.offers.extend(
-            offers_of(importlib.import_module(module), module, "segacc", _version())
-        )
+        offers = offers_of(importlib.import_module(module), module, "segacc", VERSION)
+        registry.offers.extend(offers)
     found = list(installed_plugins())
     for distribution, version, point in found:
         try:
@@ -146,12 +195,6 @@ def load_registry() -> Registry:
         reason = "no distribution of this name offers plugins for segacc"
         registry.failures.append(Failure(absent, "", "SEGACC_LOAD_PLUGINS", reason))
     return registry
-
-
-def _version() -> str:
-    from segacc import __version__
-
-    return __version__
 
 
 def installed_plugins() -> Iterator[tuple[str, str, EntryPoint]]:
@@ -226,3 +269,50 @@ def _check(record: Any, kind: str, hook: str) -> None:
         raise PluginError(f"{hook}: the name {record.name!r} is not of [a-z0-9_]+")
     if not hasattr(record.options, "__dataclass_fields__"):
         raise PluginError(f"{hook}: the options of {record.name} are not a dataclass")
+
+
+def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
+    """Find a component and decode its options.
+
+    Raises:
+        SegaccError: unknown name, unknown option, wrong value.
+    """
+    record, component = registry.component(kind, given, where)
+    label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
+    given_values = name_first(record.options, component.values, label)
+    own = {field.name for field in dataclasses.fields(record.options)}
+    common = {field.name for field in dataclasses.fields(Reading)} - own
+    common = common if kind == "dataset" else set()
+    options = decode(
+        record.options, {k: v for k, v in given_values.items() if k not in common}, label
+    )
+    reading = decode(Reading, {k: v for k, v in given_values.items() if k in common}, label)
+    values = ",".join(f"{key}={_text(value)}" for key, value in given_values.items())
+    text = f"{component.name}:{values}" if values else component.name
+    inner = getattr(record, "parts", None)
+    parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
+    return Chosen(record, options, text, parts, reading)
+
+
+def _text(value: Any) -> str:
+    """Tell a value as it is typed: a plain list with `/` between its parts."""
+    if not isinstance(value, list | tuple) or any(set("/,:") & set(str(part)) for part in value):
+        return str(value)
+    return "/".join(map(str, value))
+
+
+def refuse_twins(names: Sequence[str], where: str) -> None:
+    """Refuse components of which two bear one name.
+
+    Raises:
+        OptionError: so, or there is none at all.
+    """
+    if not names:
+        raise OptionError(f"{where}: at least one is needed.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
+
+
+def options_text(chosen: Chosen) -> dict[str, Any]:
+    """Return a component's full options, for segacc.json."""
+    return {"name": chosen.text.partition(":")[0], **dataclasses.asdict(chosen.options)}

@@ -1,54 +1,54 @@
-"""Run: all that a training run holds, built once from a plan and an Accelerator."""
+"""Run: all that a training run holds."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segacc import checkpoint
 from segacc.amounts import period_of
 from segacc.augment import Pipeline
-from segacc.averaging import build_ema, kinds
 from segacc.balance import Balance
-from segacc.build import build_network
+from segacc.checkpoint import Progress
 from segacc.config import TrainConfig
+from segacc.contracts import Facts, LossTerm
 from segacc.data import TrainData
-from segacc.data_source import load_data
-from segacc.defaults import choose_score, choose_settings
-from segacc.events import Scores, Skipped
-from segacc.hookspecs import Facts, LossTerm
+from segacc.events import Skipped
 from segacc.labels import LabelMap
 from segacc.limits.budget import Clock
-from segacc.limits.early_stop import EarlyStop, build_early_stop
-from segacc.limits.guard import Guard, build_guard
+from segacc.limits.early_stop import EarlyStop
+from segacc.limits.guard import Guard
 from segacc.model import SegmentationModel
 from segacc.optim import freezing
 from segacc.optim import groups as parameter_groups
 from segacc.optim.ema import Ema
 from segacc.optim.schedule import set_lr
 from segacc.order import Cut
-from segacc.parts import (
-    build_losses,
-    build_optimizer,
-    build_pipeline,
-    build_scoring,
-    make_accelerator,
-)
 from segacc.plan import Plan
-from segacc.processes import idle_cores, save_bare
 from segacc.run_lock import RunLock
-from segacc.scoring import Best, Scoring
+from segacc.scoring import ScoreKey, Scoring
 from segacc.signals import StopSignal
-from segacc.start import lock_folder, prepare_folder, resume
 from segacc.streams import TrainStream
-from segacc.transfer import LoadReport
+from segacc.terms import Scores
 
 NO_END = 10**9
 """Steps that a loader holds for a run whose number of steps is fitted as it goes."""
+
+
+class Best(ScoreKey):
+    """The rule that says which evaluation is the best: `best_by`."""
+
+    def note(self, scores: Scores, progress: Progress) -> bool:
+        """Take over the scores of the present step; tell whether they are the best so far."""
+        progress.scores, progress.evaluated = scores, progress.step
+        value = self.value(scores)
+        if not self.better(value, progress.best):
+            return False
+        progress.best, progress.best_step = value, progress.step
+        return True
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Run:
         self.unfreeze()
         self.model.train()
         self.network.on_step(step, total)
-        self.guard.keep(self.network)
+        self.guard.keep()
         set_lr(self.optimizer, self.plan.schedule, step, total, self.config)
         freezing.hold(self.optimizer.param_groups, step)
 
@@ -179,85 +179,3 @@ class Run:
         """Passes over the training split so far."""
         count = self.train_data.num_samples
         return self.progress.step * self.total_batch_size / count if count else 0.0
-
-
-def build_run(plan: Plan) -> Run:
-    """Build everything; on return all processes hold the same weights and agree on the settings.
-
-    Raises:
-        SegaccError: data, weights or settings do not fit together.
-    """
-    accelerator, given = make_accelerator(plan), plan.settings.config
-    data = load_data(plan, accelerator)
-    seed = given.seed
-
-    set_seed(seed)
-    built = build_network(plan, data.splits, accelerator)
-    network, facts = built.network, data.balance.inform(built.facts)
-    loaded, processes = bool(built.report.loaded), accelerator.num_processes
-    count = data.num_training_samples
-    settings = choose_settings(plan.settings, loaded, facts.crop_size, count, processes)
-    losses = build_losses(plan, network, facts)
-    if list(losses) != [one.name for one in plan.loss]:
-        settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own")})
-    set_seed(seed, device_specific=True)
-    optimizer, groups = build_optimizer(network, settings, accelerator)
-    model, optimizer = accelerator.prepare(network, optimizer)
-    save_bare(accelerator)
-
-    pipeline = build_pipeline(plan, facts, accelerator.device.type)
-    scoring = build_scoring(plan, facts, accelerator, model, network, data.scored)
-    settings = choose_score(settings, scoring.metrics())
-    run = Run(
-        config=settings.config,
-        plan=plan,
-        accelerator=accelerator,
-        model=model,
-        network=network,
-        optimizer=optimizer,
-        losses=losses,
-        pipeline=pipeline,
-        train_data=data.training(pipeline, seed),
-        scoring=scoring,
-        labels=data.splits.labels,
-        facts=facts,
-        balance=data.balance,
-        best=Best(
-            settings.config.best_by, plan.metric, scoring.metrics(), settings.where("best_by")
-        ),
-        progress=checkpoint.Progress(),
-        early_stop=build_early_stop(plan, scoring),
-        guard=build_guard(plan, accelerator),
-        clock=Clock(plan.started),
-        ema=build_ema(plan, model, accelerator),
-        groups=groups,
-        lock=RunLock(plan.folder),
-    )
-    scoring.weights = kinds(run)[-1]
-    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *data.notes, *built.notes]
-    run.notes += parameter_groups.lines(groups)
-    lock_folder(run)
-    resume(run)
-    prepare_folder(run, settings)
-    return run
-
-
-def describe(run: Run, report: LoadReport) -> list[str]:
-    """Say once what is about to be done."""
-    plan, accelerator, config = run.plan, run.accelerator, run.config
-    millions = sum(parameter.numel() for parameter in run.network.parameters()) / 1e6
-    training, scored = (
-        "a stream of" if one.num_samples is None else one.num_samples
-        for one in (run.train_data, run.scoring.data)
-    )
-    images = f"{training} training, {scored} validation images"
-    first, *more = report.lines()
-    many = "es" if accelerator.num_processes > 1 else ""
-    where = f"{accelerator.num_processes} process{many} on {accelerator.device.type}"
-    cut = f"{config.batch_size} images x {config.gradient_accumulation_steps} micro-batches"
-    return [
-        f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
-        *(f"  {line}" for line in more),
-        f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
-        f"{where}, precision {accelerator.mixed_precision}, {cut}: {run.total_batch_size} a step",
-    ]

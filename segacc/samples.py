@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.errors import DataError, SegaccError, count_of
-from segacc.hookspecs import USUAL, DataSplits, Reading, Sample, Stream
+from segacc.hookspecs import USUAL, Chosen, DataSplits, Reading, Sample, Stream
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -115,6 +115,16 @@ def meant(sample: Sample, reading: Reading) -> Sample:
     """Say of a sample how its image is read, where nothing else was said of it before."""
     own = {k: v for k, v in asdict(sample.reading).items() if v != getattr(Reading, k)}
     return replace(sample, reading=replace(reading, **own))
+
+
+def build_splits(dataset: Chosen) -> DataSplits:
+    """Build a data set, its parts first.
+
+    Raises:
+        DataError: it is not there, or not what it should be.
+    """
+    parts = () if dataset.record.parts is None else (tuple(map(build_splits, dataset.parts)),)
+    return read_as(dataset.reading, dataset.record.build(dataset.options, *parts))
 
 
 def read_as(reading: Reading, data: DataSplits) -> DataSplits:

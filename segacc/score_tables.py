@@ -10,8 +10,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from segacc.events import Scores
 from segacc.labels import Color
+from segacc.terms import Scores
 from segacc.tracking import flat
 
 if TYPE_CHECKING:

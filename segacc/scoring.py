@@ -1,4 +1,4 @@
-"""What an evaluation needs, and which of its scores is the best one."""
+"""What an evaluation needs, and the scores by which it is judged."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,25 +9,22 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from segacc.checkpoint import Progress
-from segacc.chosen import Chosen
+from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data import Item, Source
 from segacc.errors import OptionError, PluginError, SegaccError
 from segacc.eval_data import MOST_PIXELS, EvalData
-from segacc.events import Scores
 from segacc.functional import Decided
-from segacc.hookspecs import Facts, MetricState, Sample, Stream
-from segacc.labels import IGNORE, LabelMap
+from segacc.hookspecs import Chosen, Sample, Stream
+from segacc.labels import LabelMap
+from segacc.memory import memory_returned
 from segacc.model import SegmentationModel
-from segacc.processes import memory_returned
 from segacc.protocols.predict import decide_batch
 from segacc.protocols.protocol import Protocol
 from segacc.streams import EvalStream
-from segacc.terms import Terms, Weights
+from segacc.terms import Scores, Terms, Weights
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Ways to run in which a forward call gathers weights from all processes."""
-
 
 BATCH = 8
 """Images of one size that are scored together where nobody said otherwise. On a CPU it is 1, so
@@ -202,19 +199,6 @@ class ScoreKey:
             known = ", ".join([*plain, *parts][:12])
             raise OptionError(f"{self.where} {self.by}: no such score. Known: {known}.")
         return value
-
-
-class Best(ScoreKey):
-    """The rule that says which evaluation is the best: `best_by`."""
-
-    def note(self, scores: Scores, progress: Progress) -> bool:
-        """Take over the scores of the present step; tell whether they are the best so far."""
-        progress.scores, progress.evaluated = scores, progress.step
-        value = self.value(scores)
-        if not self.better(value, progress.best):
-            return False
-        progress.best, progress.best_step = value, progress.step
-        return True
 
 
 def scored_data(

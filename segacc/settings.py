@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from segacc.config import TrainConfig
-from segacc.errors import OptionError
-from segacc.options import check_value, did_you_mean, literal_choices, type_text
+from segacc.errors import OptionError, did_you_mean
+from segacc.options import check_value, literal_choices, type_text
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is, not what it is; config.yaml leaves them out."""

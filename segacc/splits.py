@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from segacc.chosen import Chosen
 from segacc.errors import DataError, OptionError
-from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.samples import ids_of
+from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
+from segacc.samples import build_splits, ids_of
 
 DRAW = 0x5641
 """Keeps the draw of `carve` apart from those of the epochs, which the same seed decides."""
@@ -69,7 +68,7 @@ def data_splits(
     Raises:
         SegaccError: the data is not there, or nothing can be carved.
     """
-    splits = dataset.splits()
+    splits = build_splits(dataset)
     if fraction is None:
         return splits, ()
     carved = carve(splits, fraction, seed, train=train, validation=scored, where=where)

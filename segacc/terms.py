@@ -1,7 +1,12 @@
-"""Terms: what a score must carry to be compared with another one."""
+"""Scores, and what they must carry to be compared with others."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    pass
+
+Scores = dict[str, float | dict[str, float]]
 
 Weights = Literal["raw", "ema"]
 """The weights that are trained, or their exponential moving average."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from segacc.contracts import Facts, TransformersOptions
 from segacc.errors import OptionError, WeightsError
-from segacc.hookspecs import Facts, TransformersOptions
 from segacc.model import Logits, SegmentationModel, SizeRule, extend, stored_names
 from segacc.transfer import LoadReport, Place, carry_over, resize_bias_table, resize_positions
 from segacc.transformers_weights import (

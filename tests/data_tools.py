@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segacc.hookspecs import Facts, Sample
+from segacc.contracts import Facts
+from segacc.hookspecs import Sample
 from segacc.plugins.segformer import SegformerOptions, build
 from segacc.transformers_model import TransformersModel
 

@@ -13,7 +13,8 @@ from PIL import Image
 import segacc
 from cli_tools import draw, write_data
 from refusals import NoOptions
-from segacc.hookspecs import Architecture, Facts, Loss
+from segacc.contracts import Facts
+from segacc.hookspecs import Architecture, Loss
 
 
 def build_network(options: NoOptions, facts: Facts) -> Any:

@@ -6,9 +6,10 @@ from pathlib import Path
 from segacc.data import Batch
 from segacc.feed import windows
 from segacc.meter import Meter
+from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run, build_run
+from segacc.run import Run
 from segacc.settings import Layer
 from segacc.signals import StopSignal
 

@@ -10,9 +10,10 @@ import sys
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from segacc import processes, run
+from segacc import parts, processes
 from segacc.__main__ import end_with, main
 from segacc.plan import Plan
+from segacc.run import Run
 
 SETTINGS = {
     "ACCELERATE_USE_FSDP": "true",
@@ -36,15 +37,15 @@ def take_path_of_gpus() -> None:
 def pretend() -> None:
     """Take FSDP2's path, and print how many parameters were sharded."""
     take_path_of_gpus()
-    build = run.build_run
+    build = parts.build_run
 
-    def told(plan: Plan) -> run.Run:
+    def told(plan: Plan) -> Run:
         built = build(plan)
         kinds = [type(parameter).__name__ for parameter in built.model.parameters()]
         sys.stdout.write(f"sharded {kinds.count('DTensor')} of {len(kinds)}\n")
         return built
 
-    run.build_run = told
+    parts.build_run = told
 
 
 if __name__ == "__main__":

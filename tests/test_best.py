@@ -6,14 +6,14 @@ import pytest
 
 from refusals import NoOptions
 from segacc.checkpoint import Progress
-from segacc.chosen import Chosen
+from segacc.contracts import Facts
 from segacc.defaults import choose_score
 from segacc.errors import OptionError
-from segacc.hookspecs import Facts, Metric
+from segacc.hookspecs import Chosen, Metric
 from segacc.limits.early_stop import EarlyStop
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.plugins.metrics.overlap import MeanIou
-from segacc.scoring import Best
+from segacc.run import Best
 from segacc.settings import Layer, merge
 
 NAN = float("nan")

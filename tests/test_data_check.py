@@ -26,6 +26,7 @@ from segacc.decode import read_sample
 from segacc.errors import DataError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
+from segacc.samples import build_splits
 
 # -------------------------------------------------------------------------------------- numbers
 
@@ -131,7 +132,7 @@ def test_each_fault_is_what_would_stop_a_run(tmp_path: Path, name: str) -> None:
     [fault] = found.splits["train"].faults
     assert (fault.kind, fault.file) == (kind, str(root / file))
     assert found.splits["train"].read == 4, "the others are counted all the same"
-    splits = found.data.dataset.splits()
+    splits = build_splits(found.data.dataset)
     for sample in splits.splits["train"]:
         if sample.id != "train1":
             read_sample(sample, splits.labels)

@@ -12,6 +12,7 @@ from check_tools import LABEL, chosen, foreign_values, look, of_samples
 from cli_tools import NAMES, write_data
 from data_tools import random_sample
 from segacc.augment import Pipeline
+from segacc.contracts import Facts
 from segacc.data import Batch, Item, Source, TrainData, collate
 from segacc.data_check.check import Findings
 from segacc.data_check.pictures import (
@@ -25,10 +26,10 @@ from segacc.data_check.pictures import (
     draw_check,
 )
 from segacc.errors import DataError
-from segacc.hookspecs import Facts
 from segacc.labels import spread_colors
 from segacc.order import Order
 from segacc.pictures import PAPER
+from segacc.samples import build_splits
 
 PALETTE = spread_colors(3)
 
@@ -192,7 +193,7 @@ def test_the_pictures_are_those_of_the_first_epochs(tmp_path: Path, row: tuple[s
     data, places = _training(found, found.splits["train"], changes)
     assert places == [0, 2, 3, 5]
     built = [(c.record, c.options, c.record.build(c.options, facts_of(found))) for c in changes]
-    splits = found.data.dataset.splits()
+    splits = build_splits(found.data.dataset)
     samples = splits.splits["train"]
     training = TrainData(Source(samples, splits.labels), Pipeline.of(built), Order(6, seed=5))
     for epoch, place in ((0, 2), (3, 5)):

@@ -11,7 +11,6 @@ from PIL import Image
 
 from cli_tools import write_data
 from data_tools import encode
-from segacc.chosen import choose
 from segacc.decode import read_label, read_sample
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.hookspecs import DataSplits, Sample, Stream
@@ -19,7 +18,8 @@ from segacc.labels import LabelMap
 from segacc.options import decode
 from segacc.order import Order
 from segacc.plugins.datasets.mix import MixedSamples, MixOptions, build_mix
-from segacc.registry import Registry, load_registry
+from segacc.registry import Registry, choose, load_registry
+from segacc.samples import build_splits
 
 SIZE = (6, 9)
 
@@ -376,7 +376,7 @@ def test_a_command_line_and_yaml_name_the_same_mix(registry: Registry, tmp_path:
     }
     text = text.replace(f"root={first}", f"root='{first}'")
     one, other = (
-        choose(registry, "dataset", given, "--dataset").splits() for given in (text, in_yaml)
+        build_splits(choose(registry, "dataset", given, "--dataset")) for given in (text, in_yaml)
     )
     assert one.labels == other.labels and one.chances == other.chances
     assert one.labels.names == ("background", "disc", "bar", "air")
@@ -391,7 +391,7 @@ def test_a_command_line_and_yaml_name_the_same_mix(registry: Registry, tmp_path:
 
 def test_nuclei_beside_themselves_have_each_image_twice(registry: Registry) -> None:
     given = "mix:sets=[nuclei,nuclei:border=true]"
-    data = choose(registry, "dataset", given, "--dataset").splits()
+    data = build_splits(choose(registry, "dataset", given, "--dataset"))
     samples = data.splits["train"]
     assert data.labels.names == ("background", "nucleus", "nucleus_border")
     assert isinstance(samples, MixedSamples) and len(samples) == 332

@@ -22,9 +22,9 @@ from segacc.averaging import build_ema
 from segacc.errors import OptionError
 from segacc.events import Evaluated, StepDone
 from segacc.optim.ema import Ema
+from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import build_run
 from segacc.settings import Layer
 
 pytest_plugins = ["cli_fixtures"]

@@ -15,9 +15,10 @@ from segacc import TrainConfig
 from segacc.feed import windows
 from segacc.loop import train_step
 from segacc.meter import Meter
+from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run, build_run
+from segacc.run import Run
 from segacc.settings import Layer
 from segacc.signals import StopSignal
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segacc.hookspecs import Facts
+from segacc.contracts import Facts
 
 FACTS = Facts(num_classes=3, class_names=("background", "rectangle", "circle"))
 

@@ -11,9 +11,8 @@ import torch
 from cli_tools import TINY, Warm
 from data_tools import facts
 from plugin_tools import pip_install, write_distribution
-from segacc.chosen import choose
 from segacc.errors import PluginError
-from segacc.registry import Registry, load_registry
+from segacc.registry import Registry, choose, load_registry
 from segacc.scoring import check_metrics
 
 pytest_plugins = ["cli_fixtures"]

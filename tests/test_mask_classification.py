@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from data_tools import facts
+from segacc.contracts import IGNORE
 from segacc.hookspecs import Architecture
-from segacc.labels import IGNORE
 from segacc.mask_classification import mask_probabilities
 from segacc.mask_losses import PointLoss, Prediction
 

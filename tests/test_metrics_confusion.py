@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_tools import facts
 from metric_tools import METRICS, drawn, fed
-from segacc.hookspecs import Facts
+from segacc.contracts import Facts
 from segacc.plugins.metrics.confusion import draw
 
 

@@ -22,9 +22,10 @@ from nonfinite_plugin import install, write_bad_data
 from segacc import loop, registry
 from segacc.errors import NonFiniteError
 from segacc.events import Skipped, StepDone
+from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run, build_run
+from segacc.run import Run
 from segacc.settings import Layer
 
 pytest_plugins = ["cli_fixtures"]

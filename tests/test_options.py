@@ -9,8 +9,8 @@ import pytest
 from annotated_types import Ge, Gt, Le
 from pydantic import PositiveInt
 
-from segacc.errors import OptionError
-from segacc.options import OptionDoc, Size, decode, describe, did_you_mean, parse_component
+from segacc.errors import OptionError, did_you_mean
+from segacc.options import OptionDoc, Size, decode, describe, parse_component
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from segacc.curves import curves, draw_curves, read_metrics
-from segacc.events import Example
 from segacc.pictures import (
     GAP,
     PAPER,
     TILE,
     WRONG,
+    Example,
     Pixels,
     colorize,
     draw_examples,

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import data_tools
+from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
-from segacc.hookspecs import Facts
 from segacc.model import SizeRule
 from segacc.options import decode
 from segacc.plugins.backbones import BACKBONES, TEST, backbone_config, check_backbone, spread
@@ -428,7 +428,7 @@ def test_upernet_is_registered() -> None:
     (record,) = segacc_architectures()
     assert (record.name, record.build, record.tiny()) == ("upernet", build, tiny())
     assert record.model_types == ("upernet",)
-    from segacc.plugins import BUILT_IN
+    from segacc.registry import BUILT_IN
 
     assert importlib.import_module("segacc.plugins.upernet").__name__ in BUILT_IN
 

@@ -8,20 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from segacc.events import (
-    Evaluated,
-    Event,
-    Fitted,
-    Saved,
-    Scores,
-    Skipped,
-    Started,
-    StepDone,
-    Stopped,
-)
+from segacc.events import Evaluated, Event, Fitted, Saved, Skipped, Started, StepDone, Stopped
 from segacc.progress import Display
 from segacc.score_tables import print_scores, scores_table, scores_text
-from segacc.terms import Terms
+from segacc.terms import Scores, Terms
 
 NAMES = ("background", "nucleus", "[red]")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))

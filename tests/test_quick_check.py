@@ -16,6 +16,7 @@ from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.quick_check import check_for_all, quick_check
+from segacc.samples import build_splits
 from stream_tools import write_samples
 
 LABELS = LabelMap.plain(("background", "disc", "bar"))
@@ -56,7 +57,7 @@ def test_it_stops_a_run_as_the_first_batch_would(tmp_path: Path, name: str) -> N
     file, spoil, _, _ = SPOILS[name]
     root = write_data(tmp_path / "d")
     spoil(root / file)
-    built = chosen(f"folder:root={root}").splits()
+    built = build_splits(chosen(f"folder:root={root}"))
     with pytest.raises(DataError) as expected:
         read_sample(built.splits["train"][1], built.labels)
     unreadable = isinstance(expected.value, UnreadableError)
@@ -69,7 +70,7 @@ def test_it_stops_a_run_as_the_first_batch_would(tmp_path: Path, name: str) -> N
 
 
 def test_good_data_is_not_talked_about(tmp_path: Path) -> None:
-    built = chosen(f"folder:root={write_data(tmp_path / 'd')}").splits()
+    built = build_splits(chosen(f"folder:root={write_data(tmp_path / 'd')}"))
     assert quick_check(built.splits, built.labels, 3, skip_unreadable=False) == ()
 
 
@@ -121,7 +122,7 @@ def test_images_that_are_trained_on_and_scored() -> None:
 
 def test_files_that_are_in_both_splits(tmp_path: Path) -> None:
     root = write_data(tmp_path / "d")
-    built = chosen(f"folder:root={root}").splits()
+    built = build_splits(chosen(f"folder:root={root}"))
     samples = built.splits["train"]
     parts = {"train[:3]": samples[:3], "train[2:]": samples[2:]}
     assert quick_check(parts, built.labels, 3, skip_unreadable=False) == (
@@ -145,7 +146,7 @@ def test_the_first_samples_of_a_shard_are_read(tmp_path: Path) -> None:
     def shards(values: Sequence[int]) -> DataSplits:
         write_samples(tmp_path / "a.tar", labelled(values, "s"))
         (tmp_path / "names.txt").write_text("\n".join(LABELS.names))
-        return chosen(f"shards:train={tmp_path}/a.tar,names={tmp_path}/names.txt").splits()
+        return build_splits(chosen(f"shards:train={tmp_path}/a.tar,names={tmp_path}/names.txt"))
 
     def look(values: Sequence[int]) -> tuple[str, ...]:
         built = shards(values)

@@ -14,6 +14,7 @@ from segacc.decode import read_image, read_sample
 from segacc.errors import DataError
 from segacc.headers import picture_size
 from segacc.hookspecs import USUAL, Reading, Sample, Stream
+from segacc.samples import build_splits
 from stream_tools import write_samples
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
@@ -46,10 +47,10 @@ def test_every_data_set_has_the_options_and_mixes_keep_those_of_their_sets(
         fill(tmp_path / name)
     sets = f'["folder:root={tmp_path}/a,bits=10", "folder:root={tmp_path}/b"]'
     mixed = chosen(f"mix:sets={sets},exif=stored,bits=12")
-    found = [sample.reading for sample in mixed.splits().splits["train"]]
+    found = [sample.reading for sample in build_splits(mixed).splits["train"]]
     assert found == [Reading(exif="stored", bits=10)] * 2 + [Reading(exif="stored", bits=12)] * 2
-    assert chosen("nuclei").splits().splits["train"][0].reading == USUAL
-    one = chosen("nuclei:exif=upright").splits().splits["train"]
+    assert build_splits(chosen("nuclei")).splits["train"][0].reading == USUAL
+    one = build_splits(chosen("nuclei:exif=upright")).splits["train"]
     assert one[0].reading == one[:1][0].reading == Reading(exif="upright")
     with pytest.raises(Exception, match="nuclei: \"exif\" is 'sideways'"):
         chosen("nuclei:exif=sideways")
@@ -59,7 +60,8 @@ def test_streams_too(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     label = encode(np.ones((4, 6), np.uint8))
     write_samples(tmp_path / "a.tar", [Sample(turned(6, "PNG"), label, "one")])
-    data = chosen(f"shards:train={tmp_path}/a.tar,label=seg.png,image=jpg,exif=stored").splits()
+    given = f"shards:train={tmp_path}/a.tar,label=seg.png,image=jpg,exif=stored"
+    data = build_splits(chosen(given))
     stream = data.splits["train"]
     assert isinstance(stream, Stream)
     [(sample, _)] = pickle.loads(pickle.dumps(stream.read))(stream.shards[0], None)

@@ -10,8 +10,7 @@ import pytest
 
 from plugin_tools import EXAMPLE, pip_install, run_python, write_distribution
 from segacc.errors import PluginError
-from segacc.plugins import BUILT_IN
-from segacc.registry import KINDS, Registry, load_registry
+from segacc.registry import BUILT_IN, KINDS, Registry, load_registry
 
 HEAD = """
 from dataclasses import dataclass

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from segacc.errors import OptionError
+from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.processes import idle_cores, start_accelerator
 from segacc.registry import load_registry
-from segacc.run import build_run
 from segacc.settings import Layer
 
 

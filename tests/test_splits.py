@@ -9,9 +9,8 @@ import datasets
 import numpy as np
 import pytest
 
-from segacc.chosen import Chosen
 from segacc.errors import DataError, OptionError, SegaccError
-from segacc.hookspecs import Dataset, DataSplits, Sample, Stream
+from segacc.hookspecs import Chosen, Dataset, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.splits import Part, carve, carved_line, chances_of, data_splits, pick_split

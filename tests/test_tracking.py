@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from segacc.events import Evaluated, Event, Example, Scores, Started, StepDone, Stopped
-from segacc.terms import Terms
+from segacc.events import Evaluated, Event, Started, StepDone, Stopped
+from segacc.pictures import Example
+from segacc.terms import Scores, Terms
 from segacc.tracking import flat, record
 
 NAMES = ("background", "nucleus")

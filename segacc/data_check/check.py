@@ -15,15 +15,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segacc.chosen import Chosen
 from segacc.config import CheckConfig
 from segacc.data_check.scan import Fault, SampleFacts, scan
 from segacc.data_check.split_facts import Size, SplitFacts, find_twins
 from segacc.data_check.twins import Twins
 from segacc.errors import DataError, OptionError
-from segacc.hookspecs import DataSplits, Sample, Stream
+from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.samples import lost_samples, passed_over, read_shard, spread
+from segacc.samples import build_splits, lost_samples, passed_over, read_shard, spread
 from segacc.splits import carve, carved_line, pick_split
 
 CHUNK = 8
@@ -80,7 +79,7 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
     Raises:
         SegaccError: it cannot be built.
     """
-    whole = dataset.splits()
+    whole = build_splits(dataset)
     splits, notes = whole, list[str]()
     if config.val_fraction is not None:
         share, seed, train, scored = (

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segacc.chosen import Chosen
+from segacc.contracts import Facts
 from segacc.data_check.check import Findings
 from segacc.data_check.cures import CROP
 from segacc.data_check.split_facts import EXAMPLES, SplitFacts
 from segacc.decode import raw_label, read_pixels
 from segacc.errors import DataError, count_of
-from segacc.hookspecs import Facts, Sample, Stream
+from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.labels import Color, LabelMap
 from segacc.pictures import (
     GAP,

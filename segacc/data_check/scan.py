@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from segacc.contracts import IGNORE
 from segacc.data_check.twins import fingerprint
 from segacc.decode import raw_label, read_pixels, sizes_text, turn_is_open, unused_bits
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
-from segacc.labels import IGNORE, LabelMap
+from segacc.labels import LabelMap
 
 Pixels = np.ndarray[Any, Any]
 

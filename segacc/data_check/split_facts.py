@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segacc.contracts import IGNORE
 from segacc.data_check.scan import Fault, SampleFacts
 from segacc.data_check.twins import Match, TwinKind, Twins, exact, near, stack
 from segacc.hookspecs import Sample
-from segacc.labels import IGNORE
 
 EXAMPLES = 4
 """Samples of each split that a picture shows."""

@@ -11,12 +11,12 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from segacc.contracts import IGNORE
 from segacc.data_check.check import Findings
 from segacc.data_check.cures import Cure, command, paste, unmended
 from segacc.data_check.split_facts import Size, SplitFacts
 from segacc.data_check.verdict import Finding
 from segacc.errors import count_of
-from segacc.labels import IGNORE
 
 FILES = 5
 """Of a finding, that are named to people; JSON has them all."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segacc.contracts import IGNORE
 from segacc.errors import DataError
-from segacc.labels import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor

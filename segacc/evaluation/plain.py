@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
-from segacc.labels import IGNORE, LabelMap
+from segacc.labels import LabelMap
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]

@@ -10,15 +10,14 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segacc import __version__
-from segacc.chosen import Chosen
 from segacc.config import EvaluateConfig
+from segacc.contracts import VERSION, Facts
 from segacc.errors import OptionError
 from segacc.evaluation.bootstrap import Intervals, intervals
 from segacc.evaluation.per_image import ImageCounts, PerImage, count_image
 from segacc.evaluation.worst import Bad, Worst
-from segacc.events import Scores, finite
-from segacc.hookspecs import Facts
+from segacc.events import finite
+from segacc.hookspecs import Chosen
 from segacc.inference import Segmenter, relabel
 from segacc.loop import evaluate
 from segacc.processes import start_accelerator
@@ -34,7 +33,7 @@ from segacc.scoring import (
     scored_data,
 )
 from segacc.splits import data_splits, pick_split
-from segacc.terms import Weights
+from segacc.terms import Scores, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,5 +194,5 @@ def report(
         "processes": scoring.accelerator.num_processes,
         "scores": finite(found.scores),
         "intervals": found.intervals.to_dict(),
-        "segacc_version": __version__,
+        "segacc_version": VERSION,
     }

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 
 from segacc.evaluation.per_image import ImageCounts
-from segacc.events import Example
 from segacc.labels import Color
-from segacc.pictures import draw_examples, shrunk
+from segacc.pictures import Example, draw_examples, shrunk
 
 if TYPE_CHECKING:
     from torch import Tensor

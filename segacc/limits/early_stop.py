@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segacc.checkpoint import Progress
-from segacc.chosen import Chosen
-from segacc.events import Scores
-from segacc.hookspecs import MetricState
+from segacc.contracts import MetricState
+from segacc.hookspecs import Chosen
 from segacc.limits.patience import EarlyStopOptions
 from segacc.plan import Plan
 from segacc.scoring import ScoreKey, Scoring
+from segacc.terms import Scores
 
 
 class EarlyStop(ScoreKey):

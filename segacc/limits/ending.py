@@ -1,9 +1,17 @@
-"""When a run is over, and what is said then."""
+"""When a run is over, what is said then, and how many steps `--max-time` leaves it."""
 
 import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from segacc.events import Stopped
+from accelerate.utils import broadcast_object_list
+
+from segacc.amounts import seconds
+from segacc.defaults import check_warmup
+from segacc.events import Fitted, Stopped
+from segacc.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
+from segacc.optim.optimizers import check_length
+from segacc.settings import Settings
 
 if TYPE_CHECKING:
     from segacc.run import Run
@@ -23,3 +31,66 @@ def stopped(run: "Run", signal: str) -> Stopped:
         return Stopped(step=step, reason=why)
     resume = f"accelerate launch -m segacc --resume {shlex.quote(str(run.folder))}"
     return Stopped(step=step, reason=signal or "SIGTERM", resume=resume)
+
+
+def refit(run: "Run") -> Iterator[Fitted]:
+    """Fit the number of steps, where that is due: the main process decides for all.
+
+    After some first steps, again after twice as many, after each evaluation and checkpoint, and
+    ever more often as the end comes near. Until the speed is known the first guess stays, unless no
+    further step fits at all.
+    """
+    clock, progress = run.clock, run.progress
+    limit, step = run.config.max_time, progress.step
+    if limit is None or step < clock.next_fit or step >= run.max_steps:
+        return
+    (total,) = broadcast_object_list([fit(run, seconds(limit))])
+    if clock.steps < FIRST_FIT and total > step:
+        return
+    if clock.steps == FIRST_FIT:
+        check_fitted(run, total, limit)
+    clock.next_fit = step + max(1, min(clock.steps, (total - step) // 2))
+    if total != progress.max_steps:
+        progress.max_steps = total
+        yield Fitted(step=step, max_steps=total, limit=limit, used=clock.used())
+
+
+def check_fitted(run: "Run", total: int, limit: str) -> None:
+    """Refuse what asks for more steps than the run will have; all processes call it.
+
+    Raises:
+        OptionError: so.
+    """
+    settings = Settings(run.config, run.plan.settings.origins)
+    fitted_to = settings.chosen({"max_steps": (total, f"fitted to {limit}")})
+    check_length(fitted_to)
+    check_warmup(fitted_to, total, f"{total}")
+
+
+def fit(run: "Run", limit: float) -> int:
+    """Fit by what this process has measured."""
+    config, progress = run.config, run.progress
+    assert config.eval_every and config.save_every
+    least, of_startup, of_limit = RESERVE
+    reserve = max(least, of_startup * run.clock.startup) + of_limit * limit
+    left = limit - reserve - run.clock.used()
+    if run.clock.steps == 1:  # what the first step took, which warms up, tells nothing
+        return progress.step + (left > 0)
+    evaluation = Rhythm(last=progress.evaluated, every=config.eval_every)
+    checkpoint = Rhythm(last=progress.saved, every=config.save_every)
+    return fitted(left, progress.step, measured(run, limit), evaluation, checkpoint)
+
+
+def measured(run: "Run", limit: float) -> Pace:
+    """Return the pace so far; what was not met yet is guessed from the size of its work.
+
+    An evaluation is taken for training on as many images, a checkpoint for a hundredth of the time.
+    """
+    laps, config = run.clock.laps, run.config
+    step = sum(laps["step"]) / len(laps["step"])
+    image = step / (config.batch_size * config.gradient_accumulation_steps)
+    share = run.scoring.share()
+    guess = 0.1 * limit if share is None else share * image * (2 if run.ema else 1)
+    evaluation = SLACK * max(laps["evaluation"], default=guess)
+    checkpoint = SLACK * max(laps["checkpoint"], default=0.01 * limit)
+    return Pace(step=step, evaluation=evaluation, checkpoint=checkpoint, end=checkpoint)

@@ -1,6 +1,8 @@
 """A step whose loss or gradient is not finite is not taken: the weights stay as they were."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,9 +15,6 @@ from segacc.errors import NonFiniteError, OptionError
 from segacc.events import Skipped
 from segacc.plan import Plan
 
-if TYPE_CHECKING:
-    from segacc.run import Run
-
 
 class Guard:
     """Looks at each step's loss and gradient before the optimizer does.
@@ -24,20 +23,40 @@ class Guard:
     rate are functions of the step alone, so a resumed run comes by the same way.
     """
 
-    def __init__(self, allowed: int) -> None:
-        """Allow so many skipped steps in a run."""
-        self.allowed = allowed
+    def __init__(
+        self,
+        allowed: int,
+        accelerator: Accelerator,
+        network: nn.Module,
+        losses: Iterable[str],
+        checkpoints: Path,
+    ) -> None:
+        """Allow so many skipped steps in a run.
+
+        Args:
+            allowed: number of steps.
+            accelerator: of the run.
+            network: the bare network, whose buffers a skipped step leaves alone.
+            losses: the names of the loss terms.
+            checkpoints: folder of the run's checkpoints.
+        """
+        self.allowed, self.accelerator, self.network = allowed, accelerator, network
+        self.losses, self.checkpoints = tuple(losses), checkpoints
         self.buffers: list[Tensor] = []
         self.overflow = False
         """Whether fp16's gradient scaler passes over the newest step."""
 
-    def keep(self, network: nn.Module) -> None:
+    def keep(self) -> None:
         """Remember the buffers before a step: forward calls change batch norm's statistics."""
         if self.allowed:
-            self.buffers = [buffer.clone() for buffer in network.buffers()]
+            self.buffers = [buffer.clone() for buffer in self.network.buffers()]
 
     def check(
-        self, run: "Run", losses: Tensor, grad_norm: Tensor | None, window: list[Batch]
+        self,
+        progress: checkpoint.Progress,
+        losses: Tensor,
+        grad_norm: Tensor | None,
+        window: list[Batch],
     ) -> Skipped | None:
         """Tell whether the step must be skipped; all processes get the same answer.
 
@@ -45,7 +64,7 @@ class Guard:
         a step by itself and tries a smaller scale; there the losses alone are looked at.
 
         Args:
-            run: at the step before.
+            progress: of the run, at the step before; a skipped step is counted there.
             losses: (L,) float, this process's share of each loss term.
             grad_norm: scalar, the same on all processes, before clipping.
             window: this process's micro-batches.
@@ -56,7 +75,7 @@ class Guard:
         Raises:
             NonFiniteError: more steps were skipped than are allowed.
         """
-        accelerator, progress = run.accelerator, run.progress
+        accelerator = self.accelerator
         norm = losses.new_zeros(()) if grad_norm is None else _whole(grad_norm)
         found = torch.stack([losses.isfinite().all(), norm.isfinite()]).logical_not().int()
         loss, gradient = accelerator.reduce(found, "sum").tolist()  # the one wait for the device
@@ -68,26 +87,27 @@ class Guard:
         ids = gather_object([id for batch in window for id, _, _ in batch.items])
         skipped = Skipped(
             step=progress.step + 1,
-            losses=dict(zip(run.losses, terms, strict=True)),
+            losses=dict(zip(self.losses, terms, strict=True)),
             grad_norm=float(norm),
             images=tuple(dict.fromkeys(ids)),
             skipped=progress.skipped,
             allowed=self.allowed,
         )
         if progress.skipped > self.allowed:
-            raise NonFiniteError(self._complaint(run, skipped))
-        self._undo(run.network, accelerator)
+            raise NonFiniteError(self._complaint(skipped))
+        self._undo()
         return skipped
 
-    def _undo(self, network: nn.Module, accelerator: Any) -> None:
+    def _undo(self) -> None:
         with torch.no_grad():
-            for buffer, before in zip(network.buffers(), self.buffers, strict=True):
+            for buffer, before in zip(self.network.buffers(), self.buffers, strict=True):
                 buffer.copy_(before)
-        if accelerator.scaler is not None:
-            accelerator.scaler.update()  # as after a step: it will be asked to unscale again
+        scaler: Any = self.accelerator.scaler
+        if scaler is not None:
+            scaler.update()  # as after a step: it will be asked to unscale again
 
-    def _complaint(self, run: "Run", skipped: Skipped) -> str:
-        saved = checkpoint.complete(run.folder / "checkpoints")
+    def _complaint(self, skipped: Skipped) -> str:
+        saved = checkpoint.complete(self.checkpoints)
         before = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         allowed = f" ({self.allowed} are allowed)" if self.allowed else ""
         return (
@@ -97,7 +117,9 @@ class Guard:
         )
 
 
-def build_guard(plan: Plan, accelerator: Accelerator) -> Guard:
+def build_guard(
+    plan: Plan, accelerator: Accelerator, network: nn.Module, losses: Iterable[str]
+) -> Guard:
     """Build the guard of a run.
 
     Raises:
@@ -107,7 +129,7 @@ def build_guard(plan: Plan, accelerator: Accelerator) -> Guard:
     if allowed and accelerator.distributed_type == DistributedType.DEEPSPEED:
         where = plan.settings.where("tolerate_nonfinite")
         raise OptionError(f"{where}: not with DeepSpeed, which takes its steps by itself.")
-    return Guard(allowed)
+    return Guard(allowed, accelerator, network, losses, plan.folder / "checkpoints")
 
 
 def _whole(norm: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from segacc.contracts import IGNORE
 from segacc.functional import CHUNK, summed
-from segacc.labels import IGNORE
 from segacc.loss_kernels.region import present_classes
 
 BLOCK = 2**17

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segacc.contracts import IGNORE
 from segacc.functional import summed
-from segacc.labels import IGNORE
 
 
 def cross_entropy_sum(

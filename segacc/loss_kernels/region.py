@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from segacc.contracts import IGNORE
 from segacc.functional import summed
-from segacc.labels import IGNORE
 
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:

@@ -13,9 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from segacc.errors import OptionError
+from segacc.errors import OptionError, did_you_mean
 from segacc.model import SegmentationModel
-from segacc.options import did_you_mean
 from segacc.probe import freeze
 from segacc.settings import Settings
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from segacc.errors import OptionError
+from segacc.errors import OptionError, did_you_mean
 from segacc.optim import options
-from segacc.options import decode, did_you_mean, parse_component
+from segacc.options import decode, parse_component
 from segacc.settings import Settings
 
 

@@ -13,8 +13,8 @@ from pydantic import AllowInfNan
 
 from segacc.amounts import steps_of
 from segacc.config import TrainConfig
-from segacc.errors import OptionError
-from segacc.options import decode, did_you_mean, parse_component
+from segacc.errors import OptionError, did_you_mean
+from segacc.options import decode, parse_component
 from segacc.settings import Settings
 
 Share = Annotated[float, Ge(0), Le(1)]

@@ -6,8 +6,7 @@ Importing this module is cheap: transformers and timm are imported inside the fu
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from segacc.errors import WeightsError
-from segacc.options import did_you_mean
+from segacc.errors import WeightsError, did_you_mean
 from segacc.plugins import timm_backbones
 from segacc.plugins.backbone_records import Backbone
 from segacc.plugins.backbone_table import BACKBONES, UNUSABLE

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
-from segacc.hookspecs import Architecture, Facts, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Architecture, hookimpl
 from segacc.plugins.mask2former import PointOptions
 
 if TYPE_CHECKING:

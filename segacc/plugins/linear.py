@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge
 from pydantic import BeforeValidator
 
+from segacc.contracts import Facts, TransformersOptions
 from segacc.errors import OptionError
-from segacc.hookspecs import Architecture, Facts, TransformersOptions, hookimpl
+from segacc.hookspecs import Architecture, hookimpl
 from segacc.plugins.backbones import (
     TEST,
     TIMM,

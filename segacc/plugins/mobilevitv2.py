@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from segacc.hookspecs import Architecture, Facts, TransformersOptions, hookimpl
+from segacc.contracts import Facts, TransformersOptions
+from segacc.hookspecs import Architecture, hookimpl
 
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Lt
 from pydantic import PositiveInt
 
-from segacc.hookspecs import Architecture, Facts, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Architecture, hookimpl
 from segacc.plugins.mask2former import PointOptions, Variant, swin_config
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from segacc.errors import OptionError
-from segacc.options import did_you_mean
+from segacc.errors import OptionError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Lt
 from pydantic import BeforeValidator
 
-from segacc.hookspecs import Architecture, Facts, TransformersOptions, hookimpl
+from segacc.contracts import Facts, TransformersOptions
+from segacc.hookspecs import Architecture, hookimpl
 from segacc.plugins.backbones import (
     BACKBONES,
     TEST,

@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from segacc.augment import can_wait
-from segacc.hookspecs import Augmentation, Facts
-from segacc.labels import IGNORE
+from segacc.contracts import IGNORE, Facts
+from segacc.hookspecs import Augmentation
 from segacc.order import seeded
 from segacc.placement import Placement, placed
 from segacc.testing.batch_change import check_batch_change, on_batch

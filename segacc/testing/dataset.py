@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from segacc.contracts import IGNORE
 from segacc.decode import read_sample
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream
-from segacc.labels import IGNORE
 from segacc.order import seeded
 from segacc.testing.tools import Report, few
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segacc.hookspecs import Facts, Loss, LossTerm
-from segacc.labels import IGNORE
+from segacc.contracts import IGNORE, Facts, LossTerm
+from segacc.hookspecs import Loss
 from segacc.order import seeded
 from segacc.testing.tools import Report, close, facts_of, some_labels
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segacc.hookspecs import Facts, Metric, MetricState
-from segacc.labels import IGNORE
+from segacc.contracts import IGNORE, Facts, MetricState
+from segacc.hookspecs import Metric
 from segacc.loop import gather_scores
 from segacc.order import seeded
 from segacc.processes import start_accelerator

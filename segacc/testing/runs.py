@@ -13,15 +13,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segacc import loop, registry
+from segacc.contracts import IGNORE
 from segacc.feed import windows
 from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
 from segacc.inference import Segmenter
-from segacc.labels import IGNORE, LabelMap
+from segacc.labels import LabelMap
 from segacc.meter import Meter
 from segacc.order import seeded
+from segacc.parts import build_run
 from segacc.plan import Plan, gather, make_plan
 from segacc.protocols.predict import predict
-from segacc.run import Run, build_run
+from segacc.run import Run
 from segacc.settings import Layer
 from segacc.signals import StopSignal
 from segacc.testing.forks import alone_on_cpu, forked

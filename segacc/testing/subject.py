@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segacc.hookspecs import Architecture, Facts, LossTerm
+from segacc.contracts import Facts, LossTerm
+from segacc.hookspecs import Architecture
 from segacc.loop import loss_sums
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.testing.tools import Report, facts_of, registry_of, some_images, some_labels

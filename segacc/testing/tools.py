@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segacc.hookspecs import Facts, Record
-from segacc.labels import IGNORE
-from segacc.plugins import BUILT_IN
-from segacc.registry import KINDS, Offer, Registry, check_new, offers_of
+from segacc.contracts import IGNORE, Facts
+from segacc.hookspecs import Record
+from segacc.registry import BUILT_IN, KINDS, Offer, Registry, check_new, offers_of
 
 NAMES = ("road", "tree", "sky", "car", "house")
 """Class names that the checks use, the first K of them."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import Pair, as_pair, between, chance, uniforms
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le
 from pydantic import PositiveInt
 
-from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Augmentation, hookimpl
 from segacc.placement import Placement, padding_color, placed, resized
 from segacc.plugins.augmentations.pairs import (
     Pair,

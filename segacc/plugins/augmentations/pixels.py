@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Augmentation, hookimpl
 from segacc.placement import padding_color
 from segacc.plugins.augmentations.pairs import (
     Pair,

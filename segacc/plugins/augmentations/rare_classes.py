@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCropOptions
 from segacc.plugins.augmentations.pairs import (
     Another,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Le
 
-from segacc.hookspecs import Augmentation, Facts, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Augmentation, hookimpl
 from segacc.placement import padding_color
 from segacc.plugins.augmentations.color import OnColors
 from segacc.plugins.augmentations.pairs import Pair, place

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.label_edits import edit
-from segacc.labels import IGNORE, LabelMap
+from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
     SPLITS,
     by_stem,

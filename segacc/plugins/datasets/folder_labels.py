@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
-from segacc.labels import IGNORE, Color, LabelMap
+from segacc.labels import Color, LabelMap
 from segacc.names_file import NamesFile, read_colors, read_names
 from segacc.plugins.datasets.folder_layout import WHERE
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from segacc.errors import DataError
+from segacc.errors import DataError, did_you_mean
 from segacc.hookspecs import Sample
-from segacc.options import did_you_mean
 from segacc.plugins.datasets.files import (
     LABEL_SUFFIXES,
     SPLITS,

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from segacc.errors import DataError, OptionError
-from segacc.options import did_you_mean
+from segacc.errors import DataError, OptionError, did_you_mean
 from segacc.plugins.datasets.hub_splits import WHERE
 
 IMAGE_NAMES = ("image", "img", "pixel_values", "picture", "photo", "jpg", "jpeg")

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits
 from segacc.label_edits import edit
-from segacc.labels import IGNORE, Color, LabelMap, spread_colors
+from segacc.labels import Color, LabelMap, spread_colors
 
 WHERE = "--dataset mix"
 KEPT = 16

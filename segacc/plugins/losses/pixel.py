@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from segacc.contracts import Facts
 from segacc.errors import OptionError
-from segacc.hookspecs import Facts, Loss, hookimpl
+from segacc.hookspecs import Loss, hookimpl
 from segacc.plugins.losses.weighing import (
     ClassWeightedOptions,
     LossOptions,

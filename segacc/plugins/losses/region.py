@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from segacc.hookspecs import Facts, Loss, hookimpl
+from segacc.contracts import Facts
+from segacc.hookspecs import Loss, hookimpl
 from segacc.plugins.losses.weighing import LossOptions, Weight
 
 if TYPE_CHECKING:

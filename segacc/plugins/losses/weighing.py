@@ -6,8 +6,8 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 from pydantic import AllowInfNan
 
+from segacc.contracts import Facts
 from segacc.errors import OptionError
-from segacc.hookspecs import Facts
 
 Weight = Annotated[float, Gt(0), AllowInfNan(False)]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from segacc.hookspecs import Facts, Metric, hookimpl
-from segacc.labels import IGNORE
+from segacc.contracts import IGNORE, Facts
+from segacc.hookspecs import Metric, hookimpl
 from segacc.plugins.metrics.counts import by_class
 
 if TYPE_CHECKING:

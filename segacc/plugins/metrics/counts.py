@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from segacc.hookspecs import Facts
+from segacc.contracts import Facts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segacc.contracts import IGNORE, Facts
 from segacc.errors import OptionError
-from segacc.hookspecs import Facts, Metric, hookimpl
-from segacc.labels import IGNORE
+from segacc.hookspecs import Metric, hookimpl
 from segacc.plugins.metrics import evaluate_loading
 from segacc.plugins.metrics.evaluate_loading import WHERE
 

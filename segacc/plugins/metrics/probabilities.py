@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
+from segacc.contracts import IGNORE, Facts
 from segacc.errors import OptionError
-from segacc.hookspecs import Facts, Metric, hookimpl
-from segacc.labels import IGNORE
+from segacc.hookspecs import Metric, hookimpl
 from segacc.plugins.metrics.counts import Confusion
 
 if TYPE_CHECKING:
