@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segacc.contracts import Facts, LossTerm
 from segacc.errors import WeightsError
-from segacc.mask_losses import DenseLoss, PointLoss, Prediction, SetLoss, Term
+from segacc.kernels.masks import DenseLoss, PointLoss, Prediction, SetLoss, Term
 from segacc.model import Logits
 from segacc.transfer import LoadReport, resize_positions
 from segacc.transformers_model import TransformersModel

@@ -13,8 +13,8 @@ from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data import Item, Source
 from segacc.errors import OptionError, PluginError, SegaccError
 from segacc.eval_data import MOST_PIXELS, EvalData
-from segacc.functional import Decided
 from segacc.hookspecs import Chosen, Sample, Stream
+from segacc.kernels.resize import Decided
 from segacc.labels import LabelMap
 from segacc.memory import memory_returned
 from segacc.model import SegmentationModel

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segacc import functional
-from segacc.functional import resize, resized_argmax
+from segacc.kernels import resize as functional
+from segacc.kernels.resize import resize, resized_argmax
 from segacc.protocols.bands import View, decide_bands, mean_decision
 from segacc.protocols.blending import Grid, blended_bands, importance
 from segacc.protocols.protocol import Windows

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from segacc import color_kernel as kernel
+from segacc.kernels import color as kernel
 
 
 def midtones(channels: int = 3, size: tuple[int, int] = (40, 50), seed: int = 0) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segacc import functional
-from segacc.functional import confusion, resize, resized_argmax
-from segacc.loss_kernels.pixel import cross_entropy_sum
+from segacc.kernels import resize as functional
+from segacc.kernels.pixel import cross_entropy_sum
+from segacc.kernels.resize import confusion, resize, resized_argmax
 
 # N, K, h, w, H, W
 SHAPES = [

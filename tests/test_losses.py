@@ -69,7 +69,7 @@ def test_sum_count_and_gradient_do_not_depend_on_the_cut(
 def test_memory_holds_few_images_at_full_size(
     name: str, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segacc import functional
+    from segacc.kernels import resize as functional
 
     classes = classes_of(name)
     logits, labels = draw((6, classes, 6, 7))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from loss_tools import draw, loss_of, sure
-from segacc.loss_kernels import boundary
-from segacc.loss_kernels.boundary import distances
+from segacc.kernels import boundary
+from segacc.kernels.boundary import distances
 
 ndimage = pytest.importorskip("scipy.ndimage", reason="the distances are compared with scipy's")
 

@@ -13,7 +13,7 @@ from segmentation_models_pytorch import losses as smp
 from torch import Tensor
 
 from loss_tools import draw, loss_of, mean_of
-from segacc.loss_kernels.region import jaccard_gains, present_classes
+from segacc.kernels.region import jaccard_gains, present_classes
 
 MULTICLASS: dict[str, Any] = {"mode": "multiclass", "ignore_index": 255}
 THEIRS = {

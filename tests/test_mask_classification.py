@@ -12,8 +12,8 @@ from torch import Tensor
 from data_tools import facts
 from segacc.contracts import IGNORE
 from segacc.hookspecs import Architecture
+from segacc.kernels.masks import PointLoss, Prediction
 from segacc.mask_classification import mask_probabilities
-from segacc.mask_losses import PointLoss, Prediction
 
 MODULES = ("mask2former", "oneformer", "eomt")
 ARCHITECTURES: dict[str, Architecture] = {
@@ -199,7 +199,7 @@ def test_ignored_pixels_do_not_decide_the_matching() -> None:
     masks = torch.full((1, 2, 64, 64), -9.0)
     masks[0, 1, :16, :32], masks[0, 0, 16:] = 9, 0
     classes = torch.zeros(1, 2, 5)
-    from segacc.mask_losses import image_targets
+    from segacc.kernels.masks import image_targets
 
     pairs = losses.match(Prediction(classes, masks), [image_targets(labels[0], 4)])
     assert dict(zip(pairs.target.tolist(), pairs.query.tolist(), strict=True)) == {0: 1, 1: 0}

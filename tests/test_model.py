@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data_tools import facts, tiny_segformer
 from segacc.errors import WeightsError
-from segacc.loss_kernels.pixel import cross_entropy_sum
+from segacc.kernels.pixel import cross_entropy_sum
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.plugins.segformer import (
     SegformerOptions,

@@ -18,8 +18,8 @@ from segacc.evaluation.plain import (
     plain_label,
     plain_scores,
 )
-from segacc.functional import resized_argmax
 from segacc.hookspecs import Sample
+from segacc.kernels.resize import resized_argmax
 from segacc.labels import LabelMap
 from segacc.plugins.metrics.overlap import MeanIou
 

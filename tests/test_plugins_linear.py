@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data_tools import facts
 from segacc.errors import OptionError, WeightsError
-from segacc.loss_kernels.pixel import cross_entropy_sum
+from segacc.kernels.pixel import cross_entropy_sum
 from segacc.plugins.linear import LinearOptions, build, default_weights, segacc_architectures, tiny
 from segacc.probe import probe
 from segacc.transformers_model import TransformersModel

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from data_tools import facts
 from segacc.errors import OptionError, WeightsError
-from segacc.functional import resize
 from segacc.hookspecs import Architecture
+from segacc.kernels.resize import resize
 from segacc.probe import probe
 from segacc.protocols.predict import predict
 from segacc.protocols.protocol import Protocol, default_protocol

@@ -18,9 +18,9 @@ from data_tools import facts
 from segacc import torchvision_hub
 from segacc.contracts import Facts
 from segacc.errors import WeightsError
-from segacc.functional import resize
 from segacc.hookspecs import Architecture
-from segacc.loss_kernels.pixel import cross_entropy_sum
+from segacc.kernels.pixel import cross_entropy_sum
+from segacc.kernels.resize import resize
 from segacc.plugins.torchvision_networks import (
     DeepLabV3Options,
     FCNOptions,

@@ -14,7 +14,7 @@ from torch import Tensor
 from data_tools import facts
 from segacc.errors import OptionError
 from segacc.hookspecs import Architecture
-from segacc.loss_kernels.pixel import cross_entropy_sum
+from segacc.kernels.pixel import cross_entropy_sum
 from segacc.plugins import beit, dpt, mobilevit, mobilevitv2
 from segacc.probe import probe
 from segacc.protocols.predict import predict

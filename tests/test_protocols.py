@@ -18,9 +18,9 @@ from protocol_tools import (
     plain_pad,
     plain_slide,
 )
-from segacc import functional
 from segacc.errors import OptionError
 from segacc.inference import Segmenter
+from segacc.kernels import resize as functional
 from segacc.labels import LabelMap
 from segacc.model import Logits, SizeRule
 from segacc.protocols.predict import predict

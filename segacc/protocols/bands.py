@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segacc import functional
-from segacc.functional import Decided, Shares, decide, probabilities, resize_and_cut
+from segacc.kernels import resize as functional
+from segacc.kernels.resize import Decided, Shares, decide, probabilities, resize_and_cut
 
 
 def resized_bands(

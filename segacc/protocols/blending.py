@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segacc import functional
-from segacc.functional import resize
+from segacc.kernels import resize as functional
+from segacc.kernels.resize import resize
 from segacc.protocols.bands import between, neighbours
 
 Blend = Literal["even", "gaussian"]

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segacc import functional
 from segacc.errors import OptionError
-from segacc.functional import Decided, Shares, decide
+from segacc.kernels import resize as functional
+from segacc.kernels.resize import Decided, Shares, decide
 from segacc.model import Logits, SegmentationModel
 from segacc.protocols.bands import View, decide_bands, mean_decision
 from segacc.protocols.blending import Grid, blended_bands

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Step = tuple[str, float]
-"""What, and by how much: see `color_kernel.fused`."""
+"""What, and by how much: see `kernels.color.fused`."""
 OF_COLORS = ("saturation", "hue")
 """Steps that a grey picture passes over."""
 
@@ -43,18 +43,18 @@ class FusedColors:
         import numpy as np
         import torch
 
-        from segacc import color_kernel
+        from segacc.kernels import color as color_kernel
 
         steps = self.draw_steps()
         if image.shape[0] < 3:
             steps = [step for step in steps if step[0] not in OF_COLORS]
-        return torch.from_numpy(color_kernel.fused(steps).astype(np.float32))
+        return torch.from_numpy(kernels.color.fused(steps).astype(np.float32))
 
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
     ) -> "tuple[Tensor, Tensor]":
         """Change images (N, C, H, W) uint8 or float32 by drawn (N, 3, 7) float32."""
-        from segacc import color_kernel
+        from segacc.kernels import color as color_kernel
 
         return color_kernel.apply(images, drawn), labels
 

@@ -29,13 +29,13 @@ class Boundary:
 
     def count(self, labels: "Tensor") -> "Tensor":
         """Count the classes in each of the labels (N, H, W) that has several: a float32 scalar."""
-        from segacc.loss_kernels.boundary import boundary_count
+        from segacc.kernels.boundary import boundary_count
 
         return boundary_count(labels, self.facts.num_classes).float()
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
-        from segacc.loss_kernels.boundary import boundary_sum
+        from segacc.kernels.boundary import boundary_sum
 
         return self.options.weight * boundary_sum(logits, labels)
 

@@ -62,7 +62,7 @@ class CrossEntropy(ClassWeighted):
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over pixels, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
-        from segacc.loss_kernels.pixel import cross_entropy_sum
+        from segacc.kernels.pixel import cross_entropy_sum
 
         smoothing, weights = self.options.label_smoothing, self._weights(labels)
         total = cross_entropy_sum(logits, labels, class_weights=weights, label_smoothing=smoothing)
@@ -86,7 +86,7 @@ class Focal(ClassWeighted):
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over pixels, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
-        from segacc.loss_kernels.pixel import focal_sum
+        from segacc.kernels.pixel import focal_sum
 
         gamma, weights = self.options.gamma, self._weights(labels)
         return self.options.weight * focal_sum(logits, labels, gamma=gamma, class_weights=weights)
@@ -116,14 +116,14 @@ class Ohem(ClassWeighted):
 
     def count(self, labels: "Tensor") -> "Tensor":
         """Count the images of labels (N, H, W) with a pixel that is not ignored: a float scalar."""
-        from segacc.loss_kernels.pixel import pixel_weights
+        from segacc.kernels.pixel import pixel_weights
 
         weights = pixel_weights(labels, self._weights(labels))
         return (weights > 0).flatten(1).any(1).sum().float()
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over images, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
-        from segacc.loss_kernels.pixel import hard_examples_sum
+        from segacc.kernels.pixel import hard_examples_sum
 
         total = hard_examples_sum(
             logits,
@@ -176,7 +176,7 @@ class BinaryCrossEntropy:
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over pixels, of logits (N, 2, h, w) resized to labels (N, H, W): a float32 scalar."""
-        from segacc.loss_kernels.pixel import binary_cross_entropy_sum
+        from segacc.kernels.pixel import binary_cross_entropy_sum
 
         total = binary_cross_entropy_sum(
             logits,

@@ -20,14 +20,14 @@ class RegionLoss:
 
     def count(self, labels: "Tensor") -> "Tensor":
         """Count the classes in each of the labels (N, H, W), summed: a float32 scalar."""
-        from segacc.loss_kernels.region import present_classes
+        from segacc.kernels.region import present_classes
 
         return present_classes(labels, self.facts.num_classes).sum().float()
 
     def _tversky(
         self, logits: "Tensor", labels: "Tensor", *, alpha: float, beta: float
     ) -> "Tensor":
-        from segacc.loss_kernels.region import tversky_sum
+        from segacc.kernels.region import tversky_sum
 
         return self.options.weight * tversky_sum(logits, labels, alpha=alpha, beta=beta)
 
@@ -75,7 +75,7 @@ class Lovasz(RegionLoss):
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
-        from segacc.loss_kernels.region import lovasz_sum
+        from segacc.kernels.region import lovasz_sum
 
         return self.options.weight * lovasz_sum(logits, labels)
 

@@ -25,7 +25,7 @@ class Confusion:
 
     def update(self, predictions: "Tensor", labels: "Tensor") -> None:
         """Count predictions (N, H, W) against labels (N, H, W), 255 ignored."""
-        from segacc.functional import confusion
+        from segacc.kernels.resize import confusion
 
         counts = confusion(predictions, labels, len(self.names))
         self.state["confusion"] = self.state["confusion"].to(counts.device) + counts

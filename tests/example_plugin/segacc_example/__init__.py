@@ -149,7 +149,7 @@ class Dice:
         """Sum over images, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
         from torch.nn.functional import one_hot
 
-        from segacc.functional import resize
+        from segacc.kernels.resize import resize
 
         height, width = labels.shape[-2:]
         valid = (labels != self.ignore_index).unsqueeze(1)  # (N, 1, H, W)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc.contracts import IGNORE
-from segacc.functional import summed
+from segacc.kernels.resize import summed
 
 
 def cross_entropy_sum(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from segacc.contracts import IGNORE
-from segacc.functional import CHUNK, summed
-from segacc.loss_kernels.region import present_classes
+from segacc.kernels.region import present_classes
+from segacc.kernels.resize import CHUNK, summed
 
 BLOCK = 2**17
 """Distances that are worked on at a time on a CPU: 512 KiB of float32, which stay in its cache."""

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segacc.contracts import IGNORE
-from segacc.loss_kernels.region import present_classes
+from segacc.kernels.region import present_classes
 
 CERTAIN = 1e4
 """A logit so sure that sampling by uncertainty leaves its pixel out where it can."""
