@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from segacc.errors import OptionError
-from segacc.label_edits import edit
-from segacc.labels import LabelMap
+from segacc.labels import LabelMap, edit
 
 STREET = LabelMap.plain(
     ("sky", "road", "car", "truck", "bus", "tree"),

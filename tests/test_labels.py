@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from segacc.errors import DataError
-from segacc.labels import LabelMap, ranges, spread_colors
-from segacc.names_file import read_names
+from segacc.labels import read_names
+from segacc.labels.label_map import LabelMap, ranges, spread_colors
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 ABC = ("sky", "road", "tree")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segacc.errors import DataError
-from segacc.names_file import NamesFile, read_colors, read_names
+from segacc.labels import NamesFile, read_colors, read_names
 
 
 def test_names_of_camvid(shared: Path) -> None:

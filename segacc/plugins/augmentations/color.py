@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Step = tuple[str, float]
-"""What, and by how much: see `kernels.color.fused`."""
+"""What, and by how much: see `segacc.kernels.color.fused`."""
 OF_COLORS = ("saturation", "hue")
 """Steps that a grey picture passes over."""
 
@@ -48,7 +48,7 @@ class FusedColors:
         steps = self.draw_steps()
         if image.shape[0] < 3:
             steps = [step for step in steps if step[0] not in OF_COLORS]
-        return torch.from_numpy(kernels.color.fused(steps).astype(np.float32))
+        return torch.from_numpy(color_kernel.fused(steps).astype(np.float32))
 
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"

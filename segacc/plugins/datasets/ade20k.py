@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
-from segacc.label_edits import edit
-from segacc.labels import LabelMap
+from segacc.labels import LabelMap, edit
 from segacc.plugins.datasets.files import expect_folders, first_folder, open_root, split_pairs
 from segacc.plugins.datasets.tables import table
 

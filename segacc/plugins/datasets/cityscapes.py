@@ -7,8 +7,7 @@ from typing import Any, Literal
 from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.label_edits import edit
-from segacc.labels import LabelMap
+from segacc.labels import LabelMap, edit
 from segacc.plugins.datasets.files import (
     expect_folders,
     expect_labels,

@@ -8,8 +8,7 @@ from typing import Any
 from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.label_edits import edit
-from segacc.labels import LabelMap
+from segacc.labels import LabelMap, edit
 from segacc.plugins.datasets.files import first_folder, listing, open_root, split_pairs
 from segacc.plugins.datasets.tables import bit_color, table
 

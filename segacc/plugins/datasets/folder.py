@@ -7,7 +7,7 @@ from typing import Any
 
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.label_edits import edit
+from segacc.labels import edit
 from segacc.plugins.datasets.files import (
     SPLITS,
     by_stem,

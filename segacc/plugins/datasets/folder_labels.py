@@ -8,8 +8,7 @@ from typing import Any
 from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
-from segacc.labels import Color, LabelMap
-from segacc.names_file import NamesFile, read_colors, read_names
+from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
 from segacc.plugins.datasets.folder_layout import WHERE
 
 NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")

@@ -8,9 +8,7 @@ from typing import Any
 
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.label_edits import edit
-from segacc.labels import LabelMap
-from segacc.names_file import NamesFile, read_names
+from segacc.labels import LabelMap, NamesFile, edit, read_names
 from segacc.plugins.datasets.hub_columns import Columns, find_columns, sample_ids
 from segacc.plugins.datasets.hub_files import NAMES_FILES, Loaded, from_path, quiet_datasets
 from segacc.plugins.datasets.hub_repository import from_hub

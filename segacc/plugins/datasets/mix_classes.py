@@ -7,8 +7,7 @@ from typing import Any
 from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits
-from segacc.label_edits import edit
-from segacc.labels import Color, LabelMap, spread_colors
+from segacc.labels import Color, LabelMap, edit, spread_colors
 
 WHERE = "--dataset mix"
 KEPT = 16

@@ -10,9 +10,7 @@ from annotated_types import Ge
 
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
-from segacc.label_edits import edit
-from segacc.labels import LabelMap
-from segacc.names_file import read_names
+from segacc.labels import LabelMap, edit, read_names
 from segacc.plugins.datasets.files import LABEL_SUFFIXES
 from segacc.plugins.datasets.shard_names import WHERE, is_far, name_of, shards_of, suffix
 from segacc.samples import IMAGE_SUFFIXES

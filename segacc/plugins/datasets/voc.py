@@ -6,8 +6,7 @@ from typing import Any
 
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.label_edits import edit
-from segacc.labels import LabelMap
+from segacc.labels import LabelMap, edit
 from segacc.plugins.datasets.files import (
     LABEL_SUFFIXES,
     by_stem,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.errors import DataError
-from segacc.labels import Color
+from segacc.labels.label_map import Color
 
 NAMES_FORM = (
     'Right is a text file with one name a line, or JSON like {"id2label": {"0": "road", "1": '

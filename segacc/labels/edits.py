@@ -10,8 +10,8 @@ import yaml
 
 from segacc.contracts import IGNORE
 from segacc.errors import DataError, OptionError, did_you_mean
-from segacc.labels import Color, LabelMap, ranges, spread_colors
-from segacc.names_file import rgb
+from segacc.labels.label_map import Color, LabelMap, ranges, spread_colors
+from segacc.labels.names import rgb
 
 QUOTES = (
     "A name is text: put it in quotes, as YAML takes yes, no, on, off, null and numbers for "

@@ -1,4 +1,4 @@
-"""LabelMap: a data set's raw label ids or colours -> classes 0..K-1 or 255, when read; and back."""
+"""LabelMap: from the raw ids or colours of a data set to classes 0..K-1 or 255, and back."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from segacc.contracts import IGNORE
 from segacc.errors import DataError, count_of
-from segacc.lookup import look_up, packed_color, sorted_table, unpacked_color
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from segacc.lookup import Ids
+    Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 Color = tuple[int, int, int]
 
@@ -284,3 +283,36 @@ def ranges(ids: Mapping[int, int]) -> str:
         else:
             runs.append([raw, raw])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def packed_color(color: tuple[int, int, int]) -> int:
+    """Make one number of a colour, as the bytes of a pixel are in memory."""
+    return color[0] | color[1] << 8 | color[2] << 16
+
+
+def unpacked_color(value: int) -> tuple[int, int, int]:
+    """Return the colour that `packed_color` made a number of."""
+    return value & 255, value >> 8 & 255, value >> 16
+
+
+def sorted_table(table: Mapping[int, int]) -> "tuple[Ids, Ids]":
+    """Return the keys in order, and what each stands for: what `look_up` takes."""
+    import numpy as np
+
+    keys = sorted(table)
+    return np.array(keys, np.int64), np.array([table[key] for key in keys], np.int64)
+
+
+def look_up(values: "np.ndarray[Any, Any]", keys: "Ids", results: "Ids") -> "Ids":
+    """Map integers (H, W) through sorted keys to (H, W) int64, -1 for what is no key.
+
+    Neighbours in a label are mostly alike: only the first of each run is searched for.
+    """
+    import numpy as np
+
+    flat = values.reshape(-1)
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    heads = flat[starts]
+    places = np.minimum(np.searchsorted(keys, heads), len(keys) - 1)
+    mapped = np.where(keys[places] == heads, results[places], -1)
+    return np.repeat(mapped, np.diff(starts, append=len(flat))).reshape(values.shape)

@@ -1,0 +1,15 @@
+"""From the raw ids and colours of label files to classes, and back."""
+
+from segacc.labels.edits import edit
+from segacc.labels.label_map import Color, LabelMap, spread_colors
+from segacc.labels.names import NamesFile, read_colors, read_names
+
+__all__ = [
+    "Color",
+    "LabelMap",
+    "NamesFile",
+    "edit",
+    "read_colors",
+    "read_names",
+    "spread_colors",
+]
