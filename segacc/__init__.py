@@ -50,8 +50,8 @@ from segacc.hookspecs import (
 
 if TYPE_CHECKING:
     from segacc.api import train
-    from segacc.config import TrainConfig
     from segacc.inference import Segmenter
+    from segacc.settings.config import TrainConfig
 
 __version__ = VERSION
 
@@ -76,7 +76,11 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {"TrainConfig": "segacc.config", "train": "segacc.api", "Segmenter": "segacc.inference"}
+_LAZY = {
+    "TrainConfig": "segacc.settings.config",
+    "train": "segacc.api",
+    "Segmenter": "segacc.inference",
+}
 
 auto.install()  # transformers' Auto classes read segacc's own networks, too
 

@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 
 from segacc import loop, tracking
-from segacc.config import TrainConfig
 from segacc.events import Event
 from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.run import Run
-from segacc.settings import Layer
+from segacc.settings.config import TrainConfig
+from segacc.settings.sources import Layer
 
 
 def train(config: TrainConfig) -> Iterator[Event]:

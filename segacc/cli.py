@@ -6,12 +6,18 @@ The commands are imported when all that was typed is parsed: `--help` and a typo
 from collections.abc import Sequence
 from pathlib import Path
 
-from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig, TrainConfig
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, did_you_mean
 from segacc.flags import Once, add_flags, dashes, make_parser, parse
 from segacc.recipe_files import read_recipe, recipe_names
-from segacc.settings import Layer, check_layer, read_yaml
+from segacc.settings.config import (
+    CheckConfig,
+    CompareConfig,
+    EvaluateConfig,
+    PredictConfig,
+    TrainConfig,
+)
+from segacc.settings.sources import Layer, check_layer, read_yaml
 
 COMMANDS = ("evaluate", "compare", "predict", "check-data", "plugins")
 USAGE = """\

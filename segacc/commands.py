@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
 from segacc.errors import WriteError
 from segacc.folders import evaluation_folder, model_folder, writable
 from segacc.hookspecs import Chosen
 from segacc.plan import gather, make_plan
-from segacc.presets import AUGMENT
 from segacc.registry import choose, load_registry, refuse_twins
-from segacc.settings import Layer
+from segacc.settings.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.settings.sources import AUGMENT, Layer
 
 if TYPE_CHECKING:
     from segacc.inference import Segmenter

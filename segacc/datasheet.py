@@ -9,9 +9,9 @@ import torch
 
 from segacc.contracts import Facts
 from segacc.model import SegmentationModel
-from segacc.options import decode, describe, parse_component
 from segacc.probe import Findings, probe
 from segacc.registry import Offer, Registry
+from segacc.settings.options import decode, describe, parse_component
 
 CLASSES = 150
 """As many as ADE20K has."""

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from segacc.amounts import steps_of
 from segacc.contracts import MetricState
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
 from segacc.optim.optimizers import check_length, default_lr
 from segacc.optim.schedule import OneCycle, parse_schedule
-from segacc.settings import Settings
+from segacc.settings.sources import Settings
+from segacc.settings.units import steps_of
 
 DEFAULT_EPOCHS = 10.0
 DEFAULT_CROP = (512, 512)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from segacc.errors import OptionError, did_you_mean
-from segacc.options import OptionDoc, describe, literal_choices
+from segacc.settings.options import OptionDoc, describe, literal_choices
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from segacc.errors import OptionError
 from segacc.hookspecs import Chosen
 from segacc.run_lock import MARK, RunLock, in_use
-from segacc.settings import Settings
+from segacc.settings.sources import Settings
 
 NETWORK = "network"
 """Folder in the run folder: what weights decided of the network beside tensors."""

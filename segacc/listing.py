@@ -10,8 +10,8 @@ from rich.text import Text
 
 from segacc.errors import PluginError, did_you_mean
 from segacc.hookspecs import Reading
-from segacc.options import OptionDoc, describe
 from segacc.registry import KINDS, Offer, Registry
+from segacc.settings.options import OptionDoc, describe
 
 
 def named(registry: Registry, name: str) -> list[Offer]:

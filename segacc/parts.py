@@ -26,7 +26,7 @@ from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.run import Best, Run
 from segacc.run_lock import RunLock
 from segacc.scoring import Scoring, build_metrics, check_metrics, confident, refuse_batches
-from segacc.settings import Settings
+from segacc.settings.sources import Settings
 from segacc.start import lock_folder, prepare_folder, resume
 from segacc.streams import EvalStream
 from segacc.transfer import LoadReport

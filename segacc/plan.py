@@ -16,10 +16,9 @@ from segacc.hub import find, is_path
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.optim.optimizers import check_optimization
 from segacc.optim.schedule import Decay, choose_schedule
-from segacc.presets import AUGMENT
 from segacc.registry import Registry, choose, refuse_twins
 from segacc.saved import architecture_of
-from segacc.settings import ABOUT_THE_PLACE, Layer, Settings, merge, read_yaml
+from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
 
 FIXED = (
     *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),

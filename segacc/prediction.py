@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segacc.config import PredictConfig
 from segacc.errors import OptionError, UnreadableError, count_of
 from segacc.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
+from segacc.settings.config import PredictConfig
 
 if TYPE_CHECKING:
     from segacc.inference import Segmenter

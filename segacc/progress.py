@@ -13,7 +13,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from segacc.amounts import clock_text
 from segacc.events import (
     Evaluated,
     Event,
@@ -26,6 +25,7 @@ from segacc.events import (
 )
 from segacc.labels import Color
 from segacc.score_tables import print_scores
+from segacc.settings.units import clock_text
 from segacc.step_text import numbers_of, score_of
 
 MANY_CLASSES = 25

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segacc.errors import OptionError, did_you_mean
-from segacc.settings import Layer, read_yaml
+from segacc.settings.sources import Layer, read_yaml
 
 
 def recipe_folder() -> Path:

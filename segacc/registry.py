@@ -24,7 +24,7 @@ from segacc.hookspecs import (
     Reading,
     Record,
 )
-from segacc.options import Component, decode, name_first, parse_component
+from segacc.settings.options import Component, decode, name_first, parse_component
 
 BUILT_IN = (
     "segacc.plugins.augmentations.color",

@@ -9,11 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segacc import checkpoint
-from segacc.amounts import period_of
 from segacc.augment import Pipeline
 from segacc.balance import Balance
 from segacc.checkpoint import Progress
-from segacc.config import TrainConfig
 from segacc.contracts import Facts, LossTerm
 from segacc.data import TrainData
 from segacc.events import Skipped
@@ -30,6 +28,8 @@ from segacc.order import Cut
 from segacc.plan import Plan
 from segacc.run_lock import RunLock
 from segacc.scoring import ScoreKey, Scoring
+from segacc.settings.config import TrainConfig
+from segacc.settings.units import period_of
 from segacc.signals import StopSignal
 from segacc.streams import TrainStream
 from segacc.terms import Scores

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from data_tools import facts
-from segacc.options import decode
 from segacc.order import seeded
+from segacc.settings.options import decode
 from segacc.testing import registry_of
 
 RECORDS = {one.record.name: one.record for one in registry_of().of_kind("augmentation")}

@@ -10,13 +10,13 @@ from PIL import Image
 from rich.console import Console
 
 from cli_tools import NAMES, draw
-from segacc.config import CheckConfig
 from segacc.data_check.check import Findings, check, open_data
 from segacc.data_check.cures import cures, paste
 from segacc.data_check.verdict import Finding, judge
 from segacc.hookspecs import Chosen, Dataset, DataSplits
 from segacc.labels import LabelMap
 from segacc.registry import choose, load_registry
+from segacc.settings.config import CheckConfig
 
 LABEL, IMAGE = "annotations/train/train1.png", "images/train/train1.png"
 QUIET = Console(quiet=True)

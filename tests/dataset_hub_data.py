@@ -12,8 +12,8 @@ from data_tools import encode
 from segacc.decode import read_sample
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import DataSplits, Sample
-from segacc.options import decode
 from segacc.plugins.datasets.hub import build_hub, segacc_datasets
+from segacc.settings.options import decode
 
 NAMES = ("sky", "road", "tree")
 

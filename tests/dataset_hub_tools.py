@@ -22,8 +22,8 @@ Files = Mapping[str, bytes]
 def main() -> None:
     """Build `hub` with each of the options in the arguments, and print what came of it."""
     from segacc.errors import SegaccError
-    from segacc.options import decode
     from segacc.plugins.datasets.hub import HubOptions, build_hub
+    from segacc.settings.options import decode
 
     told = []
     for values in json.loads(sys.argv[1]):

@@ -11,8 +11,8 @@ from data_tools import encode
 from segacc.decode import read_sample
 from segacc.errors import SegaccError
 from segacc.hookspecs import DataSplits
-from segacc.options import decode
 from segacc.plugins.datasets.folder import segacc_datasets
+from segacc.settings.options import decode
 
 
 def build(root: Path | str, **values: Any) -> DataSplits:

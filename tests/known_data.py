@@ -11,8 +11,8 @@ from PIL import Image
 from segacc.decode import read_sample
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits
-from segacc.options import decode
 from segacc.plugins.datasets import ade20k, camvid, cityscapes, coco_stuff, voc
+from segacc.settings.options import decode
 
 MODULES = (ade20k, camvid, cityscapes, coco_stuff, voc)
 RECORDS = {record.name: record for module in MODULES for record in module.segacc_datasets()}

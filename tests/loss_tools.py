@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_tools import facts
 from segacc.hookspecs import Loss
-from segacc.options import decode
+from segacc.settings.options import decode
 from segacc.testing import registry_of
 
 RECORDS: dict[str, Loss] = {

@@ -2,9 +2,9 @@
 
 import pytest
 
-from segacc.amounts import clock_text, period_of, seconds, steps_of
 from segacc.errors import OptionError
-from segacc.settings import Layer, merge
+from segacc.settings.sources import Layer, merge
+from segacc.settings.units import clock_text, period_of, seconds, steps_of
 
 
 @pytest.mark.parametrize(

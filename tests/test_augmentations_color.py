@@ -15,10 +15,10 @@ from torchvision.transforms.v2 import functional as F
 
 from augmentation_tools import RECORDS, apply, blocks, build
 from segacc.decode import read_image
-from segacc.options import decode
 from segacc.order import seeded
 from segacc.plugins.augmentations.color_recipes import PIXELS
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
+from segacc.settings.options import decode
 
 FUSED = ("color_jitter", "grayscale", "photometric_distortion", "tf_color")
 RECIPES = ("photometric_distortion", "tf_color")

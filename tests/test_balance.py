@@ -31,7 +31,7 @@ from segacc.plan import Plan, gather, make_plan
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.processes import start_accelerator
 from segacc.registry import Registry, load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from launches import ROOT, environment
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 
 
 def test_gpu_smoke_on_the_cpu() -> None:

@@ -14,7 +14,7 @@ from segacc.limits.early_stop import EarlyStop
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.plugins.metrics.overlap import MeanIou
 from segacc.run import Best
-from segacc.settings import Layer, merge
+from segacc.settings.sources import Layer, merge
 
 NAN = float("nan")
 

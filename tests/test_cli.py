@@ -16,8 +16,8 @@ from cli_tools import (
     python,
     segacc,
 )
-from segacc.config import CompareConfig, EvaluateConfig, PredictConfig, TrainConfig
-from segacc.options import field_docs
+from segacc.settings.config import CompareConfig, EvaluateConfig, PredictConfig, TrainConfig
+from segacc.settings.options import field_docs
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -10,9 +10,9 @@ from data_tools import encode
 from folder_tools import build, fill, refusal
 from segacc.decode import read_sample
 from segacc.errors import OptionError, UnreadableError
-from segacc.options import decode
 from segacc.plugins.datasets.folder import FolderOptions
 from segacc.samples import IMAGE_SUFFIXES
+from segacc.settings.options import decode
 
 
 @pytest.mark.parametrize(

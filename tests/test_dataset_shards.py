@@ -17,13 +17,13 @@ from segacc.decode import read_sample
 from segacc.errors import DataError, OptionError, SegaccError, UnreadableError
 from segacc.eval_data import EvalData
 from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.options import decode, parse_component
 from segacc.order import Cut
 from segacc.plugins.datasets import shard_files
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.plugins.datasets.shard_files import ShardReader
 from segacc.plugins.datasets.shard_names import braces
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards, roles, segacc_datasets
+from segacc.settings.options import decode, parse_component
 from segacc.streams import EvalStream, TrainStream
 from stream_tools import Plain, Ranges, content, serving, write_parquet, write_samples, write_tar
 

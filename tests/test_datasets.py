@@ -13,8 +13,8 @@ import folder_tools
 from segacc.decode import read_sample
 from segacc.errors import OptionError
 from segacc.hookspecs import DataSplits, Sample
-from segacc.options import decode
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
+from segacc.settings.options import decode
 
 
 def nuclei(**values: Any) -> DataSplits:

@@ -26,8 +26,8 @@ from known_data import (
     sizes,
 )
 from segacc.errors import DataError, OptionError
-from segacc.options import describe
 from segacc.plugins.datasets import tables
+from segacc.settings.options import describe
 from segacc.testing import check_dataset
 
 DATA = Path(tables.__file__).parent / "data"

@@ -25,7 +25,7 @@ from segacc.optim.ema import Ema
 from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -19,7 +19,7 @@ from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.run import Run
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 from segacc.signals import StopSignal
 
 # processes, batch size, accumulation; each makes 8 images a step

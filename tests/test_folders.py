@@ -13,7 +13,7 @@ from segacc.folders import BALANCE, MARK, NETWORK, TRIAL, clear, writable
 from segacc.optim.groups import FILE
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 
 pytest_plugins = ["cli_fixtures"]
 

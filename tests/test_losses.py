@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loss_tools import RECORDS, draw, loss_of, sure
 from segacc.errors import OptionError
-from segacc.options import decode
+from segacc.settings.options import decode
 
 VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("bce", {"pos_weight": "3", "label_smoothing": "0.1"}),

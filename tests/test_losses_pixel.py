@@ -13,7 +13,7 @@ from torch import Tensor
 from data_tools import facts
 from loss_tools import RECORDS, draw, loss_of, mean_of
 from segacc.errors import OptionError
-from segacc.options import decode
+from segacc.settings.options import decode
 
 WEIGHTED = ("cross_entropy", "focal", "ohem")
 

@@ -19,7 +19,7 @@ from segacc.optim import optimizers
 from segacc.optim.optimizers import ALIASES, OPTIMIZERS, choose_optimizer
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 
 # Given by the groups, by segacc itself, or about how the same numbers are computed; `eps` of
 # Adafactor is a pair with None, and LAMB's own clipping is turned off.

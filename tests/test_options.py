@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import PositiveInt
 
 from segacc.errors import OptionError, did_you_mean
-from segacc.options import OptionDoc, Size, decode, describe, parse_component
+from segacc.settings.options import OptionDoc, Size, decode, describe, parse_component
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from data_tools import facts
 from segacc.augment import Pipeline
 from segacc.data import Batch, Item, collate
 from segacc.hookspecs import Augmentation
-from segacc.options import decode
 from segacc.order import seeded
 from segacc.placement import Placement, packed, padding_color, placed, resized, spread
 from segacc.plugins.augmentations.geometry import (
@@ -23,6 +22,7 @@ from segacc.plugins.augmentations.geometry import (
     RandomScaleCrop,
     RandomScaleCropOptions,
 )
+from segacc.settings.options import decode
 
 CROP = (48, 64)
 SIZES = ((90, 130), (61, 75), (37, 201), (17, 23), (200, 40))

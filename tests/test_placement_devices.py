@@ -22,7 +22,7 @@ from segacc.placement import (
 )
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 from test_placement import SIZES, batch_of, pixels, row
 
 TARGETS = ((20, 30), (48, 64), (1, 7), (7, 1), (131, 97), (61, 75))

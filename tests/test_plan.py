@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from segacc.checkpoint import Progress, seal
-from segacc.config import TrainConfig
 from segacc.errors import OptionError, SegaccError
 from segacc.folders import model_folder, writable
-from segacc.options import literal_choices
 from segacc.plan import Plan, gather, make_plan
-from segacc.presets import AUGMENT
 from segacc.registry import Registry, load_registry, options_text
-from segacc.settings import Layer, merge, read_yaml, to_yaml
+from segacc.settings.config import TrainConfig
+from segacc.settings.options import literal_choices
+from segacc.settings.sources import AUGMENT, Layer, merge, read_yaml, to_yaml
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import data_tools
 from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
 from segacc.model import SizeRule
-from segacc.options import decode
 from segacc.plugins.backbones import BACKBONES, TEST, backbone_config, check_backbone, spread
 from segacc.plugins.upernet import (
     UperNetOptions,
@@ -25,6 +24,7 @@ from segacc.plugins.upernet import (
     segacc_architectures,
     tiny,
 )
+from segacc.settings.options import decode
 from segacc.transformers_model import TransformersModel
 
 TIMM_NETWORKS = ("timm/test_efficientnet", "timm/test_convnext", "timm/test_vit")

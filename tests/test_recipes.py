@@ -14,7 +14,7 @@ from segacc import cli
 from segacc.plan import gather, make_plan
 from segacc.recipe_files import read_recipe, recipe_folder, recipe_names
 from segacc.registry import load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 
 pytest_plugins = ["cli_fixtures"]
 

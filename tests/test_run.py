@@ -12,7 +12,7 @@ from segacc.parts import build_run
 from segacc.plan import gather, make_plan
 from segacc.processes import idle_cores, start_accelerator
 from segacc.registry import load_registry
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 
 
 def needy(options: object, facts: object) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from segacc.config import EvaluateConfig, TrainConfig
 from segacc.errors import OptionError
-from segacc.settings import Layer, Settings, check_layer, merge, read_yaml, to_yaml
+from segacc.settings.config import EvaluateConfig, TrainConfig
+from segacc.settings.sources import Layer, Settings, check_layer, merge, read_yaml, to_yaml
 
 
 def yaml_file(folder: Path, text: str) -> Path:

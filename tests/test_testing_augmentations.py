@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional
 from augmentation_tools import RECORDS
 from refusals import NoOptions, assert_refuses
 from segacc.hookspecs import Augmentation
-from segacc.options import decode
 from segacc.placement import Placement
+from segacc.settings.options import decode
 from segacc.testing import check_augmentation
 
 

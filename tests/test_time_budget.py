@@ -9,9 +9,9 @@ import pytest
 
 from cli_tools import Warm, assert_succeeded
 from launches import rows
-from segacc.amounts import period_of
 from segacc.limits.budget import Clock, Pace, Rhythm, fitted, needed
 from segacc.optim.schedule import lr_factor, parse_schedule
+from segacc.settings.units import period_of
 
 pytest_plugins = ["cli_fixtures"]
 

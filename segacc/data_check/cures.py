@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segacc.config import CheckConfig
 from segacc.data_check.check import Findings
 from segacc.data_check.split_facts import SplitFacts
 from segacc.data_check.verdict import Finding, imbalance, outside
 from segacc.errors import OptionError
 from segacc.hookspecs import Chosen, Stream
-from segacc.options import parse_component
+from segacc.settings.config import CheckConfig
+from segacc.settings.options import parse_component
 
 IMBALANCE = 20.0
 """Times the pixels of the rarest class that the most frequent one has, from which class weights are

@@ -10,7 +10,6 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segacc.config import EvaluateConfig
 from segacc.contracts import VERSION, Facts
 from segacc.errors import OptionError
 from segacc.evaluation.bootstrap import Intervals, intervals
@@ -32,6 +31,7 @@ from segacc.scoring import (
     refuse_batches,
     scored_data,
 )
+from segacc.settings.config import EvaluateConfig
 from segacc.splits import data_splits, pick_split
 from segacc.terms import Scores, Weights
 

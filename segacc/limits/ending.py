@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from accelerate.utils import broadcast_object_list
 
-from segacc.amounts import seconds
 from segacc.defaults import check_warmup
 from segacc.events import Fitted, Stopped
 from segacc.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
 from segacc.optim.optimizers import check_length
-from segacc.settings import Settings
+from segacc.settings.sources import Settings
+from segacc.settings.units import seconds
 
 if TYPE_CHECKING:
     from segacc.run import Run

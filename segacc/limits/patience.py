@@ -6,8 +6,8 @@ from typing import Annotated
 from annotated_types import Ge
 from pydantic import AllowInfNan, PositiveInt
 
-from segacc.options import decode, parse_component
-from segacc.settings import Settings
+from segacc.settings.options import decode, parse_component
+from segacc.settings.sources import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import nn
 from segacc.errors import OptionError, did_you_mean
 from segacc.model import SegmentationModel
 from segacc.probe import freeze
-from segacc.settings import Settings
+from segacc.settings.sources import Settings
 
 ENCODER, NORM = "encoder", "norm"
 MANY = 12

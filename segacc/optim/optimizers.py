@@ -8,8 +8,8 @@ from typing import Any
 
 from segacc.errors import OptionError, did_you_mean
 from segacc.optim import options
-from segacc.options import decode, parse_component
-from segacc.settings import Settings
+from segacc.settings.options import decode, parse_component
+from segacc.settings.sources import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Protocol
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
-from segacc.amounts import steps_of
-from segacc.config import TrainConfig
 from segacc.errors import OptionError, did_you_mean
-from segacc.options import decode, parse_component
-from segacc.settings import Settings
+from segacc.settings.config import TrainConfig
+from segacc.settings.options import decode, parse_component
+from segacc.settings.sources import Settings
+from segacc.settings.units import steps_of
 
 Share = Annotated[float, Ge(0), Le(1)]
 Factor = Annotated[float, Gt(1), AllowInfNan(False)]

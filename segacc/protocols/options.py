@@ -8,8 +8,8 @@ from annotated_types import Gt
 from pydantic import AllowInfNan, PositiveInt
 
 from segacc.errors import OptionError
-from segacc.options import Component, Size, decode, parse_component
 from segacc.protocols.blending import Blend
+from segacc.settings.options import Component, Size, decode, parse_component
 
 MMSEG = "short_side=512,long_side=2048,antialias=false"
 PRESETS: Mapping[str, str] = {

@@ -24,7 +24,7 @@ from segacc.parts import build_run
 from segacc.plan import Plan, gather, make_plan
 from segacc.protocols.predict import predict
 from segacc.run import Run
-from segacc.settings import Layer
+from segacc.settings.sources import Layer
 from segacc.signals import StopSignal
 from segacc.testing.forks import alone_on_cpu, forked
 from segacc.testing.subject import Subject

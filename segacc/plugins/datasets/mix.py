@@ -19,9 +19,9 @@ from pydantic import AllowInfNan, BeforeValidator
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream, hookimpl
 from segacc.labels import LabelMap
-from segacc.options import parse_component
 from segacc.plugins.datasets.mix_classes import WHERE, Translation, unify
 from segacc.samples import ids_of
+from segacc.settings.options import parse_component
 
 
 def _brackets(value: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
-from segacc.amounts import Period, Steps, Time
-from segacc.options import Size
+from segacc.settings.options import Size
+from segacc.settings.units import Period, Steps, Time
 
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 Fraction = Annotated[float, Gt(0), Lt(1)]

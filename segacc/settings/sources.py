@@ -1,4 +1,4 @@
-"""TrainConfig from its sources, dataclass < YAML < flags, and where each value came from."""
+"""Where settings come from: files and flags, layer over layer, and ready augmentation pipelines."""
 
 import dataclasses
 import typing
@@ -9,15 +9,30 @@ from typing import Any
 
 import yaml
 
-from segacc.config import TrainConfig
 from segacc.errors import OptionError, did_you_mean
-from segacc.options import check_value, literal_choices, type_text
+from segacc.settings.config import TrainConfig
+from segacc.settings.options import check_value, literal_choices, type_text
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is, not what it is; config.yaml leaves them out."""
 
 EITHER = (("epochs", "max_steps", "max_time"), ("aug", "augment"))
 """Settings that say the same in several ways: of each row one is given, and replaces the others."""
+
+AUGMENT: Mapping[str, tuple[str, ...]] = {
+    "light": ("random_scale_crop", "flip"),
+    "standard": ("random_scale_crop", "flip", "color_jitter"),
+    "strong": (
+        "random_scale_crop",
+        "flip",
+        "class_mix:p=0.5",
+        "random_erasing:p=0.25,area_max=0.1",
+        "gaussian_blur:p=0.2,sigma_max=1.5",
+        "photometric_distortion",
+    ),
+}
+"""By name, as TrainConfig.augment lists them. The crop comes first, so that all that follows works
+on as few pixels as training sees, and those that mix samples are given crops of one size."""
 
 
 @dataclass(frozen=True)
