@@ -34,7 +34,6 @@ if _is_main_program():
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from segacc import auto
 from segacc.contracts import VERSION, BatchChange, Facts, LossTerm, MetricFiles, MetricState
 from segacc.hookspecs import (
     Architecture,
@@ -47,6 +46,7 @@ from segacc.hookspecs import (
     Stream,
     hookimpl,
 )
+from segacc.model import auto
 
 if TYPE_CHECKING:
     from segacc.api import train

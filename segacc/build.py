@@ -14,10 +14,10 @@ from segacc.errors import OptionError
 from segacc.folders import NETWORK
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
+from segacc.model.probe import freeze, probe
+from segacc.model.transfer import LoadReport
 from segacc.optim.freezing import freeze_for_good, keep_statistics
 from segacc.plan import Plan
-from segacc.probe import freeze, probe
-from segacc.transfer import LoadReport
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from segacc.contracts import Facts
 from segacc.model import SegmentationModel
-from segacc.probe import Findings, probe
+from segacc.model.probe import Findings, probe
 from segacc.registry import Offer, Registry
 from segacc.settings.options import decode, describe, parse_component
 

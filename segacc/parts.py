@@ -18,6 +18,7 @@ from segacc.limits.budget import Clock
 from segacc.limits.early_stop import build_early_stop
 from segacc.limits.guard import build_guard
 from segacc.model import SegmentationModel
+from segacc.model.transfer import LoadReport
 from segacc.optim import groups as parameter_groups
 from segacc.optim.optimizers import choose_optimizer
 from segacc.plan import Plan
@@ -29,7 +30,6 @@ from segacc.scoring import Scoring, build_metrics, check_metrics, confident, ref
 from segacc.settings.sources import Settings
 from segacc.start import lock_folder, prepare_folder, resume
 from segacc.streams import EvalStream
-from segacc.transfer import LoadReport
 
 
 def make_accelerator(plan: Plan) -> Accelerator:

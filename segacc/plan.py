@@ -12,8 +12,8 @@ from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
 from segacc.folders import BALANCE, NETWORK, model_folder, refuse_own, run_folder
 from segacc.hookspecs import Chosen
-from segacc.hub import find, is_path
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
+from segacc.model.hub import find, is_path
 from segacc.optim.optimizers import check_optimization
 from segacc.optim.schedule import Decay, choose_schedule
 from segacc.registry import Registry, choose, refuse_twins

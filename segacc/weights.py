@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from segacc.errors import WeightsError
-from segacc.hub import Source, choose, fetch
 from segacc.model import SegmentationModel
-from segacc.transfer import LoadReport
+from segacc.model.hub import Source, choose, fetch
+from segacc.model.transfer import LoadReport
 
 
 def load(

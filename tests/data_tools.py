@@ -10,8 +10,8 @@ from torch import Tensor
 
 from segacc.contracts import Facts
 from segacc.hookspecs import Sample
+from segacc.model import TransformersModel
 from segacc.plugins.segformer import SegformerOptions, build
-from segacc.transformers_model import TransformersModel
 
 
 def encode(picture: Any, kind: str = "PNG", **settings: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Runs segacc.hub.choose against a Hub of our making; as a script, it is what runs there."""
+"""Runs segacc.model.hub.choose against a Hub of our making; as a script, it is what runs there."""
 
 import json
 import os
@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def main() -> None:
     """Choose for each (given, default id) of the arguments, and print what came of it."""
     from segacc.errors import WeightsError
-    from segacc.hub import choose
+    from segacc.model.hub import choose
 
     told = []
     for given, default_id in json.loads(sys.argv[1]):

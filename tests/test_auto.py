@@ -36,8 +36,8 @@ assert all(one["mask"].size == (50, 40) for one in found)
 
 import importlib
 importlib.reload(segacc)
-segacc.auto.install()
-assert sys.meta_path.count(segacc.auto.Finder) == 1
+segacc.model.auto.install()
+assert sys.meta_path.count(segacc.model.auto.Finder) == 1
 load()
 """,
     "transformers first": f"""
@@ -120,7 +120,7 @@ def test_segacc_itself_stays_light(folder: Path) -> None:
     code = """
 import segacc
 assert not {"torch", "torchvision", "transformers"} & {name.split(".")[0] for name in sys.modules}
-assert sys.meta_path.count(segacc.auto.Finder) == 1
+assert sys.meta_path.count(segacc.model.auto.Finder) == 1
 """
     succeed(start(code, folder))
 

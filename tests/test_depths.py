@@ -8,8 +8,7 @@ from torch import nn
 
 from data_tools import facts
 from network_tools import NETWORKS, small_network
-from segacc.depths import block_depths
-from segacc.model import SegmentationModel
+from segacc.model.contract import SegmentationModel, block_depths
 from segacc.testing.subject import Subject
 
 

@@ -13,7 +13,7 @@ from data_tools import facts
 from segacc.contracts import IGNORE
 from segacc.hookspecs import Architecture
 from segacc.kernels.masks import PointLoss, Prediction
-from segacc.mask_classification import mask_probabilities
+from segacc.model.mask_classification import mask_probabilities
 
 MODULES = ("mask2former", "oneformer", "eomt")
 ARCHITECTURES: dict[str, Architecture] = {

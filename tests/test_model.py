@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from data_tools import facts, tiny_segformer
 from segacc.errors import WeightsError
 from segacc.kernels.pixel import cross_entropy_sum
-from segacc.model import Logits, SegmentationModel, SizeRule
+from segacc.model import Logits, SegmentationModel, SizeRule, TransformersModel
+from segacc.model.transfer import LoadReport
 from segacc.plugins.segformer import (
     SegformerOptions,
     build,
@@ -20,8 +21,6 @@ from segacc.plugins.segformer import (
     segacc_architectures,
     tiny,
 )
-from segacc.transfer import LoadReport
-from segacc.transformers_model import TransformersModel
 
 
 def images(count: int = 2, height: int = 64, width: int = 96) -> Tensor:

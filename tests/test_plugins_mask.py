@@ -17,7 +17,7 @@ from data_tools import facts
 from segacc.errors import OptionError, WeightsError
 from segacc.hookspecs import Architecture
 from segacc.kernels.resize import resize
-from segacc.probe import probe
+from segacc.model.probe import probe
 from segacc.protocols.predict import predict
 from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.testing import check_architecture

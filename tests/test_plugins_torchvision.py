@@ -15,19 +15,18 @@ import torch
 from torch import Tensor
 
 from data_tools import facts
-from segacc import torchvision_hub
 from segacc.contracts import Facts
 from segacc.errors import WeightsError
 from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.kernels.resize import resize
+from segacc.model import TransformersModel, torchvision_hub
 from segacc.plugins.torchvision_networks import (
     DeepLabV3Options,
     FCNOptions,
     LRASPPOptions,
     segacc_architectures,
 )
-from segacc.transformers_model import TransformersModel
 
 RECORDS = {record.name: record for record in segacc_architectures()}
 NAMES = ["deeplabv3", "fcn", "lraspp"]

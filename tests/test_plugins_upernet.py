@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import data_tools
 from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
-from segacc.model import SizeRule
+from segacc.model import SizeRule, TransformersModel
 from segacc.plugins.backbones import BACKBONES, TEST, backbone_config, check_backbone, spread
 from segacc.plugins.upernet import (
     UperNetOptions,
@@ -25,7 +25,6 @@ from segacc.plugins.upernet import (
     tiny,
 )
 from segacc.settings.options import decode
-from segacc.transformers_model import TransformersModel
 
 TIMM_NETWORKS = ("timm/test_efficientnet", "timm/test_convnext", "timm/test_vit")
 EVERY = (*BACKBONES, *TIMM_NETWORKS)

@@ -15,8 +15,8 @@ from data_tools import facts
 from segacc.errors import OptionError
 from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
+from segacc.model.probe import probe
 from segacc.plugins import beit, dpt, mobilevit, mobilevitv2
-from segacc.probe import probe
 from segacc.protocols.predict import predict
 from segacc.protocols.protocol import Protocol
 

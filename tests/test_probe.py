@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data_tools import facts
 from segacc.errors import OptionError, PluginError
 from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.probe import freeze, probe, unused_parameters
+from segacc.model.probe import freeze, probe, unused_parameters
 
 
 class Net(SegmentationModel):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segacc.errors import WeightsError
-from segacc.transfer import (
+from segacc.model.transfer import (
     LoadReport,
     Place,
     carry_over,

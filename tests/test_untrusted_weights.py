@@ -16,8 +16,8 @@ import torch
 
 from cli_tools import TINY, Warm, assert_refused, environment
 from data_tools import tiny_segformer
-from segacc import torchvision_hub
 from segacc.errors import WeightsError
+from segacc.model import torchvision_hub
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -12,10 +12,10 @@ import torch
 from data_tools import tiny_segformer
 from hub_tools import cache, hub, result, start_choosing
 from segacc.errors import WeightsError
-from segacc.hub import Source, choose
 from segacc.inference import Segmenter
 from segacc.model import SegmentationModel
-from segacc.transfer import LoadReport, check_report
+from segacc.model.hub import Source, choose
+from segacc.model.transfer import LoadReport, check_report
 from segacc.weights import load
 
 CLOSED = "http://127.0.0.1:9"  # the port of `discard`, which nobody serves

@@ -15,7 +15,7 @@ from torch import nn
 
 from segacc.errors import OptionError, did_you_mean
 from segacc.model import SegmentationModel
-from segacc.probe import freeze
+from segacc.model.probe import freeze
 from segacc.settings.sources import Settings
 
 ENCODER, NORM = "encoder", "norm"

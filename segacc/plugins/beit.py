@@ -15,8 +15,7 @@ from segacc.hookspecs import Architecture, hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segacc.model import SegmentationModel
-    from segacc.transformers_model import TransformersModel
+    from segacc.model import SegmentationModel, TransformersModel
 
 # blocks, width, heads, channels of the auxiliary head; `tiny` is ours.
 SIZES = {
@@ -71,7 +70,7 @@ def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationMo
     from transformers import Data2VecVisionConfig, Data2VecVisionForSemanticSegmentation
 
     from segacc.model import SizeRule
-    from segacc.transformers_model import square_side
+    from segacc.model.transformers_model import square_side
 
     side = square_side(facts, PATCH) if options.config is None else 0
     config = _config(Data2VecVisionConfig, options, facts, image_size=side)
@@ -92,7 +91,7 @@ def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationMo
 
 def _config(config_class: Any, options: BeitOptions, facts: Facts, *, image_size: int) -> Any:
     """Build the config of either network."""
-    from segacc.transformers_model import make_config
+    from segacc.model.transformers_model import make_config
 
     blocks, width, heads, channels = SIZES[options.variant]
     return make_config(
@@ -116,7 +115,7 @@ def _config(config_class: Any, options: BeitOptions, facts: Facts, *, image_size
 
 def _ours(options: BeitOptions, name: str) -> bool:
     """Tell whether we choose the blocks that are used: not where a network `name` was saved."""
-    from segacc.transformers_weights import read_config
+    from segacc.model.transformers_weights import read_config
 
     return options.config is None or name not in (
         read_config(options.config).get("architectures") or ()
@@ -132,7 +131,7 @@ def _wrap(network: Any, encoder: str, rule: Any, resize: dict[str, Any]) -> "Tra
     """Put either network behind the contract."""
     from transformers import BeitImageProcessor
 
-    from segacc.transformers_model import TransformersModel
+    from segacc.model import TransformersModel
 
     config, heads = network.config, ["decode_head.classifier"]
     auxiliary = None

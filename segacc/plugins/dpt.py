@@ -66,7 +66,7 @@ def build(options: DptOptions, facts: Facts) -> "SegmentationModel":
     """
     from transformers import DPTConfig, DPTForSemanticSegmentation
 
-    from segacc.transformers_model import make_config, square_side
+    from segacc.model.transformers_model import make_config, square_side
 
     side = square_side(facts, STEP) if options.config is None else STEP
     sizes = SIZES[options.variant]
@@ -91,8 +91,7 @@ def _wrap(network: Any) -> "SegmentationModel":
     """Put the network behind the contract."""
     from transformers import DPTImageProcessor
 
-    from segacc.model import SizeRule
-    from segacc.transformers_model import TransformersModel
+    from segacc.model import SizeRule, TransformersModel
 
     config, heads = network.config, ["head.head.4"]
     side, auxiliary = config.image_size, None

@@ -66,9 +66,9 @@ def _build(
 ) -> "SegmentationModel":
     from transformers import EomtImageProcessor
 
-    from segacc.mask_classification import EomtModel
     from segacc.model import SizeRule
-    from segacc.transformers_model import make_config, square_side
+    from segacc.model.mask_classification import EomtModel
+    from segacc.model.transformers_model import make_config, square_side
 
     width, layers, heads, blocks = SIZES[options.variant]
     config = make_config(

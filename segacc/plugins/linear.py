@@ -57,8 +57,8 @@ def build(options: LinearOptions, facts: Facts) -> "SegmentationModel":
         OptionError: the backbone has fewer layers than the head is to read.
         WeightsError: `config` is no folder of a network on a backbone that is known here.
     """
-    from segacc.networks.linear import LinearForSemanticSegmentation
-    from segacc.transformers_model import TransformersModel
+    from segacc.model import TransformersModel
+    from segacc.model.networks.linear import LinearForSemanticSegmentation
 
     config = _config(options, facts)
     inner = config.backbone_config
@@ -74,8 +74,8 @@ def build(options: LinearOptions, facts: Facts) -> "SegmentationModel":
 
 
 def _config(options: LinearOptions, facts: Facts) -> Any:
-    from segacc.networks.configs import LinearSegConfig
-    from segacc.transformers_model import make_config
+    from segacc.model.networks.configs import LinearSegConfig
+    from segacc.model.transformers_model import make_config
 
     if options.config is not None:
         config = make_config(LinearSegConfig, options, facts)

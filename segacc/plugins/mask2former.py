@@ -116,8 +116,8 @@ def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "Segmentatio
         Mask2FormerImageProcessor,
     )
 
-    from segacc.mask_classification import MaskModel
-    from segacc.transformers_model import make_config
+    from segacc.model.mask_classification import MaskModel
+    from segacc.model.transformers_model import make_config
 
     small = options.variant == "tiny"
     width, inner, heads = (64, 64, 2) if small else (256, 2048, 8)
@@ -166,8 +166,8 @@ def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationM
         MaskFormerImageProcessor,
     )
 
-    from segacc.mask_classification import MaskFormerModel
-    from segacc.transformers_model import make_config
+    from segacc.model.mask_classification import MaskFormerModel
+    from segacc.model.transformers_model import make_config
 
     small = options.variant == "tiny"
     width = 64 if small else 256

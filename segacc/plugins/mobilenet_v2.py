@@ -36,7 +36,7 @@ def build(options: MobileNetV2Options, facts: Facts) -> "SegmentationModel":
         MobileNetV2ImageProcessor,
     )
 
-    from segacc.transformers_model import TransformersModel, make_config
+    from segacc.model.transformers_model import TransformersModel, make_config
 
     config = make_config(
         MobileNetV2Config,

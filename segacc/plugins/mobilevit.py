@@ -45,7 +45,7 @@ def build(options: MobileViTOptions, facts: Facts) -> "SegmentationModel":
         MobileViTImageProcessor,
     )
 
-    from segacc.transformers_model import TransformersModel, make_config, reset_batchnorm
+    from segacc.model.transformers_model import TransformersModel, make_config, reset_batchnorm
 
     hidden_sizes, neck_hidden_sizes, expand_ratio, heads, decoder = SIZES[options.variant]
     config = make_config(

@@ -38,7 +38,7 @@ def build(options: MobileViTV2Options, facts: Facts) -> "SegmentationModel":
     )
 
     from segacc.model import SizeRule
-    from segacc.transformers_model import TransformersModel, make_config, reset_batchnorm
+    from segacc.model.transformers_model import TransformersModel, make_config, reset_batchnorm
 
     config = make_config(
         MobileViTV2Config,

@@ -47,8 +47,8 @@ def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
         OneFormerForUniversalSegmentation,
     )
 
-    from segacc.mask_classification import OneFormerModel
-    from segacc.transformers_model import make_config
+    from segacc.model.mask_classification import OneFormerModel
+    from segacc.model.transformers_model import make_config
 
     small = options.variant == "tiny"
     width, inner, heads = (64, 64, 2) if small else (256, 2048, 8)

@@ -44,7 +44,7 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
     )
 
     from segacc.model import SizeRule
-    from segacc.transformers_model import TransformersModel, make_config
+    from segacc.model.transformers_model import TransformersModel, make_config
 
     depths, hidden_sizes, decoder = SIZES[options.variant]
     heads = (1, 1, 2, 2) if options.variant == "tiny" else (1, 2, 5, 8)

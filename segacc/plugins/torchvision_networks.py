@@ -50,8 +50,8 @@ def build_deeplabv3(options: DeepLabV3Options, facts: Facts) -> "SegmentationMod
 
     The pyramid pools over the whole image into a batch norm: training needs two images.
     """
-    from segacc.networks.configs import DeepLabV3SegConfig
-    from segacc.networks.torchvision_networks import DeepLabV3ForSemanticSegmentation
+    from segacc.model.networks.configs import DeepLabV3SegConfig
+    from segacc.model.networks.torchvision_networks import DeepLabV3ForSemanticSegmentation
 
     sizes = {"auxiliary_loss_weight": options.auxiliary}
     classes = ["classifier.4", "aux_classifier.4"]
@@ -63,8 +63,8 @@ def build_deeplabv3(options: DeepLabV3Options, facts: Facts) -> "SegmentationMod
 
 def build_fcn(options: FCNOptions, facts: Facts) -> "SegmentationModel":
     """Build the network with random weights; logits at an eighth of the image's size."""
-    from segacc.networks.configs import FCNSegConfig
-    from segacc.networks.torchvision_networks import FCNForSemanticSegmentation
+    from segacc.model.networks.configs import FCNSegConfig
+    from segacc.model.networks.torchvision_networks import FCNForSemanticSegmentation
 
     sizes = {"auxiliary_loss_weight": options.auxiliary}
     classes = ["classifier.4", "aux_classifier.4"]
@@ -73,8 +73,8 @@ def build_fcn(options: FCNOptions, facts: Facts) -> "SegmentationModel":
 
 def build_lraspp(options: LRASPPOptions, facts: Facts) -> "SegmentationModel":
     """Build the network with random weights; logits at an eighth of the image's size."""
-    from segacc.networks.configs import LRASPPSegConfig
-    from segacc.networks.torchvision_networks import LRASPPForSemanticSegmentation
+    from segacc.model.networks.configs import LRASPPSegConfig
+    from segacc.model.networks.torchvision_networks import LRASPPForSemanticSegmentation
 
     classes = ["classifier.low_classifier", "classifier.high_classifier"]
     return _build(LRASPPSegConfig, LRASPPForSemanticSegmentation, options, facts, classes)
@@ -90,7 +90,7 @@ def _build(
 ) -> "SegmentationModel":
     from transformers import SegformerImageProcessor
 
-    from segacc.transformers_model import TransformersModel, make_config
+    from segacc.model.transformers_model import TransformersModel, make_config
 
     config = make_config(config_class, options, facts, backbone=options.backbone, **sizes)
     weight = getattr(config, "auxiliary_loss_weight", 0.0)

@@ -77,7 +77,7 @@ def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
     """
     from transformers import UperNetForSemanticSegmentation
 
-    from segacc.transformers_model import TransformersModel
+    from segacc.model import TransformersModel
 
     config = _config(options, facts)
     inner = config.backbone_config
@@ -101,7 +101,7 @@ def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
 def _config(options: UperNetOptions, facts: Facts) -> Any:
     from transformers import UperNetConfig
 
-    from segacc.transformers_model import make_config
+    from segacc.model.transformers_model import make_config
 
     if options.config is not None:
         config = make_config(UperNetConfig, options, facts)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from segacc.contracts import Facts, TransformersOptions
 from segacc.errors import OptionError, WeightsError
-from segacc.model import Logits, SegmentationModel, SizeRule, extend, stored_names
-from segacc.transfer import LoadReport, Place, carry_over, resize_bias_table, resize_positions
-from segacc.transformers_weights import (
+from segacc.model.contract import Logits, SegmentationModel, SizeRule, extend, stored_names
+from segacc.model.transfer import LoadReport, Place, carry_over, resize_bias_table, resize_positions
+from segacc.model.transformers_weights import (
     channels_of,
     inner_config,
     quiet_bars,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segacc.errors import WeightsError
-from segacc.model import stored_names
+from segacc.model.contract import stored_names
 
 
 @contextmanager

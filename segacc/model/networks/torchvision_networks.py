@@ -13,7 +13,7 @@ from transformers import initialization
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from segacc.networks.configs import (
+from segacc.model.networks.configs import (
     TINY,
     AuxiliarySegConfig,
     DeepLabV3SegConfig,
@@ -21,7 +21,7 @@ from segacc.networks.configs import (
     LRASPPSegConfig,
     TorchvisionSegConfig,
 )
-from segacc.networks.linear import segmenter_output
+from segacc.model.networks.linear import segmenter_output
 
 Encoder = tuple[nn.Module, int, int]
 """A module that maps images to {"out", "aux"}, and the channels of the two."""

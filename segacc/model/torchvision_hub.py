@@ -105,7 +105,7 @@ def convert(name: str, weights: Any, state: dict[str, Any], folder: Path) -> Non
     """Write tensors as a folder of transformers, with torchvision's class names; all or nothing."""
     from safetensors.torch import save_file
 
-    from segacc.networks.configs import TORCHVISION_CONFIGS
+    from segacc.model.networks.configs import TORCHVISION_CONFIGS
 
     kind, _, backbone = name.removeprefix(SCHEME).partition("_")
     config_class, network = TORCHVISION_CONFIGS[kind]

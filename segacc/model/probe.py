@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError, PluginError
-from segacc.model import Logits, SegmentationModel
+from segacc.model.contract import Logits, SegmentationModel
 
 SMALL = 128
 """Pixels a side that are enough where a pass must be computed."""

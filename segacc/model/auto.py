@@ -16,7 +16,7 @@ def register_configs() -> None:
     """Add to AutoConfig."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
-    from segacc.networks.configs import CONFIGS
+    from segacc.model.networks.configs import CONFIGS
 
     for config in CONFIGS:
         AutoConfig.register(config.model_type, config, exist_ok=True)
@@ -29,8 +29,8 @@ def register_networks() -> None:
         AutoModelForSemanticSegmentation,
     )
 
-    from segacc.networks.linear import LinearForSemanticSegmentation
-    from segacc.networks.torchvision_networks import NETWORKS
+    from segacc.model.networks.linear import LinearForSemanticSegmentation
+    from segacc.model.networks.torchvision_networks import NETWORKS
 
     networks: tuple[Any, ...] = (LinearForSemanticSegmentation, *NETWORKS)
     for network in networks:

@@ -15,10 +15,10 @@ from torch import Tensor
 from segacc.contracts import Facts, LossTerm
 from segacc.errors import WeightsError
 from segacc.kernels.masks import DenseLoss, PointLoss, Prediction, SetLoss, Term
-from segacc.model import Logits
-from segacc.transfer import LoadReport, resize_positions
-from segacc.transformers_model import TransformersModel
-from segacc.transformers_weights import read_config
+from segacc.model.contract import Logits
+from segacc.model.transfer import LoadReport, resize_positions
+from segacc.model.transformers_model import TransformersModel
+from segacc.model.transformers_weights import read_config
 
 ANNEALING_POWER = 0.9
 QUERIES = ("query", "queries_embedder", "queries_features")

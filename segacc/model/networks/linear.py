@@ -9,7 +9,7 @@ from transformers.backbone_utils import load_backbone
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from segacc.networks.configs import LinearSegConfig
+from segacc.model.networks.configs import LinearSegConfig
 
 
 class LinearHead(nn.Module):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from segacc import torchvision_hub
 from segacc.errors import WeightsError
+from segacc.model import torchvision_hub
 
 HUB_TIMEOUT = 5.0
 """Seconds that the Hub may take to answer before it counts as out of reach."""
