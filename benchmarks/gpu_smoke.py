@@ -19,7 +19,7 @@ import torch
 
 from segacc import TrainConfig, train
 from segacc.events import Evaluated, Event, Saved, StepDone
-from segacc.placement import Placement, spread
+from segacc.placement import Placement, scatter
 
 PACKAGES = ("segacc", "torch", "torchvision", "transformers", "accelerate")
 
@@ -110,9 +110,9 @@ def scaled_apart() -> int:
     ]
     count = sum(place.window[0] * place.window[1] for place in places)
     row = torch.randint(256, (count, 3)).byte(), torch.randint(256, (count,)).byte()
-    images, labels = spread(*row, places)
+    images, labels = scatter(*row, places)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    others, classes = (one.cpu() for one in spread(*(one.to(device) for one in row), places))
+    others, classes = (one.cpu() for one in scatter(*(one.to(device) for one in row), places))
     assert torch.equal(labels, classes), "labels were scaled otherwise on the device"
     return int((images.int() - others.int()).abs().max())
 

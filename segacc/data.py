@@ -21,7 +21,7 @@ from segacc.headers import picture_size
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.order import Cut, Key, Order, StepSampler, sample_seed, seeded
-from segacc.placement import Placement, packed, spread
+from segacc.placement import Placement, packed, scatter
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Batch:
         """Scale the windows, where they are; a batch without any stays as it is."""
         if not self.placements:
             return self
-        images, labels = spread(self.images, self.labels, self.placements)
+        images, labels = scatter(self.images, self.labels, self.placements)
         return replace(self, images=images, labels=labels, placements=())
 
 

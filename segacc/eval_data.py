@@ -11,7 +11,7 @@ from segacc.augment import Pair
 from segacc.data import Item, Source, load, nothing, quiet
 from segacc.errors import SegaccError, UnreadableError
 from segacc.order import of_one_size, share
-from segacc.samples import spread
+from segacc.samples import evenly_spaced
 
 MOST_PIXELS = 2**22
 """Of a batch, unless it is one image: 16 pictures of 512x512, 2 of 1024x2048."""
@@ -29,9 +29,11 @@ class EvalData(Dataset[Any]):
         """Count the samples."""
         return len(self.source)
 
-    def spread(self, count: int) -> frozenset[str]:
+    def example_ids(self, count: int) -> frozenset[str]:
         """Choose the ids of `count` samples, evenly spread over the split."""
-        return frozenset(self.source.samples[place].id for place in spread(len(self.source), count))
+        return frozenset(
+            self.source.samples[place].id for place in evenly_spaced(len(self.source), count)
+        )
 
     def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
         """Load one process's share, sample by sample, in order."""

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is turned; 1 is upright."""
-START, END = b"\xff\xd8", b"\xff\xd9"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 """What a JPEG that is whole starts and ends with."""
 FRAMES = (0xC0, 0xC1, 0xC2)
 """Markers of a picture's header: baseline, extended, progressive."""
 PIXELS = 0xDA
 """Marker that the header ends with."""
-SIMPLE = (0xC4, 0xDB, 0xDD, 0xE0, 0xED, 0xFE)
+SIMPLE_MARKERS = (0xC4, 0xDB, 0xDD, 0xE0, 0xED, 0xFE)
 """Markers that say nothing of it: tables, restarts, JFIF, Photoshop's, comments."""
 
 
@@ -40,10 +40,14 @@ def decode_jpeg(source: bytes | Path) -> "Tensor | None":
     import torchvision  # noqa: F401  brings the operator
 
     data = content(source)
-    if data[:2] != START or data[-2:] != END or not hasattr(torch.ops.image, "decode_jpeg"):
+    if (
+        data[:2] != JPEG_START
+        or data[-2:] != JPEG_END
+        or not hasattr(torch.ops.image, "decode_jpeg")
+    ):
         return None
     try:
-        if not (is_simple(data) or is_plain(data)):
+        if not (is_simple_jpeg(data) or is_plain(data)):
             return None
         bare = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         image: Tensor = torch.ops.image.decode_jpeg(bare, 3, False)
@@ -52,7 +56,7 @@ def decode_jpeg(source: bytes | Path) -> "Tensor | None":
         return None
 
 
-def is_simple(data: bytes) -> bool:
+def is_simple_jpeg(data: bytes) -> bool:
     """Tell whether a header has three colours of 8 bits and nothing that says how they are meant.
 
     Pillow's own reading of a header takes longer, most of all in a worker between other work. A
@@ -65,7 +69,7 @@ def is_simple(data: bytes) -> bool:
             bits, height, width, colors = struct.unpack_from(">BHHB", data, place + 4)
             most = PILImage.MAX_IMAGE_PIXELS or math.inf
             simple = bool(bits == 8 and colors == 3 and height * width <= most)
-        elif marker not in SIMPLE:
+        elif marker not in SIMPLE_MARKERS:
             return False
         place += 2 + length
     return simple and data[place] == 0xFF

@@ -125,7 +125,7 @@ def build_scoring(
         protocol,
         num_workers=config.num_workers,
         skip_unreadable=config.skip_unreadable,
-        keep=on_all(accelerator, lambda: data.spread(config.num_pictures)),
+        keep=on_all(accelerator, lambda: data.example_ids(config.num_pictures)),
         confident=confident(plan.metric),
         eval_batch_size=config.eval_batch_size,
     )

@@ -107,7 +107,7 @@ def packed(images: "Sequence[Tensor]", labels: "Sequence[Tensor]") -> "tuple[Ten
     return torch.from_numpy(pixels), torch.from_numpy(classes)
 
 
-def spread(
+def scatter(
     pixels: "Tensor", classes: "Tensor", placements: Sequence[Placement]
 ) -> "tuple[Tensor, Tensor]":
     """Make a batch of pixels (n, C) and classes (n,), where they are: (N, C, H, W) and (N, H, W).

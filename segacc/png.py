@@ -18,15 +18,15 @@ from PIL import Image as PILImage
 from segacc.jpeg import content
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-END = b"\0\0\0\0IEND\xaeB`\x82"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 GREY, RGB = 0, 2
 """Kinds of colour, in a PNG's header."""
-SIMPLE = set(b"IHDR IDAT IEND gAMA cHRM sRGB sBIT pHYs tIME bKGD tEXt".split())
+SIMPLE_CHUNKS = set(b"IHDR IDAT IEND gAMA cHRM sRGB sBIT pHYs tIME bKGD tEXt".split())
 """Chunks that do not say how the pixels are meant, or say it to screens."""
 TURNING = re.compile(rb"exif|xmp|raw profile", re.IGNORECASE)
 """In the name of a text that may say how the picture is turned."""
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Pixels = np.ndarray[Any, Any]
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def decode_png(source: bytes | Path) -> Pixels | None:
     decode = decoder()
     data = content(source) if decode else b""
     try:
-        return decode(data) if decode and is_simple(data) else None
+        return decode(data) if decode and is_simple_png(data) else None
     except Exception:  # a damaged file; Pillow tells what
         return None
 
@@ -76,12 +76,12 @@ def refuse_wrong_checksum(source: bytes | Path) -> None:
         place = end + 4
 
 
-def is_simple(data: bytes) -> bool:
+def is_simple_png(data: bytes) -> bool:
     """Tell whether it is whole, 8 bits, grey or RGB, not interlaced, not transparent or turned.
 
     Damage is looked for here, as libpng would complain of it on stderr.
     """
-    if not (data.startswith(SIGNATURE) and data.endswith(END)):
+    if not (data.startswith(SIGNATURE) and data.endswith(PNG_END)):
         return False
     width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if bits != 8 or color not in (GREY, RGB) or interlaced:
@@ -92,7 +92,7 @@ def is_simple(data: bytes) -> bool:
     while place < len(data):
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
-        if name not in SIMPLE or zlib.crc32(view[place + 4 : end]) != int.from_bytes(
+        if name not in SIMPLE_CHUNKS or zlib.crc32(view[place + 4 : end]) != int.from_bytes(
             data[end : end + 4], "big"
         ):
             return False

@@ -15,7 +15,7 @@ from segacc.decode import read_sample, turn_is_open, unused_bits
 from segacc.errors import DataError, SegaccError, UnreadableError, count_of
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
-from segacc.samples import lost_samples, read_shard, spread
+from segacc.samples import evenly_spaced, lost_samples, read_shard
 
 LOOK = 16
 """Samples of each split that are read, evenly spread."""
@@ -121,7 +121,7 @@ def _first(stream: Stream) -> list[Sample]:
 
 def _turns(seen: Sequence[_Seen]) -> Iterator[tuple[_Seen, int]]:
     """Yield what to read, the splits in turn: if time runs out, something of each was read."""
-    rows = [[(one, place) for place in spread(len(one.samples), LOOK)] for one in seen]
+    rows = [[(one, place) for place in evenly_spaced(len(one.samples), LOOK)] for one in seen]
     for turn in zip_longest(*rows):
         yield from filter(None, turn)
 
@@ -185,7 +185,7 @@ def _leak(train: _Seen, scored: _Seen, until: float) -> Iterator[str]:
         return
     own = {name: place for place, name in _ids(train.samples, until)}
     shared = [(place, own[name]) for place, name in _ids(scored.samples, until) if name in own]
-    looked = [shared[place] for place in spread(len(shared), LOOK)]
+    looked = [shared[place] for place in evenly_spaced(len(shared), LOOK)]
     pairs = [(scored.samples[a], train.samples[b]) for a, b in looked]
     same = [one.id for one, other in pairs if _is_same(one.image, other.image)]
     if same:

@@ -30,7 +30,7 @@ OTHER_SUFFIXES = (
 """Of files that hold images too, which are not read."""
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_spaced(total: int, count: int) -> list[int]:
     """Return up to `count` of the places 0..total-1, evenly spread."""
     count = min(total, count)
     return [turn * total // count for turn in range(count)]

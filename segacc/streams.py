@@ -118,7 +118,7 @@ class EvalStream:
             for sample, _ in read_shard(self.stream, shard):
                 yield sample
 
-    def spread(self, count: int) -> frozenset[str]:
+    def example_ids(self, count: int) -> frozenset[str]:
         """Choose the ids of the first `count` samples; others would have to be read for."""
         return frozenset(sample.id for sample in islice(self.samples(), count))
 

@@ -2,17 +2,16 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
+from segacc.png import Pixels
+
 SAMPLES, BITS, PLANAR = 277, 258, 284
 """TIFF tags: number of channels, bits of each, and 2 where they lie one after the other."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-Pixels = np.ndarray[Any, Any]
 
 
 def is_tiff(source: bytes | Path) -> bool:

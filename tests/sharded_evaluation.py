@@ -79,7 +79,7 @@ def broken(shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
 def refused(scoring: Scoring) -> list[str]:
     """Collect what is said of a stream that breaks."""
     told = []
-    for call in (lambda: scoring.data.spread(4), lambda: evaluate(scoring)):
+    for call in (lambda: scoring.data.example_ids(4), lambda: evaluate(scoring)):
         try:
             on_all(scoring.accelerator, call)
         except DataError as error:

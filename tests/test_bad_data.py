@@ -21,7 +21,7 @@ from cli_tools import (
     write_data,
 )
 from segacc.quick_check import LOOK
-from segacc.samples import spread
+from segacc.samples import evenly_spaced
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -151,7 +151,7 @@ def unseen(root: Path, order: list[int], places: Iterable[int]) -> tuple[int, Pa
     """Return the first place in the order whose sample the look before a run passes over."""
     with_labels = sorted((root / "annotations" / "train").iterdir())
     names = sorted(path.name for path in with_labels)
-    looked = spread(len(names), LOOK)
+    looked = evenly_spaced(len(names), LOOK)
     place = next(place for place in places if order[place] not in looked)
     return place, root / "annotations" / "train" / names[order[place]]
 

@@ -289,7 +289,7 @@ def test_an_unreadable_item_takes_the_size_of_the_others() -> None:
 def test_evaluation_reads_originals_in_order_and_flags_padding(num_workers: int) -> None:
     samples = [random_sample(number, size=(10 + number, 20)) for number in range(5)]
     data = EvalData(Source(samples, LABELS))
-    assert (data.num_samples, data.spread(2)) == (5, {"s0", "s2"})
+    assert (data.num_samples, data.example_ids(2)) == (5, {"s0", "s2"})
     loader = data.loader(process=1, processes=2, num_workers=num_workers)
     assert len(loader) == 3
     items = list(loader)

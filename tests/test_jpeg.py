@@ -10,7 +10,7 @@ from data_tools import encode
 from segacc.decode import read_image, read_pixels
 from segacc.errors import UnreadableError
 from segacc.headers import picture_size
-from segacc.jpeg import decode_jpeg, is_simple
+from segacc.jpeg import decode_jpeg, is_simple_jpeg
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (9, 14, 3), dtype=np.uint8)
@@ -65,7 +65,7 @@ def test_what_stands_behind_the_size_is_read_too() -> None:
     exif = turned[start : start + 2 + int.from_bytes(turned[start + 2 : start + 4], "big")]
     pixels = plain.index(b"\xff\xda")
     data = plain[:pixels] + exif + plain[pixels:]
-    assert is_simple(plain) and not is_simple(data)
+    assert is_simple_jpeg(plain) and not is_simple_jpeg(data)
     assert decode_jpeg(data) is None
     assert read_image(data, "a picture").shape == (3, 14, 9)
 
@@ -73,7 +73,7 @@ def test_what_stands_behind_the_size_is_read_too() -> None:
 def test_colours_that_are_not_ycbcr_are_pillows() -> None:
     """As Photoshop writes them: an Adobe marker that says RGB."""
     data = encode(PIXELS, "JPEG", keep_rgb=True, quality=95)
-    assert b"Adobe" in data and not is_simple(data)
+    assert b"Adobe" in data and not is_simple_jpeg(data)
     np.testing.assert_array_equal(read_image(data, "a picture"), read_pixels(data, "a picture"))
 
 

@@ -16,7 +16,7 @@ from segacc.augment import Pipeline
 from segacc.data import Batch, Item, collate
 from segacc.hookspecs import Augmentation
 from segacc.order import seeded
-from segacc.placement import Placement, packed, padding_color, placed, resized, spread
+from segacc.placement import Placement, packed, padding_color, placed, resized, scatter
 from segacc.plugins.augmentations.geometry import (
     Mirror,
     RandomScaleCrop,
@@ -248,9 +248,9 @@ def test_no_window_is_more_than_twice_the_crop_each_way() -> None:
 def test_a_sample_of_a_batch_does_not_depend_on_the_others() -> None:
     samples = [pixels(size, 3, seed=k) for k, size in enumerate(SIZES)]
     places = [Placement(size, (20 + k, 30), (40, 50)) for k, size in enumerate(SIZES)]
-    whole = spread(*packed(*zip(*samples, strict=True)), places)
+    whole = scatter(*packed(*zip(*samples, strict=True)), places)
     for k, (image, label) in enumerate(samples):
-        alone = spread(*packed([image], [label]), places[k : k + 1])
+        alone = scatter(*packed([image], [label]), places[k : k + 1])
         assert torch.equal(alone[0][0], whole[0][k]) and torch.equal(alone[1][0], whole[1][k])
 
 

@@ -18,7 +18,7 @@ from segacc.placement import (
     packed,
     resized,
     resized_as_floats,
-    spread,
+    scatter,
 )
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
@@ -58,7 +58,7 @@ def test_each_operation_takes_what_it_is_given() -> None:
     samples = [pixels(size, 3, seed=k) for k, size in enumerate(SIZES)]
     places = [Placement(one, (20, 30), (40, 50), 255, frozenset({-1})) for one in SIZES]
     row = packed(*zip(*samples, strict=True))
-    images, labels = spread(*(one.to("meta") for one in row), places)
+    images, labels = scatter(*(one.to("meta") for one in row), places)
     assert (images.shape, images.dtype) == ((5, 3, 40, 50), torch.uint8)
     assert (labels.shape, labels.dtype) == ((5, 40, 50), torch.uint8)
     assert images.device.type == labels.device.type == "meta"

@@ -16,7 +16,7 @@ import data_tools
 from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
 from segacc.model import SizeRule, TransformersModel
-from segacc.plugins.backbones import BACKBONES, TEST, backbone_config, check_backbone, spread
+from segacc.plugins.backbones import BACKBONES, TEST, backbone_config, check_backbone, evenly_spaced
 from segacc.plugins.upernet import (
     UperNetOptions,
     build,
@@ -370,9 +370,9 @@ def test_sizes_have_the_published_numbers(backbone: str, size: str, millions: fl
 
 def test_maps_are_spread_over_the_stages() -> None:
     stages = [f"stage{k}" for k in range(1, 13)]
-    assert spread(stages, 4) == ["stage3", "stage6", "stage9", "stage12"]
-    assert spread(stages[:4], 4) == stages[:4]
-    assert spread(stages, 1) == ["stage12"]
+    assert evenly_spaced(stages, 4) == ["stage3", "stage6", "stage9", "stage12"]
+    assert evenly_spaced(stages[:4], 4) == stages[:4]
+    assert evenly_spaced(stages, 1) == ["stage12"]
 
 
 # ---------------------------------------------------------------------------------- the errors

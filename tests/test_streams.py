@@ -394,10 +394,10 @@ def test_the_first_samples_are_kept_for_pictures() -> None:
         return lists.read(shard, position)
 
     data = EvalStream(replace(lists, read=noted), LABELS, 3)
-    assert data.spread(0) == frozenset() and read == []
-    assert data.spread(2) == {"a0", "a1"} and read == ["a"]
-    assert data.spread(4) == {"a0", "a1", "a2", "b0"}
-    assert data.spread(100) == {"a0", "a1", "a2", "b0", "b1", "b2"}
+    assert data.example_ids(0) == frozenset() and read == []
+    assert data.example_ids(2) == {"a0", "a1"} and read == ["a"]
+    assert data.example_ids(4) == {"a0", "a1", "a2", "b0"}
+    assert data.example_ids(100) == {"a0", "a1", "a2", "b0", "b1", "b2"}
     assert data.num_samples is None
     assert isinstance(scored_data(lists, LABELS, 3), EvalStream)
 

@@ -21,7 +21,7 @@ from segacc.data_check.twins import Twins
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.samples import build_splits, lost_samples, passed_over, read_shard, spread
+from segacc.samples import build_splits, evenly_spaced, lost_samples, passed_over, read_shard
 from segacc.settings.config import CheckConfig
 from segacc.splits import carve, carved_line, pick_split
 
@@ -216,7 +216,7 @@ def walk(
         out_of = count or 0
     else:
         facts = SplitFacts(name, len(samples))
-        places = spread(len(samples), count or 0)
+        places = evenly_spaced(len(samples), count or 0)
         chosen = (samples[place] for place in places)
         out_of = len(samples)
     read = partial(scan_some, labels=data.labels, num_channels=data.config.num_channels)

@@ -24,7 +24,7 @@ from segacc.evaluation.score import Collector, Evaluation
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
-from segacc.samples import spread
+from segacc.samples import evenly_spaced
 from segacc.scoring import Scoring
 
 LIMIT, LOW_LIMIT = 1e-3, 1e-2
@@ -130,7 +130,7 @@ def evenly(scoring: Scoring, count: int) -> list[Sample]:
     data = scoring.data
     if not isinstance(data, EvalData):
         return list(islice(data.samples(), count))
-    return [data.source.samples[place] for place in spread(len(data.source), count)]
+    return [data.source.samples[place] for place in evenly_spaced(len(data.source), count)]
 
 
 def judge(

@@ -104,12 +104,12 @@ def backbone_config(
     config_class = getattr(importlib.import_module("transformers"), backbone.config)
     stages = [name for name in config_class(**values).stage_names if name != "stem"]
     more = backbone.pyramid if maps > 1 else {}
-    config = config_class(**values, **more, out_features=spread(stages, maps))
+    config = config_class(**values, **more, out_features=evenly_spaced(stages, maps))
     set_channels(config, num_channels)
     return config
 
 
-def spread(stages: list[str], maps: int) -> list[str]:
+def evenly_spaced(stages: list[str], maps: int) -> list[str]:
     """Choose that many stages, evenly, the last one among them; stages come without the stem."""
     return [stages[(k + 1) * len(stages) // maps - 1] for k in range(maps)]
 
