@@ -45,19 +45,18 @@ from torch.utils.data import Dataset
 from torchvision.transforms import ColorJitter
 from transformers import SegformerImageProcessor
 
-from segacc import png
-from segacc.augment import Pipeline
-from segacc.cache import cached
 from segacc.contracts import Facts
-from segacc.data import Batch, Source, TrainData, collate, load
-from segacc.decode import read_image, read_label
-from segacc.eval_data import EvalData
+from segacc.data import codecs as png
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch, EvalData, Source, TrainData, collate, load
+from segacc.data.cache import cached
+from segacc.data.decode import read_image, read_label
+from segacc.data.order import Order, sample_seed, seeded
+from segacc.data.placement import packed
+from segacc.data.samples import build_splits
 from segacc.hookspecs import Sample
 from segacc.memory import keep_memory
-from segacc.order import Order, sample_seed, seeded
-from segacc.placement import packed
 from segacc.registry import choose, load_registry
-from segacc.samples import build_splits
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT.parent / "shared" / "data" / "ade20k_sample"

@@ -26,13 +26,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from segacc.augment import Pipeline
 from segacc.contracts import Facts
-from segacc.data import Batch, Source, TrainData
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch, Source, TrainData
+from segacc.data.order import Cut, Order
+from segacc.data.samples import build_splits
 from segacc.hookspecs import Sample
-from segacc.order import Cut, Order
 from segacc.registry import choose, load_registry
-from segacc.samples import build_splits
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "data-memory.json"

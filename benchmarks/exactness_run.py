@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segacc import loop
 from segacc.contracts import IGNORE
-from segacc.data import Batch
+from segacc.data.batches import Batch
 from segacc.events import StepDone
 from segacc.feed import windows
 from segacc.meter import Meter

@@ -18,8 +18,8 @@ from statistics import median
 import torch
 
 from segacc import TrainConfig, train
+from segacc.data.placement import Placement, scatter
 from segacc.events import Evaluated, Event, Saved, StepDone
-from segacc.placement import Placement, scatter
 
 PACKAGES = ("segacc", "torch", "torchvision", "transformers", "accelerate")
 

@@ -115,8 +115,7 @@ def in_a_process(case: str, folder: str, classes: int) -> dict[str, Any]:
 def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     """Evaluate the picture, and look at the memory before and after."""
     from segacc.contracts import Facts
-    from segacc.data import Source
-    from segacc.eval_data import EvalData
+    from segacc.data.batches import EvalData, Source
     from segacc.hookspecs import Sample
     from segacc.labels import LabelMap
     from segacc.loop import evaluate

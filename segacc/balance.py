@@ -11,11 +11,8 @@ from accelerate.utils import gather_object
 
 from segacc.class_weights import RULES, read_class_weights
 from segacc.contracts import Facts
-from segacc.data import Source
-from segacc.errors import DataError, OptionError, SegaccError
-from segacc.folders import BALANCE
-from segacc.hookspecs import Stream
-from segacc.label_counts import (
+from segacc.data.batches import Source
+from segacc.data.label_counts import (
     Counts,
     class_chances,
     class_weights,
@@ -23,6 +20,9 @@ from segacc.label_counts import (
     rare_class_chances,
     shares,
 )
+from segacc.errors import DataError, OptionError, SegaccError
+from segacc.folders import BALANCE
+from segacc.hookspecs import Stream
 from segacc.labels import LabelMap
 from segacc.plan import Plan, as_stored
 

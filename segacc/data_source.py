@@ -4,20 +4,19 @@ from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
-from segacc.augment import Pipeline
 from segacc.balance import Balance, balance
-from segacc.cache import cached
-from segacc.data import Source, TrainData
-from segacc.eval_data import EvalData
+from segacc.data.augment import Pipeline
+from segacc.data.batches import EvalData, Source, TrainData
+from segacc.data.cache import cached
+from segacc.data.order import Order
+from segacc.data.quick_check import check_for_all
+from segacc.data.samples import passed_over
+from segacc.data.splits import chances_of, data_splits, pick_split
+from segacc.data.streams import EvalStream, TrainStream
 from segacc.hookspecs import DataSplits, Stream
-from segacc.order import Order
 from segacc.plan import Plan
 from segacc.processes import on_all
-from segacc.quick_check import check_for_all
-from segacc.samples import passed_over
 from segacc.scoring import scored_data
-from segacc.splits import chances_of, data_splits, pick_split
-from segacc.streams import EvalStream, TrainStream
 
 
 @dataclass(frozen=True)

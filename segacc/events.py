@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.pictures import Example
+from segacc.data.pictures import Example
 from segacc.terms import Scores, Terms
 
 if TYPE_CHECKING:

@@ -9,14 +9,13 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from segacc.data import Batch, Item, nothing
+from segacc.data.batches import Batch, EvalData, Item, nothing
+from segacc.data.streams import EvalStream
 from segacc.errors import DataError, PluginError, SegaccError
-from segacc.eval_data import EvalData
 from segacc.limits import ending
 from segacc.meter import Meter
 from segacc.run import Run
 from segacc.signals import StopSignal
-from segacc.streams import EvalStream
 
 
 def on_any(accelerator: Any, *flags: bool) -> list[bool]:

@@ -151,7 +151,8 @@ class Augmentation(Record):
     With `partners` it is called with a third argument: a function without arguments that returns
     another (image, label) of the training split, which has been through what stands before.
 
-    On "batch" it is a BatchChange. Crops and flips may have what `segacc.placement` asks for."""
+    On "batch" it is a BatchChange. Crops and flips may have what
+    `segacc.data.placement` asks for."""
     on: Literal["worker", "device", "batch"] | Callable[[Any], str] = "worker"
     """Where it runs: in the data loader's worker, on the training device picture by picture, or
     there on a whole batch; or options to one of these."""

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from segacc.contracts import Facts
-from segacc.decode import MODES, opened_pixels, plainly, read_image, upper
+from segacc.data.decode import MODES, opened_pixels, plainly, read_image, upper
 from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
 from segacc.hookspecs import USUAL, Reading
 from segacc.labels import LabelMap

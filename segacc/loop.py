@@ -10,7 +10,8 @@ from torch import Tensor
 from segacc import checkpoint
 from segacc.averaging import average, kinds, using
 from segacc.contracts import IGNORE, MetricState
-from segacc.data import Batch
+from segacc.data.batches import Batch
+from segacc.data.pictures import Example
 from segacc.errors import DataError, SegaccError, WriteError
 from segacc.events import Evaluated, Event, Saved, Started
 from segacc.export import save_model
@@ -19,7 +20,6 @@ from segacc.limits import ending
 from segacc.limits.ending import refit
 from segacc.meter import Meter
 from segacc.model import Logits
-from segacc.pictures import Example
 from segacc.run import Run
 from segacc.scoring import Scoring, joined
 from segacc.signals import StoppedError

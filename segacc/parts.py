@@ -6,14 +6,15 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
 from segacc import checkpoint
-from segacc.augment import Pipeline
 from segacc.averaging import build_ema, kinds
 from segacc.build import build_network
 from segacc.contracts import Facts, LossTerm
+from segacc.data.augment import Pipeline
+from segacc.data.batches import EvalData
+from segacc.data.streams import EvalStream
 from segacc.data_source import load_data
 from segacc.defaults import choose_score, choose_settings
 from segacc.errors import OptionError
-from segacc.eval_data import EvalData
 from segacc.limits.budget import Clock
 from segacc.limits.early_stop import build_early_stop
 from segacc.limits.guard import build_guard
@@ -29,7 +30,6 @@ from segacc.run_lock import RunLock
 from segacc.scoring import Scoring, build_metrics, check_metrics, confident, refuse_batches
 from segacc.settings.sources import Settings
 from segacc.start import lock_folder, prepare_folder, resume
-from segacc.streams import EvalStream
 
 
 def make_accelerator(plan: Plan) -> Accelerator:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
 from segacc.errors import OptionError, UnreadableError, count_of
-from segacc.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
 from segacc.settings.config import PredictConfig
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
     """Write one prediction: raw ids at the original size, and the overlay with a legend."""
     from PIL import Image
 
-    from segacc.decode import read_image
-    from segacc.pictures import draw_prediction, visible, write_picture
+    from segacc.data.decode import read_image
+    from segacc.data.pictures import draw_prediction, visible, write_picture
 
     image = read_image(
         job.picture, str(job.picture), segmenter.network.num_channels, segmenter.reading

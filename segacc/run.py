@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segacc import checkpoint
-from segacc.augment import Pipeline
 from segacc.balance import Balance
 from segacc.checkpoint import Progress
 from segacc.contracts import Facts, LossTerm
-from segacc.data import TrainData
+from segacc.data.augment import Pipeline
+from segacc.data.batches import TrainData
+from segacc.data.order import Cut
+from segacc.data.streams import TrainStream
 from segacc.events import Skipped
 from segacc.labels import LabelMap
 from segacc.limits.budget import Clock
@@ -24,14 +26,12 @@ from segacc.optim import freezing
 from segacc.optim import groups as parameter_groups
 from segacc.optim.ema import Ema
 from segacc.optim.schedule import set_lr
-from segacc.order import Cut
 from segacc.plan import Plan
 from segacc.run_lock import RunLock
 from segacc.scoring import ScoreKey, Scoring
 from segacc.settings.config import TrainConfig
 from segacc.settings.units import period_of
 from segacc.signals import StopSignal
-from segacc.streams import TrainStream
 from segacc.terms import Scores
 
 NO_END = 10**9

@@ -10,9 +10,9 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts, MetricState
-from segacc.data import Item, Source
+from segacc.data.batches import MOST_PIXELS, EvalData, Item, Source
+from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, PluginError, SegaccError
-from segacc.eval_data import MOST_PIXELS, EvalData
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.kernels.resize import Decided
 from segacc.labels import LabelMap
@@ -20,7 +20,6 @@ from segacc.memory import memory_returned
 from segacc.model import SegmentationModel
 from segacc.protocols.predict import decide_batch
 from segacc.protocols.protocol import Protocol
-from segacc.streams import EvalStream
 from segacc.terms import Scores, Terms, Weights
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list, load
 
 from segacc import checkpoint
+from segacc.data.samples import digest, ids_of
+from segacc.data.streams import TrainStream
 from segacc.errors import OptionError
 from segacc.folders import NETWORK, clear
 from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
 from segacc.plan import as_stored
 from segacc.processes import on_all
-from segacc.samples import digest, ids_of
 from segacc.saved import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
-from segacc.streams import TrainStream
 
 if TYPE_CHECKING:
     from segacc.run import Run

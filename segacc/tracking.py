@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segacc.curves import draw_curves, read_metrics
+from segacc.data.pictures import draw_examples
 from segacc.errors import WriteError
 from segacc.events import Evaluated, Event, Fitted, Skipped, Started, StepDone, Stopped, finite
 from segacc.labels import Color
-from segacc.pictures import draw_examples
 from segacc.terms import Scores
 
 Log = Callable[[dict[str, float], int], None]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from data_tools import facts
-from segacc.order import seeded
+from segacc.data.order import seeded
 from segacc.settings.options import decode
 from segacc.testing import registry_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from cache_tools import LABELS, on_disk
 from data_tools import random_sample
-from segacc.data import Source
+from segacc.data.batches import Source
 
 
 @pytest.fixture

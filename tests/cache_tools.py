@@ -10,9 +10,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from data_tools import random_sample
-from segacc.cache import SHARED, CachedSource, cached
-from segacc.data import Source
-from segacc.eval_data import EvalData
+from segacc.data.batches import EvalData, Source
+from segacc.data.cache import SHARED, CachedSource, cached
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from segacc.data import Batch
+from segacc.data.batches import Batch
 from segacc.feed import windows
 from segacc.meter import Meter
 from segacc.parts import build_run

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from data_tools import Counts, encode
 from segacc.__main__ import end_with
-from segacc.data import Source
+from segacc.data.batches import EvalData, Source
+from segacc.data.streams import EvalStream
 from segacc.errors import DataError
-from segacc.eval_data import EvalData
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
@@ -28,7 +28,6 @@ from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.processes import on_all, start_accelerator
 from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.scoring import Scoring
-from segacc.streams import EvalStream
 from sharded_segacc import take_path_of_gpus
 
 SIZES = [(32, 32), (70, 100), (33, 32), (120, 31), (20, 20), (32, 32), (32, 32)]

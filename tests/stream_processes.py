@@ -13,16 +13,15 @@ from accelerate.utils import gather_object
 from data_tools import Counts, tiny_segformer
 from segacc import checkpoint
 from segacc.__main__ import end_with
-from segacc.augment import Pipeline
-from segacc.data import Source
-from segacc.eval_data import EvalData
+from segacc.data.augment import Pipeline
+from segacc.data.batches import EvalData, Source
+from segacc.data.order import Cut
+from segacc.data.streams import TrainStream
 from segacc.loop import evaluate
-from segacc.order import Cut
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards
 from segacc.processes import start_accelerator
 from segacc.protocols.protocol import default_protocol
 from segacc.scoring import Scoring, scored_data
-from segacc.streams import TrainStream
 
 STEPS, STOP, WORKERS = 30, 7, 2
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from data_tools import facts
-from segacc.augment import Pipeline
+from segacc.data.augment import Pipeline
+from segacc.data.order import seeded
 from segacc.errors import PluginError
 from segacc.hookspecs import Augmentation
-from segacc.order import seeded
 from segacc.registry import load_registry
 
 

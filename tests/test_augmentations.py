@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as F
 
 from augmentation_tools import apply, assert_one_grid, blocks, build, places
 from data_tools import facts
+from segacc.data.placement import padded, padding_color
 from segacc.errors import OptionError
-from segacc.placement import padded, padding_color
 from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCropOptions
 from segacc.plugins.augmentations.pairs import resized_pair
 

@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from augmentation_tools import RECORDS, apply, blocks, build
-from segacc.decode import read_image
-from segacc.order import seeded
+from segacc.data.decode import read_image
+from segacc.data.order import seeded
 from segacc.plugins.augmentations.color_recipes import PIXELS
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.settings.options import decode

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from augmentation_tools import apply, assert_one_grid, blocks, build, places
-from segacc.order import seeded
+from segacc.data.order import seeded
 from segacc.plugins.augmentations.trivial_augment import SPACE
 
 MOVES = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}

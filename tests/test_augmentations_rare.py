@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from augmentation_tools import Pair, apply, build, places
-from segacc.order import seeded
+from segacc.data.order import seeded
 from segacc.plugins.augmentations.rare_classes import draw_classes
 
 SHARES = (0.7, 0.2, 0.08, 0.02)

@@ -15,7 +15,7 @@ import torch
 from torchvision import tv_tensors
 
 from augmentation_tools import apply, build
-from segacc.order import seeded
+from segacc.data.order import seeded
 
 STEPS = ("brightness", "contrast", "saturation", "hue")
 RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {

@@ -20,8 +20,8 @@ from cli_tools import (
     segacc,
     write_data,
 )
-from segacc.quick_check import LOOK
-from segacc.samples import evenly_spaced
+from segacc.data.quick_check import LOOK
+from segacc.data.samples import evenly_spaced
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -15,16 +15,16 @@ from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics
 from data_tools import encode, facts
 from segacc.balance import Balance, balance
 from segacc.class_weights import FORM, check_class_weights, read_class_weights
-from segacc.data import Source
-from segacc.errors import DataError, OptionError, SegaccError
-from segacc.hookspecs import Sample, Stream
-from segacc.label_counts import (
+from segacc.data.batches import Source
+from segacc.data.label_counts import (
     class_chances,
     class_weights,
     count_labels,
     rare_class_chances,
     shares,
 )
+from segacc.errors import DataError, OptionError, SegaccError
+from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.parts import build_losses
 from segacc.plan import Plan, gather, make_plan

@@ -13,9 +13,9 @@ from PIL import Image
 
 from cache_tools import LABELS, assert_same, kept
 from data_tools import random_sample
-from segacc.cache_files import Notice
-from segacc.cache_key import key_of
-from segacc.data import Source
+from segacc.data.batches import Source
+from segacc.data.cache_files import Notice
+from segacc.data.cache_key import key_of
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 

@@ -21,9 +21,9 @@ from accelerate.state import AcceleratorState
 from cache_tools import LABELS, assert_same, kept, rooms, whole
 from cli_tools import Warm, assert_succeeded, segacc
 from data_tools import encode, random_sample
-from segacc.cache import SHARED, Room, sweep
-from segacc.cache_files import DATA, FEW
-from segacc.data import Source
+from segacc.data.batches import Source
+from segacc.data.cache import SHARED, Room, sweep
+from segacc.data.cache_files import DATA, FEW
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
 from segacc.processes import start_accelerator

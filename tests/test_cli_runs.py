@@ -9,7 +9,7 @@ import yaml
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics, python
 from segacc.checkpoint import seal
-from segacc.samples import digest
+from segacc.data.samples import digest
 
 pytest_plugins = ["cli_fixtures"]
 

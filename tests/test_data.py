@@ -12,13 +12,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
-from segacc.augment import Pipeline
-from segacc.data import Batch, Item, Source, TrainData, collate, load
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch, EvalData, Item, Source, TrainData, collate, load
+from segacc.data.order import Cut, Order, StepSampler
 from segacc.errors import DataError, SegaccError, UnreadableError
-from segacc.eval_data import EvalData
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
-from segacc.order import Cut, Order, StepSampler
 from segacc.plugins.augmentations.geometry import (
     Mirror,
     RandomScaleCrop,

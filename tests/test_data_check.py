@@ -21,12 +21,12 @@ from check_tools import (
 )
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
+from segacc.data.decode import read_sample
+from segacc.data.samples import build_splits
 from segacc.data_check.verdict import Finding, judge
-from segacc.decode import read_sample
 from segacc.errors import DataError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
-from segacc.samples import build_splits
 
 # -------------------------------------------------------------------------------------- numbers
 

@@ -11,9 +11,12 @@ from PIL import Image
 from check_tools import LABEL, chosen, foreign_values, look, of_samples
 from cli_tools import NAMES, write_data
 from data_tools import random_sample
-from segacc.augment import Pipeline
 from segacc.contracts import Facts
-from segacc.data import Batch, Item, Source, TrainData, collate
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch, Item, Source, TrainData, collate
+from segacc.data.order import Order
+from segacc.data.pictures import PAPER
+from segacc.data.samples import build_splits
 from segacc.data_check.check import Findings
 from segacc.data_check.pictures import (
     TURNS,
@@ -27,9 +30,6 @@ from segacc.data_check.pictures import (
 )
 from segacc.errors import DataError
 from segacc.labels import spread_colors
-from segacc.order import Order
-from segacc.pictures import PAPER
-from segacc.samples import build_splits
 
 PALETTE = spread_colors(3)
 

@@ -8,10 +8,10 @@ import pytest
 
 from data_tools import encode
 from folder_tools import build, fill, refusal
-from segacc.decode import read_sample
+from segacc.data.decode import read_sample
+from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import OptionError, UnreadableError
 from segacc.plugins.datasets.folder import FolderOptions
-from segacc.samples import IMAGE_SUFFIXES
 from segacc.settings.options import decode
 
 

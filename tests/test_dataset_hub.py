@@ -25,7 +25,7 @@ from dataset_hub_data import (
     picture,
     refusal,
 )
-from segacc.decode import read_image, read_label
+from segacc.data.decode import read_image, read_label
 from segacc.errors import DataError, OptionError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.plugins.datasets import nuclei

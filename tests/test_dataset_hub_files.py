@@ -22,10 +22,10 @@ from dataset_hub_data import (
 )
 from dataset_hub_tools import commit, dataset_hub, of_bytes, start_loading
 from hub_tools import result
+from segacc.data.splits import pick_split
 from segacc.errors import OptionError
 from segacc.plugins.datasets.hub import HubOptions
 from segacc.settings.options import decode
-from segacc.splits import pick_split
 
 pytest_plugins = ["dataset_hub_fixtures"]
 pytestmark = pytest.mark.usefixtures("hub_cache")

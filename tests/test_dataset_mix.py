@@ -11,14 +11,14 @@ from PIL import Image
 
 from cli_tools import write_data
 from data_tools import encode
-from segacc.decode import read_label, read_sample
+from segacc.data.decode import read_label, read_sample
+from segacc.data.order import Order
+from segacc.data.samples import build_splits
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.order import Order
 from segacc.plugins.datasets.mix import MixedSamples, MixOptions, build_mix
 from segacc.registry import Registry, choose, load_registry
-from segacc.samples import build_splits
 from segacc.settings.options import decode
 
 SIZE = (6, 9)

@@ -11,20 +11,19 @@ import pytest
 import torch
 
 from data_tools import random_sample
-from segacc.augment import Pipeline
-from segacc.data import Source
-from segacc.decode import read_sample
+from segacc.data.augment import Pipeline
+from segacc.data.batches import EvalData, Source
+from segacc.data.decode import read_sample
+from segacc.data.order import Cut
+from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import DataError, OptionError, SegaccError, UnreadableError
-from segacc.eval_data import EvalData
 from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.order import Cut
 from segacc.plugins.datasets import shard_files
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.plugins.datasets.shard_files import ShardReader
 from segacc.plugins.datasets.shard_names import braces
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards, roles, segacc_datasets
 from segacc.settings.options import decode, parse_component
-from segacc.streams import EvalStream, TrainStream
 from stream_tools import Plain, Ranges, content, serving, write_parquet, write_samples, write_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}

@@ -14,17 +14,17 @@ import torch
 from fsspec.implementations.memory import MemoryFile
 
 from data_tools import random_sample
-from segacc.augment import Pipeline
-from segacc.data import Batch
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch
+from segacc.data.order import Cut
+from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.order import Cut
 from segacc.plugins.datasets import shard_files
 from segacc.plugins.datasets.shard_files import ShardReader
 from segacc.plugins.datasets.shard_names import is_far, shards_of
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards
 from segacc.settings.options import decode, parse_component
-from segacc.streams import EvalStream, TrainStream
 from stream_tools import write_parquet, write_samples
 
 TAR, PARQUET = ShardReader("jpg", "seg.png"), ShardReader("image", "label")

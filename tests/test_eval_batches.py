@@ -14,20 +14,19 @@ from PIL import Image
 from torch import Tensor
 
 from data_tools import encode, random_sample, tiny_segformer
-from segacc.data import Item, Source, nothing
-from segacc.decode import read_image
+from segacc.data.batches import EvalData, Item, Source, nothing
+from segacc.data.codecs import picture_size
+from segacc.data.decode import read_image
+from segacc.data.order import of_one_size
+from segacc.data.streams import EvalStream
 from segacc.errors import DataError, OptionError, SegaccError
-from segacc.eval_data import EvalData
 from segacc.feed import Trouble, scored
-from segacc.headers import picture_size
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
-from segacc.order import of_one_size
 from segacc.protocols.predict import decide_batch
 from segacc.protocols.protocol import Protocol
 from segacc.scoring import Scoring, refuse_batches
-from segacc.streams import EvalStream
 
 LABELS = LabelMap.plain(["a", "b", "c"])
 SIZES = [(24, 32), (40, 20), (24, 32), (24, 32), (40, 20), (33, 33), (24, 32), (40, 20)]

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from data_tools import encode
-from segacc.decode import read_image, read_pixels
+from segacc.data.codecs import decode_jpeg, is_simple_jpeg, picture_size
+from segacc.data.decode import read_image, read_pixels
 from segacc.errors import UnreadableError
-from segacc.headers import picture_size
-from segacc.jpeg import decode_jpeg, is_simple_jpeg
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (9, 14, 3), dtype=np.uint8)

@@ -13,10 +13,8 @@ from PIL import Image
 
 from cli_tools import write_data
 from data_tools import encode
-from segacc.data import Source
-from segacc.errors import DataError, UnreadableError
-from segacc.hookspecs import Sample
-from segacc.label_counts import (
+from segacc.data.batches import Source
+from segacc.data.label_counts import (
     MIN_SHARE,
     class_chances,
     class_weights,
@@ -24,8 +22,10 @@ from segacc.label_counts import (
     rare_class_chances,
     shares,
 )
+from segacc.data.order import Order
+from segacc.errors import DataError, UnreadableError
+from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
-from segacc.order import Order
 
 LABELS = LabelMap.plain(("a", "b", "c"), ignore=(7,))
 

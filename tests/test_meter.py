@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from run_tools import build
-from segacc.data import Source
+from segacc.data.batches import Source
 from segacc.events import StepDone
 from segacc.loop import train
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from segacc.order import Cut, Order, StepSampler, sample_seed, seeded, share
+from segacc.data.order import Cut, Order, StepSampler, sample_seed, seeded, share
 
 CUTS = [  # processes, batch size, accumulation: twelve images a step
     (processes, batch, 12 // processes // batch)

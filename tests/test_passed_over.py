@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, write_data
+from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.plugins.datasets.shard_files import LostSamples
-from segacc.samples import IMAGE_SUFFIXES
 from stream_tools import write_tar
 
 pytest_plugins = ["cli_fixtures"]

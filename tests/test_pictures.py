@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from segacc.curves import curves, draw_curves, read_metrics
-from segacc.pictures import (
+from segacc.data.pictures import (
     GAP,
     PAPER,
     TILE,

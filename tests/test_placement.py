@@ -12,11 +12,11 @@ from torchvision.transforms.v2 import functional as F
 
 from augmentation_tools import RECORDS, apply, build, places
 from data_tools import facts
-from segacc.augment import Pipeline
-from segacc.data import Batch, Item, collate
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch, Item, collate
+from segacc.data.order import seeded
+from segacc.data.placement import Placement, packed, padding_color, placed, resized, scatter
 from segacc.hookspecs import Augmentation
-from segacc.order import seeded
-from segacc.placement import Placement, packed, padding_color, placed, resized, scatter
 from segacc.plugins.augmentations.geometry import (
     Mirror,
     RandomScaleCrop,

@@ -10,8 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from data_tools import facts
 from run_tools import FIXED
-from segacc.parts import build_pipeline
-from segacc.placement import (
+from segacc.data.placement import (
     Placement,
     nearest_by_index,
     nearest_classes,
@@ -20,6 +19,7 @@ from segacc.placement import (
     resized_as_floats,
     scatter,
 )
+from segacc.parts import build_pipeline
 from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from data_tools import encode, facts
-from segacc.decode import read_label
+from segacc.data.decode import read_label
 from segacc.errors import DataError
 from segacc.evaluation.plain import (
     different,

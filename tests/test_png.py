@@ -13,8 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from data_tools import encode
 from launches import environment
-from segacc import png
-from segacc.decode import raw_label, read_image, read_pixels
+from segacc.data import codecs as png
+from segacc.data.decode import raw_label, read_image, read_pixels
 from segacc.errors import DataError, UnreadableError
 from segacc.labels import LabelMap
 

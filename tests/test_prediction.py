@@ -17,7 +17,7 @@ from cli_tools import (
     draw,
     write_data,
 )
-from segacc.samples import IMAGE_SUFFIXES
+from segacc.data.samples import IMAGE_SUFFIXES
 
 pytest_plugins = ["cli_fixtures"]
 

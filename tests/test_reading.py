@@ -10,11 +10,11 @@ from PIL import Image
 from check_tools import chosen
 from data_tools import encode
 from folder_tools import fill
-from segacc.decode import read_image, read_sample
+from segacc.data.codecs import picture_size
+from segacc.data.decode import read_image, read_sample
+from segacc.data.samples import build_splits
 from segacc.errors import DataError
-from segacc.headers import picture_size
 from segacc.hookspecs import USUAL, Reading, Sample, Stream
-from segacc.samples import build_splits
 from stream_tools import write_samples
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)

@@ -6,11 +6,11 @@ from typing import Any
 
 from data_tools import random_sample
 from dataset_hub_data import build, pairs, parquet
+from segacc.data.samples import digest, ids_of
+from segacc.data.splits import carve, pick_split
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.mix import MixOptions, build_mix
-from segacc.samples import digest, ids_of
-from segacc.splits import carve, pick_split
 
 pytest_plugins = ["dataset_hub_fixtures"]
 LABELS = LabelMap.plain(("sky", "road", "tree"))

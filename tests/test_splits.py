@@ -9,11 +9,11 @@ import datasets
 import numpy as np
 import pytest
 
+from segacc.data.splits import Part, carve, carved_line, chances_of, data_splits, pick_split
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.hookspecs import Chosen, Dataset, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
-from segacc.splits import Part, carve, carved_line, chances_of, data_splits, pick_split
 
 LABELS = LabelMap.plain(("sky", "road"))
 

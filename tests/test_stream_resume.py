@@ -18,8 +18,8 @@ import pytest
 from cli_tools import Warm, assert_refused, assert_succeeded, draw
 from data_tools import encode
 from launches import ROOT, assert_same, column, command, environment, rows
+from segacc.data.samples import digest
 from segacc.hookspecs import Sample
-from segacc.samples import digest
 from stream_tools import write_samples
 
 pytest_plugins = ["cli_fixtures"]

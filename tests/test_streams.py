@@ -14,17 +14,15 @@ import torch
 from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
-from segacc.augment import Pipeline
-from segacc.data import Batch, Item, Source
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch, EvalData, Item, Source
+from segacc.data.order import Cut
+from segacc.data.streams import EvalStream, Place, Reader, TrainStream, deal
 from segacc.errors import DataError
-from segacc.eval_data import EvalData
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
-from segacc.order import Cut
 from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCropOptions
 from segacc.scoring import scored_data
-from segacc.stream_readers import Place, Reader, deal
-from segacc.streams import EvalStream, TrainStream
 from stream_tools import Counted, FromLists, small_stream
 
 LABELS = LabelMap.plain(("sky", "road", "tree"))

@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional
 
 from augmentation_tools import RECORDS
 from refusals import NoOptions, assert_refuses
+from segacc.data.placement import Placement
 from segacc.hookspecs import Augmentation
-from segacc.placement import Placement
 from segacc.settings.options import decode
 from segacc.testing import check_augmentation
 
@@ -316,5 +316,7 @@ def test_what_is_left_to_the_device_is_what_a_call_gives() -> None:
     ("change", "name"), [(TurnElsewhere(), "late_flip"), (OtherHalf(), "late_cut")]
 )
 def test_another_sample_on_the_device_is_told(change: Any, name: str) -> None:
-    with pytest.raises(AssertionError, match=f"`{name}` and `segacc.placement.placed` to give"):
+    with pytest.raises(
+        AssertionError, match=f"`{name}` and `segacc.data.placement.placed` to give"
+    ):
         check_augmentation(augmentation(change))

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from segacc.data.pictures import Example
 from segacc.events import Evaluated, Event, Started, StepDone, Stopped
-from segacc.pictures import Example
 from segacc.terms import Scores, Terms
 from segacc.tracking import flat, record
 

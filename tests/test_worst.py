@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from segacc.data import Item
+from segacc.data.batches import Item
+from segacc.data.pictures import TILE, WRONG
 from segacc.evaluation.per_image import count_image
 from segacc.evaluation.worst import Worst, draw_worst
-from segacc.pictures import TILE, WRONG
 
 NAMES, PALETTE = ("no", "yes"), ((40, 40, 40), (255, 200, 0))
 
@@ -73,7 +73,7 @@ def test_pictures_bear_rank_score_and_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(300, 100), (64, 512), (16, 16), (720, 960)])
 def test_what_was_shrunk_is_drawn_as_it_is(size: tuple[int, int]) -> None:
-    from segacc.pictures import shrunk
+    from segacc.data.pictures import shrunk
 
     worst = Worst()
     show(worst, "a", 3, size=size)

@@ -10,14 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segacc.contracts import Facts
-from segacc.data_check.check import Findings
-from segacc.data_check.cures import CROP
-from segacc.data_check.split_facts import EXAMPLES, SplitFacts
-from segacc.decode import raw_label, read_pixels
-from segacc.errors import DataError, count_of
-from segacc.hookspecs import Chosen, Sample, Stream
-from segacc.labels import Color, LabelMap
-from segacc.pictures import (
+from segacc.data.decode import raw_label, read_pixels
+from segacc.data.pictures import (
     GAP,
     INK,
     PAPER,
@@ -29,9 +23,15 @@ from segacc.pictures import (
     text_strip,
     write_picture,
 )
+from segacc.data_check.check import Findings
+from segacc.data_check.cures import CROP
+from segacc.data_check.split_facts import EXAMPLES, SplitFacts
+from segacc.errors import DataError, count_of
+from segacc.hookspecs import Chosen, Sample, Stream
+from segacc.labels import Color, LabelMap
 
 if TYPE_CHECKING:
-    from segacc.data import TrainData
+    from segacc.data.batches import TrainData
 
 WIDTH = 1240
 """Of a sheet, in pixels."""
@@ -204,9 +204,9 @@ def _training(
 
     Of a split that is streamed or has faults it is made of the examples alone.
     """
-    from segacc.augment import Pipeline
-    from segacc.data import Source, TrainData
-    from segacc.order import Order
+    from segacc.data.augment import Pipeline
+    from segacc.data.batches import Source, TrainData
+    from segacc.data.order import Order
 
     labels, config = found.data.labels, found.data.config
     told = Facts(
@@ -233,7 +233,7 @@ def augmented(data: "TrainData", epoch: int, place: int) -> tuple[Pixels, Pixels
     Raises:
         SegaccError: an augmentation refuses it.
     """
-    from segacc.data import collate
+    from segacc.data.batches import collate
 
     batch = collate([data[(epoch, place)]])
     if isinstance(batch, Exception):

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from segacc.contracts import IGNORE
+from segacc.data.decode import raw_label, read_pixels, sizes_text, turn_is_open, unused_bits
 from segacc.data_check.twins import fingerprint
-from segacc.decode import raw_label, read_pixels, sizes_text, turn_is_open, unused_bits
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
@@ -165,7 +165,7 @@ def _label_kind(mode: str) -> str:
 def _fault(
     which: Literal["image", "label"], file: str, source: bytes | Path, error: DataError
 ) -> Fault:
-    """Sort what `segacc.decode` says of a file."""
+    """Sort what `segacc.data.decode` says of a file."""
     if not isinstance(error, UnreadableError):
         return Fault(which, file, str(error))
     missing = isinstance(source, Path) and not source.exists()

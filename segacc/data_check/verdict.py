@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from segacc.data.quick_check import open_turns_text, unused_bits_text
 from segacc.data_check.check import Findings
 from segacc.data_check.scan import Fault, FaultKind
 from segacc.data_check.split_facts import SplitFacts
 from segacc.data_check.twins import Twins
 from segacc.errors import count_of
-from segacc.quick_check import open_turns_text, unused_bits_text
 
 Level = Literal["problem", "warning", "fact"]
 LEVELS: tuple[Level, ...] = ("problem", "warning", "fact")

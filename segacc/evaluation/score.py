@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segacc.contracts import VERSION, Facts
+from segacc.data.splits import data_splits, pick_split
 from segacc.errors import OptionError
 from segacc.evaluation.bootstrap import Intervals, intervals
 from segacc.evaluation.per_image import ImageCounts, PerImage, count_image
@@ -32,13 +33,12 @@ from segacc.scoring import (
     scored_data,
 )
 from segacc.settings.config import EvaluateConfig
-from segacc.splits import data_splits, pick_split
 from segacc.terms import Scores, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segacc.data import Item
+    from segacc.data.batches import Item
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 
-from segacc.data import Item, Source
-from segacc.eval_data import EvalData
+from segacc.data.batches import EvalData, Item, Source
+from segacc.data.samples import evenly_spaced
 from segacc.evaluation.per_image import PerImage
 from segacc.evaluation.plain import (
     Pixels,
@@ -24,7 +24,6 @@ from segacc.evaluation.score import Collector, Evaluation
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
-from segacc.samples import evenly_spaced
 from segacc.scoring import Scoring
 
 LIMIT, LOW_LIMIT = 1e-3, 1e-2

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 
+from segacc.data.pictures import Example, draw_examples, shrunk
 from segacc.evaluation.per_image import ImageCounts
 from segacc.labels import Color
-from segacc.pictures import Example, draw_examples, shrunk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segacc.data import Item
+    from segacc.data.batches import Item
 
 COUNT = 20
 """Images that are kept."""

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 
 from segacc import checkpoint
-from segacc.data import Batch
+from segacc.data.batches import Batch
 from segacc.errors import NonFiniteError, OptionError
 from segacc.events import Skipped
 from segacc.plan import Plan

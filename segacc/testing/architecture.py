@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from segacc.data.order import seeded
 from segacc.hookspecs import Architecture
-from segacc.order import seeded
 from segacc.testing import forward, runs, saving, training
 from segacc.testing.subject import subject_of
 

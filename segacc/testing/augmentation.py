@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from segacc.augment import can_wait
 from segacc.contracts import IGNORE, Facts
+from segacc.data.augment import can_wait
+from segacc.data.order import seeded
+from segacc.data.placement import Placement, placed
 from segacc.hookspecs import Augmentation
-from segacc.order import seeded
-from segacc.placement import Placement, placed
 from segacc.testing.batch_change import check_batch_change, on_batch
 from segacc.testing.tools import Report, facts_of, few, some_labels
 
@@ -253,5 +253,7 @@ def left_to_the_device(subject: Subject) -> None:
             else:
                 found = placed(image, label, change.late_flip(Placement(size, size, size)))
         same = all(torch.equal(a, b) for a, b in zip(found, at_once, strict=True))
-        expected = f"`{kind}` and `segacc.placement.placed` to give what a call gives, same seed"
+        expected = (
+            f"`{kind}` and `segacc.data.placement.placed` to give what a call gives, same seed"
+        )
         subject.report.require(same, expected, f"another sample under seed {seed}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from segacc.order import seeded
+from segacc.data.order import seeded
 from segacc.testing.tools import Report
 
 Pair = tuple[Tensor, Tensor]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from segacc.contracts import IGNORE
-from segacc.decode import read_sample
+from segacc.data.decode import read_sample
+from segacc.data.order import seeded
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream
-from segacc.order import seeded
 from segacc.testing.tools import Report, few
 
 

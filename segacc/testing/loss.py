@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts, LossTerm
+from segacc.data.order import seeded
 from segacc.hookspecs import Loss
-from segacc.order import seeded
 from segacc.testing.tools import Report, close, facts_of, some_labels
 
 SIZE = (24, 20)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts, MetricState
+from segacc.data.order import seeded
 from segacc.hookspecs import Metric
 from segacc.loop import gather_scores
-from segacc.order import seeded
 from segacc.processes import start_accelerator
 from segacc.testing.forks import alone_on_cpu, forked
 from segacc.testing.tools import Report, close, facts_of, some_labels

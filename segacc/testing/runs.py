@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from segacc import loop, registry
 from segacc.contracts import IGNORE
+from segacc.data.order import seeded
 from segacc.feed import windows
 from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
 from segacc.inference import Segmenter
 from segacc.labels import LabelMap
 from segacc.meter import Meter
-from segacc.order import seeded
 from segacc.parts import build_run
 from segacc.plan import Plan, gather, make_plan
 from segacc.protocols.predict import predict

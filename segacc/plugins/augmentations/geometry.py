@@ -8,8 +8,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import PositiveInt
 
 from segacc.contracts import Facts
+from segacc.data.placement import Placement, padding_color, placed, resized
 from segacc.hookspecs import Augmentation, hookimpl
-from segacc.placement import Placement, padding_color, placed, resized
 from segacc.plugins.augmentations.pairs import (
     Pair,
     as_pair,

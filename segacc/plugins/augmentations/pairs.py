@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from segacc import placement
+from segacc.data import placement
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from segacc.contracts import Facts
+from segacc.data.placement import padding_color
 from segacc.hookspecs import Augmentation, hookimpl
-from segacc.placement import padding_color
 from segacc.plugins.augmentations.pairs import (
     Pair,
     as_pair,

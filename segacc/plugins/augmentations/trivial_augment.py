@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt, Le
 
 from segacc.contracts import Facts
+from segacc.data.placement import padding_color
 from segacc.hookspecs import Augmentation, hookimpl
-from segacc.placement import padding_color
 from segacc.plugins.augmentations.color import OnColors
 from segacc.plugins.augmentations.pairs import Pair, place
 

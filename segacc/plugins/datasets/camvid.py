@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segacc.contracts import IGNORE
+from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, edit
@@ -23,7 +24,6 @@ from segacc.plugins.datasets.files import (
     with_labels,
 )
 from segacc.plugins.datasets.tables import table
-from segacc.samples import IMAGE_SUFFIXES
 
 WHERE = "--dataset camvid"
 IMAGE_FOLDERS = ("701_stillsraw_full", "images")

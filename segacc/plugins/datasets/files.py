@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
-from segacc.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
 
 SPLITS = {
     "train": ("train", "training"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import edit
@@ -27,7 +28,6 @@ from segacc.plugins.datasets.folder_layout import (
     template,
 )
 from segacc.plugins.datasets.folder_lists import images_of_rows, rows, samples_of_rows
-from segacc.samples import IMAGE_SUFFIXES
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from segacc.data.samples import JPEG_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
 from segacc.plugins.datasets.files import expect_labels, read_lines
 from segacc.plugins.datasets.folder_layout import WHERE
-from segacc.samples import JPEG_SUFFIXES
 
 Row = tuple[str, ...]
 

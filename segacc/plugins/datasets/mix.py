@@ -16,11 +16,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt
 from pydantic import AllowInfNan, BeforeValidator
 
+from segacc.data.samples import ids_of
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream, hookimpl
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.mix_classes import WHERE, Translation, unify
-from segacc.samples import ids_of
 from segacc.settings.options import parse_component
 
 

@@ -17,10 +17,10 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample
 from segacc.plugins.datasets.shard_names import is_far, name_of, suffix
-from segacc.samples import IMAGE_SUFFIXES
 
 T = TypeVar("T")
 Pictures = tuple[str, Mapping[str, bytes | Path]]

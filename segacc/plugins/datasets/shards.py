@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
+from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
 from segacc.labels import LabelMap, edit, read_names
 from segacc.plugins.datasets.files import LABEL_SUFFIXES
 from segacc.plugins.datasets.shard_names import WHERE, is_far, name_of, shards_of, suffix
-from segacc.samples import IMAGE_SUFFIXES
 
 NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 IMAGE_WORDS = ("image", "img", "picture", "photo", "rgb")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, edit
@@ -18,7 +19,6 @@ from segacc.plugins.datasets.files import (
     with_labels,
 )
 from segacc.plugins.datasets.tables import bit_color
-from segacc.samples import IMAGE_SUFFIXES
 
 WHERE = "--dataset voc"
 NAMES = (

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segacc.data import Source, quiet
-from segacc.decode import read_label
+from segacc.data.batches import Source, quiet
+from segacc.data.decode import read_label
 from segacc.errors import SegaccError, UnreadableError
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]

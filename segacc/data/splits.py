@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from segacc.data.samples import build_splits, ids_of
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
-from segacc.samples import build_splits, ids_of
 
 DRAW = 0x5641
 """Keeps the draw of `carve` apart from those of the epochs, which the same seed decides."""

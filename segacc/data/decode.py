@@ -10,13 +10,23 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from segacc.data.codecs import (
+    BITS,
+    LYING,
+    ORIENTATION,
+    channels_in_file,
+    content,
+    decode_jpeg,
+    decode_png,
+    is_tiff,
+    read_tiff,
+    refuse_deep_planes,
+    refuse_wrong_checksum,
+    turn_of,
+)
 from segacc.errors import DataError, UnreadableError
-from segacc.headers import LYING, turn_of
 from segacc.hookspecs import USUAL, Reading, Sample
-from segacc.jpeg import ORIENTATION, content, decode_jpeg
 from segacc.labels import LabelMap
-from segacc.png import decode_png, refuse_wrong_checksum
-from segacc.tiff import BITS, channels_in_file, is_tiff, read_tiff, refuse_deep_planes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from segacc.contracts import IGNORE
-from segacc.decode import read_sample, turn_is_open, unused_bits
+from segacc.data.decode import read_sample, turn_is_open, unused_bits
+from segacc.data.samples import evenly_spaced, lost_samples, read_shard
 from segacc.errors import DataError, SegaccError, UnreadableError, count_of
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
-from segacc.samples import evenly_spaced, lost_samples, read_shard
 
 LOOK = 16
 """Samples of each split that are read, evenly spread."""

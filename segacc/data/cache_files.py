@@ -28,9 +28,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image as PILImage
 
-from segacc.data import Source
+from segacc.data.batches import EvalData, Source
 from segacc.errors import OptionError, SegaccError
-from segacc.eval_data import EvalData
 
 FORMAT = 2
 """Raised whenever a sample is read to other pixels, or in another order, or the files change."""

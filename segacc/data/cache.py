@@ -18,25 +18,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 
-from segacc.augment import Pair
-from segacc.cache_files import (
-    DATA,
-    INDEX,
-    Notice,
-    Work,
-    estimate,
-    gigabytes,
-    is_whole,
-    stored,
-)
-from segacc.cache_key import key_of
-from segacc.data import Source
+from segacc.data.augment import Pair
+from segacc.data.batches import EvalData, Source
+from segacc.data.cache_files import DATA, INDEX, Notice, Work, estimate, gigabytes, is_whole, stored
+from segacc.data.cache_key import key_of
 from segacc.errors import DataError, OptionError, SegaccError, count_of
-from segacc.eval_data import EvalData
 from segacc.hookspecs import Stream
 
 if TYPE_CHECKING:
-    from segacc.streams import EvalStream
+    from segacc.data.streams import EvalStream
 
 RAM = "ram"
 SHARE = 0.8
@@ -57,7 +47,7 @@ class CachedSource(Source):
     """A split whose samples were decoded before; they read the same, bit by bit."""
 
     folder: Path = field(kw_only=True)
-    """Holds the files that `segacc.cache_files` tells of."""
+    """Holds the files that `segacc.data.cache_files` tells of."""
     room: "Room | None" = field(default=None, kw_only=True, repr=False, compare=False)
     """Of a cache in memory: what removes it in the end; in other processes None."""
 

@@ -17,8 +17,8 @@ from typing import Any
 import PIL
 import torchvision
 
-from segacc.cache_files import FORMAT, Notice, Work
-from segacc.data import Source
+from segacc.data.batches import Source
+from segacc.data.cache_files import FORMAT, Notice, Work
 from segacc.hookspecs import USUAL
 from segacc.labels import LabelMap
 

@@ -73,8 +73,6 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
 
 
 # --------------------------------------------------------------------------- how images are meant
-
-
 @dataclass(frozen=True)
 class ReadAs(Sequence[Sample]):
     """Samples whose images are read in some way; each is made when it is asked for."""
@@ -143,8 +141,6 @@ def read_as(reading: Reading, data: DataSplits) -> DataSplits:
 
 
 # ------------------------------------------------------------------------- files that are not read
-
-
 def is_image(path: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> bool:
     """Tell an image by its ending; what macOS leaves beside files, `._NAME.jpg`, is none."""
     return path.suffix.lower() in suffixes and not path.name.startswith(".")

@@ -11,10 +11,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from segacc.contracts import IGNORE
+from segacc.data.order import seeded
+from segacc.data.placement import Placement, own
 from segacc.errors import PluginError
 from segacc.hookspecs import Augmentation
-from segacc.order import seeded
-from segacc.placement import Placement, own
 
 Pair = tuple[Tensor, Tensor]
 """Image (C, H, W) uint8 and label (H, W) uint8."""

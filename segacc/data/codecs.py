@@ -1,0 +1,274 @@
+"""Reads JPEG, PNG and TIFF files, and the sizes that image files state."""
+
+import functools
+import io
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is turned; 1 is upright."""
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+"""What a JPEG that is whole starts and ends with."""
+FRAMES = (0xC0, 0xC1, 0xC2)
+"""Markers of a picture's header: baseline, extended, progressive."""
+PIXELS = 0xDA
+"""Marker that the header ends with."""
+SIMPLE_MARKERS = (0xC4, 0xDB, 0xDD, 0xE0, 0xED, 0xFE)
+"""Markers that say nothing of it: tables, restarts, JFIF, Photoshop's, comments."""
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+GREY, RGB = 0, 2
+"""Kinds of colour, in a PNG's header."""
+SIMPLE_CHUNKS = set(b"IHDR IDAT IEND gAMA cHRM sRGB sBIT pHYs tIME bKGD tEXt".split())
+"""Chunks that do not say how the pixels are meant, or say it to screens."""
+TURNING = re.compile(rb"exif|xmp|raw profile", re.IGNORECASE)
+"""In the name of a text that may say how the picture is turned."""
+
+Pixels = np.ndarray[Any, Any]
+
+SAMPLES, BITS, PLANAR = 277, 258, 284
+"""TIFF tags: number of channels, bits of each, and 2 where they lie one after the other."""
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+LYING = (5, 6, 7, 8)
+"""Values of the EXIF orientation under which height and width change places."""
+
+
+def decode_jpeg(source: bytes | Path) -> "Tensor | None":
+    """Decode a whole, upright JPEG of three colours by torchvision's operator.
+
+    Pillow copies the pixels twice on their way out; the operator, on the same libjpeg-turbo, not
+    once. Whatever is not that plain is left to Pillow, which also tells what is wrong with it.
+
+    Args:
+        source: an encoded picture, or its path.
+
+    Returns:
+        (3, H, W) uint8 RGB, the channels next to each other in memory; None for any other picture,
+        or where torchvision has no such operator.
+    """
+    import torch
+    import torchvision  # noqa: F401  brings the operator
+
+    data = content(source)
+    if (
+        data[:2] != JPEG_START
+        or data[-2:] != JPEG_END
+        or not hasattr(torch.ops.image, "decode_jpeg")
+    ):
+        return None
+    try:
+        if not (is_simple_jpeg(data) or is_plain(data)):
+            return None
+        bare = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        image: Tensor = torch.ops.image.decode_jpeg(bare, 3, False)
+        return image
+    except Exception:  # a damaged file makes either library raise anything; Pillow tells what
+        return None
+
+
+def is_simple_jpeg(data: bytes) -> bool:
+    """Tell whether a header has three colours of 8 bits and nothing that says how they are meant.
+
+    Pillow's own reading of a header takes longer, most of all in a worker between other work. A
+    size that Pillow would warn of is left to it.
+    """
+    place, simple = 2, False
+    while data[place] == 0xFF and data[place + 1] != PIXELS:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker in FRAMES:
+            bits, height, width, colors = struct.unpack_from(">BHHB", data, place + 4)
+            most = PILImage.MAX_IMAGE_PIXELS or math.inf
+            simple = bool(bits == 8 and colors == 3 and height * width <= most)
+        elif marker not in SIMPLE_MARKERS:
+            return False
+        place += 2 + length
+    return simple and data[place] == 0xFF
+
+
+def is_plain(data: bytes) -> bool:
+    """Tell whether Pillow takes it for an upright JPEG of three colours."""
+    with PILImage.open(io.BytesIO(data)) as file:
+        upright = file.getexif().get(ORIENTATION, 1) == 1
+        return file.format == "JPEG" and file.mode == "RGB" and upright
+
+
+def content(source: bytes | Path) -> bytes:
+    """Return an encoded picture; nothing where its file cannot be read."""
+    try:
+        return source if isinstance(source, bytes) else source.read_bytes()
+    except OSError:
+        return b""
+
+
+@functools.cache
+def decoder() -> Callable[[bytes], Pixels] | None:
+    """Return what decodes, or None where imagecodecs is not installed."""
+    try:
+        from imagecodecs import png_decode
+    except ImportError:
+        return None
+    return png_decode
+
+
+def decode_png(source: bytes | Path) -> Pixels | None:
+    """Decode a whole grey or RGB PNG of 8 bits by imagecodecs, to Pillow's pixels.
+
+    Whatever is not that plain is left to Pillow, which also tells what is wrong with it.
+
+    Args:
+        source: an encoded picture, or its path.
+
+    Returns:
+        (H, W) or (H, W, 3) uint8; None for any other picture, or without imagecodecs.
+    """
+    decode = decoder()
+    data = content(source) if decode else b""
+    try:
+        return decode(data) if decode and is_simple_png(data) else None
+    except Exception:  # a damaged file; Pillow tells what
+        return None
+
+
+def refuse_wrong_checksum(source: bytes | Path) -> None:
+    """Refuse a PNG with a chunk whose checksum is wrong: Pillow does not look at the pixels'.
+
+    Raises:
+        ValueError: so; a file that ends too early is left to Pillow.
+    """
+    data = content(source)
+    place, view = len(SIGNATURE), memoryview(data)
+    while data.startswith(SIGNATURE) and place + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if end + 4 <= len(data):
+            stored = int.from_bytes(data[end : end + 4], "big")
+            if zlib.crc32(view[place + 4 : end]) != stored:
+                raise ValueError(f"damaged: the checksum of its part {name!r} is wrong")
+        place = end + 4
+
+
+def is_simple_png(data: bytes) -> bool:
+    """Tell whether it is whole, 8 bits, grey or RGB, not interlaced, not transparent or turned.
+
+    Damage is looked for here, as libpng would complain of it on stderr.
+    """
+    if not (data.startswith(SIGNATURE) and data.endswith(PNG_END)):
+        return False
+    width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    if bits != 8 or color not in (GREY, RGB) or interlaced:
+        return False
+    if width * height > (PILImage.MAX_IMAGE_PIXELS or math.inf):
+        return False
+    place, view = len(SIGNATURE), memoryview(data)
+    while place < len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if name not in SIMPLE_CHUNKS or zlib.crc32(view[place + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            return False
+        if name == b"tEXt" and TURNING.search(data[place + 8 : end].split(b"\0")[0]):
+            return False
+        place = end + 4
+    return place == len(data)
+
+
+def is_tiff(source: bytes | Path) -> bool:
+    """Tell whether an encoded picture, or the file at a path, begins as a TIFF does.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if isinstance(source, bytes):
+        return source.startswith(TIFF_STARTS)
+    with source.open("rb") as file:
+        return file.read(4) in TIFF_STARTS
+
+
+def channels_in_file(file: PILImage.Image, bands: int) -> int:
+    """Return how many channels a file has: Pillow passes over one that is not marked as alpha."""
+    return int(getattr(file, "tag_v2", {}).get(SAMPLES, bands))
+
+
+def refuse_deep_planes(file: PILImage.Image) -> None:
+    """Refuse a TIFF of 16 bits with one plane after the other: Pillow reads noise from it.
+
+    Raises:
+        UnidentifiedImageError: as Pillow does of what it does not know.
+    """
+    tags = getattr(file, "tag_v2", {})
+    if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
+        raise UnidentifiedImageError
+
+
+def read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
+    """Return the first picture of a TIFF, (C, H, W) of its own dtype.
+
+    Raises:
+        ImportError: tifffile is not installed, or imagecodecs, which a compressed one may need.
+        ValueError: it has no pixels, or too many.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        first = file.series[0]
+        if first.size > 2 * (PILImage.MAX_IMAGE_PIXELS or np.inf) * num_channels:
+            raise ValueError(f"{first.size} values, which is more than Pillow would read")
+        return _planes(first.asarray(), first.axes, num_channels)
+
+
+def _planes(pixels: Pixels, axes: str, num_channels: int) -> Pixels:
+    """Put the channels first; `axes` names Y, X and what is neither, as tifffile does."""
+    if pixels.ndim < 2 or pixels.size == 0:
+        raise ValueError("it has no pixels")
+    if pixels.ndim == 2:
+        return pixels[None]
+    if "Y" in axes and "X" in axes:
+        pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (-2, -1))
+    pixels = pixels.reshape(-1, *pixels.shape[-2:])
+    if len(pixels) != num_channels == pixels.shape[-1]:  # (H, W, C) that was written as pages
+        pixels = pixels.transpose(2, 0, 1)
+    return pixels
+
+
+def picture_size(source: bytes | Path, *, stored: bool = False) -> tuple[int, int] | None:
+    """Return (height, width) once upright, without decoding; None where that is not certain.
+
+    Args:
+        source: an encoded picture, or its path.
+        stored: its EXIF does not count.
+    """
+    try:
+        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            # A PNG's own `getexif` would decode it; a TIFF's size is that of the upright picture.
+            turned = _turn(file) in LYING and stored == (file.format == "TIFF")
+            return (file.width, file.height) if turned else (file.height, file.width)
+    except Exception:  # a damaged file makes Pillow raise anything; the decoder tells what
+        return None
+
+
+def turn_of(source: bytes | Path) -> int:
+    """Return the EXIF orientation 1..8 of a picture; 1, upright, where its header says nothing."""
+    try:
+        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            return _turn(file)
+    except Exception:  # a damaged file makes Pillow raise anything; the decoder tells what
+        return 1
+
+
+def _turn(file: PILImage.Image) -> int:
+    return int(PILImage.Image.getexif(file).get(ORIENTATION, 1))
