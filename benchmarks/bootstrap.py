@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from segacc.evaluation.bootstrap import differences, intervals, sums, weights
-from segacc.evaluation.per_image import ImageCounts, PerImage, iou, mean_of_known
+from segacc.commands.evaluate.bootstrap import differences, intervals, sums, weights
+from segacc.commands.evaluate.per_image import ImageCounts, PerImage, iou, mean_of_known
 
 RESULTS = Path(__file__).parent / "results" / "bootstrap.json"
 LIMIT = 2.0

@@ -49,7 +49,7 @@ from segacc.hookspecs import (
 from segacc.model import auto
 
 if TYPE_CHECKING:
-    from segacc.api import train
+    from segacc.commands.train import train
     from segacc.inference import Segmenter
     from segacc.settings.config import TrainConfig
 
@@ -78,7 +78,7 @@ __all__ = [
 
 _LAZY = {
     "TrainConfig": "segacc.settings.config",
-    "train": "segacc.api",
+    "train": "segacc.commands.train",
     "Segmenter": "segacc.inference",
 }
 

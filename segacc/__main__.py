@@ -28,7 +28,7 @@ def main() -> int:
     """Run the command line of this process; return the exit code."""
     show_any_character()
     try:
-        from segacc import cli
+        from segacc.commands import cli
 
         return cli.run(sys.argv[1:])
     except SegaccError as error:

@@ -10,9 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from cli_tools import NAMES, draw
-from segacc.data_check.check import Findings, check, open_data
-from segacc.data_check.cures import cures, paste
-from segacc.data_check.verdict import Finding, judge
+from segacc.commands.check_data.check import Findings, check, open_data
+from segacc.commands.check_data.fixes import cures, paste
+from segacc.commands.check_data.verdict import Finding, judge
 from segacc.hookspecs import Chosen, Dataset, DataSplits
 from segacc.labels import LabelMap
 from segacc.registry import choose, load_registry

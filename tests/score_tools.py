@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segacc.evaluation.per_image import PerImage, count_image
+from segacc.commands.evaluate.per_image import PerImage, count_image
 
 Pair = tuple[Any, Any]
 """A prediction and a label, (H, W) uint8."""

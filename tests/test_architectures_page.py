@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segacc.datasheet import datasheet, markdown
+from segacc.commands.datasheet import datasheet, markdown
 from segacc.registry import load_registry
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"

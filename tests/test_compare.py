@@ -11,10 +11,9 @@ from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, python
 from score_tools import Pair, counted, pairs, scores_of
-from segacc.evaluation.bootstrap import differences
-from segacc.evaluation.compare import compare, read_side
-from segacc.evaluation.compare_view import comparison_figure
-from segacc.evaluation.per_image import PerImage
+from segacc.commands.evaluate.bootstrap import differences
+from segacc.commands.evaluate.compare import compare, comparison_figure, read_side
+from segacc.commands.evaluate.per_image import PerImage
 from segacc.terms import Terms
 
 pytest_plugins = ["cli_fixtures"]

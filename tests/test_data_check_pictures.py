@@ -11,14 +11,8 @@ from PIL import Image
 from check_tools import LABEL, chosen, foreign_values, look, of_samples
 from cli_tools import NAMES, write_data
 from data_tools import random_sample
-from segacc.contracts import Facts
-from segacc.data.augment import Pipeline
-from segacc.data.batches import Batch, Item, Source, TrainData, collate
-from segacc.data.order import Order
-from segacc.data.pictures import PAPER
-from segacc.data.samples import build_splits
-from segacc.data_check.check import Findings
-from segacc.data_check.pictures import (
+from segacc.commands.check_data.check import Findings
+from segacc.commands.check_data.pictures import (
     TURNS,
     WIDTH,
     _training,
@@ -28,6 +22,12 @@ from segacc.data_check.pictures import (
     draw_augmented,
     draw_check,
 )
+from segacc.contracts import Facts
+from segacc.data.augment import Pipeline
+from segacc.data.batches import Batch, Item, Source, TrainData, collate
+from segacc.data.order import Order
+from segacc.data.pictures import PAPER
+from segacc.data.samples import build_splits
 from segacc.errors import DataError
 from segacc.labels import spread_colors
 

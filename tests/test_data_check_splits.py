@@ -7,7 +7,7 @@ from PIL import Image
 
 from check_tools import foreign_values, look, pastes, problems, texts
 from cli_tools import write_data
-from segacc.data_check.verdict import Finding, judge
+from segacc.commands.check_data.verdict import Finding, judge
 from segacc.errors import OptionError
 from test_datasets_voc import sbd, voc
 

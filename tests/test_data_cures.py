@@ -22,10 +22,10 @@ from check_tools import (
 )
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
-from segacc.data_check.check import Findings
-from segacc.data_check.cures import CROP, command, cures, paste, unmended
-from segacc.data_check.text import print_report, to_json
-from segacc.data_check.verdict import judge
+from segacc.commands.check_data.check import Findings
+from segacc.commands.check_data.fixes import CROP, command, cures, paste, unmended
+from segacc.commands.check_data.text import print_report, to_json
+from segacc.commands.check_data.verdict import judge
 from segacc.defaults import DEFAULT_CROP
 from segacc.hookspecs import Sample
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, launch, write_data
 from plugin_tools import pip_install, write_distribution
-from segacc.evaluation.per_image import PerImage
+from segacc.commands.evaluate.per_image import PerImage
 
 pytest_plugins = ["cli_fixtures"]
 

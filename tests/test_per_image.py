@@ -9,8 +9,8 @@ import torch
 from pyarrow import parquet
 
 from score_tools import counted, pairs, scores_of
+from segacc.commands.evaluate.per_image import PerImage, count_image, iou, mean_of_known
 from segacc.errors import DataError
-from segacc.evaluation.per_image import PerImage, count_image, iou, mean_of_known
 
 K = 7
 IMAGES = pairs(9, K)

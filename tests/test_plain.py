@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from PIL import Image
 
 from data_tools import encode, facts
-from segacc.data.decode import read_label
-from segacc.errors import DataError
-from segacc.evaluation.plain import (
+from segacc.commands.evaluate.verify import (
     different,
     plain_argmax,
     plain_confusion,
     plain_label,
     plain_scores,
 )
+from segacc.data.decode import read_label
+from segacc.errors import DataError
 from segacc.hookspecs import Sample
 from segacc.kernels.resize import resized_argmax
 from segacc.labels import LabelMap

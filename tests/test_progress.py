@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from segacc.commands.progress import Display
+from segacc.commands.tables import print_scores, scores_table, scores_text
 from segacc.events import Evaluated, Event, Fitted, Saved, Skipped, Started, StepDone, Stopped
-from segacc.progress import Display
-from segacc.score_tables import print_scores, scores_table, scores_text
 from segacc.terms import Scores, Terms
 
 NAMES = ("background", "nucleus", "[red]")

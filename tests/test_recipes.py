@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics
-from segacc import cli
+from segacc.commands import cli
+from segacc.commands.cli import read_recipe, recipe_folder, recipe_names
 from segacc.plan import gather, make_plan
-from segacc.recipe_files import read_recipe, recipe_folder, recipe_names
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 
@@ -142,7 +142,7 @@ def test_flags_go_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> 
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segacc.commands.train", keep)
+        patch.setattr("segacc.commands.train.train_command", keep)
         flags = ["--recipe", "tutorial", "--batch-size", "3"]
         cli.run([*flags, "--config", str(tmp_path / "mine.yaml")])
     settings = gather(found)
@@ -176,7 +176,7 @@ def test_help_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 ASK = """
-import segacc.recipe_files as recipes
+import segacc.commands.cli as recipes
 print(recipes.recipe_folder())
 print(*(recipes.read_recipe(name).values["lr"] for name in recipes.recipe_names()))
 """

@@ -5,8 +5,8 @@ import math
 
 from rich.console import Console
 
-from segacc.evaluation.bootstrap import Intervals
-from segacc.score_tables import print_scores, scores_text
+from segacc.commands.evaluate.bootstrap import Intervals
+from segacc.commands.tables import print_scores, scores_text
 
 NAMES = ("background", "nucleus", "[red]")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))

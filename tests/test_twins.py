@@ -9,11 +9,11 @@ from PIL import Image, ImageEnhance
 
 from check_tools import look, of_samples, pastes, problems, texts
 from data_tools import encode, random_sample
-from segacc.data_check import twins
-from segacc.data_check.check import Findings
-from segacc.data_check.text import verdict
-from segacc.data_check.twins import BITS_APART, SIDE, exact, fingerprint, near, stack
-from segacc.data_check.verdict import judge
+from segacc.commands.check_data import duplicates as twins
+from segacc.commands.check_data.check import Findings
+from segacc.commands.check_data.duplicates import BITS_APART, SIDE, exact, fingerprint, near, stack
+from segacc.commands.check_data.text import verdict
+from segacc.commands.check_data.verdict import judge
 from segacc.hookspecs import Sample
 
 

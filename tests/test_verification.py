@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from score_tools import Pair, counted, pairs
-from segacc.evaluation.plain import plain_confusion, plain_scores
-from segacc.evaluation.score import Evaluation
-from segacc.evaluation.verify import Checked, judge
+from segacc.commands.evaluate.score import Evaluation
+from segacc.commands.evaluate.verify import Checked, judge, plain_confusion, plain_scores
 
 K = 6
 IMAGES = pairs(10, K)

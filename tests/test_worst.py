@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from segacc.commands.evaluate.per_image import count_image
+from segacc.commands.evaluate.score import Worst, draw_worst
 from segacc.data.batches import Item
 from segacc.data.pictures import TILE, WRONG
-from segacc.evaluation.per_image import count_image
-from segacc.evaluation.worst import Worst, draw_worst
 
 NAMES, PALETTE = ("no", "yes"), ((40, 40, 40), (255, 200, 0))
 

@@ -17,9 +17,6 @@ def serve() -> None:
     import accelerate  # noqa: F401
     import transformers.models.segformer  # noqa: F401
 
-    import segacc.api
-    import segacc.evaluation.score  # noqa: F401
-
     for line in sys.stdin:
         child = os.fork()
         if not child:

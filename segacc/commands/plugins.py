@@ -1,5 +1,6 @@
-"""`segacc plugins`: what can be named, where it comes from, and what is broken."""
+"""`segacc plugins`: what can be named, and which plugins are broken."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,31 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segacc.commands.console import quiet_libraries
 from segacc.errors import PluginError, did_you_mean
 from segacc.hookspecs import Reading
-from segacc.registry import KINDS, Offer, Registry
+from segacc.registry import KINDS, Offer, Registry, load_registry
 from segacc.settings.options import OptionDoc, describe
+
+
+def plugins_command(name: str | None, *, form: str) -> int:
+    """Show what can be named; return 1 when a plugin is broken."""
+    registry, console = load_registry(), Console(soft_wrap=True)
+    if form == "markdown":
+        quiet_libraries()
+        from segacc.commands.datasheet import markdown
+
+        for line in markdown(registry):
+            console.out(line, highlight=False)
+    elif form == "json":
+        console.out(json.dumps(listing_json(registry, name), indent=1), highlight=False)
+    elif name is None:
+        print_listing(registry, console)
+    else:
+        if any(offer.kind == "architecture" for offer in named(registry, name)):
+            quiet_libraries()  # it will be built
+        print_component(registry, name, console)
+    return 1 if registry.failures else 0
 
 
 def named(registry: Registry, name: str) -> list[Offer]:
@@ -48,7 +70,7 @@ def print_listing(registry: Registry, console: Console) -> None:
 
 def print_datasheet(offer: Offer, console: Console) -> None:
     """Print what a dry pass finds of an architecture; what it lacks where it cannot be built."""
-    from segacc.datasheet import datasheet
+    from segacc.commands.datasheet import datasheet
 
     try:
         rows = datasheet(offer.record).facts()

@@ -15,11 +15,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segacc.commands.check_data.duplicates import Twins
+from segacc.commands.check_data.scan import Fault, SampleFacts, scan
+from segacc.commands.check_data.split_facts import Size, SplitFacts, find_twins
 from segacc.data.samples import build_splits, evenly_spaced, lost_samples, passed_over, read_shard
 from segacc.data.splits import carve, carved_line, pick_split
-from segacc.data_check.scan import Fault, SampleFacts, scan
-from segacc.data_check.split_facts import Size, SplitFacts, find_twins
-from segacc.data_check.twins import Twins
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap

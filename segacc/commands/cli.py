@@ -1,15 +1,19 @@
-"""From the command line to settings; the flags come from the config dataclasses (flags.py).
+"""The command line: flags from the config dataclasses, recipes, and which command is meant.
 
 The commands are imported when all that was typed is parsed: `--help` and a typo do without rich.
 """
 
-from collections.abc import Sequence
+import argparse
+import inspect
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, did_you_mean
-from segacc.flags import Once, add_flags, dashes, make_parser, parse
-from segacc.recipe_files import read_recipe, recipe_names
 from segacc.settings.config import (
     CheckConfig,
     CompareConfig,
@@ -17,6 +21,7 @@ from segacc.settings.config import (
     PredictConfig,
     TrainConfig,
 )
+from segacc.settings.options import OptionDoc, describe, literal_choices
 from segacc.settings.sources import Layer, check_layer, read_yaml
 
 COMMANDS = ("evaluate", "compare", "predict", "check-data", "plugins")
@@ -27,6 +32,145 @@ USAGE = """\
   python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
   python -m segacc check-data --dataset ... [--sample N] [--json]               look at data
   python -m segacc plugins [NAME] [--json|--markdown]                           what there is"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises instead of printing."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as OptionError."""
+        message = message.removeprefix("argument ")
+        if switch := re.match(r"(--[\w-]+)/(--no-[\w-]+): ignored", message):
+            message = f"{switch[1]}: takes no value; write {switch[1]} or {switch[2]}"
+        raise OptionError(f"{message}. `python -m {self.prog} --help` lists all flags.")
+
+
+class Once(argparse.Action):
+    """A flag that may be given once; a second one would be ignored, so it is refused."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        """Store, or raise OptionError."""
+        if hasattr(namespace, self.dest):
+            raise OptionError(
+                f"{option_string}: given twice: {getattr(namespace, self.dest)!r} and "
+                f"{values!r}; give it once."
+            )
+        setattr(namespace, self.dest, values)
+
+
+def dashes(arg: str) -> str:
+    """Take `--batch_size` for `--batch-size`; a value keeps its underscores."""
+    flag, equals, value = arg.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else arg
+
+
+def make_parser(**words: Any) -> Parser:
+    """Make the parser of a command; what is not typed leaves no trace."""
+    return Parser(
+        **{"prog": "segacc", **words}, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+
+
+def parse(parser: Parser, args: list[str]) -> dict[str, Any]:
+    """Return what was typed, by name.
+
+    Raises:
+        OptionError: an unknown flag or argument, or one that argparse refuses.
+    """
+    namespace, unknown = parser.parse_known_args(args)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        word = unknown[0].partition("=")[0]
+        raise OptionError(
+            f"unknown {'flag' if word.startswith('-') else 'argument'} {word}. "
+            f"{did_you_mean(word, flags)}"
+            f"`python -m {parser.prog} --help` lists all flags."
+        )
+    return vars(namespace)
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
+    """Make one flag of each field, under the headings that stand as comments in the class."""
+    headings, hints = _headings(cls), typing.get_type_hints(cls)
+    groups: dict[str, Any] = {}
+    for option in describe(cls):
+        heading = headings[option.name]
+        if heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        text = f"{option.doc} {_default(option.default)}".replace("%", "%%")
+        kind = _flag_kind(option, hints[option.name])
+        groups[heading].add_argument(f"--{option.name.replace('_', '-')}", help=text, **kind)
+
+
+def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:
+    """Choose how a flag is given: a switch, once for each of many, or once."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is ...:
+        return {"action": "append", "metavar": "NAME"}
+    if option.name == "resume":
+        return {"action": Once, "nargs": "?", "const": "auto", "metavar": "FOLDER"}
+    if choices := literal_choices(hint):
+        return {"action": Once, "metavar": "|".join(map(str, choices))}
+    return {"action": Once, "metavar": _metavar(option.type)}
+
+
+def _headings(cls: type[Any]) -> Mapping[str, str]:
+    heading, found = "Settings", {}
+    for line in inspect.getsource(cls).splitlines():
+        if comment := re.match(r"    # (.+)", line):
+            heading = comment[1]
+        elif field := re.match(r"    (\w+):", line):
+            found[field[1]] = heading
+    return found
+
+
+def _metavar(type_text: str) -> str:
+    words = {
+        "integer": "N",
+        "number": "X",
+        "text": "TEXT",
+        "path": "DIR",
+        "SIZE": "SIZE",
+    }
+    return words.get(type_text.split()[0], "VALUE") if "mapping" not in type_text else "NAME"
+
+
+def _default(default: Any) -> str:
+    if default is None or default is False or default == () or default == "required":
+        return ""
+    if default is True:
+        return "[on]"
+    return f"[{' '.join(default) if isinstance(default, tuple) else default}]"
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the recipes: inside the package, in a checkout beside it."""
+    package = Path(__file__).parent.parent
+    shipped = package / "recipes"
+    return shipped if shipped.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """List the recipes."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+def read_recipe(name: str) -> Layer:
+    """Read a recipe by name, as settings that come from `--recipe NAME`.
+
+    Raises:
+        OptionError: there is none of this name.
+    """
+    names = recipe_names()
+    if name not in names:
+        raise OptionError(
+            f'--recipe: unknown recipe "{name}". {did_you_mean(name, names)}'
+            f"Known: {', '.join(names)}. A file of your own goes to --config."
+        )
+    return replace(read_yaml(recipe_folder() / f"{name}.yaml"), source=f"--recipe {name}")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -70,9 +214,9 @@ def _train(args: list[str]) -> int:
     recipe, config = typed.pop("recipe", None), typed.pop("config", None)
     layers = [] if recipe is None else [read_recipe(recipe)]
     layers += [read_yaml(Path(config).expanduser())] if config else []
-    from segacc import commands
+    from segacc.commands.train import train_command
 
-    return commands.train([*layers, Layer(typed, "command line")])
+    return train_command([*layers, Layer(typed, "command line")])
 
 
 def _evaluate(args: list[str]) -> int:
@@ -87,9 +231,9 @@ def _evaluate(args: list[str]) -> int:
     model = typed.pop("model")
     if "dataset" not in typed:
         raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
-    from segacc import commands
+    from segacc.commands.evaluate.command import evaluate_command
 
-    return commands.evaluate(
+    return evaluate_command(
         model, EvaluateConfig(**check_layer(EvaluateConfig, Layer(typed, "command line")))
     )
 
@@ -104,9 +248,9 @@ def _compare(args: list[str]) -> int:
     add_flags(parser, CompareConfig)
     typed = parse(parser, args)
     a, b = (Path(typed.pop(name)).expanduser() for name in ("a", "b"))
-    from segacc import commands
+    from segacc.commands.evaluate.command import compare_command
 
-    return commands.compare(
+    return compare_command(
         a, b, CompareConfig(**check_layer(CompareConfig, Layer(typed, "command line")))
     )
 
@@ -125,9 +269,9 @@ def _predict(args: list[str]) -> int:
     parser.add_argument("-r", dest="recursive", action="store_true", help="the same as --recursive")
     typed = parse(parser, args)
     model, inputs = typed.pop("model"), [Path(given) for given in typed.pop("inputs")]
-    from segacc import commands
+    from segacc.commands.predict import predict_command
 
-    return commands.predict(
+    return predict_command(
         model, inputs, PredictConfig(**check_layer(PredictConfig, Layer(typed, "command line")))
     )
 
@@ -151,11 +295,9 @@ def _check_data(args: list[str]) -> int:
             )
     elif "aug" in typed and "augment" in typed:
         raise OptionError("--aug and --augment exclude each other; give one.")
-    from segacc import commands
+    from segacc.commands.check_data.command import check_data_command
 
-    return commands.check_data(
-        CheckConfig(**check_layer(CheckConfig, Layer(typed, "command line")))
-    )
+    return check_data_command(CheckConfig(**check_layer(CheckConfig, Layer(typed, "command line"))))
 
 
 def _plugins(args: list[str]) -> int:
@@ -171,9 +313,9 @@ def _plugins(args: list[str]) -> int:
         "--markdown", action="store_true", default=False, help="print docs/architectures.md"
     )
     typed = parse(parser, args)
-    from segacc import commands
+    from segacc.commands.plugins import plugins_command
 
     if typed["name"] and typed["markdown"]:
         raise OptionError("--markdown prints all architectures; leave the name out.")
     form = "json" if typed["json"] else "markdown" if typed["markdown"] else "text"
-    return commands.plugins(typed["name"], form=form)
+    return plugins_command(typed["name"], form=form)

@@ -1,4 +1,4 @@
-"""Tables of scores: with colours on a terminal, plain lines elsewhere."""
+"""Scores as tables, and the numbers of a step as one line."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,22 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from segacc.events import Evaluated, StepDone
 from segacc.labels import Color
 from segacc.terms import Scores
 from segacc.tracking import flat
 
 if TYPE_CHECKING:
-    from segacc.evaluation.bootstrap import Interval, Intervals
+    from segacc.commands.evaluate.bootstrap import Interval, Intervals
 
 Columns = Mapping[str, Mapping[str, str]]
 """What stands under each heading, by class name; a class without is told as `-`."""
 
 COLUMN = 8
 """Characters of a column of numbers, at least."""
+
+SLOW_DATA = 0.1
+"""Share of the time spent waiting for data from which advice is given."""
 
 
 def print_scores(
@@ -181,3 +185,24 @@ def _means(scores: Scores, names: Sequence[str], intervals: "Intervals | None") 
     if intervals is not None and intervals.mean_iou and "mean_iou" in told:
         told["mean_iou"] += f" ({interval_text(intervals.mean_iou)})"
     return "  ".join(told.values())
+
+
+def score_of(event: Evaluated, key: str) -> str:
+    """Tell one score of an evaluation, and where it was reached."""
+    average = " (EMA)" if event.terms.weights == "ema" else ""
+    value = flat(event.scores).get(key, math.nan)
+    return f"{key} {value:.4f} at step {event.step}{average}"
+
+
+def numbers_of(event: StepDone) -> list[tuple[str, str]]:
+    """Tell a logged step as pairs of text and style."""
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
+    terms = f" ({terms})" if len(event.losses) > 1 else ""
+    slow = event.data_wait > SLOW_DATA
+    advice = " (raise --num-workers)" if slow else ""
+    return [
+        (f"loss {event.loss:.4f}{terms}", "bold" if math.isfinite(event.loss) else "bold red"),
+        (f"lr {event.lr:.1e}", ""),
+        (f"{event.images_per_second:.1f} images/s", ""),
+        (f"data wait {100 * event.data_wait:.0f} %{advice}", "yellow" if slow else ""),
+    ]

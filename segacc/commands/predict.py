@@ -1,5 +1,6 @@
-"""`segacc predict`: pictures in, index PNGs and overlays out."""
+"""`segacc predict`: finds images, segments them, writes predictions and overlays."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +9,49 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segacc.commands.console import is_main, quiet_libraries
 from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
 from segacc.errors import OptionError, UnreadableError, count_of
+from segacc.folders import model_folder, writable
 from segacc.settings.config import PredictConfig
 
 if TYPE_CHECKING:
     from segacc.inference import Segmenter
     from segacc.labels import LabelMap
 
-
 END = "_overlay.png"
+
+
+def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
+    """Segment pictures; return 1 when some could not be segmented."""
+    model_folder(model, "MODEL_FOLDER")
+    place = writable(config.output_dir, "--output-dir")
+    jobs, notes = find_pictures(inputs, place, recursive=config.recursive)
+    console = Console(stderr=True, soft_wrap=True) if is_main() else Console(quiet=True)
+    for note in notes:
+        console.out(note, highlight=False)
+    with console.status("Loading torch and the weights ..."):
+        quiet_libraries()
+        segmenter = load_segmenter(model, config.protocol)
+    failed = segment_all(segmenter, jobs, config, console)
+    for reason in failed:
+        sys.stderr.write(f"{reason}\n")
+    console.print(
+        f"{len(jobs) - len(failed)} of {len(jobs)} pictures written to {config.output_dir}",
+        markup=False,
+        highlight=False,
+    )
+    return 1 if failed else 0
+
+
+def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
+    """Load a model folder under its own protocol or the one that was typed."""
+    from segacc.inference import Segmenter
+    from segacc.protocols.protocol import Protocol
+
+    wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
+    segmenter = Segmenter.from_pretrained(model)
+    return segmenter if wanted is None else segmenter.with_protocol(wanted)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,31 @@
-"""`segacc compare`: is B better than A, image by image, or is it chance? Without torch."""
+"""`segacc compare`: is B better than A? A paired bootstrap, as a table and a picture."""
 
 import json
 from dataclasses import dataclass, fields
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.text import Text
+
+from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
+from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage, iou, mean_of_known
+from segacc.commands.tables import class_lines, class_table, interval_text
 from segacc.errors import DataError, OptionError
-from segacc.evaluation.bootstrap import Interval, Intervals, differences
-from segacc.evaluation.per_image import FILE, REPORT, PerImage, iou, mean_of_known
 from segacc.events import finite
 from segacc.terms import Terms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")
 DIFFER = ("dataset", "split", "carved", *TERMS)
 """What evaluation.json holds that should be equal on both sides, or is told."""
+
+INKS = {"A": "#c0392b", "B": "#1b7f4b", "": "#8a8a8a"}
+"""Colour of a difference by who is better."""
 
 
 @dataclass(frozen=True)
@@ -213,3 +224,83 @@ def refuse_other_labels(one: PerImage, other: PerImage, a: Side, b: Side) -> Non
 
 def _some(names: Any) -> str:
     return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+
+
+def print_comparison(console: Console, found: Comparison) -> None:
+    """Print what is compared, the table, and the verdict last."""
+    lines = [f"A {found.a.folder}", f"B {found.b.folder}", *found.notes(), *found.terms()]
+    for line in lines:
+        console.out(line, highlight=False)
+    rows = {"mean_iou": found.mean_iou, **found.per_category_iou}
+    percent = found.intervals.percent
+    columns = {
+        "A": {name: f"{row.a:.4f}" for name, row in rows.items() if row.a == row.a},
+        "B": {name: f"{row.b:.4f}" for name, row in rows.items() if row.b == row.b},
+        "B - A": {name: f"{row.value:+.4f}" for name, row in rows.items() if row.interval},
+        f"{percent} interval": {
+            name: interval_text(row.interval, sign="+")
+            for name, row in rows.items()
+            if row.interval
+        },
+        "better": {name: row.better or "-" for name, row in rows.items()},
+    }
+    if console.is_terminal:
+        console.print(class_table(columns, list(rows)))
+    else:
+        for line in class_lines(columns, list(rows)):
+            console.out(f"  {line}", highlight=False)
+    console.out(f"{found.intervals.text()}; both sides on the same draws", highlight=False)
+    console.out(chance(found), highlight=False)
+    style = {"A": "bold red", "B": "bold green", "": "bold"}[found.mean_iou.better]
+    console.print(Text(found.verdict(), style=style), highlight=False)
+
+
+def chance(found: Comparison) -> str:
+    """Tell how many classes would be marked if nothing differed."""
+    known = [row for row in found.per_category_iou.values() if row.interval]
+    marked = sum(bool(row.better) for row in known)
+    by_chance = (1 - found.intervals.level) * len(known)
+    return f"{marked} of {len(known)} classes differ; {by_chance:.2g} would by chance alone"
+
+
+def draw_comparison(found: Comparison, path: Path) -> None:
+    """Draw the differences with their intervals, the best for B on top; mean_iou above them.
+
+    The file appears whole or not at all; its folder is made when it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    comparison_figure(found).savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def comparison_figure(found: Comparison) -> "Figure":
+    """Build the figure of `draw_comparison`."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    known = [(name, row) for name, row in found.per_category_iou.items() if row.interval]
+    known.sort(key=lambda pair: pair[1].value)
+    rows = [*known, ("mean_iou", found.mean_iou)]
+    height = 1.6 + 0.21 * len(rows)
+    figure = Figure(figsize=(8, height), dpi=110, layout=ConstrainedLayoutEngine())
+    axes = figure.subplots()
+    for place, (_, row) in enumerate(rows):
+        _draw_row(axes, place, row, bold=place == len(rows) - 1)
+    axes.axvline(0, color="black", lw=0.8)
+    axes.axhline(len(rows) - 1.5, color="black", lw=0.5)
+    axes.set_yticks(range(len(rows)), [name[:40] for name, _ in rows], fontsize=8)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    between = f"IoU, B - A, with {found.intervals.percent} intervals"
+    axes.set_xlabel(f"A better  \N{LEFTWARDS ARROW}  {between}  \N{RIGHTWARDS ARROW}  B better")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"A {found.a.folder}\nB {found.b.folder}\n{found.verdict()}", fontsize=9)
+    return figure
+
+
+def _draw_row(axes: "Axes", place: int, row: Difference, *, bold: bool) -> None:
+    assert row.interval
+    ink, wide = INKS[row.better], 2.5 if bold else 1.4
+    axes.plot(row.interval, (place, place), color=ink, lw=wide, solid_capstyle="butt")
+    axes.plot([row.value], [place], "D" if bold else "o", color=ink, ms=6 if bold else 4)

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from segacc.commands.check_data.check import Findings
+from segacc.commands.check_data.duplicates import Twins
+from segacc.commands.check_data.scan import Fault, FaultKind
+from segacc.commands.check_data.split_facts import SplitFacts
 from segacc.data.quick_check import open_turns_text, unused_bits_text
-from segacc.data_check.check import Findings
-from segacc.data_check.scan import Fault, FaultKind
-from segacc.data_check.split_facts import SplitFacts
-from segacc.data_check.twins import Twins
 from segacc.errors import count_of
 
 Level = Literal["problem", "warning", "fact"]

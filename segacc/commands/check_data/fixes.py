@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segacc.data_check.check import Findings
-from segacc.data_check.split_facts import SplitFacts
-from segacc.data_check.verdict import Finding, imbalance, outside
+from segacc.commands.check_data.check import Findings
+from segacc.commands.check_data.split_facts import SplitFacts
+from segacc.commands.check_data.verdict import Finding, imbalance, outside
 from segacc.errors import OptionError
 from segacc.hookspecs import Chosen, Stream
 from segacc.settings.config import CheckConfig

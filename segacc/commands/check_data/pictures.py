@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from segacc.commands.check_data.check import Findings
+from segacc.commands.check_data.fixes import CROP
+from segacc.commands.check_data.split_facts import EXAMPLES, SplitFacts
 from segacc.contracts import Facts
 from segacc.data.decode import raw_label, read_pixels
 from segacc.data.pictures import (
@@ -23,9 +26,6 @@ from segacc.data.pictures import (
     text_strip,
     write_picture,
 )
-from segacc.data_check.check import Findings
-from segacc.data_check.cures import CROP
-from segacc.data_check.split_facts import EXAMPLES, SplitFacts
 from segacc.errors import DataError, count_of
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.labels import Color, LabelMap

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from segacc.commands.tables import numbers_of, print_scores, score_of
 from segacc.events import (
     Evaluated,
     Event,
@@ -24,9 +25,7 @@ from segacc.events import (
     Stopped,
 )
 from segacc.labels import Color
-from segacc.score_tables import print_scores
 from segacc.settings.units import clock_text
-from segacc.step_text import numbers_of, score_of
 
 MANY_CLASSES = 25
 """Classes of which a running training still prints every one."""

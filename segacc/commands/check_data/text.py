@@ -11,11 +11,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from segacc.commands.check_data.check import Findings
+from segacc.commands.check_data.fixes import Cure, command, paste, unmended
+from segacc.commands.check_data.split_facts import Size, SplitFacts
+from segacc.commands.check_data.verdict import Finding
 from segacc.contracts import IGNORE
-from segacc.data_check.check import Findings
-from segacc.data_check.cures import Cure, command, paste, unmended
-from segacc.data_check.split_facts import Size, SplitFacts
-from segacc.data_check.verdict import Finding
 from segacc.errors import count_of
 
 FILES = 5

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segacc.commands.check_data.duplicates import Match, TwinKind, Twins, exact, near, stack
+from segacc.commands.check_data.scan import Fault, SampleFacts
 from segacc.contracts import IGNORE
-from segacc.data_check.scan import Fault, SampleFacts
-from segacc.data_check.twins import Match, TwinKind, Twins, exact, near, stack
 from segacc.hookspecs import Sample
 
 EXAMPLES = 4

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from segacc.commands.check_data.duplicates import fingerprint
 from segacc.contracts import IGNORE
 from segacc.data.decode import raw_label, read_pixels, sizes_text, turn_is_open, unused_bits
-from segacc.data_check.twins import fingerprint
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap

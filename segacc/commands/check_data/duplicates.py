@@ -34,7 +34,6 @@ Prints = NDArray[np.uint8]
 Match = tuple[int, int, int]
 """Two indices, and the bits of 64 by which the hashes differ."""
 
-
 TwinKind = Literal["exact", "near", "label"]
 
 

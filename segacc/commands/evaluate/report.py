@@ -8,13 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from segacc.commands.evaluate.per_image import FILE, REPORT
+from segacc.commands.evaluate.score import Evaluation, draw_worst
+from segacc.commands.tables import print_scores
 from segacc.contracts import MetricState
-from segacc.evaluation.per_image import FILE, REPORT
-from segacc.evaluation.score import Evaluation
-from segacc.evaluation.worst import draw_worst
 from segacc.hookspecs import Chosen
 from segacc.labels import LabelMap
-from segacc.score_tables import print_scores
 from segacc.terms import Terms
 
 

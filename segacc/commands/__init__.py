@@ -1,0 +1,1 @@
+"""What each `segacc X` does and prints."""

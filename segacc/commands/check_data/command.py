@@ -1,0 +1,60 @@
+"""What `segacc check-data` does, in order."""
+
+import json
+import sys
+
+from rich.console import Console
+
+from segacc.commands.console import is_main, load_plugins
+from segacc.folders import writable
+from segacc.hookspecs import Chosen
+from segacc.registry import Registry, choose
+from segacc.settings.config import CheckConfig
+from segacc.settings.sources import AUGMENT
+
+
+def check_data_command(config: CheckConfig) -> int:
+    """Read a data set and tell what is in it; return 1 when a run would stop at it."""
+    if not is_main():
+        return 0
+    registry = load_plugins()
+    dataset = choose(registry, "dataset", config.dataset, "--dataset")
+    changes = augmentations(registry, config)
+    place = writable(config.output_dir.expanduser(), "--output-dir")
+    from segacc.commands.check_data.check import check, open_data
+    from segacc.commands.check_data.fixes import cures
+    from segacc.commands.check_data.pictures import draw_augmented, draw_check
+    from segacc.commands.check_data.text import print_report, to_json
+    from segacc.commands.check_data.verdict import judge
+
+    progress = Console(stderr=True)
+    with progress.status("Opening the data set ..."):
+        data = open_data(dataset, config)
+    found = check(data, progress)
+    pictures = [place / "data_check.png"]
+    with progress.status("Drawing ..."):
+        draw_check(found, pictures[0])
+        if config.show_augmented:
+            pictures.append(place / "augmented.png")
+            draw_augmented(found, changes, pictures[1])
+    told = found, judge(found), cures(found), pictures
+    wide = None if sys.stdout.isatty() else 120
+    console = Console(soft_wrap=True, width=wide)
+    if config.json:
+        console.out(json.dumps(to_json(*told), indent=1), highlight=False)
+    else:
+        print_report(console, *told)
+    return 1 if any(finding.level == "problem" for finding in told[1]) else 0
+
+
+def augmentations(registry: Registry, config: CheckConfig) -> list[Chosen]:
+    """Choose the row of augmentations that --augment or --aug names.
+
+    Raises:
+        SegaccError: an unknown name or option.
+    """
+    row = AUGMENT[config.augment] if config.augment else config.aug
+    flag = "--augment" if config.augment else "--aug"
+    if row == ("none",):
+        return []
+    return [choose(registry, "augmentation", one, flag) for one in row]

@@ -1,0 +1,1 @@
+"""`segacc evaluate` and `segacc compare`."""

@@ -1,0 +1,74 @@
+"""What `segacc evaluate` and `segacc compare` do, in order."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from segacc.commands.console import is_main, load_plugins, quiet_libraries
+from segacc.folders import evaluation_folder, model_folder, writable
+from segacc.registry import choose, refuse_twins
+from segacc.settings.config import CompareConfig, EvaluateConfig
+
+if TYPE_CHECKING:
+    pass
+
+
+def evaluate_command(model: str, config: EvaluateConfig) -> int:
+    """Score a model folder on a split, print the table, write the folder of the evaluation.
+
+    Return 1 when `verify` finds that the scores are not what they should be.
+    """
+    registry = load_plugins()
+    dataset = choose(registry, "dataset", config.dataset, "--dataset")
+    metrics = [choose(registry, "metric", given, "--metric") for given in config.metric]
+    refuse_twins([one.text for one in metrics], "--metric")
+    place = evaluation_folder(model_folder(model, "MODEL_FOLDER"), config.output_dir)
+    console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
+    with console.status("Loading torch, the data and the weights ..."):
+        quiet_libraries()
+        from segacc.commands.evaluate.report import show, write_evaluation
+        from segacc.commands.evaluate.score import build_scoring, protocol_source, report, score
+        from segacc.commands.evaluate.verify import verify
+
+        scoring, segmenter = build_scoring(model, dataset, metrics, config)
+    labels, source = segmenter.labels, protocol_source(model, segmenter, config)
+    console.out(f"protocol {scoring.protocol.text()}, {source}", highlight=False)
+    found = score(scoring, labels.names, console)
+    verified = verify(scoring, found, labels, config.verify) if config.verify else None
+    if is_main():
+        told = report(model, scoring, found, config, source)
+        told |= {"verified": verified.to_dict()} if verified else {}
+        counted = scoring.counted
+        write_evaluation(place, found, told, labels=labels, metrics=metrics, counted=counted)
+        show(console, found, labels, title=told["title"], terms=scoring.terms())
+        console.out(f"written to {place}", highlight=False)
+        if verified:
+            (sys.stdout if verified.agrees else sys.stderr).write(f"{verified.text()}\n")
+    scoring.accelerator.end_training()
+    return int(verified is not None and not verified.agrees)
+
+
+def compare_command(a: Path, b: Path, config: CompareConfig) -> int:
+    """Compare two evaluations; print a table and a verdict, write a picture and the numbers."""
+    if not is_main():
+        return 0
+    place = writable(config.output_dir.expanduser(), "--output-dir")
+    from segacc.commands.evaluate.compare import (
+        compare,
+        draw_comparison,
+        print_comparison,
+        read_side,
+    )
+
+    found = compare(
+        read_side(a, "A"), read_side(b, "B"), resamples=config.resamples, seed=config.seed
+    )
+    console = Console(soft_wrap=True)
+    print_comparison(console, found)
+    draw_comparison(found, place / "compare.png")
+    (place / "compare.json").write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
+    console.out(f"written to {place / 'compare.json'}, {place / 'compare.png'}", highlight=False)
+    return 0

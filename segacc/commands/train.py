@@ -1,0 +1,117 @@
+"""`segacc train`, and what a notebook calls: `for event in train(TrainConfig(...))`."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from segacc.commands.console import is_main, load_plugins, quiet_libraries
+from segacc.errors import WriteError
+from segacc.plan import gather, make_plan
+from segacc.registry import load_registry
+from segacc.settings.config import TrainConfig
+from segacc.settings.sources import Layer
+
+if TYPE_CHECKING:
+    from segacc.events import Event
+    from segacc.run import Run
+
+
+def train_command(layers: list[Layer]) -> int:
+    """Train and show what happens; return 0, or 128 + N when signal N stopped it."""
+    plan = make_plan(gather(layers), load_plugins(), started=process_start())
+    console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
+    with console.status("Loading torch, the data and the weights ..."):
+        quiet_libraries()
+        from segacc.events import Stopped
+        from segacc.parts import build_run
+
+        run = build_run(plan)
+    stopped: Stopped | None = None
+    if not is_main():
+        for event in events(run):
+            stopped = event if isinstance(event, Stopped) else stopped
+        return exit_code(stopped)
+    from segacc.commands.progress import Display
+
+    with Display(
+        console, names=run.labels.names, palette=run.labels.palette, best_by=run.config.best_by
+    ) as screen:
+        for event in events(run):
+            try:
+                screen.show(event)
+            except (OSError, UnicodeError, SystemExit) as error:  # save, then end
+                console.quiet = True
+                run.signal.ask(unseen(error, run.folder))
+            stopped = event if isinstance(event, Stopped) else stopped
+    console.out(screen.summary(), highlight=False)
+    return exit_code(stopped)
+
+
+def unseen(error: BaseException, folder: Path) -> Exception:
+    """Say why a run ended that could not show what it did; of a closed pipe, nobody is told.
+
+    Rich leaves by SystemExit when nobody reads its pipe any more.
+    """
+    if isinstance(error, BrokenPipeError | SystemExit):
+        return BrokenPipeError()
+    return WriteError(
+        f"what the run shows cannot be written: {error}. It was saved and has ended; go on with "
+        f"--resume {folder}."
+    )
+
+
+def process_start() -> float:
+    """Return when this process began, in time.monotonic's seconds."""
+    import psutil
+
+    return time.monotonic() - (time.time() - float(psutil.Process().create_time()))
+
+
+def exit_code(stopped: Any) -> int:
+    """Return 0 for a finished run, 128 + N for one that signal N stopped."""
+    import signal
+
+    if stopped is None or stopped.resume is None:
+        return 0
+    return 128 + int(signal.Signals[stopped.reason])
+
+
+def train(config: TrainConfig) -> "Iterator[Event]":
+    """Train as `python -m segacc` does, and yield what happens; the run folder is written too.
+
+    Raises:
+        SegaccError: a setting, the data or the weights are not what they should be.
+    """
+    from segacc.parts import build_run
+
+    fields = dataclasses.fields(TrainConfig)
+    typed = {
+        f.name: getattr(config, f.name) for f in fields if getattr(config, f.name) != f.default
+    }
+    settings = gather([Layer(typed, "TrainConfig")])
+    yield from events(build_run(make_plan(settings, load_registry())))
+
+
+def events(run: "Run") -> "Iterator[Event]":
+    """Train a run that is built; the main process writes metrics.jsonl, pictures and trackers."""
+    from segacc import loop, tracking
+
+    stream = loop.train(run)
+    if run.accelerator.is_main_process:
+        stream = tracking.record(
+            run.folder,
+            stream,
+            names=run.labels.names,
+            palette=run.labels.palette,
+            best_by=run.config.best_by,
+            log=run.accelerator.log if run.config.trackers else None,
+            failed=run.signal.ask,
+        )
+    try:
+        yield from stream
+    finally:
+        run.lock.release()

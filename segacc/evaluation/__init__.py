@@ -1,1 +1,0 @@
-"""`segacc evaluate` and `segacc compare`: scores with intervals, files, proofs, comparisons."""
