@@ -54,8 +54,8 @@ from segacc.data.decode import read_image, read_label
 from segacc.data.order import Order, sample_seed, seeded
 from segacc.data.placement import packed
 from segacc.data.samples import build_splits
+from segacc.evaluation.memory import keep_memory
 from segacc.hookspecs import Sample
-from segacc.memory import keep_memory
 from segacc.registry import choose, load_registry
 
 ROOT = Path(__file__).parent.parent

@@ -116,13 +116,13 @@ def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     """Evaluate the picture, and look at the memory before and after."""
     from segacc.contracts import Facts
     from segacc.data.batches import EvalData, Source
+    from segacc.evaluation.protocol import Protocol
+    from segacc.evaluation.scoring import Scoring, build_metrics
     from segacc.hookspecs import Sample
     from segacc.labels import LabelMap
     from segacc.loop import evaluate
     from segacc.processes import start_accelerator
-    from segacc.protocols.protocol import Protocol
     from segacc.registry import choose, load_registry
-    from segacc.scoring import Scoring, build_metrics
 
     names = tuple(f"class {k}" for k in range(classes))
     registry, facts = load_registry(), Facts(num_classes=classes, class_names=names)

@@ -50,7 +50,7 @@ from segacc.model import auto
 
 if TYPE_CHECKING:
     from segacc.commands.train import train
-    from segacc.inference import Segmenter
+    from segacc.evaluation.segmenter import Segmenter
     from segacc.settings.config import TrainConfig
 
 __version__ = VERSION
@@ -79,7 +79,7 @@ __all__ = [
 _LAZY = {
     "TrainConfig": "segacc.settings.config",
     "train": "segacc.commands.train",
-    "Segmenter": "segacc.inference",
+    "Segmenter": "segacc.evaluation.segmenter",
 }
 
 auto.install()  # transformers' Auto classes read segacc's own networks, too

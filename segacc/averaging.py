@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from segacc.errors import OptionError
+from segacc.evaluation.scores import Weights
+from segacc.evaluation.scoring import SHARDED
 from segacc.optim.ema import Ema
 from segacc.plan import Plan
-from segacc.scoring import SHARDED
-from segacc.terms import Weights
 
 if TYPE_CHECKING:
     from segacc.run import Run

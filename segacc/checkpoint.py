@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from segacc.errors import OptionError, WriteError
-from segacc.terms import Scores
+from segacc.evaluation.scores import Scores
 
 COMPLETE = "SHA256SUMS"
 """Written last; a checkpoint folder without it does not count. `sha256sum -c` reads it as well."""

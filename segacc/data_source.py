@@ -13,10 +13,10 @@ from segacc.data.quick_check import check_for_all
 from segacc.data.samples import passed_over
 from segacc.data.splits import chances_of, data_splits, pick_split
 from segacc.data.streams import EvalStream, TrainStream
+from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import DataSplits, Stream
 from segacc.plan import Plan
 from segacc.processes import on_all
-from segacc.scoring import scored_data
 
 
 @dataclass(frozen=True)

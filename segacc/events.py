@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.data.pictures import Example
-from segacc.terms import Scores, Terms
+from segacc.evaluation.scores import Scores, Terms
 
 if TYPE_CHECKING:
     pass

@@ -8,12 +8,12 @@ from typing import Any
 from segacc.averaging import kinds, using
 from segacc.checkpoint import write_folder
 from segacc.contracts import VERSION
+from segacc.evaluation.model_folder import SIDE_FILE
+from segacc.evaluation.scores import Scores
 from segacc.events import finite
 from segacc.processes import bare, bare_names
 from segacc.registry import options_text
 from segacc.run import Run
-from segacc.saved import SIDE_FILE
-from segacc.terms import Scores
 
 
 def save_model(run: Run, name: str) -> Path:

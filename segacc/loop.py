@@ -13,6 +13,8 @@ from segacc.contracts import IGNORE, MetricState
 from segacc.data.batches import Batch
 from segacc.data.pictures import Example
 from segacc.errors import DataError, SegaccError, WriteError
+from segacc.evaluation.scores import Scores
+from segacc.evaluation.scoring import Scoring, joined
 from segacc.events import Evaluated, Event, Saved, Started
 from segacc.export import save_model
 from segacc.feed import Trouble, on_any, scored, stacked, windows
@@ -21,9 +23,7 @@ from segacc.limits.ending import refit
 from segacc.meter import Meter
 from segacc.model import Logits
 from segacc.run import Run
-from segacc.scoring import Scoring, joined
 from segacc.signals import StoppedError
-from segacc.terms import Scores
 
 
 def train(run: Run) -> Iterator[Event]:

@@ -15,6 +15,14 @@ from segacc.data.streams import EvalStream
 from segacc.data_source import load_data
 from segacc.defaults import choose_score, choose_settings
 from segacc.errors import OptionError
+from segacc.evaluation.protocol import Protocol, default_protocol
+from segacc.evaluation.scoring import (
+    Scoring,
+    build_metrics,
+    check_metrics,
+    confident,
+    refuse_batches,
+)
 from segacc.limits.budget import Clock
 from segacc.limits.early_stop import build_early_stop
 from segacc.limits.guard import build_guard
@@ -24,10 +32,8 @@ from segacc.optim import groups as parameter_groups
 from segacc.optim.optimizers import choose_optimizer
 from segacc.plan import Plan
 from segacc.processes import idle_cores, on_all, save_bare, start_accelerator
-from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.run import Best, Run
 from segacc.run_lock import RunLock
-from segacc.scoring import Scoring, build_metrics, check_metrics, confident, refuse_batches
 from segacc.settings.sources import Settings
 from segacc.start import lock_folder, prepare_folder, resume
 

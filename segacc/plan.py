@@ -10,6 +10,7 @@ from typing import Any
 from segacc import checkpoint
 from segacc.class_weights import check_class_weights
 from segacc.errors import OptionError
+from segacc.evaluation.model_folder import architecture_of
 from segacc.folders import BALANCE, NETWORK, model_folder, refuse_own, run_folder
 from segacc.hookspecs import Chosen
 from segacc.limits.patience import EarlyStopOptions, choose_early_stop
@@ -17,7 +18,6 @@ from segacc.model.hub import find, is_path
 from segacc.optim.optimizers import check_optimization
 from segacc.optim.schedule import Decay, choose_schedule
 from segacc.registry import Registry, choose, refuse_twins
-from segacc.saved import architecture_of
 from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
 
 FIXED = (

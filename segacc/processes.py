@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, get_int_from_env
 
 from segacc.errors import OptionError, SegaccError
-from segacc.memory import keep_memory
+from segacc.evaluation.memory import keep_memory
 
 T = TypeVar("T")
 

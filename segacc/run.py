@@ -16,6 +16,8 @@ from segacc.data.augment import Pipeline
 from segacc.data.batches import TrainData
 from segacc.data.order import Cut
 from segacc.data.streams import TrainStream
+from segacc.evaluation.scores import Scores
+from segacc.evaluation.scoring import ScoreKey, Scoring
 from segacc.events import Skipped
 from segacc.labels import LabelMap
 from segacc.limits.budget import Clock
@@ -28,11 +30,9 @@ from segacc.optim.ema import Ema
 from segacc.optim.schedule import set_lr
 from segacc.plan import Plan
 from segacc.run_lock import RunLock
-from segacc.scoring import ScoreKey, Scoring
 from segacc.settings.config import TrainConfig
 from segacc.settings.units import period_of
 from segacc.signals import StopSignal
-from segacc.terms import Scores
 
 NO_END = 10**9
 """Steps that a loader holds for a run whose number of steps is fitted as it goes."""

@@ -10,12 +10,12 @@ from segacc import checkpoint
 from segacc.data.samples import digest, ids_of
 from segacc.data.streams import TrainStream
 from segacc.errors import OptionError
+from segacc.evaluation.model_folder import side_file
 from segacc.folders import NETWORK, clear
 from segacc.limits.budget import FIRST_GUESS
 from segacc.optim import groups as parameter_groups
 from segacc.plan import as_stored
 from segacc.processes import on_all
-from segacc.saved import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
 

@@ -10,9 +10,9 @@ from typing import Any
 from segacc.curves import draw_curves, read_metrics
 from segacc.data.pictures import draw_examples
 from segacc.errors import WriteError
+from segacc.evaluation.scores import Scores
 from segacc.events import Evaluated, Event, Fitted, Skipped, Started, StepDone, Stopped, finite
 from segacc.labels import Color
-from segacc.terms import Scores
 
 Log = Callable[[dict[str, float], int], None]
 """Takes numbers by flat name and the step they belong to, as `Accelerator.log` does."""

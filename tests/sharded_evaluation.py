@@ -21,13 +21,13 @@ from segacc.__main__ import end_with
 from segacc.data.batches import EvalData, Source
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError
+from segacc.evaluation.protocol import Protocol, default_protocol
+from segacc.evaluation.scoring import Scoring
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.processes import on_all, start_accelerator
-from segacc.protocols.protocol import Protocol, default_protocol
-from segacc.scoring import Scoring
 from sharded_segacc import take_path_of_gpus
 
 SIZES = [(32, 32), (70, 100), (33, 32), (120, 31), (20, 20), (32, 32), (32, 32)]

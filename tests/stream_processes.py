@@ -17,11 +17,11 @@ from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source
 from segacc.data.order import Cut
 from segacc.data.streams import TrainStream
+from segacc.evaluation.protocol import default_protocol
+from segacc.evaluation.scoring import Scoring, scored_data
 from segacc.loop import evaluate
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards
 from segacc.processes import start_accelerator
-from segacc.protocols.protocol import default_protocol
-from segacc.scoring import Scoring, scored_data
 
 STEPS, STOP, WORKERS = 30, 7, 2
 

@@ -10,11 +10,17 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segacc.evaluation.protocol import Windows
+from segacc.evaluation.windows import (
+    Grid,
+    View,
+    blended_bands,
+    decide_bands,
+    importance,
+    mean_decision,
+)
 from segacc.kernels import resize as functional
 from segacc.kernels.resize import resize, resized_argmax
-from segacc.protocols.bands import View, decide_bands, mean_decision
-from segacc.protocols.blending import Grid, blended_bands, importance
-from segacc.protocols.protocol import Windows
 
 CROP, SIZE, CLASSES = (16, 12), (50, 40), 3
 

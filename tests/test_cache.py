@@ -21,9 +21,9 @@ from segacc.data.batches import EvalData, Item, Source
 from segacc.data.cache import available_memory, cached
 from segacc.data.cache_files import DATA, FEW, gigabytes
 from segacc.errors import DataError, OptionError, UnreadableError
+from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
-from segacc.scoring import scored_data
 
 pytest_plugins = ["cache_fixtures"]
 

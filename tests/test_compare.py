@@ -14,7 +14,7 @@ from score_tools import Pair, counted, pairs, scores_of
 from segacc.commands.evaluate.bootstrap import differences
 from segacc.commands.evaluate.compare import compare, comparison_figure, read_side
 from segacc.commands.evaluate.per_image import PerImage
-from segacc.terms import Terms
+from segacc.evaluation.scores import Terms
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -20,13 +20,13 @@ from segacc.data.decode import read_image
 from segacc.data.order import of_one_size
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, OptionError, SegaccError
+from segacc.evaluation.predict import decide_batch
+from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.scoring import Scoring, refuse_batches
 from segacc.feed import Trouble, scored
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
-from segacc.protocols.predict import decide_batch
-from segacc.protocols.protocol import Protocol
-from segacc.scoring import Scoring, refuse_batches
 
 LABELS = LabelMap.plain(["a", "b", "c"])
 SIZES = [(24, 32), (40, 20), (24, 32), (24, 32), (40, 20), (33, 33), (24, 32), (40, 20)]

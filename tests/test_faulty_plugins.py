@@ -12,8 +12,8 @@ from cli_tools import TINY, Warm
 from data_tools import facts
 from plugin_tools import pip_install, write_distribution
 from segacc.errors import PluginError
+from segacc.evaluation.scoring import check_metrics
 from segacc.registry import Registry, choose, load_registry
-from segacc.scoring import check_metrics
 
 pytest_plugins = ["cli_fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="plugins of a test need a fork")

@@ -12,11 +12,11 @@ import torch
 from data_tools import facts
 from metric_tools import METRICS, assert_close, drawn, mean
 from segacc.errors import OptionError
+from segacc.evaluation.scoring import build_metrics
 from segacc.hookspecs import Metric
 from segacc.plugins.metrics.evaluate_module import EvaluateModule, EvaluateOptions
 from segacc.registry import choose, load_registry
 from segacc.run import Best
-from segacc.scoring import build_metrics
 from segacc.testing import check_metric, registry_of
 
 HEAD = """

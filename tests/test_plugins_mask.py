@@ -15,11 +15,11 @@ from torch import Tensor
 
 from data_tools import facts
 from segacc.errors import OptionError, WeightsError
+from segacc.evaluation.predict import predict
+from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.hookspecs import Architecture
 from segacc.kernels.resize import resize
 from segacc.model.probe import probe
-from segacc.protocols.predict import predict
-from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.testing import check_architecture
 
 MODULES = ("mask2former", "oneformer", "eomt")

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from data_tools import facts
 from segacc.errors import OptionError
+from segacc.evaluation.predict import predict
+from segacc.evaluation.protocol import Protocol
 from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.model.probe import probe
 from segacc.plugins import beit, dpt, mobilevit, mobilevitv2
-from segacc.protocols.predict import predict
-from segacc.protocols.protocol import Protocol
 
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record

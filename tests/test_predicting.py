@@ -9,10 +9,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from protocol_tools import Array, Strided, draw, enlarge, plain_pad, plain_slide
+from segacc.evaluation.predict import decide_batch, predict
+from segacc.evaluation.protocol import Protocol
 from segacc.kernels import resize as functional
 from segacc.model import SizeRule
-from segacc.protocols.predict import decide_batch, predict
-from segacc.protocols.protocol import Protocol
 
 NETWORKS = {
     "four classes": {},

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from cli_tools import SHORT, Warm, assert_succeeded, draw
-from segacc.inference import Segmenter
-from segacc.protocols.predict import decide_batch
-from segacc.protocols.protocol import Protocol
+from segacc.evaluation.predict import decide_batch
+from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.segmenter import Segmenter
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -7,10 +7,9 @@ from torchvision.transforms.v2 import functional as transforms
 
 from protocol_tools import Strided, draw
 from segacc.errors import OptionError
+from segacc.evaluation.predict import predict
+from segacc.evaluation.protocol import PRESETS, Protocol
 from segacc.model import SizeRule
-from segacc.protocols.options import PRESETS
-from segacc.protocols.predict import predict
-from segacc.protocols.protocol import Protocol
 
 ADE = "whole:short_side=512,long_side=2048,antialias=false"
 CITY = "whole:short_side=1024,long_side=2048,antialias=false"

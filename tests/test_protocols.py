@@ -19,12 +19,12 @@ from protocol_tools import (
     plain_slide,
 )
 from segacc.errors import OptionError
-from segacc.inference import Segmenter
+from segacc.evaluation.predict import predict
+from segacc.evaluation.protocol import Protocol, Windows, default_protocol
+from segacc.evaluation.segmenter import Segmenter
 from segacc.kernels import resize as functional
 from segacc.labels import LabelMap
 from segacc.model import Logits, SizeRule
-from segacc.protocols.predict import predict
-from segacc.protocols.protocol import Protocol, Windows, default_protocol
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segacc.errors import DataError, UnreadableError
-from segacc.inference import Segmenter
+from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.segmenter import Segmenter
 from segacc.labels import LabelMap
 from segacc.model import Logits, SegmentationModel
-from segacc.protocols.protocol import Protocol
 
 Pixels = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(0)

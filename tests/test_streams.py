@@ -19,10 +19,10 @@ from segacc.data.batches import Batch, EvalData, Item, Source
 from segacc.data.order import Cut
 from segacc.data.streams import EvalStream, Place, Reader, TrainStream, deal
 from segacc.errors import DataError
+from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCropOptions
-from segacc.scoring import scored_data
 from stream_tools import Counted, FromLists, small_stream
 
 LABELS = LabelMap.plain(("sky", "road", "tree"))

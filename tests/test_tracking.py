@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from segacc.data.pictures import Example
+from segacc.evaluation.scores import Scores, Terms
 from segacc.events import Evaluated, Event, Started, StepDone, Stopped
-from segacc.terms import Scores, Terms
 from segacc.tracking import flat, record
 
 NAMES = ("background", "nucleus")

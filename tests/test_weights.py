@@ -12,7 +12,7 @@ import torch
 from data_tools import tiny_segformer
 from hub_tools import cache, hub, result, start_choosing
 from segacc.errors import WeightsError
-from segacc.inference import Segmenter
+from segacc.evaluation.segmenter import Segmenter
 from segacc.model import SegmentationModel
 from segacc.model.hub import Source, choose
 from segacc.model.transfer import LoadReport, check_report

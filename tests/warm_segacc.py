@@ -17,6 +17,9 @@ def serve() -> None:
     import accelerate  # noqa: F401
     import transformers.models.segformer  # noqa: F401
 
+    import segacc.commands.evaluate.score
+    import segacc.parts  # noqa: F401
+
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -16,7 +16,7 @@ from segacc.folders import model_folder, writable
 from segacc.settings.config import PredictConfig
 
 if TYPE_CHECKING:
-    from segacc.inference import Segmenter
+    from segacc.evaluation.segmenter import Segmenter
     from segacc.labels import LabelMap
 
 END = "_overlay.png"
@@ -46,8 +46,8 @@ def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -
 
 def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
     """Load a model folder under its own protocol or the one that was typed."""
-    from segacc.inference import Segmenter
-    from segacc.protocols.protocol import Protocol
+    from segacc.evaluation.protocol import Protocol
+    from segacc.evaluation.segmenter import Segmenter
 
     wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
     segmenter = Segmenter.from_pretrained(model)

@@ -10,9 +10,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from segacc.evaluation.scores import Scores
 from segacc.events import Evaluated, StepDone
 from segacc.labels import Color
-from segacc.terms import Scores
 from segacc.tracking import flat
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from typing import Any
 
 from segacc.checkpoint import Progress
 from segacc.contracts import MetricState
+from segacc.evaluation.scores import Scores
+from segacc.evaluation.scoring import ScoreKey, Scoring
 from segacc.hookspecs import Chosen
 from segacc.limits.patience import EarlyStopOptions
 from segacc.plan import Plan
-from segacc.scoring import ScoreKey, Scoring
-from segacc.terms import Scores
 
 
 class EarlyStop(ScoreKey):

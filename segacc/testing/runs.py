@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from segacc import loop, registry
 from segacc.contracts import IGNORE
 from segacc.data.order import seeded
+from segacc.evaluation.predict import predict
+from segacc.evaluation.segmenter import Segmenter
 from segacc.feed import windows
 from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
-from segacc.inference import Segmenter
 from segacc.labels import LabelMap
 from segacc.meter import Meter
 from segacc.parts import build_run
 from segacc.plan import Plan, gather, make_plan
-from segacc.protocols.predict import predict
 from segacc.run import Run
 from segacc.settings.sources import Layer
 from segacc.signals import StopSignal

@@ -13,8 +13,8 @@ from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
 from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage, iou, mean_of_known
 from segacc.commands.tables import class_lines, class_table, interval_text
 from segacc.errors import DataError, OptionError
+from segacc.evaluation.scores import Terms
 from segacc.events import finite
-from segacc.terms import Terms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

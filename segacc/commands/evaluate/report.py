@@ -12,9 +12,9 @@ from segacc.commands.evaluate.per_image import FILE, REPORT
 from segacc.commands.evaluate.score import Evaluation, draw_worst
 from segacc.commands.tables import print_scores
 from segacc.contracts import MetricState
+from segacc.evaluation.scores import Terms
 from segacc.hookspecs import Chosen
 from segacc.labels import LabelMap
-from segacc.terms import Terms
 
 
 def show(

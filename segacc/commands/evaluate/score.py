@@ -19,15 +19,10 @@ from segacc.contracts import VERSION, Facts
 from segacc.data.pictures import Example, draw_examples, shrunk
 from segacc.data.splits import data_splits, pick_split
 from segacc.errors import OptionError
-from segacc.events import finite
-from segacc.hookspecs import Chosen
-from segacc.inference import Segmenter, relabel
-from segacc.labels import Color
-from segacc.loop import evaluate
-from segacc.processes import start_accelerator
-from segacc.protocols.protocol import Protocol
-from segacc.saved import side_file
-from segacc.scoring import (
+from segacc.evaluation.model_folder import side_file
+from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.scores import Scores, Weights
+from segacc.evaluation.scoring import (
     Scoring,
     build_metrics,
     check_metrics,
@@ -36,8 +31,13 @@ from segacc.scoring import (
     refuse_batches,
     scored_data,
 )
+from segacc.evaluation.segmenter import Segmenter, relabel
+from segacc.events import finite
+from segacc.hookspecs import Chosen
+from segacc.labels import Color
+from segacc.loop import evaluate
+from segacc.processes import start_accelerator
 from segacc.settings.config import EvaluateConfig
-from segacc.terms import Scores, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor

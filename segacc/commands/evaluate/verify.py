@@ -19,10 +19,10 @@ from segacc.contracts import IGNORE
 from segacc.data.batches import EvalData, Item, Source
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError
+from segacc.evaluation.scoring import Scoring
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
-from segacc.scoring import Scoring
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]

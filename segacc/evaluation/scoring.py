@@ -13,14 +13,14 @@ from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data.batches import MOST_PIXELS, EvalData, Item, Source
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, PluginError, SegaccError
+from segacc.evaluation.memory import memory_returned
+from segacc.evaluation.predict import decide_batch
+from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.scores import Scores, Terms, Weights
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.kernels.resize import Decided
 from segacc.labels import LabelMap
-from segacc.memory import memory_returned
 from segacc.model import SegmentationModel
-from segacc.protocols.predict import decide_batch
-from segacc.protocols.protocol import Protocol
-from segacc.terms import Scores, Terms, Weights
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Ways to run in which a forward call gathers weights from all processes."""

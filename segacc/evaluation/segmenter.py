@@ -13,14 +13,14 @@ from torch import Tensor
 from segacc.contracts import Facts
 from segacc.data.decode import MODES, opened_pixels, plainly, read_image, upper
 from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
+from segacc.evaluation.model_folder import SIDE_FILE, WHOLE, architecture_of, side_file
+from segacc.evaluation.predict import predict
+from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.hookspecs import USUAL, Reading
 from segacc.labels import LabelMap
 from segacc.model.contract import SegmentationModel, SizeRule, stored_names
 from segacc.model.transformers_weights import first_line, quiet_bars, read_config
-from segacc.protocols.predict import predict
-from segacc.protocols.protocol import Protocol, default_protocol
 from segacc.registry import load_registry
-from segacc.saved import SIDE_FILE, WHOLE, architecture_of, side_file
 from segacc.settings.options import decode
 
 

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc.errors import OptionError
+from segacc.evaluation.protocol import Protocol, Windows, fitting
+from segacc.evaluation.windows import Grid, View, blended_bands, decide_bands, mean_decision
 from segacc.kernels import resize as functional
 from segacc.kernels.resize import Decided, Shares, decide
 from segacc.model import Logits, SegmentationModel
-from segacc.protocols.bands import View, decide_bands, mean_decision
-from segacc.protocols.blending import Grid, blended_bands
-from segacc.protocols.protocol import Protocol, Windows, fitting
 
 Forward = Callable[[Tensor], Logits]
 Pixels = tuple[int, int]

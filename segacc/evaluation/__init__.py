@@ -1,0 +1,1 @@
+"""How a network sees an image, decides, and is scored."""

@@ -1,1 +1,0 @@
-"""How a network sees an image, and what it then predicts at the image's original size."""
