@@ -19,7 +19,7 @@ import torch
 
 from segacc import TrainConfig, train
 from segacc.data.placement import Placement, scatter
-from segacc.events import Evaluated, Event, Saved, StepDone
+from segacc.training.events import Evaluated, Event, Saved, StepDone
 
 PACKAGES = ("segacc", "torch", "torchvision", "transformers", "accelerate")
 

@@ -121,8 +121,8 @@ def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     from segacc.hookspecs import Sample
     from segacc.labels import LabelMap
     from segacc.loop import evaluate
-    from segacc.processes import start_accelerator
     from segacc.registry import choose, load_registry
+    from segacc.training.processes import start_accelerator
 
     names = tuple(f"class {k}" for k in range(classes))
     registry, facts = load_registry(), Facts(num_classes=classes, class_names=names)

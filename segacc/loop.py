@@ -7,23 +7,21 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from segacc import checkpoint
-from segacc.averaging import average, kinds, using
 from segacc.contracts import IGNORE, MetricState
 from segacc.data.batches import Batch
 from segacc.data.pictures import Example
 from segacc.errors import DataError, SegaccError, WriteError
 from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import Scoring, joined
-from segacc.events import Evaluated, Event, Saved, Started
-from segacc.export import save_model
-from segacc.feed import Trouble, on_any, scored, stacked, windows
-from segacc.limits import ending
-from segacc.limits.ending import refit
-from segacc.meter import Meter
 from segacc.model import Logits
-from segacc.run import Run
-from segacc.signals import StoppedError
+from segacc.training import checkpoint
+from segacc.training.events import Evaluated, Event, Saved, Started
+from segacc.training.feed import Meter, Trouble, on_any, scored, stacked, windows
+from segacc.training.limits import ending
+from segacc.training.limits.ending import refit
+from segacc.training.limits.signals import StoppedError
+from segacc.training.run import Run
+from segacc.training.saving import average, kinds, save_model, using
 
 
 def train(run: Run) -> Iterator[Event]:

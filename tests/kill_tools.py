@@ -63,7 +63,7 @@ def killed_at(moment: int, run: Path, job: Any) -> bool:
 
 def replace_twice(run: Path, accelerator: Any) -> None:
     """Replace best/ version 1 by 2, killed at each moment; where nothing is left, by 3 again."""
-    from segacc.checkpoint import recover, write_folder
+    from segacc.training.checkpoint import recover, write_folder
 
     def write(version: int) -> None:
         write_folder(run / "best", lambda part: fill(part, version), accelerator)
@@ -95,7 +95,7 @@ def save_and_rotate(run: Path, accelerator: Any) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from segacc.checkpoint import Progress, complete, save
+    from segacc.training.checkpoint import Progress, complete, save
 
     folder = run / "checkpoints"
     first = folder / "step-00000001"

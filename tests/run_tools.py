@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segacc.data.batches import Batch
-from segacc.feed import windows
-from segacc.meter import Meter
-from segacc.parts import build_run
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run
 from segacc.settings.sources import Layer
-from segacc.signals import StopSignal
+from segacc.training.feed import Meter, windows
+from segacc.training.limits.signals import StopSignal
+from segacc.training.plan import gather, make_plan
+from segacc.training.run import Run
+from segacc.training.setup import build_run
 
 FIXED = {
     "arch": "segformer:variant=tiny,drop_path=0,dropout=0",

@@ -27,7 +27,7 @@ from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
 from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.processes import on_all, start_accelerator
+from segacc.training.processes import on_all, start_accelerator
 from sharded_segacc import take_path_of_gpus
 
 SIZES = [(32, 32), (70, 100), (33, 32), (120, 31), (20, 20), (32, 32), (32, 32)]

@@ -10,10 +10,11 @@ import sys
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from segacc import parts, processes
 from segacc.__main__ import end_with, main
-from segacc.plan import Plan
-from segacc.run import Run
+from segacc.training import processes
+from segacc.training import setup as parts
+from segacc.training.plan import Plan
+from segacc.training.run import Run
 
 SETTINGS = {
     "ACCELERATE_USE_FSDP": "true",

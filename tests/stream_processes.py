@@ -11,7 +11,6 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from data_tools import Counts, tiny_segformer
-from segacc import checkpoint
 from segacc.__main__ import end_with
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source
@@ -21,7 +20,8 @@ from segacc.evaluation.protocol import default_protocol
 from segacc.evaluation.scoring import Scoring, scored_data
 from segacc.loop import evaluate
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards
-from segacc.processes import start_accelerator
+from segacc.training import checkpoint
+from segacc.training.processes import start_accelerator
 
 STEPS, STOP, WORKERS = 30, 7, 2
 

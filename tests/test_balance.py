@@ -13,8 +13,6 @@ import yaml
 
 from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics
 from data_tools import encode, facts
-from segacc.balance import Balance, balance
-from segacc.class_weights import FORM, check_class_weights, read_class_weights
 from segacc.data.batches import Source
 from segacc.data.label_counts import (
     class_chances,
@@ -26,12 +24,14 @@ from segacc.data.label_counts import (
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
-from segacc.parts import build_losses
-from segacc.plan import Plan, gather, make_plan
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
-from segacc.processes import start_accelerator
 from segacc.registry import Registry, load_registry
 from segacc.settings.sources import Layer
+from segacc.training.balance import Balance, balance
+from segacc.training.class_weights import FORM, check_class_weights, read_class_weights
+from segacc.training.plan import Plan, gather, make_plan
+from segacc.training.processes import start_accelerator
+from segacc.training.setup import build_losses
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from launches import ROOT, environment
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
+from segacc.training.plan import gather, make_plan
 
 
 def test_gpu_smoke_on_the_cpu() -> None:

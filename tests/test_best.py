@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from refusals import NoOptions
-from segacc.checkpoint import Progress
 from segacc.contracts import Facts
-from segacc.defaults import choose_score
 from segacc.errors import OptionError
 from segacc.hookspecs import Chosen, Metric
-from segacc.limits.early_stop import EarlyStop
-from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.plugins.metrics.overlap import MeanIou
-from segacc.run import Best
 from segacc.settings.sources import Layer, merge
+from segacc.training.checkpoint import Progress
+from segacc.training.defaults import choose_score
+from segacc.training.limits.guard import EarlyStop
+from segacc.training.plan import EarlyStopOptions, choose_early_stop
+from segacc.training.run import Best
 
 NAN = float("nan")
 

@@ -26,7 +26,7 @@ from segacc.data.cache import SHARED, Room, sweep
 from segacc.data.cache_files import DATA, FEW
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
-from segacc.processes import start_accelerator
+from segacc.training.processes import start_accelerator
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -14,7 +14,9 @@ import torch
 from accelerate import Accelerator
 
 from run_tools import build
-from segacc.checkpoint import (
+from segacc.errors import OptionError, WriteError
+from segacc.loop import train as train_run
+from segacc.training.checkpoint import (
     Progress,
     complete,
     fault,
@@ -28,8 +30,6 @@ from segacc.checkpoint import (
     verify,
     write_folder,
 )
-from segacc.errors import OptionError, WriteError
-from segacc.loop import train as train_run
 
 TOOL = Path(__file__).parent / "kill_tools.py"
 

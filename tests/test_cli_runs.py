@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics, python
-from segacc.checkpoint import seal
 from segacc.data.samples import digest
+from segacc.training.checkpoint import seal
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -26,8 +26,8 @@ from segacc.commands.check_data.check import Findings
 from segacc.commands.check_data.fixes import CROP, command, cures, paste, unmended
 from segacc.commands.check_data.text import print_report, to_json
 from segacc.commands.check_data.verdict import judge
-from segacc.defaults import DEFAULT_CROP
 from segacc.hookspecs import Sample
+from segacc.training.defaults import DEFAULT_CROP
 
 
 def test_ids_that_start_at_one(tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from torch.optim.swa_utils import AveragedModel
 from cli_tools import Warm, assert_succeeded, metrics
 from launches import rows, start
 from segacc import Segmenter, loop
-from segacc.averaging import build_ema
 from segacc.errors import OptionError
-from segacc.events import Evaluated, StepDone
-from segacc.optim.ema import Ema
-from segacc.parts import build_run
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
+from segacc.training.events import Evaluated, StepDone
+from segacc.training.optim.ema import Ema
+from segacc.training.plan import gather, make_plan
+from segacc.training.saving import build_ema
+from segacc.training.setup import build_run
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -23,10 +23,10 @@ from segacc.errors import DataError, OptionError, SegaccError
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scoring import Scoring, refuse_batches
-from segacc.feed import Trouble, scored
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
+from segacc.training.feed import Trouble, scored
 
 LABELS = LabelMap.plain(["a", "b", "c"])
 SIZES = [(24, 32), (40, 20), (24, 32), (24, 32), (40, 20), (33, 33), (24, 32), (40, 20)]

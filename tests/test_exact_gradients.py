@@ -12,15 +12,14 @@ from safetensors.torch import load_file
 
 from launches import column, launch
 from segacc import TrainConfig
-from segacc.feed import windows
 from segacc.loop import train_step
-from segacc.meter import Meter
-from segacc.parts import build_run
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run
 from segacc.settings.sources import Layer
-from segacc.signals import StopSignal
+from segacc.training.feed import Meter, windows
+from segacc.training.limits.signals import StopSignal
+from segacc.training.plan import gather, make_plan
+from segacc.training.run import Run
+from segacc.training.setup import build_run
 
 # processes, batch size, accumulation; each makes 8 images a step
 CUTS = ((1, 8, 1), (1, 4, 2), (2, 4, 1), (2, 2, 2))

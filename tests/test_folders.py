@@ -9,11 +9,11 @@ import pytest
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded
 from segacc.errors import OptionError
-from segacc.folders import BALANCE, MARK, NETWORK, TRIAL, clear, writable
-from segacc.optim.groups import FILE
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
+from segacc.training.folders import BALANCE, MARK, NETWORK, TRIAL, clear, writable
+from segacc.training.optim.groups import FILE
+from segacc.training.plan import gather, make_plan
 
 pytest_plugins = ["cli_fixtures"]
 

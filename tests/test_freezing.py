@@ -17,8 +17,8 @@ from launches import column, launch
 from run_tools import build, windows_of
 from segacc.errors import OptionError
 from segacc.loop import train, train_step
-from segacc.optim.freezing import matching
-from segacc.run import Run
+from segacc.training.optim.freezing import matching
+from segacc.training.run import Run
 
 MOBILENET = "mobilenet_v2:depth_multiplier=0.25,output_stride=32,dropout=0"
 

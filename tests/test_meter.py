@@ -6,8 +6,8 @@ from typing import Any
 
 from run_tools import build
 from segacc.data.batches import Source
-from segacc.events import StepDone
 from segacc.loop import train
+from segacc.training.events import StepDone
 
 STEPS, BATCH = 3, 2
 READ, COMPUTE = 0.05, 0.3

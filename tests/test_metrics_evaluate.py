@@ -16,8 +16,8 @@ from segacc.evaluation.scoring import build_metrics
 from segacc.hookspecs import Metric
 from segacc.plugins.metrics.evaluate_module import EvaluateModule, EvaluateOptions
 from segacc.registry import choose, load_registry
-from segacc.run import Best
 from segacc.testing import check_metric, registry_of
+from segacc.training.run import Best
 
 HEAD = """
 import datasets

@@ -21,12 +21,12 @@ from launches import ROOT, command, environment
 from nonfinite_plugin import install, write_bad_data
 from segacc import loop, registry
 from segacc.errors import NonFiniteError
-from segacc.events import Skipped, StepDone
-from segacc.parts import build_run
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run
 from segacc.settings.sources import Layer
+from segacc.training.events import Skipped, StepDone
+from segacc.training.plan import gather, make_plan
+from segacc.training.run import Run
+from segacc.training.setup import build_run
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from data_tools import facts, tiny_segformer
 from segacc.model import SegmentationModel
-from segacc.optim.groups import parameter_groups
+from segacc.training.optim.groups import parameter_groups
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
 

@@ -15,11 +15,11 @@ from launches import ROOT, environment
 from run_tools import build, windows_of
 from segacc.errors import OptionError
 from segacc.loop import train_step
-from segacc.optim import optimizers
-from segacc.optim.optimizers import ALIASES, OPTIMIZERS, choose_optimizer
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
+from segacc.training.optim import optimizers
+from segacc.training.optim.optimizers import ALIASES, OPTIMIZERS, choose_optimizer
+from segacc.training.plan import gather, make_plan
 
 # Given by the groups, by segacc itself, or about how the same numbers are computed; `eps` of
 # Adafactor is a pair with None, and LAMB's own clipping is turned off.
@@ -191,7 +191,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_checking_imports_no_torch() -> None:
     code = (
-        "import sys; from segacc.optim.optimizers import choose_optimizer; "
+        "import sys; from segacc.training.optim.optimizers import choose_optimizer; "
         "choose_optimizer('lion:betas=0.9/0.95', '--optimizer'); "
         "print(sorted({'torch', 'timm', 'transformers'} & set(sys.modules)))"
     )

@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cli_tools import write_data
-from segacc.feed import windows
 from segacc.loop import train_step
-from segacc.meter import Meter
-from segacc.parts import build_run
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
-from segacc.run import Run
 from segacc.settings.sources import Layer
-from segacc.signals import StopSignal
+from segacc.training.feed import Meter, windows
+from segacc.training.limits.signals import StopSignal
+from segacc.training.plan import gather, make_plan
+from segacc.training.run import Run
+from segacc.training.setup import build_run
 
 COUNT, BATCH, ACCUMULATION, STEPS = 5, 2, 2, 10
 

@@ -10,7 +10,6 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from segacc.curves import curves, draw_curves, read_metrics
 from segacc.data.pictures import (
     GAP,
     PAPER,
@@ -25,6 +24,7 @@ from segacc.data.pictures import (
     legend,
     overlay,
 )
+from segacc.training.tracking import curves, draw_curves, read_metrics
 
 NAMES = ("background", "nucleus", "border")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))

@@ -19,10 +19,10 @@ from segacc.data.placement import (
     resized_as_floats,
     scatter,
 )
-from segacc.parts import build_pipeline
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
+from segacc.training.plan import gather, make_plan
+from segacc.training.setup import build_pipeline
 from test_placement import SIZES, batch_of, pixels, row
 
 TARGETS = ((20, 30), (48, 64), (1, 7), (7, 1), (131, 97), (61, 75))

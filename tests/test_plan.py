@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from segacc.checkpoint import Progress, seal
 from segacc.errors import OptionError, SegaccError
-from segacc.folders import model_folder, writable
-from segacc.plan import Plan, gather, make_plan
 from segacc.registry import Registry, load_registry, options_text
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import literal_choices
 from segacc.settings.sources import AUGMENT, Layer, merge, read_yaml, to_yaml
+from segacc.training.checkpoint import Progress, seal
+from segacc.training.folders import model_folder, writable
+from segacc.training.plan import Plan, gather, make_plan
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 
 from cli_tools import ROOT, Warm, assert_succeeded, metrics
 from run_tools import build
-from segacc.plan import Plan, gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import AUGMENT, Layer, read_yaml
+from segacc.training.plan import Plan, gather, make_plan
 
 pytest_plugins = ["cli_fixtures"]
 

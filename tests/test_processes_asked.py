@@ -9,7 +9,7 @@ import torch
 from accelerate.utils.other import get_free_port
 
 from cli_tools import TINY, Done, assert_succeeded, environment, segacc, start
-from segacc.processes import launcher_arguments, processes_asked
+from segacc.training.processes import launcher_arguments, processes_asked
 
 pytestmark = pytest.mark.launch
 pytest_plugins = ["cli_fixtures"]

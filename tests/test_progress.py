@@ -11,7 +11,16 @@ from rich.console import Console
 from segacc.commands.progress import Display
 from segacc.commands.tables import print_scores, scores_table, scores_text
 from segacc.evaluation.scores import Scores, Terms
-from segacc.events import Evaluated, Event, Fitted, Saved, Skipped, Started, StepDone, Stopped
+from segacc.training.events import (
+    Evaluated,
+    Event,
+    Fitted,
+    Saved,
+    Skipped,
+    Started,
+    StepDone,
+    Stopped,
+)
 
 NAMES = ("background", "nucleus", "[red]")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))

@@ -12,9 +12,9 @@ import yaml
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics
 from segacc.commands import cli
 from segacc.commands.cli import read_recipe, recipe_folder, recipe_names
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
+from segacc.training.plan import gather, make_plan
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from segacc.errors import OptionError
-from segacc.parts import build_run
-from segacc.plan import gather, make_plan
-from segacc.processes import idle_cores, start_accelerator
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
+from segacc.training.plan import gather, make_plan
+from segacc.training.processes import idle_cores, start_accelerator
+from segacc.training.setup import build_run
 
 
 def needy(options: object, facts: object) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from launches import launch, rows, start
 from segacc.errors import OptionError
-from segacc.run_lock import MARK, RunLock
+from segacc.training.folders import MARK, RunLock
 
 SETTINGS = (
     *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", 64),
@@ -123,7 +123,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path: Path) -> None:
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
     code = (
-        "import sys; from pathlib import Path; from segacc.run_lock import RunLock; "
+        "import sys; from pathlib import Path; from segacc.training.folders import RunLock; "
         f"lock = RunLock(Path({str(tmp_path)!r})); lock.claim(); print(lock.note)"
     )
     strace = ["strace", "-f", "-o", "/dev/null", "-e", "inject=flock:error=ENOLCK"]

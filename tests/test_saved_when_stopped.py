@@ -12,7 +12,7 @@ import pytest
 
 from cli_tools import write_data
 from launches import ROOT, command, environment, launch, rows, start
-from segacc.signals import STOPPING, StopSignal
+from segacc.training.limits.signals import STOPPING, StopSignal
 
 STEPS = (
     *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", 64),

@@ -8,12 +8,12 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from data_tools import tiny_segformer
-from segacc.defaults import choose_settings
 from segacc.errors import OptionError
-from segacc.optim.groups import parameter_groups
-from segacc.optim.schedule import choose_schedule, lr_factor, parse_schedule, set_lr
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer, Settings, merge
+from segacc.training.defaults import choose_settings
+from segacc.training.optim.groups import parameter_groups
+from segacc.training.optim.schedule import choose_schedule, lr_factor, parse_schedule, set_lr
 
 
 def factors(schedule: str, total: int, *, warmup: int = 0, **stages: Any) -> list[float]:

@@ -9,9 +9,9 @@ import pytest
 
 from cli_tools import Warm, assert_succeeded
 from launches import rows
-from segacc.limits.budget import Clock, Pace, Rhythm, fitted, needed
-from segacc.optim.schedule import lr_factor, parse_schedule
 from segacc.settings.units import period_of
+from segacc.training.limits.budget import Clock, Pace, Rhythm, fitted, needed
+from segacc.training.optim.schedule import lr_factor, parse_schedule
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -11,8 +11,8 @@ import torch
 
 from segacc.data.pictures import Example
 from segacc.evaluation.scores import Scores, Terms
-from segacc.events import Evaluated, Event, Started, StepDone, Stopped
-from segacc.tracking import flat, record
+from segacc.training.events import Evaluated, Event, Started, StepDone, Stopped
+from segacc.training.tracking import flat, record
 
 NAMES = ("background", "nucleus")
 PALETTE = ((40, 40, 40), (255, 200, 0))

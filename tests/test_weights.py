@@ -16,7 +16,7 @@ from segacc.evaluation.segmenter import Segmenter
 from segacc.model import SegmentationModel
 from segacc.model.hub import Source, choose
 from segacc.model.transfer import LoadReport, check_report
-from segacc.weights import load
+from segacc.training.build import load_weights
 
 CLOSED = "http://127.0.0.1:9"  # the port of `discard`, which nobody serves
 SECONDS = 15
@@ -57,7 +57,7 @@ def test_for_other_classes_rows_of_the_same_name_are_taken_over(tmp_path: Path) 
     folder, trained = saved(tmp_path, 3, seed=1)
     model, fresh = tiny_segformer(5, seed=2), tiny_segformer(5, seed=2)
     names = ("c2", "other", "C1", "c-9", "c3")
-    report = load(model, Source(str(folder), "runs/old/best"), class_names=names)
+    report = load_weights(model, Source(str(folder), "runs/old/best"), class_names=names)
     assert (report.new, report.dropped, report.carried) == ((), (), ("c2", "C1"))
     assert report.text() == (
         f"weights: runs/old/best: {report.loaded} tensors loaded; "
@@ -76,7 +76,7 @@ def test_for_other_classes_rows_of_the_same_name_are_taken_over(tmp_path: Path) 
 def test_a_fresh_head_takes_nothing_over(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path, 3, seed=1)
     model, before = tiny_segformer(3, seed=2), tiny_segformer(3, seed=2).state_dict()
-    report = load(model, Source(str(folder), "old"), fresh_head=True)
+    report = load_weights(model, Source(str(folder), "old"), fresh_head=True)
     heads = {name for name in before if model.is_head(name)}
     assert set(report.new) == heads == set(report.dropped) and report.carried is None
     for name in heads:
@@ -189,7 +189,7 @@ def test_none_and_an_architecture_without_weights_start_at_random() -> None:
     assert choose("none", "nvidia/mit-b0") == choose("auto", None) == Source(None, "random")
     model = tiny_segformer()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert load(model, Source(None, "random")) == LoadReport("random")
+    assert load_weights(model, Source(None, "random")) == LoadReport("random")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -283,7 +283,7 @@ def test_a_hub_out_of_reach_ends_in_random_weights_or_an_error_within_seconds(
 def test_weights_from_the_cache_are_the_networks(files: dict[str, bytes], tmp_path: Path) -> None:
     folder = cache(tmp_path, "nvidia/mit-b0", files)
     model = tiny_segformer(seed=2)
-    report = load(model, Source(str(folder), "nvidia/mit-b0"))
+    report = load_weights(model, Source(str(folder), "nvidia/mit-b0"))
     assert report.text() == f"weights: nvidia/mit-b0: {report.loaded} tensors loaded"
     trained = tiny_segformer(seed=1)
     assert isinstance(model, SegmentationModel)

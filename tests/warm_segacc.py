@@ -18,7 +18,7 @@ def serve() -> None:
     import transformers.models.segformer  # noqa: F401
 
     import segacc.commands.evaluate.score
-    import segacc.parts  # noqa: F401
+    import segacc.training.setup  # noqa: F401
 
     for line in sys.stdin:
         child = os.fork()

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from segacc.commands.console import is_main, quiet_libraries
 from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
 from segacc.errors import OptionError, UnreadableError, count_of
-from segacc.folders import model_folder, writable
 from segacc.settings.config import PredictConfig
+from segacc.training.folders import model_folder, writable
 
 if TYPE_CHECKING:
     from segacc.evaluation.segmenter import Segmenter

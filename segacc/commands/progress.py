@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.commands.tables import numbers_of, print_scores, score_of
-from segacc.events import (
+from segacc.labels import Color
+from segacc.settings.units import clock_text
+from segacc.training.events import (
     Evaluated,
     Event,
     Fitted,
@@ -24,8 +26,6 @@ from segacc.events import (
     StepDone,
     Stopped,
 )
-from segacc.labels import Color
-from segacc.settings.units import clock_text
 
 MANY_CLASSES = 25
 """Classes of which a running training still prints every one."""

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.evaluation.scores import Scores
-from segacc.events import Evaluated, StepDone
 from segacc.labels import Color
-from segacc.tracking import flat
+from segacc.training.events import Evaluated, StepDone
+from segacc.training.tracking import flat
 
 if TYPE_CHECKING:
     from segacc.commands.evaluate.bootstrap import Interval, Intervals

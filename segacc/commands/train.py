@@ -10,14 +10,14 @@ from rich.console import Console
 
 from segacc.commands.console import is_main, load_plugins, quiet_libraries
 from segacc.errors import WriteError
-from segacc.plan import gather, make_plan
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer
+from segacc.training.plan import gather, make_plan
 
 if TYPE_CHECKING:
-    from segacc.events import Event
-    from segacc.run import Run
+    from segacc.training.events import Event
+    from segacc.training.run import Run
 
 
 def train_command(layers: list[Layer]) -> int:
@@ -26,8 +26,8 @@ def train_command(layers: list[Layer]) -> int:
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
-        from segacc.events import Stopped
-        from segacc.parts import build_run
+        from segacc.training.events import Stopped
+        from segacc.training.setup import build_run
 
         run = build_run(plan)
     stopped: Stopped | None = None
@@ -86,7 +86,7 @@ def train(config: TrainConfig) -> "Iterator[Event]":
     Raises:
         SegaccError: a setting, the data or the weights are not what they should be.
     """
-    from segacc.parts import build_run
+    from segacc.training.setup import build_run
 
     fields = dataclasses.fields(TrainConfig)
     typed = {
@@ -98,7 +98,8 @@ def train(config: TrainConfig) -> "Iterator[Event]":
 
 def events(run: "Run") -> "Iterator[Event]":
     """Train a run that is built; the main process writes metrics.jsonl, pictures and trackers."""
-    from segacc import loop, tracking
+    from segacc import loop
+    from segacc.training import tracking
 
     stream = loop.train(run)
     if run.accelerator.is_main_process:

@@ -14,9 +14,9 @@ from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data.order import seeded
 from segacc.hookspecs import Metric
 from segacc.loop import gather_scores
-from segacc.processes import start_accelerator
 from segacc.testing.forks import alone_on_cpu, forked
 from segacc.testing.tools import Report, close, facts_of, some_labels
+from segacc.training.processes import start_accelerator
 
 SIZE = (24, 20)
 NUM_CLASSES = 4

@@ -17,19 +17,18 @@ from segacc.contracts import IGNORE
 from segacc.data.order import seeded
 from segacc.evaluation.predict import predict
 from segacc.evaluation.segmenter import Segmenter
-from segacc.feed import windows
 from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
-from segacc.meter import Meter
-from segacc.parts import build_run
-from segacc.plan import Plan, gather, make_plan
-from segacc.run import Run
 from segacc.settings.sources import Layer
-from segacc.signals import StopSignal
 from segacc.testing.forks import alone_on_cpu, forked
 from segacc.testing.subject import Subject
 from segacc.testing.tools import changed, few, registry_with, some_images, some_labels
 from segacc.testing.training import different, learn
+from segacc.training.feed import Meter, windows
+from segacc.training.limits.signals import StopSignal
+from segacc.training.plan import Plan, gather, make_plan
+from segacc.training.run import Run
+from segacc.training.setup import build_run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ import sys
 from rich.console import Console
 
 from segacc.commands.console import is_main, load_plugins
-from segacc.folders import writable
 from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose
 from segacc.settings.config import CheckConfig
 from segacc.settings.sources import AUGMENT
+from segacc.training.folders import writable
 
 
 def check_data_command(config: CheckConfig) -> int:

@@ -26,7 +26,7 @@ ENOUGH = 20
 MANY_VALUES = 20
 """Raw ids outside the map above which they are no ids, but colours or noise."""
 CROP = (512, 512)
-"""What training sees where nobody says otherwise; `segacc.defaults` has it for the run."""
+"""What training sees where nobody says otherwise; `segacc.training.defaults` has it for the run."""
 RUN_SETTINGS = (
     *("train_split", "eval_split", "val_fraction", "seed", "num_channels"),
     *("aug", "augment", "crop_size"),

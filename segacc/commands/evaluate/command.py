@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from segacc.commands.console import is_main, load_plugins, quiet_libraries
-from segacc.folders import evaluation_folder, model_folder, writable
 from segacc.registry import choose, refuse_twins
 from segacc.settings.config import CompareConfig, EvaluateConfig
+from segacc.training.folders import evaluation_folder, model_folder, writable
 
 if TYPE_CHECKING:
     pass

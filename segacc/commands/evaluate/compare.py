@@ -14,7 +14,7 @@ from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage, iou, mean
 from segacc.commands.tables import class_lines, class_table, interval_text
 from segacc.errors import DataError, OptionError
 from segacc.evaluation.scores import Terms
-from segacc.events import finite
+from segacc.training.events import finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,12 +32,12 @@ from segacc.evaluation.scoring import (
     scored_data,
 )
 from segacc.evaluation.segmenter import Segmenter, relabel
-from segacc.events import finite
 from segacc.hookspecs import Chosen
 from segacc.labels import Color
 from segacc.loop import evaluate
-from segacc.processes import start_accelerator
 from segacc.settings.config import EvaluateConfig
+from segacc.training.events import finite
+from segacc.training.processes import start_accelerator
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list, load
 
-from segacc import checkpoint
 from segacc.data.samples import digest, ids_of
 from segacc.data.streams import TrainStream
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import side_file
-from segacc.folders import NETWORK, clear
-from segacc.limits.budget import FIRST_GUESS
-from segacc.optim import groups as parameter_groups
-from segacc.plan import as_stored
-from segacc.processes import on_all
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
+from segacc.training import checkpoint
+from segacc.training.folders import NETWORK, clear
+from segacc.training.limits.budget import FIRST_GUESS
+from segacc.training.optim import groups as parameter_groups
+from segacc.training.plan import as_stored
+from segacc.training.processes import on_all
 
 if TYPE_CHECKING:
-    from segacc.run import Run
+    from segacc.training.run import Run
 
 SAME_BATCH = (
     "Start as many processes, batch size and accumulation that make the same product, on the same "

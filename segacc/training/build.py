@@ -1,23 +1,73 @@
-"""From a plan to a network that is ready to be wrapped: built, loaded, probed, frozen."""
+"""The network of a run: built, its weights loaded, parts of it frozen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from segacc import weights
 from segacc.contracts import Facts
-from segacc.defaults import DEFAULT_CROP, check_batch, check_crop
-from segacc.errors import OptionError
-from segacc.folders import NETWORK
+from segacc.errors import OptionError, WeightsError
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
+from segacc.model.hub import Source, choose, fetch
 from segacc.model.probe import freeze, probe
 from segacc.model.transfer import LoadReport
-from segacc.optim.freezing import freeze_for_good, keep_statistics
-from segacc.plan import Plan
+from segacc.training.defaults import DEFAULT_CROP, check_batch, check_crop
+from segacc.training.folders import NETWORK
+from segacc.training.optim.freezing import freeze_for_good, keep_statistics
+from segacc.training.plan import Plan
+
+
+def load_weights(
+    model: SegmentationModel,
+    source: Source,
+    *,
+    class_names: Sequence[str] = (),
+    fresh_head: bool = False,
+) -> LoadReport:
+    """Load what `choose` decided into the network; see `SegmentationModel.load_weights`.
+
+    Raises:
+        WeightsError: they do not belong to the network.
+    """
+    if source.folder is None:
+        return LoadReport(source.name)
+    report = model.load_weights(source.folder, class_names=class_names, fresh_head=fresh_head)
+    return replace(report, source=source.name)
+
+
+def agree_on_weights(given: str, default_id: str | None, accelerator: Any) -> Source:
+    """Let the main process `choose` for all; each node's first process fetches for its own disk.
+
+    Raises:
+        WeightsError: as `choose`, on every process.
+    """
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    source = None
+    if accelerator.is_main_process:
+        try:
+            source = choose(given, default_id)
+        except Exception as error:  # carried to the others, which wait
+            source = Source(None, "", error=error)
+    decision: list[Source] = broadcast_object_list([source])
+    shared = decision[0]
+    if shared.error is not None:
+        raise shared.error
+    failed = ""
+    with accelerator.local_main_process_first():  # all come here: it holds barriers
+        if shared.folder and not Path(shared.folder).is_dir():  # another node, another disk
+            try:
+                shared = replace(shared, folder=fetch(shared.name))
+            except WeightsError as error:
+                failed = str(error)
+    if failures := list(filter(None, gather_object([failed]))):
+        raise WeightsError(failures[0])
+    return shared
 
 
 @dataclass(frozen=True)
@@ -42,9 +92,9 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     default = plan.arch.record.default_weights(plan.arch.options)
     if getattr(plan.arch.options, "config", None):  # its sizes are those of other weights
         default = None
-    source = weights.agree("none" if plan.resume else config.weights, default, accelerator)
+    source = agree_on_weights("none" if plan.resume else config.weights, default, accelerator)
     fresh = config.head == "fresh"
-    report = weights.load(network, source, class_names=facts.class_names, fresh_head=fresh)
+    report = load_weights(network, source, class_names=facts.class_names, fresh_head=fresh)
     if plan.resume:
         report = LoadReport(f"those of {plan.resume.name}")
         if (plan.folder / NETWORK).is_dir():

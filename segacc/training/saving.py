@@ -1,19 +1,30 @@
-"""What is saved is what others can load: best/ and last/, with label map and model card."""
+"""Writes best/ and last/: raw or averaged weights, label map, model card."""
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from segacc.averaging import kinds, using
-from segacc.checkpoint import write_folder
+import torch
+from accelerate import Accelerator
+
 from segacc.contracts import VERSION
+from segacc.errors import OptionError
 from segacc.evaluation.model_folder import SIDE_FILE
-from segacc.evaluation.scores import Scores
-from segacc.events import finite
-from segacc.processes import bare, bare_names
+from segacc.evaluation.scores import Scores, Weights
+from segacc.evaluation.scoring import SHARDED
 from segacc.registry import options_text
-from segacc.run import Run
+from segacc.training.checkpoint import write_folder
+from segacc.training.events import finite
+from segacc.training.optim.ema import Ema
+from segacc.training.plan import Plan
+from segacc.training.processes import bare, bare_names
+from segacc.training.run import Run
+
+if TYPE_CHECKING:
+    from segacc.training.run import Run
 
 
 def save_model(run: Run, name: str) -> Path:
@@ -99,3 +110,45 @@ def score_table(scores: Scores) -> str:
         for key, score in value.items()
     ]
     return "\n".join(rows)
+
+
+def kinds(run: "Run") -> tuple[Weights, ...]:
+    """List the kinds of weights that are scored; the last is judged, and saved as best and last."""
+    return ("raw", "ema") if run.ema else ("raw",)
+
+
+def build_ema(plan: Plan, model: Any, accelerator: Accelerator) -> Ema | None:
+    """Start the moving average of the weights, where that was asked for.
+
+    Raises:
+        OptionError: the weights are kept in a way that it cannot follow.
+    """
+    decay, kind = plan.settings.config.ema, accelerator.distributed_type
+    if decay is None:
+        return None
+    if kind in SHARDED and not accelerator.is_fsdp2:
+        where = plan.settings.where("ema")
+        raise OptionError(f"{where}: not with {kind.value}; of sharded networks with FSDP2's only.")
+    return Ema(model, decay)
+
+
+@contextmanager
+def using(run: "Run", weights: Weights) -> Iterator[None]:
+    """Let the network have these weights inside the block, the same on all processes."""
+    run.scoring.weights = weights
+    with run.ema.in_place_of(run.model) if run.ema and weights == "ema" else nullcontext():
+        if run.accelerator.num_processes > 1:
+            for buffer in run.network.buffers():  # batch norm's statistics: the main process's
+                torch.distributed.broadcast(buffer, 0)
+        yield
+
+
+def average(run: "Run") -> None:
+    """Take over the weights of an optimizer step into the average, if there is one.
+
+    A step that fp16's gradient scaler skipped is none; a fused optimizer does not tell accelerate
+    of those, which `guard.overflow` knows.
+    """
+    skipped = run.accelerator.optimizer_step_was_skipped or run.guard.overflow
+    if run.ema and not skipped:
+        run.ema.update(run.model)

@@ -11,8 +11,8 @@ from torch import nn
 
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
-from segacc.optim.freezing import selected
 from segacc.settings.sources import Settings
+from segacc.training.optim.freezing import selected
 
 NO_DECAY = re.compile(
     r"(^|[._])(pos(ition(al)?)?_?emb\w*|rel(ative)?_pos\w*|(cls|mask|reg\w*)_token\w*|level_embed\w*"

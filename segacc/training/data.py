@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from accelerate import Accelerator
 
-from segacc.balance import Balance, balance
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source, TrainData
 from segacc.data.cache import cached
@@ -15,8 +14,9 @@ from segacc.data.splits import chances_of, data_splits, pick_split
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import DataSplits, Stream
-from segacc.plan import Plan
-from segacc.processes import on_all
+from segacc.training.balance import Balance, balance
+from segacc.training.plan import Plan
+from segacc.training.processes import on_all
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segacc import checkpoint
-from segacc.balance import Balance
-from segacc.checkpoint import Progress
 from segacc.contracts import Facts, LossTerm
 from segacc.data.augment import Pipeline
 from segacc.data.batches import TrainData
@@ -18,21 +15,23 @@ from segacc.data.order import Cut
 from segacc.data.streams import TrainStream
 from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import ScoreKey, Scoring
-from segacc.events import Skipped
 from segacc.labels import LabelMap
-from segacc.limits.budget import Clock
-from segacc.limits.early_stop import EarlyStop
-from segacc.limits.guard import Guard
 from segacc.model import SegmentationModel
-from segacc.optim import freezing
-from segacc.optim import groups as parameter_groups
-from segacc.optim.ema import Ema
-from segacc.optim.schedule import set_lr
-from segacc.plan import Plan
-from segacc.run_lock import RunLock
 from segacc.settings.config import TrainConfig
 from segacc.settings.units import period_of
-from segacc.signals import StopSignal
+from segacc.training import checkpoint
+from segacc.training.balance import Balance
+from segacc.training.checkpoint import Progress
+from segacc.training.events import Skipped
+from segacc.training.folders import RunLock
+from segacc.training.limits.budget import Clock
+from segacc.training.limits.guard import EarlyStop, Guard
+from segacc.training.limits.signals import StopSignal
+from segacc.training.optim import freezing
+from segacc.training.optim import groups as parameter_groups
+from segacc.training.optim.ema import Ema
+from segacc.training.optim.schedule import set_lr
+from segacc.training.plan import Plan
 
 NO_END = 10**9
 """Steps that a loader holds for a run whose number of steps is fitted as it goes."""

@@ -5,15 +5,10 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 
-from segacc import checkpoint
-from segacc.averaging import build_ema, kinds
-from segacc.build import build_network
 from segacc.contracts import Facts, LossTerm
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData
 from segacc.data.streams import EvalStream
-from segacc.data_source import load_data
-from segacc.defaults import choose_score, choose_settings
 from segacc.errors import OptionError
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scoring import (
@@ -23,19 +18,23 @@ from segacc.evaluation.scoring import (
     confident,
     refuse_batches,
 )
-from segacc.limits.budget import Clock
-from segacc.limits.early_stop import build_early_stop
-from segacc.limits.guard import build_guard
 from segacc.model import SegmentationModel
 from segacc.model.transfer import LoadReport
-from segacc.optim import groups as parameter_groups
-from segacc.optim.optimizers import choose_optimizer
-from segacc.plan import Plan
-from segacc.processes import idle_cores, on_all, save_bare, start_accelerator
-from segacc.run import Best, Run
-from segacc.run_lock import RunLock
 from segacc.settings.sources import Settings
-from segacc.start import lock_folder, prepare_folder, resume
+from segacc.training import checkpoint
+from segacc.training.build import build_network
+from segacc.training.data import load_data
+from segacc.training.defaults import choose_score, choose_settings
+from segacc.training.folders import RunLock
+from segacc.training.limits.budget import Clock
+from segacc.training.limits.guard import build_early_stop, build_guard
+from segacc.training.optim import groups as parameter_groups
+from segacc.training.optim.optimizers import choose_optimizer
+from segacc.training.plan import Plan
+from segacc.training.processes import idle_cores, on_all, save_bare, start_accelerator
+from segacc.training.resume import lock_folder, prepare_folder, resume
+from segacc.training.run import Best, Run
+from segacc.training.saving import build_ema, kinds
 
 
 def make_accelerator(plan: Plan) -> Accelerator:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from accelerate.utils import broadcast_object_list
 
-from segacc.defaults import check_warmup
-from segacc.events import Fitted, Stopped
-from segacc.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
-from segacc.optim.optimizers import check_length
 from segacc.settings.sources import Settings
 from segacc.settings.units import seconds
+from segacc.training.defaults import check_warmup
+from segacc.training.events import Fitted, Stopped
+from segacc.training.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
+from segacc.training.optim.optimizers import check_length
 
 if TYPE_CHECKING:
-    from segacc.run import Run
+    from segacc.training.run import Run
 
 
 def reason(run: "Run") -> str:

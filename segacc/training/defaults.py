@@ -6,10 +6,10 @@ from typing import Any
 from segacc.contracts import MetricState
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
-from segacc.optim.optimizers import check_length, default_lr
-from segacc.optim.schedule import OneCycle, parse_schedule
 from segacc.settings.sources import Settings
 from segacc.settings.units import steps_of
+from segacc.training.optim.optimizers import check_length, default_lr
+from segacc.training.optim.schedule import OneCycle, parse_schedule
 
 DEFAULT_EPOCHS = 10.0
 DEFAULT_CROP = (512, 512)

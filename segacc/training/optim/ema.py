@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from segacc.checkpoint import damaged
 from segacc.errors import OptionError
-from segacc.processes import bare, bare_names
+from segacc.training.checkpoint import damaged
+from segacc.training.processes import bare, bare_names
 
 FOLDER = "ema"
 """Folder in a checkpoint."""

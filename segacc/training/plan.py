@@ -1,24 +1,27 @@
-"""All that can be checked before torch is imported, so that a typo costs a fraction of a second."""
+"""A run's plan: what was typed, checked before torch is loaded."""
 
 import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from segacc import checkpoint
-from segacc.class_weights import check_class_weights
+from annotated_types import Ge
+from pydantic import AllowInfNan, PositiveInt
+
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import architecture_of
-from segacc.folders import BALANCE, NETWORK, model_folder, refuse_own, run_folder
 from segacc.hookspecs import Chosen
-from segacc.limits.patience import EarlyStopOptions, choose_early_stop
 from segacc.model.hub import find, is_path
-from segacc.optim.optimizers import check_optimization
-from segacc.optim.schedule import Decay, choose_schedule
 from segacc.registry import Registry, choose, refuse_twins
+from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
+from segacc.training import checkpoint
+from segacc.training.class_weights import check_class_weights
+from segacc.training.folders import BALANCE, NETWORK, model_folder, refuse_own, run_folder
+from segacc.training.optim.optimizers import check_optimization
+from segacc.training.optim.schedule import Decay, choose_schedule
 
 FIXED = (
     *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),
@@ -26,6 +29,16 @@ FIXED = (
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that a resumed run keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopOptions:
+    """Options of `--early-stop METRIC:...`."""
+
+    patience: PositiveInt = 5
+    """Evaluations in a row that may bring no better score."""
+    min_delta: Annotated[float, Ge(0), AllowInfNan(False)] = 0.0
+    """A score is better only when it is so by more than this."""
 
 
 @dataclass(frozen=True)
@@ -218,3 +231,17 @@ def _check_weights(given: str, where: str) -> None:
         raise OptionError(f"{where}: {given} is a file; give the folder that holds it.")
     elif is_path(given):
         raise OptionError(f"{where}: no such folder: {given}.")
+
+
+def choose_early_stop(settings: Settings) -> tuple[str, EarlyStopOptions] | None:
+    """Read `METRIC:patience=5,min_delta=0.001`: the score's name and the rest; None for `none`.
+
+    Raises:
+        OptionError: an unknown or wrong option.
+    """
+    given, where = settings.config.early_stop, settings.where("early_stop")
+    if given is None:
+        return None
+    named = parse_component(given, where)
+    options = decode(EarlyStopOptions, named.values, f"{where} {named.name}")
+    return None if named.name == "none" else (named.name, options)

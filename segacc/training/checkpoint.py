@@ -99,7 +99,7 @@ def write_folder(
 
 def _write(act: Callable[[], None] | None, part: Path, accelerator: Any) -> None:
     """Act on this process and wait for all; what one of them cannot write is raised on all."""
-    from segacc.processes import on_all
+    from segacc.training.processes import on_all
 
     def told() -> None:
         try:

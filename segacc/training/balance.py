@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from accelerate.utils import gather_object
 
-from segacc.class_weights import RULES, read_class_weights
 from segacc.contracts import Facts
 from segacc.data.batches import Source
 from segacc.data.label_counts import (
@@ -21,10 +20,11 @@ from segacc.data.label_counts import (
     shares,
 )
 from segacc.errors import DataError, OptionError, SegaccError
-from segacc.folders import BALANCE
 from segacc.hookspecs import Stream
 from segacc.labels import LabelMap
-from segacc.plan import Plan, as_stored
+from segacc.training.class_weights import RULES, read_class_weights
+from segacc.training.folders import BALANCE
+from segacc.training.plan import Plan, as_stored
 
 MANY = 16
 """Classes of which a note tells all weights; of more, it tells the lowest and the highest."""

@@ -1,1 +1,0 @@
-"""What an optimizer step does: optimizers, parameter groups, schedule, freezing, EMA."""

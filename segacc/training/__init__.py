@@ -1,0 +1,1 @@
+"""All that a training run holds: planned, built, fed, limited, saved."""

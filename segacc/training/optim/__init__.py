@@ -1,0 +1,1 @@
+"""Optimizers, schedules, parameter groups, freezing and the moving average of the weights."""
