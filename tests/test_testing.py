@@ -48,11 +48,11 @@ def test_built_in_architectures(name: str) -> None:
 @pytest.mark.launch
 @pytest.mark.parametrize("name", BUILT_IN["architecture"])
 def test_built_in_architectures_on_two_processes(name: str) -> None:
-    from segacc.testing import runs
+    from segacc.testing.architecture import check_processes
     from segacc.testing.subject import subject_of
 
     record = BUILT_IN["architecture"][name]
-    runs.check_processes(subject_of(record, record.tiny()), 2)
+    check_processes(subject_of(record, record.tiny()), 2)
 
 
 @pytest.mark.parametrize("name", BUILT_IN["augmentation"])

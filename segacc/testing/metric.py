@@ -14,8 +14,7 @@ from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data.order import seeded
 from segacc.hookspecs import Metric
 from segacc.loop import gather_scores
-from segacc.testing.forks import alone_on_cpu, forked
-from segacc.testing.tools import Report, close, facts_of, some_labels
+from segacc.testing.tools import Report, alone_on_cpu, close, facts_of, forked, some_labels
 from segacc.training.processes import start_accelerator
 
 SIZE = (24, 20)
