@@ -9,30 +9,20 @@ here, and tests compare what is read with what `datasets` reads.
 
 import re
 import tarfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from segacc.data.samples import IMAGE_SUFFIXES
-from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample
-from segacc.plugins.datasets.shard_names import is_far, name_of, suffix
+from segacc.plugins.datasets.shard_access import CHUNK, far_system, is_far, open_at, patiently
+from segacc.plugins.datasets.shard_names import name_of, suffix
 
-T = TypeVar("T")
 Pictures = tuple[str, Mapping[str, bytes | Path]]
 """A sample as a shard has it: its key, and encoded pictures (or their paths) by field."""
-
-TRIES = 3
-"""How often in a row a far shard is opened anew where the connection breaks."""
-PAUSE = 1.0
-"""Seconds before the second try; each further one waits twice as long."""
-CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
-"""Seconds without an answer from an HTTP server."""
-CHUNK = 1 << 16
 ROWS = 16
 """Rows of a parquet file that are turned into Python's bytes at once."""
 MOST_FIELDS = 64
@@ -72,93 +62,7 @@ class ShardReader:
             yield Sample(image, label, f"{stem}/{key}"), behind
 
 
-def patiently(
-    shard: str, read: Callable[[Any], Iterator[tuple[T, Any]]], position: Any = None
-) -> Iterator[tuple[T, Any]]:
-    """Yield what `read` yields from a position on; where a connection breaks, go on from there.
-
-    Raises:
-        DataError: the shard is missing, damaged or out of reach.
-    """
-    failed = 0
-    while True:
-        try:
-            for thing, behind in read(position):
-                yield thing, behind
-                position, failed = behind, 0
-            return
-        except SegaccError:
-            raise
-        except Exception as error:  # what readers and file systems raise is anything
-            failed += 1
-            final, why = explain(error)
-            if final or failed == TRIES or not is_far(shard):
-                tried = f" (tried {failed} times)" if failed > 1 else ""
-                raise DataError(f"{shard}: the shard cannot be read: {why}{tried}.") from None
-            time.sleep(PAUSE * 2 ** (failed - 1))
-
-
-def once(shard: str, look: Callable[[], T]) -> T:
-    """Call what looks at a shard, with the same patience and the same errors."""
-    return next(patiently(shard, lambda _: iter([(look(), None)])))[0]
-
-
-def explain(error: BaseException) -> tuple[bool, str]:
-    """Tell whether an error would be the same the next time, and say it in a few words."""
-    while error.__cause__ is not None and (isinstance(error, FileNotFoundError) or not str(error)):
-        error = error.__cause__  # fsspec wraps whatever it meets when it asks for a size
-    status = getattr(error, "status", 0)  # aiohttp's
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return True, "there is no such file"
-    why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    final = isinstance(error, ImportError | ValueError) or 400 <= status < 408
-    return final, why.rstrip(".")
-
-
-# ----------------------------------------------------------------------------------------- opening
-
-
-def far_system(shard: str) -> tuple[Any, str]:
-    """Return the fsspec file system of an address, and the path in it."""
-    from fsspec.core import url_to_fs
-
-    options: dict[str, Any] = {}
-    if shard.startswith(("http://", "https://")):
-        from aiohttp import ClientTimeout
-
-        limits = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
-        options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
-    system, path = url_to_fs(shard, **options)
-    return system, path
-
-
-def open_at(shard: str, position: int) -> Any:
-    """Open a shard for reading from a byte on, to its end.
-
-    From an HTTP server it comes as one answer; a server that cannot start in the middle sends what
-    is before the position too.
-    """
-    if not is_far(shard):
-        file: Any = Path(shard).open("rb")  # noqa: SIM115
-        file.seek(position)
-        return file
-    system, path = far_system(shard)
-    if "http" not in system.protocol:
-        file = system.open(path, "rb")
-        file.seek(position)
-        return file
-    headers = {"Accept-Encoding": "identity", "Range": f"bytes={position}-"}
-    # Block size 0 means one answer; with a size, it does not ask for one beforehand.
-    file = system.open(path, "rb", block_size=0, size=1, headers=headers)
-    before = 0 if file.r.status == 206 else position
-    while before and (passed := len(file.read(min(before, CHUNK)))):
-        before -= passed
-    return file
-
-
 # -------------------------------------------------------------------------------------------- tars
-
-
 class Header(tarfile.TarInfo):
     """A tar's header that does not take damage for the end, as tarfile does."""
 
@@ -254,8 +158,6 @@ def names_in(tar: tarfile.TarFile) -> Iterator[re.Match[str]]:
 
 
 # ----------------------------------------------------------------------------------------- parquet
-
-
 @contextmanager
 def open_parquet(shard: str) -> Iterator[Any]:
     """Open a parquet file, without threads of Arrow's own: workers are forked."""

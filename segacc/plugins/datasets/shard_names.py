@@ -7,15 +7,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from segacc.errors import DataError
+from segacc.plugins.datasets.shard_access import far_system, is_far, once
 
 WHERE = "--dataset shards"
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
-
-
-def is_far(shard: str) -> bool:
-    """Tell an address from a path."""
-    return "://" in shard
 
 
 def name_of(shard: str) -> PurePosixPath:
@@ -78,8 +74,6 @@ def globbed(split: str, text: str) -> list[str]:
     Raises:
         DataError: nothing, or the place cannot be listed.
     """
-    from segacc.plugins.datasets.shard_files import far_system, once
-
     if is_far(text):
         if not set("*[") & set(text):  # a question mark starts a query
             return [text]

@@ -13,7 +13,8 @@ from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
 from segacc.labels import LabelMap, edit, read_names
 from segacc.plugins.datasets.files import LABEL_SUFFIXES
-from segacc.plugins.datasets.shard_names import WHERE, is_far, name_of, shards_of, suffix
+from segacc.plugins.datasets.shard_access import is_far
+from segacc.plugins.datasets.shard_names import WHERE, name_of, shards_of, suffix
 
 NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 IMAGE_WORDS = ("image", "img", "picture", "photo", "rgb")
@@ -153,7 +154,8 @@ def fields_of(shard: str) -> list[str]:
     Raises:
         DataError: it cannot be read, or holds nothing of the kind.
     """
-    from segacc.plugins.datasets.shard_files import once, picture_columns, tar_groups
+    from segacc.plugins.datasets.shard_access import once
+    from segacc.plugins.datasets.shard_files import picture_columns, tar_groups
 
     def look() -> list[str]:
         if suffix(shard) == ".parquet":
@@ -170,7 +172,8 @@ def fields_of(shard: str) -> list[str]:
 
 def num_rows(shard: str) -> int:
     """Count the rows of a parquet file by its footer."""
-    from segacc.plugins.datasets.shard_files import count_rows, once
+    from segacc.plugins.datasets.shard_access import once
+    from segacc.plugins.datasets.shard_files import count_rows
 
     return once(shard, lambda: count_rows(shard))
 
