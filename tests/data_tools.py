@@ -11,7 +11,7 @@ from torch import Tensor
 from segacc.contracts import Facts
 from segacc.hookspecs import Sample
 from segacc.model import TransformersModel
-from segacc.plugins.segformer import SegformerOptions, build
+from segacc.plugins.architectures.segformer import SegformerOptions, build
 
 
 def encode(picture: Any, kind: str = "PNG", **settings: Any) -> bytes:

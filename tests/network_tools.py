@@ -4,8 +4,8 @@ from functools import cache
 
 from segacc.hookspecs import Architecture
 from segacc.model import SegmentationModel
-from segacc.plugins.backbones import BACKBONES
-from segacc.plugins.upernet import UperNetOptions
+from segacc.plugins.architectures.backbones import BACKBONES
+from segacc.plugins.architectures.upernet import UperNetOptions
 from segacc.testing.subject import Subject, subject_of
 from segacc.testing.tools import registry_of
 

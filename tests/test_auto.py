@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_tools import facts
-from segacc.plugins.torchvision_networks import LRASPPOptions, build_lraspp
+from segacc.plugins.architectures.torchvision_networks import LRASPPOptions, build_lraspp
 
 ROOT = Path(__file__).parent.parent
 LOAD = """

@@ -26,7 +26,7 @@ from known_data import (
     sizes,
 )
 from segacc.errors import DataError, OptionError
-from segacc.plugins.datasets import tables
+from segacc.plugins.datasets import files as tables
 from segacc.settings.options import describe
 from segacc.testing import check_dataset
 

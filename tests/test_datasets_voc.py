@@ -21,7 +21,7 @@ from known_data import (
     sizes,
 )
 from segacc.errors import UnreadableError
-from segacc.plugins.datasets import tables
+from segacc.plugins.datasets import files as tables
 from segacc.testing import check_dataset
 
 # The colours as the devkit's pictures have them, listed in OpenCV's samples/data/dnn.

@@ -14,7 +14,7 @@ from segacc.errors import WeightsError
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.model import Logits, SegmentationModel, SizeRule, TransformersModel
 from segacc.model.transfer import LoadReport
-from segacc.plugins.segformer import (
+from segacc.plugins.architectures.segformer import (
     SegformerOptions,
     build,
     default_weights,

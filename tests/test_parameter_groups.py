@@ -12,7 +12,7 @@ from data_tools import facts, tiny_segformer
 from network_tools import NETWORKS, small_network
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
-from segacc.plugins.beit import BeitOptions, build_beit
+from segacc.plugins.architectures.beit import BeitOptions, build_beit
 from segacc.settings.sources import Layer, Settings, merge
 from segacc.training.optim.groups import MANY, choose_groups, lines, parameter_groups, table, write
 

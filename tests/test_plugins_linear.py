@@ -12,7 +12,13 @@ from segacc.errors import OptionError, WeightsError
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.model import TransformersModel
 from segacc.model.probe import probe
-from segacc.plugins.linear import LinearOptions, build, default_weights, segacc_architectures, tiny
+from segacc.plugins.architectures.linear import (
+    LinearOptions,
+    build,
+    default_weights,
+    segacc_architectures,
+    tiny,
+)
 
 VITS = ["dinov2", "dinov2_with_registers", "dinov3_vit"]
 NAMES = ("c0", "c1", "c2")

@@ -21,7 +21,7 @@ from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.kernels.resize import resize
 from segacc.model import TransformersModel, torchvision_hub
-from segacc.plugins.torchvision_networks import (
+from segacc.plugins.architectures.torchvision_networks import (
     DeepLabV3Options,
     FCNOptions,
     LRASPPOptions,

@@ -16,8 +16,14 @@ import data_tools
 from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
 from segacc.model import SizeRule, TransformersModel
-from segacc.plugins.backbones import BACKBONES, TEST, backbone_config, check_backbone, evenly_spaced
-from segacc.plugins.upernet import (
+from segacc.plugins.architectures.backbones import (
+    BACKBONES,
+    TEST,
+    backbone_config,
+    check_backbone,
+    evenly_spaced,
+)
+from segacc.plugins.architectures.upernet import (
     UperNetOptions,
     build,
     default_weights,
@@ -429,7 +435,7 @@ def test_upernet_is_registered() -> None:
     assert record.model_types == ("upernet",)
     from segacc.registry import BUILT_IN
 
-    assert importlib.import_module("segacc.plugins.upernet").__name__ in BUILT_IN
+    assert importlib.import_module("segacc.plugins.architectures.upernet").__name__ in BUILT_IN
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet", "test_resnet"])

@@ -18,7 +18,7 @@ from segacc.evaluation.protocol import Protocol
 from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.model.probe import probe
-from segacc.plugins import beit, dpt, mobilevit, mobilevitv2
+from segacc.plugins.architectures import beit, dpt, mobilevit, mobilevitv2
 
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record

@@ -6,8 +6,13 @@ from typing import Any
 
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
 from segacc.labels import LabelMap, edit
-from segacc.plugins.datasets.files import expect_folders, first_folder, open_root, split_pairs
-from segacc.plugins.datasets.tables import table
+from segacc.plugins.datasets.files import (
+    expect_folders,
+    first_folder,
+    open_root,
+    split_pairs,
+    table,
+)
 
 WHERE = "--dataset ade20k"
 SPLITS = {"train": ("training",), "validation": ("validation",)}

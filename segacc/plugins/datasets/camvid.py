@@ -21,9 +21,9 @@ from segacc.plugins.datasets.files import (
     open_root,
     pairs,
     split_pairs,
+    table,
     with_labels,
 )
-from segacc.plugins.datasets.tables import table
 
 WHERE = "--dataset camvid"
 IMAGE_FOLDERS = ("701_stillsraw_full", "images")

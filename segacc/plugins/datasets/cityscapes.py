@@ -14,8 +14,8 @@ from segacc.plugins.datasets.files import (
     listing,
     open_root,
     pairs,
+    table,
 )
-from segacc.plugins.datasets.tables import table
 
 WHERE = "--dataset cityscapes"
 FINE = {"train": ("train", "gtFine"), "validation": ("val", "gtFine")}

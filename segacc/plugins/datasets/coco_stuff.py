@@ -9,8 +9,14 @@ from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, edit
-from segacc.plugins.datasets.files import first_folder, listing, open_root, split_pairs
-from segacc.plugins.datasets.tables import bit_color, table
+from segacc.plugins.datasets.files import (
+    bit_color,
+    first_folder,
+    listing,
+    open_root,
+    split_pairs,
+    table,
+)
 
 WHERE = "--dataset coco_stuff"
 SPLITS = {"train": ("train2017",), "validation": ("val2017",)}

@@ -1,7 +1,9 @@
-"""What the data sets on disk share: finding folders, pairing files, telling what is there."""
+"""What the data sets on disk share: folders, pairs of files, tables of classes and colours."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
 from segacc.errors import DataError
@@ -234,3 +236,24 @@ def _named(line: str, images: Mapping[str, Path]) -> str:
     stems = [(Path(text).name, Path(text).stem) for text in (line.split()[0], line)]
     known = [name for both in stems for name in both if name in images]
     return known[0] if known else stems[0][1]
+
+
+def table(name: str) -> dict[str, Any]:
+    """Read data/NAME.json; its `source` says where the facts come from."""
+    path = Path(__file__).parent / "data" / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def bit_color(index: int) -> tuple[int, int, int]:
+    """Return Pascal VOC's RGB colour of an index in 0..255; each index has a colour of its own.
+
+    Three at a time, from the lowest, its bits are bit 7, 6, ... of red, green and blue, as in the
+    devkit's VOClabelcolormap (Everingham et al., host.robots.ox.ac.uk/pascal/VOC).
+    """
+    places = range(3)  # 8 bits, three at a time
+    red, green, blue = (
+        sum((index >> (3 * place + channel) & 1) << (7 - place) for place in places)
+        for channel in range(3)
+    )
+    return red, green, blue

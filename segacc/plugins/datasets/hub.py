@@ -10,9 +10,15 @@ from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, NamesFile, edit, read_names
 from segacc.plugins.datasets.hub_columns import Columns, find_columns, sample_ids
-from segacc.plugins.datasets.hub_files import NAMES_FILES, Loaded, from_path, quiet_datasets
+from segacc.plugins.datasets.hub_files import (
+    NAMES_FILES,
+    WHERE,
+    Loaded,
+    choose,
+    from_path,
+    quiet_datasets,
+)
 from segacc.plugins.datasets.hub_repository import from_hub
-from segacc.plugins.datasets.hub_splits import WHERE, choose
 
 
 @dataclass(frozen=True, kw_only=True)

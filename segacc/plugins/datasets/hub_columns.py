@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from segacc.errors import DataError, OptionError, did_you_mean
-from segacc.plugins.datasets.hub_splits import WHERE
+from segacc.plugins.datasets.hub_files import WHERE
 
 IMAGE_NAMES = ("image", "img", "pixel_values", "picture", "photo", "jpg", "jpeg")
 LABEL_NAMES = (

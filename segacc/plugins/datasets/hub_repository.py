@@ -9,14 +9,15 @@ from typing import Any
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.plugins.datasets.hub_files import (
     NAMES_FILES,
+    WHERE,
     Loaded,
+    by_name,
     quiet_datasets,
     read,
     reason,
     script_text,
     with_cure,
 )
-from segacc.plugins.datasets.hub_splits import WHERE, by_name
 
 TIMEOUT = 5.0
 """Seconds that the Hub may take to answer before it counts as out of reach."""

@@ -10,6 +10,7 @@ from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, edit
 from segacc.plugins.datasets.files import (
     LABEL_SUFFIXES,
+    bit_color,
     by_stem,
     expect_folders,
     expect_labels,
@@ -18,7 +19,6 @@ from segacc.plugins.datasets.files import (
     open_root,
     with_labels,
 )
-from segacc.plugins.datasets.tables import bit_color
 
 WHERE = "--dataset voc"
 NAMES = (

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from segacc.contracts import Facts, TransformersOptions
 from segacc.errors import OptionError
 from segacc.hookspecs import Architecture, hookimpl
-from segacc.plugins.backbones import (
+from segacc.plugins.architectures.backbones import (
     TEST,
     TIMM,
     backbone_config,

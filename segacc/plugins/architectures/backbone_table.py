@@ -1,8 +1,8 @@
-"""The table behind `segacc.plugins.backbones`: families, published sizes, Hub ids, licences."""
+"""The table behind `backbones`: families, published sizes, Hub ids, licences."""
 
 from collections.abc import Mapping
 
-from segacc.plugins.backbone_records import (
+from segacc.plugins.architectures.backbone_records import (
     HALF,
     Backbone,
     convnext,

@@ -7,9 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from segacc.errors import WeightsError, did_you_mean
-from segacc.plugins import timm_backbones
-from segacc.plugins.backbone_records import Backbone
-from segacc.plugins.backbone_table import BACKBONES, UNUSABLE
+from segacc.plugins.architectures import timm_backbones
+from segacc.plugins.architectures.backbone_records import Backbone
+from segacc.plugins.architectures.backbone_table import BACKBONES, UNUSABLE
 
 if TYPE_CHECKING:
     from segacc.model import SizeRule

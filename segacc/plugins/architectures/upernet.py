@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from segacc.contracts import Facts, TransformersOptions
 from segacc.hookspecs import Architecture, hookimpl
-from segacc.plugins.backbones import (
+from segacc.plugins.architectures.backbones import (
     BACKBONES,
     TEST,
     TIMM,

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 
 from segacc.contracts import Facts
 from segacc.hookspecs import Architecture, hookimpl
-from segacc.plugins.mask2former import PointOptions, Variant, swin_config
+from segacc.plugins.architectures.mask2former import PointOptions, Variant, swin_config
 
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel

@@ -7,7 +7,7 @@ from annotated_types import Ge, Lt
 
 from segacc.contracts import Facts
 from segacc.hookspecs import Architecture, hookimpl
-from segacc.plugins.mask2former import PointOptions
+from segacc.plugins.architectures.mask2former import PointOptions
 
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel

@@ -1,4 +1,4 @@
-"""What `segacc.plugins.backbones` asks of timm, which is imported inside the functions."""
+"""What `backbones` asks of timm, which is imported inside the functions."""
 
 from dataclasses import dataclass
 from typing import Any
