@@ -46,6 +46,7 @@ from segacc.hookspecs import (
     Stream,
     hookimpl,
 )
+from segacc.labels import LabelMap
 from segacc.model import auto
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ __all__ = [
     "DataSplits",
     "Dataset",
     "Facts",
+    "LabelMap",
     "Loss",
     "LossTerm",
     "Metric",

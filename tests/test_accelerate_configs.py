@@ -125,7 +125,7 @@ SCRIPT = """
 import json, os, sys, torch
 from accelerate.utils import gather_object
 from segacc.__main__ import end_with
-from segacc.processes import start_accelerator
+from segacc.training.processes import start_accelerator
 
 def main():
     accelerator = start_accelerator(None)

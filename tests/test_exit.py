@@ -85,7 +85,7 @@ def test_output_that_nobody_reads_is_no_error(processes: int) -> None:
 LATE = """
 import threading, time
 from accelerate.utils import gather_object
-from segacc.processes import start_accelerator
+from segacc.training.processes import start_accelerator
 
 def let_go():
     time.sleep(0.02)

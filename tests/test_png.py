@@ -166,7 +166,7 @@ def test_damage_ends_in_nothing_or_pillows_pixels() -> None:
     script = """
 import io, zlib, numpy as np
 from PIL import Image
-from segacc.png import decode_png
+from segacc.data.codecs import decode_png
 random = np.random.default_rng(0)
 picture = np.kron(random.integers(0, 9, (7, 9), np.uint8), np.ones((9, 8), np.uint8))
 file = io.BytesIO()
