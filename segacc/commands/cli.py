@@ -31,7 +31,8 @@ USAGE = """\
   python -m segacc compare A/evaluation B/evaluation                            better?
   python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
   python -m segacc check-data --dataset ... [--sample N] [--json]               look at data
-  python -m segacc plugins [NAME] [--json|--markdown]                           what there is"""
+  python -m segacc plugins [NAME] [--json|--markdown]                           what there is
+  python -m segacc plugins new NAME                                             your own"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -301,6 +302,8 @@ def _check_data(args: list[str]) -> int:
 
 
 def _plugins(args: list[str]) -> int:
+    if args[:1] == ["new"]:
+        return _new_plugin(args[1:])
     parser = make_parser(
         prog="segacc plugins", description="Show what can be named, and which plugins are broken."
     )
@@ -319,3 +322,17 @@ def _plugins(args: list[str]) -> int:
         raise OptionError("--markdown prints all architectures; leave the name out.")
     form = "json" if typed["json"] else "markdown" if typed["markdown"] else "text"
     return plugins_command(typed["name"], form=form)
+
+
+def _new_plugin(args: list[str]) -> int:
+    parser = make_parser(
+        prog="segacc plugins new",
+        description="Write a plugin that can be installed: an architecture, and its test.",
+    )
+    parser.add_argument(
+        "name", metavar="NAME", help="of the architecture; the folder will be segacc-NAME"
+    )
+    typed = parse(parser, args)
+    from segacc.commands.plugins import new_plugin_command
+
+    return new_plugin_command(typed["name"])

@@ -1,7 +1,9 @@
 """`segacc plugins`: what can be named, and which plugins are broken."""
 
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -9,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segacc.commands.console import quiet_libraries
+from segacc.commands.console import load_plugins, quiet_libraries
+from segacc.commands.new_plugin import write_plugin
 from segacc.errors import PluginError, did_you_mean
 from segacc.hookspecs import Reading
 from segacc.registry import KINDS, Offer, Registry, load_registry
@@ -34,6 +37,19 @@ def plugins_command(name: str | None, *, form: str) -> int:
             quiet_libraries()  # it will be built
         print_component(registry, name, console)
     return 1 if registry.failures else 0
+
+
+def new_plugin_command(name: str) -> int:
+    """Write the distribution of a new plugin into the working folder, and say what to do next."""
+    folder, *files = write_plugin(name, load_plugins(), Path())
+    for file in files:
+        sys.stdout.write(f"{file}\n")
+    sys.stdout.write(
+        f"install it with   pip install -e {folder}\n"
+        f"test it with      python -m pytest {folder}\n"
+        f"train it with     accelerate launch -m segacc --arch {name}\n"
+    )
+    return 0
 
 
 def named(registry: Registry, name: str) -> list[Offer]:

@@ -1,0 +1,158 @@
+"""`segacc plugins new NAME`: writes a distribution with one architecture and its test."""
+
+import re
+from pathlib import Path
+
+from segacc.errors import OptionError
+from segacc.registry import Registry
+
+FILES = {
+    "pyproject.toml": """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "segacc-DASHED"
+version = "0.1.0"
+description = "The architecture NAME for segacc"
+requires-python = ">=3.11"
+dependencies = ["segacc"]
+
+[project.optional-dependencies]
+test = ["pytest"]
+
+# segacc finds the plugin by this entry point.
+[project.entry-points.segacc]
+NAME = "segacc_NAME"
+""",
+    "segacc_NAME/__init__.py": '''\
+"""The architecture NAME for segacc."""
+
+from dataclasses import dataclass
+
+from segacc import Architecture, Facts, hookimpl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `--arch NAME:width=64`."""
+
+    width: int = 32
+    """Channels of the encoder's output."""
+
+
+def build(options: Options, facts: Facts):
+    """Build the network with random weights. Importing torch here keeps `segacc --help` fast."""
+    from segacc_NAME.network import Network
+
+    return Network(options.width, facts)
+
+
+@hookimpl
+def segacc_architectures():
+    """Return the architectures of this plugin."""
+    return [
+        Architecture(
+            name="NAME",
+            summary="two strided convolutions and a linear classifier",
+            options=Options,
+            build=build,
+            default_weights=lambda options: None,
+            tiny=lambda: Options(width=8),
+        )
+    ]
+''',
+    "segacc_NAME/network.py": '''\
+"""The network: replace it by yours."""
+
+from segacc import Facts
+from segacc.model import Logits, SegmentationModel
+from torch import Tensor, nn
+
+
+class Network(SegmentationModel):
+    """Two strided convolutions and a linear classifier.
+
+    Args:
+        width: channels of the encoder's output.
+        facts: of the run, such as the number of classes.
+    """
+
+    head_prefixes = ("head.",)
+    """Parameters whose names begin so have the learning rate of the head."""
+
+    def __init__(self, width: int, facts: Facts) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(facts.num_channels, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.head = nn.Conv2d(width, facts.num_classes, 1)
+
+    def forward(self, images: Tensor) -> Logits:
+        """Map images (N, C, H, W) to logits (N, K, H / 4, W / 4), which segacc resizes."""
+        return Logits(self.head(self.encoder(images)))
+''',
+    "tests/test_NAME.py": '''\
+"""The architecture does what segacc expects: any size, gradients, saving, a step of training."""
+
+import segacc_NAME
+from segacc.testing import check_architecture, registry_of
+
+
+def test_architecture() -> None:
+    registry = registry_of(segacc_NAME)
+    check_architecture(registry.find("architecture", "NAME", "this test"))
+''',
+    "README.md": """\
+# segacc-DASHED
+
+The architecture `NAME` for [segacc](https://pypi.org/project/segacc/).
+
+    pip install -e '.[test]'
+    python -m pytest
+    segacc plugins NAME
+    accelerate launch -m segacc --arch NAME:width=64
+""",
+}
+"""By path. NAME is what was typed, DASHED the same with `-` for `_`, as distributions are named."""
+
+
+def write_plugin(name: str, registry: Registry, parent: Path) -> list[Path]:
+    """Write the distribution `segacc-NAME` into a new folder.
+
+    Args:
+        name: of the architecture.
+        registry: knows which names are taken.
+        parent: folder that the new one is made in.
+
+    Returns:
+        The files, the folder itself first.
+
+    Raises:
+        OptionError: the name is no name, or taken; or the folder is there already.
+    """
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise OptionError(
+            f'segacc plugins new: "{name}" is no name for an architecture: it needs lower-case '
+            "letters, digits and _, a letter first, as in my_net."
+        )
+    if taken := [one for one in registry.of_kind("architecture") if one.record.name == name]:
+        raise OptionError(
+            f'segacc plugins new: there is an architecture "{name}" already, from '
+            f"{taken[0].distribution}. Choose another name."
+        )
+    folder = parent / f"segacc-{name.replace('_', '-')}"
+    if folder.exists():
+        raise OptionError(f"segacc plugins new: {folder} exists already. Choose another name.")
+    written = [folder]
+    for path, text in FILES.items():
+        file = folder / path.replace("NAME", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = text.replace("DASHED", name.replace("_", "-")).replace("NAME", name)
+        file.write_text(text, encoding="utf-8")
+        written.append(file)
+    return written

@@ -1,0 +1,71 @@
+"""`segacc plugins new`: what it writes is installed by pip, keeps the contract, and trains."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli_tools import Warm, assert_refused, assert_succeeded, metrics, segacc
+from launches import environment
+from plugin_tools import pip_install
+
+pytest_plugins = ["cli_fixtures"]
+
+SHORT = (
+    *("--weights", "none", "--crop-size", "32", "--batch-size", "2", "--max-steps", "2"),
+    *("--eval-every", "2", "--num-workers", "0", "--log-every", "1", "--output-dir", "run"),
+)
+
+
+def test_a_new_plugin_is_installed_tested_and_trained(warm: Warm, tmp_path: Path) -> None:
+    done = assert_succeeded(warm("plugins", "new", "street_net", cwd=tmp_path))
+    folder = tmp_path / "segacc-street-net"
+    assert done.stdout == (
+        "segacc-street-net/pyproject.toml\n"
+        "segacc-street-net/segacc_street_net/__init__.py\n"
+        "segacc-street-net/segacc_street_net/network.py\n"
+        "segacc-street-net/tests/test_street_net.py\n"
+        "segacc-street-net/README.md\n"
+        "install it with   pip install -e segacc-street-net\n"
+        "test it with      python -m pytest segacc-street-net\n"
+        "train it with     accelerate launch -m segacc --arch street_net\n"
+    )
+    site = pip_install(tmp_path / "site", folder)
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(site)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "1 passed" in tested.stdout
+    trained = segacc("--arch", "street_net:width=8", *SHORT, cwd=tmp_path, PYTHONPATH=str(site))
+    assert_succeeded(trained)
+    assert trained.stdout.startswith("street_net:width=8: ")
+    assert len(metrics(tmp_path / "run", "train")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (
+            "Street",
+            '"Street" is no name for an architecture: it needs lower-case letters, digits and _, '
+            "a letter first, as in my_net.",
+        ),
+        (
+            "segformer",
+            'there is an architecture "segformer" already, from segacc. Choose another name.',
+        ),
+        ("there", "segacc-there exists already. Choose another name."),
+    ],
+)
+def test_nothing_is_written_over(warm: Warm, tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "segacc-there").mkdir()
+    done = warm("plugins", "new", name, cwd=tmp_path)
+    assert_refused(done, f"segacc plugins new: {reason}")
+    assert [path.name for path in tmp_path.iterdir()] == ["segacc-there"]
+    assert not any((tmp_path / "segacc-there").iterdir())
