@@ -110,4 +110,4 @@ def test_threads_that_come_late_are_waited_for_in_a_script_of_ones_own(tmp_path:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["late", "late"]
+    assert done.stdout.count("late") == 2  # the two may write into one line

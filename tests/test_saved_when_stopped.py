@@ -40,10 +40,14 @@ def newest(run: Path) -> int:
 @pytest.mark.launch
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_more_signals_save(tmp_path: Path, name: str) -> None:
-    run = tmp_path / "run"
-    process = start(*SETTINGS, *RARELY, "--output-dir", run)
+    run, number = tmp_path / "run", getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # a suite that nohup started ignores SIGHUP
+    try:
+        process = start(*SETTINGS, *RARELY, "--output-dir", run)
+    finally:
+        signal.signal(number, before)
     wait_for(process, run, 3)
-    process.send_signal(getattr(signal, name))
+    process.send_signal(number)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + getattr(signal, name), told
     assert f"stopped by {name} at step {newest(run)}/100000" in told

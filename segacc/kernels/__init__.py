@@ -4,7 +4,3 @@ The losses take logits (N, K, h, w) of any float dtype and labels (N, H, W) int6
 return a float32 scalar, or float64 for float64 logits; 0 with zero gradients when every pixel is
 ignored. `segacc.kernels.resize.summed` resizes, and keeps the full-size logits of few images.
 """
-
-from segacc.kernels.resize import confusion, resized_argmax, summed
-
-__all__ = ["confusion", "resized_argmax", "summed"]

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le
 
 import segacc
-from segacc import Augmentation, Dataset, DataSplits, Facts, Loss, Metric, Sample
-from segacc.labels import LabelMap
+from segacc import Augmentation, Dataset, DataSplits, Facts, LabelMap, Loss, Metric, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
