@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
+from launches import ROOT
 from segacc.errors import DataError
 from segacc.labels import read_names
 from segacc.labels.label_map import LabelMap, ranges, spread_colors
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+SHARED = ROOT.parent / "shared" / "data"
 ABC = ("sky", "road", "tree")
 
 

@@ -26,7 +26,9 @@ MODULES = ("mask2former", "oneformer", "eomt")
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record
     for module in MODULES
-    for record in importlib.import_module(f"segacc.plugins.{module}").segacc_architectures()
+    for record in importlib.import_module(
+        f"segacc.plugins.architectures.{module}"
+    ).segacc_architectures()
 }
 EOMT = ("eomt", "eomt_dinov3")
 OTHERS = tuple(name for name in ARCHITECTURES if name not in EOMT)

@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from launches import ROOT
 from segacc.contracts import Facts
 
 FACTS = Facts(num_classes=3, class_names=("background", "rectangle", "circle"))
@@ -20,7 +20,7 @@ FACTS = Facts(num_classes=3, class_names=("background", "rectangle", "circle"))
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     before = set(sys.modules)
-    monkeypatch.syspath_prepend(Path(__file__).parent / "example_plugin")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "example_plugin")
     import segacc_example
 
     yield segacc_example

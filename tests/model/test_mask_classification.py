@@ -19,7 +19,9 @@ MODULES = ("mask2former", "oneformer", "eomt")
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record
     for module in MODULES
-    for record in importlib.import_module(f"segacc.plugins.{module}").segacc_architectures()
+    for record in importlib.import_module(
+        f"segacc.plugins.architectures.{module}"
+    ).segacc_architectures()
 }
 each = pytest.mark.parametrize("name", ARCHITECTURES)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from data_tools import facts
+from launches import ROOT
 from segacc.plugins.architectures.torchvision_networks import LRASPPOptions, build_lraspp
 
-ROOT = Path(__file__).parent.parent
 LOAD = """
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 def load():

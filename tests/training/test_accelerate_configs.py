@@ -14,7 +14,9 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-FOLDER = Path(__file__).parent.parent / "accelerate_configs"
+from launches import ROOT
+
+FOLDER = ROOT / "accelerate_configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 # What each file must come to, as `accelerate launch` reads it with `--num_processes 4`.
@@ -124,6 +126,7 @@ def test_the_comment_on_top_holds_a_command_that_is_right(name: str) -> None:
 SCRIPT = """
 import json, os, sys, torch
 from accelerate.utils import gather_object
+from launches import ROOT
 from segacc.__main__ import end_with
 from segacc.training.processes import start_accelerator
 

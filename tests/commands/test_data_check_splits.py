@@ -9,7 +9,7 @@ from check_tools import foreign_values, look, pastes, problems, texts
 from cli_tools import write_data
 from segacc.commands.check_data.verdict import Finding, judge
 from segacc.errors import OptionError
-from test_datasets_voc import sbd, voc
+from voc_data import sbd, voc
 
 
 def test_a_run_needs_its_splits(tmp_path: Path) -> None:

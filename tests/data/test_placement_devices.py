@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from test_placement import SIZES, batch_of, pixels, row
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -23,7 +24,6 @@ from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.plan import gather, make_plan
 from segacc.training.setup import build_pipeline
-from test_placement import SIZES, batch_of, pixels, row
 
 TARGETS = ((20, 30), (48, 64), (1, 7), (7, 1), (131, 97), (61, 75))
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics
+from launches import ROOT
 from segacc.commands import cli
 from segacc.commands.cli import read_recipe, recipe_folder, recipe_names
 from segacc.registry import load_registry
@@ -18,7 +19,6 @@ from segacc.training.plan import gather, make_plan
 
 pytest_plugins = ["cli_fixtures"]
 
-ROOT = Path(__file__).parent.parent
 ADE20K = {"max_steps": 160000, "optimizer": "adamw", "gradient_accumulation_steps": 1}
 """With 16 images a step and photometric distortion, what all four have in common."""
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import data_tools
+from launches import ROOT
 from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
 from segacc.model import SizeRule, TransformersModel
@@ -34,7 +35,7 @@ from segacc.settings.options import decode
 
 TIMM_NETWORKS = ("timm/test_efficientnet", "timm/test_convnext", "timm/test_vit")
 EVERY = (*BACKBONES, *TIMM_NETWORKS)
-LITE0 = Path(__file__).parent.parent.parent / "shared" / "data" / "efficientnet_lite0"
+LITE0 = ROOT.parent / "shared" / "data" / "efficientnet_lite0"
 HEADS = ("network.decode_head.", "network.auxiliary_head.", "network.backbone.fpn.")
 STAGE_NORMS = "network.backbone.hidden_states_norms."
 

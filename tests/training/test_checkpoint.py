@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from launches import ROOT
 from run_tools import build
 from segacc.errors import OptionError, WriteError
 from segacc.loop import train as train_run
@@ -31,7 +32,7 @@ from segacc.training.checkpoint import (
     write_folder,
 )
 
-TOOL = Path(__file__).parent / "kill_tools.py"
+TOOL = ROOT / "tests" / "kill_tools.py"
 
 
 @pytest.fixture(scope="module")

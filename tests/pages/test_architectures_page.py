@@ -1,14 +1,14 @@
 """docs/architectures.md is what `segacc plugins --markdown` prints."""
 
 import re
-from pathlib import Path
 
 import pytest
 
+from launches import ROOT
 from segacc.commands.datasheet import datasheet, markdown
 from segacc.registry import load_registry
 
-PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+PAGE = ROOT / "docs" / "architectures.md"
 
 
 def test_the_page_is_what_the_command_prints() -> None:
