@@ -1,8 +1,9 @@
 # GNU make, 3.81 or newer (macOS has that one). Nothing is installed outside .venv.
 #
-#   make demo    install, then train SegFormer on the embedded data set
-#   make test    the suite                 make check   ruff, mypy, import-linter
-#   make fix     mend what ruff can mend   make clean   remove .venv and all that was built
+#   make demo       install, then train SegFormer on the embedded data set
+#   make test       the suite without its slow tests
+#   make test-all   the whole suite            make check   ruff, mypy, import-linter
+#   make fix        mend what ruff can mend    make clean   remove .venv and all that was built
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
 DEMO = accelerate launch -m segacc --arch segformer --output-dir $(DEMO_DIR) --overwrite $(DEMO_ARGS)
 
-.PHONY: help demo test check fix clean
+.PHONY: help demo test test-all check fix clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -29,6 +30,9 @@ demo: $(VENV)/installed
 	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) PATH="$(abspath $(BIN)):$$PATH" $(DEMO)
 
 test: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/installed-dev

@@ -258,6 +258,7 @@ def test_all_metrics_of_segacc_add_up(load: Callable[[], Registry]) -> None:
         check_metrics([one], facts(2 if one.name == "binary" else 4), "--metric")
 
 
+@pytest.mark.slow
 def test_a_run_and_an_evaluation_refuse_a_metric_at_the_start(
     warm: Warm, data: Path, trained: Path, faulty: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def rich_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_bf16_and_gradient_checkpointing_train(rich_run: Path) -> None:
     losses = column(rich_run, "loss")

@@ -59,6 +59,7 @@ def test_accelerate_launch(hostile: Path, processes: int) -> None:
     assert_untouched(script("launch", *flags, cwd=hostile), hostile)
 
 
+@pytest.mark.slow
 def test_workers_that_are_new_processes(hostile: Path, data: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
@@ -72,6 +73,7 @@ def test_what_was_put_on_the_path_stays_there(tmp_path: Path) -> None:
     assert "plugin stray-dist 1.0 (stray) was not loaded" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_clone_that_is_not_installed_is_found(tmp_path: Path) -> None:
     (tmp_path / "segacc").symlink_to(ROOT / "segacc")
     (tmp_path / "yaml.py").write_text("raise ImportError(__file__)\n")

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from launches import ROOT, environment
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.plan import gather, make_plan
 
 
+@pytest.mark.slow
 def test_gpu_smoke_on_the_cpu() -> None:
     command = [sys.executable, "benchmarks/gpu_smoke.py", "--arch", "segformer:variant=tiny"]
     size = ["--steps", "2", "--crop-size", "64", "--batch-size", "2"]
@@ -35,6 +38,7 @@ def test_gpu_smoke_on_the_cpu() -> None:
     assert 0 < float(told["mean_iou"].split()[0]) < 1
 
 
+@pytest.mark.slow
 def test_the_demo_is_held_to_its_figures() -> None:
     small = ["--max-steps", "1", "--crop-size", "32", "--batch-size", "2", "--num-workers", "0"]
     done = subprocess.run(

@@ -26,6 +26,7 @@ def run(name: str, output: Path, *flags: object) -> tuple[dict[str, Any], int, l
     return json.loads(output.read_text()), done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> None:
     told, code, lines = run("data.py", tmp_path / "data.json", "--rounds", 1, "--images", 8)
     ways = ["tutorial", "worker", "device", "worker cached", "device cached"]
@@ -47,12 +48,14 @@ def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> N
     assert lines[1].startswith("tutorial") and "at least 8" in lines[2]
 
 
+@pytest.mark.slow
 def test_reading_is_timed_without_the_extra(shared: Path, tmp_path: Path) -> None:
     flags = ("--rounds", 1, "--images", 8, "--pillow")
     told, _, lines = run("data.py", tmp_path / "data.json", *flags)
     assert told["png"] == "Pillow" and lines[0].endswith("PNG by Pillow")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory this way")
 def test_memory_and_the_wait_for_data_are_measured(tmp_path: Path) -> None:
     flags = ("--samples", 240, "--steps", 6)

@@ -22,6 +22,7 @@ def exactness() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_cuts_are_compared_beside_the_mean_of_means(shared: Path, tmp_path: Path) -> None:
     output = tmp_path / "exactness.json"

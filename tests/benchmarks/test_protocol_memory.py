@@ -10,6 +10,7 @@ import pytest
 from launches import ROOT, environment
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory this way")
 def test_the_memory_of_an_evaluation_is_measured(tmp_path: Path) -> None:
     output = tmp_path / "memory.json"

@@ -113,6 +113,7 @@ def test_what_would_stop_a_run(warm: Warm, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_suggested_command_trains(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "my data")
     foreign_values(root / LABEL)

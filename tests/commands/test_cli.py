@@ -139,6 +139,7 @@ LATER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "text"), LATER, ids=[" ".join(a) for a, _ in LATER])
 def test_what_only_the_data_can_tell_is_refused_before_training(
     warm: Warm, data: Path, tmp_path: Path, arguments: list[str], text: str

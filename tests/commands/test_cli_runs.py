@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics, python
@@ -24,6 +25,7 @@ def losses(folder: Path) -> list[Any]:
     return [(row["loss"], row["grad_norm"], row["lr"]) for row in metrics(folder, "train")]
 
 
+@pytest.mark.slow
 def test_flags_over_yaml_and_the_same_run_again_from_config_yaml(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +102,7 @@ def contents(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_other_samples_in_equal_number_would_not_be_the_same_run(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +161,7 @@ for event in train(config):
 """
 
 
+@pytest.mark.slow
 def test_in_python_events_come_and_wrong_values_are_refused(data: Path, tmp_path: Path) -> None:
     done = assert_succeeded(python("-c", PYTHON, data, cwd=tmp_path))
     lines = done.stdout.splitlines()

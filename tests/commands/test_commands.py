@@ -42,6 +42,7 @@ def evaluate(warm: Warm, model: Path, data: Path, cwd: Path, *flags: str) -> str
 # evaluate
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_scores_of_the_run_to_the_last_digit(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_evaluation_json_carries_what_makes_a_score_comparable(
     assert (found["split"], found["num_images"]) == ("train", 4)
 
 
+@pytest.mark.slow
 def test_a_carved_split_is_told_with_its_score(warm: Warm, trained: Path, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", counts={"train": 5})
     evaluate(warm, trained / "best", root, tmp_path, "--split", "train")
@@ -244,6 +246,7 @@ def test_plugins_lists_every_component(tmp_path: Path) -> None:
     assert {"segformer", "nuclei", "folder", "flip", "random_scale_crop", "mean_iou"} <= words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["segformer", "segacc/segformer"])
 def test_plugins_name_shows_its_options(tmp_path: Path, name: str) -> None:
     done = assert_succeeded(segacc("plugins", name, cwd=tmp_path, COLUMNS="120"))

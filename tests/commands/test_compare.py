@@ -98,6 +98,7 @@ def test_no_difference_is_said(warm: Warm, two: Path) -> None:
     assert "B - A = +0.0000 (+0.0000 to +0.0000)" in done.stdout
 
 
+@pytest.mark.slow
 def test_seed_and_resamples_are_heeded(warm: Warm, two: Path) -> None:
     found = []
     for flags in ((), ("--seed", "0"), ("--seed", "1"), ("--resamples", "300")):

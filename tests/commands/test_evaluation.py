@@ -66,6 +66,7 @@ def given(root: Path, *more: str) -> tuple[str, ...]:
     return ("--dataset", f"folder:root={root}", "--num-workers", "0", *more)
 
 
+@pytest.mark.slow
 def test_the_folder_lies_in_the_model(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_folder_lies_in_the_model(
     assert_succeeded(warm("evaluate", model, *given(data), cwd=tmp_path))  # and once more
 
 
+@pytest.mark.slow
 def test_files_of_metrics_are_those_of_this_evaluation(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_where_the_protocol_comes_from(
         assert f"protocol {found['protocol']}, {found['protocol_source']}" == line
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_says_how_it_is_seen(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +230,7 @@ def test_verify_finds_a_wrong_metric(
     assert (tmp_path / "out/counts.txt").read_text() == str(5 * 48 * 64), "a metric writes files"
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_leave_the_same(
     warm: Warm, trained: Path, spoiled: Path, tmp_path: Path

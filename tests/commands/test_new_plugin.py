@@ -18,6 +18,7 @@ SHORT = (
 )
 
 
+@pytest.mark.slow
 def test_a_new_plugin_is_installed_tested_and_trained(warm: Warm, tmp_path: Path) -> None:
     done = assert_succeeded(warm("plugins", "new", "street_net", cwd=tmp_path))
     folder = tmp_path / "segacc-street-net"

@@ -45,6 +45,7 @@ def piped(command: str, *arguments: object, cwd: Path) -> tuple[str, list[int], 
     return "\n".join(shown), [int(code) for code in codes.split()], done.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_into_head_leaves_its_scores(run: Path, abroad: Path, tmp_path: Path) -> None:
     given = ("--dataset", f"folder:root={abroad}", "--num-workers", "0", "--output-dir", "out")
     shown, codes, errors = piped("head -n 1", "evaluate", run / "best", *given, cwd=tmp_path)
@@ -60,6 +61,7 @@ def test_evaluate_into_head_leaves_its_scores(run: Path, abroad: Path, tmp_path:
     assert left[0] == left[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_stream_without_a_character_shows_a_replacement(
     abroad: Path, tmp_path: Path, encoding: str
@@ -81,6 +83,7 @@ def test_a_stream_without_a_character_shows_a_replacement(
     assert set(row["per_category_iou"]) == set(NAMES)
 
 
+@pytest.mark.slow
 def test_a_refusal_in_ascii_is_one_paragraph(abroad: Path, tmp_path: Path) -> None:
     done = segacc("--dataset", "folder:root=Gebäude", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 2 and done.stderr.count("\n") == 1

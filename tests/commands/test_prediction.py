@@ -188,6 +188,7 @@ def test_an_unreadable_picture_is_named_and_the_rest_goes_on(
     ]
 
 
+@pytest.mark.slow
 def test_a_picture_below_the_least_size_is_padded(
     warm: Warm, trained: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def accuracy(maps: list[Any], labels: list[Any]) -> float:
     return float(np.mean([map_ == label for map_, label in zip(maps, labels, strict=True)]))
 
 
+@pytest.mark.slow
 def test_reduce_labels_is_undone(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", first=1)
     maps, scored = train_and_predict(warm, f"folder:root={root},reduce_labels=true", root, tmp_path)
@@ -55,6 +56,7 @@ def test_reduce_labels_is_undone(warm: Warm, tmp_path: Path) -> None:
     assert scored == pytest.approx(accuracy(maps, labels_of(root)), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_map_file_is_undone_and_ids_of_16_bits_are_written(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data")
     rewrite(root, np.array([1007, 300, 301], np.uint16))
@@ -73,6 +75,7 @@ def test_a_map_file_is_undone_and_ids_of_16_bits_are_written(warm: Warm, tmp_pat
     assert set(told["id2label"].values()) == {"soil", "thing"}
 
 
+@pytest.mark.slow
 def test_colours_become_rows_of_their_table(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data")
     table = np.array([(10, 20, 30), (200, 0, 0), (0, 0, 200)], np.uint8)
@@ -87,6 +90,7 @@ def test_colours_become_rows_of_their_table(warm: Warm, tmp_path: Path) -> None:
     assert scored == pytest.approx(accuracy(maps, ids), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_ids_that_no_png_holds_are_refused_before_anything_is_written(
     warm: Warm, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_tutorial_is_the_tutorials() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_recipe_takes_a_step_and_what_is_not_typed_is_its_own(
     warm: Warm, data: Path, tmp_path: Path, name: str

@@ -131,6 +131,7 @@ def test_the_first_batch_stops_the_run(warm: Warm, tmp_path: Path, case: str, wo
     assert not (tmp_path / "run").exists(), "found by the look before the first step"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_later_batch_stops_the_run_after_the_good_ones(
     warm: Warm, tmp_path: Path, workers: int
@@ -208,6 +209,7 @@ def test_images_of_different_sizes_need_a_crop(warm: Warm, tmp_path: Path) -> No
     assert "finished at step 1/1" in assert_succeeded(done).stdout
 
 
+@pytest.mark.slow
 def test_bad_validation_data_stops_the_run_and_evaluate(
     warm: Warm, trained: Path, tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def test_bad_validation_data_stops_the_run_and_evaluate(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_counted_and_passed_over(
     warm: Warm, trained: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +255,7 @@ def test_unreadable_files_are_counted_and_passed_over(
     assert report["unreadable"][0].startswith(str(broken))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_on(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data")
     first, second = (root / f"annotations/train/{name}.png" for name in ("train1", "train3"))
@@ -285,6 +289,7 @@ def test_one_unreadable_file_too_many_stops_the_run(warm: Warm, tmp_path: Path) 
     assert metrics(tmp_path / "run", "train") == []
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_bad_data_on_one_process_stops_both_and_is_told_once(tmp_path: Path) -> None:
     order = np.random.default_rng((0, 0)).permutation(40).tolist()

@@ -235,6 +235,7 @@ def test_what_a_killed_run_left_in_memory_is_removed_by_the_next(tmp_path: Path)
 # -------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cache_comes_to_the_same_weights(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ def bands(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_six_bands(warm: Warm, bands: Path, tmp_path: Path) -> None:
     data = ("--dataset", f"folder:root={bands}", "--num-channels", "6")
     checked = assert_succeeded(warm("check-data", *data, "--json", cwd=tmp_path))

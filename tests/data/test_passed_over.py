@@ -56,6 +56,7 @@ def test_usual_endings_are_read_and_others_told(warm: Warm, root: Path, tmp_path
     assert any("4 training, 2 validation images" in line for line in trained)
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_data_that_is_read_whole(warm: Warm, root: Path, tmp_path: Path) -> None:
     (root / "images" / "train" / "._train0.jpg").write_bytes(b"x")
     (root / "images" / "train" / "Thumbs.db").write_bytes(b"x")
@@ -76,6 +77,7 @@ def turn(root: Path, orientation: int, size: tuple[int, int] | None = None) -> N
         png.unlink()
 
 
+@pytest.mark.slow
 def test_labels_of_stored_images_are_refused_until_it_is_said(
     warm: Warm, root: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def test_labels_of_stored_images_are_refused_until_it_is_said(
 KINDS = (("annotations", "png"), ("images", "jpg"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("orientation", "size"), [(3, None), (6, (48, 48))])
 def test_turns_that_sizes_do_not_tell_are_counted(
     warm: Warm, root: Path, tmp_path: Path, orientation: int, size: tuple[int, int] | None
@@ -119,6 +122,7 @@ def test_turns_that_sizes_do_not_tell_are_counted(
         assert not any("EXIF" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_twelve_bits_of_sixteen_are_told_and_read(warm: Warm, root: Path, tmp_path: Path) -> None:
     for png in sorted((root / "images").rglob("*.png")):
         with Image.open(png) as picture:

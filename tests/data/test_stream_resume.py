@@ -183,6 +183,7 @@ def told_by(processes: int, shards: Path) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_processes_share_a_stream_and_score_it_as_one_does(shards: Path) -> None:
     alone, three = told_by(1, shards), told_by(3, shards)

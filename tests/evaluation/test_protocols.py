@@ -235,6 +235,7 @@ def evaluated(*launcher: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_a_sharded_network_sees_as_many_windows_on_each_process() -> None:
     alone = evaluated()

@@ -108,6 +108,7 @@ def running(folder: Path) -> Mapping[str, "subprocess.Popen[str]"]:
     return {name: start(code, folder) for name, code in HEAVY.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", HEAVY)
 def test_either_may_be_imported_first(
     order: str, running: Mapping[str, "subprocess.Popen[str]"]

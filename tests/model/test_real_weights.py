@@ -35,6 +35,7 @@ def streets(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_voc_network_scores_cars_in_streets(
     warm: Warm, shared: Path, streets: Path, tmp_path: Path
 ) -> None:

@@ -193,6 +193,7 @@ def on_terminal(folder: Path, *arguments: object) -> tuple[int, str]:
     return code, " ".join(seen.decode(errors="replace").split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="a terminal behaves otherwise there")
 def test_nobody_is_asked_to_run_a_processor(coded: Path, data: Path, tmp_path: Path) -> None:
     for file in ("preprocessor_config.json", "config.json"):

@@ -11,6 +11,7 @@ from segacc.registry import load_registry
 PAGE = ROOT / "docs" / "architectures.md"
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_command_prints() -> None:
     pytest.importorskip("scipy", reason="mask classification needs the extra `mask`")
     assert PAGE.read_text().splitlines() == list(markdown(load_registry()))

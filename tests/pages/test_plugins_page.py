@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from cli_tools import ROOT, Warm, assert_succeeded, segacc
 from plugin_tools import pip_install, write_distribution
 from segacc.testing import check_augmentation, check_loss, registry_of
@@ -24,6 +26,7 @@ def code(name: str) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 def test_the_plugins_of_the_page(warm: Warm, tmp_path: Path) -> None:
     first = [line for line in code("segacc_soft").splitlines() if line]
     assert len(first) == 12

@@ -96,6 +96,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_every_command_runs(sandbox: Path) -> None:
     ran = [line for line in commands() if "multi_gpu.yaml" not in line]  # parsed in its own test
@@ -120,6 +121,7 @@ def test_the_python_code_runs(sandbox: Path) -> None:
     assert re.search(r"\['(no|yes)'", printed)
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_the_two_make_commands(tmp_path: Path) -> None:
     """The real recipes, in the environment that the suite runs in; CI runs `make test` whole."""

@@ -343,6 +343,7 @@ def hub_script(hub_id: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_data_sets_of_the_hub_and_of_its_cache(
     repositories: dict[str, dict[str, dict[str, bytes]]], tmp_path: Path
 ) -> None:
@@ -424,6 +425,7 @@ configs:
     return {"main": files}
 
 
+@pytest.mark.slow
 def test_a_configuration_of_a_data_set_of_the_hub(tmp_path: Path) -> None:
     """Of an ordinary repository, and out of its cache; without `config` the card's default."""
     home = tmp_path / "home"

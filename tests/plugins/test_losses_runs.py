@@ -36,6 +36,7 @@ def cut(batch: int, accumulation: int) -> list[str]:
     return [*SETTINGS, *map(str, sizes), *losses(*TERMS)]
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_all_at_once_are_logged_and_do_not_depend_on_the_cut(
     warm: Warm, data: Path, tmp_path: Path

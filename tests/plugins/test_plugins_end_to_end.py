@@ -191,6 +191,7 @@ def test_plugins_are_loaded_only_when_allowed(example: Path, tmp_path: Path) -> 
     assert "segformer" in rest and "unet_small" not in rest
 
 
+@pytest.mark.slow
 def test_broken_plugins_stop_no_run_that_does_not_need_them(
     warm: Warm, broken: Path, tmp_path: Path
 ) -> None:
@@ -248,6 +249,7 @@ def test_a_crop_or_batch_that_a_network_cannot_take_is_refused(
     assert not list(tmp_path.rglob("config.yaml"))
 
 
+@pytest.mark.slow
 def test_one_name_of_two_strangers_must_be_told_apart(narrow: Path, tmp_path: Path) -> None:
     done = run(narrow, "--arch", "narrow", cwd=tmp_path)
     assert done.returncode == 2

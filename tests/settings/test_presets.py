@@ -94,6 +94,7 @@ def test_strong_mixes_in_the_worker_and_distorts_on_the_device(data: Path, tmp_p
     assert len(row.device) == len(row.of_batches) == 1, "photometric_distortion"
 
 
+@pytest.mark.slow
 def test_strong_trains_the_same_from_the_same_seed(
     warm: Warm, data: Path, strong: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_strong_trains_the_same_from_the_same_seed(
     assert [row["valid_pixels"] for row in again] == [row["valid_pixels"] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["class_mix:p=0.5", "photometric_distortion"])
 def test_without_it_strong_would_train_otherwise(
     warm: Warm, data: Path, strong: Path, tmp_path: Path, name: str

@@ -40,6 +40,7 @@ def example(example_plugin: ModuleType) -> Any:
     return lambda kind, name: registry.find(kind, name, "test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT_IN["architecture"])
 def test_built_in_architectures(name: str) -> None:
     check_architecture(BUILT_IN["architecture"][name])
@@ -133,6 +134,7 @@ def test_random_numbers_and_accelerate_stay_as_they_were(example: Any) -> None:
     assert (AcceleratorState._shared_state, PartialState._shared_state) == shared
 
 
+@pytest.mark.slow
 def test_the_kit_needs_no_pytest() -> None:
     code = "import sys, segacc.testing; sys.exit('pytest' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=environment(), cwd=ROOT).returncode == 0

@@ -146,6 +146,7 @@ end_with(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize(
     ("name", "world", "kind"), [("cpu", 1, "NO"), ("cpu_2_processes", 2, "MULTI_CPU")]

@@ -363,6 +363,7 @@ def trained_folder(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_on_nuclei_says_and_stores_its_balance(trained_folder: tuple[Path, str]) -> None:
     folder, said = trained_folder
     data = build_nuclei(NucleiOptions(border=True))
@@ -415,6 +416,7 @@ def test_a_resumed_run_keeps_its_temperature(
     assert_refused(done, text.format(run=run))
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_count_what_one_does(
     trained_folder: tuple[Path, str], tmp_path: Path

@@ -69,6 +69,7 @@ def test_a_replaced_folder_is_the_old_or_the_new_one_at_any_moment(tmp_path: Pat
     assert {one["recovered"] for one in twice} == {1, 3}
 
 
+@pytest.mark.slow
 def test_only_whole_checkpoints_are_listed_at_any_moment(tmp_path: Path) -> None:
     told = moments(tmp_path, "save")
     one, two, three = (name(step) for step in (1, 2, 3))

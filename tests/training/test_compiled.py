@@ -64,6 +64,7 @@ def runs(
     return folder / "plain", folder / "compiled", asked
 
 
+@pytest.mark.slow
 def test_what_is_saved_others_load(runs: tuple[Path, Path, object]) -> None:
     plain, with_compile, _ = runs
     assert_same_run(with_compile, plain)
@@ -73,6 +74,7 @@ def test_what_is_saved_others_load(runs: tuple[Path, Path, object]) -> None:
     assert sum(b"_orig_mod" in path.read_bytes() for path in stored) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("began_compiled", [True, False])
 def test_a_run_goes_on_the_other_way(
     runs: tuple[Path, Path, object], warm: Warm, tmp_path: Path, began_compiled: bool
@@ -85,6 +87,7 @@ def test_a_run_goes_on_the_other_way(
     assert_others_load(began / "last")
 
 
+@pytest.mark.slow
 def test_two_compiled_processes_begin_and_one_that_is_not_goes_on(
     runs: tuple[Path, Path, tuple[object, ...]], warm: Warm, tmp_path: Path
 ) -> None:
@@ -100,6 +103,7 @@ def test_two_compiled_processes_begin_and_one_that_is_not_goes_on(
     assert_others_load(run / "last")
 
 
+@pytest.mark.slow
 def test_a_score_is_the_same(runs: tuple[Path, Path, object], data: Path, tmp_path: Path) -> None:
     _, run, _ = runs
     asked = ("evaluate", run / "last", "--dataset", f"folder:root={data}", "--verify", "1")
@@ -108,6 +112,7 @@ def test_a_score_is_the_same(runs: tuple[Path, Path, object], data: Path, tmp_pa
     assert found["scores"]["mean_iou"] == pytest.approx(scores(run)[-1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_compiled_in_parts_is_refused(
     runs: tuple[Path, Path, tuple[object, ...]], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from cli_tools import Warm, assert_succeeded, metrics
@@ -16,6 +17,7 @@ FLAGS = (
 """A learning rate at which no score ever changes."""
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_early_says_so_again_and_goes_on_with_more_patience(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:

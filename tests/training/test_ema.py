@@ -167,6 +167,7 @@ def test_deepspeeds_weights_are_not_followed(data: Path, tmp_path: Path) -> None
     assert str(error.value) == "--ema: not with DEEPSPEED; of sharded networks with FSDP2's only."
 
 
+@pytest.mark.slow
 def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_path: Path) -> None:
     given = (*TINY, "--dataset", f"folder:root={data}", "--max-steps", "4", "--eval-every", "2")
     done = assert_succeeded(warm(*given, "--ema", "0.9", "--output-dir", "run", cwd=tmp_path))

@@ -48,6 +48,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: int) -> None:
@@ -64,6 +65,7 @@ def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: i
     assert_same(run, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     uninterrupted: Path, tmp_path: Path
@@ -80,6 +82,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert_same(run, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_a_better_network_of_a_future_that_is_given_up_is_put_aside(
     uninterrupted: Path, tmp_path: Path
@@ -133,6 +136,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_names_the_newest_intact_one(
     uninterrupted: Path, tmp_path: Path, warm: Warm, damage: str
@@ -159,6 +163,7 @@ def test_a_damaged_line_of_the_metrics_is_named(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_the_next_evaluation_is_the_best_where_best_is_gone(
     uninterrupted: Path, tmp_path: Path
@@ -172,6 +177,7 @@ def test_the_next_evaluation_is_the_best_where_best_is_gone(
     assert (run / "best" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
     """The terminal sends SIGINT to all, and the launcher sends it on to its processes again."""
@@ -190,6 +196,7 @@ def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
     assert (run / "last" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.launch
 def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
@@ -210,6 +217,7 @@ def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
     assert [row["mean_iou"] for row in rows(run, "eval")][-2:] == pytest.approx(scored, abs=0.05)
 
 
+@pytest.mark.slow
 def test_another_batch_would_not_be_the_same_run(uninterrupted: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "segacc", "--resume", str(uninterrupted), "--batch-size", "2"],

@@ -70,6 +70,7 @@ def scores_of(
     return json.dumps(told["scores"])
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_camvid_scores_are_equal_on_1_2_and_3_processes(
     run: Path, camvid: Path, tmp_path: Path
@@ -97,6 +98,7 @@ def test_camvid_scores_are_equal_on_1_2_and_3_processes(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_batches_of_one_size_score_the_same_on_1_2_and_3_processes(
     run: Path, camvid: Path, tmp_path: Path

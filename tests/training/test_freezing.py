@@ -224,6 +224,7 @@ def test_state_starts_anew_when_learning_begins(optimizer: str, tmp_path: Path) 
         assert int(group.get("step", wanted)) == wanted
 
 
+@pytest.mark.slow
 def test_resume_is_exact_before_at_and_after_the_step(tmp_path: Path) -> None:
     settings = {**LATE, "arch": MOBILENET, "save_every": 1, "keep": 9, "eval_every": 5}
     for _ in train(build(tmp_path, **settings)):
@@ -266,6 +267,7 @@ LAUNCHED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_learn_later_as_one_does(tmp_path: Path) -> None:
     """DDP reduces what is frozen for now from the first step on."""

@@ -50,6 +50,7 @@ def test_a_folder_alone_chooses_the_architecture(
     assert "312 tensors loaded\n  new: 20 tensors of segmentation_head\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_hub_id_chooses_the_architecture_too(trained: Path, data: Path, tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in (trained / "best").iterdir()}
     given = (*STEP, "--weights", "us/tiny", "--dataset", f"folder:root={data}")
@@ -61,6 +62,7 @@ def test_a_hub_id_chooses_the_architecture_too(trained: Path, data: Path, tmp_pa
     assert config(tmp_path / "run")["arch"] == {"name": "segformer", "config": str(stored)}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_the_weights_decided(
     warm: Warm, shared: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_an_encoder_alone_asks_for_an_architecture(
     )
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_that_batch_norm_cannot_take(warm: Warm, data: Path, tmp_path: Path) -> None:
     two = STEP.index("--batch-size") + 1
     single = (*STEP[:two], "1", *STEP[two + 1 :])
@@ -121,6 +124,7 @@ def test_a_batch_of_one_that_batch_norm_cannot_take(warm: Warm, data: Path, tmp_
     assert_succeeded(warm(*one, "--freeze-batchnorm", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_pools_takes_one_image_when_batch_norm_is_frozen(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +135,7 @@ def test_a_decoder_that_pools_takes_one_image_when_batch_norm_is_frozen(
     assert_succeeded(warm(*given, *arch, "--freeze-batchnorm", cwd=tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_synchronized_batch_norm_is_for_gpus(data: Path, tmp_path: Path) -> None:
     given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}", "--sync-batchnorm")
@@ -151,6 +156,7 @@ def test_a_frozen_encoder_of_random_weights_is_said_loudly(
     assert protocol == "whole:pad=14"  # 48x64 pixels are no multiples of 14
 
 
+@pytest.mark.slow
 def test_a_crop_that_was_not_typed_is_made_to_fit(warm: Warm, data: Path, tmp_path: Path) -> None:
     steps = tuple(part for part in STEP if part not in ("--crop-size", "64"))
     given = ("--arch", "linear:size=test", "--weights", "none", "--dataset", f"folder:root={data}")
@@ -171,6 +177,7 @@ def channels(root: Path, mode: str) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "mode"), [(1, "L"), (4, "RGBA")])
 def test_other_input_channels(
     warm: Warm, shared: Path, count: int, mode: str, tmp_path: Path
@@ -205,6 +212,7 @@ def test_four_channels_are_not_made_of_three(warm: Warm, data: Path, tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_a_loss_beside_a_networks_own_is_refused(warm: Warm, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("scipy", reason="mask classification needs the extra `mask`")
     given = (*STEP, "--arch", "maskformer:variant=tiny", "--weights", "none")

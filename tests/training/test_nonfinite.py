@@ -159,6 +159,7 @@ def test_a_run_tells_it_and_resumes_exactly(
     assert "--tolerate-nonfinite N (1 are allowed)" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_agree_on_the_step_and_name_all_images(
     warm: Warm, bad: Path, site: Path, tmp_path: Path

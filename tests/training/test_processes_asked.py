@@ -40,6 +40,7 @@ def launched(flags: tuple[str, ...], data: Path, folder: Path, **more: str) -> D
     return start([*command, *asked], folder, {"HF_HOME": str(folder / "home"), **more})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -56,12 +57,14 @@ def test_fewer_than_asked_for_are_refused(
     assert done.returncode and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_that_is_told_works(data: Path, tmp_path: Path) -> None:
     flags = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
     done = assert_succeeded(launched(flags, data, tmp_path, ACCELERATE_USE_CPU="true"))
     assert "2 processes on cpu" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--cpu", "--num_processes", "1"), ()])
 def test_one_process_is_one_process(flags: tuple[str, ...], data: Path, tmp_path: Path) -> None:
     """Also where the shell says how processes would find each other."""
@@ -69,12 +72,14 @@ def test_one_process_is_one_process(flags: tuple[str, ...], data: Path, tmp_path
     assert "1 process on " in done.stdout
 
 
+@pytest.mark.slow
 def test_without_the_launcher_nothing_is_refused(data: Path, tmp_path: Path) -> None:
     asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", "run")
     more = {**USUAL, "ACCELERATE_USE_CPU": "true"}
     assert "1 process on cpu" in assert_succeeded(segacc(*asked, cwd=tmp_path, **more)).stdout
 
 
+@pytest.mark.slow
 def test_processes_of_mpi_know_each_other(data: Path, tmp_path: Path) -> None:
     """Started as mpirun starts them, with the variables of Open MPI."""
     mpi = "OMPI_COMM_WORLD_"

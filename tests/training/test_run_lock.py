@@ -47,6 +47,7 @@ def refused(*args: object) -> str:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_a_living_run_keeps_others_away_and_a_dead_one_does_not(tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -80,6 +81,7 @@ def test_of_two_that_start_together_one_is_refused(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(run, "train")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_the_processes_of_a_dead_launcher_hold_it(tmp_path: Path) -> None:
     run = tmp_path / "run"

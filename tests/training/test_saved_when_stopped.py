@@ -37,6 +37,7 @@ def newest(run: Path) -> int:
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_more_signals_save(tmp_path: Path, name: str) -> None:
@@ -89,6 +90,7 @@ def test_a_platform_may_lack_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert stop.name == "SIGUSR2" and "SIGHUP" in STOPPING
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_signal_during_an_evaluation_is_heeded(tmp_path: Path, processes: int) -> None:
@@ -147,6 +149,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_full_disk_behind_the_output_saves(tmp_path: Path, disk: Path, processes: int) -> None:
@@ -179,6 +182,7 @@ def test_a_full_disk_behind_the_output_is_told_in_a_line() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_full_disk_under_the_metrics_saves(tmp_path: Path, processes: int) -> None:
@@ -200,6 +204,7 @@ def test_a_full_disk_under_the_metrics_saves(tmp_path: Path, processes: int) -> 
     launch("--resume", run, "--max-steps", step + 1, processes=processes or 1)
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_a_full_disk_is_told_and_what_was_saved_is_whole(disk: Path) -> None:
     run = disk / "run"
@@ -217,6 +222,7 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(disk: Path) -> None:
     assert rows(run, "train")[-1]["step"] == step + 2
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_file_that_vanishes_saves(tmp_path: Path, processes: int) -> None:

@@ -47,6 +47,7 @@ def flags(given: dict[str, Any]) -> list[str]:
     return [word for key, one in words.items() for word in (f"--{key.replace('_', '-')}", str(one))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [True, False])
 def test_its_precision_and_all_else_are_its_own(
     data: Path, warm: Warm, tmp_path: Path, ended: bool
@@ -72,6 +73,7 @@ def on_two(folder: Path, last: int, *runs: dict[str, Any]) -> str:
     return assert_succeeded(start(command, folder, {"ACCELERATE_USE_CPU": "true"})).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_that_are_still_together(data: Path, tmp_path: Path) -> None:
     small = {**SMALL, "dataset": f"folder:root={data}"}
@@ -82,6 +84,7 @@ def test_two_processes_that_are_still_together(data: Path, tmp_path: Path) -> No
     assert losses(tmp_path / "second") == losses(tmp_path / "fresh") != losses(tmp_path / "first")
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_that_have_parted_are_refused(data: Path, tmp_path: Path) -> None:
     small = {**SMALL, "dataset": f"folder:root={data}", "max_steps": 1}

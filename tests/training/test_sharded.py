@@ -37,6 +37,7 @@ def sharded(*args: object, script: str = "sharded_segacc.py") -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_sharding_changes_nothing(tmp_path: Path) -> None:
     run, plain = tmp_path / "sharded", tmp_path / "plain"
@@ -67,6 +68,7 @@ def test_sharding_changes_nothing(tmp_path: Path) -> None:
     assert column(run, "loss") == losses
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_a_shard_that_one_process_cannot_read_stops_them_all() -> None:
     """They gather weights in each forward call: one that went on alone would wait for ever."""

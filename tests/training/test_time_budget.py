@@ -101,6 +101,7 @@ FLAGS = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_uses_its_time_and_ends_in_it(warm: Warm, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert_succeeded(warm("--version", cwd=tmp_path))  # from now on it has imported torch

@@ -244,6 +244,7 @@ def unreachable(trouble: str, hub_id: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_hub_out_of_reach_ends_in_random_weights_or_an_error_within_seconds(
     silent: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -314,6 +315,7 @@ def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
     )
 
 
+@pytest.mark.slow
 def test_a_hub_that_lists_files_and_never_sends_them_is_out_of_reach(
     tmp_path: Path, files: dict[str, bytes]
 ) -> None:
