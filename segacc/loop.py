@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -16,12 +17,14 @@ from segacc.evaluation.scoring import Scoring, joined
 from segacc.model import Logits
 from segacc.training import checkpoint
 from segacc.training.events import Evaluated, Event, Saved, Started
-from segacc.training.feed import Meter, Trouble, on_any, scored, stacked, windows
+from segacc.training.feed import Meter, StepNumbers, Trouble, on_any, scored, stacked, windows
 from segacc.training.limits import ending
 from segacc.training.limits.ending import refit
 from segacc.training.limits.signals import StoppedError
 from segacc.training.run import Run
 from segacc.training.saving import average, kinds, save_model, using
+
+Stop = Callable[[], bool]
 
 
 def train(run: Run) -> Iterator[Event]:
@@ -42,14 +45,14 @@ def train(run: Run) -> Iterator[Event]:
 
         try:
             for window in windows(run, meter, signal):
-                losses, grad_norm, valid = train_step(run, window)
+                numbers = train_step(run, window)
                 progress.step += 1
                 clock.lap("step")
                 yield from refit(run)
 
-                if run.skipped:
-                    yield run.skipped
-                yield meter.step_done(losses, grad_norm, valid)
+                if numbers.skipped:
+                    yield numbers.skipped
+                yield meter.step_done(numbers)
 
                 if run.evaluation_due() and not any(on_any(run.accelerator, bool(signal.name))):
                     yield from evaluation(run)
@@ -75,7 +78,7 @@ def train(run: Run) -> Iterator[Event]:
     yield ending.stopped(run, signal.name)
 
 
-def train_step(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor | None, Tensor]:
+def train_step(run: Run, window: list[Batch]) -> StepNumbers:
     """Take one optimizer step on a window of micro-batches.
 
     Each loss is its sum over the whole effective batch, all micro-batches of all processes, divided
@@ -93,12 +96,12 @@ def train_step(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor | None, Te
             accelerator.backward(terms.sum() * share)
         losses += terms.detach()
     grad_norm = run.clip_gradients()
-    run.skipped = run.guard.check(run.progress, losses, grad_norm, window)
-    if not run.skipped:
+    skipped = run.guard.check(run.progress, losses, grad_norm, window)
+    if not skipped:
         optimizer.step()
         average(run)
     optimizer.zero_grad()
-    return losses, grad_norm, valid
+    return StepNumbers(losses=losses, grad_norm=grad_norm, valid=valid, skipped=skipped)
 
 
 def effective_counts(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor]:
@@ -156,24 +159,18 @@ def evaluation(run: Run) -> Iterator[Event]:
         yield Saved(step=progress.step, folder=save_model(run, "best"))
 
 
-def evaluate(
-    scoring: Scoring, stop: Callable[[], bool] | None = None
-) -> tuple[Scores, list[Example]]:
-    """Score a split: exactly the same numbers on any number of processes.
+def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[Example]]:
+    """Score a split, exactly the same on any number of processes; return the kept examples, too.
 
-    Each process predicts its share, a batch of images of one size at a time, at their original
-    size; states are added up. All processes make as many forward calls (sharded networks need
-    that); padding weighs nothing.
+    Each process predicts its share at the images' size, and the metrics' states are added up. All
+    make the same number of forward calls, as sharded networks need; padding is not counted.
 
     Args:
         scoring: what is scored, with which network, and how.
-        stop: asked after each batch; one process that says yes stops them all.
-
-    Returns:
-        The scores, and on the main process the kept examples.
+        stop: asked after each batch; if it is true on one process, all of them stop.
 
     Raises:
-        StoppedError: it was stopped.
+        StoppedError: `stop` was true.
     """
     accelerator, metrics = scoring.accelerator, scoring.metrics()
     examples, images = [], 0
@@ -193,15 +190,10 @@ def evaluate(
         if stop is not None and any(on_any(accelerator, stop())):
             raise StoppedError
     trouble.settle()
-    scores = gather_scores(scoring, metrics)
-    scoring.counted = metrics
-    scoring.num_images = int(
-        accelerator.reduce(torch.tensor(images, device=accelerator.device), "sum")
-    )
-    examples = gather_object(examples)
-    return scores, sorted(
-        examples, key=lambda example: example.id
-    ) if accelerator.is_main_process else []
+    scores, count = gather_scores(scoring, metrics), torch.tensor(images, device=accelerator.device)
+    scoring.counted, scoring.num_images = metrics, int(accelerator.reduce(count, "sum"))
+    examples = sorted(gather_object(examples), key=attrgetter("id"))
+    return scores, examples if accelerator.is_main_process else []
 
 
 def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:

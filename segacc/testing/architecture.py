@@ -241,7 +241,7 @@ def step(subject: Subject, folder: Path, *, batch_size: int) -> dict[str, Any]:
         without_dropout(run.network)
         with StopSignal() as signal:
             window = next(windows(run, Meter(run), signal))
-        losses, _, _ = loop.train_step(run, window)
+        losses = loop.train_step(run, window).losses
     run.lock.release()
     network, state = run.network, run.optimizer.state
     if run.accelerator.num_processes > 1:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -14,10 +14,24 @@ from torch import Tensor
 from segacc.data.batches import Batch, EvalData, Item, nothing
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, PluginError, SegaccError
-from segacc.training.events import StepDone
+from segacc.training.events import Skipped, StepDone
 from segacc.training.limits import ending
 from segacc.training.limits.signals import StopSignal
 from segacc.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepNumbers:
+    """The numbers of an optimizer step, still on the device."""
+
+    losses: Tensor
+    """(L,) float: this process's share of each loss term."""
+    grad_norm: Tensor | None
+    """Scalar: the norm of the gradient before clipping."""
+    valid: Tensor
+    """Scalar: pixels of the effective batch that are not ignored, over all processes."""
+    skipped: Skipped | None = None
+    """Why the step was not taken, if it was skipped."""
 
 
 class Meter:
@@ -45,51 +59,38 @@ class Meter:
         yield
         self.waited += time.perf_counter() - start
 
-    def step_done(self, losses: Tensor, grad_norm: Tensor | None, valid: Tensor) -> StepDone:
-        """Make the event of a step; each `log_every` steps with the numbers since the last one.
-
-        Args:
-            losses: (L,) float, this process's share of each loss term.
-            grad_norm: scalar, before clipping.
-            valid: scalar, pixels of the effective batch that are not ignored.
-        """
+    def step_done(self, numbers: StepNumbers) -> StepDone:
+        """Make the event of a step; each `log_every` steps with the means since the last one."""
         run, step = self.run, self.run.progress.step
         self.steps += 1
-        if not run.skipped:
-            self.losses.append(losses)
+        if not numbers.skipped:
+            self.losses.append(numbers.losses)
         logged = step % run.config.log_every == 0 or step == run.max_steps
-        mean = self._mean(losses) if logged else []
+        mean = self._mean(numbers.losses) if logged else []
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         self.seconds += seconds
-        event = StepDone(
-            step=step,
-            epoch=run.epoch(),
-            lr=run.optimizer.param_groups[0]["lr"],
-            seconds=seconds,
-            logged=logged,
-            **self._numbers(mean, grad_norm, valid) if logged else {},  # type: ignore[arg-type]
+        lr = run.optimizer.param_groups[0]["lr"]
+        event = StepDone(step=step, epoch=run.epoch(), lr=lr, seconds=seconds, logged=logged)
+        if not logged:
+            return event
+        norm, elapsed = numbers.grad_norm, max(self.seconds, 1e-9)
+        event = replace(
+            event,
+            loss=sum(mean),
+            losses=dict(zip(run.losses, mean, strict=True)),
+            grad_norm=float("nan") if norm is None else float(norm),
+            images_per_second=self.steps * run.total_batch_size / elapsed,
+            data_wait=self.waited / elapsed,
+            valid_pixels=int(numbers.valid),
         )
-        if logged:
-            self._reset()
+        self._reset()
         return event
 
     def _mean(self, losses: Tensor) -> list[float]:
-        """Mean of each term over the steps that were taken; nan where none was."""
+        """Return the mean of each term over the steps that were taken; nan if all were skipped."""
         mean = torch.stack(self.losses or [losses * torch.nan]).mean(0)
         return cast("list[float]", self.run.accelerator.reduce(mean, "sum").tolist())
-
-    def _numbers(
-        self, mean: list[float], grad_norm: Tensor | None, valid: Tensor
-    ) -> dict[str, object]:
-        return {
-            "loss": sum(mean),
-            "losses": dict(zip(self.run.losses, mean, strict=True)),
-            "grad_norm": float("nan") if grad_norm is None else float(grad_norm),
-            "images_per_second": self.steps * self.run.total_batch_size / max(self.seconds, 1e-9),
-            "data_wait": self.waited / max(self.seconds, 1e-9),
-            "valid_pixels": int(valid),
-        }
 
 
 def on_any(accelerator: Any, *flags: bool) -> list[bool]:

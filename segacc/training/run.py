@@ -22,7 +22,6 @@ from segacc.settings.units import period_of
 from segacc.training import checkpoint
 from segacc.training.balance import Balance
 from segacc.training.checkpoint import Progress
-from segacc.training.events import Skipped
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
 from segacc.training.limits.guard import EarlyStop, Guard
@@ -83,8 +82,6 @@ class Run:
     """Of the run folder, held until the run ends."""
     signal: StopSignal = field(default_factory=StopSignal)
     """Asks for the end."""
-    skipped: Skipped | None = None
-    """Why the newest step was not taken, if so."""
     notes: list[str] = field(default_factory=list)
     unreadable: set[str] = field(default_factory=set)
     """What was passed over so far."""

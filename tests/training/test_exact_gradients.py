@@ -94,7 +94,8 @@ def test_gradient_is_that_of_the_plain_definition(tmp_path: Path) -> None:
     trained = {name: p for name, p in run.network.named_parameters() if p.requires_grad}
     plain = dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
 
-    losses, _, valid = train_step(run, window)
+    numbers = train_step(run, window)
+    losses, valid = numbers.losses, numbers.valid
     torch.testing.assert_close(losses.sum(), loss.detach(), rtol=1e-6, atol=0)
     assert valid.item() == sum(counts)
     by_parameter = {id(p): state["exp_avg"] for p, state in run.optimizer.state.items()}
@@ -127,7 +128,8 @@ def test_ignored_micro_batches_add_nothing(tmp_path: Path) -> None:
     )
     with StopSignal() as signal:
         for window in windows(run, Meter(run), signal):
-            losses, norm, valid = train_step(run, window)
+            numbers = train_step(run, window)
+            losses, norm, valid = numbers.losses, numbers.grad_norm, numbers.valid
             run.progress.step += 1
             assert valid.item() == 32 * 64
             assert torch.isfinite(losses).all()
@@ -143,6 +145,7 @@ def test_a_batch_without_any_label_leaves_a_zero_gradient(tmp_path: Path) -> Non
         window = next(windows(run, Meter(run), signal))
     for batch in window:
         batch.labels.fill_(255)
-    losses, norm, valid = train_step(run, window)
+    numbers = train_step(run, window)
+    losses, norm, valid = numbers.losses, numbers.grad_norm, numbers.valid
     assert (losses.sum().item(), valid.item()) == (0, 0)
     assert norm is not None and norm.item() == 0

@@ -61,7 +61,7 @@ def test_two_steps_of_each(name: str, tmp_path: Path) -> None:
     before = {key: one.detach().clone() for key, one in run.network.named_parameters()}
     losses = []
     for window, _ in zip(windows_of(run), range(2), strict=False):
-        losses.append(train_step(run, window)[0].sum().item())
+        losses.append(train_step(run, window).losses.sum().item())
     assert all(0 < loss < 5 for loss in losses)
     moved = [key for key, one in run.network.named_parameters() if not one.equal(before[key])]
     assert len(moved) > 0.9 * len(before)

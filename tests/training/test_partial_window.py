@@ -74,7 +74,7 @@ def test_each_step_has_the_whole_effective_batch_and_its_plain_gradient(
             ids = [name for batch in window for name, _, _ in batch.items]
             assert [len(batch.items) for batch in window] == [BATCH] * ACCUMULATION
             wanted = plain_gradients(run, window)
-            _, _, valid = train_step(run, window)
+            valid = train_step(run, window).valid
             run.progress.step += 1
             rows = [48 - 9 * int(name.removeprefix("train")) for name in ids]
             assert valid.item() == 64 * sum(rows)
