@@ -3,9 +3,11 @@
 #   make demo       install, then train SegFormer on the embedded data set
 #   make test       the suite without its slow tests
 #   make test-all   the whole suite            make check   ruff, mypy, import-linter
+#   make test-oldest   the suite on the oldest versions that pyproject.toml allows, in .venv-oldest
 #   make fix        mend what ruff can mend    make clean   remove .venv and all that was built
 
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # More of pytest's flags: make test PYTEST_ARGS="-n 0 -x -k registry"
@@ -20,7 +22,7 @@ DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
 DEMO = accelerate launch -m segacc --arch segformer --output-dir $(DEMO_DIR) --overwrite $(DEMO_ARGS)
 
-.PHONY: help demo test test-all check fix clean
+.PHONY: help demo test test-all test-oldest check fix clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,6 +37,9 @@ test: $(VENV)/installed-dev
 test-all: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-oldest: $(OLDEST)/installed-dev
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +51,7 @@ fix: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The two stamps: a second run is instant, a changed pyproject.toml installs anew.
@@ -72,3 +77,14 @@ $(VENV)/created:
 	echo "make: segacc needs Python 3.11 or newer, and none of python3.13, python3.12, python3.11, python3 is." >&2; \
 	echo "make: install one, or name it: make demo PYTHON=/path/to/python3" >&2; \
 	exit 1
+
+# Each dependency of segacc in the version after its `>=`; what the tests need besides is the newest.
+FLOORS = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*(re.sub(r"\[.*\]", "", one).replace(">=", "==") for one in project["dependencies"]), sep="\n")
+
+$(OLDEST)/installed-dev: $(VENV)/created pyproject.toml
+	@echo "make: installing the oldest versions that pyproject.toml allows into $(OLDEST)"
+	@$(BIN)/python -m venv --clear $(OLDEST)
+	@$(BIN)/python -c '$(FLOORS)' > $(OLDEST)/floors.txt
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check -qq install -c $(OLDEST)/floors.txt --editable '.[dev]'
+	@touch $@
