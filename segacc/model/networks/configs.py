@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
 TINY = "tiny"
@@ -20,14 +20,19 @@ class LinearSegConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "segacc_linear"
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2")
-    }
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     freeze_backbone: bool = True
     initializer_range: float = 0.01
     semantic_loss_ignore_index: int = 255
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Build the backbone's config where it is a dict, or that of DINOv2 where it is None."""
+        if not isinstance(self.backbone_config, PreTrainedConfig):
+            values = {"model_type": "dinov2", **(self.backbone_config or {})}
+            self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        super().__post_init__(**kwargs)
 
 
 class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
