@@ -174,7 +174,7 @@ class TransformersModel(SegmentationModel):
         encoders = [self.network.get_submodule(name) for name in self.encoders]
         for part in (self.network, *encoders):
             if getattr(part, "supports_gradient_checkpointing", False):
-                old = part.gradient_checkpointing_enable  # its name before transformers 5.24
+                old = part.gradient_checkpointing_enable  # its name in older versions of transformers
                 getattr(part, "activation_checkpointing_enable", old)()
                 return True
         return False
