@@ -344,7 +344,8 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         ),
         (
             {"name": "mix", "sets": ["nuclei", {"border": True}]},
-            "--dataset mix: a mapping needs a `name`, as in {name: segformer, variant: b0}; found "
+            "--dataset mix: a mapping needs the key `name`, as in {name: segformer, variant: b0}; "
+            "found "
             "the keys border.",
         ),
     ],
