@@ -74,7 +74,7 @@ def test_a_colour_that_is_not_in_the_table_is_told_with_its_file(tmp_path: Path)
     assert str(error.value) == (
         f"{tmp_path / 'labels/train/a.png'}: colours that are not among the 3 of the colour table: "
         "(128, 64, 129) (2 pixels; nearest is (128, 64, 128), Road). Add them to the colour table; "
-        "a name in it that should count for nothing is left out with map={drop: [NAME]}."
+        "to ignore a class of the table, use map={drop: [NAME]}."
     )
 
 

@@ -76,7 +76,7 @@ def test_a_names_file_beside_the_data_of_another_form(tmp_path: Path) -> None:
     (folder / "classes.json").write_text('{"dataset": {"id2label": {"0": "a", "1": "b"}}}')
     assert refusal(path=str(folder)) == (
         f"{folder}/classes.json: not a list of class names (invalid literal for int() with base "
-        "10: 'dataset'). Right is a text file with one name a line, or JSON like "
+        "10: 'dataset'). Expected is a text file with one name per line, or JSON such as "
         '{"id2label": {"0": "road", "1": "sky"}}. It lies beside the data; names=FILE of --dataset '
         "hub goes before it."
     )
