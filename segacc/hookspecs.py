@@ -6,8 +6,8 @@ A plugin is a module with one or more of the five functions below, each marked
     [project.entry-points.segacc]
     mynet = "segacc_mynet"
 
-Importing a plugin module must be cheap: import torch and transformers inside `build`, not at module
-level.
+Importing a plugin module must be cheap: import torch and transformers inside `build`, not at the
+top of the module.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -265,7 +265,7 @@ def test_plugins_json(tmp_path: Path) -> None:
         "name": "flip",
         "distribution": "segacc",
         "version": "0.1.0",
-        "summary": "mirror left and right",
+        "summary": "random horizontal flip",
         "options": [
             {
                 "name": "p",

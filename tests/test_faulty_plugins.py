@@ -198,13 +198,13 @@ def test_an_augmentation_is_named(
     [
         (
             "more",
-            "network's logits of 2 images are float32 (2, 4, 64, 64); expected is a tensor of a "
-            "floating dtype, (2, 3, h, w): a channel for each class, and none for the ignored "
+            "network's logits of 2 images are float32 (2, 4, 64, 64); expected a tensor of a "
+            "floating dtype, (2, 3, h, w): one channel per class, and none for ignored "
             "pixels.",
         ),
         (
             "bare",
-            "network returns Tensor; expected is segacc.model.Logits, as Logits(tensor).",
+            "network returns Tensor; expected segacc.model.Logits, as Logits(tensor).",
         ),
     ],
 )

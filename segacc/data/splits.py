@@ -179,12 +179,10 @@ def carve(
     Args:
         splits: splits of the data set.
         fraction: in (0, 1); rounded to the nearest sample, half a sample up; both parts get at
-            least
-            one sample.
+            least one sample.
         seed: random seed of the run.
         train: the split or slice to divide, such as `train[:50]`. Under this name the result has
-            the
-            remaining samples; the split that a slice belongs to is removed.
+            the remaining samples; the split that a slice belongs to is removed.
         validation: the missing split, or a slice of it.
         where: origin of the fraction, for errors.
 
