@@ -162,12 +162,12 @@ def unseen(root: Path, order: list[int], places: Iterable[int]) -> tuple[int, Pa
         (
             {"train": 0, "validation": 1},
             [],
-            "{root}/images/train: the split is empty: no file ends in ",
+            "{root}/images/train: the split is empty: no file name ends with ",
         ),
         (
             {"train": 1, "validation": 0},
             [],
-            "{root}/images/validation: the split is empty: no file ends in ",
+            "{root}/images/validation: the split is empty: no file name ends with ",
         ),
         (
             {"train": 1},
@@ -313,6 +313,6 @@ def test_class_names_are_needed(warm: Warm, tmp_path: Path) -> None:
     (root / "classes.txt").unlink()
     assert complaint(warm(*FLAGS, *given, cwd=tmp_path)) == (
         f"--dataset folder: no class names. Put classes.json or classes.txt into {root}, or add "
-        "names=FILE (a text file with one class name a line), colors=FILE where labels hold "
-        "colours, or binary=true where they hold 0 and one other value."
+        "names=FILE (a text file with one class name per line), colors=FILE if labels "
+        "contain colours, or binary=true if they contain 0 and one other value."
     )

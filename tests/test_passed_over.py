@@ -199,8 +199,8 @@ def test_samples_taken_for_one_are_told_where_nothing_can_be_read(
     refused = warm("check-data", "--dataset", f"shards:train={tar}", cwd=tmp_path)
     assert_refused(
         refused,
-        f"--dataset shards: {tar} holds 0.jpg, 0.png, 1.jpg, 1.png, which does not tell image from "
-        "label. Say which is which, as in image=jpg,label=seg.png. If these are several samples, "
-        "name their files anew: the key of a sample ends at the first dot of the name, so no other "
-        "dot may be in it.",
+        f"--dataset shards: {tar} contains 0.jpg, 0.png, 1.jpg, 1.png; image and label are "
+        "ambiguous. Specify both, e.g. image=jpg,label=seg.png. If these are several samples, "
+        "rename their files: the key of a sample ends at the first dot of the name, so there "
+        "must be no other dot.",
     )

@@ -46,8 +46,7 @@ class RandomScaleCropOptions:
     up to ten times."""
     short_side: PositiveInt | None = None
     """Resize the shorter side to this many pixels before scaling, as in mmsegmentation's
-    RandomResize;
-    default: the image's own size."""
+    RandomResize; default: the image's own size."""
 
     def __post_init__(self) -> None:
         """Reject an empty range."""
