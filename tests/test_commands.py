@@ -271,7 +271,7 @@ def test_plugins_json(tmp_path: Path) -> None:
                 "name": "p",
                 "type": "number >= 0 <= 1",
                 "default": "0.5",
-                "doc": "Probability of mirroring left and right.",
+                "doc": "Probability of a horizontal flip.",
             }
         ],
     }

@@ -395,12 +395,12 @@ def test_maps_are_spread_over_the_stages() -> None:
             {"backbone": "resnet", "size": "51"},
             'resnet has no size "51". Did you mean "50"? Known: 50, 18, 26, 34, 101, 152, test',
         ),
-        ({"backbone": "timm/resnet18", "size": "50"}, "timm/resnet18 is of one size"),
+        ({"backbone": "timm/resnet18", "size": "50"}, "timm/resnet18 has only one size"),
         (
             {"backbone": "resnet", "drop_path": 0.1},
             "resnet does not support drop_path; leave it out",
         ),
-        ({"backbone": "timm/resnet18", "drop_path": 0.1}, "has no drop_path"),
+        ({"backbone": "timm/resnet18", "drop_path": 0.1}, "does not support drop_path"),
     ],
 )
 def test_wrong_options(values: dict[str, Any], said: str) -> None:

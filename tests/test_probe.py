@@ -115,7 +115,7 @@ WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "last": (lambda x: Logits(x.permute(0, 2, 3, 1)), "logits of 2 images are float32 (2, 16, 16"),
     "one": (lambda x: Logits(x[:1]), f"logits of 2 images are float32 (1, 4, 16, 16); {TENSOR}"),
     "squeezed": (lambda x: Logits(x.squeeze(0)), "logits of 1 images are float32 (4, 16, 16); "),
-    "none": (lambda x: Logits(None), "network's logits of 2 images are NoneType; expected is a "),  # type: ignore[arg-type]
+    "none": (lambda x: Logits(None), "network's logits of 2 images are NoneType; expected a "),  # type: ignore[arg-type]
     "empty": (lambda x: Logits(x[..., :0]), "logits of 2 images are float32 (2, 4, 16, 0); "),
     "auxiliary": (
         lambda x: Logits(x, ((x, 0.4), (x[:, 1:], 0.4))),
