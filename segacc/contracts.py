@@ -1,4 +1,4 @@
-"""What a run tells a component and what it gets back: facts, losses, metrics, batches."""
+"""Interfaces between a training run and its components: facts, losses, metrics, augmentations."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,114 +9,116 @@ if TYPE_CHECKING:
 
 
 IGNORE = 255
-"""The class id of a pixel that counts for nothing, everywhere inside segacc."""
+"""ignore_index inside segacc: pixels with this label are excluded from losses and metrics."""
 
 VERSION = "0.1.0"
-"""Of segacc, which the folders that it writes carry."""
+"""Version of segacc, stored in the folders that it writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a run knows before it builds its components."""
+    """Properties of a run that are known before its components are built."""
 
     num_classes: int
-    """K, the ignored one not counted."""
+    """K, without the ignored class."""
     class_names: tuple[str, ...]
     ignore_index: int = 255
     crop_size: tuple[int, int] = (256, 256)
-    """(height, width) in pixels of what the network sees in training."""
+    """(height, width) in pixels of the training crop."""
     num_channels: int = 3
     seed: int = 0
     class_weights: tuple[float, ...] | None = None
-    """K factors that `--class-weights` asks the losses for; None where it was not given."""
+    """K factors computed for `--class-weights`; None if the flag was not given."""
     class_shares: tuple[float, ...] | None = None
-    """K shares of the labelled pixels of the training split; None where nothing asked for them."""
+    """K fractions of the labelled training pixels; None if no component needs them."""
 
 
 class LossTerm(Protocol):
-    """A loss as the loop uses it: a sum and its count, for a division that is always exact."""
+    """A loss as the training loop uses it: a sum and its divisor, so accumulation stays exact."""
 
     def count(self, labels: "Tensor") -> "Tensor":
-        """Weigh labels (N, H, W) int64, 255 ignored: the float scalar that divides `sum`."""
+        """Return the divisor of `sum` for labels (N, H, W) int64, 255 ignored: a float scalar."""
 
     def sum(self, logits: Any, labels: "Tensor") -> "Tensor":
-        """Sum over logits (N, K, h, w), at the size of labels (N, H, W) int64: a float scalar.
+        """Sum the loss over logits (N, K, h, w) and labels (N, H, W) int64: a float scalar.
 
-        A network's own loss is given the network's `queries` in place of logits.
+        A network's own loss gets the network's `queries` in place of logits.
         """
 
 
 class MetricState(Protocol):
-    """A metric as the loop uses it: states that add up over images and processes."""
+    """A metric as the evaluation loop uses it: its state is additive over images and processes."""
 
     state: dict[str, "Tensor"]
-    """Tensors whose sums over processes are the state of the whole split; integers stay exact.
-    Empty for a metric that gathers by itself."""
+    """Tensors that are summed over processes to give the state of the whole split; integers stay
+    exact. Empty for a metric that gathers its state itself."""
 
     def update(self, predictions: "Tensor", labels: "Tensor") -> None:
-        """Count predictions (N, H, W) int64 against labels (N, H, W) int64, 255 ignored.
+        """Add predictions (N, H, W) int64 and labels (N, H, W) int64, 255 ignored, to the state.
 
-        Of a metric with `wants_confidence` it has a third parameter `confidence`: (N, H, W)
-        float32, the probability of the predicted class, 0..1.
+        A metric with `wants_confidence` takes a third parameter `confidence`: (N, H, W) float32,
+        the probability of the predicted class, 0..1.
         """
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return scores by name, a mapping for scores by class name; empty states give nan.
+        """Return scores by name; a score may be a mapping by class name. An empty state gives nan.
 
-        All processes call it, when the states are added up; what the main process returns counts.
+        Called on all processes after the states are summed; only the main process's result is used.
         """
 
 
 class MetricFiles(Protocol):
-    """What a metric with `writes` has beside."""
+    """The additional method of a metric with `writes`."""
 
     def write(self, folder: Path) -> None:
-        """Write files, no folders, into a folder; the main process calls it after `compute`."""
+        """Write files, no subfolders, to a folder; called on the main process after `compute`."""
 
 
 class BatchChange(Protocol):
-    """An augmentation of whole batches: each sample's parameters are drawn in the worker.
+    """An augmentation of whole batches; the parameters of each sample are drawn in the worker.
 
-    With `takes_bytes = True` it is given uint8 where the images still are. One that has
-    `draws_unseen = True` does not look at pixels or sizes: a crop may leave scaling to the device.
+    With `takes_bytes = True` it accepts images that are still uint8. `draws_unseen = True` declares
+    that `draw` does not depend on pixels or sizes, so a crop may defer scaling to the device.
     """
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
-        """Draw the parameters of one sample: float32, of one shape for all samples.
+        """Draw the parameters of one sample: float32, with the same shape for all samples.
 
-        It is given plain tensors as they leave the worker, image (C, H, W) and label (H, W) uint8,
-        or with `draws_unseen` a window; it may draw from torch, numpy and `random`.
+        The arguments are plain tensors as they leave the worker, image (C, H, W) and label (H, W)
+        uint8, or with `draws_unseen` an unscaled crop. It may use the generators of torch, numpy
+        and `random`.
         """
 
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
     ) -> "tuple[Tensor, Tensor]":
-        """Change images (N, C, H, W) float32 in 0..255 and labels (N, H, W) uint8, on the device.
+        """Transform images (N, C, H, W) float32 in 0..255 and labels (N, H, W) uint8 on the device.
 
         Args:
-            images: as `draw` saw them, or as the one before left them; with `takes_bytes` uint8
-                unless one before it made them float32.
+            images: as passed to `draw`, or as returned by the previous augmentation; with
+                `takes_bytes` uint8 unless a previous augmentation returned float32.
             labels: 255 is ignored.
-            drawn: (N, ...) float32, what `draw` gave for each.
+            drawn: (N, ...) float32, the result of `draw` for each sample.
 
         Returns:
-            The same shapes and dtypes. A sample's result must not depend on the others.
+            Images and labels of the same shapes and dtypes. The result for one sample must not
+            depend on the others.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersOptions:
-    """What the options of an architecture of transformers start with."""
+    """Base class for the options of an architecture from transformers."""
 
     config: Path | None = None
-    """Folder whose config.json gives the sizes, in place of all other options."""
+    """Folder with a config.json that defines the network, in place of all other options."""
 
     def __post_init__(self) -> None:
-        """Refuse what `config` would override."""
+        """Reject options that `config` would override."""
         others = [
             f.name
             for f in fields(self)
             if f.name != "config" and getattr(self, f.name) != f.default
         ]
         if self.config is not None and others:
-            raise ValueError(f"config gives all sizes; leave {', '.join(others)} out")
+            raise ValueError(f"config defines the whole network; leave out {', '.join(others)}")

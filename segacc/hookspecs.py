@@ -1,13 +1,13 @@
-"""All that a plugin author must read: five hooks, their records, and the facts of a run.
+"""The plugin interface: five hooks, the records they return, and the facts of a run.
 
-A plugin is a module with some of the five functions below, each marked `@segacc.hookimpl`, and two
-lines of pyproject.toml:
+A plugin is a module with one or more of the five functions below, each marked
+`@segacc.hookimpl`, and two lines in pyproject.toml:
 
     [project.entry-points.segacc]
     mynet = "segacc_mynet"
 
 Importing a plugin module must be cheap: import torch and transformers inside `build`, not at the
-top.
+top of the module.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,15 +30,15 @@ hookimpl = pluggy.HookimplMarker("segacc")
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the images of a data set are meant; options that every data set has."""
+    """How the image files of a data set are interpreted; options of every data set."""
 
     exif: Literal["upright", "stored"] | None = None
-    """Which way images lie whose EXIF turns them: `upright`, as they are shown, and labels too; or
-    `stored`, as their labels. Default: upright, and an image whose label has its size only as it is
-    stored is refused."""
+    """Orientation of images with an EXIF rotation: `upright` applies it to image and label;
+    `stored` ignores it. Default: upright, and an image whose label matches its size only as stored
+    is an error."""
     bits: Annotated[int, Ge(8), Le(16)] = 16
-    """How many of the 16 bits of an image of 16 bits are used, as in `bits=12` for values 0..4095;
-    images of 8 bits are read as they are."""
+    """Number of bits used in 16-bit images, e.g. `bits=12` for values 0..4095; 8-bit images are
+    read as they are."""
 
 
 USUAL = Reading()
@@ -46,147 +46,147 @@ USUAL = Reading()
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and its label, not yet decoded."""
+    """One image and its label, not yet decoded."""
 
     image: bytes | Path
-    """An encoded picture (JPEG, PNG, TIFF, ...) or the path of one."""
+    """Encoded image (JPEG, PNG, TIFF, ...), or the path of an image file."""
     label: bytes | Path
-    """An encoded picture of raw label ids, or of colours that the label map names; or its path."""
+    """Encoded label image with raw label ids or with colours of the label map, or its path."""
     id: str
-    """A name that errors and pictures use; unique in its split."""
+    """Name used in errors and rendered pictures; unique in its split."""
     labels: "LabelMap | None" = None
-    """The map of this label, where it is not that of the whole data set: it sends the raw ids to
-    the classes of the whole."""
+    """Label map of this label if it differs from the data set's: it maps the raw ids to the data
+    set's classes."""
     reading: Reading = USUAL
-    """Set by segacc, from the data set's options."""
+    """Set by segacc from the data set's options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A split that is read from front to back, shard by shard: for what does not fit a disk."""
+    """A split that is read sequentially, shard by shard, e.g. because it does not fit on a disk."""
 
     shards: tuple[str, ...]
-    """What `read` opens, in order."""
+    """The shards that are passed to `read`, in order."""
     read: Callable[[str, Any], Iterator[tuple[Sample, Any]]]
-    """A shard and a position in it (None: its start) to the samples behind that position, each with
-    the position after it, which is plain JSON. It must be picklable: workers call it. What it
-    raises stops the run, on all processes."""
+    """`read(shard, position)` yields the samples after `position` (None: from the start), each with
+    the position after it, as plain JSON. It must be picklable because workers call it. An exception
+    stops the run on all processes."""
     num_samples: int | None = None
-    """Of all shards; None where nobody has counted them."""
+    """Number of samples in all shards; None if unknown."""
     buffer: int = 1000
-    """Undecoded samples that are shuffled among each other."""
+    """Size of the shuffle buffer in undecoded samples."""
     lost: Callable[[str], Sequence[str]] | None = None
-    """A shard that is a file here to the files in it whose samples `read` passes over or takes for
-    part of another, one for each; it is fast, and raises nothing."""
+    """`lost(shard)` lists, for a shard in a local file, the files inside it whose samples `read`
+    skips or assigns to another sample. It must be fast and must not raise."""
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """What a data set's `build` returns: samples by split, and the one label map of them all."""
+    """The return value of a data set's `build`: samples by split, and their common label map."""
 
     splits: Mapping[str, Sequence[Sample] | Stream]
-    """Usually `train`, `validation`, `test`; any other name is allowed. A sequence that reads
-    pictures to make a sample has `ids` beside, the ids of all its samples in order."""
+    """Usually `train`, `validation`, `test`; any other name is allowed. A sequence that has to read
+    images to create a sample also has `ids`, the ids of all its samples in order."""
     labels: "LabelMap"
     crop_size: tuple[int, int] | None = None
-    """(height, width) in pixels that training should see unless the user says otherwise."""
+    """(height, width) in pixels of the training crop unless the user gives one."""
     chances: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By split, how often training draws each sample, in proportion; default each once an epoch."""
+    """Relative sampling weights of the training samples, by split; default: once per epoch each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What every record has."""
+    """Fields of every record."""
 
     name: str
-    """Lower case, `[a-z0-9_]+`."""
+    """Lower case, must match `[a-z0-9_]+`."""
     summary: str
     """One line for `segacc plugins`."""
     options: type[Any]
-    """A frozen dataclass; the docstring under a field is its help."""
+    """A frozen dataclass; the docstring under a field is its help text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(Record):
-    """A network by name."""
+    """A named network architecture."""
 
     build: Callable[[Any, Facts], "SegmentationModel"]
-    """Options and facts to a network with random weights."""
+    """`build(options, facts)` returns a network with random weights."""
     default_weights: Callable[[Any], str | None]
-    """Options to the Hub id of published weights, or None."""
+    """`default_weights(options)` returns the Hub id of published weights, or None."""
     tiny: Callable[[], Any]
-    """Options of a network that trains in seconds, for tests."""
+    """Returns options of a network that trains in seconds, for tests."""
     model_types: tuple[str, ...] = ()
-    """`model_type`s in config.json of the folders that this architecture reads: its options then
-    have `config`, the folder whose config.json gives the sizes. `--weights FOLDER` chooses by it.
-    """
+    """Values of `model_type` in config.json that this architecture can load; its options must then
+    have `config`, the folder of that config.json. `--weights FOLDER` selects the architecture by
+    it."""
     variants: tuple[str, ...] = ("",)
-    """Options, as they are typed, that are worth a row each in docs/architectures.md."""
+    """Option texts that each get a row in docs/architectures.md."""
     weights_license: Callable[[Any], str] = lambda options: ""
-    """Options to the licence of the default weights, as their model card states it; empty where
-    it is not known."""
+    """`weights_license(options)` returns the licence of the default weights as stated in their
+    model card; empty if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Record):
-    """A data set by name."""
+    """A named data set."""
 
     build: Callable[..., DataSplits]
-    """Options to samples and label map. Raises DataError where the data is not there. Where there
-    are `parts`, their DataSplits are the second argument, a tuple."""
+    """`build(options)` returns samples and label map; it raises DataError if the data is missing.
+    With `parts` it is `build(options, parts)`: a tuple of their DataSplits."""
     parts: Callable[[Any], tuple[Any, ...]] | None = None
-    """Options to the data sets that this one is made of, as they are typed: `name:key=value,...` or
+    """`parts(options)` returns the data sets that this one is made of, as `name:key=value,...` or
     mappings. They are built first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(Record):
-    """A change of image and label that training sees."""
+    """A random transformation of image and label for training."""
 
     build: Callable[[Any, Facts], Callable[..., Any]]
-    """Options and facts to a callable of `(image, label)`: torchvision tv_tensors, Image (C, H, W)
-    uint8 and Mask (H, W) uint8 with 255 ignored; it returns the same pair. It may draw from torch,
-    numpy and `random`.
+    """`build(options, facts)` returns a callable `(image, label) -> (image, label)` on torchvision
+    tv_tensors: Image (C, H, W) uint8 and Mask (H, W) uint8 with 255 ignored. It may use the
+    generators of torch, numpy and `random`.
 
-    With `partners` it is called with a third argument: a function without arguments that returns
-    another (image, label) of the training split, which has been through what stands before.
+    With `partners` it gets a third argument: a function without arguments that returns another
+    (image, label) of the training split after the preceding augmentations.
 
-    On "batch" it is a BatchChange. Crops and flips may have what
-    `segacc.data.placement` asks for."""
+    With `on = "batch"` it returns a BatchChange. Crops and flips may implement the protocols of
+    `segacc.data.placement`."""
     on: Literal["worker", "device", "batch"] | Callable[[Any], str] = "worker"
-    """Where it runs: in the data loader's worker, on the training device picture by picture, or
-    there on a whole batch; or options to one of these."""
+    """Where it runs: in the data loader worker, on the training device image by image, or on the
+    device on whole batches; or a function of the options that returns one of these."""
     partners: bool = False
-    """True for one that mixes several samples."""
+    """True if it mixes several samples."""
     wants_shares: bool = False
-    """True for one that reads `facts.class_shares`."""
+    """True if it uses `facts.class_shares`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(Record):
-    """A term of the training loss."""
+    """A named term of the training loss."""
 
     build: Callable[[Any, Facts], LossTerm]
-    """Options and facts to a LossTerm. An option named `weight` is the term's own business."""
+    """`build(options, facts)` returns a LossTerm, which applies its own option `weight`, if any."""
     class_weighted: bool = False
-    """True for one that heeds `facts.class_weights`."""
+    """True if it uses `facts.class_weights`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Record):
-    """Scores of predictions against labels."""
+    """A named metric of predictions against labels."""
 
     build: Callable[[Any, Facts], Any]
-    """Options and facts to an empty MetricState."""
+    """`build(options, facts)` returns an empty MetricState."""
     wants_confidence: bool = False
-    """True for one whose `update` takes the confidence of each pixel, too."""
+    """True if `update` takes the confidence of each pixel as well."""
     writes: bool = False
-    """True for one that has MetricFiles' `write`: `segacc evaluate` calls it."""
+    """True if it implements `MetricFiles.write`, which `segacc evaluate` calls."""
     lower_is_better: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
-    """The score names of which a lower value is the better one; or options to these."""
+    """Names of scores for which lower is better, or a function of the options that returns them."""
 
     def lower(self, options: Any) -> tuple[str, ...]:
-        """Return `lower_is_better` with these options."""
+        """Return `lower_is_better` for these options."""
         names = self.lower_is_better
         return names(options) if callable(names) else names
 
@@ -223,11 +223,11 @@ class Chosen:
     record: Any
     options: Any
     text: str
-    """As `name:key=value,...`."""
+    """Written as `name:key=value,...`."""
     parts: "tuple[Chosen, ...]" = ()
-    """Of a data set that is made of others: these."""
+    """The parts of a composed data set."""
     reading: Reading = USUAL
-    """Of a data set's images."""
+    """How the images of a data set are interpreted."""
 
     @property
     def name(self) -> str:
@@ -236,6 +236,6 @@ class Chosen:
 
     @property
     def bits(self) -> int:
-        """Tell how many bits of 16 the images use; 16 where its parts differ."""
+        """Number of bits used in 16-bit images; 16 if the parts differ."""
         found = {part.bits for part in self.parts}
         return found.pop() if self.reading.bits == 16 and len(found) == 1 else self.reading.bits

@@ -1,4 +1,4 @@
-"""Finds plugins, keeps their failures, answers names; built-ins use the strangers' door."""
+"""Finds plugins, records load failures, looks up components; built-ins use the same hooks."""
 
 import dataclasses
 import importlib
@@ -85,7 +85,7 @@ HOOKS = {
 
 @dataclass(frozen=True)
 class Offer:
-    """One record and the distribution it came from."""
+    """A record and the distribution that provides it."""
 
     kind: str
     record: Any
@@ -94,7 +94,7 @@ class Offer:
 
     @property
     def built_in(self) -> bool:
-        """Tell whether segacc itself brought it."""
+        """True if segacc itself provides it."""
         return self.distribution == "segacc"
 
     @property
@@ -105,7 +105,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Failure:
-    """A plugin that could not be loaded, and why."""
+    """A plugin that could not be loaded, and the reason."""
 
     distribution: str
     version: str
@@ -113,20 +113,20 @@ class Failure:
     reason: str
 
     def text(self) -> str:
-        """Tell it in one line."""
+        """Return a one-line message."""
         who = " ".join(filter(None, (self.distribution, self.version)))
         return f"plugin {who} ({self.entry_point}) was not loaded: {self.reason}"
 
 
 @dataclass
 class Registry:
-    """All that can be named on a command line."""
+    """All components that can be named on a command line."""
 
     offers: list[Offer] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def clashes(self) -> list[str]:
-        """Tell of each plugin's component that is not meant by its plain name, a built-in's."""
+        """Return a message for each plugin component whose plain name refers to a built-in one."""
         taken = {(offer.kind, offer.record.name) for offer in self.offers if offer.built_in}
         return [
             f'plugin {offer.distribution} {offer.version} offers the {offer.kind} "{name}", which '
@@ -136,17 +136,17 @@ class Registry:
         ]
 
     def of_kind(self, kind: str) -> list[Offer]:
-        """List the offers of one kind by name, built-ins first."""
+        """Return the components of one kind by name, built-ins first."""
         mine = [offer for offer in self.offers if offer.kind == kind]
         return sorted(
             mine, key=lambda offer: (not offer.built_in, offer.record.name, offer.distribution)
         )
 
     def find(self, kind: str, name: str, where: str) -> Any:
-        """Return the record called `name` or `distribution/name`.
+        """Return the record named `name` or `distribution/name`.
 
         Raises:
-            PluginError: unknown, or two strangers offer the same name.
+            PluginError: the name is unknown, or two plugins offer it and no built-in has it.
         """
         offers = self.of_kind(kind)
         found = [offer for offer in offers if name in (offer.record.name, offer.full_name)]
@@ -160,7 +160,7 @@ class Registry:
         return found[0].record
 
     def component(self, kind: str, given: Any, where: str) -> tuple[Any, Component]:
-        """Parse what the user typed and find its record."""
+        """Parse what the user wrote and look up its record."""
         component = parse_component(given, where)
         return self.find(kind, component.name, where), component
 
@@ -173,7 +173,7 @@ class Registry:
 
 
 def load_registry() -> Registry:
-    """Load the built-ins, then each installed plugin by itself, sorted by distribution and name.
+    """Load the built-ins, then the installed plugins one by one, sorted by distribution and name.
 
     `SEGACC_LOAD_PLUGINS` names the distributions to load, separated by commas; empty loads only
     the built-ins.
@@ -188,7 +188,7 @@ def load_registry() -> Registry:
             offers = offers_of(point.load(), f"{distribution}:{point.name}", distribution, version)
             check_new(offers, registry.offers)
             registry.offers.extend(offers)
-        except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+        except (Exception, SystemExit) as error:  # plugin code may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             registry.failures.append(Failure(distribution, version, point.name, reason))
     for absent in sorted((_wanted() or set()) - {"segacc", *(name for name, _, _ in found)}):
@@ -198,7 +198,7 @@ def load_registry() -> Registry:
 
 
 def installed_plugins() -> Iterator[tuple[str, str, EntryPoint]]:
-    """Yield (distribution, version, entry point) of the group segacc, sorted."""
+    """Yield (distribution, version, entry point) of the entry point group `segacc`, sorted."""
     allowed = _wanted()
     seen: dict[str, tuple[str, list[EntryPoint]]] = {}
     for dist in distributions():
@@ -212,7 +212,7 @@ def installed_plugins() -> Iterator[tuple[str, str, EntryPoint]]:
 
 
 def _wanted() -> set[str] | None:
-    """Read SEGACC_LOAD_PLUGINS: the distributions to load, or None for all."""
+    """Return the distributions in SEGACC_LOAD_PLUGINS, or None if it is not set (load all)."""
     text = os.environ.get("SEGACC_LOAD_PLUGINS")
     return None if text is None else {_normal(name) for name in text.split(",") if name.strip()}
 
@@ -222,10 +222,10 @@ def _normal(name: str) -> str:
 
 
 def offers_of(module: Any, key: str, distribution: str, version: str) -> list[Offer]:
-    """Register one module with a manager of its own, check its hooks, and walk over its records.
+    """Register one module with a new plugin manager, check its hooks, and collect its records.
 
     Raises:
-        Exception: whatever is wrong with the module; the caller guards.
+        Exception: anything that is wrong with the module; the caller catches it.
     """
     manager = pluggy.PluginManager("segacc")
     manager.add_hookspecs(hookspecs)
@@ -235,15 +235,15 @@ def offers_of(module: Any, key: str, distribution: str, version: str) -> list[Of
     for kind, hook in HOOKS.items():
         bare = getattr(module, hook, None)
         if callable(bare) and not manager.parse_hookimpl_opts(module, hook):
-            raise PluginError(f"{hook} is not marked @segacc.hookimpl, so that nobody calls it")
+            raise PluginError(f"{hook} is not marked @segacc.hookimpl, so it is never called")
         for records in getattr(manager.hook, hook)():
             for record in records:
                 _check(record, kind, hook)
                 offers.append(Offer(kind, record, distribution, version))
     if not offers:
         raise PluginError(
-            "it offers nothing: it needs a function marked @segacc.hookimpl that returns records, "
-            f"one of {', '.join(HOOKS.values())}"
+            "it offers no component: it needs a function marked @segacc.hookimpl that returns "
+            f"records, one of {', '.join(HOOKS.values())}"
         )
     names = [(offer.kind, offer.record.name) for offer in offers]
     twice = sorted({name for kind, name in names if names.count((kind, name)) > 1})
@@ -253,7 +253,7 @@ def offers_of(module: Any, key: str, distribution: str, version: str) -> list[Of
 
 
 def check_new(offers: list[Offer], before: list[Offer]) -> None:
-    """Refuse what another entry point of the distribution offers: no name tells them apart."""
+    """Reject a component that another entry point of its distribution also offers."""
     taken = {(offer.kind, offer.full_name) for offer in before}
     for offer in offers:
         if (offer.kind, offer.full_name) in taken:
@@ -266,16 +266,16 @@ def _check(record: Any, kind: str, hook: str) -> None:
             f"{hook} returned {type(record).__name__}, expected segacc.{KINDS[kind].__name__}"
         )
     if not re.fullmatch(r"[a-z0-9_]+", record.name):
-        raise PluginError(f"{hook}: the name {record.name!r} is not of [a-z0-9_]+")
+        raise PluginError(f"{hook}: the name {record.name!r} must match [a-z0-9_]+")
     if not hasattr(record.options, "__dataclass_fields__"):
-        raise PluginError(f"{hook}: the options of {record.name} are not a dataclass")
+        raise PluginError(f"{hook}: the options of {record.name} must be a dataclass")
 
 
 def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
-    """Find a component and decode its options.
+    """Look up a component and decode its options.
 
     Raises:
-        SegaccError: unknown name, unknown option, wrong value.
+        SegaccError: unknown name, unknown option, or invalid value.
     """
     record, component = registry.component(kind, given, where)
     label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
@@ -295,17 +295,17 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
 
 
 def _text(value: Any) -> str:
-    """Tell a value as it is typed: a plain list with `/` between its parts."""
+    """Format a value as it is typed: a plain list is joined with `/`."""
     if not isinstance(value, list | tuple) or any(set("/,:") & set(str(part)) for part in value):
         return str(value)
     return "/".join(map(str, value))
 
 
 def refuse_twins(names: Sequence[str], where: str) -> None:
-    """Refuse components of which two bear one name.
+    """Reject two components with the same name.
 
     Raises:
-        OptionError: so, or there is none at all.
+        OptionError: two components have the same name, or there is none.
     """
     if not names:
         raise OptionError(f"{where}: at least one is needed.")
@@ -314,5 +314,5 @@ def refuse_twins(names: Sequence[str], where: str) -> None:
 
 
 def options_text(chosen: Chosen) -> dict[str, Any]:
-    """Return a component's full options, for segacc.json."""
+    """Return a component's name and full options, for segacc.json."""
     return {"name": chosen.text.partition(":")[0], **dataclasses.asdict(chosen.options)}

@@ -157,7 +157,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pip_install(folder / "site", write_distribution(folder, "segacc-faulty", SOURCE))
 
 
-FAULT = "That is a fault of its plugin."
+FAULT = "This is a bug in its plugin."
 
 
 @pytest.mark.parametrize(
@@ -165,17 +165,17 @@ FAULT = "That is a fault of its plugin."
     [
         (
             "worker",
-            "(float32 (3, 64, 64), uint8 (64, 64)); expected is an image of uint8 in 0..255, "
+            "(float32 (3, 64, 64), uint8 (64, 64)); expected an image of uint8 in 0..255, "
             "(3, H, W), and its label of uint8, (H, W). ",
         ),
         (
             "device",
-            "(uint8 (3, 56, 64), uint8 (56, 64)); expected is an image of uint8 in 0..255, "
+            "(uint8 (3, 56, 64), uint8 (56, 64)); expected an image of uint8 in 0..255, "
             "(3, 64, 64), and its label of uint8, (64, 64). ",
         ),
         (
             "batch",
-            "images whose values are 0.0# to 0.#; expected are values in 0..255, as it was given. ",
+            "images whose values are 0.0# to 0.#; expected values in 0..255, like its input. ",
         ),
     ],
 )
@@ -198,13 +198,13 @@ def test_an_augmentation_is_named(
     [
         (
             "more",
-            "network's logits of 2 images are float32 (2, 4, 64, 64); expected is a tensor of a "
-            "floating dtype, (2, 3, h, w): a channel for each class, and none for the ignored "
+            "network's logits of 2 images are float32 (2, 4, 64, 64); expected a tensor of a "
+            "floating dtype, (2, 3, h, w): one channel per class, and none for ignored "
             "pixels.",
         ),
         (
             "bare",
-            "network returns Tensor; expected is segacc.model.Logits, as Logits(tensor).",
+            "network returns Tensor; expected segacc.model.Logits, as Logits(tensor).",
         ),
     ],
 )

@@ -68,24 +68,26 @@ BROKEN = {
     ),
     "segacc-bad-name": (
         HEAD + "@segacc.hookimpl\ndef segacc_losses():\n    return [loss('My Loss')]\n",
-        "PluginError: segacc_losses: the name 'My Loss' is not of [a-z0-9_]+",
+        "PluginError: segacc_losses: the name 'My Loss' must match [a-z0-9_]+",
     ),
     "segacc-bad-options": (
         HEAD
         + "Options = dict\n@segacc.hookimpl\ndef segacc_losses():\n    return [loss('strange')]\n",
-        "PluginError: segacc_losses: the options of strange are not a dataclass",
+        "PluginError: segacc_losses: the options of strange must be a dataclass",
     ),
     "segacc-nothing": (
         HEAD + "@segacc.hookimpl\ndef segacc_losses():\n    return []\n",
-        "PluginError: it offers nothing: it needs a function marked @segacc.hookimpl that returns ",
+        "PluginError: it offers no component: it needs a function marked @segacc.hookimpl that "
+        "returns ",
     ),
     "segacc-no-hook": (
         HEAD + "def losses():\n    return [loss()]\n",
-        "PluginError: it offers nothing: it needs a function marked @segacc.hookimpl that returns ",
+        "PluginError: it offers no component: it needs a function marked @segacc.hookimpl that "
+        "returns ",
     ),
     "segacc-unmarked": (
         GOOD.format(name="strange") + "\ndef segacc_metrics():\n    return []\n",
-        "PluginError: segacc_metrics is not marked @segacc.hookimpl, so that nobody calls it",
+        "PluginError: segacc_metrics is not marked @segacc.hookimpl, so it is never called",
     ),
 }
 

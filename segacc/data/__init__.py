@@ -1,1 +1,1 @@
-"""From files to tensors to batches, in an order that can be resumed."""
+"""Reading, augmenting and batching samples, in an order that can be resumed."""

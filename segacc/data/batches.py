@@ -1,4 +1,4 @@
-"""Samples as tensors: what training and evaluation read, in batches."""
+"""Samples as tensors, and the batches that training and evaluation read."""
 
 import atexit
 import gc
@@ -26,69 +26,69 @@ from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 MOST_PIXELS = 2**22
-"""Of a batch, unless it is one image: 16 pictures of 512x512, 2 of 1024x2048."""
+"""Maximum pixels of a batch of several images: 16 images of 512x512, 2 of 1024x2048."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One decoded, mapped, perhaps augmented sample, as it leaves a worker."""
+    """One decoded and mapped sample, augmented in training, as it leaves a worker."""
 
     image: Tensor
-    """(C, H, W) uint8 RGB, in any order in memory; or a window, see `placement`."""
+    """(C, H, W) uint8 RGB, in any memory format; or an unscaled crop, see `placement`."""
     label: Tensor
     """(H, W) uint8, 255 ignored."""
     id: str
     seed: int
-    """Of its device augmentations."""
+    """Random seed of its device augmentations."""
     padding: bool = False
-    """True for a sample that only keeps the processes in step: it weighs nothing."""
+    """True for padding that keeps the processes in step: it is excluded from scores and losses."""
     unreadable: str = ""
-    """Why its files could not be read; then the label is 255 everywhere."""
+    """Error message if its files could not be read; the label is then 255 everywhere."""
     drawn: tuple[Tensor, ...] = ()
-    """Parameters of the augmentations that the device applies to whole batches, float32."""
+    """Parameters of the batch augmentations on the device, float32."""
     placement: Placement | None = None
-    """What the device does with image and label where they are a window."""
+    """Geometry to apply on the device if image and label are an unscaled crop."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of what training sees."""
+        """(H, W) of the sample in training."""
         height, width = self.placement.sample if self.placement else self.label.shape
         return height, width
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of one size. N images."""
+    """A micro-batch of N images of the same size."""
 
     images: Tensor
-    """(N, C, H, W) uint8, in any order in memory; float32 in 0..255 after augmentations on the
-    device. With `placements` (n, C): the windows in a row."""
+    """(N, C, H, W) uint8, in any memory format; float32 in 0..255 after augmentations on the
+    device. With `placements` (n, C): the pixels of the unscaled crops, concatenated."""
     labels: Tensor
     """(N, H, W) uint8; int64 on the device. With `placements` (n,)."""
     items: tuple[tuple[str, int, str], ...]
-    """(id, seed, why unreadable) of each."""
+    """(id, seed, error message if unreadable) of each sample."""
     drawn: tuple[Tensor, ...] = ()
-    """(N, ...) float32 for each augmentation that the device applies to whole batches."""
+    """(N, ...) float32 for each batch augmentation on the device."""
     position: Any = None
-    """Of a stream: where its reader stands after this batch, plain JSON."""
+    """For a stream: the reader's position after this batch, as plain JSON."""
     placements: tuple[Placement, ...] = ()
-    """Of N windows that are still to be scaled."""
+    """The geometry of N unscaled crops; otherwise empty."""
 
     def pin_memory(self) -> "Batch":
         """Copy to pinned memory (called by the DataLoader)."""
         return self.each(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
-        """Move to a device; from pinned memory without waiting."""
+        """Move to a device; asynchronously from pinned memory."""
         return self.each(lambda one: one.to(device, non_blocking=True))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Change all tensors."""
+        """Apply a function to all tensors."""
         drawn = tuple(map(change, self.drawn))
         return replace(self, images=change(self.images), labels=change(self.labels), drawn=drawn)
 
     def laid_out(self) -> "Batch":
-        """Scale the windows, where they are; a batch without any stays as it is."""
+        """Scale unscaled crops; a batch without placements is returned unchanged."""
         if not self.placements:
             return self
         images, labels = scatter(self.images, self.labels, self.placements)
@@ -97,14 +97,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Source:
-    """A split as it is read: decoded, its labels mapped to classes."""
+    """A split and how to read it: decoded images, labels mapped to classes."""
 
     samples: Sequence[Sample]
     labels: LabelMap
     num_channels: int = 3
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(self.samples)
 
     def read(self, index: int) -> Pair:
@@ -116,36 +116,36 @@ class Source:
         return read_sample(self.samples[index], self.labels, self.num_channels)
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Return an image's (height, width) from its header; None where that does not tell."""
-        known = self.num_channels in MODES  # others are not read by Pillow
+        """Return an image's (height, width) from its header; None if it is not there."""
+        known = self.num_channels in MODES  # Pillow does not read the others
         sample = self.samples[index]
         stored = sample.reading.exif == "stored"
         return picture_size(sample.image, stored=stored) if known else None
 
 
 class TrainData(Dataset[Any]):
-    """The training split under the keys of an Order."""
+    """The training split, indexed by the keys of an Order."""
 
     def __init__(self, source: Source, pipeline: Pipeline, order: Order) -> None:
-        """Hold what a worker needs."""
+        """Store what a worker needs."""
         self.source, self.pipeline, self.order = source, pipeline, order
 
     @property
     def num_samples(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(self.source)
 
     def loader(
         self, cut: Cut, steps: range, *, positions: Any, num_workers: int, pin_memory: bool
     ) -> DataLoader[Any]:
-        """Load this process's micro-batches of some steps; never draws from the global state.
+        """Return a loader of this process's micro-batches; it never uses the global generators.
 
         Args:
-            cut: how a step is shared.
-            steps: the first and the last but one.
-            positions: not needed here; a stream's.
+            cut: how a step is split over processes and micro-batches.
+            steps: range of steps to load.
+            positions: unused; for streams.
             num_workers: 0 loads in this process.
-            pin_memory: for copies to a GPU that do not wait.
+            pin_memory: for asynchronous copies to a GPU.
         """
         return load(
             self,
@@ -157,7 +157,7 @@ class TrainData(Dataset[Any]):
         )
 
     def __getitem__(self, key: Key) -> Item | SegaccError:
-        """Read and augment one sample; an error is returned, for all processes to stop together."""
+        """Read and augment one sample; an error is returned, so that all processes stop."""
         return augmented(
             self.source.samples[key[1]].id,
             lambda: self.source.read(key[1]),
@@ -171,13 +171,13 @@ class TrainData(Dataset[Any]):
 def load(
     data: Dataset[Any], num_workers: int, *, ahead: int = 2, **settings: Any
 ) -> DataLoader[Any]:
-    """Build a data loader that never draws from the global state.
+    """Build a data loader that never uses the global random generators.
 
     Args:
-        data: in this process; a copy of it in each worker.
+        data: used in this process; each worker gets a copy.
         num_workers: 0 loads in this process.
-        ahead: batches, or samples where none are made, that each worker prepares.
-        settings: more of the data loader's own.
+        ahead: batches (or samples, without batching) that each worker prefetches.
+        settings: further arguments of DataLoader.
     """
     return DataLoader(
         data,
@@ -198,15 +198,15 @@ def augmented(
     fetch: Callable[[], Pair],
     num_channels: int,
 ) -> Item | SegaccError:
-    """Read a sample and put it through the worker's augmentations, under its own seed.
+    """Read a sample and apply the worker's augmentations, under its own random seed.
 
     Args:
         name: the sample's id.
-        read: image and label, or raises SegaccError.
-        pipeline: of the run.
-        seed: decides all that is drawn.
-        fetch: reads some other sample, for those that mix several.
-        num_channels: of the image that stands for an unreadable one.
+        read: returns image and label, or raises SegaccError.
+        pipeline: the run's augmentations.
+        seed: seed of all random draws.
+        fetch: reads another sample, for augmentations that mix several.
+        num_channels: channels of the image that replaces an unreadable one.
     """
     try:
         with seeded(seed):
@@ -221,7 +221,7 @@ def augmented(
 
 
 def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
-    """Stack items of one size; hand an error on. An unreadable item takes the others' size."""
+    """Stack items of one size, or return the first error. Unreadable items get the others' size."""
     ready = []
     for item in items:
         if isinstance(item, SegaccError):
@@ -247,33 +247,33 @@ def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
 
 
 def blank(item: Item, size: tuple[int, int]) -> Item:
-    """Make an unreadable item of a size."""
+    """Return an unreadable item resized to `size`."""
     image, label = nothing(item.image.shape[0], *size)
     whole = Placement(size, size, size) if item.placement else None
     return replace(item, image=image, label=label, placement=whole)
 
 
 def as_they_lie(images: Sequence[Tensor]) -> Tensor:
-    """Make a batch (N, C, H, W) of images (C, H, W); it lies in memory as they do."""
+    """Stack images (C, H, W) to (N, C, H, W), keeping their memory format."""
     side_by_side = images[0].stride(0) == 1  # the channels
     order = torch.channels_last if side_by_side else torch.contiguous_format
     batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, memory_format=order)
-    for place, image in enumerate(images):
-        batch[place] = image
+    for index, image in enumerate(images):
+        batch[index] = image
     return batch
 
 
 def nothing(num_channels: int, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
-    """Return an image that weighs nothing: (C, H, W) uint8 and its label, all ignored."""
+    """Return a blank image (C, H, W) uint8 and its label, which is all ignored."""
     label = torch.full((height, width), IGNORE, dtype=torch.uint8)
     return torch.zeros(num_channels, height, width, dtype=torch.uint8), label
 
 
 def quiet(worker: int) -> None:
-    """Use one thread, and leave signals to the main process, which ends its workers itself.
+    """Set up a worker: one thread, and no reaction to signals (the main process ends its workers).
 
-    What the libraries have set up is left out of the search for garbage, which takes a tenth of a
-    worker's time where it looks through all of it, and copies its pages.
+    Objects of the imported libraries are excluded from garbage collection, which would otherwise
+    take a tenth of a worker's time and copy its memory pages.
     """
     gc.freeze()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -284,13 +284,13 @@ def quiet(worker: int) -> None:
 
 @atexit.register
 def end_workers() -> None:
-    """End what still loads data when the process exits, as after an error.
+    """Terminate remaining data loader workers when the process exits, e.g. after an error.
 
-    torch leaves that to Python, which asks by a signal that `quiet` workers pass over, and waits.
+    torch leaves this to Python, which sends a signal that workers ignore (see `quiet`) and waits.
     """
     left = [one for one in multiprocessing.active_children() if one.daemon]
     if left and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would tell of a crash
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report a crash
     for worker in left:
         worker.terminate()
     for worker in left:
@@ -300,39 +300,39 @@ def end_workers() -> None:
 
 
 class EvalData(Dataset[Any]):
-    """A split that is scored, sample by sample or in batches of one size."""
+    """The evaluation split, read sample by sample or in batches of one image size."""
 
     def __init__(self, source: Source) -> None:
-        """Hold what a worker needs."""
+        """Store what a worker needs."""
         self.source, self.num_channels = source, source.num_channels
 
     @property
     def num_samples(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(self.source)
 
     def example_ids(self, count: int) -> frozenset[str]:
-        """Choose the ids of `count` samples, evenly spread over the split."""
+        """Return the ids of `count` samples, evenly spaced over the split."""
         return frozenset(
-            self.source.samples[place].id for place in evenly_spaced(len(self.source), count)
+            self.source.samples[index].id for index in evenly_spaced(len(self.source), count)
         )
 
     def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
-        """Load one process's share, sample by sample, in order."""
+        """Return a loader of one process's samples, one by one, in order."""
         sampler = share(len(self.source), process=process, processes=processes)
         return load(self, num_workers, batch_size=None, sampler=sampler)
 
     @cached_property
     def sizes(self) -> list[tuple[int, int] | None]:
-        """(height, width) of each image, from the headers."""
+        """(height, width) of each image, from the file headers."""
         return [self.source.size(index) for index in range(len(self.source))]
 
     def share(
         self, *, process: int, processes: int, batch_size: int
     ) -> list[list[tuple[int, bool]]]:
-        """List one process's batches, as keys; as many on each process, the last may be padding.
+        """Return one process's batches as keys, equally many per process; the last may be padding.
 
-        The batches are cut before they are shared, so that each is the same on any number of
+        The batches are formed before they are distributed, so they are the same on any number of
         processes.
         """
         single = [[index] for index in range(len(self.source))]
@@ -344,7 +344,7 @@ class EvalData(Dataset[Any]):
     def batches(
         self, *, process: int, processes: int, num_workers: int, batch_size: int
     ) -> DataLoader[Any]:
-        """Load one process's share: lists of Item or SegaccError, of images of one size."""
+        """Return a loader of one process's batches: lists of Item or SegaccError of one size."""
         return DataLoader(
             self,
             batch_sampler=self.share(process=process, processes=processes, batch_size=batch_size),
@@ -355,7 +355,7 @@ class EvalData(Dataset[Any]):
         )
 
     def count(self, *, process: int, processes: int, batch_size: int) -> int:
-        """Count the images of one process's share, padding too."""
+        """Return the number of images of one process, including padding."""
         batches = self.share(process=process, processes=processes, batch_size=batch_size)
         return sum(map(len, batches))
 
@@ -372,7 +372,7 @@ class EvalData(Dataset[Any]):
 def scored_item(
     name: str, read: Callable[[], Pair], num_channels: int, *, padding: bool = False
 ) -> Item | SegaccError:
-    """Read a sample at its original size; an error is returned, for all processes to stop."""
+    """Read a sample at its original size; an error is returned, so that all processes stop."""
     try:
         return Item(*read(), name, 0, padding)
     except UnreadableError as error:

@@ -1,4 +1,4 @@
-"""Decoded, mapped samples, kept: `--cache ram`, or a folder that later runs use again."""
+"""Cache of decoded samples: `--cache ram`, or a folder that later runs can reuse."""
 
 import os
 import shutil
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
 RAM = "ram"
 SHARE = 0.8
-"""Of the memory that is available, what a cache may take."""
+"""Maximum fraction of the available memory for a cache."""
 
 SHARED = Path("/dev/shm")
-"""Where Linux keeps files in memory."""
+"""Shared memory on Linux."""
 
 ALIVE = "alive.lock"
-"""In a room; held as long as the process that made it lives."""
+"""A lock file in a room, held while the process that made it is alive."""
 
 PULSE = 5.0
-"""Seconds between two signs of life while the others wait: collectives give up after minutes."""
+"""Seconds between two collective calls while others wait: collectives time out after minutes."""
 
 
 @dataclass(frozen=True)
 class CachedSource(Source):
-    """A split whose samples were decoded before; they read the same, bit by bit."""
+    """A split whose samples are already decoded; reading gives bit-identical results."""
 
     folder: Path = field(kw_only=True)
-    """Holds the files that `segacc.data.cache_files` tells of."""
+    """Contains the files described in `segacc.data.cache_files`."""
     room: "Room | None" = field(default=None, kw_only=True, repr=False, compare=False)
-    """Of a cache in memory: what removes it in the end; in other processes None."""
+    """For a cache in memory: removes it in the end; None in other processes."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what each process opens by itself."""
+        """Exclude what each process opens itself."""
         return {**{one.name: getattr(self, one.name) for one in fields(self)}, "room": None}
 
     @cached_property
@@ -63,17 +63,17 @@ class CachedSource(Source):
     def read(self, index: int) -> Pair:
         """Return image (C, H, W) uint8 and label (H, W) uint8, 255 ignored, as a copy.
 
-        What could not be read when the cache was built is read from its files again, which says
-        why. The map holds one sample at a time, so that no process seems to grow.
+        A sample that was unreadable when the cache was built is read from its files again, for the
+        error message. One sample is memory-mapped at a time, so that no process appears to grow.
 
         Raises:
-            UnreadableError: missing or damaged files.
+            UnreadableError: files are missing or damaged.
             DataError: the cache was removed while it was in use.
         """
         try:
             start, height, width, last = self._index[index].tolist()
             size = height * width * (self.num_channels + 1)
-            file = str(self.folder / DATA)  # of a Path, numpy would resolve all links each time
+            file = str(self.folder / DATA)  # for a Path, numpy resolves all links each time
             window = np.memmap(file, np.uint8, "r", start, (size,)) if size else None
         except (OSError, ValueError) as error:
             raise DataError(
@@ -85,7 +85,7 @@ class CachedSource(Source):
         pixels, label = (
             torch.from_numpy(np.array(part)) for part in np.split(window, [size - height * width])
         )
-        if last:  # as the decoder gave it: networks may round differently with another order
+        if last:  # memory format of the decoder: rounding in the network may depend on it
             image = pixels.view(height, width, -1).permute(2, 0, 1)
         else:
             image = pixels.view(-1, height, width)
@@ -93,10 +93,10 @@ class CachedSource(Source):
 
 
 class Room:
-    """A folder in memory; removed with the last split that uses it, or with this process."""
+    """A temporary folder in memory; removed with the last split that uses it, or at exit."""
 
     def __init__(self, base: Path) -> None:
-        """Make it, under a lock of its own, so that `sweep` tells it from what killed runs left."""
+        """Create it under a global lock, so that `sweep` does not take it for a killed run's."""
         with FileLock(base / f"{_prefix()}rooms.lock"):
             made = tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-", dir=base)
             self.folder = Path(made)
@@ -110,16 +110,16 @@ def _prefix() -> str:
 
 
 def _clear(folder: Path, alive: FileLock, owner: int) -> None:
-    """Remove a room; a worker that was forked from its owner leaves it alone."""
+    """Remove a room; a worker that was forked from its owner does nothing."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
         alive.release(force=True)
 
 
 def sweep(base: Path) -> None:
-    """Remove the rooms of runs that were killed.
+    """Remove the rooms of killed runs.
 
-    Their process id would not tell: containers may share memory, but not their numbers.
+    Process ids are not reliable: containers may share memory, but not process ids.
     """
     with FileLock(base / f"{_prefix()}rooms.lock"):
         for left in filter(Path.is_dir, base.glob(f"{_prefix()}*")):
@@ -128,11 +128,11 @@ def sweep(base: Path) -> None:
 
 
 def available_memory() -> int:
-    """Return the bytes that can be taken: as the kernel says, within the container's limit."""
+    """Return the available memory in bytes, within the container's limit."""
     try:
         told = dict(line.split(":", 1) for line in _lines(Path("/proc/meminfo")))
         kernel = 1024 * int(told["MemAvailable"].split()[0])
-    except OSError:  # not Linux: what there is, in use or not
+    except OSError:  # not Linux: total memory
         kernel = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     group = Path("/sys/fs/cgroup")
     try:
@@ -148,10 +148,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def base_of_room(need: int, where: str) -> Path:
-    """Choose where in memory so many bytes lie: shared memory, or a temporary folder's cache.
+    """Choose a folder in memory for this many bytes: shared memory, or a temporary folder.
 
     Raises:
-        OptionError: they would take more than `SHARE` of what is available.
+        OptionError: more than `SHARE` of the available memory would be used.
     """
     temporary = Path(tempfile.gettempdir())
     shared = os.access(SHARED, os.W_OK)
@@ -161,26 +161,26 @@ def base_of_room(need: int, where: str) -> Path:
     if need > SHARE * available:
         raise OptionError(
             f"{where}: {RAM}: the decoded samples take about {gigabytes(need)}, more than "
-            f"{SHARE:.0%} of the {gigabytes(available)} of memory that are available. Name a "
-            "folder in its place, which keeps them on disk."
+            f"{SHARE:.0%} of the {gigabytes(available)} of available memory. Name a "
+            "folder instead to cache them on disk."
         )
-    roomy = shared and need <= SHARE * shutil.disk_usage(SHARED).free  # containers have 64 MB there
+    roomy = shared and need <= SHARE * shutil.disk_usage(SHARED).free  # in containers often 64 MB
     return SHARED if roomy else temporary
 
 
 class Keeper:
-    """Finds or builds the folders of some splits; it keeps the room that they are in, if any."""
+    """Finds or builds the cache folders of some splits, and owns their room, if any."""
 
     def __init__(self, given: str, where: str) -> None:
-        """Hold `--cache` as it was typed, and where."""
+        """Store the value of `--cache` and its origin."""
         self.given, self.where = given, where
         self.room: Room | None = None
 
     def store(self, sources: Sequence[Source], notice: Notice) -> Work[tuple[Path, ...]]:
-        """Return a whole folder for each split.
+        """Return the complete cache folder of each split.
 
         Raises:
-            SegaccError: see `stored`; or memory does not hold them.
+            SegaccError: see `stored`; or there is not enough memory.
         """
         keys, lasting = [], None if self.given == RAM else Path(self.given).expanduser().absolute()
         for source in sources:
@@ -200,17 +200,17 @@ class Keeper:
 
 
 State = tuple[bool, Any, SegaccError | None]
-"""Whether a process has ended its work, the result, and the error it met."""
+"""Whether a process has finished, its result, and its error."""
 
 
 def together(work: Work[Any] | None, accelerator: Accelerator) -> list[Any]:
-    """Do the work that some processes have, while the others keep in step with them.
+    """Run the work of some processes while the others keep making collective calls.
 
     Returns:
-        Each process's result, on all; None of one that had no work.
+        Each process's result, on all processes; None for one without work.
 
     Raises:
-        SegaccError: the first that any of them met, on all.
+        SegaccError: the first error of any process, on all processes.
     """
     mine: State = (work is None, None, None)
     while True:
@@ -244,28 +244,27 @@ def cached(
     accelerator: Accelerator,
     where: str,
 ) -> tuple[Source, EvalData]:
-    """Return both splits as they are read from a cache, which is built where it is not there yet.
+    """Return both splits as read from a cache, which is built first if it does not exist.
 
-    Called on all processes: the main one of each machine builds, with workers of its own, and the
-    others wait. Two runs that need the same cache at once build it once.
+    Called on all processes: the main process of each machine builds, with its own workers, and the
+    others wait. Two runs that need the same cache at the same time build it once.
 
     Args:
         train: the training split.
-        scored: the other one.
-        given: `ram`, or the folder that holds the caches, each under its key.
-        accelerator: of the run.
-        where: where it was typed.
+        scored: the evaluation split.
+        given: `ram`, or the folder of the caches, each in a subfolder named by its key.
+        accelerator: the run's Accelerator.
+        where: origin of `given`, for errors.
 
     Raises:
-        OptionError: a split is a stream, or there is no room.
-        DataError: a sample is not what it should be; one that cannot be read is no error here, but
-            each time that it is read.
+        OptionError: a split is streamed, or there is not enough space.
+        DataError: a sample is invalid. An unreadable one is an error only when it is read.
     """
     if isinstance(train, Stream) or not isinstance(scored, EvalData):
-        which = "training split" if isinstance(train, Stream) else "split that is scored"
+        which = "training split" if isinstance(train, Stream) else "evaluation split"
         raise OptionError(
-            f"{where}: {given}: the {which} is a stream, which is read shard by shard because it "
-            "may not fit a disk. Leave this out, or use a data set whose samples are on disk."
+            f"{where}: {given}: the {which} is streamed shard by shard because it "
+            "may not fit on a disk. Omit this option, or use a data set whose samples are on disk."
         )
     sources, keeper = (train, scored.source), Keeper(given, where)
     notice = Notice(speaks=accelerator.is_main_process)

@@ -1,15 +1,15 @@
-"""The folder of a cached split: how large it will be, and how it is built.
+"""The folder of a cached split: how its size is estimated, and how it is built.
 
-`DIR/<key>/`, of a key from `cache_key`, holds
+`DIR/<key>/`, with a key from `cache_key`, contains
 
-    data.bin     image and label (H, W), uint8, of one sample after the other; the image as it came
-                 from the decoder, (C, H, W) or (H, W, C)
-    index.npy    (N, 4) int64: where a sample starts in data.bin, its height, its width, and whether
-                 its channels lie last; a height of 0 is that of a sample that could not be read
-    meta.json    written last: the bytes of data.bin, and what it was made of
+    data.bin     image and label (H, W), uint8, of one sample after the other; the image in the
+                 memory format of the decoder, (C, H, W) or (H, W, C)
+    index.npy    (N, 4) int64: offset of the sample in data.bin, height, width, and whether the
+                 channels are last; the height is 0 for an unreadable sample
+    meta.json    written last: the size of data.bin, and what it was made from
 
-It is filled as `DIR/.<key>.part` under a lock of the operating system, which ends with the process
-that holds it, and renamed when it is whole.
+It is written to `DIR/.<key>.part` under a file lock, which the operating system releases if the
+process dies, and renamed when it is complete.
 """
 
 import io
@@ -32,68 +32,68 @@ from segacc.data.batches import EvalData, Source
 from segacc.errors import OptionError, SegaccError
 
 FORMAT = 2
-"""Raised whenever a sample is read to other pixels, or in another order, or the files change."""
+"""Increased whenever decoding gives other pixels or another memory format, or the files change."""
 
 DATA, INDEX, META = "data.bin", "index.npy", "meta.json"
 
 HEADERS = 256
-"""Pictures whose headers tell how large a split will be."""
+"""Number of images whose headers are read to estimate the size of a split."""
 
 FEW = 64
-"""Samples below which workers cost more time than they save."""
+"""Number of samples below which starting workers costs more time than it saves."""
 
 FIRST, THEN = 5.0, 15.0
-"""Seconds after which a long job is told of, and between two times."""
+"""Seconds until the first progress line of a long job, and between two lines."""
 
 T = TypeVar("T")
 Work = Generator[None, None, T]
-"""Work in small pieces: it yields between them, and returns its result."""
+"""Work in small steps: the generator yields between them, and returns its result."""
 
 
 class Notice:
-    """Tells on stderr how far a job is, if it takes long."""
+    """Prints the progress of long jobs to stderr."""
 
     def __init__(self, *, speaks: bool) -> None:
-        """Start the clock; only the main process speaks."""
+        """Start the clock; only the main process prints."""
         self.next = time.monotonic() + FIRST if speaks else float("inf")
 
     def start(self, text: str) -> None:
-        """Write a line at once, before the job."""
+        """Print a line immediately, before the job."""
         if self.next < float("inf"):
             sys.stderr.write(f"cache: {text}\n")
 
     def tell(self, text: str) -> None:
-        """Write a line, if it is time for one."""
+        """Print a line if enough time has passed."""
         if time.monotonic() >= self.next:
             self.next = time.monotonic() + THEN
             sys.stderr.write(f"cache: {text}\n")
 
 
 def gigabytes(size: float) -> str:
-    """Tell a number of bytes."""
+    """Format a number of bytes."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def estimate(source: Source) -> int:
-    """Estimate the bytes of all decoded samples, from the headers of some of them."""
+    """Estimate the bytes of all decoded samples from some of the image headers."""
     count = min(HEADERS, len(source))
-    places = [turn * len(source) // count for turn in range(count)]
-    found = [pixels for place in places if (pixels := _pixels(source.samples[place].image))]
+    indices = [turn * len(source) // count for turn in range(count)]
+    found = [pixels for index in indices if (pixels := _pixels(source.samples[index].image))]
     mean = sum(found) / max(1, len(found))
     return int(mean * (source.num_channels + 1) * len(source))
 
 
 def _pixels(file: bytes | Path) -> int:
-    """Count the pixels of a picture; 0 for one that cannot be read."""
+    """Return the number of pixels of an image; 0 if it cannot be read."""
     try:
         with PILImage.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             return picture.width * picture.height
-    except Exception:  # a damaged file makes Pillow raise anything
+    except Exception:  # Pillow may raise anything for a damaged file
         return 0
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether a folder holds all that was written into it."""
+    """True if a folder contains everything that was written to it."""
     try:
         told = json.loads((folder / META).read_text(encoding="utf-8"))
         return bool(told["bytes"] == (folder / DATA).stat().st_size)
@@ -102,11 +102,11 @@ def is_whole(folder: Path) -> bool:
 
 
 def stored(source: Source, folder: Path, where: str, notice: Notice) -> Work[None]:
-    """Build the folder of a split, or wait for another process that does; then it is whole.
+    """Build the folder of a split, or wait until another process has built it.
 
     Raises:
-        OptionError: there is no room for it, or nobody may write there.
-        DataError: a sample is not what it should be.
+        OptionError: there is not enough space, or the folder is not writable.
+        DataError: a sample is invalid.
     """
     if is_whole(folder):
         return
@@ -131,13 +131,13 @@ def stored(source: Source, folder: Path, where: str, notice: Notice) -> Work[Non
 def _build(source: Source, folder: Path, where: str, notice: Notice) -> Work[None]:
     _sweep(folder.parent)
     part = folder.with_name(f".{folder.name}.part")
-    for left in (part, folder):  # of a builder that was killed; what somebody has cut off
+    for left in (part, folder):  # left by a killed run; incomplete
         shutil.rmtree(left, ignore_errors=True)
     need, free = estimate(source), shutil.disk_usage(folder.parent).free
     if need > free:
         raise OptionError(
             f"{where}: the decoded samples take about {gigabytes(need)}, and {folder.parent} has "
-            f"{gigabytes(free)} free. Name a folder on a larger disk, or leave this out."
+            f"{gigabytes(free)} free. Name a folder on a larger disk, or omit this option."
         )
     part.mkdir()
     try:
@@ -149,7 +149,7 @@ def _build(source: Source, folder: Path, where: str, notice: Notice) -> Work[Non
 
 
 def _sweep(root: Path) -> None:
-    """Remove what builders of other keys left that were killed: nobody holds their locks."""
+    """Remove incomplete folders of killed runs for other keys, whose locks are free."""
     for part in root.glob(".*.part"):
         with suppress(Timeout), FileLock(part.with_suffix(".lock")).acquire(timeout=0):
             shutil.rmtree(part, ignore_errors=True)
@@ -160,19 +160,19 @@ def _fill(part: Path, source: Source, folder: Path, notice: Notice) -> Work[None
     workers = _workers(len(source))
     items = EvalData(source).loader(process=0, processes=1, num_workers=workers)
     with (part / DATA).open("wb") as file:
-        for place, item in enumerate(items):
+        for k, item in enumerate(items):
             if isinstance(item, SegaccError):
                 raise item
             if not item.unreadable:
                 last = not item.image.is_contiguous()
-                index[place] = (file.tell(), *item.label.shape, last)
+                index[k] = (file.tell(), *item.label.shape, last)
                 image = item.image.permute(1, 2, 0) if last else item.image
                 for tensor in (image, item.label):
                     file.write(tensor.contiguous().numpy().data)
-            notice.tell(f"{place + 1} of {len(source)} samples decoded into {folder}")
+            notice.tell(f"{k + 1} of {len(source)} samples decoded into {folder}")
             yield
         file.flush()
-        os.fsync(file.fileno())  # the disk has it before the rename says that it is whole
+        os.fsync(file.fileno())  # written to disk before the rename marks it complete
         size = file.tell()
     np.save(part / INDEX, index)
     meta = {
@@ -186,7 +186,7 @@ def _fill(part: Path, source: Source, folder: Path, notice: Notice) -> Work[None
 
 
 def _workers(count: int) -> int:
-    """Choose how many processes decode; with 0, this one does."""
+    """Return the number of decoding workers; 0 decodes in this process."""
     if count < FEW:
         return 0
     affinity = getattr(os, "sched_getaffinity", None)
@@ -197,6 +197,6 @@ def _complaint(error: OSError, source: Source, root: Path, where: str) -> str:
     if error.errno in (ENOSPC, EDQUOT):
         return (
             f"{where}: {root} is full: the decoded samples take about "
-            f"{gigabytes(estimate(source))}. Name a folder on a larger disk, or leave this out."
+            f"{gigabytes(estimate(source))}. Name a folder on a larger disk, or omit this option."
         )
     return f"{where}: {root} cannot be written: {error.strerror or error}."

@@ -1,7 +1,7 @@
-"""The key of a cached split: made of the contents of its files and of the options.
+"""The key of a cached split: a hash of its files' contents and the options.
 
-Contents are read once. Then `DIR/.<identity>.key` tells the key, where the identity is made of what
-the system knows of the files without reading them.
+The contents are read once. After that, `DIR/.<identity>.key` contains the key, where the identity
+is a hash of file metadata that is available without reading the files.
 """
 
 import json
@@ -26,18 +26,18 @@ new_digest = partial(blake2b, digest_size=16)
 
 
 def key_of(source: Source, root: Path | None, notice: Notice) -> Work[str]:
-    """Return the key of a split: 32 hexadecimal digits over all that decides what it reads as.
+    """Return the key of a split: a hash of 32 hexadecimal digits over all that its data depends on.
 
-    That is FORMAT, the versions of Pillow and torchvision, the label map, the number of channels;
-    and of each sample, in order, its id, its own label map, the contents of its two files, and how
-    its image is read where that was said. So a data set that was copied, moved or touched has the
-    key that it had.
+    These are FORMAT, the versions of Pillow and torchvision, the label map, the number of channels,
+    and for each sample in order: its id, its own label map, the contents of both files, and its
+    Reading if it is not the default. So a data set that was copied, moved or touched keeps its
+    key.
 
     Args:
         source: the split.
-        root: the folder of the caches, which remembers keys; None for a cache that nobody will look
-            for, whose files need not be read.
-        notice: tells how far it is.
+        root: the folder of the caches, which stores known keys; None for a temporary cache, for
+            which the files need not be read.
+        notice: prints progress.
     """
     embedded = True
 
@@ -56,7 +56,7 @@ def key_of(source: Source, root: Path | None, notice: Notice) -> Work[str]:
         ):
             return key
     key = yield from _digest(source, contents, notice)
-    with suppress(OSError):  # nobody may write there: read again the next time
+    with suppress(OSError):  # not writable: read the files again next time
         root.mkdir(parents=True, exist_ok=True)
         memory.write_text(key, encoding="ascii")
     return key
@@ -70,9 +70,9 @@ def _digest(
     digest = new_digest(json.dumps(given).encode())
     last: LabelMap | None = None
     own = ""
-    for place in range(len(source)):
-        sample = source.samples[place]
-        if sample.labels is not last:  # thousands of samples have one and the same
+    for index in range(len(source)):
+        sample = source.samples[index]
+        if sample.labels is not last:  # usually the same one for all samples
             last = sample.labels
             own = json.dumps(last.to_dict()) if last else ""
         row: list[Any] = [sample.id, of_file(sample.image), of_file(sample.label), own]
@@ -80,26 +80,28 @@ def _digest(
             row.append(asdict(sample.reading))
         digest.update(json.dumps(row).encode())
         if notice:
-            notice.tell(f"the files of {place + 1} of {len(source)} samples read for their key")
+            notice.tell(
+                f"computing the cache key: read the files of {index + 1} of {len(source)} samples"
+            )
         yield
     return digest.hexdigest()
 
 
 def contents(file: bytes | Path) -> str | int:
-    """Return a hash of the bytes of a file, or the number of the error that reading it ends in."""
+    """Return a hash of the contents of a file, or the errno of the error when reading it."""
     if isinstance(file, bytes):
         return new_digest(file).hexdigest()
     try:
         with file.open("rb") as opened:
             return file_digest(opened, new_digest).hexdigest()
-    except OSError as error:  # once it can be read, the key is another one
+    except OSError as error:  # the key changes once it can be read
         return error.errno or 0
 
 
 def identity(file: bytes | Path) -> tuple[Any, ...]:
-    """Return what changes whenever a file is written to or replaced, without reading it.
+    """Return values that change whenever a file is written or replaced, without reading it.
 
-    Nobody can set the time of the last change of its inode; what is embedded is known by its bytes.
+    The ctime of an inode cannot be set by users; embedded data is identified by its bytes.
     """
     if isinstance(file, bytes):
         return (contents(file),)

@@ -1,4 +1,4 @@
-"""How often each class occurs: pixels counted label by label, and the weights that follow."""
+"""Class frequencies: pixel counts per label, and the class and sampling weights from them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,37 +13,37 @@ from segacc.data.decode import read_label
 from segacc.errors import SegaccError, UnreadableError
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
-"""(n, K): pixels of each class in each of n labels; ignored pixels are not counted."""
+"""(n, K): number of pixels of each class in each of n labels, without ignored pixels."""
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 ENET_C = 1.02
-"""c in Paszke et al. 2016."""
+"""The constant c in Paszke et al. 2016."""
 
 MIN_SHARE = 3000 / (1024 * 2048)
-"""A label holds a class, for `rare_class_chances`, where it has more than this share of the
-labelled pixels. DAFormer asks for more than 3000 pixels in the 1024x2048 labels of Cityscapes; the
-share asks for as much of labels of any size."""
+"""Minimum fraction of the labelled pixels for a label to contain a class in `rare_class_chances`.
+DAFormer requires more than 3000 pixels in the 1024x2048 labels of Cityscapes; the fraction applies
+this to labels of any size."""
 
 
 class _Pixels(Dataset[Any]):
-    """The pixels of each class, label by label, as a worker counts them."""
+    """Data set of pixel counts per class, one label after the other, for the workers."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, place: int) -> Counts | SegaccError:
-        """Count one label; an error is returned, so that it reaches the main process as it is."""
+    def __getitem__(self, index: int) -> Counts | SegaccError:
+        """Count one label; an error is returned, so that the main process can raise it."""
         try:
-            label = read_classes(self.source, place)
+            label = read_classes(self.source, index)
         except SegaccError as error:
             return error
         counts = np.bincount(label.numpy().reshape(-1), minlength=256).astype(np.int64)
         return counts[: len(self.source.labels.names)]
 
 
-def read_classes(source: Source, place: int) -> Tensor:
-    """Read a label, without its image where the source has them apart.
+def read_classes(source: Source, index: int) -> Tensor:
+    """Read a label, without its image if the source stores them separately.
 
     Returns:
         (H, W) uint8 classes, 255 ignored.
@@ -51,9 +51,9 @@ def read_classes(source: Source, place: int) -> Tensor:
     Raises:
         SegaccError: see `read_label`.
     """
-    if type(source) is not Source:  # a cache, which keeps both together
-        return source.read(place)[1]
-    sample = source.samples[place]
+    if type(source) is not Source:  # a cache stores both together
+        return source.read(index)[1]
+    sample = source.samples[index]
     where = f"sample {sample.id}" if isinstance(sample.label, bytes) else str(sample.label)
     return read_label(sample.label, sample.labels or source.labels, where)
 
@@ -74,16 +74,16 @@ def count_labels(
 
     Args:
         source: the split.
-        num_workers: of the data loader; 0 reads in this process.
+        num_workers: workers of the data loader; 0 reads in this process.
         tick: called after each label.
-        places: the indices to count, as one process's share of them; default all.
-        unreadable: where given, takes why labels could not be read, and these count as empty.
+        places: indices of the labels to count, e.g. one process's part; default all.
+        unreadable: if given, collects the errors of unreadable labels, which count as empty.
 
     Returns:
-        (n, K) int64, a row for each of `places`, in their order.
+        (n, K) int64, one row for each of `places`, in the same order.
 
     Raises:
-        SegaccError: the first label that is not what it should be.
+        SegaccError: the first label that is invalid.
     """
     loader: DataLoader[Any] = DataLoader(
         _Pixels(source),
@@ -107,7 +107,7 @@ def count_labels(
 
 
 def shares(counts: Counts) -> Numbers:
-    """Return the share of each class in all pixels counted: (K,), of sum 1.
+    """Return each class's fraction of all counted pixels: (K,), with sum 1.
 
     Args:
         counts: (n, K), not all 0.
@@ -118,24 +118,24 @@ def shares(counts: Counts) -> Numbers:
 
 
 def class_weights(rule: str, counts: Counts) -> tuple[float, ...]:
-    """Return K weights by a rule, which are 1 in the mean over the classes that occur.
+    """Return K class weights with mean 1 over the classes that occur.
 
-    With p the share of a class in the labelled pixels:
+    With p the fraction of a class in the labelled pixels:
 
-    * inverse: 1 / p, so that all classes weigh the same in all. Strong where a class is rare.
-    * enet: 1 / ln(1.02 + p), from 1.4 to 50 before the mean is set (Paszke et al. 2016, ENet).
+    * inverse: 1 / p, so that all classes have the same total weight. Strong for rare classes.
+    * enet: 1 / ln(1.02 + p), from 1.4 to 50 before normalization (Paszke et al. 2016, ENet).
     * effective: (1 - b) / (1 - b^n) with b = (N - 1) / N (Cui et al. 2019, Class-Balanced Loss).
-      Here n is the number of labels that hold the class, and N that of all labels that are not
-      ignored as a whole. Counted in pixels, as if each were a sample of its own, b^n would be 0 for
-      every class and all weights equal; the pixels of one label are hardly more than one sample.
+        Here n is the number of labels that contain the class, and N that of all labels with any
+        labelled pixel. If each pixel were counted as a sample, b^n would be 0 for every class and
+        all weights equal; the pixels of one label are hardly more than one sample.
 
-    A class that never occurs has the weight 1. No pixel asks for it; only label smoothing sees it.
+    A class that never occurs has weight 1, which only label smoothing uses.
 
-    The mean is Cui's choice. Where a loss divides by the weights of its pixels, as cross_entropy
-    does, it makes no difference; elsewhere it keeps the loss about as large as it was.
+    The normalization is Cui's. It makes no difference for a loss that divides by the weights of its
+    pixels, such as cross_entropy; otherwise it keeps the loss at about the same scale.
 
     Args:
-        rule: one of the three.
+        rule: `inverse`, `enet` or `effective`.
         counts: (n, K), not all 0.
     """
     occurs, p = counts.sum(0) > 0, shares(counts)
@@ -153,28 +153,29 @@ def class_weights(rule: str, counts: Counts) -> tuple[float, ...]:
 
 
 def class_chances(counts: Counts, temperature: float) -> Numbers:
-    """Return how often rare-class sampling asks for each class: (K,), of sum 1.
+    """Return the class probabilities of rare-class sampling: (K,), with sum 1.
 
-    P(c) = exp((1 - f_c) / T) / sum over classes, with f_c the share of c in the labelled pixels
-    (Hoyer et al. 2022, DAFormer). Classes that never occur are left out.
+    P(c) = exp((1 - f_c) / T) / sum over classes, with f_c the fraction of c in the labelled pixels
+    (Hoyer et al. 2022, DAFormer). Classes that never occur are excluded.
 
     Args:
         counts: (n, K), not all 0.
-        temperature: T > 0; small ones ask for the rarest class only, large ones for all alike.
+        temperature: T > 0; a small T selects only the rarest class, a large T all classes equally.
     """
     f = np.where(counts.sum(0) > 0, shares(counts), np.inf)
-    raised = np.exp((f.min() - f) / temperature)  # the largest is 1: nothing overflows
+    raised = np.exp((f.min() - f) / temperature)  # the largest is 1, so no overflow
     found: Numbers = raised / raised.sum()
     return found
 
 
 def rare_class_chances(counts: Counts, temperature: float) -> Numbers:
-    """Return the chance of each image in DAFormer's rare-class sampling: (n,), of sum 1.
+    """Return each image's probability in DAFormer's rare-class sampling: (n,), with sum 1.
 
-    It draws a class by `class_chances`, then evenly one of the images that hold it, so an image's
-    chance is the sum of P(c) / n_c over the classes it holds, n_c images holding c. A class is held
-    where it has more than `MIN_SHARE` of a label's pixels; one that no label has so much of is
-    held wherever it occurs. An image without any labelled pixel has the chance 0.
+    It draws a class by `class_chances`, then uniformly one of the images that contain it. So the
+    probability of an image is the sum of P(c) / n_c over its classes, where n_c images contain c.
+    An image contains a class if more than `MIN_SHARE` of its labelled pixels have it; if no image
+    has that much of a class, any pixel is enough. An image without labelled pixels has probability
+    0.
 
     Args:
         counts: (n, K), not all 0.

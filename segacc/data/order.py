@@ -1,4 +1,4 @@
-"""In what order training sees samples: a function of seed and step, however the work is cut."""
+"""The order of training samples: a function of seed and step, however a batch is split."""
 
 import hashlib
 import random
@@ -12,15 +12,15 @@ import torch
 from torch.utils.data import Sampler, get_worker_info
 
 Key = tuple[int, ...]
-"""(epoch, index of the sample), and its place in the epoch where a sample may come twice."""
+"""(epoch, sample index), and the index within the epoch if a sample may occur twice."""
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Run a block with torch, numpy and random seeded; their global states stay as they were.
+    """Seed torch, numpy and random inside a block; their global states are restored afterwards.
 
-    The generator of a CUDA `device` is seeded too when one is given. A data loader's worker has its
-    global states for itself, so there nothing is put back.
+    The generator of a CUDA `device` is seeded too if one is given. In a data loader worker the
+    global states are not restored, because nothing else uses them.
     """
     if device is None and get_worker_info() is not None:
         reseed(seed)
@@ -47,38 +47,40 @@ def reseed(seed: int) -> None:
 
 
 def sample_seed(seed: int, *key: int) -> int:
-    """Return the seed of one sample under its key: 63 bits from (seed, epoch, index, ...)."""
+    """Return the seed of one sample: 63 bits derived from (seed, epoch, index, ...)."""
     digest = hashlib.blake2b(repr((seed, *map(int, key))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 class Order:
-    """An endless row of epochs over `count` samples; place N is known without those before it.
+    """Shuffled sample indices, epoch after epoch.
 
-    An epoch is a permutation. Where `chances` are given it is as many independent draws, in
-    proportion to them, so that a sample may come twice or not at all.
+    Index N is computed directly, so a resumed run need not replay the earlier ones.
+
+    An epoch is a permutation. With `chances` it consists of as many independent draws with these
+    sampling weights, so a sample may occur several times or not at all.
     """
 
     def __init__(self, count: int, *, seed: int, chances: Sequence[float] | None = None) -> None:
-        """Hold what decides the order.
+        """Store what determines the order.
 
         Args:
-            count: of samples.
-            seed: of the run.
-            chances: (count,) numbers >= 0 that are not all 0.
+            count: number of samples.
+            seed: random seed of the run.
+            chances: (count,) sampling weights >= 0, not all 0.
         """
         self.count, self.seed = count, seed
         self.chances = None if chances is None else np.asarray(chances, np.float64)
         self.epochs: dict[int, np.ndarray[Any, np.dtype[np.int64]]] = {}
 
     def key(self, position: int) -> Key:
-        """Return what comes at a position of the row."""
-        epoch, place = divmod(position, self.count)
-        index = int(self.epoch(epoch)[place])
-        return (epoch, index) if self.chances is None else (epoch, index, place)
+        """Return the key at a position of the endless sequence."""
+        epoch, offset = divmod(position, self.count)
+        index = int(self.epoch(epoch)[offset])
+        return (epoch, index) if self.chances is None else (epoch, index, offset)
 
     def epoch(self, epoch: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """Return the sample indices of one epoch, from (seed, epoch) only; two are kept."""
+        """Return the sample indices of one epoch, from (seed, epoch) only; two are cached."""
         if epoch not in self.epochs:
             draw = np.random.default_rng((self.seed, epoch))
             if self.chances is None:
@@ -90,7 +92,7 @@ class Order:
         return self.epochs[epoch]
 
     def another(self) -> int:
-        """Draw the index of a sample from torch's generator, in proportion to the chances."""
+        """Draw a sample index with torch's generator, in proportion to the sampling weights."""
         if self.chances is None:
             return int(torch.randint(self.count, ()))
         return int(torch.multinomial(torch.from_numpy(self.chances), 1))
@@ -98,7 +100,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How the batch of a step is shared by processes and micro-batches."""
+    """How the batch of a step is split over processes and micro-batches."""
 
     batch_size: int
     """Images per process per micro-batch."""
@@ -109,19 +111,19 @@ class Cut:
 
 
 class StepSampler(Sampler[list[Key]]):
-    """Micro-batches of this process, from an endless row of epochs; a function of the step alone.
+    """The micro-batches of this process, computed from the step alone.
 
-    Step s takes the samples from s * total_batch_size on in that row, however many processes and
-    micro-batches share them, so no window is ever partial and the order never depends on how the
-    work is cut.
+    Step s takes total_batch_size samples from index s * total_batch_size of the endless sequence,
+    however many processes and micro-batches share them. So no step has a partial batch, and the
+    order does not depend on how a batch is split.
     """
 
     def __init__(self, order: Order, steps: range, cut: Cut) -> None:
-        """Cover some steps."""
+        """Cover a range of steps."""
         self.order, self.steps, self.cut = order, steps, cut
 
     def __len__(self) -> int:
-        """Count micro-batches."""
+        """Return the number of micro-batches."""
         return len(self.steps) * self.cut.accumulation
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -130,13 +132,15 @@ class StepSampler(Sampler[list[Key]]):
         for step in self.steps:
             for micro in range(cut.accumulation):
                 turn = (step * cut.accumulation + micro) * cut.processes + cut.process
-                yield [self.order.key(place) for place in range(turn * size, (turn + 1) * size)]
+                yield [
+                    self.order.key(position) for position in range(turn * size, (turn + 1) * size)
+                ]
 
 
 def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]:
-    """List one process's keys of a split: every `processes`-th sample, as many on each process.
+    """Return one process's keys of a split: every `processes`-th sample, equally many per process.
 
-    Past the end comes sample 0 as padding.
+    The end is padded with sample 0.
     """
     turns = range(process, -(-count // processes) * processes, processes)
     return [(index, False) if index < count else (0, True) for index in turns]
@@ -145,17 +149,18 @@ def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]
 def of_one_size(
     sizes: Sequence[tuple[int, int] | None], *, batch_size: int, pixels: int
 ) -> list[list[int]]:
-    """Cut a split that is scored into batches of images of one size.
+    """Split an evaluation split into batches of images of one size.
 
-    The cut depends on nothing else, so it is the same on any number of processes.
+    The result depends on nothing else, so it is the same on any number of processes.
 
     Args:
-        sizes: (height, width) of each image; one whose size is not known is alone.
-        batch_size: images of a batch, at most.
-        pixels: that a batch has, at most, unless it is one image.
+        sizes: (height, width) of each image; an image of unknown size gets its own batch.
+        batch_size: maximum number of images per batch.
+        pixels: maximum number of pixels per batch of several images.
 
     Returns:
-        The indices of each batch, ascending; full batches first, in the order they are full.
+        The indices of each batch, ascending; full batches first, in the order in which they fill
+        up.
     """
     batches: list[list[int]] = []
     parts: dict[tuple[int, int], list[int]] = {}

@@ -1,4 +1,4 @@
-"""Pictures for people: validation panels, overlays with a legend."""
+"""Rendered pictures: validation panels, and overlays with a legend."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 TILE = 256
-"""Height of a picture in a panel, in pixels; a wide one gets at most twice this width."""
+"""Height of an image in a panel, in pixels; the width is at most twice this."""
 GAP = 12
 NEAREST = Image.Resampling.NEAREST
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (255, 0, 40)
 HATCH = np.array([[205, 205, 205], [165, 165, 165]], np.uint8)
-"""The two greys of the stripes that mark ignored pixels."""
+"""The two greys of the stripes on ignored pixels."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One validation picture of the fixed set, for pictures/step-N.png."""
+    """One image of the fixed validation examples in pictures/step-N.png."""
 
     id: str
     image: "Tensor"
@@ -54,13 +54,13 @@ def _stripes(shape: tuple[int, ...]) -> Pixels:
 def overlay(
     image: Pixels, prediction: Pixels, palette: Sequence[Color], *, alpha: float = 0.55
 ) -> Pixels:
-    """Blend class colours into a picture.
+    """Blend class colours into an image.
 
     Args:
         image: (H, W, 3) uint8.
-        prediction: (H, W) uint8; pixels of 255 stay as they are.
+        prediction: (H, W) uint8; pixels with 255 are left unchanged.
         palette: K RGB colours, 0..255.
-        alpha: the colours' share, 0..1.
+        alpha: opacity of the colours, 0..1.
 
     Returns:
         (H, W, 3) uint8.
@@ -73,8 +73,8 @@ def overlay(
 def errors(image: Pixels, label: Pixels, prediction: Pixels) -> Pixels:
     """Show where a prediction is wrong: (H, W, 3) uint8.
 
-    Right pixels are the picture in dim grey, wrong ones red, ignored ones grey stripes. `image` is
-    (H, W, 3), `label` and `prediction` are (H, W), all uint8.
+    Correct pixels show the image in dim grey, wrong ones are red, ignored ones grey stripes.
+    `image` is (H, W, 3), `label` and `prediction` are (H, W), all uint8.
     """
     grey = (0.45 * image.mean(axis=2, keepdims=True) + 20).astype(np.uint8).repeat(3, axis=2)
     grey[label != prediction] = WRONG
@@ -86,7 +86,7 @@ def legend(
 ) -> Image.Image:
     """Draw colour squares and names of the classes in `used`, in rows of at most `width` pixels.
 
-    The 255 in `used` is told as `ignored`. A name longer than a row ends in an ellipsis.
+    The value 255 in `used` is labelled `ignored`. A name longer than a row is truncated.
     """
     font = text_font(max(13, width // 90))
     side = round(1.2 * font.size)
@@ -124,7 +124,7 @@ def _legend_row(
 
 
 def text_font(size: float) -> ImageFont.FreeTypeFont:
-    """Return the font of captions and legends, which matplotlib brings."""
+    """Return the font of captions and legends, which is part of matplotlib."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -132,7 +132,7 @@ def text_font(size: float) -> ImageFont.FreeTypeFont:
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut a text that is wider than `width` pixels, and end it in an ellipsis."""
+    """Truncate a text to `width` pixels, with an ellipsis at the end."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:
@@ -159,10 +159,10 @@ def draw_examples(
     title: str,
     captions: Sequence[str] = (),
 ) -> None:
-    """Write a panel with a row for each example: image, truth, prediction, error; a legend below.
+    """Write a panel with a row per example: image, truth, prediction, error; a legend below.
 
-    The file appears whole or not at all; its folder is made when it is missing. A caption stands
-    over each row; by default it tells the id and the share of the pixels that is right.
+    The file is written atomically; its folder is created if necessary. Each row has a caption, by
+    default the id and the percentage of correct pixels.
     """
     captions = captions or [_caption(example) for example in examples]
     rows = [_tiles(example, palette) for example in examples]
@@ -172,8 +172,8 @@ def draw_examples(
     parts = [text_strip([title], width, 18), text_strip(headings, column, 15)]
     for caption, row in zip(captions, rows, strict=True):
         strip = Image.new("RGB", (width - 2 * GAP, max(tile.height for tile in row)), PAPER)
-        for place, tile in enumerate(row):
-            strip.paste(tile, (place * (column + GAP), 0))
+        for index, tile in enumerate(row):
+            strip.paste(tile, (index * (column + GAP), 0))
         parts += [text_strip([caption], width - 2 * GAP, 13), strip]
     ids = [part.numpy() for e in examples for part in (e.label, e.prediction)]
     used = {int(k) for part in ids for k in np.unique(part)}
@@ -182,15 +182,15 @@ def draw_examples(
 
 
 def visible(image: "Tensor") -> Pixels:
-    """Turn an image (C, H, W) uint8 of 1, 3 or more channels into (H, W, 3) uint8."""
+    """Convert an image (C, H, W) uint8 with 1, 3 or more channels to (H, W, 3) uint8."""
     shown = image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
     return cast(Pixels, shown.permute(1, 2, 0).contiguous().numpy())
 
 
 def shrunk(example: Example) -> Example:
-    """Bring an example to the size that a panel shows it at, its image to RGB.
+    """Resize an example to its size in a panel, and its image to RGB.
 
-    What is of that size already stays as it is.
+    An example of that size is returned unchanged.
     """
     import torch
 
@@ -207,7 +207,7 @@ def shrunk(example: Example) -> Example:
 
 
 def _tiles(example: Example, palette: Sequence[Color]) -> list[Image.Image]:
-    """Return image, truth, prediction and error at one size."""
+    """Return image, truth, prediction and error in the same size."""
     small = shrunk(example)
     image, label, prediction = visible(small.image), small.label.numpy(), small.prediction.numpy()
     pixels = (image, colorize(label, palette), colorize(prediction, palette))
@@ -217,22 +217,22 @@ def _tiles(example: Example, palette: Sequence[Color]) -> list[Image.Image]:
 def _caption(example: Example) -> str:
     valid = example.label != IGNORE
     right = (example.label == example.prediction)[valid].float().mean().item()
-    return f"{example.id}: {100 * right:.1f} % of the pixels right" if valid.any() else example.id
+    return f"{example.id}: {100 * right:.1f} % of pixels correct" if valid.any() else example.id
 
 
 def text_strip(texts: Sequence[str], column: int, size: int) -> Image.Image:
-    """Write texts into columns of `column` pixels."""
+    """Draw texts into columns of `column` pixels."""
     font = text_font(size)
     strip = Image.new("RGB", (len(texts) * (column + GAP), round(1.3 * size)), PAPER)
     draw = ImageDraw.Draw(strip)
-    for place, text in enumerate(texts):
-        x = place * (column + GAP)
+    for index, text in enumerate(texts):
+        x = index * (column + GAP)
         draw.text((x, 0.65 * size), _fit(text, font, column), INK, font, anchor="lm")
     return strip
 
 
 def stacked(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Image.Image:
-    """Put pictures under each other on white paper, the first one `first` from the edges."""
+    """Stack pictures vertically on a white page, the first one `first` pixels from the edges."""
     height = first + sum(part.height + GAP // 2 for part in parts) + GAP // 2
     paper = Image.new("RGB", (width, height), PAPER)
     x, y = first, first
@@ -243,7 +243,7 @@ def stacked(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Im
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that appears whole or not at all; its folder is made when it is missing."""
+    """Write a PNG atomically; its folder is created if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     picture.save(temporary, format="PNG")

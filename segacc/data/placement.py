@@ -1,7 +1,7 @@
-"""Where a picture comes to lie in a sample: scaled, filled up, mirrored, at once or on the device.
+"""The geometry of a random crop (scale, pad, flip), applied in the worker or on the device.
 
-A crop that comes last in the worker, but for flips, cuts its window and leaves the rest to the
-device: the windows of a batch go there in one row, each with its Placement.
+A crop that is last in the worker, or followed by flips only, cuts its window there and defers the
+rest to the device. The windows of a batch are copied to it concatenated, each with its Placement.
 """
 
 from collections.abc import Sequence
@@ -16,61 +16,62 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """(height, width)."""
 KEPT = 4
-"""A picture is kept until its batch is made where it is up to so many times its window."""
+"""A window is copied if its image is more than this many times as large."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What is still to be done with a window of a picture."""
+    """The geometry that remains to be applied to a window of an image."""
 
     window: Size
-    """Its own size."""
+    """Size of the window."""
     scaled: Size
-    """The size that it is scaled to; then it lies at the sample's top left."""
+    """Size that the window is scaled to, at the top left of the sample."""
     sample: Size
-    """(H, W); what is not covered has the padding's colour and is ignored."""
+    """(H, W) of the sample; the rest is padding, which is ignored."""
     ignore: int = IGNORE
     mirrored: frozenset[int] = frozenset()
-    """Axes that the sample is mirrored along at the end: -1 left and right, -2 top and bottom."""
+    """Axes along which the sample is finally flipped: -1 horizontally, -2 vertically."""
 
     def mirror(self, axis: int) -> "Placement":
-        """Mirror the sample along an axis; twice is not at all."""
+        """Flip the sample along an axis; two flips cancel."""
         return replace(self, mirrored=self.mirrored ^ {axis})
 
 
 class LateCrop(Protocol):
-    """A crop of the worker that can leave its scaling to the device.
+    """A crop in the worker whose scaling can be deferred to the device.
 
-    It does where only LateFlips come after it in the worker, and all BatchChanges draw unseen; a
-    subclass that has a call of its own needs a `late_cut` of its own. The same holds of flips.
+    It is deferred if only LateFlips follow it in the worker and all BatchChanges have
+    `draws_unseen`. A subclass that overrides `__call__` must override `late_cut` too; the same
+    holds for flips.
     """
 
     def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
-        """Cut a window of image (C, H, W) and label (H, W), and tell where it is to lie.
+        """Cut a window of image (C, H, W) and label (H, W), and return its geometry.
 
-        All are plain uint8 tensors; the windows may be views of what is given.
-        `placed` must make of it what a call returns under the same seed.
+        All are plain uint8 tensors; the windows may be views of the arguments. `placed` must turn
+        them into what `__call__` returns under the same seed.
         """
 
 
 class LateFlip(Protocol):
-    """A flip that can be left to the device, after a LateCrop."""
+    """A flip after a LateCrop that can be deferred to the device."""
 
     def late_flip(self, placement: Placement) -> Placement:
-        """Draw what a call would draw, and put it into the placement."""
+        """Draw what `__call__` would draw, and add it to the placement."""
 
 
 def own(
     whole: "Tensor", image: "Tensor", label: "Tensor", placement: Placement
 ) -> "tuple[Tensor, Tensor, Placement]":
-    """Copy a small window, so that a worker does not hold all pictures of a batch whole."""
+    """Copy a small window, so that a worker does not keep all images of a batch in memory."""
     if image.numel() * KEPT < whole.numel():
         image, label = copied(image), label.clone()
     return image, label, placement
 
 
 def copied(image: "Tensor") -> "Tensor":
-    """Copy an image (C, H, W), or a window of one; channels that lie side by side stay so."""
+    """Copy an image (C, H, W) or a window of one, keeping channels-last memory."""
     import torch
 
     if image.stride(0) != 1:
@@ -80,7 +81,7 @@ def copied(image: "Tensor") -> "Tensor":
 
 
 def placed(image: "Tensor", label: "Tensor", to: Placement) -> "tuple[Tensor, Tensor]":
-    """Make a sample of a window: image (C, h, w) uint8 to (C, H, W), label (h, w) to (H, W)."""
+    """Apply the geometry: image (C, h, w) uint8 to (C, H, W), label (h, w) to (H, W)."""
     image, label = resized(image, label, to.scaled)
     if to.scaled != to.sample:
         image, label = padded(image, label, to.sample, to.ignore)
@@ -90,7 +91,7 @@ def placed(image: "Tensor", label: "Tensor", to: Placement) -> "tuple[Tensor, Te
 
 
 def packed(images: "Sequence[Tensor]", labels: "Sequence[Tensor]") -> "tuple[Tensor, Tensor]":
-    """Put windows (C, h, w) and (h, w) in a row: pixels (n, C) and classes (n,), uint8."""
+    """Concatenate windows (C, h, w) and (h, w): pixels (n, C) and classes (n,), uint8."""
     import numpy as np
     import torch
 
@@ -110,32 +111,32 @@ def packed(images: "Sequence[Tensor]", labels: "Sequence[Tensor]") -> "tuple[Ten
 def scatter(
     pixels: "Tensor", classes: "Tensor", placements: Sequence[Placement]
 ) -> "tuple[Tensor, Tensor]":
-    """Make a batch of pixels (n, C) and classes (n,), where they are: (N, C, H, W) and (N, H, W).
+    """Build a batch (N, C, H, W) and (N, H, W) from pixels (n, C) and classes (n,) on any device.
 
     All are uint8.
 
-    A sample does not depend on the others; on the CPU it is what `placed` makes of its window.
+    A sample does not depend on the others; on the CPU it equals `placed` of its window.
     """
     counts = [height * width for height, width in (one.window for one in placements)]
     channels, shape = pixels.shape[1], placements[0].sample
     images = pixels.new_empty((len(placements), channels, *shape))
     labels = classes.new_empty((len(placements), *shape))
     start = 0
-    for place, (count, to) in enumerate(zip(counts, placements, strict=True)):
+    for index, (count, to) in enumerate(zip(counts, placements, strict=True)):
         window = pixels[start : start + count].view(*to.window, channels).permute(2, 0, 1)
         label = classes[start : start + count].view(to.window)
-        images[place], labels[place] = placed(window, label, to)
+        images[index], labels[index] = placed(window, label, to)
         start += count
     return images, labels
 
 
 def resized(image: "Tensor", label: "Tensor", size: Size) -> "tuple[Tensor, Tensor]":
-    """Resize image (C, H, W) uint8 bilinear, antialiased, and label (H, W) to its nearest."""
+    """Resize image (C, H, W) uint8 bilinearly with antialiasing, label (H, W) with nearest."""
     from torch.nn import functional as F
 
     here = image.device.type == "cpu"
     if image.shape[-2:] != size:
-        if here and size[1] > 1:  # on bytes torch errs where a row is one pixel
+        if here and size[1] > 1:  # torch is wrong for uint8 if a row is one pixel
             image = F.interpolate(alone(image), size, mode="bilinear", antialias=True)[0]
         else:
             image = resized_as_floats(image, size)
@@ -145,7 +146,7 @@ def resized(image: "Tensor", label: "Tensor", size: Size) -> "tuple[Tensor, Tens
 
 
 def resized_as_floats(image: "Tensor", size: Size) -> "Tensor":
-    """Resize an image (C, H, W) uint8, on any device: within a grey level of what bytes give."""
+    """Resize an image (C, H, W) uint8, on any device; within one grey level of the uint8 result."""
     from torch.nn import functional as F
 
     pixels = image[None].float().contiguous()
@@ -154,10 +155,10 @@ def resized_as_floats(image: "Tensor", size: Size) -> "Tensor":
 
 
 def alone(image: "Tensor") -> "Tensor":
-    """Make a batch (1, C, H, W) of an image, or of a window of one.
+    """Add a batch dimension to an image or to a window of one: (1, C, H, W).
 
-    Channels that lie side by side stay so, in whole rows and with the strides of such a batch:
-    torch resizes that in a third of the time, to the same pixels.
+    Channels-last memory is kept, with contiguous rows and the strides of such a batch: torch then
+    resizes in a third of the time, with the same result.
     """
     if image.stride(0) != 1:
         return image[None]
@@ -165,10 +166,11 @@ def alone(image: "Tensor") -> "Tensor":
 
 
 def nearest_classes(label: "Tensor", size: Size) -> "Tensor":
-    """Resize a label (H, W) uint8 on the CPU to its nearest pixels.
+    """Resize a label (H, W) uint8 on the CPU with nearest neighbour.
 
-    torchvision's own nearest rounds down: labels would lie half a pixel beside their image. This is
-    its NEAREST_EXACT, in a third of the time, and exact also where a middle falls between pixels.
+    torchvision's NEAREST rounds down, which shifts labels by half a pixel against the image. This
+    is its NEAREST_EXACT in a third of the time, and exact even if a centre falls between two
+    pixels.
     """
     import torch
 
@@ -176,15 +178,15 @@ def nearest_classes(label: "Tensor", size: Size) -> "Tensor":
     classes = label.numpy()
     if size[0] < label.shape[0]:
         classes = classes.take(rows, 0).take(columns, 1)
-    else:  # whole rows are the quicker to repeat
+    else:  # repeating whole rows is faster
         classes = classes.take(columns, 1).take(rows, 0)
     return torch.from_numpy(classes)
 
 
 def nearest_by_index(label: "Tensor", size: Size) -> "Tensor":
-    """Resize a label (H, W) uint8 as `nearest_classes`, on any device.
+    """Resize a label (H, W) uint8 like `nearest_classes`, on any device.
 
-    The places are worked out there, as a copy of them would wait for the device.
+    The indices are computed on the device, because copying them would synchronize.
     """
     import torch
 
@@ -195,16 +197,18 @@ def nearest_by_index(label: "Tensor", size: Size) -> "Tensor":
 
 
 def nearest(old: int, new: int) -> Any:
-    """Return for each of `new` pixels the one of `old` that its middle falls into: (new,) int."""
+    """Return for each of `new` pixels the index of the `old` pixel at its centre: (new,) int."""
     import numpy as np
 
     return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
 def padded(image: "Tensor", label: "Tensor", size: Size, ignore: int) -> "tuple[Tensor, Tensor]":
-    """Fill image (C, h, w) and label (h, w), uint8, up to a size at the right and the bottom."""
+    """Pad image (C, h, w) and label (h, w), uint8, at the right and bottom to a size."""
     channels, height, width = image.shape
-    whole = image.new_empty((*size, channels)).permute(2, 0, 1)  # as decoders and resizing leave it
+    whole = image.new_empty((*size, channels)).permute(
+        2, 0, 1
+    )  # channels last, like decoded and resized images
     classes = label.new_full(size, ignore)
     whole[:, :height, :width] = image
     for plane, level in zip(whole, padding_color(channels), strict=True):
@@ -215,5 +219,5 @@ def padded(image: "Tensor", label: "Tensor", size: Size, ignore: int) -> "tuple[
 
 
 def padding_color(num_channels: int) -> list[int]:
-    """Return ImageNet's mean colour; channels that are not of RGB take its grey."""
+    """Return ImageNet's mean colour; grey for other numbers of channels than 3."""
     return [124, 116, 104] if num_channels == 3 else [116] * num_channels

@@ -1,4 +1,4 @@
-"""A glance at the data before a run: a few samples of each split, in about two seconds."""
+"""A quick check of the data before a run: a few samples of each split, in about two seconds."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 
 LOOK = 16
-"""Samples of each split that are read, evenly spread."""
+"""Number of samples of each split that are read, evenly spaced."""
 SECONDS = 2.0
-"""After which no further sample is read."""
+"""Time after which no further sample is read."""
 ENOUGH = 4
-"""Labels of a split that must agree before it is said of all of them."""
+"""Number of labels that must agree before a warning is given."""
 
 
 @dataclass
@@ -32,19 +32,19 @@ class _Seen:
     name: str
     samples: Sequence[Sample]
     classes: list[set[int]] = field(default_factory=list)
-    """Of each label."""
+    """The classes of each label."""
     open_turns: int = 0
-    """Images that EXIF turns, and perhaps their labels."""
+    """Number of images with an EXIF rotation that may or may not apply to their labels."""
     uppers: list[int] = field(default_factory=list)
-    """The largest upper bytes of images of 16 bits."""
+    """The largest upper byte of each 16-bit image."""
 
-    def look(self, place: int, labels: LabelMap, num_channels: int) -> None:
-        """Read a sample as the run will.
+    def look(self, index: int, labels: LabelMap, num_channels: int) -> None:
+        """Read a sample like the run will.
 
         Raises:
             DataError: see `read_sample`.
         """
-        sample = self.samples[place]
+        sample = self.samples[index]
         image, label = read_sample(sample, labels, num_channels)
         self.classes.append(set(np.unique(label.numpy()).tolist()))
         size = image.shape[-2], image.shape[-1]
@@ -60,18 +60,19 @@ def quick_check(
     skip_unreadable: bool,
     seconds: float = SECONDS,
 ) -> tuple[str, ...]:
-    """Read a few samples of each split, and say what is nearly certain to be wrong.
+    """Read a few samples of each split, and return warnings about likely errors.
 
     Args:
-        splits: the training split, then the scored one. Of a stream the first shard's first
-            samples are read if it is a file here; for others a look would have to wait.
-        labels: the map of the data set.
-        num_channels: of the images.
-        skip_unreadable: the run may pass over unreadable files, and so does this.
-        seconds: after which no further sample is read.
+        splits: the training split, then the evaluation split. Of a stream, the first samples of the
+            first shard are read if it is a local file; others are skipped, since access may be
+            slow.
+        labels: the data set's label map.
+        num_channels: channels of the images.
+        skip_unreadable: whether the run may skip unreadable files; the check then skips them too.
+        seconds: time after which no further sample is read.
 
     Returns:
-        Warnings, a line each.
+        Warnings, one line each.
 
     Raises:
         DataError: the first sample that would stop the run.
@@ -82,11 +83,11 @@ def quick_check(
         _Seen(name, _first(some) if isinstance(some, Stream) else some)
         for name, some in splits.items()
     ]
-    for one, place in _turns(seen):
+    for one, index in _turns(seen):
         if time.monotonic() > until:
             break
         with _passing(skip_unreadable):
-            one.look(place, labels, num_channels)
+            one.look(index, labels, num_channels)
     streams = {name: some for name, some in splits.items() if isinstance(some, Stream)}
     lost = [line for name, some in streams.items() for line in lost_samples(name, some, 1)]
     warnings = lost + [
@@ -99,7 +100,7 @@ def quick_check(
 
 @contextmanager
 def _passing(skip_unreadable: bool) -> Iterator[None]:
-    """Pass over an unreadable file where the run would, or say how it would."""
+    """Skip an unreadable file if the run would, otherwise add to the error how to skip it."""
     try:
         yield
     except UnreadableError as error:
@@ -109,7 +110,7 @@ def _passing(skip_unreadable: bool) -> Iterator[None]:
 
 
 def _first(stream: Stream) -> list[Sample]:
-    """Read the first samples of a stream, undecoded; none of what is far away.
+    """Read the first samples of a local stream, undecoded; remote shards are not read.
 
     Raises:
         DataError: the shard cannot be read.
@@ -120,49 +121,49 @@ def _first(stream: Stream) -> list[Sample]:
 
 
 def _turns(seen: Sequence[_Seen]) -> Iterator[tuple[_Seen, int]]:
-    """Yield what to read, the splits in turn: if time runs out, something of each was read."""
-    rows = [[(one, place) for place in evenly_spaced(len(one.samples), LOOK)] for one in seen]
+    """Yield what to read, alternating between splits, so that each is covered if time runs out."""
+    rows = [[(one, index) for index in evenly_spaced(len(one.samples), LOOK)] for one in seen]
     for turn in zip_longest(*rows):
         yield from filter(None, turn)
 
 
 def _of_labels(one: _Seen, labels: LabelMap) -> Iterator[str]:
-    """Warn of labels that are all ignored, or all of one and the same class."""
+    """Warn about labels that are all ignored, or all of the same class."""
     count, held = len(one.classes), set[int]().union(*one.classes)
     if count < min(ENOUGH, len(one.samples)) or not count:
         return
-    looked = f"all {count} labels looked at are" if count > 1 else "the only label is"
+    looked = f"all {count} labels checked are" if count > 1 else "the only label is"
     if held == {IGNORE}:
         yield (
-            f"{one.name}: {looked} ignored everywhere: nothing can be learned or scored. "
-            "`python -m segacc check-data` tells what they hold."
+            f"{one.name}: {looked} ignored everywhere: there is nothing to train on or evaluate. "
+            "`python -m segacc check-data` shows which values the files have."
         )
     elif len(held - {IGNORE}) == 1 and count >= ENOUGH:
         name = labels.names[min(held - {IGNORE})]
         yield (
-            f"{one.name}: all {count} labels looked at hold one class only, {name}. "
-            "`python -m segacc check-data` tells which values the files have."
+            f"{one.name}: all {count} labels checked contain a single class, {name}. "
+            "`python -m segacc check-data` shows which values the files have."
         )
 
 
 def _of_images(one: _Seen) -> Iterator[str]:
-    """Warn of images of which it is not certain how they are meant."""
+    """Warn about images whose interpretation is uncertain."""
     if one.open_turns:
         yield open_turns_text(one.name, one.open_turns, len(one.classes))
     yield from unused_bits_text(one.name, one.uppers)
 
 
 def unused_bits_text(name: str, uppers: Sequence[int]) -> Iterator[str]:
-    """Warn of images of 16 bits that hold values of 8, 10 or 12 bits only.
+    """Warn about 16-bit images that contain only 8-, 10- or 12-bit values.
 
     Args:
-        name: of the split.
-        uppers: the largest upper byte of each that was looked at.
+        name: name of the split.
+        uppers: the largest upper byte of each image that was checked.
     """
     bits = next((n for n in (8, 10, 12) if uppers and max(uppers) < 1 << n - 8), None)
     if bits:
         yield (
-            f"{name}: {count_of(len(uppers), 'image')} of 16 bits looked at, and no value above "
+            f"{name}: {count_of(len(uppers), 'image')} with 16 bits checked, and no value is above "
             f"{(1 << bits) - 1}: only the upper 8 of 16 bits are kept, which leaves "
             f"{1 << bits - 8} of 256 levels. Add bits={bits} to the options of the data set if its "
             f"values go from 0 to {(1 << bits) - 1}, as in folder:root=DIR,bits={bits}."
@@ -170,29 +171,29 @@ def unused_bits_text(name: str, uppers: Sequence[int]) -> Iterator[str]:
 
 
 def open_turns_text(name: str, count: int, looked: int) -> str:
-    """Say that EXIF turns images of a split, and what would say whether it turns labels."""
+    """Warn that images have an EXIF rotation which may or may not apply to their labels."""
     return (
-        f"{name}: of {count_of(looked, 'image')} looked at, {_many(count, 'is', 'are')} turned by "
-        "EXIF, and their sizes do not tell whether the labels are. Add exif=upright to the options "
-        "of the data set if labels are drawn on images as they are shown, which is assumed, or "
-        "exif=stored if they are drawn on images as they are stored."
+        f"{name}: of {count_of(looked, 'image')} checked, {_many(count, 'is', 'are')} rotated by "
+        "EXIF, and their sizes do not show whether the labels are too. Add exif=upright to the "
+        "options of the data set if labels match the rotated images (assumed), or exif=stored if "
+        "they match the images as stored."
     )
 
 
 def _leak(train: _Seen, scored: _Seen, until: float) -> Iterator[str]:
-    """Warn of images that are trained on and scored: files or bytes that are in both splits."""
+    """Warn about images that are in both the training and the evaluation split."""
     if not len(train.samples) or not len(scored.samples):
         return
-    own = {name: place for place, name in _ids(train.samples, until)}
-    shared = [(place, own[name]) for place, name in _ids(scored.samples, until) if name in own]
-    looked = [shared[place] for place in evenly_spaced(len(shared), LOOK)]
+    own = {name: index for index, name in _ids(train.samples, until)}
+    shared = [(index, own[name]) for index, name in _ids(scored.samples, until) if name in own]
+    looked = [shared[index] for index in evenly_spaced(len(shared), LOOK)]
     pairs = [(scored.samples[a], train.samples[b]) for a, b in looked]
     same = [one.id for one, other in pairs if _is_same(one.image, other.image)]
     if same:
         told = ", ".join(same[:3]) + (" ..." if len(same) > 3 else "")
         yield (
             f"{_many(len(shared), 'id is', 'ids are')} in {train.name} and in {scored.name}, and "
-            f"of the {len(looked)} looked at {_many(len(same), 'has', 'have')} the same image "
+            f"of the {len(looked)} checked {_many(len(same), 'has', 'have')} the same image "
             f"({told}): scores will be too good."
         )
 
@@ -202,15 +203,15 @@ def _many(count: int, one: str, several: str) -> str:
 
 
 def _ids(samples: Sequence[Sample], until: float) -> Iterator[tuple[int, str]]:
-    """Yield the places and ids of samples until the time is up."""
-    for place in range(len(samples)):
+    """Yield the indices and ids of samples until the time is up."""
+    for index in range(len(samples)):
         if time.monotonic() > until:
             return
-        yield place, samples[place].id
+        yield index, samples[index].id
 
 
 def _is_same(one: bytes | Path, other: bytes | Path) -> bool:
-    """Compare two pictures, byte by byte where they are not one file."""
+    """Compare two images, byte by byte if they are not the same file."""
     if isinstance(one, Path) and one == other:
         return True
     try:
@@ -231,19 +232,19 @@ def check_for_all(
     *,
     skip_unreadable: bool,
 ) -> tuple[str, ...]:
-    """Let the main process of a run make the `quick_check` for all of them.
+    """Run `quick_check` on the main process, for all processes of a run.
 
     Returns:
         Its warnings, on every process.
 
     Raises:
-        SegaccError: as `quick_check`, on every process.
+        SegaccError: see `quick_check`; raised on every process.
     """
     told: list[tuple[str, ...] | SegaccError] = [()]
     if accelerator.is_main_process:
         try:
             told = [quick_check(splits, labels, num_channels, skip_unreadable=skip_unreadable)]
-        except SegaccError as error:  # carried to the others, which wait
+        except SegaccError as error:  # sent to the other processes, which wait
             told = [error]
     if accelerator.num_processes > 1:
         from accelerate.utils import broadcast_object_list

@@ -1,4 +1,4 @@
-"""Rows of samples: their files, ids, a digest that tells one from another, those of a shard."""
+"""Sequences of samples: their files and ids, a digest of them, and reading a shard."""
 
 import json
 import os
@@ -20,33 +20,33 @@ IMAGE_SUFFIXES = (
     *(*JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".jp2", ".j2k"),
     *(".avif", ".pgm", ".ppm", ".pbm", ".pnm", ".tga"),
 )
-"""Of the files in a folder that are taken for images, in lower case."""
+"""Lower-case file endings of images that are read."""
 OTHER_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".jxl", ".jxr", ".jls", ".exr", ".hdr", ".pfm", ".psd", ".xcf"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".dcm"),
     *(".mpo", ".apng", ".jpx", ".jpf", ".j2c", ".jpc", ".pcx", ".sgi", ".ras", ".qoi", ".dds"),
     *(".fits", ".svg", ".eps"),
 )
-"""Of files that hold images too, which are not read."""
+"""Lower-case file endings of other image formats, which are not read."""
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """Return up to `count` of the places 0..total-1, evenly spread."""
+    """Return up to `count` of the indices 0..total-1, evenly spaced."""
     count = min(total, count)
     return [turn * total // count for turn in range(count)]
 
 
 def ids_of(samples: Sequence[Sample]) -> Sequence[str]:
-    """List the ids of a split; one that has them at hand need not read its samples."""
+    """Return the ids of a split, without reading its samples if it has `ids`."""
     known: Sequence[str] | None = getattr(samples, "ids", None)
     return [one.id for one in samples] if known is None else known
 
 
 def digest(ids: Sequence[str], chances: "ArrayLike | None" = None) -> str:
-    """Return 12 hexadecimal digits over ids in their order, and over the chances to be drawn.
+    """Return a hash of 12 hexadecimal digits of the ids in order and the sampling weights.
 
-    Chances count in 32 bits: another processor may round those of rare-class sampling differently
-    in the last of their 64.
+    Weights are rounded to 32 bits, because processors may differ in the last bits of the 64-bit
+    weights of rare-class sampling.
     """
     import numpy as np
 
@@ -60,8 +60,8 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
     """Yield the samples of a shard from a position on, as `Stream.read` does.
 
     Raises:
-        DataError: whatever `read` raised, a broken connection perhaps: one process alone that ends
-            with it would leave the others waiting, a SegaccError stops them all.
+        DataError: `read` raised another exception, such as a lost connection. A process that
+            exits with it alone would leave the others waiting; a SegaccError stops them all.
     """
     try:
         yield from stream.read(shard, position)
@@ -72,61 +72,61 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
         raise DataError(f"{shard}: the shard cannot be read: {why}.") from error
 
 
-# --------------------------------------------------------------------------- how images are meant
+# --------------------------------------------------------------------- how images are interpreted
 @dataclass(frozen=True)
 class ReadAs(Sequence[Sample]):
-    """Samples whose images are read in some way; each is made when it is asked for."""
+    """Samples with a Reading applied on access."""
 
     samples: Sequence[Sample]
     reading: Reading
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(self.samples)
 
     @property
     def ids(self) -> Sequence[str]:
-        """List the samples' ids."""
+        """Return the samples' ids."""
         return ids_of(self.samples)
 
     def __getitem__(self, index: Any) -> Any:
         """Return one Sample, or a list of them for a slice."""
         if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
+            return [self[k] for k in range(len(self))[index]]
         return meant(self.samples[index], self.reading)
 
 
 @dataclass(frozen=True)
 class ReadStream:
-    """A stream's `read` whose images are read in some way."""
+    """The `read` of a stream with a Reading applied to its samples."""
 
     stream: Stream
     reading: Reading
 
     def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
-        """Yield what the stream does."""
+        """Yield the stream's samples with the Reading applied."""
         for sample, behind in self.stream.read(shard, position):
             yield meant(sample, self.reading), behind
 
 
 def meant(sample: Sample, reading: Reading) -> Sample:
-    """Say of a sample how its image is read, where nothing else was said of it before."""
+    """Apply a Reading to a sample; values that the sample already has are kept."""
     own = {k: v for k, v in asdict(sample.reading).items() if v != getattr(Reading, k)}
     return replace(sample, reading=replace(reading, **own))
 
 
 def build_splits(dataset: Chosen) -> DataSplits:
-    """Build a data set, its parts first.
+    """Build a data set, after the data sets that it is made of.
 
     Raises:
-        DataError: it is not there, or not what it should be.
+        DataError: the data is missing or invalid.
     """
     parts = () if dataset.record.parts is None else (tuple(map(build_splits, dataset.parts)),)
     return read_as(dataset.reading, dataset.record.build(dataset.options, *parts))
 
 
 def read_as(reading: Reading, data: DataSplits) -> DataSplits:
-    """Say of all samples how their images are read."""
+    """Apply a Reading to all samples of a data set."""
     if reading == USUAL:
         return data
     splits: dict[str, Sequence[Sample] | Stream] = {}
@@ -142,16 +142,16 @@ def read_as(reading: Reading, data: DataSplits) -> DataSplits:
 
 # ------------------------------------------------------------------------- files that are not read
 def is_image(path: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> bool:
-    """Tell an image by its ending; what macOS leaves beside files, `._NAME.jpg`, is none."""
+    """True if the file ending is that of an image; files like macOS's `._NAME.jpg` are excluded."""
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def folders_inside(folder: Path, but: Iterable[Path] = ()) -> list[tuple[Path, list[Path]]]:
-    """List the folders inside a folder, however deep, that hold images, each with these.
+    """Return the folders below a folder, at any depth, that contain images, with their images.
 
     Args:
-        folder: itself is not listed; hidden folders are not looked into.
-        but: folders that are not looked into either.
+        folder: not listed itself; hidden folders are skipped.
+        but: folders that are skipped too.
     """
     found, closed = [], {path.resolve() for path in but}
     for name, folders, files in os.walk(folder):
@@ -168,7 +168,7 @@ def folders_inside(folder: Path, but: Iterable[Path] = ()) -> list[tuple[Path, l
 
 
 def other_endings(folders: Iterable[Path]) -> list[str]:
-    """Say, in a line or none, which files in folders look like images and are not read."""
+    """Return a warning about files in these folders that are images of an unsupported format."""
     listed = (path for folder in folders for path in sorted(folder.iterdir()))
     if not (others := [path for path in listed if is_image(path, OTHER_SUFFIXES)]):
         return []
@@ -176,23 +176,23 @@ def other_endings(folders: Iterable[Path]) -> list[str]:
     told = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
     are = "file is" if len(others) == 1 else "files are"
     return [
-        f"{len(others)} {are} passed over, as {others[0]}: images of such endings are not read "
-        f"({told}). Save them as PNG, or in another format that is read: "
+        f"{len(others)} {are} skipped, such as {others[0]}: images with these endings are not read "
+        f"({told}). Save them as PNG or in another supported format: "
         f"{', '.join(IMAGE_SUFFIXES)}."
     ]
 
 
 def passed_over(splits: Iterable[Sequence[Sample] | Stream]) -> list[str]:
-    """Say, in a line each, which images lie beside or below those of the splits and are not read.
+    """Return warnings about images next to or below those of the splits that are not read.
 
     Args:
-        splits: all of a data set: a folder that one of them uses is not passed over.
+        splits: all splits of a data set: a folder that one of them uses is not reported.
     """
     images, used = dict[Path, None](), set[Path]()
     for samples in splits:
         for sample in () if isinstance(samples, Stream) else samples:
             if not isinstance(sample.image, Path):
-                break  # a split holds paths, or pictures
+                break  # a split has either paths or encoded images
             images[sample.image.parent] = None
             used.add(sample.image.parent)
             if isinstance(sample.label, Path):
@@ -206,20 +206,20 @@ def passed_over(splits: Iterable[Sequence[Sample] | Stream]) -> list[str]:
     if below:
         count = sum(len(files) for _, files in below)
         lines.append(
-            f"not looked into: {count_of(len(below), 'folder')} inside those of the images, as "
-            f"{below[0][0]}, with {count_of(count, 'image')}. Move the images up, or name the "
-            "files in a list."
+            f"skipped: {count_of(len(below), 'subfolder')} of the image folders, such as "
+            f"{below[0][0]}, with {count_of(count, 'image')}. Move the images up, or list the "
+            "files in a text file."
         )
     return lines
 
 
 def lost_samples(name: str, stream: Stream, most: int | None = None) -> list[str]:
-    """Say, in a line or none, how many samples a stream loses by their names.
+    """Return a warning if a stream loses samples because of their file names.
 
     Args:
-        name: of the split.
-        stream: its shards that are files here are looked at.
-        most: so many of them.
+        name: name of the split.
+        stream: only its local shards are checked.
+        most: check at most this many shards.
     """
     if stream.lost is None:
         return []
@@ -229,8 +229,8 @@ def lost_samples(name: str, stream: Stream, most: int | None = None) -> list[str
         return []
     shard, file = lost[0]
     return [
-        f"{name}: {count_of(len(lost), 'sample')} lost in {count_of(len(shards), 'shard')} looked "
-        f"at, as {file} in {shard}: the key of a sample ends at the first dot of the name, and "
-        "what follows is not what is read of it. Write the tars again with no other dot in the "
-        "names."
+        f"{name}: {count_of(len(lost), 'sample')} lost in {count_of(len(shards), 'shard')} "
+        f"checked, such as {file} in {shard}: the key of a sample ends at the first dot of the "
+        "file name, and the rest of this name is not a known extension. Rewrite the tars without "
+        "other dots in the names."
     ]

@@ -1,4 +1,4 @@
-"""Splits by name, slices of them, and a validation split carved out of the training split."""
+"""Splits by name, slices of splits, and holding out a validation split from the training split."""
 
 import math
 import re
@@ -13,34 +13,34 @@ from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 
 DRAW = 0x5641
-"""Keeps the draw of `carve` apart from those of the epochs, which the same seed decides."""
+"""Separates the random stream of `carve` from those of the epochs, which use the same seed."""
 
 _SLICE = re.compile(r"(?P<base>[^\[\]]+)\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\]")
 
 
 @dataclass(frozen=True)
 class Part(Sequence[Sample]):
-    """Some samples of a split; each is read when it is asked for."""
+    """A subset of a split; samples are read on access."""
 
     samples: Sequence[Sample]
-    places: Sequence[int]
+    indices: Sequence[int]
     """Indices into `samples`, in ascending order."""
 
     def __len__(self) -> int:
-        """Count the samples of the part."""
-        return len(self.places)
+        """Return the number of samples."""
+        return len(self.indices)
 
     @property
     def ids(self) -> list[str]:
-        """List the samples' ids."""
+        """Return the samples' ids."""
         whole = ids_of(self.samples)
-        return [whole[place] for place in self.places]
+        return [whole[index] for index in self.indices]
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one Sample, or for a slice another Part."""
+        """Return one Sample, or another Part for a slice."""
         if isinstance(index, slice):
-            return Part(self.samples, self.places[index])
-        return self.samples[self.places[index]]
+            return Part(self.samples, self.indices[index])
+        return self.samples[self.indices[index]]
 
 
 def data_splits(
@@ -52,21 +52,21 @@ def data_splits(
     train: str = "train",
     where: str = "--val-fraction",
 ) -> tuple[DataSplits, tuple[str, ...]]:
-    """Build a data set and, where `fraction` is given, carve its validation split.
+    """Build a data set and, if `fraction` is given, hold out its validation split.
 
     Args:
-        dataset: as it was named.
-        fraction: see `carve`; None carves nothing.
-        seed: of the run.
-        scored: the split that is scored, which is carved.
-        train: the split that it is carved out of.
-        where: the fraction was typed.
+        dataset: the chosen data set.
+        fraction: see `carve`; None holds out nothing.
+        seed: random seed of the run.
+        scored: name of the evaluation split, which is created.
+        train: the split that its samples are taken from.
+        where: origin of the fraction, for errors.
 
     Returns:
-        The splits, and what the user is told of them.
+        The splits, and notes for the user.
 
     Raises:
-        SegaccError: the data is not there, or nothing can be carved.
+        SegaccError: the data is missing, or nothing can be held out.
     """
     splits = build_splits(dataset)
     if fraction is None:
@@ -78,15 +78,15 @@ def data_splits(
 def pick_split(
     splits: DataSplits, name: str, where: str, *, hint: str = ""
 ) -> Sequence[Sample] | Stream:
-    """Return a split, or a slice as in `train[:50]`, `train[-20:]` and `train[10%:20%]`.
+    """Return a split, or a slice such as `train[:50]`, `train[-20:]` or `train[10%:20%]`.
 
-    A slice ends where its split ends; percentages are rounded to the nearest sample. So the parts
-    `[:80%]` and `[80%:]`, or `[:50]` and `[50:]`, are the whole, each sample once. `hint` is told
-    where there is no such split.
+    A slice never extends beyond its split; percentages are rounded to the nearest sample. So the
+    parts `[:80%]` and `[80%:]`, or `[:50]` and `[50:]`, contain each sample exactly once. `hint` is
+    appended to the error if the split does not exist.
 
     Raises:
-        OptionError: there is no such split, the slice cannot be read, or the split is streamed and
-            cannot be cut. DataError: it is empty.
+        OptionError: the split does not exist, the slice is malformed, or the split is streamed and
+            cannot be sliced. DataError: the split or slice is empty.
     """
     if name in splits.splits:
         whole = splits.splits[name]
@@ -103,17 +103,17 @@ def pick_split(
     whole = splits.splits[base]
     if isinstance(whole, Stream):
         raise OptionError(
-            f'{where}: "{name}" is a slice of "{base}", which is streamed from front to back and '
-            f"cannot be cut; name the whole split, {base}."
+            f'{where}: "{name}" is a slice of "{base}", which is streamed and cannot be '
+            f"sliced; give the whole split, {base}."
         )
-    places = _places(match, len(whole))
-    if not places:
+    indices = _indices(match, len(whole))
+    if not indices:
         raise DataError(f'{where}: "{name}" is empty: the split has {_samples(len(whole))}.')
-    return Part(whole, places)
+    return Part(whole, indices)
 
 
 def _parsed(name: str, where: str) -> re.Match[str] | None:
-    """Read the slice in a name; None where there is no bracket."""
+    """Parse the slice in a name; None if there is no bracket."""
     match = _SLICE.fullmatch(name)
     if match is None:
         if "[" not in name:
@@ -128,18 +128,18 @@ def _parsed(name: str, where: str) -> re.Match[str] | None:
             f'{where}: "{name}" counts one end in samples and the other in percent; use one unit.'
         )
     if any(text.endswith("%") and abs(int(text[:-1])) > 100 for text in bounds):
-        raise OptionError(f'{where}: "{name}" names more than 100 % of the split.')
+        raise OptionError(f'{where}: "{name}" is more than 100 % of the split.')
     return match
 
 
-def _places(match: re.Match[str], count: int) -> range:
+def _indices(match: re.Match[str], count: int) -> range:
     first = _bound(match["first"], count) if match["first"] else 0
     last = _bound(match["last"], count) if match["last"] else count
     return range(first, max(first, last))
 
 
 def _bound(text: str, count: int) -> int:
-    """Tell a bound as an index 0..count; one with a minus counts from the end."""
+    """Convert a bound to an index 0..count; a negative one counts from the end."""
     number = text.strip("-%")
     size = round(int(number) * count / 100) if text.endswith("%") else int(number)
     size = min(size, count)
@@ -147,11 +147,11 @@ def _bound(text: str, count: int) -> int:
 
 
 def chances_of(splits: DataSplits, name: str) -> Sequence[float] | None:
-    """Return how often training draws each sample of a split or slice; None for the usual way.
+    """Return the sampling weights of a split or slice; None for uniform sampling.
 
     Args:
-        splits: of the data set.
-        name: as `pick_split` takes it, which is asked first.
+        splits: splits of the data set.
+        name: as in `pick_split`, which must be called first.
     """
     if name in splits.splits:
         return splits.chances.get(name)
@@ -159,7 +159,7 @@ def chances_of(splits: DataSplits, name: str) -> Sequence[float] | None:
     whole = splits.chances.get(match["base"]) if match else None
     if match is None or whole is None:
         return None
-    return _taken(whole, _places(match, len(whole)))
+    return _taken(whole, _indices(match, len(whole)))
 
 
 def carve(
@@ -171,38 +171,38 @@ def carve(
     validation: str,
     where: str,
 ) -> DataSplits:
-    """Turn a drawn share of the training split into the validation split that is missing.
+    """Hold out a random fraction of the training split as the missing validation split.
 
-    Which samples are drawn depends on their number, the fraction and the seed alone. Both parts
-    keep the order of the split, and its chances.
+    The choice depends only on the number of samples, the fraction and the seed. Both parts keep the
+    order of the split, and its sampling weights.
 
     Args:
-        splits: of the data set.
-        fraction: in (0, 1); the share is rounded to the nearest sample, half a sample up, and
-            neither side is left without one.
-        seed: of the run.
-        train: the split or slice that is shared out, as in `train[:50]`. Under this name the
-            result holds what is left of it; the split that a slice was cut from is no longer in it.
-        validation: the split, or a slice of the split, that is missing.
-        where: the fraction was typed.
+        splits: splits of the data set.
+        fraction: in (0, 1); rounded to the nearest sample, half a sample up; both parts get at
+            least one sample.
+        seed: random seed of the run.
+        train: the split or slice to divide, such as `train[:50]`. Under this name the result has
+            the remaining samples; the split that a slice belongs to is removed.
+        validation: the missing split, or a slice of it.
+        where: origin of the fraction, for errors.
 
     Raises:
-        OptionError: there is such a split, or no split to carve it out of, or that one is
-            streamed. DataError: it is empty or has one sample.
+        OptionError: the validation split exists, the training split does not, or it is streamed.
+            DataError: it is empty or has one sample.
     """
     scored = _base(validation)
     whole = _carvable(splits, train, scored, where)
     share = min(max(math.floor(fraction * len(whole) + 0.5), 1), len(whole) - 1)
     order = np.random.default_rng((seed, DRAW)).permutation(len(whole)).tolist()
-    places = {train: sorted(order[share:]), scored: sorted(order[:share])}
+    indices = {train: sorted(order[share:]), scored: sorted(order[:share])}
     others = [name for name in splits.splits if name not in (train, _base(train))]
     parts: dict[str, Sequence[Sample] | Stream] = {
-        name: Part(whole, tuple(some)) for name, some in places.items()
+        name: Part(whole, tuple(some)) for name, some in indices.items()
     }
     chances = {name: splits.chances[name] for name in others if name in splits.chances}
     weights = chances_of(splits, train)
     if weights is not None:
-        chances |= {name: _taken(weights, some) for name, some in places.items()}
+        chances |= {name: _taken(weights, some) for name, some in indices.items()}
     parts |= {name: splits.splits[name] for name in others}
     return replace(splits, splits=parts, chances=chances)
 
@@ -210,41 +210,41 @@ def carve(
 def _carvable(splits: DataSplits, train: str, scored: str, where: str) -> Sequence[Sample]:
     if scored in splits.splits:
         raise OptionError(
-            f'{where}: the data set has a split "{scored}", so none is carved out of "{train}"; '
-            "leave the fraction out."
+            f'{where}: the data set has a split "{scored}", so none can be held out from '
+            f'"{train}"; leave out the fraction.'
         )
     whole = pick_split(splits, train, where)
     if isinstance(whole, Stream):
         raise OptionError(
-            f'{where}: the split "{train}" is streamed, so no share of it can be set apart; name a '
-            "split to score that the data set has."
+            f'{where}: the split "{train}" is streamed, so no fraction of it can be held out; '
+            "choose a validation split of the data set."
         )
     if len(whole) < 2:
-        raise DataError(f'{where}: the split "{train}" has one sample, which cannot be shared out.')
+        raise DataError(f'{where}: the split "{train}" has one sample, which cannot be divided.')
     return whole
 
 
 def carved_line(
     carved: DataSplits, fraction: float, seed: int, *, train: str, validation: str
 ) -> str:
-    """Tell what `carve` did; the arguments are its own, `carved` is its result."""
+    """Describe what `carve` did; the arguments are the same, `carved` is its result."""
     scored = _base(validation)
     left, share = carved.splits[train], carved.splits[scored]
     assert not isinstance(left, Stream) and not isinstance(share, Stream)
     return (
-        f"carved {len(share)} of {_samples(len(share) + len(left))} of {train} as {scored} "
+        f"held out {len(share)} of {_samples(len(share) + len(left))} of {train} as {scored} "
         f"(--val-fraction {fraction:g}, seed {seed})"
     )
 
 
 def _base(name: str) -> str:
-    """Return the split that a slice is cut from; a plain name is its own."""
+    """Return the split that a slice belongs to; a plain name is returned unchanged."""
     match = _SLICE.fullmatch(name)
     return match["base"] if match else name
 
 
-def _taken(values: Sequence[float], places: Iterable[int]) -> list[float]:
-    return [values[place] for place in places]
+def _taken(values: Sequence[float], indices: Iterable[int]) -> list[float]:
+    return [values[index] for index in indices]
 
 
 def _samples(count: int) -> str:

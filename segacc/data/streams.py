@@ -1,4 +1,4 @@
-"""Splits that are streamed: shards are shared among processes and workers, and read in order."""
+"""Streamed splits: shards are distributed over processes and workers and read sequentially."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,39 +20,39 @@ from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 
 PATIENCE = 20
-"""Epochs without a sample of its own after which a reader gives up."""
+"""Number of epochs without a sample after which a reader raises an error."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a reader stands: a block, and how many of its samples were taken."""
+    """Position of a reader: a block, and how many of its samples were taken."""
 
     epoch: int = 0
     shard: int = 0
-    """Place of the block's first shard in the reader's row of this epoch."""
+    """Index of the block's first shard in the reader's list of this epoch."""
     position: Any = None
-    """In that shard, before the block's first sample, as `Stream.read` takes it."""
+    """Position in that shard before the block's first sample, as `Stream.read` takes it."""
     passed: int = 0
-    """Samples of that shard before it."""
+    """Samples of that shard before the position."""
     block: int = 0
-    """Number of the block in this epoch."""
+    """Index of the block in this epoch."""
     offset: int = 0
-    """Samples that were taken from the block."""
+    """Number of samples taken from the block."""
 
 
 def deal(order: Sequence[int], reader: int, readers: int) -> list[tuple[int, int, int]]:
-    """Give a reader its shards of an epoch, so that each sample goes to one reader.
+    """Return a reader's shards of an epoch; each sample belongs to exactly one reader.
 
-    Each reader has as many whole shards as all can have; each shard that is left over is shared by
-    several readers, who take its samples in turn.
+    All readers get equally many whole shards; each remaining shard is shared by several readers,
+    which take its samples in turn.
 
     Args:
-        order: of all shards in this epoch.
-        reader: one of 0..readers-1.
-        readers: all workers of all processes.
+        order: all shards of this epoch.
+        reader: index of the reader, 0..readers-1.
+        readers: number of workers of all processes.
 
     Returns:
-        In order (shard, part, parts): sample n of the shard is the reader's if n % parts == part.
+        Tuples (shard, part, parts) in order: the reader gets sample n if n % parts == part.
     """
     whole = len(order) - len(order) % readers
     mine = [(shard, 0, 1) for shard in order[reader:whole:readers]]
@@ -65,10 +65,10 @@ def deal(order: Sequence[int], reader: int, readers: int) -> list[tuple[int, int
 
 @dataclass(frozen=True)
 class Reader:
-    """One of several that share a training stream: a worker of a process.
+    """One of several readers of a training stream: one worker of one process.
 
-    It goes through its part endlessly, epoch after epoch. Its order, and so what `items` yields, is
-    a function of (seed, number, readers) alone.
+    It reads its part endlessly, epoch after epoch. The result of `items` is a function of (seed,
+    number, readers) alone.
     """
 
     stream: Stream
@@ -77,18 +77,18 @@ class Reader:
     pipeline: Pipeline
     seed: int
     number: int
-    """One of 0..readers-1."""
+    """Index of this reader, 0..readers-1."""
     readers: int
-    """All workers of all processes."""
+    """Number of workers of all processes."""
 
     def items(self, place: Place) -> Iterator[tuple[Item | SegaccError, Place]]:
-        """Yield decoded, augmented samples from a place on, each with the place behind it.
+        """Yield decoded, augmented samples from a position on, each with the position after it.
 
-        A block of undecoded samples is read and permuted. To go on inside a block, it is read
-        again.
+        Undecoded samples are read in blocks, which are permuted. To resume inside a block, it is
+        read again.
 
         Raises:
-            SegaccError: a shard cannot be read, or there is nothing for this reader.
+            SegaccError: a shard cannot be read, or this reader gets no samples.
         """
         size = max(1, self.stream.buffer // self.readers)
         block: list[Sample] = []
@@ -110,7 +110,7 @@ class Reader:
             place = Place(epoch=place.epoch + 1)
 
     def rows(self, start: Place) -> Iterator[tuple[Sample, Place]]:
-        """Yield this reader's undecoded samples of an epoch from a place on, see `items`."""
+        """Yield this reader's undecoded samples of an epoch from a position on, see `items`."""
         order = self._draw(start.epoch).permutation(len(self.stream.shards)).tolist()
         mine = deal(order, self.number, self.readers)
         for turn, (shard, part, parts) in enumerate(mine[start.shard :], start.shard):
@@ -123,7 +123,7 @@ class Reader:
                     yield sample, replace(here, position=position, passed=passed)
 
     def _draw(self, epoch: int, block: int | None = None) -> np.random.Generator:
-        """Return what draws the order of an epoch's shards, for all readers, or of a block."""
+        """Return the generator for the order of an epoch's shards (all readers), or of a block."""
         key = (0,) if block is None else (1, self.number, block)
         return np.random.default_rng((self.seed, epoch, *key))
 
@@ -144,19 +144,19 @@ class Reader:
         shards = self.stream.shards
         more = f" ... {shards[-1]}" if len(shards) > 1 else ""
         return (
-            f"{shards[0]}{more}: {PATIENCE} epochs had no sample for reader {self.number + 1} of "
-            f"{self.readers} (processes x workers). Are the shards empty? With so few samples, use "
-            "fewer processes or --num-workers 0."
+            f"{shards[0]}{more}: {PATIENCE} epochs contained no sample for reader "
+            f"{self.number + 1} of {self.readers} (processes x workers). Are the shards empty? "
+            "With so few samples, use fewer processes or --num-workers 0."
         )
 
 
 def refill(block: list[Sample], rows: Iterator[tuple[Sample, Place]], size: int) -> Place | None:
-    """Replace a block by the next `size` samples, fewer at the end of an epoch.
+    """Replace the contents of a block by the next `size` samples, fewer at the end of an epoch.
 
-    It is emptied first: two blocks at once would be twice the memory.
+    It is emptied first, since two blocks would need twice the memory.
 
     Returns:
-        The place behind the last one; None where there are no more.
+        The position after the last sample; None if there are no more.
     """
     block.clear()
     behind: Place | None = None
@@ -178,25 +178,25 @@ class TrainStream:
 
     @property
     def num_samples(self) -> int | None:
-        """Count the samples; None where nobody has."""
+        """Number of samples; None if unknown."""
         return self.stream.num_samples
 
     def loader(
         self, cut: Cut, steps: range, *, positions: Any, num_workers: int, pin_memory: bool
     ) -> DataLoader[Any]:
-        """Load this process's micro-batches of some steps; never draws from the global state.
+        """Return a loader of this process's micro-batches; it never uses the global generators.
 
         Args:
-            cut: how a step is shared.
-            steps: the first and the last but one.
-            positions: of this process's readers, one for each worker, as its batches told: a Place
-                as a dict, or None for one that starts.
+            cut: how a step is split over processes and micro-batches.
+            steps: range of steps to load.
+            positions: one for each of this process's workers, from their last batches: a Place as a
+                dict, or None for the start.
             num_workers: 0 loads in this process.
-            pin_memory: for copies to a GPU that do not wait.
+            pin_memory: for asynchronous copies to a GPU.
 
         Returns:
-            Yields Batch, or SegaccError from where a shard cannot be read. The batches come from
-            the readers in turn, from the first step of a run on.
+            An iterable of Batch, or of SegaccError once a shard cannot be read. The readers'
+            batches alternate, from the first step of a run on.
         """
         turns = range(steps.start * cut.accumulation, steps.stop * cut.accumulation)
         train = Turns(self, cut, turns, tuple(positions))
@@ -217,22 +217,22 @@ class TrainStream:
                     batch = replace(batch, position=(mine, asdict(taken[-1][1])))
                 yield batch
         except SegaccError as error:
-            while True:  # the step that meets it needs all its micro-batches
+            while True:  # the failing step still expects all its micro-batches
                 yield error
 
 
 @dataclass(frozen=True)
 class Turns(IterableDataset[Any]):
-    """What a data loader's workers share: micro-batches by number, each worker those in turn."""
+    """The data set of a data loader: its workers yield the micro-batches in turn."""
 
     train: TrainStream
     cut: Cut
     turns: range
-    """Numbers of the micro-batches among all of this process's run."""
+    """Indices of the micro-batches in this process's run."""
     positions: tuple[dict[str, Any] | None, ...]
 
     def __iter__(self) -> Iterator[Batch | SegaccError]:
-        """Yield every n-th micro-batch, for the worker that calls."""
+        """Yield every n-th micro-batch, for the calling worker."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         mine = (self.turns.start + worker) % workers  # a loader starts with its worker 0
@@ -243,7 +243,7 @@ class Turns(IterableDataset[Any]):
 
 @dataclass(frozen=True)
 class EvalStream:
-    """A split that is scored, streamed."""
+    """A streamed evaluation split."""
 
     stream: Stream
     labels: LabelMap
@@ -251,7 +251,7 @@ class EvalStream:
 
     @property
     def num_samples(self) -> int | None:
-        """Count the samples; None where nobody has."""
+        """Number of samples; None if unknown."""
         return self.stream.num_samples
 
     def samples(self) -> Iterator[Sample]:
@@ -265,43 +265,43 @@ class EvalStream:
                 yield sample
 
     def example_ids(self, count: int) -> frozenset[str]:
-        """Choose the ids of the first `count` samples; others would have to be read for."""
+        """Return the ids of the first `count` samples; others would require reading further."""
         return frozenset(sample.id for sample in islice(self.samples(), count))
 
     def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
-        """Load one process's share, sample by sample, in order, with one worker or none.
+        """Return a loader of one process's samples, in order, with at most one worker.
 
-        All processes walk over all samples, so that each knows how many there are when the split
-        ends; each decodes its own only.
+        Each process iterates over all samples, so that it knows their number when the split ends,
+        but decodes only its own.
 
         Yields:
-            Item, as many on each process; or SegaccError, the last of its process.
+            Item, equally many on each process; or SegaccError as the last one of its process.
         """
         return load(Share(self, process, processes), min(1, num_workers), batch_size=None)
 
     def batches(
         self, *, process: int, processes: int, num_workers: int, batch_size: int
     ) -> Iterator[list[Item | SegaccError]]:
-        """Load one process's share in batches of one: the sizes to come are not known."""
+        """Return one process's samples in batches of one, because later image sizes are unknown."""
         assert batch_size == 1
         items = self.loader(process=process, processes=processes, num_workers=num_workers)
         return ([item] for item in items)
 
     def count(self, *, process: int, processes: int, batch_size: int) -> int | None:
-        """Count the images of one process's share; None where nobody has counted the stream."""
+        """Return the number of images of one process; None if the stream's length is unknown."""
         return None if self.num_samples is None else -(-self.num_samples // processes)
 
 
 @dataclass(frozen=True)
 class Share(IterableDataset[Any]):
-    """Every n-th sample of a stream that is scored, and padding at the end."""
+    """Every n-th sample of a streamed evaluation split, with padding at the end."""
 
     data: EvalStream
     process: int
     processes: int
 
     def __iter__(self) -> Iterator[Item | SegaccError]:
-        """Yield one process's share; it ends with the error of a shard that cannot be read."""
+        """Yield one process's samples; if a shard cannot be read, its error comes last."""
         data, given, count = self.data, 0, 0
         try:
             for count, sample in enumerate(data.samples(), 1):

@@ -1,4 +1,4 @@
-"""The boundary loss: how far the probability lies from where the label has its class."""
+"""The boundary loss: predicted probabilities weighted by their distance to the label's boundary."""
 
 import math
 from itertools import pairwise
@@ -11,7 +11,7 @@ from segacc.kernels.region import present_classes
 from segacc.kernels.resize import CHUNK, summed
 
 BLOCK = 2**17
-"""Distances that are worked on at a time on a CPU: 512 KiB of float32, which stay in its cache."""
+"""Number of distances computed at a time on a CPU: 512 KiB of float32, which fit its cache."""
 
 
 def boundary_sum(logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def _of_image(chances: Tensor, label: Tensor, away: Tensor, classes: Tensor) -> 
         away: (C, H, W) distances from each class that is present.
         classes: (C,) int64.
     """
-    depth = away.where(away > 0, math.inf).amin(0) - 1  # a pixel has distance 0 from its own class
+    depth = away.where(away > 0, math.inf).amin(0) - 1  # the distance to a pixel's own class is 0
     valid = label != IGNORE
     right = chances.gather(0, label.where(valid, 0)[None])[0]
     wrong = (away * chances[classes]).sum(0) + depth * (1 - right)
@@ -65,19 +65,19 @@ def _of_image(chances: Tensor, label: Tensor, away: Tensor, classes: Tensor) -> 
 
 
 def boundary_count(labels: Tensor, num_classes: int) -> Tensor:
-    """Count the classes in each of the labels (N, H, W) that has several, summed: int64 scalar."""
+    """Count the classes of all labels (N, H, W) with more than one class: int64 scalar."""
     classes = present_classes(labels, num_classes).sum(1)
     return (classes * (classes > 1)).sum()
 
 
 def distances(inside: Tensor) -> Tensor:
-    """Measure how far each pixel is from the nearest True one: Euclidean, between pixel centres.
+    """Return the Euclidean distance of each pixel centre to the nearest True one.
 
-    Exact, and on any device: along columns, then over squares along rows (Felzenszwalb and
-    Huttenlocher 2012, with all columns tried in place of their envelope).
+    Exact on any device: along columns, then over squares along rows (Felzenszwalb and Huttenlocher
+    2012, but testing all columns instead of their lower envelope).
 
     Args:
-        inside: (M, H, W) bool, some pixel of each map True.
+        inside: (M, H, W) bool, with at least one True pixel per map.
 
     Returns:
         (M, H, W) float32 in pixels, 0 where `inside`.
@@ -100,9 +100,9 @@ def distances(inside: Tensor) -> Tensor:
 
 
 def _along_columns(inside: Tensor) -> Tensor:
-    """Measure how far the nearest True pixel of the same column is, (M, H, W) bool: float32.
+    """Distance to the nearest True pixel of the same column, (M, H, W) bool: float32.
 
-    Where there is none it is farther than any pixel of another column.
+    If there is none, it is larger than the distance to any other column.
     """
     height, width = inside.shape[-2:]
     gaps = torch.full(inside.shape, float(height + width), device=inside.device)

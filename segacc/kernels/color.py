@@ -1,9 +1,9 @@
-"""Changes of colour as one affine map a picture, made in the worker, applied to whole batches.
+"""Colour changes as one affine map per image, drawn in the worker, applied to whole batches.
 
-A matrix is (3, 7) float64: for each of red, green and blue the factors of the three, what is added,
-in grey levels 0..255, and the factors of the picture's mean red, green and blue, which contrast is
-about. So it is drawn without a look at the picture. The maps are exact as long as nothing is
-clamped on the way; `apply` clamps once, at the end.
+A matrix is (3, 7) float64: for each of red, green and blue the factors of the three channels, an
+offset in grey levels 0..255, and the factors of the image's mean red, green and blue, which
+contrast uses. So it is drawn without access to the image. The maps are exact as long as no
+intermediate value is clamped; `apply` clamps once, at the end.
 """
 
 import cmath
@@ -20,33 +20,33 @@ from torch.nn import functional as F
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 ROWS = 128
-"""Of a picture that a CPU changes at once."""
+"""Number of image rows that a CPU processes at a time."""
 LUMA = (0.299, 0.587, 0.114)
-"""What red, green and blue add to the grey value (ITU-R BT.601)."""
+"""Weights of red, green and blue in the grey value (ITU-R BT.601)."""
 CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 """I and Q of NTSC's YIQ; both are 0 for greys."""
 
 
 def fused(steps: Iterable[tuple[str, float]]) -> Matrix:
-    """Return the matrix (3, 7) of changes that are made one after the other, the first first.
+    """Return the matrix (3, 7) of colour changes that are applied one after the other.
 
-    Each is plain for a colour's grey value and its chroma, the rest of it: a complex number, which
-    is multiplied by the phase that hue turns it by.
+    Each is simple for a colour's grey value and its chroma (the remainder): a complex number, which
+    hue multiplies by a phase.
 
     Args:
-        steps: what, and by how much: `brightness` (factor of all channels, as torchvision's
-            adjust_brightness), `offset` (grey levels added, as TensorFlow's adjust_brightness),
-            `contrast` (factor of what a channel has above the mean grey value, as torchvision's
-            adjust_contrast), `contrast_each` (above its own mean, as TensorFlow's), `saturation`
-            (factor of the distance from the pixel's own grey value, 0 gives a grey picture), `hue`
-            (turn about the axis of greys, in the plane of YIQ's I and Q: 1 is the whole circle,
-            above 0 red goes towards yellow, as with the hue of HSV).
+        steps: pairs of change and amount: `brightness` (factor of all channels, like torchvision's
+            adjust_brightness), `offset` (grey levels added, like TensorFlow's adjust_brightness),
+            `contrast` (factor of a channel's difference to the mean grey value, like torchvision's
+            adjust_contrast), `contrast_each` (difference to its own mean, like TensorFlow's),
+            `saturation` (factor of the distance from the pixel's own grey value, 0 gives a grey
+            image), `hue` (rotation about the grey axis in the plane of YIQ's I and Q: 1 is a full
+            turn; positive values turn red towards yellow, like the hue of HSV).
 
     Raises:
-        ValueError: another name.
+        ValueError: unknown name.
     """
-    grey, chroma = 1.0, 1 + 0j  # factors of a pixel's
-    mean_grey, mean_chroma = 0.0, 0j  # and of the mean's
+    grey, chroma = 1.0, 1 + 0j  # factors of the pixel's values
+    mean_grey, mean_chroma = 0.0, 0j  # and of the mean's values
     added = 0.0
     for name, amount in steps:
         match name:
@@ -66,7 +66,7 @@ def fused(steps: Iterable[tuple[str, float]]) -> Matrix:
                 mean_chroma += (1 - amount) * chroma
                 grey, chroma = grey * amount, chroma * amount
             case _:
-                raise ValueError(f"{name}: no change of colours.")
+                raise ValueError(f"{name}: unknown colour change.")
     factors = (grey, chroma.real, chroma.imag, added, mean_grey, mean_chroma.real, mean_chroma.imag)
     matrix: Matrix = np.array(factors) @ _parts()
     return matrix.reshape(3, 7)
@@ -74,18 +74,18 @@ def fused(steps: Iterable[tuple[str, float]]) -> Matrix:
 
 @functools.cache
 def _parts() -> Matrix:
-    """Return the seven matrices that `fused` adds up, (7, 21).
+    """Return the seven matrices that `fused` sums up, (7, 21).
 
-    Of a pixel: its grey value, its chroma, and that turned by a quarter; a grey level; of the mean
-    what there is of a pixel.
+    For the pixel: its grey value, its chroma, and the chroma turned by 90 degrees; an offset; then
+    the first three for the mean.
     """
     to_yiq = np.array((LUMA, *CHROMA))
-    # From I to -Q: red, yellow, green lie clockwise in this plane.
+    # From I to -Q: red, yellow, green are clockwise in this plane.
     turned = np.array(((0.0, 0.0, 0.0), CHROMA[1], np.negative(CHROMA[0])))
     grey = np.array((LUMA,) * 3)
     parts = np.zeros((7, 3, 7))
-    for place, part in enumerate((grey, np.eye(3) - grey, np.linalg.solve(to_yiq, turned))):
-        parts[place, :, :3] = parts[4 + place, :, 4:] = part
+    for index, part in enumerate((grey, np.eye(3) - grey, np.linalg.solve(to_yiq, turned))):
+        parts[index, :, :3] = parts[4 + index, :, 4:] = part
     parts[3, :, 3] = 1
     return parts.reshape(7, 21)
 
@@ -93,15 +93,15 @@ def _parts() -> Matrix:
 def mean_colors(images: Tensor) -> Tensor:
     """Return the means of the colour channels, (N, 3) float32 in grey levels.
 
-    One of less than three channels is grey: its first channel counts, three times. The sums are of
-    whole grey levels, so that they are the same however a batch or the work is cut.
+    An image with fewer than three channels is grey: its first channel is used three times. Integer
+    grey levels are summed, so that the result does not depend on how a batch is split.
 
     Args:
         images: (N, C, H, W) uint8, or float32 in 0..255.
     """
     count = 3 if images.shape[1] >= 3 else 1
     pixels = images[:, :count]
-    if images.dtype == torch.uint8 and images.device.type == "cpu":  # numpy adds them faster
+    if images.dtype == torch.uint8 and images.device.type == "cpu":  # numpy is faster here
         lines = pixels.numpy().sum(axis=3, dtype=np.uint32)
         sums = torch.from_numpy(lines.sum(axis=2, dtype=np.int64))
     else:
@@ -111,13 +111,13 @@ def mean_colors(images: Tensor) -> Tensor:
 
 
 def apply(images: Tensor, matrices: Tensor) -> Tensor:
-    """Change the colours of a batch, each picture by its own matrix; clamped to 0..255.
+    """Apply each image's matrix to its colours; the result is clamped to 0..255.
 
-    A picture's result does not depend on the others.
+    The result for an image does not depend on the others.
 
     Args:
-        images: (N, C, H, W) uint8, or float32 in 0..255. Channels past the third stay as they are;
-            one of less than three channels is grey, and its first takes the matrix's first factor.
+        images: (N, C, H, W) uint8, or float32 in 0..255. Channels after the third are unchanged; an
+            image with fewer than three is grey, and its first uses the matrix's first factor.
         matrices: (N, 3, 7) float32, on the same device.
 
     Returns:
@@ -128,13 +128,13 @@ def apply(images: Tensor, matrices: Tensor) -> Tensor:
     out = torch.empty_like(images, dtype=torch.float32)
     out[:, count:] = images[:, count:]
     if images.device.type == "cpu" and count == 3:
-        for place in range(len(images)):
-            _convolve(images[place, :3], matrices[place], out[place, :3])
+        for index in range(len(images)):
+            _convolve(images[index, :3], matrices[index], out[index, :3])
         return out
     images, factors = images.float(), matrices[..., None, None]  # (N, 3, 4, 1, 1)
     for row in range(count):
         target = out[:, row]
-        # One pass a term, over one plane that stays in the cache: no temporaries.
+        # One pass per term over one plane, which stays in the cache: no temporaries.
         torch.mul(images[:, 0], factors[:, row, 0], out=target)
         for channel in range(1, count):
             target.addcmul_(images[:, channel], factors[:, row, channel])
@@ -143,7 +143,7 @@ def apply(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def about_mean(matrices: Tensor, images: Tensor) -> Tensor:
-    """Put the images' means into matrices (N, 3, 7), which leaves (N, 3, 4) float32."""
+    """Evaluate the mean terms of matrices (N, 3, 7) for the images: (N, 3, 4) float32."""
     bare = matrices[..., :4].clone()
     if matrices.device.type != "cpu" or matrices[..., 4:].any():
         means = mean_colors(images)
@@ -153,10 +153,10 @@ def about_mean(matrices: Tensor, images: Tensor) -> Tensor:
 
 
 def _convolve(image: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """Change one picture (3, H, W) by a matrix (3, 4), into `out` (3, H, W) float32.
+    """Apply a matrix (3, 4) to one image (3, H, W); the result is in `out` (3, H, W) float32.
 
-    A convolution of one pixel reads all three planes at once, and pieces of a picture stay in the
-    cache of a core until they are clamped: half the time of a term after the other.
+    A 1x1 convolution reads all three planes at once, and blocks of rows stay in the cache until
+    they are clamped, which takes half the time of separate terms.
     """
     kernel, added = matrix[:, :3, None, None], matrix[:, 3]
     for start in range(0, image.shape[1], ROWS):

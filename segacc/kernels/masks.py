@@ -1,8 +1,8 @@
-"""The loss of mask classification: a set of masks matched to the classes in the label.
+"""The loss of mask classification: predicted masks are matched to the classes in the label.
 
-Sums and counts are such that a batch may be cut anyhow (see `segacc.hookspecs.LossTerm`): what a
-sum is divided by depends on labels only. transformers divides by the numbers of each micro-batch,
-and takes ignored pixels for background; else the losses are its own.
+Sums and divisors allow a batch to be split in any way (see `segacc.contracts.LossTerm`): the
+divisor depends on labels only. transformers divides by the counts of each micro-batch, and treats
+ignored pixels as background; otherwise the losses are the same.
 """
 
 import weakref
@@ -19,11 +19,11 @@ from segacc.contracts import IGNORE
 from segacc.kernels.region import present_classes
 
 CERTAIN = 1e4
-"""A logit so sure that sampling by uncertainty leaves its pixel out where it can."""
+"""A logit so confident that uncertainty sampling avoids its pixel."""
 
 
 class Prediction(NamedTuple):
-    """What one decoder layer says of N images with Q queries."""
+    """The output of one decoder layer for N images with Q queries."""
 
     classes: Tensor
     """(N, Q, K + 1) float logits; the last is "no object"."""
@@ -33,25 +33,25 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Targets:
-    """What the label of one image holds."""
+    """The classes in the label of one image, and their masks."""
 
     classes: Tensor
     """(T,) int64, the classes that occur, ascending."""
     masks: Tensor
-    """(T, H, W) float32, 1 where the class is."""
+    """(T, H, W) float32, 1 inside the class."""
     ignored: Tensor
-    """(H, W) float32, 1 where no class is."""
+    """(H, W) float32, 1 where the label is ignored."""
 
 
 class Matched(NamedTuple):
-    """Pairs of a query and a class of the label, M over all images in turn; on the CPU."""
+    """Pairs of a query and a class in the label, M over all images; on the CPU."""
 
     image: Tensor
     """(M,) int64."""
     query: Tensor
     """(M,) int64."""
     target: Tensor
-    """(M,) int64, place among the image's classes."""
+    """(M,) int64, index into the image's classes."""
 
 
 def image_targets(label: Tensor, num_classes: int) -> Targets:
@@ -64,15 +64,15 @@ def image_targets(label: Tensor, num_classes: int) -> Targets:
 class SetLoss:
     """Class, mask and dice loss of a network of transformers, summed over decoder layers.
 
-    Subclasses say at which pixels masks are compared, and how.
+    Subclasses define at which pixels masks are compared, and how.
 
     Args:
-        network: of transformers; its `weight_dict` and `criterion` have the weights.
+        network: a network of transformers; `weight_dict` and `criterion` have the loss weights.
         num_queries: Q.
     """
 
     def __init__(self, network: Any, *, num_queries: int) -> None:
-        """Read the weights; see the class."""
+        """Read the loss weights; see the class."""
         self.criterion, self.matcher = network.criterion, network.criterion.matcher
         self.num_classes, self.num_queries = int(network.config.num_labels), num_queries
         self.no_object = float(network.criterion.eos_coef)
@@ -85,9 +85,9 @@ class SetLoss:
         self._sums: dict[str, Tensor] = {}
 
     def count(self, name: str, labels: Tensor) -> Tensor:
-        """Weigh labels (N, H, W): class weights of all queries, or the number of masks.
+        """Return the divisor for labels (N, H, W): summed query weights, or the number of masks.
 
-        An image without any label weighs nothing.
+        Images whose label is all ignored are not counted.
         """
         masks = present_classes(labels, self.num_classes).sum(1).float()  # (N,)
         if name != "class":
@@ -97,10 +97,10 @@ class SetLoss:
         return (weights * (masks > 0)).sum()
 
     def sums(self, predictions: Sequence[Prediction], labels: Tensor) -> dict[str, Tensor]:
-        """Sum the losses by name, weighted: float32 scalars.
+        """Return the weighted sum of each loss by name: float32 scalars.
 
-        They are computed once for a forward pass, and kept while its predictions live: matching
-        and points are drawn once for all three.
+        They are computed once per forward pass and cached while its predictions exist, so that all
+        three use the same matching and points.
         """
         if self._seen() is not predictions[0].classes:
             with torch.autocast(labels.device.type, enabled=False):
@@ -122,17 +122,17 @@ class SetLoss:
 
     @torch.no_grad()
     def match(self, layer: Prediction, targets: Sequence[Targets]) -> Matched:
-        """Pair queries with classes so that the cost is least, image by image."""
+        """Match queries and classes with minimal total cost, image by image."""
         pairs = [torch.zeros(3, 0, dtype=torch.int64)]
-        for place, one in enumerate(targets):
+        for index, one in enumerate(targets):
             if len(one.classes):
-                cost = self._cost(layer.classes[place], layer.masks[place], one)
+                cost = self._cost(layer.classes[index], layer.masks[index], one)
                 rows, columns = map(torch.from_numpy, linear_sum_assignment(cost.cpu().numpy()))
-                pairs.append(torch.stack([torch.full_like(rows, place), rows, columns]))
+                pairs.append(torch.stack([torch.full_like(rows, index), rows, columns]))
         return Matched(*torch.cat(pairs, dim=1))
 
     def _cost(self, classes: Tensor, masks: Tensor, one: Targets) -> Tensor:
-        """Return what each pair of query and class costs: (Q, T)."""
+        """Return the cost of each pair of query and class: (Q, T)."""
         from transformers.models.mask2former.modeling_mask2former import pair_wise_dice_loss
 
         logits, wanted = self.matching_pixels(masks, one)
@@ -145,7 +145,7 @@ class SetLoss:
         return torch.nan_to_num(cost, nan=most, posinf=most, neginf=most)
 
     def _classes(self, layer: Prediction, targets: Sequence[Targets], pairs: Matched) -> Tensor:
-        """Sum the weighted cross-entropy of all queries of images that have a label."""
+        """Sum the weighted cross-entropy of all queries of images with labelled pixels."""
         device = layer.classes.device
         weight = torch.ones(self.num_classes + 1, device=device)
         weight[-1] = self.no_object
@@ -159,7 +159,7 @@ class SetLoss:
     def _masks(
         self, layer: Prediction, targets: Sequence[Targets], pairs: Matched
     ) -> tuple[Tensor, Tensor]:
-        """Sum the pixel loss, a mean over each mask's valid pixels, and the dice loss."""
+        """Sum the pixel loss (mean over each mask's valid pixels) and the dice loss."""
         masks = layer.masks[pairs.image, pairs.query]  # (M, h, w)
         if not len(masks):
             return masks.sum(), masks.sum()
@@ -173,18 +173,18 @@ class SetLoss:
         return mask, (1 - (2 * overlap + 1) / (both + 1)).sum()
 
     def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
-        """Choose P valid pixels of one image: logits (Q, P) and targets (T, P)."""
+        """Select P valid pixels of one image: logits (Q, P) and targets (T, P)."""
         raise NotImplementedError
 
     def loss_pixels(
         self, masks: Tensor, wanted: Tensor, ignored: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose P pixels for each mask: logits, targets and validity, (M, P) each.
+        """Select P pixels for each mask: logits, targets and validity, (M, P) each.
 
         Args:
             masks: (M, h, w) logits.
             wanted: (M, H, W), 1 inside.
-            ignored: (M, H, W), 1 where pixels count for nothing.
+            ignored: (M, H, W), 1 for ignored pixels.
         """
         raise NotImplementedError
 
@@ -200,11 +200,11 @@ class SetLoss:
 class PointLoss(SetLoss):
     """Cross-entropy and dice at sampled points (Cheng et al., Mask2Former, CVPR 2022, section 3.3).
 
-    A point into which an ignored pixel enters by interpolation has no weight.
+    A point whose interpolation includes an ignored pixel has no weight.
     """
 
     def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
-        """Draw points that all masks of the image share."""
+        """Draw points that are used for all masks of the image."""
         points = torch.rand(1, self.matcher.num_points, 2, device=masks.device)
         both = sample(torch.cat([one.masks, one.ignored[None]])[None], points)[0]  # (T + 1, P)
         valid = both[-1] == 0
@@ -213,7 +213,7 @@ class PointLoss(SetLoss):
     def loss_pixels(
         self, masks: Tensor, wanted: Tensor, ignored: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw points for each mask, most of them where it is uncertain, few where ignored."""
+        """Draw points for each mask, mostly at uncertain and rarely at ignored pixels."""
         criterion = self.criterion
         with torch.no_grad():
             blank = F.interpolate(ignored[:, None], size=masks.shape[-2:], mode="area") > 0.999
@@ -228,13 +228,13 @@ class PointLoss(SetLoss):
         return sample(masks[:, None], points)[:, 0], at_points[:, 0], at_points[:, 1] == 0
 
     def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Compare by cross-entropy."""
+        """Compute the cross-entropy."""
         from transformers.models.mask2former import modeling_mask2former as mask2former
 
         return mask2former.pair_wise_sigmoid_cross_entropy_loss(logits, wanted)  # type: ignore[no-any-return]
 
     def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Compare by cross-entropy."""
+        """Compute the cross-entropy."""
         return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
 
 
@@ -242,7 +242,7 @@ class DenseLoss(SetLoss):
     """Focal and dice loss at all pixels (Cheng et al., MaskFormer, NeurIPS 2021, section 3.3)."""
 
     def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
-        """Take all pixels at the resolution of the masks, targets by the nearest."""
+        """Return all pixels at mask resolution; targets are resized with nearest."""
         both = torch.cat([one.masks, one.ignored[None]])[None]
         both = F.interpolate(both, size=masks.shape[-2:], mode="nearest")[0].flatten(1)
         valid = both[-1] == 0
@@ -251,19 +251,19 @@ class DenseLoss(SetLoss):
     def loss_pixels(
         self, masks: Tensor, wanted: Tensor, ignored: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take all pixels at the resolution of the label."""
+        """Return all pixels at label resolution."""
         size = (wanted.shape[-2], wanted.shape[-1])
         full = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
         return full.flatten(1), wanted.flatten(1), ignored.flatten(1) == 0
 
     def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Compare by focal loss."""
+        """Compute the focal loss."""
         from transformers.models.maskformer.modeling_maskformer import pair_wise_sigmoid_focal_loss
 
         return pair_wise_sigmoid_focal_loss(logits, wanted)  # type: ignore[no-any-return]
 
     def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Compare by focal loss: alpha 0.25, gamma 2."""
+        """Compute the focal loss with alpha 0.25, gamma 2."""
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         inside = logits.sigmoid()
         wrong = inside + wanted - 2 * inside * wanted  # 1 - p_t
@@ -271,7 +271,7 @@ class DenseLoss(SetLoss):
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Read maps (M, C, H, W) at points (M, P, 2) in 0..1, bilinearly: (M, C, P)."""
+    """Sample maps (M, C, H, W) at points (M, P, 2) in 0..1, bilinearly: (M, C, P)."""
     from transformers.models.mask2former.modeling_mask2former import sample_point
 
     return sample_point(maps, points, align_corners=False)  # type: ignore[no-any-return]
@@ -279,13 +279,13 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Term:
-    """One of the losses of a SetLoss, as the loop uses it."""
+    """One of the losses of a SetLoss, as a LossTerm."""
 
     losses: SetLoss
     name: str
 
     def count(self, labels: Tensor) -> Tensor:
-        """Weigh labels (N, H, W) int64."""
+        """Return the divisor for labels (N, H, W) int64."""
         return self.losses.count(self.name, labels)
 
     def sum(self, predictions: Sequence[Prediction], labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses of single pixels: cross-entropy, focal, hard examples, binary."""
+"""Pixel-wise losses: cross-entropy, focal, hard examples, binary."""
 
 import math
 
@@ -62,7 +62,7 @@ def focal_sum(
 
     def term(full: Tensor, label: Tensor) -> Tensor:
         costs = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
-        # 1 - p, kept above 0, where a power below 1 has no slope.
+        # 1 - p, clamped above 0, where a power below 1 has an infinite slope.
         wrong = (-torch.expm1(-costs)).clamp(min=torch.finfo(costs.dtype).tiny)
         return (wrong**gamma * costs * pixel_weights(label, class_weights).to(costs.dtype)).sum()
 
@@ -79,9 +79,9 @@ def hard_examples_sum(
 ) -> Tensor:
     """Sum over images the mean cross-entropy of their hard pixels, at the labels' full size.
 
-    A pixel is hard when the softmax probability of its label's class is below `thresh`, or when it
-    is among the share `min_kept` of the image's pixels that cost most; pixels that cost as much as
-    the last of these are kept, too. Ignored pixels, and those of a class of weight 0, are left out.
+    A pixel is hard if the softmax probability of its label's class is below `thresh`, or if it is
+    among the fraction `min_kept` of the image's pixels with the highest loss, including ties.
+    Ignored pixels, and those of a class with weight 0, are excluded.
 
     Args:
         logits: (N, K, h, w) float.
@@ -93,7 +93,7 @@ def hard_examples_sum(
     Returns:
         A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
-    surest = -math.log(thresh) if thresh else math.inf  # what a pixel of probability thresh costs
+    surest = -math.log(thresh) if thresh else math.inf  # loss of a pixel with probability thresh
 
     def term(full: Tensor, label: Tensor) -> Tensor:
         costs = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
@@ -110,7 +110,7 @@ def hard_examples_sum(
 
 
 def hard(costs: Tensor, surest: float, min_kept: float) -> Tensor:
-    """Tell which of the costs (V,) are above `surest`, or among the highest of them: (V,) bool."""
+    """Mask of the costs (V,) that are above `surest` or among the highest: (V,) bool."""
     least = math.ceil(min_kept * len(costs))
     last = costs.kthvalue(len(costs) - least + 1).values
     return (costs > surest) | (costs >= last)
@@ -121,13 +121,13 @@ def binary_cross_entropy_sum(
 ) -> Tensor:
     """Sum the cross-entropy of the foreground, class 1 of 2, over all pixels not ignored.
 
-    Its logit is the difference of the two, so that the sigmoid of it is the softmax probability
-    that predictions and scores are made of.
+    Its logit is the difference of the two logits, so its sigmoid is the softmax probability that
+    predictions and scores use.
 
     Args:
         logits: (N, 2, h, w) float.
         labels: (N, H, W) int64 of 0 and 1, 255 ignored.
-        pos_weight: factor of the foreground's pixels, above 0.
+        pos_weight: factor for foreground pixels, above 0.
         label_smoothing: 0..1, as in torch.nn.functional.cross_entropy.
 
     Returns:
@@ -148,7 +148,7 @@ def binary_cross_entropy_sum(
 
 
 def pixel_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Weigh the pixels of labels (N, H, W) by class, 0 where ignored: (N, H, W) float32.
+    """Return the class weight of each pixel of labels (N, H, W), 0 if ignored: float32.
 
     Args:
         labels: int64, 255 ignored.

@@ -1,4 +1,4 @@
-"""Losses of a class's whole region in an image: Tversky's index and its kin, Lovasz-Softmax."""
+"""Region losses of a class in an image: Tversky index (Dice, Jaccard) and Lovasz-Softmax."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from segacc.kernels.resize import summed
 
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:
-    """Tell which classes occur in labels (N, H, W) int64, 255 ignored: (N, K) bool."""
+    """Return which classes occur in labels (N, H, W) int64, 255 ignored: (N, K) bool."""
     found = torch.zeros(len(labels), IGNORE + 1, dtype=torch.bool, device=labels.device)
     return found.scatter_(1, labels.flatten(1), True)[:, :num_classes]
 
@@ -24,8 +24,8 @@ def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) ->
     Args:
         logits: (N, K, h, w) float.
         labels: (N, H, W) int64, 255 ignored.
-        alpha: what a false positive costs, above 0.
-        beta: what a false negative costs, above 0.
+        alpha: weight of false positives, above 0.
+        beta: weight of false negatives, above 0.
 
     Returns:
         A float32 scalar; 0 with zero gradients when every pixel is ignored.
@@ -33,12 +33,12 @@ def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) ->
 
     def term(full: Tensor, label: Tensor) -> Tensor:
         valid = label != IGNORE
-        place = label.where(valid, 0)[:, None]
+        index = label.where(valid, 0)[:, None]
         chances = full.softmax(dim=1) * valid[:, None]
-        right = chances.gather(1, place).flatten(1)
+        right = chances.gather(1, index).flatten(1)
         empty = full.new_zeros(full.shape[:2])  # (n, K), as all below
-        overlap = empty.scatter_add(1, place.flatten(1), right)
-        area = empty.scatter_add(1, place.flatten(1), valid.flatten(1).to(full.dtype))
+        overlap = empty.scatter_add(1, index.flatten(1), right)
+        area = empty.scatter_add(1, index.flatten(1), valid.flatten(1).to(full.dtype))
         claimed, present = chances.sum((2, 3)), area > 0
         costs = alpha * (claimed - overlap) + beta * (area - overlap)
         return (costs / (overlap + costs).where(present, 1) * present).sum()
@@ -75,14 +75,14 @@ def lovasz_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def jaccard_gains(errors: Tensor, inside: Tensor) -> Tensor:
-    """Tell how much the Jaccard loss grows when each pixel fails, after all of larger error.
+    """Return the growth of the Jaccard loss when each pixel fails after all with larger errors.
 
     Berman et al. 2018 take differences of the losses (algorithm 1); here each is a quotient of
-    counts, since in float32 little is left of the difference of two near ones.
+    counts, because in float32 the difference of two similar losses loses precision.
 
     Args:
         errors: (V,) float.
-        inside: (V,) bool, where the class is; at least one pixel.
+        inside: (V,) bool, True inside the class; at least one pixel.
 
     Returns:
         (V,) of the dtype of `errors`.
@@ -90,8 +90,8 @@ def jaccard_gains(errors: Tensor, inside: Tensor) -> Tensor:
     order = errors.argsort(descending=True)
     hit = inside[order]
     area, missed = hit.sum(), hit.cumsum(0)
-    overlap = (area - missed).to(errors.dtype)  # of the class with the pixels that have not failed
+    overlap = (area - missed).to(errors.dtype)  # between the class and pixels that have not failed
     union = (area + (~hit).cumsum(0)).to(errors.dtype)
-    # A pixel inside takes one from the overlap, one outside adds one to the union.
+    # A pixel inside reduces the overlap by one, one outside adds one to the union.
     gains = torch.where(hit, 1 / union, overlap / (union * (union - 1)))
     return torch.empty_like(gains).scatter_(0, order, gains)

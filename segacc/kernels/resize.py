@@ -1,4 +1,4 @@
-"""The hot kernels: resize + loss, resize + argmax, confusion."""
+"""Combined kernels: resize + loss, resize + argmax; and confusion counts."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,11 +12,11 @@ from torch.autograd.function import once_differentiable
 from segacc.contracts import IGNORE
 
 CHUNK = 2**26
-"""Elements of full-size logits that exist at a time: 256 MiB of float32."""
+"""Maximum elements of full-size logits in memory at a time: 256 MiB of float32."""
 
 
 def widened(logits: Tensor) -> Tensor:
-    """Return logits as float32; float64 stays as it is."""
+    """Convert logits to float32; float64 is unchanged."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -28,13 +28,13 @@ def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_and_cut(logits: Tensor, size: tuple[int, int], extent: tuple[float, float]) -> Tensor:
-    """Resize logits (N, K, h, w) of a padded image, and cut off the padding.
+    """Resize logits (N, K, h, w) of a padded image, and crop the padding.
 
     Args:
         logits: (N, K, h, w) float.
         size: (H, W) in pixels.
-        extent: height and width that the logits reach over, in pixels of the result, also between
-            two pixels; not less than `size`.
+        extent: height and width that the logits cover, in pixels of the result, possibly
+            fractional; at least `size`.
 
     Returns:
         (N, K, H, W) `widened`.
@@ -42,7 +42,7 @@ def resize_and_cut(logits: Tensor, size: tuple[int, int], extent: tuple[float, f
     height, width = extent
     if height == int(height) and width == int(width):
         full = resize(logits, (int(height), int(width)))
-    else:  # torch rounds h * scale down to pixels: the scale must not come out too low
+    else:  # torch rounds h * scale down, so the scale must not be too small
         scale = tuple(
             side * (1 + 1e-9) / given for side, given in zip(extent, logits.shape[-2:], strict=True)
         )
@@ -53,15 +53,15 @@ def resize_and_cut(logits: Tensor, size: tuple[int, int], extent: tuple[float, f
 
 
 Term = Callable[[Tensor, Tensor], Tensor]
-"""Logits (n, K, H, W) `widened`, at full size, and labels (n, H, W) to a sum over the images; it
-must depend on the logits, also where every pixel is ignored."""
+"""Function of `widened` logits (n, K, H, W) at full size and labels (n, H, W) that returns a sum
+over the images; it must depend on the logits, even if all pixels are ignored."""
 
 
 def summed(term: Term, logits: Tensor, labels: Tensor) -> Tensor:
     """Sum a term over images (N, K, h, w) at the labels' size, a few images at a time.
 
-    The gradient is computed together with the value, so full-size logits never exist for all. The
-    term is computed as `widened` says, whatever mixed precision is on.
+    The gradient is computed together with the value, so full-size logits never exist for all
+    images. The term is computed in the dtype of `widened`, even with mixed precision.
     """
     total: Tensor = _Summed.apply(term, logits, labels)
     return total
@@ -90,29 +90,29 @@ class _Summed(torch.autograd.Function):
 
 
 Shares = Literal["softmax", "sum"]
-"""How the values of all classes become probabilities: by a softmax, or as shares of their sum."""
+"""How class values become probabilities: by a softmax, or divided by their sum."""
 
 
 class Decided(NamedTuple):
-    """What was decided of each pixel of N images."""
+    """The prediction for each pixel of N images."""
 
     classes: Tensor
     """(N, H, W) uint8."""
     confidence: Tensor | None = None
-    """(N, H, W) float32, the probability of that class; None where it was not asked for."""
+    """(N, H, W) float32, the probability of that class; None if not requested."""
 
     def each(self) -> "Iterator[Decided]":
-        """Yield the same of one image at a time: N = 1."""
+        """Yield the predictions image by image, N = 1."""
         classes, confidence = self
-        for place in range(len(classes)):
-            one = slice(place, place + 1)
+        for index in range(len(classes)):
+            one = slice(index, index + 1)
             yield Decided(classes[one], None if confidence is None else confidence[one])
 
 
 def resized_argmax(
     logits: Tensor, size: tuple[int, int], *, extent: tuple[float, float] | None = None
 ) -> Tensor:
-    """Return each pixel's class at `size`, (N, H, W) uint8; see `decide`."""
+    """Return the class of each pixel at `size`, (N, H, W) uint8; see `decide`."""
     return decide(logits, size, extent=extent).classes
 
 
@@ -123,41 +123,40 @@ def decide(
     extent: tuple[float, float] | None = None,
     shares: Shares | None = None,
 ) -> Decided:
-    """Decide each pixel at `size`: argmax of the resized logits, never holding them all.
+    """Return the argmax of the resized logits at `size`, without storing them all.
 
-    Classes are resized a few at a time beside a running maximum. The classes are those of
-    `resize(logits, size).argmax(1)`, the first of equal ones winning; where several chunks are
-    needed, torch may round a part otherwise than the whole, in the last bit of a float32. They do
-    not depend on `shares`.
+    A few classes at a time are resized and compared with a running maximum. The result equals
+    `resize(logits, size).argmax(1)`, where the first of equal values wins; if several chunks are
+    needed, torch may round the last bit of a float32 differently. It does not depend on `shares`.
 
     Args:
         logits: (N, K, h, w) float.
         size: (H, W) in pixels.
-        extent: height and width that the logits reach over, as in `resize_and_cut`; default `size`.
-        shares: what makes probabilities of the values, for the confidence; None for none.
+        extent: height and width that the logits cover, as in `resize_and_cut`; default `size`.
+        shares: how to compute probabilities for the confidence; None for no confidence.
     """
     height, width = extent or size
     step = max(1, CHUNK // math.ceil(logits.shape[0] * height * width))
     best = _Best(shares)
     for first in range(0, logits.shape[1], step):
         part = logits[:, first : first + step].contiguous()
-        # Without a name it is gone before the next one is made.
+        # Not assigned, so it is freed before the next one is allocated.
         best.see(resize_and_cut(part, size, extent) if extent else resize(part, size), first)
     return Decided(best.winner, best.confidence())
 
 
 class _Best:
-    """The best of the classes seen so far, pixel by pixel; all states are (N, H, W)."""
+    """The best class so far of each pixel; all states are (N, H, W)."""
 
     def __init__(self, shares: Shares | None) -> None:
-        """Start before the first class."""
+        """Initialize before the first class."""
         self.shares = shares
         self.value = self.winner = self.total = torch.empty(0)
 
     def see(self, full: Tensor, first: int) -> None:
-        """See classes (N, k, H, W) that are counted from `first`.
+        """Update with classes (N, k, H, W), numbered from `first`.
 
-        A few rows at a time: what `max` and `exp` make beside would be as large as what they see.
+        A few rows at a time, because temporaries of `max` and `exp` are as large as their input.
         """
         if first == 0:
             self.value = torch.empty_like(full[:, 0])
@@ -185,20 +184,20 @@ class _Best:
 
     def confidence(self) -> Tensor | None:
         """Return the probability of the best class, (N, H, W) float32."""
-        if self.shares == "softmax":  # the best class has exp(0) of the total
+        if self.shares == "softmax":  # the best class contributes exp(0) to the total
             return self.total.reciprocal_()
         return share_of(self.value, self.total) if self.shares else None
 
 
 def probabilities(full: Tensor, shares: Shares) -> Tensor:
-    """Turn the values of all classes (N, K, H, W) float32 into probabilities."""
+    """Convert the values of all classes (N, K, H, W) float32 to probabilities."""
     if shares == "softmax":
         return full.softmax(dim=1)
     return share_of(full, full.sum(dim=1, keepdim=True))
 
 
 def share_of(value: Tensor, total: Tensor) -> Tensor:
-    """Divide values by their total, float32 and not below 0; 0 where all are 0."""
+    """Divide non-negative float32 values by their total; 0 if all are 0."""
     return value / total.clamp(min=torch.finfo(torch.float32).tiny)
 
 
@@ -207,7 +206,7 @@ def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
     Args:
         predictions: (N, H, W) integers 0..K-1.
-        labels: (N, H, W) integers 0..K-1, or 255 for pixels that count for nothing.
+        labels: (N, H, W) integers 0..K-1, or 255 for ignored pixels.
         num_classes: K.
 
     Returns:
@@ -215,7 +214,7 @@ def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """
     counts = torch.zeros(num_classes**2, dtype=torch.int64, device=labels.device)
     parts = (torch.split(one.flatten(), max(1, CHUNK // 16)) for one in (predictions, labels))
-    for prediction, label in zip(*parts, strict=True):  # as indices take many times a label's bytes
+    for prediction, label in zip(*parts, strict=True):  # indices take far more memory than labels
         valid = label != IGNORE
         pairs = label[valid].long() * num_classes + prediction[valid].long()
         counts += torch.bincount(pairs, minlength=num_classes**2)

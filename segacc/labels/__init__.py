@@ -1,4 +1,4 @@
-"""From the raw ids and colours of label files to classes, and back."""
+"""Conversion between the raw ids or colours in label files and class indices."""
 
 from segacc.labels.edits import edit
 from segacc.labels.label_map import Color, LabelMap, spread_colors

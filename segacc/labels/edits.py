@@ -1,4 +1,4 @@
-"""Edits of a label map from a file or a mapping: other classes, merged, dropped, renamed ones."""
+"""Edits of a label map from a file or mapping: redefine, ignore, drop, merge or rename classes."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,14 +14,14 @@ from segacc.labels.label_map import Color, LabelMap, ranges, spread_colors
 from segacc.labels.names import rgb
 
 QUOTES = (
-    "A name is text: put it in quotes, as YAML takes yes, no, on, off, null and numbers for "
-    "something else."
+    "A name must be text: put it in quotes, because YAML converts unquoted yes, no, on, off, "
+    "null and numbers."
 )
 
 
 @dataclass
 class _Classes:
-    """A label map while it is edited: a class lives as long as it has raw ids."""
+    """Mutable working copy of a label map. A class that loses its last raw id is removed."""
 
     raw: dict[str, list[int]]
     """Raw ids by class name, in the order of the classes."""
@@ -34,7 +34,7 @@ class _Classes:
         return OptionError(f"{self.where}: {text}")
 
     def take(self, ids: Sequence[int]) -> None:
-        """Take raw ids away from whatever has them."""
+        """Remove raw ids from the classes or the ignored ids that have them."""
         self.raw = {
             name: left
             for name, owned in self.raw.items()
@@ -46,7 +46,7 @@ class _Classes:
         return next((name for name, owned in self.raw.items() if raw in owned), None)
 
     def ids(self, given: Any, key: str) -> list[int]:
-        """Return the raw ids that a class name or a raw id stands for."""
+        """Return the raw ids of a class name, or the raw id itself."""
         if isinstance(given, int) and not isinstance(given, bool):
             if given not in self.ignored and self.owner(given) is None:
                 all_ids = self.ignored.union(*self.raw.values())
@@ -56,7 +56,7 @@ class _Classes:
         return self.raw[self.known(given, key)]
 
     def known(self, name: Any, key: str) -> str:
-        """Return `name` if it is that of a class."""
+        """Return `name` if it is the name of a class."""
         if not isinstance(name, str):
             raise self.refuse(f"{key}: {name!r} is neither a class name nor a raw id. {QUOTES}")
         if name not in self.raw:
@@ -68,31 +68,32 @@ class _Classes:
 
 
 def edit(labels: LabelMap, edits: Path | Mapping[str, Any] | None, where: str) -> LabelMap:
-    """Change a label map; what comes out is stored with the model as any other.
+    """Apply edits to a label map; the result is stored with the model.
 
-    The keys of `edits`, each of which may be missing, in the order in which they are applied:
+    All keys of `edits` are optional; they are applied in this order:
 
-    1. `classes`: {raw id: class name}, all classes anew, in this order. Raw ids that are not named
-       are errors when a label holds them, except 255 and those in `ignore`.
-    2. `ignore`: [raw id, ...] count for nothing, known or not.
-    3. `drop`: [class name or raw id, ...] count for nothing.
-    4. `merge`: {new name: [class name or raw id, ...]}, one after the other. A class that has the
-       new name already is the first of them. What they become stands where the lowest class of
-       them stood, and has the colour of the first.
+    1. `classes`: {raw id: class name}, redefines all classes, in this order. A raw id that is not
+       listed is an error when a label contains it, except 255 and the ids in `ignore`.
+    2. `ignore`: [raw id, ...] are ignored, whether or not the label map has them.
+    3. `drop`: [class name or raw id, ...] are ignored.
+    4. `merge`: {new name: [class name or raw id, ...]}, one after the other. An existing class
+       of the new name is the first of them. The merged class takes the lowest class index among
+       them and the colour of the first.
     5. `rename`: {old name: new name}, all at once.
-    6. `palette`: {class name: [r, g, b] or "#rrggbb"}, for pictures.
+    6. `palette`: {class name: [r, g, b] or "#rrggbb"}, for rendered pictures.
 
-    A class without raw ids is no more, and the others keep their order without gaps.
-    `labels.colors` stays: it leads from colours to raw ids.
+    A class without raw ids is removed, and the remaining classes are renumbered in the same order.
+    `labels.colors`, which maps colours to raw ids, is not changed.
 
     Args:
         labels: the data set's own map.
-        edits: a mapping, or a YAML or JSON file of one; None changes nothing.
-        where: where the edits were typed, as `--dataset camvid: map`; errors add the file.
+        edits: a mapping, or a YAML or JSON file with one; None changes nothing.
+        where: origin of the edits for errors, such as `--dataset camvid: map`; a file's path is
+            added.
 
     Raises:
-        OptionError: the file cannot be read, an unknown key, class or raw id, a value of another
-            form, or classes that a label map cannot hold.
+        OptionError: the file cannot be read; an unknown key, class or raw id; a value of the wrong
+            form; or classes that are not a valid label map.
     """
     if edits is None:
         return labels
@@ -140,7 +141,7 @@ def _read(path: Path, where: str) -> Mapping[str, Any]:
 
 
 def _classes(state: _Classes, given: Any) -> None:
-    """Name all classes anew; each keeps the colour that its name or its first raw id had."""
+    """Redefine all classes; each keeps the colour that its name or its first raw id had."""
     named: dict[str, list[int]] = {}
     palette: dict[str, Color] = {}
     of_raw = {raw: color for color, raw in reversed([*state.colors.items()])}
@@ -181,8 +182,8 @@ def _merge(state: _Classes, given: Any) -> None:
             raise state.refuse(f"merge: the new name is {name!r}. {QUOTES}")
         found = [(one, state.ids(one, key)) for one in _list(state, members, key)]
         if not found:
-            raise state.refuse(f"{key}: nothing is named that becomes this class.")
-        if name in state.raw:  # a class of the new name takes the others in
+            raise state.refuse(f"{key}: the list of classes to merge is empty.")
+        if name in state.raw:  # an existing class of the new name is kept
             found.insert(0, (name, state.raw[name]))
         _join(state, name, found)
 
@@ -190,14 +191,14 @@ def _merge(state: _Classes, given: Any) -> None:
 def _join(state: _Classes, name: str, found: list[tuple[Any, list[int]]]) -> None:
     owners = [owner for _, ids in found if (owner := state.owner(ids[0])) is not None]
     order = list(state.raw)
-    place = min((order.index(owner) for owner in owners), default=len(order))
+    first = min((order.index(owner) for owner in owners), default=len(order))
     ids = list(dict.fromkeys(raw for _, some in found for raw in some))
     state.take(ids)
     if owners and owners[0] not in state.raw:
         state.palette[name] = state.palette[owners[0]]
-    else:  # it has only a part of a class that goes on under its own colour
+    else:  # only a part of a class, which keeps its own colour
         state.palette[name] = _free_color(state.palette.values())
-    front = {other: state.raw[other] for other in order[:place] if other in state.raw}
+    front = {other: state.raw[other] for other in order[:first] if other in state.raw}
     state.raw = {**front, name: ids, **state.raw}
 
 
@@ -210,7 +211,7 @@ def _rename(state: _Classes, given: Any) -> None:
     names = [new.get(name, name) for name in state.raw]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise state.refuse(
-            f'rename: two classes would be called "{twice}". To make one of them, use merge.'
+            f'rename: two classes would be called "{twice}". Use merge to combine them.'
         )
     palette = {new.get(name, name): state.palette[name] for name in state.raw}
     state.raw = dict(zip(names, state.raw.values(), strict=True))
@@ -250,12 +251,12 @@ def _list(state: _Classes, given: Any, key: str) -> Sequence[Any]:
 
 
 def _raw_id(state: _Classes, given: Any, key: str) -> int:
-    """Read a raw id; the keys of a JSON object are texts."""
+    """Convert to a raw id; the keys of a JSON object are texts."""
     if isinstance(given, str) and given.isdecimal():
         return int(given)
     if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
         return given
-    raise state.refuse(f"{key}: {given!r} is no raw id, which is a whole number from 0 on.")
+    raise state.refuse(f"{key}: {given!r} is not a raw id (an integer >= 0).")
 
 
 def _finished(state: _Classes) -> LabelMap:

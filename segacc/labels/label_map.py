@@ -1,4 +1,4 @@
-"""LabelMap: from the raw ids or colours of a data set to classes 0..K-1 or 255, and back."""
+"""LabelMap: maps raw ids or colours in label files to classes 0..K-1 or 255, and back."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Color = tuple[int, int, int]
 
 
 def spread_colors(count: int) -> tuple[Color, ...]:
-    """Return `count` well separated RGB colours; the first is dark grey, as backgrounds are."""
+    """Return `count` well separated RGB colours; the first is dark grey, for the background."""
     hues = [
         ((k * 0.618034 + 0.08) % 1.0, (1.0, 0.55, 0.8)[k % 3], (0.95, 1.0, 0.7)[k // 3 % 3])
         for k in range(count)
@@ -30,14 +30,14 @@ def spread_colors(count: int) -> tuple[Color, ...]:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The one integer map between the ids in label files and the classes that are trained.
+    """The mapping between raw ids in label files and class indices.
 
     Attributes:
         names: the K class names.
         classes: raw id -> class 0..K-1, or 255 for a raw id that is ignored; any other raw id is
             an error.
-        palette: K RGB colours, 0..255, that pictures are drawn in.
-        colors: RGB colour -> raw id, for label files that hold colours; empty where none does.
+        palette: K RGB colours, 0..255, for rendered pictures.
+        colors: RGB colour -> raw id, for label files that contain colours; otherwise empty.
     """
 
     names: tuple[str, ...]
@@ -46,12 +46,12 @@ class LabelMap:
     colors: Mapping[Color, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Fill the palette; refuse a map that the rest of segacc could not hold."""
+        """Fill in a default palette; reject an invalid map."""
         if not 2 <= len(self.names) <= IGNORE:
             raise DataError(
                 f"A label map needs 2 to {IGNORE} classes, got {len(self.names)}: "
                 f"{', '.join(self.names)}. "
-                "For one kind of thing, name the background as a class too."
+                "With a single class, add the background as a second one."
             )
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
             raise DataError(f"Two classes have the same name: {', '.join(twice)}.")
@@ -61,7 +61,7 @@ class LabelMap:
             if k != IGNORE and not 0 <= k < len(self.names)
         }
         if wrong:
-            raise DataError(f"The label map sends raw ids to classes that have no name: {wrong}.")
+            raise DataError(f"The label map maps raw ids to classes without a name: {wrong}.")
         if min(self.classes) < 0:
             raise DataError(f"The label map has a negative raw id: {min(self.classes)}.")
         if not self.palette:
@@ -75,9 +75,9 @@ class LabelMap:
     def _check_colors(self) -> None:
         for color in (*self.palette, *self.colors):
             if len(color) != 3 or not all(0 <= part <= 255 for part in color):
-                raise DataError(f"{color} is no RGB colour: it needs three numbers of 0 to 255.")
+                raise DataError(f"{color} is not an RGB colour: three numbers from 0 to 255.")
         if below := {color: raw for color, raw in self.colors.items() if raw < 0}:
-            raise DataError(f"The label map gives colours a negative raw id: {below}.")
+            raise DataError(f"The label map maps colours to negative raw ids: {below}.")
 
     @classmethod
     def plain(
@@ -88,7 +88,7 @@ class LabelMap:
         reduce_labels: bool = False,
         palette: Sequence[Sequence[int]] = (),
     ) -> "LabelMap":
-        """Build the usual map: raw id i is class i, and 255 and the ids in `ignore` are ignored.
+        """Build the usual map: raw id i is class i; 255 and the ids in `ignore` are ignored.
 
         With `reduce_labels`, raw id 0 is ignored and raw id i is class i - 1 (ADE20K's files).
         """
@@ -99,15 +99,15 @@ class LabelMap:
 
     @cached_property
     def _bytes(self) -> bytes:
-        """The class of each raw id of one byte; K, which is no class, for one outside the map."""
+        """The class of each raw id 0..255; K, which is not a class, for raw ids outside the map."""
         return bytes(self.classes.get(raw, len(self.names)) for raw in range(256))
 
     @cached_property
     def _run(self) -> tuple[int, int, int]:
-        """The longest run of bytes that lie as far from their classes: first, last, how far.
+        """The longest range of raw ids with a constant offset to their classes.
 
-        All are counted from 255 on, so that it is 0, and raw id 0 is 1. The last is below the first
-        where no byte is in the map.
+        Ids and classes are shifted by one modulo 256, so 255 becomes 0 and raw id 0 becomes 1. The
+        last is below the first if no id below 256 is in the map.
         """
         moved = {(raw + 1) % 256: (k + 1) % 256 for raw, k in self.classes.items() if raw < 256}
         parts = groupby(
@@ -131,12 +131,12 @@ class LabelMap:
         """Map raw ids (H, W), any integer dtype, to classes (H, W) uint8, 255 ignored.
 
         Raises:
-            DataError: a raw id outside the map; the text names `where`, the ids and the likely
-                cure.
+            DataError: a raw id outside the map; the message names `where`, the ids and the likely
+                fix.
         """
         import numpy as np
 
-        if raw.dtype == np.uint8 and raw.size:  # the usual: ids that all move by as much
+        if raw.dtype == np.uint8 and raw.size:  # the usual case: a constant offset
             first, last, far = self._run
             turned = raw + np.uint8(1)
             if first <= turned.min() and turned.max() <= last:
@@ -152,19 +152,19 @@ class LabelMap:
         return mapped.astype(np.uint8)
 
     def raw_ids(self, rgb: "np.ndarray[Any, Any]", where: str) -> "np.ndarray[Any, Any]":
-        """Map the colours of a label (H, W, 3) uint8 to raw ids (H, W), which `apply` takes.
+        """Map the colours of a label (H, W, 3) uint8 to raw ids (H, W) for `apply`.
 
         Returns:
-            uint8, or int64 where an id of a colour is above 255.
+            uint8, or int64 if a raw id is above 255.
 
         Raises:
-            DataError: a colour that `colors` lacks; the text names `where`, the colours, the ones
-                nearest to them and the likely cure.
+            DataError: a colour that `colors` lacks; the message names `where`, the colours, the
+                nearest known colours and the likely fix.
         """
         import numpy as np
 
         padded = np.zeros((*rgb.shape[:2], 4), np.uint8)
-        for band in range(3):  # a colour becomes one number
+        for band in range(3):  # pack each colour into one number
             padded[..., band] = rgb[..., band]
         values = padded.view("<u4")[..., 0]
         raw = look_up(values, *self._sorted_colors)
@@ -186,8 +186,8 @@ class LabelMap:
             )
         else:
             cure = (
-                "Add them to the colour table; a name in it that should count for nothing is left "
-                "out with map={drop: [NAME]}."
+                "Add them to the colour table; to ignore a class of the table, "
+                "use map={drop: [NAME]}."
             )
         more = " ..." if len(found) > 8 else ""
         return (
@@ -196,7 +196,7 @@ class LabelMap:
         )
 
     def _stranger(self, color: Color, count: int) -> str:
-        """Tell a colour that is not in the table beside the one nearest to it."""
+        """Describe an unknown colour and the nearest one in the table."""
         near = min(
             self.colors, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, color, strict=True))
         )
@@ -235,28 +235,28 @@ class LabelMap:
                 "must hold ids, not colours."
             )
         return (
-            "If these pixels should count for nothing, add "
+            "If these pixels should be ignored, add "
             f"ignore={'/'.join(map(str, bad[:8]))}; otherwise name the missing classes."
         )
 
     def restore(self, prediction: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """Map classes (H, W) back to raw ids (H, W); the lowest where several were merged.
+        """Map classes (H, W) back to raw ids (H, W); a merged class becomes its lowest raw id.
 
         Returns:
-            uint8, or uint16 or int32 where an id needs it.
+            uint8, or uint16 or int32 if a raw id requires it.
         """
         import numpy as np
 
         kept = [[r for r, k in self.classes.items() if k == c] for c in range(len(self.names))]
         ignored = min((r for r, k in self.classes.items() if k == IGNORE), default=IGNORE)
-        raw = [min(ids) if ids else ignored for ids in kept]  # none where every id is ignored
+        raw = [min(ids) if ids else ignored for ids in kept]  # empty if all its ids are ignored
         dtypes = (np.uint8, np.uint16, np.int32)
         table: np.ndarray[Any, Any] = np.array(raw, dtypes[(max(raw) > 255) + (max(raw) > 65535)])
         restored: np.ndarray[Any, Any] = table[prediction]
         return restored
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` reads, of plain lists and numbers."""
+        """Return a JSON-compatible dict for `from_dict`."""
         pairs = sorted(self.classes.items())
         return {
             "names": list(self.names),
@@ -267,7 +267,7 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelMap":
-        """Read what `to_dict` wrote; `colors` may be missing, as in what older versions wrote."""
+        """Read the result of `to_dict`; older versions wrote no `colors`."""
         classes = {int(raw): int(k) for raw, k in values["classes"]}
         palette = tuple((r, g, b) for r, g, b in values["palette"])
         colors = {(r, g, b): int(raw) for r, g, b, raw in values.get("colors", ())}
@@ -275,7 +275,7 @@ class LabelMap:
 
 
 def ranges(ids: Mapping[int, int]) -> str:
-    """Tell ids as `0-10, 255`."""
+    """Format ids as `0-10, 255`."""
     runs: list[list[int]] = []
     for raw in sorted(ids):
         if runs and raw == runs[-1][1] + 1:
@@ -286,17 +286,17 @@ def ranges(ids: Mapping[int, int]) -> str:
 
 
 def packed_color(color: tuple[int, int, int]) -> int:
-    """Make one number of a colour, as the bytes of a pixel are in memory."""
+    """Pack a colour into one number, in the byte order of a pixel in memory."""
     return color[0] | color[1] << 8 | color[2] << 16
 
 
 def unpacked_color(value: int) -> tuple[int, int, int]:
-    """Return the colour that `packed_color` made a number of."""
+    """Return the colour that was packed by `packed_color`."""
     return value & 255, value >> 8 & 255, value >> 16
 
 
 def sorted_table(table: Mapping[int, int]) -> "tuple[Ids, Ids]":
-    """Return the keys in order, and what each stands for: what `look_up` takes."""
+    """Return the sorted keys and their values, the table for `look_up`."""
     import numpy as np
 
     keys = sorted(table)
@@ -304,15 +304,15 @@ def sorted_table(table: Mapping[int, int]) -> "tuple[Ids, Ids]":
 
 
 def look_up(values: "np.ndarray[Any, Any]", keys: "Ids", results: "Ids") -> "Ids":
-    """Map integers (H, W) through sorted keys to (H, W) int64, -1 for what is no key.
+    """Look up integers (H, W) in sorted keys: (H, W) int64, -1 for values that are not a key.
 
-    Neighbours in a label are mostly alike: only the first of each run is searched for.
+    Adjacent label pixels are mostly equal, so only the first of each run is searched.
     """
     import numpy as np
 
     flat = values.reshape(-1)
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     heads = flat[starts]
-    places = np.minimum(np.searchsorted(keys, heads), len(keys) - 1)
-    mapped = np.where(keys[places] == heads, results[places], -1)
+    found = np.minimum(np.searchsorted(keys, heads), len(keys) - 1)
+    mapped = np.where(keys[found] == heads, results[found], -1)
     return np.repeat(mapped, np.diff(starts, append=len(flat))).reshape(values.shape)

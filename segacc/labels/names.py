@@ -1,4 +1,4 @@
-"""Files of class names, and tables of the colours that label files have for them."""
+"""Reads files of class names, and tables of the colours used in label files."""
 
 import csv
 import json
@@ -12,24 +12,24 @@ from segacc.errors import DataError
 from segacc.labels.label_map import Color
 
 NAMES_FORM = (
-    'Right is a text file with one name a line, or JSON like {"id2label": {"0": "road", "1": '
-    '"sky"}}.'
+    'Expected is a text file with one name per line, or JSON such as {"id2label": {"0": "road", '
+    '"1": "sky"}}.'
 )
 COLORS_FORM = (
-    "Right are lines such as `road,128,64,128` or `128 64 128 road`, or JSON like "
+    "Expected are lines such as `road,128,64,128` or `128 64 128 road`, or JSON such as "
     '{"road": [128, 64, 128], "sky": "#4682b4"}.'
 )
 COLUMNS = ("r", "g", "b", "red", "green", "blue")
 CVAT = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+):*")
-"""A line of CVAT's `labelmap.txt`, as `road:128,64,128::`."""
+"""A line of CVAT's `labelmap.txt`, such as `road:128,64,128::`."""
 
 NUMBERED = re.compile(r"(\d+)(\s*[,;:\t]\s*|\s+)(\S.*)")
-"""A line of a number and a name."""
+"""A line with a number and a name."""
 
 
 @dataclass(frozen=True)
 class NamesFile:
-    """What a file of class names tells."""
+    """The contents of a file of class names."""
 
     names: list[str]
     palette: list[Color] = field(default_factory=list)
@@ -40,10 +40,10 @@ class NamesFile:
 
 
 def rgb(value: Any) -> Color:
-    """Read a colour: three whole numbers of 0..255, or `#rrggbb`.
+    """Convert to a colour: three integers 0..255, or `#rrggbb`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not a colour.
     """
     parts: Any = value
     if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
@@ -52,23 +52,23 @@ def rgb(value: Any) -> Color:
         r, g, b = parts
         if all(isinstance(part, int) and 0 <= part <= 255 for part in parts):
             return r, g, b
-    raise ValueError(f'{value!r} is no colour: three numbers of 0 to 255, or "#rrggbb"')
+    raise ValueError(f'{value!r} is not a colour: three numbers from 0 to 255, or "#rrggbb"')
 
 
 def read_names(path: Path, column: str | None = None) -> NamesFile:
-    """Read class names from a text file, one a line, or from JSON with more facts.
+    """Read class names from a text file, one per line, or from JSON, which may also give colours.
 
     The JSON is `{"id2label": {"0": "road", ...}, "palette": [[r, g, b], ...], "ignore_index": 11,
-    "reduce_labels": false}`; all but the first may be missing, and
-    the whole file may be the id2label alone. Of a data set with several columns of labels it may
-    have such a mapping for each of them, by its name.
+    "reduce_labels": false}`. Only id2label is required, and the file may contain the id2label
+    mapping alone. For a data set with several label columns the file may map column names to such
+    objects.
 
     Args:
-        path: of the file.
-        column: of the labels, where there are columns.
+        path: path of the file.
+        column: the label column, if there are several.
 
     Raises:
-        DataError: the file is not there or not of this form.
+        DataError: the file is missing or does not have this form.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -85,10 +85,10 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
 
 
 def _names(lines: list[str]) -> list[str]:
-    """Read a name a line, or a number and a name, after a line of column names or without one.
+    """Read one name, or a number and a name, per line; the first line may hold column names.
 
     Raises:
-        ValueError: it is not certain which part of a line is the name.
+        ValueError: it is ambiguous which part of a line is the name.
     """
     body = lines
     if lines and not NUMBERED.fullmatch(lines[0]) and re.search("[,;:\\t]", lines[0]):
@@ -98,26 +98,26 @@ def _names(lines: list[str]) -> list[str]:
     numbered = [(int(one[1]), one[3].strip()) for one in found if one]
     if body and len(numbered) == len(body):
         if sorted(number for number, _ in numbered) != list(range(len(body))):
-            raise ValueError("its lines begin with numbers that do not run from 0 without a gap")
+            raise ValueError("the numbers at the start of its lines do not run from 0 without gaps")
         return [name for _, name in sorted(numbered)]
     for line, one in zip(body, found, strict=True):
         if (one and one[2].strip()) or re.search(r"[,;]\s*\d+$", line):
-            raise ValueError(f"{line!r} holds a number beside a name, and not all lines do")
+            raise ValueError(f"{line!r} has a number beside the name, but not all lines have one")
     return body
 
 
 def read_colors(path: Path) -> NamesFile:
-    """Read a table of class names and the colours that label files have for them.
+    """Read a table of class names and the colours that stand for them in label files.
 
-    A text file has one class a line, `name,r,g,b` or `r g b name`, between commas, semicolons or
-    spaces; a line of column names may come first, and lines of `#` are passed over. JSON is
-    `{name: [r, g, b] or "#rrggbb", ...}`, or `[{"name": ..., "color": ...}, ...]`, or what
-    `read_names` reads with a `palette`, where `ignore_color` may name the colour of `ignore_index`.
-    A name that comes again has several colours. Raw ids count the names from 0 (or are those of
-    the id2label).
+    A text file has one class per line, `name,r,g,b` or `r g b name`, separated by commas,
+    semicolons or spaces; the first line may hold column names, and lines that start with `#` are
+    skipped. JSON is `{name: [r, g, b] or "#rrggbb", ...}`, `[{"name": ..., "color": ...}, ...]`, or
+    the format of `read_names` with a `palette`, in which `ignore_color` may be the colour of
+    `ignore_index`. A name that occurs several times has several colours. Raw ids number the names
+    from 0 (or are the ids of id2label).
 
     Raises:
-        DataError: the file is not there or not of this form, or two names share a colour.
+        DataError: the file is missing, does not have this form, or two names have the same colour.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -144,7 +144,7 @@ def _facts(content: Mapping[str, Any]) -> NamesFile:
 
 
 def _with_colors(facts: NamesFile, content: Mapping[str, Any]) -> NamesFile:
-    """Take the palette for the colours of the label files."""
+    """Use the palette as the colours of the label files."""
     if len(facts.palette) != len(facts.names):
         raise ValueError(f"its palette has {len(facts.palette)} colours, {len(facts.names)} names")
     first = 1 if facts.reduce_labels else 0
@@ -170,11 +170,11 @@ def _refuse_twins(pairs: list[tuple[str, Color]]) -> None:
     owner: dict[Color, str] = {}
     for name, color in pairs:
         if owner.setdefault(color, name) != name:
-            raise ValueError(f"{owner[color]} and {name} have the colour {color}")
+            raise ValueError(f"{owner[color]} and {name} have the same colour {color}")
 
 
 def _lines(text: str) -> list[tuple[str, Color]]:
-    """Read the lines of a colour table."""
+    """Parse the lines of a colour table."""
     found: list[tuple[str, Color]] = []
     for number, line in enumerate(text.splitlines(), 1):
         fields = _fields(line.strip())
@@ -196,7 +196,7 @@ def _lines(text: str) -> list[tuple[str, Color]]:
 
 
 def _fields(line: str) -> list[str]:
-    """Cut a line into name and numbers, in either order."""
+    """Split a line into name and numbers, in either order."""
     if match := CVAT.fullmatch(line):
         return list(match.groups())
     for comma in ",;":
@@ -205,7 +205,7 @@ def _fields(line: str) -> list[str]:
             return [cell.strip() for cell in cells]
     words = line.split()
     first = words[:3]
-    if len(words) > 4 and all(word.isdecimal() for word in first):  # a name of several words
+    if len(words) > 4 and all(word.isdecimal() for word in first):  # the name has several words
         return [*first, " ".join(words[3:])]
     if len(words) > 4 and not words[-4].isdecimal():
         return [" ".join(words[:-3]), *words[-3:]]
@@ -218,6 +218,6 @@ def _listed(values: Any) -> list[Any]:
     ordered = sorted((int(key), value) for key, value in values.items())
     if [key for key, _ in ordered] != list(range(len(ordered))):
         raise ValueError(
-            f"ids must be 0..{len(ordered) - 1} without a gap, found {[key for key, _ in ordered]}"
+            f"ids must be 0..{len(ordered) - 1} without gaps, found {[key for key, _ in ordered]}"
         )
     return [value for _, value in ordered]

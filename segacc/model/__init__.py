@@ -1,7 +1,7 @@
-"""The contract with a network, and the weights it starts from.
+"""The interface of a network, and loading of its initial weights.
 
-What an architecture's plugin imports is here, loaded when it is first used: a part of this package
-does without torch.
+The names that an architecture plugin imports are loaded lazily, because parts of this package must
+not import torch.
 """
 
 import importlib
@@ -15,7 +15,7 @@ __all__ = ["Logits", "SegmentationModel", "SizeRule", "TransformersModel"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch only when it is asked for."""
+    """Import names that need torch when they are first used."""
     if name in __all__:
         module = "transformers_model" if name == "TransformersModel" else "contract"
         return getattr(importlib.import_module(f"segacc.model.{module}"), name)

@@ -1,7 +1,7 @@
-"""Makes transformers' Auto classes know segacc's own networks, without importing transformers.
+"""Registers segacc's own networks with transformers' Auto classes.
 
-A finder in front of `sys.meta_path` waits for transformers' tables of configs and of networks, and
-adds to each as soon as it has been imported; tables that are there already are added to at once.
+transformers is not imported for this: a finder in `sys.meta_path` registers them as soon as
+transformers' mapping modules are imported; modules that are already imported are extended at once.
 """
 
 import sys
@@ -13,7 +13,7 @@ _AUTO = "transformers.models.auto"
 
 
 def register_configs() -> None:
-    """Add to AutoConfig."""
+    """Register the configs with AutoConfig."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from segacc.model.networks.configs import CONFIGS
@@ -23,7 +23,7 @@ def register_configs() -> None:
 
 
 def register_networks() -> None:
-    """Add to AutoModelForSemanticSegmentation, and to the names that the pipeline knows."""
+    """Register the networks with AutoModelForSemanticSegmentation and for the pipeline."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
         AutoModelForSemanticSegmentation,
@@ -46,11 +46,11 @@ TABLES = {
 
 
 class Finder:
-    """Finds transformers' tables as Python would, and adds to them after they are imported."""
+    """Import finder that registers our networks after transformers' mappings are imported."""
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Answer `import`; None for everything but the tables."""
+        """Return the spec of a mapping module; None for any other module."""
         register = TABLES.get(name)
         spec = PathFinder.find_spec(name, path, target) if register else None
         if spec is None or spec.loader is None or register is None:
@@ -66,7 +66,7 @@ class Finder:
 
 
 def install() -> None:
-    """Register what can be registered now, and wait for the rest. Twice is as good as once."""
+    """Register our networks now, or when transformers is imported. Idempotent."""
     if Finder not in sys.meta_path:
         sys.meta_path.insert(0, Finder)
     for name, register in TABLES.items():

@@ -1,4 +1,4 @@
-"""The contract with any network: SegmentationModel, and what it returns and answers."""
+"""The interface of a network: SegmentationModel, its output Logits, and its SizeRule."""
 
 import json
 import re
@@ -20,46 +20,46 @@ BLOCKS = (
     r"(?:^|\.)(?P<stage>(?:layers?|blocks?|stages?|s)[._]?\d+)"
     r"(?P<block>\.(?:transformer\.)?(?:(?:layers?|blocks|b)[._]?)?\d+)?\."
 )
-"""Finds the block of a parameter as transformers, torchvision and timm number them: `layers.3.`,
-`stages.1.blocks.0.`, `layer2.0.`, `s1.b2.`. What has a `stage` but no `block`, as a patch merging,
-joins a neighbour; a stage without any block in it is a block itself."""
+"""Finds the block of a parameter in the naming of transformers, torchvision and timm: `layers.3.`,
+`stages.1.blocks.0.`, `layer2.0.`, `s1.b2.`. A parameter with a `stage` but no `block`, such as a
+patch merging layer, belongs to a neighbouring block; a stage without blocks is a block itself."""
 
 NORMS = ("norms.", "norm.")
-"""Ends of what stands before a number that is no block's: `hidden_states_norms.stage2.` are a
-backbone's norms of its outputs, behind its last block."""
+"""Name parts before a number that is not a block number: `hidden_states_norms.stage2.` are norms
+on a backbone's outputs, after its last block."""
 
 
 class Logits(NamedTuple):
-    """What a network says of a batch of N images."""
+    """The output of a network for a batch of N images."""
 
     main: Tensor
     """(N, K, h, w) float, at the decoder's resolution."""
     auxiliary: tuple[tuple[Tensor, float], ...] = ()
-    """(logits, weight) of auxiliary heads, for the loss only."""
+    """(logits, weight) of each auxiliary head, used by the loss only."""
     queries: Any = None
-    """What the network's own losses read (see `SegmentationModel.losses`), or None."""
+    """Input of the network's own losses (see `SegmentationModel.losses`), or None."""
 
 
 @dataclass(frozen=True)
 class SizeRule:
-    """Which image sizes a network takes without stretching its logits over the label in silence."""
+    """The image sizes that a network accepts such that its logits cover the image exactly."""
 
     multiple: int = 1
     """Height and width must be multiples of this."""
     square: bool = False
     fixed: tuple[int, int] | None = None
-    """(height, width) when only one size works."""
+    """(height, width) if only one size is accepted."""
     minimum: int = 1
-    """Pixels that height and width must have at least."""
+    """Minimum height and width in pixels."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SizeRule":
-        """Read what `dataclasses.asdict` made, perhaps through JSON."""
+        """Create from the result of `dataclasses.asdict`, possibly decoded from JSON."""
         fixed = values["fixed"]
         return cls(**{**values, "fixed": tuple(fixed) if fixed else None})
 
     def text(self) -> str:
-        """Tell it in a few words."""
+        """Describe the rule in a few words."""
         if self.fixed:
             return f"only {self.fixed[0]}x{self.fixed[1]}, the crop's"
         several = f"multiples of {self.multiple}" if self.multiple > 1 else ""
@@ -68,7 +68,7 @@ class SizeRule:
         return ", ".join(filter(None, (square, several, least))) or "any"
 
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) that fits and is nearest to `size` from below, if any is."""
+        """Return an accepted (height, width): the largest not above `size`, if there is one."""
         if self.fixed:
             return self.fixed
         height, width = (min(size), min(size)) if self.square else size
@@ -79,7 +79,7 @@ class SizeRule:
         )
 
     def complaint(self, size: tuple[int, int]) -> str:
-        """Say why (height, width) does not fit, or return an empty string."""
+        """Return why (height, width) is not accepted, or an empty string."""
         if self.fixed and size != self.fixed:
             return f"takes only {self.fixed[0]}x{self.fixed[1]} pixels"
         if self.square and size[0] != size[1]:
@@ -92,7 +92,7 @@ class SizeRule:
 
 
 def stored_names(folder: Path) -> list[str]:
-    """Read the class names of a saved network; none where config.json does not hold them."""
+    """Return the class names in the config.json of a saved network; empty if there are none."""
     path = folder / "config.json"
     config = json.loads(path.read_text()) if path.is_file() else {}
     names = config.get("id2label") or {}
@@ -100,7 +100,7 @@ def stored_names(folder: Path) -> list[str]:
 
 
 def extend(values: Sequence[float], channels: int) -> list[float]:
-    """Fit a mean or std of RGB to other channels, which take the mean of the three."""
+    """Extend an RGB mean or std to other numbers of channels; new channels get the mean of RGB."""
     if len(values) == channels:
         return list(values)
     middle = sum(values) / len(values)
@@ -108,24 +108,25 @@ def extend(values: Sequence[float], channels: int) -> list[float]:
 
 
 class SegmentationModel(nn.Module):
-    """A network as the loop sees it. A plugin of plain torch subclasses this and writes `forward`.
+    """Base class of all networks. A plain torch plugin subclasses it and implements `forward`.
 
     Attributes:
-        mean, std: of the channels, for images in 0..1; the loop normalizes on the device.
-        channel_order: "rgb" or "bgr", what `forward` expects.
-        num_channels: of its images; set from the facts of the run.
-        size_rule: the image sizes that `forward` takes.
-        min_batch_size: the smallest batch per process in training (2 where a norm sees one value
-            per channel).
-        head_prefixes: parameter names that start so are the head's and take `head_lr_scale`.
-        probabilities: True where the logits are scores of 0 or more, whose shares are the
-            probabilities of the classes; False where a softmax makes them so.
-        classifiers: names of the modules whose tensors have one row for each class; when weights
-            of other classes are loaded, rows of the same class name are taken over.
-        block_pattern: finds a parameter's block by its name, see `segacc.model.contract.BLOCKS`.
+        mean, std: per channel, for images in 0..1; the loop normalizes on the device.
+        channel_order: "rgb" or "bgr", as `forward` expects.
+        num_channels: number of image channels; set from the facts of the run.
+        size_rule: the image sizes that `forward` accepts.
+        min_batch_size: minimum images per process in training (2 if a batch norm would see a single
+            value per channel).
+        head_prefixes: prefixes of the head's parameter names, which get `head_lr_scale`.
+        probabilities: True if the logits are non-negative scores that are normalized by their sum
+            to probabilities; False if a softmax is applied.
+        classifiers: names of the modules whose tensors have one row per class; when weights with
+            other classes are loaded, rows of classes with the same name are reused.
+        block_pattern: regular expression for a parameter's block, see
+            `segacc.model.contract.BLOCKS`.
         batchnorm_frozen: set by `freeze_batchnorm`.
-        still_batchnorms: names of batch norms that keep their statistics in training.
-        _no_split_modules: class names that FSDP wraps as units (the name accelerate reads).
+        still_batchnorms: names of batch norms that keep their statistics fixed in training.
+        _no_split_modules: class names of FSDP units (the attribute that accelerate reads).
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -143,25 +144,25 @@ class SegmentationModel(nn.Module):
     still_batchnorms: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
-        """Start without parameters, as any torch module."""
+        """Initialize without parameters, like any torch module."""
         super().__init__()
         self._scales: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def forward(self, images: Tensor) -> Logits:
-        """Map normalized images (N, C, H, W) float to Logits. Labels are never seen here."""
+        """Map normalized images (N, C, H, W) float to Logits. Labels are never passed."""
         raise NotImplementedError
 
     def is_head(self, parameter_name: str) -> bool:
-        """Tell whether a parameter belongs to the head, by its name in `named_parameters`."""
+        """True if a parameter belongs to the head, by its name in `named_parameters`."""
         return parameter_name.startswith(self.head_prefixes) if self.head_prefixes else False
 
     def parameter_depths(self) -> dict[str, int]:
-        """Tell for `--layer-decay` how deep each parameter lies, by its name.
+        """Return each parameter's depth for `--layer-decay`, by parameter name.
 
         Returns:
-            0 for what sees pixels or positions first, 1..L for the encoder's L blocks in the order
-            of use, L + 1 for norms behind them and for the head. Empty where the names show no
-            blocks: set `block_pattern`, or override this.
+            0 for patch and position embeddings or a stem, 1..L for the encoder's L blocks in order
+            of use, L + 1 for later norms and the head. Empty if the names show no blocks: set
+            `block_pattern`, or override this.
         """
         names = [name for name, _ in self.named_parameters()]
         encoder = [name for name in names if not self.is_head(name)]
@@ -169,30 +170,30 @@ class SegmentationModel(nn.Module):
         return {name: found.get(name, last + 1) for name in names} if last else {}
 
     def losses(self, facts: Facts) -> dict[str, LossTerm]:
-        """Return the losses that this network brings by name, in place of `--loss`; usually none.
+        """Return losses by name that replace `--loss`; usually none.
 
-        Their `sum` is given `Logits.queries` where the network returns some, else `Logits.main`.
+        Their `sum` gets `Logits.queries` if the network returns them, else `Logits.main`.
         """
         return {}
 
     def on_step(self, step: int, total: int) -> None:
-        """Change with progress; called before each optimizer step, counted from 0."""
+        """Adapt to training progress; called before each optimizer step, counted from 0."""
 
     def enable_gradient_checkpointing(self) -> bool:
-        """Trade compute for memory; False when the network offers none."""
+        """Trade compute for memory; returns False if the network does not support it."""
         return False
 
     def freeze_batchnorm(self) -> None:
-        """Keep the statistics, scales and shifts of batch norm as they are, in training too.
+        """Freeze the statistics, scales and shifts of batch norm, also in training.
 
-        One image is then enough for a batch.
+        A batch may then consist of a single image.
         """
         self.batchnorm_frozen, self.min_batch_size = True, 1
         for norm in self.batchnorms().values():
             norm.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "SegmentationModel":
-        """Switch to training or evaluation; frozen batch norm stays in evaluation."""
+        """Switch to training or evaluation mode; frozen batch norms stay in evaluation mode."""
         super().train(mode)
         if self.batchnorm_frozen or self.still_batchnorms:
             for name, norm in self.batchnorms().items():
@@ -206,15 +207,15 @@ class SegmentationModel(nn.Module):
         return {name: one for name, one in self.named_modules() if isinstance(one, kinds)}
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn uint8 RGB images (N, C, H, W) into float32 of this network's mean, std and order."""
+        """Normalize uint8 RGB (N, C, H, W) to float32 with this network's mean, std and order."""
         if self.channel_order == "bgr":
             images = torch.cat([images[:, :3].flip(1), images[:, 3:]], dim=1)
         mean, std = self._mean_and_std(images.device, images.shape[1])
-        # A copy in any case; uint8 less float32 would make one of each.
+        # One copy, then in place; uint8 minus float32 would allocate two tensors.
         return images.to(mean.dtype, copy=True).sub_(mean).div_(std)
 
     def _mean_and_std(self, device: torch.device, channels: int) -> tuple[Tensor, Tensor]:
-        """Return mean and std of pixels in 0..255, (1, C, 1, 1) each; made once for a device."""
+        """Return mean and std for pixels in 0..255, (1, C, 1, 1) each; cached per device."""
         key = (device, channels, self.mean, self.std)
         if key not in self._scales:
             mean, std = (
@@ -227,15 +228,15 @@ class SegmentationModel(nn.Module):
     def load_weights(
         self, source: str, *, class_names: Sequence[str] = (), fresh_head: bool = False
     ) -> LoadReport:
-        """Load weights from a folder: a whole network's, or an encoder's.
+        """Load weights of a whole network or of an encoder from a folder.
 
         Args:
             source: the folder.
-            class_names: this network's K classes, so that rows of the head find their names.
-            fresh_head: leave the head as it is.
+            class_names: this network's K classes, to match rows of the head by name.
+            fresh_head: do not load the head.
 
         Raises:
-            WeightsError: nothing there, or almost nothing of it fits.
+            WeightsError: the folder has no weights, or almost none of them fit.
         """
         path = Path(source) / "model.safetensors"
         if not path.is_file():
@@ -253,7 +254,7 @@ class SegmentationModel(nn.Module):
         return report
 
     def place(self, class_names: Sequence[str], *, fresh_head: bool) -> Place:
-        """Say how weights of another head fit in."""
+        """Describe how weights of another head fit into this network."""
         return Place(
             is_head=self.is_head,
             classifiers=tuple(f"{name}." for name in self.classifiers),
@@ -263,15 +264,15 @@ class SegmentationModel(nn.Module):
         )
 
     def save_settings(self, folder: Path) -> None:
-        """Write what loaded weights decided beside tensors, for a run that goes on."""
+        """Write settings that the loaded weights determine, for a resumed run; none by default."""
 
     def load_settings(self, folder: Path) -> None:
-        """Read what `save_settings` wrote; a checkpoint holds tensors only."""
+        """Read the files of `save_settings`; a checkpoint itself contains only tensors."""
 
     def save_pretrained(
         self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]
     ) -> None:
-        """Write the weights, and what others need to load them, into an existing folder."""
+        """Write the weights and the files needed to load them to an existing folder."""
         save_file(
             {name: tensor.contiguous() for name, tensor in state_dict.items()},
             folder / "model.safetensors",
@@ -285,22 +286,22 @@ def block_depths(names: Sequence[str], pattern: str = BLOCKS) -> tuple[dict[str,
     """Number an encoder's parameters by depth.
 
     Args:
-        names: of the encoder's parameters, in the order of registration, which is that of use.
+        names: parameter names of the encoder in order of registration, which is the order of use.
         pattern: a regular expression with the groups `stage` and `block`, searched in each name.
 
     Returns:
-        By name, 0 for what comes before the first block, 1..L for the L blocks in order, L + 1 for
-        what comes after the last one; and L, which is 0 where no block is found.
+        Depths by name: 0 before the first block, 1..L for the L blocks in order, L + 1 after the
+        last one; and L, which is 0 if no block is found.
     """
-    places = [_place(name, pattern) for name in names]
-    divided = {stage for stage, block in places if block != stage}
-    places = [(stage, "" if block in divided else block) for stage, block in places]
-    order = {block: k for k, block in enumerate(dict.fromkeys(b for _, b in places if b), 1)}
+    parts = [_place(name, pattern) for name in names]
+    divided = {stage for stage, block in parts if block != stage}
+    parts = [(stage, "" if block in divided else block) for stage, block in parts]
+    order = {block: k for k, block in enumerate(dict.fromkeys(b for _, b in parts if b), 1)}
     found, depth, within = {}, 0, ""
-    for name, (stage, block) in zip(names, places, strict=True):
+    for name, (stage, block) in zip(names, parts, strict=True):
         if block:
             depth, within = order[block], stage
-        elif stage:  # it belongs to the next block, or to the last one of its stage
+        elif stage:  # part of the next block, or of the last one of its stage
             found[name] = depth + 1 if depth and stage != within else depth
             continue
         behind = not block and 0 < depth == len(order)
@@ -309,7 +310,7 @@ def block_depths(names: Sequence[str], pattern: str = BLOCKS) -> tuple[dict[str,
 
 
 def _place(name: str, pattern: str) -> tuple[str, str]:
-    """Return the beginnings of a name that say its stage and its block; the same for one level."""
+    """Return the prefixes of a name up to its stage and its block; equal if there is one level."""
     match = re.search(pattern, name)
     if match is None or name[: match.start("stage")].endswith(NORMS):
         return "", ""

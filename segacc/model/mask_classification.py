@@ -1,7 +1,7 @@
-"""Networks of transformers that classify masks, behind the contract of `segacc.model`.
+"""Mask classification networks of transformers, adapted to the interface of `segacc.model`.
 
-A query says a class and a mask; the score of a class at a pixel is the sum over queries of the
-class's probability times the mask's (Cheng et al., MaskFormer, NeurIPS 2021, section 3.4).
+Each query predicts a class and a mask; the score of a class at a pixel is the sum over queries of
+class probability times mask probability (Cheng et al., MaskFormer, NeurIPS 2021, section 3.4).
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from segacc.model.transformers_weights import read_config
 
 ANNEALING_POWER = 0.9
 QUERIES = ("query", "queries_embedder", "queries_features")
-"""Embeddings with a row for each query, by the last part of their name."""
+"""Last parts of the names of embeddings with one row per query."""
 
 
 def class_scores(prediction: Prediction, size: tuple[int, int] | None = None) -> Tensor:
-    """Turn queries into scores of each class at each pixel.
+    """Combine the queries into scores of each class at each pixel.
 
     Args:
-        prediction: of N images with Q queries.
-        size: (h, w) that mask logits are resized to before the sigmoid, or None.
+        prediction: for N images with Q queries.
+        size: (h, w) to resize mask logits to before the sigmoid, or None.
 
     Returns:
-        (N, K, h, w) float32; not probabilities: they do not sum to 1.
+        (N, K, h, w) float32 scores; they do not sum to 1.
     """
     masks = prediction.masks.float()
     if size is not None:
@@ -44,17 +44,17 @@ def class_scores(prediction: Prediction, size: tuple[int, int] | None = None) ->
 
 
 class MaskModel(TransformersModel):
-    """A network of transformers whose queries say a class and a mask.
+    """A mask classification network of transformers.
 
-    It brings its own loss in three terms: class, mask, dice. In evaluation its logits are the
-    scores that `post_process_semantic_segmentation` of its image processor resizes to the image.
+    It defines its own loss with three terms: class, mask, dice. In evaluation, its logits are the
+    scores that its image processor resizes in `post_process_semantic_segmentation`.
 
     Args:
-        network: with `criterion` and `weight_dict`.
+        network: a network with `criterion` and `weight_dict`.
         image_processor: see TransformersModel.
-        num_queries: Q.
-        score_size: (h, w) that the image processor resizes mask logits to before their sigmoid;
-            None where it leaves them.
+        num_queries: Q, the number of queries.
+        score_size: (h, w) to which the image processor resizes mask logits before the sigmoid; None
+            if it does not resize them.
         more: see TransformersModel.
     """
 
@@ -70,15 +70,15 @@ class MaskModel(TransformersModel):
         score_size: tuple[int, int] | None = None,
         **more: Any,
     ) -> None:
-        """Wrap; see the class."""
+        """Wrap a network; see the class."""
         super().__init__(network, image_processor, **more)
         self.num_queries, self.score_size = num_queries, score_size
 
     def forward(self, images: Tensor) -> Logits:
         """Map normalized images (N, C, H, W) to Logits; `queries` are Predictions, last first.
 
-        Layers before the last are there in training only; there the scores, which no loss reads,
-        are those of the masks as they are, without a gradient.
+        Predictions of earlier layers are returned in training only. Then `main`, which no loss
+        uses, is computed at mask resolution, without gradient.
         """
         predictions = self.predictions(images)
         if not self.training:
@@ -87,7 +87,7 @@ class MaskModel(TransformersModel):
             return Logits(class_scores(predictions[0]), queries=predictions)
 
     def _scores(self, prediction: Prediction, images: Tensor) -> Tensor:
-        """Score as the image processor does, and never finer than the images are."""
+        """Compute scores like the image processor, at most at the resolution of the images."""
         scores = class_scores(prediction, self.score_size)
         sizes = zip(scores.shape[-2:], images.shape[-2:], strict=True)
         least = tuple(min(own, theirs) for own, theirs in sizes)
@@ -96,32 +96,32 @@ class MaskModel(TransformersModel):
         return F.interpolate(scores, size=least, mode="bilinear", align_corners=False)
 
     def predictions(self, images: Tensor) -> tuple[Prediction, ...]:
-        """Predict with every decoder layer, the last one first, then from the first on."""
+        """Return the predictions of all decoder layers: the last one, then the others in order."""
         found = self.network(pixel_values=images, output_auxiliary_logits=True)
         return layers_of(found, found.auxiliary_logits)
 
     def losses(self, facts: Facts) -> dict[str, LossTerm]:
-        """Return class, mask and dice loss, of the weights in the network's config."""
+        """Return class, mask and dice loss with the weights in the network's config."""
         losses = self.set_loss(self.network, num_queries=self.num_queries)
         return {name: Term(losses, name) for name in losses.weights}
 
     def load_weights(
         self, source: str, *, class_names: Sequence[str] = (), fresh_head: bool = False
     ) -> LoadReport:
-        """Load weights; the weight of "no object" stays this network's own."""
+        """Load weights, but keep this network's weight of "no object"."""
         report = super().load_weights(source, class_names=class_names, fresh_head=fresh_head)
         self.network.criterion.empty_weight.fill_(1.0)[-1] = self.network.criterion.eos_coef
         return report
 
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
-        """Take over as many queries as there are; fit the rest as TransformersModel does."""
+        """Reuse as many queries as fit; resize other tensors like TransformersModel."""
         if name.endswith(tuple(f".{one}.weight" for one in QUERIES)):
             return take_queries(found, own)
         return super().resize_tensor(name, found, own)
 
 
 def take_queries(found: Tensor, own: Tensor) -> Tensor | None:
-    """Fill the first rows and the last, OneFormer's task, of `own` (Q, C) from (other Q, C)."""
+    """Copy the first rows and the last (OneFormer's task) from `found` to `own`, (Q, C) each."""
     if found.shape[1] != own.shape[1]:
         return None
     filled, num_queries = own.clone(), min(len(found), len(own)) - 1
@@ -130,7 +130,7 @@ def take_queries(found: Tensor, own: Tensor) -> Tensor | None:
 
 
 def layers_of(found: Any, auxiliary: Sequence[dict[str, Tensor]]) -> tuple[Prediction, ...]:
-    """Read an output of transformers: the last layer's prediction, then the auxiliary ones."""
+    """Convert an output of transformers: the last layer's prediction, then the auxiliary ones."""
     last = Prediction(found.class_queries_logits, found.masks_queries_logits)
     others = (
         Prediction(one["class_queries_logits"], one["masks_queries_logits"]) for one in auxiliary
@@ -139,38 +139,38 @@ def layers_of(found: Any, auxiliary: Sequence[dict[str, Tensor]]) -> tuple[Predi
 
 
 class OneFormerModel(MaskModel):
-    """OneFormer, told in every forward pass that the task is semantic.
+    """OneFormer with the task input "semantic" in every forward pass.
 
     Args:
-        network: built with `is_training=False`: without text encoder.
+        network: built with `is_training=False`, i.e. without text encoder.
         task: token ids of "the task is semantic".
         more: see MaskModel.
     """
 
     def __init__(self, network: Any, image_processor: Any, *, task: Sequence[int], **more: Any):
-        """Wrap; see the class."""
+        """Wrap a network; see the class."""
         super().__init__(network, image_processor, **more)
         padded = [*task, *[0] * network.config.task_seq_len][: network.config.task_seq_len]
         self.register_buffer("task", torch.tensor([padded], dtype=torch.float32), persistent=False)
 
     def predictions(self, images: Tensor) -> tuple[Prediction, ...]:
-        """Predict with every decoder layer, the last one first, then from the first on."""
+        """Return the predictions of all decoder layers: the last one, then the others in order."""
         task = self.get_buffer("task").expand(len(images), -1)
         found = self.network(pixel_values=images, task_inputs=task, output_auxiliary_logits=True)
         return layers_of(found, found.auxiliary_predictions or ())
 
 
 class MaskFormerModel(MaskModel):
-    """MaskFormer, with a loss at every decoder layer as in the paper.
+    """MaskFormer with a loss at every decoder layer, as in the paper.
 
-    transformers' own `use_auxiliary_loss` fails in a plain forward pass, and leaves out the norm
-    between decoder and heads; so the heads are called here.
+    transformers' `use_auxiliary_loss` fails in a plain forward pass and omits the norm between
+    decoder and heads, so the heads are called here.
     """
 
     set_loss = DenseLoss
 
     def predictions(self, images: Tensor) -> tuple[Prediction, ...]:
-        """Predict with every decoder layer, the last one first, then from the first on."""
+        """Return the predictions of all decoder layers: the last one, then the others in order."""
         found = self.network.model(images, output_hidden_states=self.training)
         states = [found.transformer_decoder_last_hidden_state]  # (N, Q, C), normalized
         if self.training:
@@ -189,29 +189,29 @@ class MaskFormerModel(MaskModel):
         """Load a whole MaskFormer.
 
         Raises:
-            WeightsError: a bare Swin encoder, or what TransformersModel refuses.
+            WeightsError: the folder has a bare Swin encoder, or see TransformersModel.
         """
         if read_config(source).get("model_type") == "swin":
             raise WeightsError(
-                f"{source}: holds a bare Swin encoder. MaskFormer's Swin is another one, whose "
-                "tensors have other names. Give a whole MaskFormer, or choose mask2former, which "
-                "takes this folder."
+                f"{source}: contains a bare Swin encoder. MaskFormer uses another Swin, whose "
+                "tensors have other names. Give weights of a whole MaskFormer, or choose "
+                "mask2former, which can load this folder."
             )
         return super().load_weights(source, class_names=class_names, fresh_head=fresh_head)
 
 
 class EomtModel(MaskModel):
-    """EoMT: a plain ViT whose last blocks see the queries, at one image size.
+    """EoMT: a plain ViT whose last blocks process the queries too, at one image size.
 
     Args:
-        annealing: in training, take the masks off the queries' attention, block after block, as
-            the paper does; else their probabilities stay what the weights came with, but for the
-            first evaluation, which makes them 0 or 1.
+        annealing: in training, gradually disable masked attention, block after block, as in the
+            paper; otherwise its probabilities stay as loaded until the first evaluation, which
+            rounds them to 0 or 1.
         more: see MaskModel.
     """
 
     def __init__(self, network: Any, image_processor: Any, *, annealing: bool, **more: Any) -> None:
-        """Wrap, and keep what the network predicts at every block, which it does not return."""
+        """Wrap a network, and collect its predictions at each block, which it does not return."""
         super().__init__(network, image_processor, **more)
         self.annealing = annealing
         self._found: list[Prediction] = []
@@ -225,33 +225,33 @@ class EomtModel(MaskModel):
         network.predict = keep
 
     def predictions(self, images: Tensor) -> tuple[Prediction, ...]:
-        """Predict with every block that sees the queries, the last one first."""
+        """Return the predictions of all blocks with queries: the last one, then the others."""
         self._found = []
         self.network(pixel_values=images)
         found, self._found = self._found, []
         return (found[-1], *found[:-1])
 
     def parameter_depths(self) -> dict[str, int]:
-        """Tell how deep each parameter lies; the last norm comes before the blocks by name only."""
+        """Return parameter depths; the last norm is registered before the blocks."""
         found = super().parameter_depths()
         last = max(found.values())
         return {k: last if k.startswith("network.layernorm.") else v for k, v in found.items()}
 
     def on_step(self, step: int, total: int) -> None:
-        """Set the probabilities with which attention is masked."""
+        """Set the probabilities of masked attention."""
         if self.annealing:
             probabilities = mask_probabilities(step, total, self.network.config.num_blocks)
             self.network.attn_mask_probs.copy_(torch.tensor(probabilities))
 
     def train(self, mode: bool = True) -> "EomtModel":
-        """Switch; in evaluation a block is masked or not, so that predictions do not vary."""
+        """Switch the mode; in evaluation the probabilities are rounded, to be deterministic."""
         super().train(mode)
         if not mode:
             self.network.attn_mask_probs.round_()
         return self
 
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
-        """Fit position embeddings (T, C) of another image size."""
+        """Resize position embeddings (T, C) of another image size."""
         if name.endswith("embeddings.position_embeddings.weight"):
             resized = resize_positions(found[None], own[None])
             return None if resized is None else resized[0]
@@ -260,18 +260,18 @@ class EomtModel(MaskModel):
     def save_pretrained(
         self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]
     ) -> None:
-        """Write; blocks are masked or not, as in evaluation."""
+        """Write the network with rounded probabilities of masked attention, as in evaluation."""
         key = "network.attn_mask_probs"
         fixed = {**state_dict, key: state_dict[key].round()}
         super().save_pretrained(folder, names=names, state_dict=fixed)
 
 
 def mask_probabilities(step: int, total: int, num_blocks: int) -> list[float]:
-    """Return the probability of masked attention in each block, in a step of `total`.
+    """Return the probability of masked attention in each block at `step` of `total` steps.
 
     It falls from 1 to 0 in one block after the other, over equal parts of the training; there is
-    such a part before the first and after the last (Kerssies et al., CVPR 2025; the published
-    configurations).
+    one more part before the first block and one after the last (Kerssies et al., CVPR 2025; the
+    published configurations).
     """
     part = total / (num_blocks + 2)
     done = ((step - (block + 1) * part) / part for block in range(num_blocks))

@@ -1,4 +1,4 @@
-"""A dry pass that finds what a network needs from a loop: facts instead of surprises."""
+"""A dry run of a network that determines its stride, unused parameters and minimum batch."""
 
 import dataclasses
 import math
@@ -16,30 +16,30 @@ from segacc.errors import OptionError, PluginError
 from segacc.model.contract import Logits, SegmentationModel
 
 SMALL = 128
-"""Pixels a side that are enough where a pass must be computed."""
+"""Side in pixels of the images if the pass has to be computed on the CPU."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a dry pass found."""
+    """The results of a dry run."""
 
     size: tuple[int, int]
-    """(height, width) in pixels of the images."""
+    """(height, width) in pixels of the images that were used."""
     stride: float
-    """Pixels of the image, in height, for one of the logits."""
+    """Image height divided by the height of the logits."""
     unused: tuple[str, ...]
-    """Parameters that never get a gradient, though they ask for one."""
+    """Trainable parameters that get no gradient."""
     min_batch_size: int
-    """Images per process that training needs at least."""
+    """Minimum images per process in training."""
 
     def lines(self) -> list[str]:
-        """Tell what a user should know, in few lines."""
+        """Return messages for the user."""
         found = []
         if self.unused:
             plain = [name.removeprefix("network.") for name in self.unused]
             modules = sorted({name.rsplit(".", 1)[0] for name in plain})
             few = ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if modules[3:] else "")
-            found.append(f"frozen, since no gradient reaches them: {few}")
+            found.append(f"unused parameters (no gradient), not trained: {few}")
         return found
 
 
@@ -51,29 +51,29 @@ def probe(
     facts: Facts | None = None,
     where: str = "--arch",
 ) -> Findings:
-    """Run a network forward and backward on two images of nothing.
+    """Run a network forward and backward on two random images.
 
-    On torch's meta device, which computes shapes only, wherever the network allows it; on the CPU
-    otherwise. Weights, statistics and random numbers stay as they are.
+    On torch's meta device, which only computes shapes, if the network supports it; on the CPU
+    otherwise. Weights, statistics and random states are not changed.
 
     Args:
-        network: as it will be trained: weights loaded, batch norm frozen or not.
+        network: as it will be trained, with weights loaded and batch norm frozen or not.
         size: (height, width) in pixels.
-        num_channels: of the images.
-        facts: of the run, for whose classes there must be logits; None where they are not known.
-        where: the network was named, for errors.
+        num_channels: number of image channels.
+        facts: the facts of the run, to check the number of classes; None if unknown.
+        where: origin of the network, for errors.
 
     Raises:
-        OptionError: the network cannot take such images.
-        PluginError: it returns something else than Logits of these images and classes.
+        OptionError: the network does not accept such images.
+        PluginError: it does not return Logits for these images and classes.
     """
     classes = facts.num_classes if facts else None
     check = partial(check_logits, num_classes=classes, where=where)
     seen, logits, used = _pass(network, (2, num_channels, *size), check)
     if facts and logits.queries is not None and not network.losses(facts):
         raise PluginError(
-            f"{where}: the network returns Logits with queries, and brings no losses that read "
-            "them; expected are losses of its own (SegmentationModel.losses), or no queries."
+            f"{where}: the network returns Logits with queries, but defines no losses that use "
+            "them; expected its own losses (SegmentationModel.losses), or no queries."
         )
     wanted = [name for name, one in network.named_parameters() if one.requires_grad]
     return Findings(
@@ -87,12 +87,12 @@ def probe(
 def unused_parameters(
     network: SegmentationModel, size: tuple[int, int], num_channels: int = 3
 ) -> tuple[str, ...]:
-    """Name the trainable parameters that no gradient reaches, on images of (height, width)."""
+    """Return the names of trainable parameters without gradient, for images of (height, width)."""
     return probe(network, size, num_channels).unused
 
 
 def freeze(network: SegmentationModel, names: tuple[str, ...]) -> None:
-    """Stop asking for gradients of parameters; DDP and FSDP's optimizer state need that."""
+    """Set requires_grad to False; DDP and FSDP's optimizer state require this."""
     for name in names:
         network.get_parameter(name).requires_grad_(False)
 
@@ -104,19 +104,22 @@ def _pass(
     *,
     backward: bool = True,
 ) -> tuple[tuple[int, int], Logits, set[str]]:
-    """Return the size that was seen, the logits, and the names that got a gradient."""
+    """Return the image size used, the logits, and the names of parameters with a gradient."""
     size = (shape[2], shape[3])
     try:
         return size, *_pass_on("meta", network, shape, check, backward=backward)
-    except (RuntimeError, NotImplementedError):  # values are asked for, or an operation has no meta
+    except (
+        RuntimeError,
+        NotImplementedError,
+    ):  # needs values, or an operation without meta support
         pass
     size = network.size_rule.fit((min(size[0], SMALL), min(size[1], SMALL)))
     try:
         return size, *_pass_on("cpu", network, (*shape[:2], *size), check, backward=backward)
     except RuntimeError as error:
         raise OptionError(
-            f"--arch: the network cannot take {shape[0]} images of {shape[2]}x{shape[3]} pixels "
-            f"and {shape[1]} channels: {str(error).splitlines()[0]}"
+            f"--arch: the network does not accept {shape[0]} images of {shape[2]}x{shape[3]} "
+            f"pixels and {shape[1]} channels: {str(error).splitlines()[0]}"
         ) from error
 
 
@@ -151,7 +154,7 @@ def _pass_on(
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Walk over the floating-point tensors in tuples, lists, mappings and dataclasses."""
+    """Yield the floating-point tensors in nested tuples, lists, mappings and dataclasses."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
@@ -167,14 +170,14 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def check_logits(logits: Any, num_images: int, *, num_classes: int | None, where: str) -> None:
-    """Refuse what is not Logits of N images, K classes and a floating dtype, auxiliary ones too.
+    """Check that the output is Logits of N images, K classes and a floating dtype.
 
     Raises:
-        PluginError: so.
+        PluginError: it is not, or its auxiliary logits are not.
     """
     if not isinstance(logits, Logits):
         raise PluginError(
-            f"{where}: the network returns {type(logits).__name__}; expected is "
+            f"{where}: the network returns {type(logits).__name__}; expected "
             "segacc.model.Logits, as Logits(tensor)."
         )
     heads = {"logits": logits.main}
@@ -183,8 +186,8 @@ def check_logits(logits: Any, num_images: int, *, num_classes: int | None, where
         pair = isinstance(head, tuple | list) and len(head) == 2
         if not pair or not isinstance(head[1], int | float) or not math.isfinite(head[1]):
             raise PluginError(
-                f"{where}: the network's {name} are no pair of a tensor and its weight in the "
-                "loss, a number; expected is Logits(tensor, ((tensor, 0.4), ...))."
+                f"{where}: the network's {name} are not a pair of a tensor and its loss "
+                "weight, a number; expected Logits(tensor, ((tensor, 0.4), ...))."
             )
         heads[name] = head[0]
     for name, one in heads.items():
@@ -195,16 +198,16 @@ def check_logits(logits: Any, num_images: int, *, num_classes: int | None, where
             if one.is_floating_point() and one.shape[:2] == shape and one.numel():
                 continue
         raise PluginError(
-            f"{where}: the network's {name} of {num_images} images are {found}; expected is a "
-            f"tensor of a floating dtype, ({num_images}, {num_classes or 'K'}, h, w): a channel "
-            "for each class, and none for the ignored pixels."
+            f"{where}: the network's {name} of {num_images} images are {found}; expected a "
+            f"tensor of a floating dtype, ({num_images}, {num_classes or 'K'}, h, w): one channel "
+            "per class, and none for ignored pixels."
         )
 
 
 def _needs_two(
     network: SegmentationModel, shape: tuple[int, ...], check: Callable[[Any, int], None]
 ) -> bool:
-    """Tell whether training on one image fails: a batch norm would see one value per channel."""
+    """True if training on one image fails because batch norm gets one value per channel."""
     try:
         _pass(network, shape, check, backward=False)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""torchvision's published segmentation weights as folders that transformers and segacc read."""
+"""torchvision's published segmentation weights, converted to folders in transformers' format."""
 
 import contextlib
 import http.client
@@ -14,22 +14,22 @@ from typing import Any
 from segacc.errors import WeightsError
 
 SCHEME = "torchvision:"
-"""What the names of these weights start with, as `torchvision:fcn_resnet50`."""
+"""Prefix of the names of these weights, as in `torchvision:fcn_resnet50`."""
 TIMEOUT = 5.0
-"""Seconds without an answer or any data, after which the server counts as out of reach."""
+"""Seconds without a response or data until a download is given up."""
 
 
 def fetch(name: str) -> str:
-    """Return a local folder with torchvision's weights; they are downloaded and converted once.
+    """Return a local folder with torchvision's weights, which are downloaded and converted once.
 
-    Both the file and the folder are kept in torch's hub cache (`TORCH_HOME`).
+    Both the file and the folder are stored in torch's hub cache (`TORCH_HOME`).
 
     Args:
-        name: `torchvision:` and torchvision's name of the network, as `fcn_resnet50`.
+        name: `torchvision:` and torchvision's name of the network, e.g. `torchvision:fcn_resnet50`.
 
     Raises:
-        WeightsError: torchvision has no such network; or its server cannot be reached within
-            seconds and the cache has nothing; or the file is damaged.
+        WeightsError: torchvision has no such network; its server is unreachable and the weights are
+            not cached; or the file is damaged.
     """
     import torch
 
@@ -41,10 +41,10 @@ def fetch(name: str) -> str:
 
 
 def published(name: str) -> Any:
-    """Find torchvision's record of the weights: url, class names.
+    """Return torchvision's weights entry, with URL and class names.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is no such entry.
     """
     from torchvision.models import get_model_weights, list_models, segmentation
 
@@ -52,15 +52,15 @@ def published(name: str) -> Any:
     plain = name.removeprefix(SCHEME)
     if plain not in known:
         listed = ", ".join(SCHEME + one for one in known)
-        raise WeightsError(f"{name}: torchvision publishes no such weights. Known: {listed}.")
+        raise WeightsError(f"{name}: torchvision has no such weights. Known: {listed}.")
     return get_model_weights(plain).DEFAULT
 
 
 def download(name: str, weights: Any) -> dict[str, Any]:
-    """Return the tensors by torchvision's names, from the cache where it has them.
+    """Return the tensors by torchvision's names, from the cache or downloaded.
 
     Raises:
-        WeightsError: the server is out of reach, or the file is damaged.
+        WeightsError: the server is unreachable, or the file is damaged.
     """
     import torch
 
@@ -75,24 +75,26 @@ def download(name: str, weights: Any) -> dict[str, Any]:
             "--weights FOLDER with weights on disk, or --weights none to start at random without "
             "this message."
         ) from None
-    except Exception as error:  # of a damaged file torch and pickle raise anything
+    except Exception as error:  # torch and pickle may raise anything for a damaged file
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run the code
-            place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        if isinstance(
+            error, pickle.UnpicklingError
+        ):  # torch's own message suggests loading it anyway
+            path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
             first = (
-                f"{place} holds something else than tensors, which could run code and is not read. "
-                "Remove it, and it is downloaded again."
+                f"{path} contains other objects than tensors, which could run code when loaded. "
+                "Delete it to download it again."
             )
         raise WeightsError(
-            f"{name}: the weights of {weights.url} are damaged, here in torch's cache or where "
-            f"they come from: {first}"
+            f"{name}: the weights from {weights.url} are damaged, in torch's cache or at "
+            f"their source: {first}"
         ) from None
     return state
 
 
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
-    """Let connections of this process time out: torch's download sets no limit of its own."""
+    """Set a timeout for this process's connections, because torch's download has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -102,7 +104,7 @@ def impatient() -> Iterator[None]:
 
 
 def convert(name: str, weights: Any, state: dict[str, Any], folder: Path) -> None:
-    """Write tensors as a folder of transformers, with torchvision's class names; all or nothing."""
+    """Write tensors as a transformers folder with torchvision's class names, atomically."""
     from safetensors.torch import save_file
 
     from segacc.model.networks.configs import TORCHVISION_CONFIGS

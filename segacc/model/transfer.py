@@ -1,4 +1,4 @@
-"""From somebody's weights to this network's: what fits, rows of the same class, input channels."""
+"""Transfers loaded weights to a network: matching tensors, class rows and input channels."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,41 +12,41 @@ from segacc.errors import WeightsError
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a network's tensors when weights were loaded."""
+    """What happened to a network's tensors when weights were loaded."""
 
     source: str
-    """Where the weights came from; `random` when from nowhere."""
+    """Origin of the weights; `random` if none were loaded."""
     loaded: int = 0
-    """Tensors taken over, whole or by rows."""
+    """Number of tensors loaded, completely or by rows."""
     new: tuple[str, ...] = ()
-    """Tensors that start anew: missing in the weights or of another shape there."""
+    """Tensors that are initialized anew: missing in the weights, or of another shape."""
     dropped: tuple[str, ...] = ()
-    """Tensors of the weights that the network has no place for."""
+    """Tensors of the weights that the network does not have."""
     carried: tuple[str, ...] | None = None
-    """Classes whose rows of the head were taken over by name; None where the classes are equal or
-    no head was found."""
+    """Classes whose rows of the head were reused by name; None if the classes are equal or no head
+    was found."""
     num_classes: int = 0
-    """K, of which `carried` are known."""
+    """K, the number of classes."""
     adapted: tuple[str, ...] = ()
-    """First convolutions that were fitted to another number of input channels."""
+    """First convolutions that were adapted to another number of input channels."""
     resized: tuple[str, ...] = ()
-    """Tensors that were fitted to another image size or number of queries."""
+    """Tensors that were resized to another image size or number of queries."""
 
     def text(self) -> str:
-        """Tell it in one line."""
+        """Return a one-line summary."""
         return "; ".join(self.lines()) if self.loaded else f"weights: {self.source}"
 
     def lines(self) -> list[str]:
-        """Tell it in a short table, one line a fact."""
+        """Return a summary with one fact per line."""
         if not self.loaded:
             return [f"weights: {self.source}"]
         found = [f"weights: {self.source}: {self.loaded} tensors loaded"]
         if self.carried is not None:
             few = f": {_some(self.carried)}" if 0 < len(self.carried) < self.num_classes else ""
             known = f"{len(self.carried)} of {self.num_classes} classes"
-            found.append(f"head: rows of {known} taken over by name{few}")
+            found.append(f"head: weights of {known} reused by name{few}")
         if self.adapted:
-            found.append(f"input channels fitted: {_some(self.adapted)}")
+            found.append(f"input channels adapted: {_some(self.adapted)}")
         if self.resized:
             found.append(f"resized: {_some(self.resized)}")
         if self.new:
@@ -57,7 +57,7 @@ class LoadReport:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Name tensors, many of one module by the module."""
+    """List tensor names, or their modules if there are many."""
     names = [name.removeprefix("network.") for name in names]
     if len(names) <= 4:
         return ", ".join(names)
@@ -68,22 +68,23 @@ def _some(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a network says of itself, so that weights of another head or input fit it."""
+    """A network's structure as needed to load weights with another head or input."""
 
     is_head: Callable[[str], bool] = lambda name: False
-    """Tells the head's tensors by name."""
+    """True for the names of the head's tensors."""
     classifiers: tuple[str, ...] = ()
-    """Modules whose tensors have a row for each class, by name; further rows come after them."""
+    """Name prefixes of modules whose tensors have one row per class, possibly followed by more
+    rows."""
     class_names: tuple[str, ...] = ()
-    """This network's K classes."""
+    """The names of this network's K classes."""
     num_channels: int = 3
-    """Channels of its input."""
+    """Number of input channels."""
     fresh_head: bool = False
-    """Leave the whole head as it is."""
+    """Do not load the head."""
     resize: Callable[[str, Tensor, Tensor], Tensor | None] = field(
         default=lambda name, found, own: None
     )
-    """Fits a tensor of another image size, as position embeddings; None when it cannot."""
+    """Resizes a tensor of another image size, e.g. position embeddings; None if it cannot."""
 
 
 def carry_over(
@@ -94,20 +95,20 @@ def carry_over(
     source: str,
     found_names: Sequence[str] = (),
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Choose what of the found tensors goes into a network.
+    """Select and adapt the loaded tensors for a network.
 
     Args:
-        own: the network's state, which is kept where nothing fits.
-        found: the weights' state under the same names.
-        place: what the network says of itself.
-        source: what to call the weights.
-        found_names: the classes of the weights' head, in order; none where they are not known.
+        own: the network's state dict, which is kept where nothing fits.
+        found: the loaded state dict, with the same names.
+        place: the network's structure.
+        source: origin of the weights, for messages.
+        found_names: class names of the weights' head in order; empty if unknown.
 
     Returns:
         The tensors to load, and the report.
 
     Raises:
-        WeightsError: more than a tenth of the encoder's numbers would start at random.
+        WeightsError: more than a tenth of the encoder's parameters would stay random.
     """
     state: dict[str, Tensor] = {}
     adapted: list[str] = []
@@ -147,28 +148,28 @@ def carry_over(
 
 
 def class_rows(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
-    """Pair the rows (mine, theirs) of classes that have one name.
+    """Match rows of classes with the same name: pairs (mine, theirs).
 
-    Names are compared without case, `_` and `-` as blanks, and up to the first comma or semicolon
-    (ADE20K's `road, route` is `road`). Where the weights only number their classes (`LABEL_0`) and
-    there are as many, rows keep their places.
+    Names are compared case-insensitively, with `_` and `-` as spaces, and up to the first comma or
+    semicolon (ADE20K's `road, route` is `road`). If the weights' classes are only numbered
+    (`LABEL_0`) and there are equally many, rows are matched by index.
     """
     if numbered(theirs) or tuple(mine) == tuple(theirs):
         return [(k, k) for k in range(len(mine))] if len(mine) == len(theirs) else []
-    places: dict[str, int] = {}
-    for place, name in enumerate(theirs):
-        places.setdefault(plain_name(name), place)
+    found: dict[str, int] = {}
+    for index, name in enumerate(theirs):
+        found.setdefault(plain_name(name), index)
     plain = [plain_name(name) for name in mine]
-    return [(k, places[name]) for k, name in enumerate(plain) if name in places]
+    return [(k, found[name]) for k, name in enumerate(plain) if name in found]
 
 
 def numbered(names: Sequence[str]) -> bool:
-    """Tell whether classes were never named."""
-    return all(name == f"LABEL_{place}" for place, name in enumerate(names))
+    """True if the classes have no names of their own (`LABEL_0`, `LABEL_1`, ...)."""
+    return all(name == f"LABEL_{k}" for k, name in enumerate(names))
 
 
 def plain_name(name: str) -> str:
-    """Reduce a class name to what is compared."""
+    """Normalize a class name for comparison."""
     first = name.replace(";", ",").split(",")[0]
     return " ".join(first.replace("_", " ").replace("-", " ").casefold().split())
 
@@ -180,11 +181,10 @@ def carry_rows(
     own_names: Sequence[str],
     found_names: Sequence[str],
 ) -> Tensor | None:
-    """Fill the rows of known classes into a copy of `mine`: (K + more, ...) both.
+    """Copy the rows of known classes into a copy of `mine`: (K + more, ...) both.
 
-    Rows after the classes, as mask classification's "no object", keep their places from the end.
-    Where classes are not known by name, a tensor of the same shape is taken whole. None where
-    nothing fits.
+    Rows after the classes, such as mask classification's "no object", are aligned at the end. If
+    class names are unknown, a tensor of the same shape is used as a whole. None if nothing fits.
     """
     if not own_names or not found_names:
         return theirs if mine.shape == theirs.shape else None
@@ -192,8 +192,8 @@ def carry_rows(
     if not rows or mine.shape[1:] != theirs.shape[1:] or theirs.shape[0] - len(found_names) != more:
         return None
     filled = mine.clone()
-    for k, place in rows:
-        filled[k] = theirs[place]
+    for k, row in rows:
+        filled[k] = theirs[row]
     if more:
         filled[-more:] = theirs[-more:]
     return filled
@@ -206,44 +206,44 @@ def _other_channels(mine: Tensor, theirs: Tensor, num_channels: int) -> bool:
 
 
 def fit_channels(weight: Tensor, num_channels: int) -> Tensor:
-    """Fit a first convolution (O, C, h, w) to other input channels: (O, num_channels, h, w).
+    """Adapt a first convolution (O, C, h, w) to other input channels: (O, num_channels, h, w).
 
-    One channel takes the sum of the filters; more repeat them in turn, scaled so that the response
-    to a grey picture stays what it was (as timm's `adapt_input_conv`).
+    A single channel gets the sum of the filters; more channels repeat them cyclically, scaled so
+    that the response to a grey image is unchanged (like timm's `adapt_input_conv`).
     """
     channels = weight.shape[1]
     if num_channels == 1:
         return weight.sum(dim=1, keepdim=True)
-    turns = [place % channels for place in range(num_channels)]
+    turns = [k % channels for k in range(num_channels)]
     return weight[:, turns] * (channels / num_channels)
 
 
 def check_report(
     report: LoadReport, own: dict[str, Tensor], is_head: Callable[[str], bool]
 ) -> LoadReport:
-    """Refuse weights that leave more than a tenth of the encoder's numbers to chance.
+    """Reject weights that leave more than a tenth of the encoder's parameters random.
 
-    Heads are replaced as a matter of course; an encoder loaded by half trains badly in silence.
+    A replaced head is normal, but a partly loaded encoder would train badly without any error.
 
     Raises:
-        WeightsError: so.
+        WeightsError: too many parameters are missing.
     """
     encoder = {name: tensor.numel() for name, tensor in own.items() if not is_head(name)}
     if 10 * sum(encoder.get(name, 0) for name in report.new) > sum(encoder.values()):
         raise WeightsError(
             f"{report.source}: these weights do not belong to this network: {report.loaded} "
-            f"tensors fit, {_some(report.new)} would start at random, "
-            f"{_some(report.dropped) or 'nothing'} would be dropped. Name the architecture and "
+            f"tensors fit, {_some(report.new)} would stay random, "
+            f"{_some(report.dropped) or 'nothing'} would not be used. Choose the architecture and "
             "variant that the weights were saved from, or use --weights none."
         )
     return report
 
 
 def resize_positions(found: Tensor, own: Tensor) -> Tensor | None:
-    """Resize a ViT's position embedding (1, T, C) to another number of patches; None if neither is.
+    """Resize a ViT's position embedding (1, T, C) to another number of patches; None if not one.
 
-    Tokens in front of the patches (class, registers) are what is left of a square grid.
-    Bicubic, as DINOv2 does it.
+    Tokens before the patches (class, registers) are those that exceed a square grid. Bicubic, like
+    DINOv2.
     """
     if found.ndim != 3 or own.ndim != 3 or found.shape[::2] != own.shape[::2]:
         return None
@@ -259,15 +259,15 @@ def resize_positions(found: Tensor, own: Tensor) -> Tensor | None:
 
 
 def resize_bias_table(found: Tensor, own: Tensor) -> Tensor | None:
-    """Resize a table of relative position biases to another square window; None if it is none.
+    """Resize a table of relative position biases to another square window; None if not one.
 
     Args:
-        found: (R, heads): R = (2 side - 1) ** 2 rows for a window of side x side patches, and after
-            them 0 or 3 rows for the class token, as BEiT has them.
-        own: (R', heads), the same for another side.
+        found: (R, heads) with R = (2 side - 1) ** 2 rows for a window of side x side patches,
+            followed by 0 or 3 rows for the class token, as in BEiT.
+        own: (R', heads), for another side.
 
     Returns:
-        As `own`, bilinear, as BEiT of transformers does it in each forward pass at another size.
+        Same shape as `own`; bilinear, like transformers' BEiT in each forward pass at another size.
     """
     if found.ndim != 2 or own.ndim != 2 or found.shape[1] != own.shape[1]:
         return None

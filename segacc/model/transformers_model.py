@@ -1,4 +1,4 @@
-"""A network of transformers behind the contract of `segacc.model`."""
+"""Adapts a transformers network to the interface of `segacc.model`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,22 +21,22 @@ from segacc.model.transformers_weights import (
 )
 
 Adapt = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
-"""Tensors that were read, and a network's own, by its names, to those to load."""
+"""(loaded tensors, the network's own tensors), both by name, to the tensors to load."""
 
 
 def make_config(
     config_class: type[Any], options: TransformersOptions, facts: Facts, **sizes: Any
 ) -> Any:
-    """Build a config from sizes, or from the folder that `options.config` names; labels are ours.
+    """Build a config from sizes or from `options.config`, with the class names of the run.
 
     Args:
-        config_class: of transformers.
-        options: `config` is the folder, or None.
-        facts: class names, number of input channels, ignored index.
-        sizes: what the config takes where no folder is given.
+        config_class: a config class of transformers.
+        options: `config` is a folder, or None.
+        facts: class names, number of input channels, ignore_index.
+        sizes: arguments of the config if no folder is given.
 
     Raises:
-        WeightsError: the folder's config.json cannot be read, or is of another model_type.
+        WeightsError: the folder's config.json is unreadable, or has another model_type.
     """
     labels = {
         "id2label": dict(enumerate(facts.class_names)),
@@ -48,7 +48,7 @@ def make_config(
         found = read_config(options.config)
         if found.get("model_type") != config_class.model_type:
             raise WeightsError(
-                f"{options.config}: holds a {found.get('model_type')} network, not "
+                f"{options.config}: contains a {found.get('model_type')} network, not "
                 f"{config_class.model_type}."
             )
         config = config_class.from_dict({**found, **labels})
@@ -62,46 +62,46 @@ def make_config(
 
 
 def square_side(facts: Facts, multiple: int) -> int:
-    """Return the side of the crops, for a network that is built for squares of one size.
+    """Return the side of the crop, for a network that is built for squares of one size.
 
     Raises:
-        OptionError: they are not square, or not a multiple of `multiple`.
+        OptionError: the crop is not square, or not a multiple of `multiple`.
     """
     height, width = facts.crop_size
     if complaint := SizeRule(multiple=multiple, square=True).complaint((height, width)):
         raise OptionError(
             f"crop_size: {height}x{width}: the architecture {complaint}. Choose a square crop "
-            f"whose side is a multiple of {multiple}, as {max(1, height // multiple) * multiple}."
+            f"whose side is a multiple of {multiple}, e.g. {max(1, height // multiple) * multiple}."
         )
     return height
 
 
 def reset_batchnorm(network: nn.Module) -> None:
-    """Start batch norm at scale 1, as PyTorch does; some of transformers start it near 0."""
+    """Initialize batch norm scales to 1, like PyTorch; some transformers networks start near 0."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
 
 
 class TransformersModel(SegmentationModel):
-    """A semantic-segmentation network of transformers behind the contract.
+    """A semantic segmentation network of transformers.
 
     Args:
-        network: takes `pixel_values`, returns `.logits` (N, K, h, w).
-        image_processor: its mean, std, channel order are used; it is saved beside the network so
-            that `pipeline("image-segmentation")` does what `predict` does with images of a size
-            that the network takes.
-        encoder: name of the network's encoder, a submodule, as in `segformer`; all else is head.
-            Weights of a bare encoder of another model_type are loaded into it.
-        classifiers: names of the modules in the network with one row for each class.
-        auxiliary: name of a submodule whose output are auxiliary logits, and their weight in the
-            loss; used in training only.
-        kept: names in the config that fine-tuned weights decide, not the options (as BEiT's
-            `out_indices`).
-        as_stored: names in the config that weights are read by as they were saved, and `adapt`
-            then turns into what this network has (as BEiT's shared position biases).
-        adapt: given tensors that were read, by the network's names, and the network's own, returns
-            those to load.
+        network: called with `pixel_values`, returns `.logits` (N, K, h, w).
+        image_processor: source of mean, std and channel order; it is saved with the network, so
+            that `pipeline("image-segmentation")` gives the same result as `predict` for image sizes
+            that the network accepts.
+        encoder: name of the encoder submodule, e.g. `segformer`; the rest is the head. Weights of a
+            bare encoder with another model_type are loaded into it.
+        classifiers: names of the modules in the network with one row per class.
+        auxiliary: name of a submodule that outputs auxiliary logits, and their loss weight; used in
+            training only.
+        kept: config values that are taken from fine-tuned weights, not from the options (such as
+            BEiT's `out_indices`).
+        as_stored: config values with which the weights are read as they were saved, before `adapt`
+            converts them for this network (such as BEiT's shared position biases).
+        adapt: called with the loaded tensors and the network's own, both by the network's names;
+            returns the tensors to load.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class TransformersModel(SegmentationModel):
         as_stored: Sequence[str] = (),
         adapt: Adapt | None = None,
     ) -> None:
-        """Wrap; see the class."""
+        """Wrap a network; see the class."""
         super().__init__()
         self.network = network
         self.image_processor = image_processor
@@ -135,7 +135,7 @@ class TransformersModel(SegmentationModel):
             self._watch(*auxiliary)
 
     def _take_colors(self, found: dict[str, Any]) -> None:
-        """Take mean, std and channel order of a preprocessor_config.json into the own processor."""
+        """Copy mean, std and channel order of a preprocessor_config.json to the own processor."""
         processor = self.image_processor
         for name in ("do_normalize", "image_mean", "image_std", "do_flip_channel_order"):
             if hasattr(processor, name) and name in found:
@@ -148,7 +148,7 @@ class TransformersModel(SegmentationModel):
         self.channel_order = "bgr" if flipped else "rgb"
 
     def _watch(self, name: str, weight: float) -> None:
-        """Take auxiliary logits where they arise: transformers does not return them."""
+        """Collect auxiliary logits with a hook, because transformers does not return them."""
 
         def keep(module: nn.Module, given: Any, logits: Tensor) -> None:
             if self.training:
@@ -164,13 +164,13 @@ class TransformersModel(SegmentationModel):
         return Logits(main, auxiliary)
 
     def is_head(self, parameter_name: str) -> bool:
-        """Tell the head: all that is not under the encoder."""
+        """True for all parameters outside the encoder."""
         if self.head_prefixes:
             return parameter_name.startswith(self.head_prefixes)
         return not parameter_name.startswith(tuple(f"network.{name}." for name in self.encoders))
 
     def enable_gradient_checkpointing(self) -> bool:
-        """Turn on what transformers offers, for the whole network or for its encoder."""
+        """Enable transformers' gradient checkpointing for the whole network or its encoder."""
         encoders = [self.network.get_submodule(name) for name in self.encoders]
         for part in (self.network, *encoders):
             if getattr(part, "supports_gradient_checkpointing", False):
@@ -180,14 +180,14 @@ class TransformersModel(SegmentationModel):
         return False
 
     def place(self, class_names: Sequence[str], *, fresh_head: bool) -> Place:
-        """Say how weights of another head, input or image size fit in."""
+        """Describe how weights of another head, input or image size fit into this network."""
         return replace(
             super().place(class_names, fresh_head=fresh_head),
             resize=self.resize_tensor,
         )
 
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
-        """Fit a tensor of another image size: what positions have; None where it cannot."""
+        """Resize position embeddings of another image size; None for any other tensor."""
         if name.endswith("relative_position_bias_table"):
             return resize_bias_table(found, own)
         return resize_positions(found, own) if "position_embeddings" in name else None
@@ -198,7 +198,7 @@ class TransformersModel(SegmentationModel):
         """Load a segmentation network, a classifier's encoder or a bare encoder, as float32.
 
         Raises:
-            WeightsError: nothing there, another model_type, or almost nothing fits.
+            WeightsError: there are no weights, another model_type, or almost nothing fits.
         """
         encoder = self.encoders[0] if len(self.encoders) == 1 else None
         state = read_state(source, self.network, encoder, kept=self.kept, as_stored=self.as_stored)
@@ -215,12 +215,12 @@ class TransformersModel(SegmentationModel):
         return report
 
     def save_settings(self, folder: Path) -> None:
-        """Write config.json and preprocessor_config.json: `kept` values, mean, std, order."""
+        """Write config.json and preprocessor_config.json: `kept` values and normalization."""
         self.network.config.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
 
     def load_settings(self, folder: Path) -> None:
-        """Read what `save_settings` wrote."""
+        """Read the files of `save_settings`."""
         theirs = type(self.network.config).from_dict(read_config(folder))
         for name in self.kept:
             setattr(self.network.config, name, getattr(theirs, name))
@@ -229,7 +229,7 @@ class TransformersModel(SegmentationModel):
     def save_pretrained(
         self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]
     ) -> None:
-        """Write what transformers' Auto classes and its image-segmentation pipeline load."""
+        """Write files for transformers' Auto classes and its image-segmentation pipeline."""
         inner = {name.removeprefix("network."): tensor for name, tensor in state_dict.items()}
         self.network.config.id2label = dict(enumerate(names))
         self.network.config.label2id = {name: k for k, name in enumerate(names)}

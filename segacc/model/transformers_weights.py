@@ -1,4 +1,4 @@
-"""Reading folders of transformers and timm into tensors by a network's own names."""
+"""Reads folders of transformers and timm into tensors with a network's own names."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ from segacc.model.contract import stored_names
 
 @contextmanager
 def quiet_bars() -> Iterator[None]:
-    """Keep transformers' bars and reports, which we give ourselves, off the screen."""
+    """Suppress transformers' progress bars and load reports; segacc prints its own."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -37,16 +37,16 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """Read a folder's config.json.
 
     Raises:
-        WeightsError: it is not there or is no JSON.
+        WeightsError: the file is missing or not JSON.
     """
     return read_json(Path(folder).expanduser() / "config.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a folder of transformers.
+    """Read a JSON file in a folder of transformers.
 
     Raises:
-        WeightsError: it is not there or is no JSON.
+        WeightsError: the file is missing or not JSON.
     """
     try:
         found: dict[str, Any] = json.loads(path.read_text())
@@ -66,22 +66,22 @@ def read_state(
     kept: Sequence[str] = (),
     as_stored: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Read a folder into tensors named as those of a network of transformers.
+    """Read a folder into tensors with the names of a transformers network.
 
-    Tensors that the folder does not hold are left out; those that the network has no place for are
-    there by name, empty.
+    Tensors that are missing in the folder are left out; those that the network does not have are
+    included with an empty tensor.
 
     Args:
-        source: the folder: a network of this model_type, whole or only its encoder, or one of its
-            encoder's model_type, or weights of timm.
-        network: the network that is to be filled.
-        encoder: name of its submodule that a bare encoder fits into, or None.
-        kept: names in the config that the folder decides where it holds a whole network.
-        as_stored: names in the config that are read as the folder has them, whatever the network's
-            own are.
+        source: the folder: a network of this model_type, whole or only its encoder, or of the
+            encoder's
+            model_type, or weights of timm.
+        network: the network to load into.
+        encoder: name of its submodule for a bare encoder, or None.
+        kept: config values that are taken from the folder if it has a whole network.
+        as_stored: config values with which the folder is read, whatever the network's own are.
 
     Raises:
-        WeightsError: the folder holds something else, or cannot be read.
+        WeightsError: the folder has other weights, or is unreadable.
     """
     found, mine = read_config(source), network.config
     kind, inner = found.get("model_type"), inner_config(mine)
@@ -95,7 +95,7 @@ def read_state(
     nothing = "weights of timm" if "architecture" in found else "no network of transformers"
     holds = f"a {kind} network" if kind else nothing
     raise WeightsError(
-        f"{source}: holds {holds}, the architecture asked for takes {takes}. "
+        f"{source}: contains {holds}, but the chosen architecture needs {takes}. "
         "Give weights of the same kind, or choose the architecture that they belong to."
     )
 
@@ -134,9 +134,9 @@ def _read_encoder(
 
 
 def _read_timm(source: str, network: Any, encoder: str) -> dict[str, Tensor]:
-    """Read weights of timm under the names that its feature extractors give them.
+    """Read weights of timm under the names of its feature extractors.
 
-    Those put `model.` in front, or write `stages_0` for `stages.0`, or change nothing.
+    These have the prefix `model.`, or `stages_0` for `stages.0`, or are unchanged.
     """
     prefix = f"{encoder}._backbone."
     own = {name.removeprefix(prefix) for name in network.state_dict() if name.startswith(prefix)}
@@ -148,14 +148,14 @@ def _read_timm(source: str, network: Any, encoder: str) -> dict[str, Tensor]:
 
 
 def _take_input(config: Any, theirs: Any) -> None:
-    """Give a config the number of channels and the image size that weights were saved with."""
+    """Copy the number of channels and the image size that the weights were saved with."""
     for name in ("num_channels", "image_size", "stem_channels"):  # HGNetV2 has channels twice
         if hasattr(config, name) and hasattr(theirs, name):
             setattr(config, name, getattr(theirs, name))
 
 
 def _read(reader: Any, source: str, config: Any) -> dict[str, Tensor]:
-    """Read what a folder holds for a class of transformers, by that class's own names."""
+    """Load a folder into a class of transformers, and return its tensors by name."""
     try:
         with quiet_bars():
             network, info = reader.from_pretrained(
@@ -168,10 +168,12 @@ def _read(reader: Any, source: str, config: Any) -> dict[str, Tensor]:
             )
     except UnpicklingError:
         raise WeightsError(
-            f"{source}: the weights are a pickle that holds more than tensors; reading it could "
+            f"{source}: the weights are a pickle with other objects than tensors; loading it could "
             "run code, so it is refused. Save them as model.safetensors."
         ) from None
-    except Exception as error:  # of a damaged file torch, pickle and safetensors raise anything
+    except (
+        Exception
+    ) as error:  # torch, pickle and safetensors may raise anything for a damaged file
         raise WeightsError(f"{source}: the weights cannot be read: {first_line(error)}.") from error
     random = info["missing_keys"] | {key[0] for key in info["mismatched_keys"]}
     unknown: dict[str, Tensor] = dict.fromkeys(info["unexpected_keys"], torch.empty(0))
@@ -180,7 +182,7 @@ def _read(reader: Any, source: str, config: Any) -> dict[str, Tensor]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error of a library says, or its name."""
+    """Return the first line of a library's error message, or the error's name."""
     plain = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
     said = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return said if said and plain else ": ".join(filter(None, (type(error).__name__, said)))
@@ -195,7 +197,7 @@ def _load_file(source: str) -> dict[str, Tensor]:
 
 
 def inner_config(config: Any) -> Any:
-    """Return the config of a network's encoder where it has one of its own, or None."""
+    """Return the config of a network's encoder if it has its own, or None."""
     return getattr(config, "backbone_config", None)
 
 
@@ -204,7 +206,7 @@ def _is_timm(config: Any) -> bool:
 
 
 def channels_of(config: Any) -> int:
-    """Return the number of input channels that a config asks for."""
+    """Return the number of input channels in a config."""
     for part in (config, inner_config(config)):
         if getattr(part, "num_channels", None):
             return int(part.num_channels)

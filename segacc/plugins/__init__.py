@@ -1,1 +1,1 @@
-"""The built-in plugins: ordinary hook modules, one file a family; the registry lists them."""
+"""The built-in plugins: ordinary hook modules, one file per family, listed in the registry."""

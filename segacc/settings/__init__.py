@@ -1,1 +1,1 @@
-"""What a user can ask for: the settings, how they are typed, and where they come from."""
+"""The settings of the commands, how they are written, and where their values come from."""

@@ -1,4 +1,4 @@
-"""TrainConfig: every setting of a run, declared once; flags, YAML keys and help come from it."""
+"""The settings of every command, declared once: flags, YAML keys and help are made from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,247 +14,267 @@ PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
 NonNegativeFloat = Annotated[float, Ge(0), AllowInfNan(False)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
-"""What numpy takes, too."""
+"""The range that numpy accepts."""
 Named = str | dict[str, Any]
-"""A component: `name:key=value,...`, or in YAML a mapping with `name`."""
+"""A component: `name:key=value,...`, or in YAML a mapping with the key `name`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Every setting of a training run."""
+    """The settings of a training run."""
 
-    # What is trained
+    # Model and data
     arch: Named = "segformer"
-    """Architecture, as in `segformer:variant=b2`."""
+    """Architecture, e.g. `segformer:variant=b2`."""
     weights: str = "auto"
-    """`auto` (the architecture's published weights), `none` (random), a folder, or a Hub id."""
+    """Initial weights: `auto` (the architecture's published weights), `none` (random), a folder, or
+    a Hub id."""
     head: Literal["keep", "fresh"] = "keep"
-    """`keep` takes over the rows of classes that the weights' head names alike; `fresh` none."""
+    """`keep` reuses classifier weights of classes with the same name; `fresh` re-initializes the
+    head."""
     dataset: Named = "nuclei"
-    """Data set, as in `folder:root=data/camvid`."""
+    """Data set, e.g. `folder:root=data/camvid`."""
     train_split: str = "train"
-    """Split that is trained on."""
+    """Training split."""
     eval_split: str = "validation"
-    """Split that is scored while training."""
+    """Split that is evaluated during training."""
     val_fraction: Fraction | None = None
-    """Share of the training split that is scored instead, where there is no such split."""
+    """Fraction of the training split to hold out for validation if the data set has no validation
+    split."""
     aug: tuple[Named, ...] = ("random_scale_crop", "flip", "color_jitter")
-    """Augmentation; give the flag once for each, in order. `none` for none."""
+    """Augmentation; repeat the flag for several, applied in this order. `none` for none."""
     augment: Literal["light", "standard", "strong"] | None = None
-    """A ready row of augmentations in place of --aug."""
+    """Predefined augmentation pipeline, in place of --aug."""
     class_weights: str | None = None
-    """Of the losses: `inverse`, `enet` or `effective`, by how often a class occurs, or a file."""
+    """Class weights of the losses: `inverse`, `enet` or `effective`, computed from the class
+    frequencies, or a file."""
     rare_class_sampling: PositiveFloat | None = None
-    """Draw images with rare classes more often (DAFormer); the temperature, as in 0.01: smaller
-    is stronger."""
+    """Temperature of rare class sampling (DAFormer), e.g. 0.01: draws images with rare classes more
+    often; smaller is stronger."""
     loss: tuple[Named, ...] = ("cross_entropy",)
-    """Loss term; give the flag once for each."""
+    """Loss term; repeat the flag for several."""
     metric: tuple[Named, ...] = ("mean_iou",)
-    """Metric; give the flag once for each."""
+    """Metric; repeat the flag for several."""
 
-    # How long
+    # Training length
     epochs: PositiveFloat | None = None
-    """Passes over the training split; 10 when neither this nor max_steps is given."""
+    """Passes over the training split; default 10 if neither max_steps nor max_time is given."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps, instead of epochs."""
+    """Number of optimizer steps, in place of epochs."""
     max_time: Time | None = None
-    """As in `45m`, `90s` or `1h30m`, instead of epochs: steps are fitted to the measured speed, the
-    schedule too, so that the run ends in time, from the start of the process on."""
+    """Time limit in place of epochs, e.g. `45m`, `90s` or `1h30m`, counted from the start of the
+    process. The number of steps, and with it the schedule, is adjusted to the measured speed."""
     early_stop: Named | None = None
-    """Stop when a score is not better for some evaluations, as in `mean_iou:patience=5`, with
-    `min_delta=0.001` for what counts as better; `none` for never."""
+    """Early stopping on a score, e.g. `mean_iou:patience=5`: stop after 5 evaluations without an
+    improvement of at least `min_delta` (as in `min_delta=0.001`); `none` for never."""
 
-    # The batch
+    # Batch and data loading
     batch_size: PositiveInt = 8
     """Images per process per micro-batch."""
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches per optimizer step."""
     crop_size: Size | None = None
-    """What training sees in pixels: a number or HEIGHTxWIDTH; default: the data set's or 512."""
+    """Size of the training crop in pixels, as one number or HEIGHTxWIDTH; default: the data set's,
+    or 512."""
     num_channels: PositiveInt = 3
-    """Channels of the images: 1 grey, 3 RGB, 4 RGB and alpha or another fourth; any other number:
-    TIFF of as many bands, through the extra `tiff`."""
+    """Number of image channels: 1 grey, 3 RGB, 4 RGB with alpha or another fourth channel; any
+    other number reads TIFF files with as many bands (requires the extra `tiff`)."""
     num_workers: NonNegativeInt = 2
-    """Data loader workers per process; 0 loads in the process itself."""
+    """Data loader workers per process; 0 loads in the training process itself."""
     cache: str | None = None
-    """Keep decoded samples: `ram`, or a folder that later runs use again."""
+    """Cache decoded samples: `ram`, or a folder that later runs can reuse."""
     skip_unreadable: NonNegativeInt = 0
-    """Unreadable files that are passed over and counted before the run stops."""
+    """Number of unreadable files to skip before the run stops."""
 
     # Optimization
     optimizer: Named = "adamw"
-    """Optimizer, as in `sgd:momentum=0.9,nesterov=true`: adamw, adam, adamax, nadam, radam, sgd,
-    rmsprop, adagrad, adadelta, adafactor; of timm lion, lamb, lars, adan, adopt."""
+    """Optimizer, e.g. `sgd:momentum=0.9,nesterov=true`: adamw, adam, adamax, nadam, radam, sgd,
+    rmsprop, adagrad, adadelta, adafactor; from timm: lion, lamb, lars, adan, adopt."""
     lr: PositiveFloat | None = None
-    """Peak learning rate of the encoder; default of adamw 6e-5 with loaded weights, else 1e-3."""
+    """Peak learning rate of the encoder; default for adamw: 6e-5 with pretrained weights, else
+    1e-3."""
     head_lr_scale: PositiveFloat | None = None
-    """Factor on the head's learning rate; default 10 with loaded weights, 1 from random ones."""
+    """Factor on the head's learning rate; default 10 with pretrained weights, 1 with random
+    ones."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Factor on the learning rate from each layer of the encoder to the one before, as in 0.9."""
+    """Layer-wise learning rate decay of the encoder: factor from each layer to the one before it,
+    e.g. 0.9."""
     weight_decay: NonNegativeFloat = 0.01
-    """The optimizer's decay; norms, biases and embeddings have none."""
+    """Weight decay; not applied to norms, biases and embeddings."""
     warmup_steps: Steps | None = None
-    """Steps of linear warm-up, or a fraction of the run; default a twentieth, at most 1500."""
+    """Steps of linear warm-up, or a fraction of the run; default a twentieth, at most 1500
+    steps."""
     encoder_warmup_steps: Steps = 0
-    """As EoMT: the encoder stays as it is in warmup_steps, and then has a warm-up of so many."""
+    """Two-stage warm-up as in EoMT: the encoder is frozen during warmup_steps, then warmed up over
+    this many steps."""
     schedule: Named = "poly"
-    """What follows the warm-up: `poly:power=0.9`, `cosine:floor=0.01`, `linear`, `constant`; or
-    `one_cycle`, which has its own warm-up."""
+    """Learning rate schedule after the warm-up: `poly:power=0.9`, `cosine:floor=0.01`, `linear`,
+    `constant`; or `one_cycle`, which includes its own warm-up."""
     ema: Annotated[float, Gt(0), Lt(1)] | None = None
-    """Decay of an exponential moving average of the weights, as 0.9998: it is scored beside them,
-    and best/ and last/ hold it."""
+    """Decay of an exponential moving average (EMA) of the weights, e.g. 0.9998. Both sets of
+    weights are evaluated; best/ and last/ hold the average."""
     tolerate_nonfinite: NonNegativeInt = 0
-    """Steps whose loss or gradient is not finite that are skipped before the run stops."""
+    """Number of steps with a non-finite loss or gradient to skip before the run stops."""
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this global norm."""
+    """Maximum global norm for gradient clipping."""
     freeze: tuple[str, ...] = ()
-    """What does not learn: `encoder`, `norm`, or parameters by name as in `segformer.stages.[01]`,
-    where * stands for anything; give the flag once for each."""
+    """Parameters to freeze: `encoder`, `norm`, or name patterns such as `segformer.stages.[01]`,
+    where * matches anything; repeat the flag for several."""
     unfreeze_after: PositiveInt | None = None
-    """Steps after which all that --freeze names learns, too."""
+    """Step after which the parameters frozen by --freeze are trained too."""
     freeze_batchnorm: bool = False
-    """Keep batch norm as loaded, so that results do not depend on how a batch is cut."""
+    """Keep the batch norm statistics of the initial weights, so that results do not depend on how a
+    batch is split."""
     sync_batchnorm: bool = False
-    """Let batch norm see the batches of all processes (on GPUs)."""
+    """Synchronize batch norm statistics over all processes (GPUs only)."""
     gradient_checkpointing: bool = False
-    """Less memory for more compute, where the network offers it."""
+    """Trade compute for memory, if the network supports it."""
     channels_last: bool = False
-    """Keep convolution weights in the order N, H, W, C: faster for most convolutional networks."""
+    """Memory format channels_last (N, H, W, C): faster for most convolutional networks."""
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
-    """Default: what `accelerate launch` or its configuration says."""
+    """Mixed precision; default: as configured in `accelerate launch` or `accelerate config`."""
     seed: Seed = 0
-    """Of weights, order and augmentations."""
+    """Random seed of weights, sample order and augmentations."""
 
-    # Scoring, saving, seeing
+    # Evaluation, checkpoints and logging
     protocol: str | None = None
-    """How images are scored, as in `whole:short_side=540`, `slide:crop=512`, `tta:scales=0.5/1/1.5`
-    or `mmseg-ade20k`; default: whole, padded or in windows where the network needs it."""
+    """Evaluation protocol, e.g. `whole:short_side=540`, `slide:crop=512`, `tta:scales=0.5/1/1.5` or
+    `mmseg-ade20k`; default: whole images, padded or in sliding windows if the network requires
+    it."""
     eval_batch_size: PositiveInt | None = None
-    """Images of one size that are scored together, per process; fewer where they are large.
-    Default 1 on a CPU and of a stream, else 8."""
+    """Images of one size per evaluation batch, per process; reduced for large images. Default 1 on
+    a CPU and for streamed splits, else 8."""
     eval_every: Period | None = None
     """Steps between evaluations, or a fraction of the run; default a fifth."""
     save_every: Period | None = None
-    """Steps between checkpoints; default as eval_every."""
+    """Steps between checkpoints, or a fraction of the run; default: same as eval_every."""
     log_every: PositiveInt = 10
-    """Steps between lines of metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl."""
     best_by: str = "mean_iou"
-    """Score that decides what `best/` holds, as in `per_category_iou/nucleus`; where the metrics do
-    not give mean_iou, their first is the default."""
+    """Score that selects the best checkpoint (`best/`), e.g. `per_category_iou/nucleus`; default
+    mean_iou, or the first score if no metric computes it."""
     keep: PositiveInt = 3
-    """Checkpoints that are kept, the newest."""
+    """Number of newest checkpoints to keep."""
     num_pictures: NonNegativeInt = 4
-    """Validation images drawn in pictures/step-N.png."""
+    """Number of validation images to draw in pictures/step-N.png."""
     trackers: tuple[str, ...] = ()
-    """Accelerate's trackers, as in `tensorboard`; give the flag once for each."""
+    """Experiment tracker supported by Accelerate, e.g. `tensorboard`; repeat the flag for
+    several."""
 
-    # The run folder
+    # Run folder
     output_dir: Path | None = None
-    """The run folder; default runs/ARCH-DATASET, with -2, -3, ... when that is taken."""
+    """Run folder; default runs/ARCH-DATASET, with the suffix -2, -3, ... if it exists."""
     resume: str | None = None
-    """Go on from a checkpoint: a folder, or `auto` for the newest one in output_dir."""
+    """Resume from a checkpoint: a folder, or `auto` for the newest one in output_dir."""
     overwrite: bool = False
-    """Delete what an earlier run wrote into output_dir; other files there stay."""
+    """Delete what an earlier run wrote to output_dir; other files there are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Every setting of `segacc evaluate`."""
+    """The settings of `segacc evaluate`."""
 
     dataset: Named
-    """Data set, as in `folder:root=data/camvid`; its classes must be the network's."""
+    """Data set, e.g. `folder:root=data/camvid`; its classes must match the model's."""
     split: str = "validation"
-    """Split that is scored."""
+    """Split to evaluate."""
     val_fraction: Fraction | None = None
-    """Share of train_split that is scored, as a run with this setting carved it out."""
+    """Evaluate the held-out fraction of train_split, as selected by a training run with this
+    setting."""
     train_split: str = "train"
-    """Of that run; only val_fraction needs it."""
+    """Training split of that run; only used with val_fraction."""
     seed: Seed = 0
-    """Of that run; only val_fraction needs it."""
+    """Random seed of that run; only used with val_fraction."""
     protocol: str | None = None
-    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of
-    14), `slide:crop=512,stride=341` (through windows), `tta:scales=0.5/1/1.5` (the mean of six
-    looks) or `mmseg-ade20k` (as published); default what is stored in the folder."""
+    """Evaluation protocol, e.g. `whole:short_side=512,pad=14` (resize, then pad to multiples of
+    14), `slide:crop=512,stride=341` (sliding window), `tta:scales=0.5/1/1.5` (test-time
+    augmentation: mean over 3 scales with and without flip) or `mmseg-ade20k` (as published);
+    default: the protocol stored in the model's folder."""
     metric: tuple[Named, ...] = ("mean_iou",)
-    """Metric; give the flag once for each."""
+    """Metric; repeat the flag for several."""
     eval_batch_size: PositiveInt | None = None
-    """Images of one size that are scored together, per process; fewer where they are large.
-    Default 1 on a CPU and of a stream, else 8."""
+    """Images of one size per batch, per process; reduced for large images. Default 1 on a CPU and
+    for streamed splits, else 8."""
     num_workers: NonNegativeInt = 2
     """Data loader workers per process."""
     skip_unreadable: NonNegativeInt = 0
-    """Unreadable files that are passed over and counted."""
+    """Number of unreadable files to skip before the evaluation stops."""
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
-    """Default: what `accelerate launch` or its configuration says."""
+    """Mixed precision; default: as configured in `accelerate launch` or `accelerate config`."""
     verify: PositiveInt | None = None
-    """Score so many images again, by a plain definition in numpy; exit 1 where that differs."""
+    """Number of images to score again with a reference implementation in numpy; exits with 1 if the
+    scores differ."""
     output_dir: Path | None = None
-    """Where evaluation.json, per_image.parquet and pictures/ are written; default evaluation/ in
-    the model's folder."""
+    """Folder for evaluation.json, per_image.parquet and pictures/; default: evaluation/ in the
+    model's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Every setting of `segacc compare`."""
+    """The settings of `segacc compare`."""
 
     resamples: Annotated[int, Ge(100)] = 1000
-    """Times that the images are drawn anew, with replacement."""
+    """Number of bootstrap resamples of the images."""
     seed: Seed = 0
-    """Of these draws."""
+    """Random seed of the resampling."""
     output_dir: Path = Path("comparison")
-    """Where compare.png and compare.json are written."""
+    """Folder for compare.png and compare.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Every setting of `segacc predict`."""
+    """The settings of `segacc predict`."""
 
     output_dir: Path = Path("predictions")
-    """Where NAME.png (raw label ids) and NAME_overlay.png are written."""
+    """Folder for NAME.png (raw label ids) and NAME_overlay.png."""
     recursive: bool = False
-    """Take the pictures of folders inside a folder too (-r); their predictions go to folders of the
-    same names."""
+    """Also process subfolders (-r); their predictions are written to subfolders of the same
+    names."""
     protocol: str | None = None
-    """How images are seen, as in `whole:short_side=512,pad=14` (resized, padded to multiples of
-    14), `slide:crop=512,stride=341` (through windows), `tta:scales=0.5/1/1.5` (the mean of six
-    looks) or `mmseg-ade20k` (as published); default what is stored in the folder."""
+    """Inference protocol, e.g. `whole:short_side=512,pad=14` (resize, then pad to multiples of 14),
+    `slide:crop=512,stride=341` (sliding window), `tta:scales=0.5/1/1.5` (test-time augmentation:
+    mean over 3 scales with and without flip) or `mmseg-ade20k` (as published); default: the
+    protocol stored in the model's folder."""
     overlay: bool = True
-    """Write the overlays with a legend too."""
+    """Also write overlays with a legend."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Every setting of `segacc check-data`."""
+    """The settings of `segacc check-data`."""
 
-    # What is read
+    # Input
     dataset: Named
-    """Data set, as in `folder:root=data/camvid`."""
+    """Data set, e.g. `folder:root=data/camvid`."""
     train_split: str = "train"
-    """Split that a run would train on."""
+    """Training split."""
     eval_split: str = "validation"
-    """Split that a run would score; all others are read too."""
+    """Validation split; all other splits are read too."""
     val_fraction: Fraction | None = None
-    """Share of the training split that a run would score instead, where there is no such split."""
+    """Fraction of the training split to hold out for validation if the data set has no validation
+    split."""
     seed: Seed = 0
-    """Of that run: what val_fraction and show_augmented draw."""
+    """Random seed of val_fraction and show_augmented."""
     num_channels: PositiveInt = 3
-    """Channels of the images that a run would read: 1 grey, 3 RGB, 4 as the files have them."""
+    """Number of image channels: 1 grey, 3 RGB, 4 as stored in the files."""
     sample: PositiveInt | None = None
-    """Read so many samples of each split only, evenly spread; of a stream the first ones."""
+    """Read only this many samples of each split, evenly spaced (the first ones of a streamed
+    split)."""
     num_workers: NonNegativeInt = 2
-    """Processes that read; 0 reads in this one."""
+    """Worker processes; 0 reads in the main process."""
 
-    # What is shown
+    # Output
     show_augmented: bool = False
-    """Write augmented.png too: some samples as training would see them."""
+    """Also write augmented.png: some samples after augmentation."""
     aug: tuple[Named, ...] = TrainConfig.aug
-    """Augmentation of show_augmented; give the flag once for each, in order. `none` for none."""
+    """Augmentation for show_augmented; repeat the flag for several, applied in this order. `none`
+    for none."""
     augment: Literal["light", "standard", "strong"] | None = None
-    """A ready row of augmentations in place of --aug."""
+    """Predefined augmentation pipeline, in place of --aug."""
     crop_size: Size | None = None
-    """What training would see in pixels: a number or HEIGHTxWIDTH; default: the data set's or 512.
-    """
+    """Size of the training crop in pixels, as one number or HEIGHTxWIDTH; default: the data set's,
+    or 512."""
     json: bool = False
-    """Print one JSON object with all that was found, and nothing else."""
+    """Print all findings as one JSON object, and nothing else."""
     output_dir: Path = Path("data-check")
-    """Where data_check.png is written."""
+    """Folder for data_check.png."""

@@ -1,4 +1,4 @@
-"""From text to typed options: the `name:key=value,...` grammar, and `decode` on pydantic."""
+"""Parse text into typed options: the `name:key=value,...` grammar, and `decode` on pydantic."""
 
 import ast
 import dataclasses
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def _size(value: Any) -> Any:
-    """Accept 256, "256" and "320x416" where a (height, width) pair is wanted."""
+    """Accept 256, "256" and "320x416" for a (height, width) pair."""
     if isinstance(value, str):
         value = value.lower().split("x")
     if isinstance(value, int):
@@ -35,7 +35,7 @@ Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size)]
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One component as the user named it: its name, its option texts, and where it was typed."""
+    """A component as the user wrote it: its name, option values, and flag or key."""
 
     name: str
     values: Mapping[str, Any]
@@ -44,7 +44,7 @@ class Component:
 
 @dataclasses.dataclass(frozen=True)
 class OptionDoc:
-    """One field of an options class, told for help and tables."""
+    """One field of an options class, described for help and tables."""
 
     name: str
     type: str
@@ -53,10 +53,11 @@ class OptionDoc:
 
 
 def parse_component(given: Any, where: str) -> Component:
-    """Read `name:key=value,...` or a mapping with `name`.
+    """Parse `name:key=value,...` or a mapping with the key `name`.
 
-    A first value without a key, as in `folder:data/camvid`, is kept under the key "" for `decode`.
-    A value that starts with `[`, `{` or a quote is read as YAML, so that it may hold commas.
+    A first value without a key, as in `folder:data/camvid`, is stored under the key "" for
+    `decode`. A value that starts with `[`, `{` or a quote is parsed as YAML, so it may contain
+    commas.
 
     Raises:
         OptionError: the text or mapping does not follow the grammar.
@@ -66,7 +67,7 @@ def parse_component(given: Any, where: str) -> Component:
         name = values.pop("name", None)
         if not isinstance(name, str):
             raise OptionError(
-                f"{where}: a mapping needs a `name`, as in {{name: segformer, variant: b0}}; "
+                f"{where}: a mapping needs the key `name`, as in {{name: segformer, variant: b0}}; "
                 f"found the keys {', '.join(map(str, given)) or 'none'}."
             )
         return Component(name, values, where)
@@ -76,9 +77,9 @@ def parse_component(given: Any, where: str) -> Component:
         )
     name, _, rest = given.strip().partition(":")
     values = {}
-    for place, item in enumerate(_split(rest)):
+    for index, item in enumerate(_split(rest)):
         key, equals, value = item.partition("=")
-        if place == 0 and not equals:
+        if index == 0 and not equals:
             key, equals, value = "", "=", item
         elif not equals or not key.strip():
             raise OptionError(
@@ -101,7 +102,7 @@ def _read_value(text: str, where: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Cut at the commas that are outside a value that starts with a quote or bracket."""
+    """Split at commas, except inside a value that starts with a quote or bracket."""
     parts, depth, quote = [""], 0, ""
     for char in text:
         if char == "," and not depth and not quote:
@@ -118,12 +119,12 @@ def _split(text: str) -> list[str]:
 
 
 def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Turn texts and YAML values into a checked instance of the dataclass `cls`.
+    """Convert texts and YAML values to a validated instance of the dataclass `cls`.
 
-    A text for a tuple is split at `/`, as in `ignore=0/11`.
+    A text given for a tuple is split at `/`, as in `ignore=0/11`.
 
     Raises:
-        OptionError: an unknown key, a wrong type or a value out of range; the text names `where`.
+        OptionError: unknown key, wrong type or value out of range; the message starts with `where`.
     """
     values, names = name_first(cls, values, where), [one.name for one in _fields(cls)]
     for key in values:
@@ -140,10 +141,10 @@ def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def name_first(cls: type[Any], values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Give the value without a key to the first option, where that one must be given.
+    """Assign the value without a key to the first option, if that option is required.
 
     Raises:
-        OptionError: there is no such option, or it is given by name as well.
+        OptionError: the first option is not required, or it is given by name as well.
     """
     if "" not in values:
         return values
@@ -165,10 +166,10 @@ def _fields(cls: type[Any]) -> "tuple[dataclasses.Field[Any], ...]":
 
 
 def check_value(hint: Any, value: Any, where: str) -> Any:
-    """Turn one text or YAML value into what the type `hint` says.
+    """Convert one text or YAML value to the type `hint`.
 
     Raises:
-        OptionError: wrong type or out of range; the text names `where`.
+        OptionError: wrong type or out of range; the message starts with `where`.
     """
     try:
         return TypeAdapter(hint).validate_python(_ready(value, hint))
@@ -177,7 +178,7 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
 
 
 def explain_value(error: ValidationError, hint: Any, value: Any) -> str:
-    """Say what was given and what would be right."""
+    """Describe what was given and what is expected."""
     reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
     return f"got {value!r}, expected {type_text(hint)}: {reason[:1].lower()}{reason[1:]}"
 
@@ -188,7 +189,7 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
 
 
 def _ready(value: Any, hint: Any) -> Any:
-    """Split the text of a tuple, and find the number that a text names among a Literal's."""
+    """Split a text given for a tuple, and convert a text to a Literal's value of another type."""
     if not isinstance(value, str):
         return value
     named = {str(choice): choice for choice in literal_choices(hint)}
@@ -197,17 +198,17 @@ def _ready(value: Any, hint: Any) -> Any:
 
 
 def literal_choices(hint: Any) -> tuple[Any, ...]:
-    """List what a Literal (or None) allows; nothing for any other type."""
+    """Return the values that a Literal (or optional Literal) allows; empty for any other type."""
     parts = [hint, *typing.get_args(hint)]
     literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
     return typing.get_args(literals[0]) if literals else ()
 
 
 def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
-    """Say in one sentence per problem what was found and what would be right."""
+    """Describe each validation error in one sentence: what was given and what is expected."""
     told = {}
     for problem in error.errors(include_url=False):
-        if not problem["loc"]:  # the options do not go together
+        if not problem["loc"]:  # the combination of options is invalid
             told[""] = problem["msg"].removeprefix("Value error, ")
             continue
         key = str(problem["loc"][0])
@@ -222,7 +223,7 @@ def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
 
 
 def describe(cls: type[Any]) -> list[OptionDoc]:
-    """List the fields of an options dataclass with the docstrings written under them."""
+    """Return the fields of an options dataclass with the docstrings under them."""
     hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
     return [
         OptionDoc(f.name, type_text(hints[f.name]), _default(f), docs.get(f.name, ""))
@@ -237,7 +238,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """Read the docstrings that stand under the fields of a dataclass, from its source."""
+    """Read the docstrings under the fields of a dataclass from its source."""
     docs = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
@@ -258,7 +259,7 @@ def _own_docs(cls: type[Any]) -> dict[str, str]:
 
 
 def type_text(hint: Any) -> str:
-    """Tell a type in the words of a command line: `number > 0`, `one of b0, b1`, `HEIGHTxWIDTH`."""
+    """Describe a type as help shows it: `number > 0`, `one of b0, b1`, `HEIGHTxWIDTH`."""
     if hint == Size:
         return "SIZE or HEIGHTxWIDTH in pixels"
     origin, args = typing.get_origin(hint), typing.get_args(hint)

@@ -1,4 +1,4 @@
-"""Where settings come from: files and flags, layer over layer, and ready augmentation pipelines."""
+"""Sources of settings: YAML files and flags, merged in order, and the --augment pipelines."""
 
 import dataclasses
 import typing
@@ -14,10 +14,10 @@ from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value, literal_choices, type_text
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
-"""Settings that say where a run is, not what it is; config.yaml leaves them out."""
+"""Settings that say where a run is stored, not what is trained; config.yaml omits them."""
 
 EITHER = (("epochs", "max_steps", "max_time"), ("aug", "augment"))
-"""Settings that say the same in several ways: of each row one is given, and replaces the others."""
+"""Alternative settings: at most one of each group is given, and it replaces the others."""
 
 AUGMENT: Mapping[str, tuple[str, ...]] = {
     "light": ("random_scale_crop", "flip"),
@@ -31,20 +31,20 @@ AUGMENT: Mapping[str, tuple[str, ...]] = {
         "photometric_distortion",
     ),
 }
-"""By name, as TrainConfig.augment lists them. The crop comes first, so that all that follows works
-on as few pixels as training sees, and those that mix samples are given crops of one size."""
+"""The augmentation pipelines of TrainConfig.augment. The crop comes first, so that all later steps
+process only the pixels that are trained on, and those that mix samples get crops of equal size."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one source; `where` tells a key as the user typed it."""
+    """Values from one source; `where` returns the name of a value as the user typed it."""
 
     values: Mapping[str, Any]
     source: str
     """A file's path, or `command line`."""
 
     def where(self, key: str) -> str:
-        """Name the place of a value."""
+        """Return the flag, or file and key, of a value."""
         return (
             f"--{key.replace('_', '-')}"
             if self.source == "command line"
@@ -54,27 +54,27 @@ class Layer:
 
 @dataclass(frozen=True)
 class Settings:
-    """A checked configuration, and where each value that is not a default came from."""
+    """A validated configuration, and the origin of each value that is not a default."""
 
     config: TrainConfig
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, key: str) -> str:
-        """Name the place of a value for an error."""
+        """Return the origin of a value, for an error message."""
         return self.origins.get(key, f"the default of --{key.replace('_', '-')}")
 
     def chosen(self, reasons: Mapping[str, tuple[Any, str]]) -> "Settings":
-        """Fill in values that the run chose: name -> (value, reason)."""
+        """Fill in values that segacc chose: name -> (value, reason)."""
         values = {key: value for key, (value, _) in reasons.items()}
         origins = {key: f"chosen: {reason}" for key, (_, reason) in reasons.items()}
         return Settings(dataclasses.replace(self.config, **values), {**self.origins, **origins})
 
 
 def merge(layers: Sequence[Layer]) -> Settings:
-    """Lay the sources over each other, later over earlier, and check each value by itself.
+    """Merge the sources, later over earlier, and validate each value.
 
     Raises:
-        OptionError: an unknown key, a wrong value, or two settings that exclude each other.
+        OptionError: an unknown key, an invalid value, or two settings that exclude each other.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -93,10 +93,10 @@ def merge(layers: Sequence[Layer]) -> Settings:
 
 
 def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
-    """Check and convert the values of one source, each by itself, as fields of the dataclass `cls`.
+    """Validate and convert the values of one source, as fields of the dataclass `cls`.
 
     Raises:
-        OptionError: an unknown key or a wrong value, with where it was typed.
+        OptionError: an unknown key or an invalid value; the message names where it was given.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     for key in layer.values:
@@ -112,10 +112,11 @@ def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
 
 
 def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
-    """Accept in YAML a single component where a list is meant, and a bare `no` for "no".
+    """Accept a single YAML value for a list, and a bare `no` (false in YAML) for "no".
 
     Raises:
-        OptionError: true or false where a number is meant; pydantic would take them for 1 and 0.
+        OptionError: true or false was given for another type; pydantic would convert them to 1 and
+            0.
     """
     if isinstance(value, bool) and hint is not bool:
         if not value and "no" in literal_choices(hint):
@@ -127,10 +128,10 @@ def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings name each key once, `-` and `_` alike; plain YAML keeps the last."""
+    """A YAML loader that rejects duplicate keys (`-` equals `_`); SafeLoader keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping, or raise yaml.MarkedYAMLError."""
+        """Build a mapping; a duplicate key raises yaml.MarkedYAMLError."""
         seen = set()
         for key, _ in node.value:
             name = str(self.construct_object(key, deep=True)).replace("-", "_")
@@ -143,10 +144,10 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, where: str = "--config") -> Layer:
-    """Read a file of settings that was named by `where`.
+    """Read a YAML file of settings; `where` is the flag that named it.
 
     Raises:
-        OptionError: missing, not YAML, or not a mapping.
+        OptionError: the file is missing, is not YAML, or does not contain a mapping.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
@@ -167,7 +168,7 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
 
 
 def to_yaml(settings: Settings) -> str:
-    """Write the effective settings with where each came from; `read_yaml` accepts it again."""
+    """Return the effective settings as YAML with the origin of each; `read_yaml` accepts it."""
     lines = ["# The effective settings of this run; `--config` accepts this file."]
     for f in dataclasses.fields(TrainConfig):
         value = getattr(settings.config, f.name)

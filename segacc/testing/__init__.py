@@ -1,8 +1,8 @@
-"""The conformance kit: does a component keep what segacc's hooks promise?
+"""Conformance tests for plugins: checks that a component implements segacc's interfaces.
 
-Plain functions for a plugin's own tests, in pytest or a notebook. Each raises AssertionError with
-one paragraph: which component, what was expected, what was found. Everything runs on the CPU, and
-the state of random numbers and of accelerate is left as it was.
+These are plain functions for a plugin's own tests, in pytest or a notebook. Each raises
+AssertionError with one paragraph: the component, what was expected, what was found. Everything runs
+on the CPU, and the random states and accelerate's state are restored.
 
     from segacc.testing import check_architecture, registry_of
 

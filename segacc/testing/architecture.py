@@ -1,4 +1,4 @@
-"""Does an architecture keep the contract of segacc.model? Also in a run of one step."""
+"""Checks that an architecture implements the interface of segacc.model, including a short run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,26 +47,26 @@ def check_architecture(
     head_and_encoder: bool = True,
     num_channels: Sequence[int] = (1, 3, 4),
 ) -> None:
-    """Check that an architecture keeps the contract of `segacc.model.SegmentationModel`.
+    """Check that an architecture implements `segacc.model.SegmentationModel` correctly.
 
-    Built twice, it is the same; logits are finite and have K channels; every size that its
-    `size_rule` accepts works and is looked at to the last row and column; images of a batch are
-    not mixed in evaluation; gradients reach the parameters, in bfloat16 and with gradient
-    checkpointing too; weights come back from `save_pretrained`, and by class name into
-    a network of other classes; a run of one step is saved, and a Segmenter predicts what the run's
-    network did.
+    Two builds give the same weights; logits are finite and have K channels; every size accepted by
+    `size_rule` works and is used to the last row and column; images of a batch do not affect each
+    other in evaluation; gradients reach the parameters, also in bfloat16 and with gradient
+    checkpointing; weights are restored from `save_pretrained`, and by class name in a network with
+    other classes; a run of one step is saved, and a Segmenter gives the same prediction as the
+    run's network.
 
     Args:
-        record: what the hook returned.
-        options: of networks that are checked one after the other; default `record.tiny()`.
-        processes: with 2 or more, a step is also taken by so many processes, over gloo, and must be
-            that of one process: the losses and gradients, and the same weights on each. Where the
-            training loss is random without dropout too, losses and gradients must only be near.
-        head_and_encoder: False for a network that `is_head` does not divide in two.
-        num_channels: of the images that are tried; a run may ask for 1, 3 or 4.
+        record: the record that the hook returns.
+        options: options of the networks to check, one after the other; default `record.tiny()`.
+        processes: with 2 or more, a step is also taken by this many processes (gloo) and must equal
+            that of one process: losses, gradients, and weights on each. If the training loss is
+            random even without dropout, losses and gradients only need to be similar.
+        head_and_encoder: False for a network that `is_head` does not divide into two parts.
+        num_channels: numbers of image channels to test; a run may use 1, 3 or 4.
 
     Raises:
-        AssertionError: what was expected and what was found.
+        AssertionError: a check failed; the message says what was expected and found.
     """
     for one in options or (record.tiny(),):
         with seeded(0):
@@ -81,11 +81,11 @@ def check_architecture(
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
-    """The pictures of the checks have none."""
+    """The test data set has no options."""
 
 
 def pictures(subject: Subject) -> Dataset:
-    """Offer a data set of the subject's crops; raw label ids are 0, 7, 14 and, ignored, 255."""
+    """Return a data set of the subject's crop size; raw ids are 0, 7, 14 and 255 (ignored)."""
     facts, (height, width) = subject.facts, subject.size
     ids = {7 * k: k for k in range(facts.num_classes)} | {IGNORE: IGNORE}
     palette = tuple((50 * k, 200 - 20 * k, 7) for k in range(facts.num_classes))
@@ -104,7 +104,7 @@ def pictures(subject: Subject) -> Dataset:
 
 
 def sample(size: tuple[int, int], num_classes: int, number: int) -> Sample:
-    """Draw a sample of noise."""
+    """Generate a sample of noise."""
     image = some_images(size, count=1, seed=number)[0].permute(1, 2, 0)
     label = some_labels(size, num_classes, count=1, seed=number)[0]
     raw = label.where(label == IGNORE, label * 7).to(torch.uint8)
@@ -112,14 +112,14 @@ def sample(size: tuple[int, int], num_classes: int, number: int) -> Sample:
 
 
 def png(pixels: Tensor) -> bytes:
-    """Encode (H, W) or (H, W, 3) uint8."""
+    """Encode (H, W) or (H, W, 3) uint8 as PNG."""
     file = BytesIO()
     Image.fromarray(pixels.numpy()).save(file, "PNG")
     return file.getvalue()
 
 
 def plan_of(subject: Subject, folder: Path, **more: Any) -> Plan:
-    """Plan a run of one step in `folder`, as a user types it."""
+    """Plan a run of one step in `folder`, from settings as a user types them."""
     data = pictures(subject)
     settings = {
         "arch": {"name": subject.record.name, **changed(subject.options)},
@@ -139,7 +139,7 @@ def plan_of(subject: Subject, folder: Path, **more: Any) -> Plan:
 
 
 def check_run(subject: Subject) -> None:
-    """Train one step, and ask a Segmenter for what the run's network predicts."""
+    """Train one step, and compare a Segmenter's prediction with the run's network."""
     expected = "a run of one step, and a Segmenter from its folder"
     with (
         TemporaryDirectory() as folder,
@@ -156,7 +156,7 @@ def check_run(subject: Subject) -> None:
 
 
 def installed(record: Architecture) -> Any:
-    """Let segacc find a record's plugin as if it alone were installed."""
+    """Make segacc find a record's plugin as if it were the only one installed."""
 
     class Plugin:
         @hookimpl
@@ -168,24 +168,24 @@ def installed(record: Architecture) -> Any:
 
 
 def survives(subject: Subject, run: Run, folder: Path) -> None:
-    """Require that label map, palette, protocol and prediction come back from a saved run."""
+    """Check that label map, palette, protocol and prediction are restored from a saved run."""
     segmenter = Segmenter.from_pretrained(folder, "cpu")
     wanted = {"label map and palette": run.labels, "protocol": run.scoring.protocol}
     found = {"label map and palette": segmenter.labels, "protocol": segmenter.protocol}
     for name, one in wanted.items():
-        expected = f"the {name} of the run back from its folder"
+        expected = f"the {name} of the run to be restored from its folder"
         subject.report.require(found[name] == one, expected, f"{found[name]}")
     image = some_images((subject.size[0] + 9, subject.size[1] + 21), count=1)[0]
     network = run.network.eval()
     mine, theirs = segmenter(image), predict(network, network, image, run.scoring.protocol)
     same = (torch.from_numpy(mine) == theirs).float().mean().item()
-    expected = "a Segmenter from the run's folder to predict what the run's network does"
+    expected = "a Segmenter from the run's folder to give the same prediction as the run's network"
     subject.report.require(same == 1, expected, f"{100 * (1 - same):.2g} % other pixels")
 
 
 def check_processes(subject: Subject, count: int) -> None:
-    """Take a step on several processes, and require that it is the step of one."""
-    expected = f"a step on {count} processes to be the step that one process takes"
+    """Take a step on several processes, and check that it equals the step of one process."""
+    expected = f"a step on {count} processes to equal that of one process"
     with TemporaryDirectory() as folder, subject.report.attempt(expected):
         with alone_on_cpu():
             whole = step(subject, Path(folder) / "whole", batch_size=2 * count)
@@ -193,13 +193,13 @@ def check_processes(subject: Subject, count: int) -> None:
         parts = forked(lambda: step(subject, cut, batch_size=2), Path(folder), count)
         for rank, part in enumerate(parts[1:], 1):
             names = [n for n, one in part["weights"].items() if not same(one, parts[0], n)]
-            found = f"others on process {rank} in {few(names)}"
+            found = f"other weights on process {rank} in {few(names)}"
             subject.report.require(not names, f"{expected}, with equal weights on each", found)
         like_one(subject, parts[0], whole, expected)
 
 
 def like_one(subject: Subject, part: dict[str, Any], whole: dict[str, Any], expected: str) -> None:
-    """Require one process's losses and gradients; near ones where they depend on random draws."""
+    """Compare one process's losses and gradients; approximately if they depend on random draws."""
     exact = not draws(subject)
     mine, theirs = part["losses"], whole["losses"]
     subject.report.require(
@@ -224,7 +224,7 @@ def length(gradients: dict[str, Tensor]) -> Tensor:
 
 
 def listed(losses: Tensor) -> str:
-    """List losses in few digits."""
+    """Format losses with few digits."""
     return ", ".join(f"{loss:.6g}" for loss in losses.tolist())
 
 
@@ -255,14 +255,14 @@ def step(subject: Subject, folder: Path, *, batch_size: int) -> dict[str, Any]:
 
 
 def without_dropout(network: nn.Module) -> None:
-    """Switch torch's dropout layers off."""
+    """Disable torch's dropout layers."""
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
 
 
 def draws(subject: Subject) -> bool:
-    """Tell whether the training loss is random though dropout layers are off."""
+    """True if the training loss is random even without dropout layers."""
     found = []
     for seed in range(2):
         network = subject.build()

@@ -1,4 +1,4 @@
-"""Does an augmentation keep what its record says?"""
+"""Checks that an augmentation does what its record declares."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +21,10 @@ COLORS = (
     (90, 210, 60, 200, 90, 10),
     (240, 230, 190, 30, 160, 220),
 )
-"""Of the classes and, last, of what is ignored; far from each other in brightness too."""
+"""Colours of the classes and, last, of ignored pixels; they also differ clearly in brightness."""
 NUM_CLASSES = 3
 SHARES = (0.6, 0.3, 0.1)
-"""Of the classes, for those that ask."""
+"""Fractions of the classes, for augmentations that use them."""
 CROP = (64, 80)
 SEEDS = 24
 Change = Callable[..., Any]
@@ -34,7 +34,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """One built augmentation, and how it is called."""
+    """A built augmentation, and how it is called."""
 
     report: Report
     record: Augmentation
@@ -46,25 +46,25 @@ class Subject:
 def check_augmentation(
     record: Augmentation, options: Any = None, *, num_channels: Sequence[int] = (1, 3)
 ) -> None:
-    """Check that an augmentation keeps the promises of the hook.
+    """Check that an augmentation implements the interface of the hook correctly.
 
-    It returns the pair that it takes: tv_tensors of uint8, of one size; image and label move
-    together; no label value is new and ignored pixels stay ignored; images of any size are
-    taken; a seed decides everything. On the device, the size stays. One that mixes samples is
-    given partners of its own size and of others. A change of batches draws float32 parameters,
-    stays within 0..255, and gives a sample what it gives it alone. What a LateCrop or a LateFlip
-    leaves to the device becomes what a call returns.
+    It returns a pair like its input: uint8 tv_tensors of equal size; image and label are
+    transformed together; no new label values occur and ignored pixels stay ignored; images of any
+    size are accepted; the result depends on the seed only. On the device, the size is unchanged.
+    One that mixes samples gets partners of its own size and of others. A batch augmentation draws
+    float32 parameters, stays within 0..255, and its result for a sample does not depend on the
+    batch. Deferring a LateCrop or LateFlip to the device gives the same result as calling it.
 
-    Image and label are held against each other by colour: each class has one, so wherever both
-    moved together, and whatever became of the colours, pixels of one class still have one colour.
+    Image and label are compared by colour: each class has one, so if both were transformed
+    together, pixels of one class still have the same colour, whatever happened to the colours.
 
     Args:
-        record: what the hook returned.
-        options: of the augmentation; default `record.options()`.
-        num_channels: of the images that are tried; a run may ask for 1, 3 or 4.
+        record: the record that the hook returns.
+        options: options of the augmentation; default `record.options()`.
+        num_channels: numbers of image channels to test; a run may use 1, 3 or 4.
 
     Raises:
-        AssertionError: what was expected and what was found.
+        AssertionError: a check failed; the message says what was expected and found.
     """
     options = record.options() if options is None else options
     report, shares = Report(record, options), SHARES if record.wants_shares else None
@@ -89,11 +89,13 @@ def built(
 ) -> list[Subject]:
     """Build the augmentation for each number of channels."""
     places = ("worker", "device", "batch")
-    with report.attempt("`on` to be a place, or to tell one from the options"):
+    with report.attempt("`on` to be a text, or a function of the options"):
         place = record.on(options) if callable(record.on) else record.on
         report.require(place in places, f"`on` to be one of {', '.join(places)}", repr(place))
         mixes = record.partners and place != "worker"
-        report.require(not mixes, "one with partners to run in the worker", f"it on the {place}")
+        report.require(
+            not mixes, "one with partners to run in the worker", f"it runs on the {place}"
+        )
     subjects = []
     with report.attempt("a callable of (image, label)"):
         for channels in num_channels:
@@ -107,10 +109,10 @@ def built(
 
 
 def both(subject: Subject, size: tuple[int, int]) -> list[float]:
-    """Check pairs of one size; return the shares of pixels that agree with their label."""
+    """Check pairs of one size; return the fractions of pixels that match their label."""
     shares, side = [], 16 if min(size) > 40 else 8
     report, channels, (tall, wide) = subject.report, subject.facts.num_channels, size
-    with report.attempt(f"images ({channels}, {tall}, {wide}) to be taken"):
+    with report.attempt(f"images ({channels}, {tall}, {wide}) to be accepted"):
         for seed in range(SEEDS if size[0] > 100 else 4):
             image, label = pair(size, channels, side, seed)
             new_image, new_label = apply(subject, image, label, seed)
@@ -120,7 +122,7 @@ def both(subject: Subject, size: tuple[int, int]) -> list[float]:
             strange = sorted(values(new_label) - allowed)
             report.require(
                 not strange,
-                f"label values of the original ({few(sorted(allowed))}) only",
+                f"only label values of the original ({few(sorted(allowed))})",
                 f"{few(strange)}: resize labels with nearest neighbour, fill with "
                 f"{subject.facts.ignore_index}",
             )
@@ -128,21 +130,21 @@ def both(subject: Subject, size: tuple[int, int]) -> list[float]:
                 shares.append(share)
         empty = torch.full(size, IGNORE, dtype=torch.uint8)
         _, ignored = apply(subject, image, empty, 0, ignored=True)
-        expected = "a label that is all ignored (255) to stay so"
+        expected = "a label that is all ignored (255) to stay all ignored"
         report.require((ignored == IGNORE).all(), expected, few(sorted(values(ignored))))
     return shares
 
 
 def pair(size: tuple[int, int], channels: int, side: int, seed: int) -> Pair:
-    """Draw label (H, W) uint8 of blocks, and image (C, H, W) uint8 in its classes' colours."""
+    """Generate label (H, W) uint8 of blocks, and image (C, H, W) uint8 in the classes' colours."""
     label = some_labels(size, NUM_CLASSES, count=1, side=side, seed=seed)[0]
-    places = label.where(label != IGNORE, NUM_CLASSES)
-    image = torch.tensor(COLORS, dtype=torch.uint8)[places].permute(2, 0, 1)  # (6, H, W)
+    indices = label.where(label != IGNORE, NUM_CLASSES)
+    image = torch.tensor(COLORS, dtype=torch.uint8)[indices].permute(2, 0, 1)  # (6, H, W)
     return image[:channels].contiguous(), label.to(torch.uint8)
 
 
 def partner_of(image: Tensor, ignored: bool) -> Callable[[], Pair]:
-    """Return what gives other pairs, of the image's size and of another; all ignored if asked."""
+    """Return a function that gives pairs of the image's size and of another one."""
     channels, tall, wide = image.shape
 
     def another() -> Pair:
@@ -157,7 +159,7 @@ def partner_of(image: Tensor, ignored: bool) -> Callable[[], Pair]:
 def apply(
     subject: Subject, image: Tensor, label: Tensor, seed: int, *, ignored: bool = False
 ) -> Pair:
-    """Change a pair, and require a pair."""
+    """Call the augmentation, and check that it returns a valid pair."""
     report, place = subject.report, subject.place
     if place == "batch":
         images, labels = on_batch(report, subject.change, [(image, label)], [seed])
@@ -172,15 +174,17 @@ def apply(
     kinds = ("image", tv_tensors.Image), ("label", tv_tensors.Mask)
     for (name, kind), one in zip(kinds, pair, strict=True):
         fine = isinstance(one, kind)
-        expected = f"the {name} to stay a tv_tensors.{kind.__name__}, as the next one needs it"
+        expected = (
+            f"the {name} to stay a tv_tensors.{kind.__name__}, which the next augmentation needs"
+        )
         report.require(fine, expected, type(one).__name__)
         report.require(one.dtype == torch.uint8, f"the {name} to stay uint8", f"{one.dtype}")
     new_image, new_label = (one.as_subclass(Tensor) for one in pair)
     wanted, found = (image.shape[0], *new_label.shape), tuple(new_image.shape)
-    expected = f"an image {wanted}, of its label's size and {image.shape[0]} channels"
+    expected = f"an image {wanted}, with its label's size and {image.shape[0]} channels"
     report.require(found == wanted, expected, f"{found}")
     if place == "device":
-        expected = "the size to stay, on the device, where images lie in a batch already"
+        expected = "an unchanged size on the device, where images are already in a batch"
         report.require(new_image.shape == image.shape, expected, f"{tuple(image.shape)} to {found}")
     return new_image, new_label
 
@@ -191,10 +195,10 @@ def values(label: Tensor) -> set[int]:
 
 
 def agreement(image: Tensor, label: Tensor) -> float | None:
-    """Return the share of labelled pixels whose colour is nearest to their own class's.
+    """Return the fraction of labelled pixels whose colour is nearest to their own class's.
 
-    A class's colour is the median over its pixels. Pixels within two of a border are left out, for
-    colours mix there. None where too little is left, or colours cannot be told apart.
+    A class's colour is the median over its pixels. Pixels within two of a border are excluded,
+    because colours mix there. None if too few pixels remain, or colours are not distinguishable.
     """
     inner = label != IGNORE
     for shift in ((0, 2), (0, -2), (2, 0), (-2, 0)):
@@ -211,20 +215,20 @@ def agreement(image: Tensor, label: Tensor) -> float | None:
 
 
 def together(report: Report, shares: list[float]) -> None:
-    """Require that image and label moved together each time."""
-    expected = "labelled pixels to be left, in some pictures"
-    report.require(shares, expected, "labels that are all, or nearly all, ignored")
+    """Check that image and label were transformed together each time."""
+    expected = "some images to have labelled pixels left"
+    report.require(shares, expected, "labels that are all or almost all ignored")
     apart, mean = sum(share < 0.6 for share in shares), sum(shares) / len(shares)
     report.require(
         apart <= len(shares) // 16 and mean > 0.8,
-        "image and label to move together",
-        f"that only {100 * mean:.0f} % of the pixels still lie on the colour of their class, "
-        f"{100 * min(shares):.0f} % in the worst of {len(shares)} pictures",
+        "image and label to be transformed together",
+        f"that only {100 * mean:.0f} % of the pixels still have the colour of their class, "
+        f"{100 * min(shares):.0f} % in the worst of {len(shares)} images",
     )
 
 
 def seeds(subject: Subject, options: Any) -> None:
-    """Require that the seed of torch, numpy and random decides everything."""
+    """Check that the result depends on the seed of torch, numpy and random only."""
     image, label = pair((120, 150), subject.facts.num_channels, 16, 0)
     another = replace(subject, change=subject.record.build(options, subject.facts))
     for seed in range(4):
@@ -234,13 +238,13 @@ def seeds(subject: Subject, options: Any) -> None:
             same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
             subject.report.require(
                 same,
-                "the same result under the same seed of torch, numpy and random",
-                "another one: draw from these only, not from a generator or state of its own",
+                "the same result with the same seed of torch, numpy and random",
+                "another one: use only these generators, and no state of its own",
             )
 
 
 def left_to_the_device(subject: Subject) -> None:
-    """Require that `late_cut`, or `late_flip`, comes to what a call returns under the same seed."""
+    """Check that `late_cut` or `late_flip` gives the same result as a call with the same seed."""
     change: Any = subject.change
     kind = next((name for name in ("late_cut", "late_flip") if can_wait(change, name)), None)
     for seed in range(8 if kind else 0):
@@ -254,16 +258,17 @@ def left_to_the_device(subject: Subject) -> None:
                 found = placed(image, label, change.late_flip(Placement(size, size, size)))
         same = all(torch.equal(a, b) for a, b in zip(found, at_once, strict=True))
         expected = (
-            f"`{kind}` and `segacc.data.placement.placed` to give what a call gives, same seed"
+            f"`{kind}` and `segacc.data.placement.placed` to give the result of a call with the "
+            "same seed"
         )
         subject.report.require(same, expected, f"another sample under seed {seed}")
 
 
 def check_batch_change(report: Report, change: Any, samples: Sequence[Pair]) -> None:
-    """Require the same result for a sample in any company, bit for bit.
+    """Check that the result for a sample does not depend on the batch, bit for bit.
 
     Args:
-        report: who is checked.
+        report: the component under test.
         change: the BatchChange.
         samples: images (C, H, W) uint8 and labels (H, W) uint8, of one size.
     """
@@ -271,17 +276,17 @@ def check_batch_change(report: Report, change: Any, samples: Sequence[Pair]) -> 
         image, label = (torch.zeros_like(one)[..., 5:, :] for one in samples[0])
         pairs = samples[0], (image, label)
         same = torch.equal(*(draw(report, change, one, 0) for one in pairs))
-        expected = "`draw` to draw the same for any picture, as `draws_unseen` says"
-        report.require(same, expected, "other parameters for a black picture of another size")
-    with report.attempt("a batch to be taken"):
+        expected = "`draw` to draw the same for any image, as `draws_unseen` declares"
+        report.require(same, expected, "other parameters for a black image of another size")
+    with report.attempt("a batch to be accepted"):
         whole = on_batch(report, change, samples, range(len(samples)))
-        for place, sample in enumerate(samples):
-            alone = on_batch(report, change, [sample], [place])
-            same = all(torch.equal(a[place], b[0]) for a, b in zip(whole, alone, strict=True))
+        for index, sample in enumerate(samples):
+            alone = on_batch(report, change, [sample], [index])
+            same = all(torch.equal(a[index], b[0]) for a, b in zip(whole, alone, strict=True))
             report.require(
                 same,
-                "a sample of a batch to become what it becomes alone, bit for bit",
-                f"another result for sample {place} of {len(samples)}: use element-wise "
+                "the same result for a sample in a batch as alone, bit for bit",
+                f"another result for sample {index} of {len(samples)}: use element-wise "
                 "arithmetic only",
             )
 
@@ -289,7 +294,7 @@ def check_batch_change(report: Report, change: Any, samples: Sequence[Pair]) -> 
 def on_batch(
     report: Report, change: Any, samples: Sequence[Pair], seeds: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Draw for each sample under its own seed, change them all, and require a batch.
+    """Draw for each sample under its own seed, augment them all, and check the result.
 
     Returns:
         Images (N, C, H, W) float32 and labels (N, H, W) uint8.
@@ -299,7 +304,7 @@ def on_batch(
     ]
     shapes = [tuple(one.shape) for one in drawn]
     found = " and ".join(map(str, sorted(set(shapes))))
-    report.require(len(set(shapes)) == 1, "`draw` to give one shape for all samples", found)
+    report.require(len(set(shapes)) == 1, "`draw` to return the same shape for all samples", found)
     images = torch.stack([image for image, _ in samples]).float()
     labels = torch.stack([label for _, label in samples])
     result = change(images.clone(), labels.clone(), torch.stack(drawn))
@@ -307,24 +312,24 @@ def on_batch(
     report.require(fine, "the pair (images, labels) to be returned", type(result).__name__)
     for name, new, old in zip(("images", "labels"), result, (images, labels), strict=True):
         report.require(isinstance(new, Tensor), f"{name} as a tensor", type(new).__name__)
-        expected = f"{name} {tuple(old.shape)} {old.dtype} to stay so"
+        expected = f"{name} {tuple(old.shape)} {old.dtype} to keep shape and dtype"
         same = (new.shape, new.dtype) == (old.shape, old.dtype)
         report.require(same, expected, f"{tuple(new.shape)} {new.dtype}")
     low, high = result[0].min().item(), result[0].max().item()
-    within = 0 <= low <= high <= 255  # false of nan too
+    within = 0 <= low <= high <= 255  # also false for nan
     report.require(within, "images to stay within 0..255", f"{low:.6g} to {high:.6g}")
     return result[0], result[1]
 
 
 def draw(report: Report, change: Any, sample: Pair, seed: int) -> Tensor:
-    """Draw the parameters of a sample, which must stay as it is."""
+    """Draw the parameters of a sample, and check that the sample is not modified."""
     image, label = (one.clone() for one in sample)
     with seeded(seed):
         drawn = change.draw(tv_tensors.Image(image), tv_tensors.Mask(label))
-    expected = "`draw` to give a float32 tensor"
+    expected = "`draw` to return a float32 tensor"
     report.require(isinstance(drawn, Tensor), expected, type(drawn).__name__)
     report.require(drawn.dtype == torch.float32, expected, f"{drawn.dtype}")
     same = torch.equal(image, sample[0]) and torch.equal(label, sample[1])
-    report.require(same, "`draw` to leave its image and label as they are", "them changed")
+    report.require(same, "`draw` not to modify its image and label", "modified ones")
     plain: Tensor = drawn.as_subclass(Tensor)
     return plain

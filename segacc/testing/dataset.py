@@ -1,4 +1,4 @@
-"""Does a data set give samples that decode, with labels inside its map?"""
+"""Checks that a data set's samples can be decoded and have labels inside its label map."""
 
 import json
 import re
@@ -22,19 +22,19 @@ def check_dataset(
     parts: tuple[DataSplits, ...] = (),
     num_samples: int = 8,
 ) -> None:
-    """Check that a data set keeps the promises of the hook.
+    """Check that a data set implements the interface of the hook correctly.
 
-    Splits hold samples; ids are unique; images and labels decode, are of one size and hold known
-    ids only; a second build gives the same in the same order.
+    Splits have samples; ids are unique; images and labels can be decoded, have equal size and
+    contain known ids only; a second build gives the same samples in the same order.
 
     Args:
-        record: what the hook returned.
-        options: of the data set, as its folder; default `record.options()`.
-        parts: what the data sets that it is made of build; of one that has `parts`.
-        num_samples: how many of each split are decoded, evenly spread. Ids of all are compared.
+        record: the record that the hook returns.
+        options: options of the data set, such as its folder; default `record.options()`.
+        parts: the built data sets that it is made of, if it has `parts`.
+        num_samples: number of evenly spaced samples of each split to decode; all ids are compared.
 
     Raises:
-        AssertionError: what was expected and what was found.
+        AssertionError: a check failed; the message says what was expected and found.
     """
     options = record.options() if options is None else options
     report, given = Report(record, options), (options, parts) if record.parts else (options,)
@@ -48,7 +48,7 @@ def check_dataset(
         report.require(
             (list(again.splits), again.labels) == (list(data.splits), data.labels),
             "the same splits and label map from a second build",
-            "others",
+            "other ones",
         )
     with report.attempt("the samples of all splits to be read"):
         for name, given_split in data.splits.items():
@@ -63,7 +63,7 @@ def check_dataset(
 
 
 def streamed(report: Report, name: str, stream: Stream, count: int) -> list[Sample]:
-    """Read the front of each shard, and require that each position leads to the next sample."""
+    """Read the start of each shard, and check that each position leads to the next sample."""
     found: list[Sample] = []
     for shard in stream.shards:
         pairs = list(islice(stream.read(shard, None), count))
@@ -73,7 +73,7 @@ def streamed(report: Report, name: str, stream: Stream, count: int) -> list[Samp
             went_on = next(stream.read(shard, position), (None, None))[0]
             report.require(
                 went_on == after,
-                f"split {name} to go on behind a position with the next sample",
+                f"split {name} to resume after a position with the next sample",
                 "another one",
             )
         found += [sample for sample, _ in pairs]
@@ -81,7 +81,7 @@ def streamed(report: Report, name: str, stream: Stream, count: int) -> list[Samp
 
 
 def known(report: Report, data: DataSplits) -> None:
-    """Require a sensible label map and crop."""
+    """Check the label map and crop size."""
     labels = data.labels
     equal = len(labels.names) == len(labels.palette)
     found = f"{len(labels.names)} names, {len(labels.palette)} colours"
@@ -95,22 +95,22 @@ def known(report: Report, data: DataSplits) -> None:
 
 
 def places(count: int, wanted: int) -> list[int]:
-    """Spread places evenly over a split."""
+    """Return evenly spaced indices of a split."""
     wanted = min(count, wanted)
-    return [place * count // wanted for place in range(wanted)]
+    return [k * count // wanted for k in range(wanted)]
 
 
 def listed(report: Report, name: str, samples: Sequence[Sample]) -> None:
-    """Require samples under ids of their own."""
+    """Check that a split has samples with unique ids."""
     report.require(len(samples) > 0, f"samples in split {name}", "none")
-    kinds = {type(samples[place]) for place in places(len(samples), 2)}
+    kinds = {type(samples[k]) for k in places(len(samples), 2)}
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
     report.require(kinds == {Sample}, f"segacc.Sample in split {name}", found)
-    ids = [samples[place].id for place in range(len(samples))]
+    ids = [samples[k].id for k in range(len(samples))]
     twice = sorted({one for one in ids if ids.count(one) > 1}) if len({*ids}) < len(ids) else []
     report.require(not twice, f"one id for each sample of split {name}", f"{few(twice)} twice")
     broken = [one for one in ids if not one or re.search(r"[\n\r\0]", one)]
-    report.require(not broken, f"ids in split {name} of one line", few([*map(repr, broken)]))
+    report.require(not broken, f"single-line ids in split {name}", few([*map(repr, broken)]))
 
 
 def same(
@@ -120,7 +120,7 @@ def same(
     again: Sequence[Sample],
     num_samples: int,
 ) -> None:
-    """Require that a second build gives the same in the same order."""
+    """Check that a second build gives the same samples in the same order."""
     count = len(samples)
     report.require(len(again) == count, f"{count} samples in split {name} again", f"{len(again)}")
     changed = [k for k in range(count) if samples[k].id != again[k].id]
@@ -128,18 +128,18 @@ def same(
     report.require(
         not changed,
         f"split {name} to be the same, in the same order, when built again",
-        f"another sample at place {changed[0] if changed else 0}: sort what a folder or a set "
-        "lists, and draw from seeded generators only",
+        f"another sample at index {changed[0] if changed else 0}: sort the contents of folders "
+        "and sets, and use seeded generators only",
     )
 
 
 def decoded(
     report: Report, name: str, samples: Sequence[Sample], data: DataSplits, num_samples: int
 ) -> bool:
-    """Require that samples decode to uint8 of the known classes; tell whether any is labelled."""
+    """Check that samples decode to uint8 with known classes; return whether any is labelled."""
     seen = False
-    for place in places(len(samples), num_samples):
-        sample = samples[place]
+    for k in places(len(samples), num_samples):
+        sample = samples[k]
         with report.attempt(f"sample {sample.id} of split {name} to decode"):
             image, label = read_sample(sample, data.labels)
         kinds = (image.dtype, label.dtype) == (torch.uint8, torch.uint8)

@@ -1,4 +1,4 @@
-"""Does a metric's state add up over images and processes, and say what is good?"""
+"""Checks that a metric's state is additive over images and processes, and its scores are valid."""
 
 import math
 import tempfile
@@ -23,7 +23,7 @@ NUM_CLASSES = 4
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a metric is given of N images."""
+    """The input of a metric for N images."""
 
     predictions: Tensor
     """(N, H, W) int64."""
@@ -33,7 +33,7 @@ class Pixels:
     """(N, H, W) float32."""
 
     def cut(self, sizes: list[int]) -> "list[Pixels]":
-        """Return parts of so many images each."""
+        """Split into parts of the given numbers of images."""
         whole = (self.predictions, self.labels, self.confidence)
         parts = (torch.split(one, sizes) for one in whole)
         return [Pixels(*part) for part in zip(*parts, strict=True)]
@@ -41,7 +41,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Subject:
-    """A metric with options, and the facts it is built on."""
+    """A metric with options, and the facts it is built with."""
 
     report: Report
     record: Metric
@@ -62,7 +62,7 @@ class Subject:
         return metric  # type: ignore[no-any-return]
 
     def draw(self) -> Pixels:
-        """Draw labels, and predictions that have nothing to do with them."""
+        """Generate labels, and random predictions that are independent of them."""
         labels = some_labels(SIZE, self.facts.num_classes, count=4)
         predictions = torch.randint(self.facts.num_classes, labels.shape)
         return Pixels(predictions, labels, 1 - torch.rand(labels.shape) / 2)
@@ -71,23 +71,23 @@ class Subject:
 def check_metric(
     record: Metric, options: Any = None, *, num_classes: int = NUM_CLASSES, processes: int = 1
 ) -> None:
-    """Check that a metric keeps the promises of `MetricState`.
+    """Check that a metric implements `MetricState` correctly.
 
-    States add up over images and processes, integers exactly, and decide the scores alone; of a
-    metric without state, which gathers by itself, the scores do not depend on how images are cut
-    into updates. Ignored pixels do not count; empty states give the scores' names and no exception;
-    a perfect prediction is not worse than a wrong one, as `lower_is_better` says; files are written
-    where `writes` says so.
+    States are additive over images and processes (integers exactly) and determine the scores; for a
+    metric without state, which gathers its inputs itself, the scores do not depend on how images
+    are split into updates. Ignored pixels have no effect; empty states give the score names and no
+    exception; a perfect prediction is not worse than a wrong one, according to `lower_is_better`;
+    files are written if `writes` is set.
 
     Args:
-        record: what the hook returned.
-        options: of the metric; default `record.options()`.
-        num_classes: K, 2..5, for a metric that is not for any number.
-        processes: with more than one, so many processes (forks) must give the scores of one; a
-            metric without state needs it.
+        record: the record that the hook returns.
+        options: options of the metric; default `record.options()`.
+        num_classes: K, 2..5, for a metric that does not support any number.
+        processes: with more than one, this many forked processes must give the scores of one
+            process; required for a metric without state.
 
     Raises:
-        AssertionError: what was expected and what was found.
+        AssertionError: a check failed; the message says what was expected and found.
     """
     options = record.options() if options is None else options
     report = Report(record, options)
@@ -113,17 +113,17 @@ def scores_of(metric: MetricState) -> dict[str, Any]:
 
 
 def empty(subject: Subject) -> list[str]:
-    """Require tensors as state, and scores of nothing without an exception; return their names."""
+    """Check the state, and that an empty one gives scores without an exception; return names."""
     report, metric = subject.report, subject.make()
     wrong = [name for name, one in metric.state.items() if not isinstance(one, Tensor)]
-    expected = "`state` to hold tensors that processes can add up"
-    report.require(not wrong, expected, f"no tensor under {', '.join(wrong)}")
+    expected = "`state` to contain tensors that can be summed over processes"
+    report.require(not wrong, expected, f"no tensor for {', '.join(wrong)}")
     with report.attempt("compute() of an empty state to give nan, not an exception"):
         return list(flat(scores_of(metric)))
 
 
 def additive(subject: Subject, pixels: Pixels) -> None:
-    """Require that parts add up to the whole, and decide the scores alone."""
+    """Check that the state is additive over parts, and determines the scores."""
     report, count = subject.report, len(pixels.labels)
     whole, start = subject.fed(pixels).state, subject.make().state
     for name, one in start.items():
@@ -135,7 +135,9 @@ def additive(subject: Subject, pixels: Pixels) -> None:
         parts = pixels.cut(cut)
         if not start:
             same = alike(flat(scores_of(subject.fed(*parts))), scores)
-            expected = f"the scores of {count} images not to depend on how they are cut in updates"
+            expected = (
+                f"the scores of {count} images not to depend on how they are split into updates"
+            )
             report.require(same, expected, f"other scores from {len(cut)} parts of them")
             continue
         states = [subject.fed(part).state for part in parts]
@@ -150,13 +152,13 @@ def additive(subject: Subject, pixels: Pixels) -> None:
                 "them, as over processes",
                 "another one: keep sums and counts in the state, and divide in compute() only",
             )
-        expected = "compute() to need nothing but the summed `state`"
+        expected = "compute() to depend on the summed `state` only"
         same = alike(flat(scores_of(total)), scores)
-        report.require(same, expected, "other scores from a state that was added up")
+        report.require(same, expected, "other scores for a summed state")
 
 
 def ignored(subject: Subject, pixels: Pixels) -> None:
-    """Require that pixels labelled 255 do not count."""
+    """Check that pixels labelled 255 have no effect."""
     report, nothing = subject.report, pixels.labels == IGNORE
     other = replace(
         pixels,
@@ -165,16 +167,16 @@ def ignored(subject: Subject, pixels: Pixels) -> None:
     )
     whole, again = subject.fed(pixels), subject.fed(other)
     for name, one in whole.state.items():
-        expected = "pixels labelled 255 to count for nothing"
-        found = f"another state[{name!r}] after a change of the prediction under such pixels"
+        expected = "pixels labelled 255 to be ignored"
+        found = f"another state[{name!r}] after a change of the prediction at such pixels"
         report.require(torch.equal(one, again.state[name]), expected, found)
     if not whole.state:
         same = alike(flat(scores_of(again)), flat(scores_of(whole)))
-        expected, found = "pixels labelled 255 to count for nothing", "other scores after a change"
-        report.require(same, expected, f"{found} of the prediction under such pixels")
+        expected, found = "pixels labelled 255 to be ignored", "other scores after a change"
+        report.require(same, expected, f"{found} of the prediction at such pixels")
     black = replace(pixels, labels=torch.full_like(pixels.labels, IGNORE))
     start, after = subject.make().state, subject.fed(black)
-    expected = "an image that is all ignored to leave scores as they were"
+    expected = "an image that is all ignored not to change the state"
     for name, one in start.items():
         if not one.is_floating_point():
             fine = torch.equal(one, after.state[name])
@@ -184,7 +186,7 @@ def ignored(subject: Subject, pixels: Pixels) -> None:
 
 
 def named(subject: Subject, scores: dict[str, Any], names: list[str]) -> None:
-    """Require finite floats, or mappings from class names to them, by the names of an empty one."""
+    """Check that scores are finite floats, or mappings by class name, with the expected names."""
     report, classes = subject.report, subject.facts.class_names
     for name, score in scores.items():
         if isinstance(score, dict):
@@ -195,7 +197,7 @@ def named(subject: Subject, scores: dict[str, Any], names: list[str]) -> None:
         fine = isinstance(value, float) and value == value and abs(value) != float("inf")
         found = f"{type(value).__name__} {value}"
         report.require(fine, f"{name} to be a finite Python float on common data", found)
-    expected = f"an empty metric to give the scores {', '.join(flat(scores))}, as --best-by is read"
+    expected = f"an empty metric to give the scores {', '.join(flat(scores))}, which --best-by uses"
     report.require(list(flat(scores)) == names, expected, ", ".join(names) or "none")
     unknown = [name for name in subject.record.lower(subject.options) if name not in scores]
     expected = f"lower_is_better to name some of the scores {', '.join(scores)}"
@@ -203,10 +205,10 @@ def named(subject: Subject, scores: dict[str, Any], names: list[str]) -> None:
 
 
 def order(subject: Subject, pixels: Pixels) -> None:
-    """Require that a perfect prediction scores as well as a wrong one, and better somewhere."""
+    """Check that a perfect prediction is never worse than a wrong one, and better in some score."""
     report, labels = subject.report, pixels.labels
     right = replace(pixels, predictions=labels.where(labels != IGNORE, 0))
-    false = replace(pixels, predictions=(labels == 0).long())  # no pixel is right
+    false = replace(pixels, predictions=(labels == 0).long())  # no pixel is correct
     perfect, wrong = scores_of(subject.fed(right)), scores_of(subject.fed(false))
     plain = [name for name, score in perfect.items() if isinstance(score, float)]
     better = 0
@@ -214,39 +216,39 @@ def order(subject: Subject, pixels: Pixels) -> None:
         lower = name in subject.record.lower(subject.options)
         good, bad = perfect[name], wrong[name]
         ahead = bad - good if lower else good - bad
-        hint = "take it out of" if lower else "name it in"
+        hint = "remove it from" if lower else "add it to"
         report.require(
-            not ahead < 0,  # nan, of what a wrong prediction leaves undefined, passes
+            not ahead < 0,  # nan, if the wrong prediction's score is undefined, passes
             f"a perfect prediction not to have a {'higher' if lower else 'lower'} {name} than a "
             "wrong one",
             f"{good:.4g} for the perfect, {bad:.4g} for the wrong one: compute it "
-            f"otherwise, or {hint} lower_is_better",
+            f"differently, or {hint} lower_is_better",
         )
         better += ahead > 0
-    expected = "some score to tell a perfect prediction from a wrong one"
+    expected = "some score to differ between a perfect and a wrong prediction"
     report.require(better or not plain, expected, f"equal {', '.join(plain)}")
 
 
 def files(subject: Subject, pixels: Pixels) -> None:
-    """Require what `writes` says: files in an existing folder, of nothing too."""
+    """Check `writes`: files are written to an existing folder, also for an empty metric."""
     report = subject.report
     has: Any = getattr(subject.make(), "write", None)
     if not subject.record.writes:
-        report.require(has is None, "`writes` of a metric that has write()", "False")
+        report.require(has is None, "`writes=True` for a metric that has write()", "False")
         return
-    report.require(callable(has), "write(folder), as `writes` promises", "none")
+    report.require(callable(has), "write(folder), as declared by `writes`", "none")
     for what, parts in (("an empty metric", ()), ("a metric", (pixels,))):
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as folder:
             metric: Any = subject.fed(*parts)
             metric.compute()
             with report.attempt(f"write(folder) of {what} to write files"):
-                metric.write(Path(place))
-            wrote = any(Path(place).iterdir())
+                metric.write(Path(folder))
+            wrote = any(Path(folder).iterdir())
             report.require(wrote, f"write(folder) of {what} to write files", "an empty folder")
 
 
 def gathered(subject: Subject, pixels: Pixels, processes: int) -> None:
-    """Require the scores of one process from several; a third and later ones see no image."""
+    """Check that several processes give the scores of one; from the third on, without images."""
     expected = f"the scores of one process from {processes} processes"
     parts = pixels.cut([1, len(pixels.labels) - 1])
 
@@ -265,7 +267,7 @@ def gathered(subject: Subject, pixels: Pixels, processes: int) -> None:
 
 
 def alike(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """Tell whether scores are the same, up to the rounding of a sum; nan equals nan."""
+    """True if scores are equal up to rounding of sums; nan equals nan."""
     return mine.keys() == theirs.keys() and all(
         math.isclose(mine[name], other, rel_tol=1e-6, abs_tol=1e-9)
         or (math.isnan(mine[name]) and math.isnan(other))
@@ -274,7 +276,7 @@ def alike(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def flat(scores: dict[str, Any]) -> dict[str, Any]:
-    """Write a score by class as `score/class`."""
+    """Flatten per-class scores to `score/class`."""
     values: dict[str, Any] = {}
     for name, score in scores.items():
         parts = score.items() if isinstance(score, dict) else [("", score)]

@@ -1,4 +1,4 @@
-"""An architecture under check: how it is built, fed and taught."""
+"""An architecture under test: how it is built, called and trained."""
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from segacc.testing.tools import Report, facts_of, registry_of, some_images, som
 
 @dataclass(frozen=True)
 class Subject:
-    """An architecture with options, and the facts of a run that its size rule allows."""
+    """An architecture with options, and run facts that its size rule accepts."""
 
     report: Report
     record: Architecture
@@ -26,7 +26,7 @@ class Subject:
     def build(
         self, *, seed: int = 0, num_classes: int = 0, options: Any = None, **facts: Any
     ) -> SegmentationModel:
-        """Build the network as a run does, with weights drawn from `seed`, in evaluation mode."""
+        """Build the network like a run, with random weights from `seed`, in evaluation mode."""
         if num_classes:
             facts |= {"num_classes": num_classes}
             facts |= {"class_names": facts_of(num_classes).class_names}
@@ -42,21 +42,21 @@ class Subject:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels that the network takes."""
+        """(height, width) in pixels that the network accepts."""
         return self.facts.crop_size
 
     def images(self, network: SegmentationModel, size: tuple[int, int] = (0, 0)) -> Tensor:
-        """Give a batch of two normalized images (2, C, H, W) float32."""
+        """Return a batch of two normalized images (2, C, H, W) float32."""
         images = some_images(size if size[0] else self.size)
-        channels = [place % 3 for place in range(network.num_channels)]
+        channels = [k % 3 for k in range(network.num_channels)]
         return network.normalize(images[:, channels])
 
     def labels(self, num_classes: int = 0) -> Tensor:
-        """Give labels (2, H, W) int64 for such a batch."""
+        """Return labels (2, H, W) int64 for such a batch."""
         return some_labels(self.size, num_classes or self.facts.num_classes)
 
     def loss(self, network: SegmentationModel, logits: Logits, labels: Tensor) -> Tensor:
-        """Return the loss that a run takes on one micro-batch: a float scalar."""
+        """Return a run's loss for one micro-batch: a float scalar."""
         losses = losses_of(network, self.facts)
         run: Any = SimpleNamespace(losses=losses)
         counts = torch.stack([loss.count(labels) for loss in losses.values()])
@@ -72,7 +72,7 @@ def losses_of(network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:
 
 
 def subject_of(record: Architecture, options: Any) -> Subject:
-    """Find a small crop that the network takes."""
+    """Choose a small crop that the network accepts."""
     report = Report(record, options)
     with report.attempt("the network to be built"):
         subject = Subject(report, record, options, facts_of(3, crop_size=(64, 64)))

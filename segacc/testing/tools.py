@@ -1,4 +1,4 @@
-"""Tools of the checks: records, registries, images, reports, forked processes."""
+"""Helpers of the checks: records, registries, images, reports, forked processes."""
 
 import dataclasses
 import os
@@ -18,14 +18,14 @@ from segacc.hookspecs import Record
 from segacc.registry import BUILT_IN, KINDS, Offer, Registry, check_new, offers_of
 
 NAMES = ("road", "tree", "sky", "car", "house")
-"""Class names that the checks use, the first K of them."""
+"""Class names for the checks; the first K are used."""
 
 PATIENCE = timedelta(seconds=120)
-"""How long processes wait for each other."""
+"""Timeout of processes that wait for each other."""
 
 
 class Report:
-    """Says which component is checked, in all that it raises."""
+    """Raises errors that name the component under test."""
 
     def __init__(self, record: Record, options: Any) -> None:
         """Name the component as it is typed: `name:key=value,...`."""
@@ -40,14 +40,14 @@ class Report:
 
     @contextmanager
     def attempt(self, expected: str) -> Iterator[None]:
-        """Run a block in which nothing but our own AssertionErrors may be raised."""
+        """Run a block, and convert any exception to our own AssertionError."""
         try:
             yield
         except AssertionError as error:
             if str(error).startswith(self.who):
                 raise
             self._blame(error, expected)
-        except Exception as error:  # a stranger's code may raise anything
+        except Exception as error:  # plugin code may raise anything
             self._blame(error, expected)
 
     def _blame(self, error: Exception, expected: str) -> None:
@@ -59,43 +59,43 @@ class Report:
 
 
 def changed(options: Any) -> dict[str, Any]:
-    """Return the options that are not their defaults, by name."""
+    """Return the options that differ from their defaults, by name."""
     fields = {f.name: f for f in dataclasses.fields(options)}
     values = {name: getattr(options, name) for name in fields}
     return {name: value for name, value in values.items() if value != default(fields[name])}
 
 
 def default(field: "dataclasses.Field[Any]") -> Any:
-    """Return a field's default, or what no value equals."""
+    """Return a field's default, or a value that equals no other."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
 def registry_of(*plugins: Any) -> Registry:
-    """Make a registry of the built-ins and of plugins that need not be installed.
+    """Create a registry of the built-ins and of plugins that need not be installed.
 
     Args:
         plugins: modules, or objects whose methods are hooks.
 
     Raises:
-        PluginError: a plugin offers nothing, something wrong, or one name twice.
+        PluginError: a plugin offers nothing, something invalid, or a name twice.
     """
     import importlib
 
     registry = Registry()
     for name in BUILT_IN:
         registry.offers += offers_of(importlib.import_module(name), name, "segacc", "")
-    for place, plugin in enumerate(plugins):
+    for index, plugin in enumerate(plugins):
         name = getattr(plugin, "__name__", type(plugin).__name__).replace("_", "-")
-        offers = offers_of(plugin, f"{name}:{place}", name, "")
+        offers = offers_of(plugin, f"{name}:{index}", name, "")
         check_new(offers, registry.offers)
         registry.offers += offers
     return registry
 
 
 def registry_with(*records: Record) -> Registry:
-    """Make a registry of the built-ins in which these records stand for their names."""
+    """Create a registry of the built-ins in which these records replace those of the same name."""
     registry = registry_of()
     for record in records:
         kind = next(kind for kind, one in KINDS.items() if isinstance(record, one))
@@ -105,12 +105,12 @@ def registry_with(*records: Record) -> Registry:
 
 
 def facts_of(num_classes: int = 3, **values: Any) -> Facts:
-    """Give the facts of a run on K classes."""
+    """Return the facts of a run with K classes."""
     return Facts(num_classes=num_classes, class_names=NAMES[:num_classes], **values)
 
 
 def some_images(size: tuple[int, int], *, count: int = 2, seed: int = 0) -> Tensor:
-    """Draw images (N, 3, H, W) uint8: noise of several scales, so that no two places are alike."""
+    """Generate images (N, 3, H, W) uint8: noise at several scales, different everywhere."""
     random = torch.Generator().manual_seed(seed)
     total = torch.zeros(count, 3, *size)
     for side in (1, 4, 16):
@@ -125,7 +125,7 @@ def some_images(size: tuple[int, int], *, count: int = 2, seed: int = 0) -> Tens
 def some_labels(
     size: tuple[int, int], num_classes: int, *, count: int = 2, side: int = 8, seed: int = 0
 ) -> Tensor:
-    """Draw labels (N, H, W) int64 of random blocks; about one block in K + 1 is ignored."""
+    """Generate labels (N, H, W) int64 of random blocks; about one block in K + 1 is ignored."""
     random = torch.Generator().manual_seed(seed + 1)
     shape = (count, -(-size[0] // side), -(-size[1] // side))
     blocks = torch.randint(num_classes + 1, shape, generator=random)
@@ -136,7 +136,7 @@ def some_labels(
 
 
 def close(mine: Tensor, theirs: Tensor, tolerance: float) -> bool:
-    """Tell whether tensors of one shape differ by less than a share of the largest number."""
+    """True if tensors of equal shape differ by less than a fraction of the largest value."""
     if mine.shape != theirs.shape:
         return False
     scale = max(theirs.abs().max().item(), 1e-6) if theirs.numel() else 1.0
@@ -146,21 +146,21 @@ def close(mine: Tensor, theirs: Tensor, tolerance: float) -> bool:
 
 
 def gap(mine: Tensor, theirs: Tensor) -> str:
-    """Tell by how much tensors differ."""
+    """Describe how much tensors differ."""
     if mine.shape != theirs.shape:
         return f"shapes {tuple(mine.shape)} and {tuple(theirs.shape)}"
     return f"a difference of up to {(mine.float() - theirs.float()).abs().max().item():.3g}"
 
 
 def few(names: Sequence[Any]) -> str:
-    """List some names."""
+    """List a few names."""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(map(str, names[:4])) + more
 
 
 @contextmanager
 def alone_on_cpu() -> Iterator[None]:
-    """Run a block in which accelerate has not been started yet, and starts on the CPU."""
+    """Run a block with accelerate not yet initialized, to be started on the CPU."""
     kinds = (AcceleratorState, PartialState, GradientState)
     before = [dict(kind._shared_state) for kind in kinds]
     for kind in kinds:
@@ -175,15 +175,15 @@ def alone_on_cpu() -> Iterator[None]:
 
 
 def forked(work: Callable[[], dict[str, Any]], folder: Path, count: int) -> list[dict[str, Any]]:
-    """Run `work` on so many processes that know of each other, and return what each gave.
+    """Run `work` on several connected processes, and return each result.
 
     Args:
-        work: called on each process; what it returns must be what torch.save can write.
-        folder: an empty one, for what the processes leave.
-        count: of processes.
+        work: called on each process; torch.save must be able to write its result.
+        folder: an empty folder for files of the processes.
+        count: number of processes.
 
     Raises:
-        RuntimeError: `work` failed; the text is that of one process.
+        RuntimeError: `work` failed; the message is that of one process.
     """
     multiprocessing: Any = torch.multiprocessing
     try:
@@ -192,12 +192,12 @@ def forked(work: Callable[[], dict[str, Any]], folder: Path, count: int) -> list
         )
     except Exception:
         told = [path.read_text() for path in sorted(folder.glob("*.txt"))]
-        raise RuntimeError(told[0] if told else "a process that ended") from None
+        raise RuntimeError(told[0] if told else "a process that exited") from None
     return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
 
 
 def part(rank: int, work: Callable[[], dict[str, Any]], folder: Path, count: int) -> None:
-    """Be one of the processes."""
+    """Run as one of the processes."""
     torch.set_num_threads(1)  # a fork of a process with OpenMP threads hangs otherwise
     where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {**where, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}

@@ -26,12 +26,12 @@ def check(subject: Subject, *, head_and_encoder: bool) -> None:
 def learn(
     subject: Subject, network: SegmentationModel, *, bf16: bool = False, seed: int = 1
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Take a forward and backward pass as a run does; return the loss and the gradients."""
+    """Run forward and backward like a training step; return the loss and the gradients."""
     network.train().on_step(0, 10)
     torch.manual_seed(seed)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = network(subject.images(network))
-    converted: Any = convert_to_fp32(logits) if bf16 else logits  # as accelerate does
+    converted: Any = convert_to_fp32(logits) if bf16 else logits  # like accelerate
     loss = subject.loss(network, converted, subject.labels())
     expected = f"a finite loss{' in bfloat16' if bf16 else ''}"
     subject.report.require(torch.isfinite(loss), expected, f"{loss}")
@@ -41,7 +41,7 @@ def learn(
 
 
 def reached(subject: Subject) -> None:
-    """Require a finite gradient for most of the parameters; segacc freezes those without."""
+    """Check that most parameters have a finite gradient; segacc freezes those without."""
     network = subject.build()
     _, gradients = learn(subject, network)
     finite(subject, gradients, "finite gradients")
@@ -49,19 +49,19 @@ def reached(subject: Subject) -> None:
     total, missing = sum(wanted.values()), [name for name in wanted if name not in gradients]
     share = sum(wanted[name] for name in missing) / max(total, 1)
     expected = "a gradient for most parameters (segacc freezes the others)"
-    found = f"none for {few(missing)}: {100 * share:.0f} % of all numbers"
+    found = f"none for {few(missing)}: {100 * share:.0f} % of all parameters"
     subject.report.require(wanted, "some trainable parameters", "none")
     subject.report.require(share <= 0.5, expected, found)
 
 
 def finite(subject: Subject, gradients: dict[str, Tensor], expected: str) -> None:
-    """Require finite gradients."""
+    """Check that gradients are finite."""
     broken = [name for name, one in gradients.items() if not torch.isfinite(one).all()]
     subject.report.require(not broken, expected, f"inf or nan for {few(broken)}")
 
 
 def divided(subject: Subject) -> None:
-    """Require that some parameters are the head's, and some the encoder's."""
+    """Check that some parameters belong to the head, and some to the encoder."""
     network = subject.build()
     names = [name for name, one in network.named_parameters() if one.requires_grad]
     heads = [name for name in names if network.is_head(name)]
@@ -72,13 +72,13 @@ def divided(subject: Subject) -> None:
 
 
 def half(subject: Subject) -> None:
-    """Require finite numbers under mixed precision."""
+    """Check that gradients are finite with mixed precision."""
     _, gradients = learn(subject, subject.build(), bf16=True)
     finite(subject, gradients, "finite gradients in bfloat16")
 
 
 def checkpointed(subject: Subject) -> None:
-    """Require the same loss and gradients where gradient checkpointing is offered."""
+    """Check that gradient checkpointing gives the same loss and gradients, if it is supported."""
     network = subject.build()
     answer = network.enable_gradient_checkpointing()
     expected = "enable_gradient_checkpointing() to return True or False"
@@ -94,13 +94,14 @@ def checkpointed(subject: Subject) -> None:
     expected = "the same gradients with gradient checkpointing as without"
     subject.report.require(not missing, expected, f"none for {few(missing)}")
     off = different(gradients, plain, 1e-5)
-    subject.report.require(not off, expected, f"others for {few(off)}")
+    subject.report.require(not off, expected, f"other ones for {few(off)}")
 
 
 def different(mine: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> list[str]:
-    """Name the tensors that differ: by a share of their own largest number, or nearly so of all.
+    """Return the names of tensors that differ, relative to their own or the overall largest value.
 
-    Gradients that are 0 but for rounding, as those of a key's bias, are measured by the others.
+    Gradients that are 0 up to rounding, such as those of a key's bias, are compared with the
+    others.
     """
     largest = max((one.abs().max().item() for one in theirs.values()), default=0.0)
     return [

@@ -194,8 +194,8 @@ def test_a_bar_on_a_terminal(warm: Warm, data: Path, tmp_path: Path) -> None:
         ),
         (
             ["--dataset", "nuclei", "--val-fraction", "0.5"],
-            '--val-fraction: the data set has a split "validation", so none is carved out of '
-            '"train"; leave the fraction out.',
+            '--val-fraction: the data set has a split "validation", so none can be held out from '
+            '"train"; leave out the fraction.',
         ),
     ],
 )

@@ -286,12 +286,12 @@ def test_help_is_grouped_and_shows_defaults_and_choices(tmp_path: Path) -> None:
     headings = [line for line in lines if re.match(r"\w.*:$", line)]
     assert headings == [
         "options:",
-        "What is trained:",
-        "How long:",
-        "The batch:",
+        "Model and data:",
+        "Training length:",
+        "Batch and data loading:",
         "Optimization:",
-        "Scoring, saving, seeing:",
-        "The run folder:",
+        "Evaluation, checkpoints and logging:",
+        "Run folder:",
     ]
     text = "\n".join(lines)
     assert "--mixed-precision no|bf16|fp16|fp8" in text

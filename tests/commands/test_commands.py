@@ -268,13 +268,13 @@ def test_plugins_json(tmp_path: Path) -> None:
         "name": "flip",
         "distribution": "segacc",
         "version": "0.1.0",
-        "summary": "mirror left and right",
+        "summary": "random horizontal flip",
         "options": [
             {
                 "name": "p",
                 "type": "number >= 0 <= 1",
                 "default": "0.5",
-                "doc": "Probability of mirroring left and right.",
+                "doc": "Probability of a horizontal flip.",
             }
         ],
     }

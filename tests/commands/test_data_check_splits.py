@@ -28,7 +28,7 @@ def test_a_run_needs_its_splits(tmp_path: Path) -> None:
         "test": 2,
     }
     assert list(carved.data.notes) == [
-        "carved 1 of 4 samples of train as validation (--val-fraction 0.25, seed 0)"
+        "held out 1 of 4 samples of train as validation (--val-fraction 0.25, seed 0)"
     ]
     sliced = look(f"folder:root={root}", train_split="train[:2]", eval_split="train[2:]")
     assert {name: facts.ids for name, facts in sliced.splits.items()} == {

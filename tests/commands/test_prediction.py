@@ -133,8 +133,8 @@ def test_every_ending_that_is_listed_is_read_and_others_are_told(
         (folder / name).write_bytes(b"x")
     done = assert_succeeded(warm("predict", trained / "best", "photos", cwd=tmp_path))
     assert done.stderr.splitlines() == [
-        "3 files are passed over, as photos/a.heic: images of such endings are not read (1 .dng, "
-        f"2 .heic). Save them as PNG, or in another format that is read: "
+        "3 files are skipped, such as photos/a.heic: images with these endings are not read (1 "
+        ".dng, 2 .heic). Save them as PNG or in another supported format: "
         f"{', '.join(IMAGE_SUFFIXES)}.",
         f"{len(IMAGE_SUFFIXES)} of {len(IMAGE_SUFFIXES)} pictures written to predictions",
     ]
@@ -229,8 +229,8 @@ def test_pictures_that_would_be_lost_are_refused(
         "be written as train0_overlay.png; predict them into different folders.",
         ("nope.png",): "nope.png: no such file or folder.",
         ("empty",): f"empty: no picture in this folder; looked for {', '.join(IMAGE_SUFFIXES)}. "
-        "1 file is passed over, as empty/a.heic: images of such endings are not read (1 .heic). "
-        "Save them as PNG, or in another format that is read: "
+        "1 file is skipped, such as empty/a.heic: images with these endings are not read (1 "
+        ".heic). Save them as PNG or in another supported format: "
         f"{', '.join(IMAGE_SUFFIXES)}.",
         (str(data / "images"),): f"{data}/images: no picture in this folder; looked for "
         f"{', '.join(IMAGE_SUFFIXES)}. {data}/images: 2 folders inside, with 7 pictures, passed "

@@ -168,8 +168,8 @@ SINGLE: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("case", SINGLE)
 def test_what_is_no_sample_is_refused_by_name(case: str) -> None:
     change, found = SINGLE[case]
-    expected = "expected is an image of uint8 in 0..255, (3, H, W), and its label of uint8, (H, W)."
-    fault = " That is a fault of its plugin."
+    expected = "expected an image of uint8 in 0..255, (3, H, W), and its label of uint8, (H, W)."
+    fault = " This is a bug in its plugin."
     assert refused(named(change).in_worker, *picture(5), nobody) == f"{found}; {expected}{fault}"
     batch = [torch.stack([one] * 2) for one in picture(5)]
     expected = expected.replace("H, W", "4, 4")
@@ -201,7 +201,7 @@ def test_sizes_may_change_in_the_worker_only() -> None:
     assert named(cut).in_worker(*picture(5), nobody).image.shape == (3, 4, 3)
     batch = [torch.stack([one] * 2) for one in picture(5)]
     text = refused(named(cut, "device").on_device, *batch, [], [1, 2])
-    assert text.startswith("(uint8 (3, 4, 3), uint8 (4, 3)); expected is ")
+    assert text.startswith("(uint8 (3, 4, 3), uint8 (4, 3)); expected an ")
 
 
 @pytest.mark.parametrize("on", ["worker", "device"])
@@ -223,8 +223,8 @@ def test_labels_that_are_no_class_are_refused(on: str) -> None:
         run(paint(fine))
     for value in (6, 254):
         assert refused(run, paint(value)) == (
-            f"a label with the value {value}; expected are classes 0..5 and 255, which is ignored. "
-            "That is a fault of its plugin: resize labels with nearest neighbour, fill with 255."
+            f"a label with the value {value}; expected classes 0..5 and 255, which is ignored. "
+            "This is a bug in its plugin: resize labels with nearest neighbour, fill with 255."
         )
 
 
@@ -249,16 +249,16 @@ WHOLE: dict[str, tuple[Any, str]] = {
     "nan": (lambda i, a: (i * torch.nan, a), "images whose values are nan to nan; "),
     "half": (
         lambda i, a: (i.half(), a),
-        "(float16 (2, 3, 4, 4), uint8 (2, 4, 4)); expected is an ",
+        "(float16 (2, 3, 4, 4), uint8 (2, 4, 4)); expected an ",
     ),
     "labels": (lambda i, a: (i, a.long()), "(float32 (2, 3, 4, 4), int64 (2, 4, 4)); "),
     "size": (lambda i, a: (i[..., 1:], a[..., 1:]), "(float32 (2, 3, 4, 3), uint8 (2, 4, 3)); "),
     "fewer": (lambda i, a: (i[1:], a[1:]), "(float32 (1, 3, 4, 4), uint8 (1, 4, 4)); "),
     "images": (
         lambda i, a: i,
-        "float32 (2, 3, 4, 4); expected is an image of uint8 or float32 in ",
+        "float32 (2, 3, 4, 4); expected an image of uint8 or float32 in ",
     ),
-    "class": (lambda i, a: (i, a + 20), "a label with the value 25; expected are classes 0..19 "),
+    "class": (lambda i, a: (i, a + 20), "a label with the value 25; expected classes 0..19 "),
 }
 
 

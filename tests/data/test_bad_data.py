@@ -61,7 +61,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         LABEL,
         foreign_values,
         "label values outside the 3 classes: 7 (5 pixels), 9 (2 pixels). Allowed raw ids: 0-2, "
-        "255. If these pixels should count for nothing, add ignore=7/9; otherwise name the "
+        "255. If these pixels should be ignored, add ignore=7/9; otherwise name the "
         "missing classes.",
     ),
     "a photograph as label": (LABEL, photograph, "labels must hold ids, not colours."),
@@ -163,12 +163,12 @@ def unseen(root: Path, order: list[int], places: Iterable[int]) -> tuple[int, Pa
         (
             {"train": 0, "validation": 1},
             [],
-            "{root}/images/train: the split is empty: no file ends in ",
+            "{root}/images/train: the split is empty: no file name ends with ",
         ),
         (
             {"train": 1, "validation": 0},
             [],
-            "{root}/images/validation: the split is empty: no file ends in ",
+            "{root}/images/validation: the split is empty: no file name ends with ",
         ),
         (
             {"train": 1},
@@ -309,8 +309,8 @@ def test_class_names_are_needed(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", names=NAMES[:1])
     given = ("--dataset", f"folder:root={root}")
     assert complaint(warm(*FLAGS, *given, cwd=tmp_path)) == (
-        "A label map needs 2 to 255 classes, got 1: background. For one kind of thing, name the "
-        "background as a class too."
+        "A label map needs 2 to 255 classes, got 1: background. With a single class, add the "
+        "background as a second one."
     )
     (root / "classes.txt").write_text("background\ndisc\ndisc\n")
     found = complaint(warm(*FLAGS, *given, cwd=tmp_path))
@@ -318,6 +318,6 @@ def test_class_names_are_needed(warm: Warm, tmp_path: Path) -> None:
     (root / "classes.txt").unlink()
     assert complaint(warm(*FLAGS, *given, cwd=tmp_path)) == (
         f"--dataset folder: no class names. Put classes.json or classes.txt into {root}, or add "
-        "names=FILE (a text file with one class name a line), colors=FILE where labels hold "
-        "colours, or binary=true where they hold 0 and one other value."
+        "names=FILE (a text file with one class name per line), colors=FILE if labels "
+        "contain colours, or binary=true if they contain 0 and one other value."
     )

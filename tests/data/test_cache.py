@@ -171,7 +171,7 @@ def test_unreadable_samples_are_so_each_time(split: Source, tmp_path: Path) -> N
 def test_streams_are_refused(split: Source, tmp_path: Path) -> None:
     stream = Stream(shards=("a",), read=lambda shard, position: iter(()))
     more = (
-        " is a stream, which is read shard by shard because it may not fit a disk. Leave this out, "
+        " is streamed shard by shard because it may not fit on a disk. Omit this option, "
         "or use a data set whose samples are on disk."
     )
     accelerator, given = Accelerator(cpu=True), str(tmp_path)
@@ -180,7 +180,7 @@ def test_streams_are_refused(split: Source, tmp_path: Path) -> None:
     assert str(error.value) == f"--cache: {given}: the training split{more}"
     with pytest.raises(OptionError) as error:
         cached(split, scored_data(stream, LABELS, 3), "ram", accelerator, "run.yaml: cache")
-    assert str(error.value) == f"run.yaml: cache: ram: the split that is scored{more}"
+    assert str(error.value) == f"run.yaml: cache: ram: the evaluation split{more}"
 
 
 # ----------------------------------------------------------------- disk and memory that are small
@@ -211,7 +211,7 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
     text = refusal(Source(samples, LABELS), tmp_path / "cache")
     assert without_numbers(text) == (
         f"--cache: the decoded samples take about #, and {tmp_path / 'cache'} has # free. Name a "
-        "folder on a larger disk, or leave this out."
+        "folder on a larger disk, or omit this option."
     )
     assert gigabytes(count * one) in text
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock", ".key"}
@@ -223,8 +223,8 @@ def test_memory_that_is_too_small_is_refused(tmp_path: Path) -> None:
     samples = [Sample(tmp_path / "huge.png", tmp_path / "huge.png", f"s{k}") for k in range(count)]
     text = refusal(Source(samples, LABELS), "ram")
     assert without_numbers(text) == (
-        "--cache: ram: the decoded samples take about #, more than 80% of the # of memory that are "
-        "available. Name a folder in its place, which keeps them on disk."
+        "--cache: ram: the decoded samples take about #, more than 80% of the # of available "
+        "memory. Name a folder instead to cache them on disk."
     )
 
 

@@ -187,7 +187,7 @@ def bad(tmp_path: Path) -> list[Sample]:
 
 OUTSIDE = (
     "sample outside: label values outside the 3 classes: 7 (768 pixels). Allowed raw ids: 0-2, "
-    "255. If these pixels should count for nothing, add ignore=7; otherwise name the missing "
+    "255. If these pixels should be ignored, add ignore=7; otherwise name the missing "
     "classes."
 )
 

@@ -349,7 +349,7 @@ def test_a_label_value_outside_the_map() -> None:
     raw[0, :2] = 9
     assert refusal(DataError, read_label, encode(raw), LABELS, "a.png") == (
         "a.png: label values outside the 3 classes: 9 (2 pixels). Allowed raw ids: 0-2, 255. "
-        "If these pixels should count for nothing, add ignore=9; "
+        "If these pixels should be ignored, add ignore=9; "
         "otherwise name the missing classes."
     )
 

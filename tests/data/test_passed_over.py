@@ -45,10 +45,10 @@ def test_usual_endings_are_read_and_others_told(warm: Warm, root: Path, tmp_path
     Image.new("RGB", (64, 48)).save(images / "more" / "yet" / "c.jpg")
     checked, trained = told(warm, root, tmp_path)
     lines = (
-        f"2 files are passed over, as {images}/a.heic: images of such endings are not read (1 "
-        f".cr2, 1 .heic). Save them as PNG, or in another format that is read: {READ}",
-        f"not looked into: 1 folder inside those of the images, as {images}/more/yet, with 1 "
-        "image. Move the images up, or name the files in a list",
+        f"2 files are skipped, such as {images}/a.heic: images with these endings are not read (1 "
+        f".cr2, 1 .heic). Save them as PNG or in another supported format: {READ}",
+        f"skipped: 1 subfolder of the image folders, such as {images}/more/yet, with 1 "
+        "image. Move the images up, or list the files in a text file",
     )
     for line in lines:
         assert f"warning: {line}" in checked
@@ -61,7 +61,7 @@ def test_nothing_is_said_of_data_that_is_read_whole(warm: Warm, root: Path, tmp_
     (root / "images" / "train" / "._train0.jpg").write_bytes(b"x")
     (root / "images" / "train" / "Thumbs.db").write_bytes(b"x")
     for lines in told(warm, root, tmp_path):
-        assert not any("passed over" in line or "looked into" in line for line in lines)
+        assert not any("skipped" in line for line in lines)
 
 
 def turn(root: Path, orientation: int, size: tuple[int, int] | None = None) -> None:
@@ -111,10 +111,9 @@ def test_turns_that_sizes_do_not_tell_are_counted(
 ) -> None:
     turn(root, orientation, size)
     line = (
-        "train: of 4 images looked at, 4 are turned by EXIF, and their sizes do not tell whether "
-        "the labels are. Add exif=upright to the options of the data set if labels are drawn on "
-        "images as they are shown, which is assumed, or exif=stored if they are drawn on images as "
-        "they are stored"
+        "train: of 4 images checked, 4 are rotated by EXIF, and their sizes do not show whether "
+        "the labels are too. Add exif=upright to the options of the data set if labels match "
+        "the rotated images (assumed), or exif=stored if they match the images as stored"
     )
     checked, trained = told(warm, root, tmp_path)
     assert f"warning: {line}" in checked and f"{line}." in trained
@@ -133,7 +132,7 @@ def test_twelve_bits_of_sixteen_are_told_and_read(warm: Warm, root: Path, tmp_pa
     )
     assert 1024 <= most < 4096
     line = (
-        "train: 4 images of 16 bits looked at, and no value above 4095: only the upper 8 of 16 "
+        "train: 4 images with 16 bits checked, and no value is above 4095: only the upper 8 of 16 "
         "bits are kept, which leaves 16 of 256 levels. Add bits=12 to the options of the data set "
         "if its values go from 0 to 4095, as in folder:root=DIR,bits=12"
     )
@@ -180,9 +179,9 @@ def test_samples_that_dots_lose_are_counted(
     )
     for split in ("train", "validation"):
         line = (
-            f"{split}: {lost} samples lost in 1 shard looked at, as {first} in {tar}: the key of a "
-            "sample ends at the first dot of the name, and what follows is not what is read of it. "
-            "Write the tars again with no other dot in the names"
+            f"{split}: {lost} samples lost in 1 shard checked, such as {first} in {tar}: the key "
+            "of a sample ends at the first dot of the file name, and the rest of this name is not "
+            "a known extension. Rewrite the tars without other dots in the names"
         )
         assert (f"warning: {line}" in checked.stdout.splitlines()) == bool(lost)
         assert (f"{line}." in trained.stdout.splitlines()) == bool(lost)
@@ -204,8 +203,8 @@ def test_samples_taken_for_one_are_told_where_nothing_can_be_read(
     refused = warm("check-data", "--dataset", f"shards:train={tar}", cwd=tmp_path)
     assert_refused(
         refused,
-        f"--dataset shards: {tar} holds 0.jpg, 0.png, 1.jpg, 1.png, which does not tell image from "
-        "label. Say which is which, as in image=jpg,label=seg.png. If these are several samples, "
-        "name their files anew: the key of a sample ends at the first dot of the name, so no other "
-        "dot may be in it.",
+        f"--dataset shards: {tar} contains 0.jpg, 0.png, 1.jpg, 1.png; image and label are "
+        "ambiguous. Specify both, e.g. image=jpg,label=seg.png. If these are several samples, "
+        "rename their files: the key of a sample ends at the first dot of the name, so there "
+        "must be no other dot.",
     )

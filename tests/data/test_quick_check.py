@@ -20,7 +20,7 @@ from segacc.labels import LabelMap
 from stream_tools import write_samples
 
 LABELS = LabelMap.plain(("background", "disc", "bar"))
-TOLD = "`python -m segacc check-data` tells"
+TOLD = "`python -m segacc check-data` shows"
 
 
 def glance(train: Any, scored: Any = (), **settings: Any) -> tuple[str, ...]:
@@ -91,8 +91,9 @@ def test_labels_that_are_all_ignored() -> None:
     good = [random_sample(number) for number in range(6)]
     ignored = labelled([255] * 5, "i")
     assert glance(ignored, good) == (
-        "train: all 5 labels looked at are ignored everywhere: nothing can be learned or scored. "
-        f"{TOLD} what they hold.",
+        "train: all 5 labels checked are ignored everywhere: there is nothing to train on or "
+        "evaluate. "
+        f"{TOLD} which values the files have.",
     )
     assert glance(ignored[:1], good)[0].startswith("train: the only label is ignored everywhere")
     assert glance([*ignored, good[0]], good[1:]) == ()
@@ -101,7 +102,7 @@ def test_labels_that_are_all_ignored() -> None:
 def test_labels_of_one_class() -> None:
     good = [random_sample(number) for number in range(6)]
     assert glance(good, labelled([0, 0, 255, 0], "v")) == (
-        "validation: all 4 labels looked at hold one class only, background. "
+        "validation: all 4 labels checked contain a single class, background. "
         f"{TOLD} which values the files have.",
     )
     assert glance(good, labelled([0, 0, 0], "v")) == (), "three are too few to say so"
@@ -111,7 +112,7 @@ def test_labels_of_one_class() -> None:
 def test_images_that_are_trained_on_and_scored() -> None:
     train = [random_sample(number) for number in range(40)]
     text = (
-        "20 ids are in train and in validation, and of the 16 looked at 16 have the same image "
+        "20 ids are in train and in validation, and of the 16 checked 16 have the same image "
         "(s0, s1, s2 ...): scores will be too good."
     )
     assert glance(train, train[:20]) == (text,)
@@ -126,7 +127,7 @@ def test_files_that_are_in_both_splits(tmp_path: Path) -> None:
     samples = built.splits["train"]
     parts = {"train[:3]": samples[:3], "train[2:]": samples[2:]}
     assert quick_check(parts, built.labels, 3, skip_unreadable=False) == (
-        "1 id is in train[:3] and in train[2:], and of the 1 looked at 1 has the same image "
+        "1 id is in train[:3] and in train[2:], and of the 1 checked 1 has the same image "
         "(train2): scores will be too good.",
     )
 
@@ -153,7 +154,7 @@ def test_the_first_samples_of_a_shard_are_read(tmp_path: Path) -> None:
         return quick_check(built.splits, built.labels, 3, skip_unreadable=False, seconds=60)
 
     assert look([0, 1] * 20) == ()
-    assert look([0] * 40)[0].startswith("train: all 16 labels looked at hold one class only")
+    assert look([0] * 40)[0].startswith("train: all 16 labels checked contain a single class")
     with pytest.raises(DataError, match=r"a/s2: label values outside the 3 classes: 9"):
         look([0, 1, 9])
     assert look([0, 1] * 8 + [9]) == (), "behind what is looked at"

@@ -183,15 +183,15 @@ def test_a_slice_of_two_units_or_of_too_much() -> None:
         '--split: "train[10%:5]" counts one end in samples and the other in percent; use one unit.'
     )
     assert refusal(OptionError, lambda: pick_split(splits, "train[:120%]", "--split")) == (
-        '--split: "train[:120%]" names more than 100 % of the split.'
+        '--split: "train[:120%]" is more than 100 % of the split.'
     )
 
 
 def test_a_stream_cannot_be_cut() -> None:
     text = refusal(OptionError, lambda: pick_split(of(train=STREAM), "train[:9]", "--train-split"))
     assert text == (
-        '--train-split: "train[:9]" is a slice of "train", which is streamed from front to back '
-        "and cannot be cut; name the whole split, train."
+        '--train-split: "train[:9]" is a slice of "train", which is streamed and cannot be '
+        "sliced; give the whole split, train."
     )
 
 
@@ -255,7 +255,7 @@ def test_a_slice_is_carved_as_in_the_tutorial() -> None:
     assert {*left, *drawn} == {f"train{number}" for number in range(50)}
     line = carved_line(splits, 0.2, 0, train="train[:50]", validation="validation")
     assert line == (
-        "carved 10 of 50 samples of train[:50] as validation (--val-fraction 0.2, seed 0)"
+        "held out 10 of 50 samples of train[:50] as validation (--val-fraction 0.2, seed 0)"
     )
     # What was not chosen is in no split, so that no one trains on it by mistake.
     assert refusal(OptionError, lambda: pick_split(splits, "train", "--split")) == (
@@ -283,8 +283,8 @@ def test_carved_samples_can_be_sent_to_a_worker() -> None:
 def test_carving_where_there_is_a_split_already() -> None:
     text = refusal(OptionError, lambda: carved(of(train=9, validation=2)))
     assert text == (
-        '--val-fraction: the data set has a split "validation", so none is carved out of "train"; '
-        "leave the fraction out."
+        '--val-fraction: the data set has a split "validation", so none can be held out from '
+        '"train"; leave out the fraction.'
     )
     again = refusal(
         OptionError, lambda: carved(of(train=9, validation=2), validation="validation[:1]")
@@ -294,11 +294,11 @@ def test_carving_where_there_is_a_split_already() -> None:
 
 def test_carving_what_cannot_be_carved() -> None:
     assert refusal(OptionError, lambda: carved(of(train=STREAM))) == (
-        '--val-fraction: the split "train" is streamed, so no share of it can be set apart; name a '
-        "split to score that the data set has."
+        '--val-fraction: the split "train" is streamed, so no fraction of it can be held out; '
+        "choose a validation split of the data set."
     )
     assert refusal(DataError, lambda: carved(of(train=1))) == (
-        '--val-fraction: the split "train" has one sample, which cannot be shared out.'
+        '--val-fraction: the split "train" has one sample, which cannot be divided.'
     )
     assert refusal(OptionError, lambda: carved(of(test=5))) == (
         '--val-fraction: the data set has no split "train"; it has test.'
@@ -339,10 +339,10 @@ def test_a_data_set_is_built_and_carved() -> None:
     parts, notes = data_splits(chosen, 0.3, 5, scored="validation[:2]", train="train[:8]")
     assert (len(ids(parts, "train[:8]")), len(ids(parts, "validation"))) == (6, 2)
     assert notes == (
-        "carved 2 of 8 samples of train[:8] as validation (--val-fraction 0.3, seed 5)",
+        "held out 2 of 8 samples of train[:8] as validation (--val-fraction 0.3, seed 5)",
     )
     text = refusal(OptionError, lambda: data_splits(chosen, 0.3, 5, scored="train"))
     assert text == (
-        '--val-fraction: the data set has a split "train", so none is carved out of "train"; leave '
-        "the fraction out."
+        '--val-fraction: the data set has a split "train", so none can be held out from "train"; '
+        "leave out the fraction."
     )

@@ -188,8 +188,8 @@ def test_a_reader_without_samples_gives_up(counts: tuple[int, ...], told: str) -
     with pytest.raises(DataError) as error:
         names(reader(small_stream(*counts), 1, 2), 1)
     assert str(error.value) == (
-        f"{told}: 20 epochs had no sample for reader 2 of 2 (processes x workers). Are the shards "
-        "empty? With so few samples, use fewer processes or --num-workers 0."
+        f"{told}: 20 epochs contained no sample for reader 2 of 2 (processes x workers). Are the "
+        "shards empty? With so few samples, use fewer processes or --num-workers 0."
     )
     assert names(reader(small_stream(1), 0, 2), 3) == ["a0", "a0", "a0"]
 

@@ -134,7 +134,7 @@ def test_steps_are_made_in_order() -> None:
     color = np.array([10.0, 20, 30])
     total = kernel.fused([("offset", 5), ("brightness", 2), ("offset", -1)])
     assert np.allclose(moved(color, total), (color + 5) * 2 - 1)
-    with pytest.raises(ValueError, match="gamma: no change of colours"):
+    with pytest.raises(ValueError, match="gamma: unknown colour change"):
         kernel.fused([("gamma", 1.0)])
 
 

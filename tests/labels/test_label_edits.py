@@ -206,8 +206,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 QUOTES = (
-    "A name is text: put it in quotes, as YAML takes yes, no, on, off, null and numbers for "
-    "something else."
+    "A name must be text: put it in quotes, because YAML converts unquoted yes, no, on, off, "
+    "null and numbers."
 )
 
 
@@ -224,38 +224,39 @@ QUOTES = (
         ),
         ({"merge": ["car"]}, "merge: expected a mapping, got ['car']."),
         ({"merge": {"x": "car"}}, "merge: x: expected a list, as in [car], got 'car'."),
-        ({"merge": {"x": []}}, "merge: x: nothing is named that becomes this class."),
+        ({"merge": {"x": []}}, "merge: x: the list of classes to merge is empty."),
         ({"merge": {3: ["car"]}}, f"merge: the new name is 3. {QUOTES}"),
         ({"rename": {"zzz": "a"}}, f'rename: there is no class "zzz". {KNOWN}'),
         ({"rename": {"sky": False}}, f"rename: the new name of sky is False. {QUOTES}"),
         (
             {"rename": {"sky": "road"}},
-            'rename: two classes would be called "road". To make one of them, use merge.',
+            'rename: two classes would be called "road". Use merge to combine them.',
         ),
         (
             {"ignore": ["sky"]},
-            "ignore: 'sky' is no raw id, which is a whole number from 0 on.",
+            "ignore: 'sky' is not a raw id (an integer >= 0).",
         ),
-        ({"ignore": [-1]}, "ignore: -1 is no raw id, which is a whole number from 0 on."),
+        ({"ignore": [-1]}, "ignore: -1 is not a raw id (an integer >= 0)."),
         ({"classes": {0: None}}, f"classes: the name of raw id 0 is None. {QUOTES}"),
         (
             {"classes": {"sky": "a"}},
-            "classes: 'sky' is no raw id, which is a whole number from 0 on.",
+            "classes: 'sky' is not a raw id (an integer >= 0).",
         ),
         (
             {"palette": {"sky": [1, 2]}},
-            'palette: sky: [1, 2] is no colour: three numbers of 0 to 255, or "#rrggbb".',
+            'palette: sky: [1, 2] is not a colour: three numbers from 0 to 255, or "#rrggbb".',
         ),
         (
             {"palette": {"sky": None}},
-            'palette: sky: None is no colour: three numbers of 0 to 255, or "#rrggbb"; # starts a '
+            'palette: sky: None is not a colour: three numbers from 0 to 255, or "#rrggbb"; # '
+            "starts a "
             "comment in YAML outside quotes.",
         ),
         ({"palette": {"sea": "#000000"}}, f'palette: there is no class "sea". {KNOWN}'),
         (
             {"drop": ["sky", "road", "car", "truck", "bus"]},
-            "A label map needs 2 to 255 classes, got 1: tree. For one kind of thing, name the "
-            "background as a class too.",
+            "A label map needs 2 to 255 classes, got 1: tree. With a single class, add the "
+            "background as a second one.",
         ),
     ],
 )

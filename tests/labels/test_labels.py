@@ -108,7 +108,7 @@ def test_the_next_id_is_taken_for_either_mistake() -> None:
 def test_a_few_wrong_ids_are_named() -> None:
     assert complaint(LabelMap.plain(ABC, ignore=(11,)), [0, 7, 9, 9, 254]) == (
         "a.png: label values outside the 3 classes: 7 (1 pixel), 9 (2 pixels), 254 (1 pixel). "
-        "Allowed raw ids: 0-2, 11, 255. If these pixels should count for nothing, add "
+        "Allowed raw ids: 0-2, 11, 255. If these pixels should be ignored, add "
         "ignore=7/9/254; otherwise name the missing classes."
     )
 
@@ -116,7 +116,7 @@ def test_a_few_wrong_ids_are_named() -> None:
 def test_ids_below_and_above_the_map_are_named() -> None:
     assert complaint(LabelMap.plain(ABC), [-1, 0, 1000], np.int32) == (
         "a.png: label values outside the 3 classes: -1 (1 pixel), 1000 (1 pixel). "
-        "Allowed raw ids: 0-2, 255. If these pixels should count for nothing, add "
+        "Allowed raw ids: 0-2, 255. If these pixels should be ignored, add "
         "ignore=-1/1000; otherwise name the missing classes."
     )
 
@@ -138,13 +138,13 @@ def test_a_photograph_is_recognized() -> None:
             {0: 0},
             (),
             "A label map needs 2 to 255 classes, got 1: cell. "
-            "For one kind of thing, name the background as a class too.",
+            "With a single class, add the background as a second one.",
         ),
         (
             ["a", "b"],
             {0: 0, 1: 2},
             (),
-            "The label map sends raw ids to classes that have no name: {1: 2}.",
+            "The label map maps raw ids to classes without a name: {1: 2}.",
         ),
         (["a", "b"], {0: 0, 1: 1}, ((1, 2, 3),), "The palette has 1 colours for 2 classes."),
     ],
@@ -313,8 +313,8 @@ def test_a_few_unknown_colours_are_named_beside_the_nearest() -> None:
     assert color_complaint(STREET, pixels) == (
         "a.png: colours that are not among the 4 of the colour table: (128, 64, 130) (2 pixels; "
         "nearest is (128, 64, 128), Road), (9, 0, 9) (1 pixel; nearest is (0, 0, 0), ignored). "
-        "Add them to the colour table; a name in it that should count for nothing is left out with "
-        "map={drop: [NAME]}."
+        "Add them to the colour table; to ignore a class of the table, use map={drop: "
+        "[NAME]}."
     )
 
 
@@ -357,13 +357,13 @@ def test_colours_survive_json_and_may_be_missing_in_what_is_read() -> None:
         (
             ((1, 2, 256), (4, 5, 6)),
             {},
-            "(1, 2, 256) is no RGB colour: it needs three numbers of 0 to 255.",
+            "(1, 2, 256) is not an RGB colour: three numbers from 0 to 255.",
         ),
-        ((), {(1, 2): 0}, "(1, 2) is no RGB colour: it needs three numbers of 0 to 255."),
+        ((), {(1, 2): 0}, "(1, 2) is not an RGB colour: three numbers from 0 to 255."),
         (
             (),
             {(1, 2, 3): -1},
-            "The label map gives colours a negative raw id: {(1, 2, 3): -1}.",
+            "The label map maps colours to negative raw ids: {(1, 2, 3): -1}.",
         ),
     ],
 )

@@ -56,8 +56,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
 
 
 RIGHT = (
-    "Right is a text file with one name a line, or JSON "
-    'like {"id2label": {"0": "road", "1": "sky"}}.'
+    "Expected is a text file with one name per line, or "
+    'JSON such as {"id2label": {"0": "road", "1": "sky"}}.'
 )
 
 
@@ -65,13 +65,13 @@ RIGHT = (
     ("text", "reason"),
     [
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ('{"1": "a", "2": "b"}', "ids must be 0..1 without a gap, found [1, 2]"),
-        ('{"0": "a", "2": "b"}', "ids must be 0..1 without a gap, found [0, 2]"),
+        ('{"1": "a", "2": "b"}', "ids must be 0..1 without gaps, found [1, 2]"),
+        ('{"0": "a", "2": "b"}', "ids must be 0..1 without gaps, found [0, 2]"),
         ('{"road": 0}', "invalid literal for int() with base 10: 'road'"),
         ("5", "argument of type 'int' is not"),
         (
             '{"id2label": ["a"], "palette": [[1, 2]]}',
-            '[1, 2] is no colour: three numbers of 0 to 255, or "#rrggbb"',
+            '[1, 2] is not a colour: three numbers from 0 to 255, or "#rrggbb"',
         ),
     ],
 )
@@ -165,9 +165,9 @@ def test_colours_of_reduced_labels_start_at_raw_id_1(tmp_path: Path) -> None:
         (
             "t.csv",
             "road,1,2,300\n",
-            '[1, 2, 300] is no colour: three numbers of 0 to 255, or "#rrggbb"',
+            '[1, 2, 300] is not a colour: three numbers from 0 to 255, or "#rrggbb"',
         ),
-        ("t.csv", "road,1,2,3\nsky,1,2,3\n", "road and sky have the colour (1, 2, 3)"),
+        ("t.csv", "road,1,2,3\nsky,1,2,3\n", "road and sky have the same colour (1, 2, 3)"),
         (
             "t.json",
             "{",
@@ -176,13 +176,13 @@ def test_colours_of_reduced_labels_start_at_raw_id_1(tmp_path: Path) -> None:
         (
             "t.json",
             '{"road": "red"}',
-            "'red' is no colour: three numbers of 0 to 255, or \"#rrggbb\"",
+            "'red' is not a colour: three numbers from 0 to 255, or \"#rrggbb\"",
         ),
         ("t.json", '{"id2label": ["a", "b"]}', "its palette has 0 colours, 2 names"),
         (
             "t.json",
             '{"id2label": ["a"], "palette": ["#000000"], "ignore_color": [0, 0, 0]}',
-            "a and ignore_color have the colour (0, 0, 0)",
+            "a and ignore_color have the same colour (0, 0, 0)",
         ),
     ],
 )
@@ -192,8 +192,8 @@ def test_what_is_no_colour_table(file: str, text: str, reason: str, tmp_path: Pa
     with pytest.raises(DataError) as error:
         read_colors(path)
     assert str(error.value) == (
-        f"{path}: not a table of colours ({reason}). Right are lines such as `road,128,64,128` or "
-        '`128 64 128 road`, or JSON like {"road": [128, 64, 128], "sky": "#4682b4"}.'
+        f"{path}: not a table of colours ({reason}). Expected are lines such as `road,128,64,128` "
+        'or `128 64 128 road`, or JSON such as {"road": [128, 64, 128], "sky": "#4682b4"}.'
     )
 
 

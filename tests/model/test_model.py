@@ -307,7 +307,8 @@ def test_weights_of_another_plain_network_are_refused(
         unet(example_plugin, seed=1).load_weights(str(tmp_path))
     assert str(error.value).startswith(f"{tmp_path}: these weights do not belong to this network: ")
     assert str(error.value).endswith(
-        "Name the architecture and variant that the weights were saved from, or use --weights none."
+        "Choose the architecture and variant that the weights were saved from, or use "
+        "--weights none."
     )
 
 

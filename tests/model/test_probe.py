@@ -40,7 +40,7 @@ def test_unused_parameters_stride_and_batch(item: bool) -> None:
     found = probe(network, (64, 96))
     assert found.unused == ("idle.weight", "idle.bias")
     assert (found.stride, found.min_batch_size) == (4.0, 1)
-    assert found.lines() == ["frozen, since no gradient reaches them: idle"]
+    assert found.lines() == ["unused parameters (no gradient), not trained: idle"]
     freeze(network, found.unused)
     assert [name for name, one in network.named_parameters() if not one.requires_grad] == [
         "idle.weight",
@@ -83,7 +83,7 @@ def test_images_that_the_network_cannot_take_are_named() -> None:
     with pytest.raises(OptionError) as error:
         probe(Net(), (64, 64), num_channels=4)
     assert str(error.value).startswith(
-        "--arch: the network cannot take 2 images of 64x64 pixels and 4 channels: "
+        "--arch: the network does not accept 2 images of 64x64 pixels and 4 channels: "
     )
 
 
@@ -98,12 +98,12 @@ class Other(SegmentationModel):
         return self.change(self.head(images))
 
 
-TENSOR = "expected is a tensor of a floating dtype, (2, 4, h, w): a channel for each class, and "
-PAIR = "are no pair of a tensor and its weight in the loss, a number; expected is Logits(tensor, "
+TENSOR = "expected a tensor of a floating dtype, (2, 4, h, w): one channel per class, and "
+PAIR = "are not a pair of a tensor and its loss weight, a number; expected Logits(tensor, "
 WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "tensor": (lambda x: x, "network returns Tensor; expected is segacc.model.Logits, as "),
-    "dict": (lambda x: {"out": x}, "network returns dict; expected is segacc.model.Logits"),
-    "tuple": (lambda x: (x, ()), "network returns tuple; expected is segacc.model.Logits"),
+    "tensor": (lambda x: x, "network returns Tensor; expected segacc.model.Logits, as "),
+    "dict": (lambda x: {"out": x}, "network returns dict; expected segacc.model.Logits"),
+    "tuple": (lambda x: (x, ()), "network returns tuple; expected segacc.model.Logits"),
     "K + 1": (
         lambda x: Logits(torch.cat([x, x[:, :1]], 1)),
         f"network's logits of 2 images are float32 (2, 5, 16, 16); {TENSOR}",
@@ -115,7 +115,7 @@ WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "last": (lambda x: Logits(x.permute(0, 2, 3, 1)), "logits of 2 images are float32 (2, 16, 16"),
     "one": (lambda x: Logits(x[:1]), f"logits of 2 images are float32 (1, 4, 16, 16); {TENSOR}"),
     "squeezed": (lambda x: Logits(x.squeeze(0)), "logits of 1 images are float32 (4, 16, 16); "),
-    "none": (lambda x: Logits(None), "network's logits of 2 images are NoneType; expected is a "),  # type: ignore[arg-type]
+    "none": (lambda x: Logits(None), "network's logits of 2 images are NoneType; expected a "),  # type: ignore[arg-type]
     "empty": (lambda x: Logits(x[..., :0]), "logits of 2 images are float32 (2, 4, 16, 0); "),
     "auxiliary": (
         lambda x: Logits(x, ((x, 0.4), (x[:, 1:], 0.4))),
@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "nan": (lambda x: Logits(x, ((x, float("nan")),)), f"network's auxiliary logits 1 {PAIR}"),
     "queries": (
         lambda x: Logits(x, queries=[x]),
-        "network returns Logits with queries, and brings no losses that read them; expected are ",
+        "network returns Logits with queries, but defines no losses that use them; expected ",
     ),
 }
 

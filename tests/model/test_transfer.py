@@ -71,7 +71,7 @@ def test_rows_of_known_classes_are_carried_and_the_rest_stays() -> None:
     assert loaded["head.mix.weight"].eq(1).all()
     assert report.lines() == [
         "weights: old: 5 tensors loaded",
-        "head: rows of 1 of 3 classes taken over by name: sky",
+        "head: weights of 1 of 3 classes reused by name: sky",
     ]
 
 
@@ -93,8 +93,8 @@ def test_weights_of_something_else_are_refused() -> None:
         carry_over(state(3), found, place(), source="old")
     assert str(error.value) == (
         "old: these weights do not belong to this network: 0 tensors fit, 5 tensors of body, head, "
-        "stem would start at random, body.weight, other would be dropped. Name the architecture "
-        "and variant that the weights were saved from, or use --weights none."
+        "stem would stay random, body.weight, other would not be used. Choose the "
+        "architecture and variant that the weights were saved from, or use --weights none."
     )
 
 
@@ -126,7 +126,7 @@ def test_first_convolutions_are_fitted_and_said() -> None:
         found_names=NAMES,
     )
     assert loaded["stem.weight"].eq(0.75).all()
-    assert report.lines()[1] == "input channels fitted: stem.weight"
+    assert report.lines()[1] == "input channels adapted: stem.weight"
     with pytest.raises(WeightsError):  # not when nobody asked for four
         carry_over(state(3, channels=40), state(3), place(num_channels=4), source="old")
 

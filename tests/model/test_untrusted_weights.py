@@ -21,7 +21,7 @@ from segacc.model import torchvision_hub
 
 pytest_plugins = ["cli_fixtures"]
 
-PICKLE = "a pickle that holds more than tensors; reading it could run code, so it is refused."
+PICKLE = "a pickle with other objects than tensors; loading it could run code, so it is refused."
 
 
 class Code:
@@ -137,8 +137,8 @@ def test_torchs_cache_is_no_way_in(
     with pytest.raises(WeightsError) as error:
         torchvision_hub.fetch(name)
     assert str(error.value).endswith(
-        f": {place} holds something else than tensors, which could run code and is not read. "
-        "Remove it, and it is downloaded again."
+        f": {place} contains other objects than tensors, which could run code when loaded. "
+        "Delete it to download it again."
     )
     assert not (tmp_path / "ran").exists()
 

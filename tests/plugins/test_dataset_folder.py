@@ -124,10 +124,10 @@ def test_a_root_that_is_not_there(tmp_path: Path, monkeypatch: Any) -> None:
 
 def test_a_root_of_another_layout(tmp_path: Path) -> None:
     text = (
-        "must hold images/<split>/ and annotations/<split>/ (or labels/, masks/), or <split>/ with "
-        "these inside; it holds"
+        "must contain images/<split>/ and annotations/<split>/ (or labels/, masks/), or <split>/ "
+        "with these inside; it contains"
     )
-    cure = "images= and labels= name other folders."
+    cure = "Use images= and labels= for other folder names."
     assert refusal(tmp_path) == f"--dataset folder: {tmp_path} {text} nothing. {cure}"
     for number in range(9):
         (tmp_path / f"folder{number}").mkdir()
@@ -139,8 +139,9 @@ def test_missing_names(tmp_path: Path) -> None:
     fill(tmp_path, names="")
     assert refusal(tmp_path) == (
         "--dataset folder: no class names. Put classes.json or classes.txt into "
-        f"{tmp_path}, or add names=FILE (a text file with one class name a line), colors=FILE "
-        "where labels hold colours, or binary=true where they hold 0 and one other value."
+        f"{tmp_path}, or add names=FILE (a text file with one class name per line), "
+        "colors=FILE if labels contain colours, or binary=true if they contain 0 and one other "
+        "value."
     )
     assert refusal(tmp_path, names=str(tmp_path / "no.txt")) == (
         f"{tmp_path / 'no.txt'}: cannot read the class names: No such file or directory."
@@ -151,7 +152,7 @@ def test_no_split(tmp_path: Path) -> None:
     fill(tmp_path, split="everything")
     assert refusal(tmp_path) == (
         f"--dataset folder: {tmp_path / 'images'} has no folder named train, validation or test "
-        "(or training, val, valid, dev, eval, testing); it holds everything."
+        "(or training, val, valid, dev, eval, testing); it contains everything."
     )
 
 
@@ -159,7 +160,7 @@ def test_a_split_without_a_folder_of_labels(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "images" / "val").mkdir()
     assert refusal(tmp_path) == (
-        f"--dataset folder: {tmp_path / 'images' / 'val'} has no folder of labels beside it in "
+        f"--dataset folder: {tmp_path / 'images' / 'val'} has no label folder in "
         f"{tmp_path / 'annotations'}."
     )
 
@@ -167,8 +168,8 @@ def test_a_split_without_a_folder_of_labels(tmp_path: Path) -> None:
 def test_an_empty_split(tmp_path: Path) -> None:
     fill(tmp_path, stems=())
     assert refusal(tmp_path) == (
-        f"{tmp_path / 'images' / 'train'}: the split is empty: no file ends in "
-        f"{', '.join(IMAGE_SUFFIXES)}."
+        f"{tmp_path / 'images' / 'train'}: the split is empty: no file name "
+        f"ends with {', '.join(IMAGE_SUFFIXES)}."
     )
 
 
@@ -178,7 +179,9 @@ def test_two_files_of_one_stem(folder: str, tmp_path: Path) -> None:
     place = tmp_path / folder / "train"
     (place / "a.bmp").write_bytes(b"x")
     first, second = sorted(("a.bmp", "a.jpg" if folder == "images" else "a.png"))
-    assert refusal(tmp_path) == (f"{place}: {first} and {second} have one stem; keep one of them.")
+    assert refusal(tmp_path) == (
+        f"{place}: {first} and {second} have the same stem; keep one of them."
+    )
 
 
 def test_a_missing_label_is_found_when_it_is_read(tmp_path: Path) -> None:

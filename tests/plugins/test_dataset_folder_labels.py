@@ -74,7 +74,7 @@ def test_a_colour_that_is_not_in_the_table_is_told_with_its_file(tmp_path: Path)
     assert str(error.value) == (
         f"{tmp_path / 'labels/train/a.png'}: colours that are not among the 3 of the colour table: "
         "(128, 64, 129) (2 pixels; nearest is (128, 64, 128), Road). Add them to the colour table; "
-        "a name in it that should count for nothing is left out with map={drop: [NAME]}."
+        "to ignore a class of the table, use map={drop: [NAME]}."
     )
 
 
@@ -98,7 +98,7 @@ def test_colours_without_a_table_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [{"names": "x.txt"}, {"reduce_labels": "true"}])
 def test_a_colour_table_names_the_classes(other: dict[str, str], tmp_path: Path) -> None:
     assert refusal(tmp_path, colors="colors.txt", **other) == (
-        f"{WHERE} colors names the classes too; leave names, reduce_labels out."
+        f"{WHERE} colors also gives the class names; leave out names and reduce_labels."
     )
 
 
@@ -146,9 +146,9 @@ def test_smooth_edges_are_not_binary(tmp_path: Path) -> None:
     smooth = np.tile([0, 64, 255, 255, 191, 0], (4, 1))
     splits = laid_out(tmp_path, smooth)
     assert refusal(splits, binary="true") == (
-        f"{WHERE} binary=true needs labels of 0 and one other value, but "
-        f"{tmp_path / 'labels/train/a.png'} has 64, 191, 255 beside 0. If edges are smooth, export "
-        "the labels again without anti-aliasing; if a value should count for nothing, add it as "
+        f"{WHERE} binary=true needs labels with 0 and one other value, but "
+        f"{tmp_path / 'labels/train/a.png'} has 64, 191, 255 besides 0. If edges are smooth, "
+        "export the labels again without anti-aliasing; to ignore a value, add "
         "ignore=VALUE."
     )
 
@@ -173,7 +173,7 @@ def test_binary_labels_without_foreground(tmp_path: Path) -> None:
         f"{WHERE} binary=true, but no label has a value other than 0."
     )
     assert refusal(tmp_path, binary="true", colors="x") == (
-        f"{WHERE} binary=true finds the values itself; leave colors, reduce_labels out."
+        f"{WHERE} binary=true detects the values itself; leave out colors and reduce_labels."
     )
 
 

@@ -83,16 +83,16 @@ def test_a_folder_that_is_named_must_be_there(root: Path) -> None:
     images(root, "images/train/a.jpg")
     labels(root, "labels/train/a.png")
     assert refusal(root, images="rgb") == (
-        f"{WHERE} images=rgb: {root / 'rgb'} is not a folder; {root} holds classes.txt, images, "
+        f"{WHERE} images=rgb: {root / 'rgb'} is not a folder; {root} contains classes.txt, images, "
         "labels."
     )
     assert refusal(root, images="SPLIT/rgb") == (
         f"{WHERE} {root} has no folder SPLIT/rgb where SPLIT is train, validation or test (or "
-        f"training, val, valid, dev, eval, testing); {root} holds classes.txt, images, labels."
+        f"training, val, valid, dev, eval, testing); {root} contains classes.txt, images, labels."
     )
     assert refusal(root, labels="SPLIT_gt") == (
-        f"{WHERE} {root / 'images/train'} has no folder of labels SPLIT_gt in {root}, where SPLIT "
-        f"is train or training; {root} holds classes.txt, images, labels."
+        f"{WHERE} {root / 'images/train'} has no label folder SPLIT_gt in {root}, where SPLIT "
+        f"is train or training; {root} contains classes.txt, images, labels."
     )
 
 
@@ -131,8 +131,8 @@ def test_the_suffix_that_is_missing_is_told(root: Path) -> None:
     images(root, "images/train/a.jpg")
     labels(root, "labels/train/a_labelIds.png")
     assert refusal(root) == (
-        f"{WHERE} the labels in {root / 'labels/train'} are not called as the images in "
-        f"{root / 'images/train'}: their names go on. Add label_suffix=_labelIds."
+        f"{WHERE} label file names in {root / 'labels/train'} do not match image file names in "
+        f"{root / 'images/train'}: they have an extra suffix. Add label_suffix=_labelIds."
     )
 
 
@@ -140,8 +140,8 @@ def test_labels_of_other_names_are_told(root: Path) -> None:
     images(root, "images/train/a.jpg")
     labels(root, "labels/train/seg1.png")
     assert refusal(root) == (
-        f"{WHERE} none of the split's images (1) has its label, as "
-        f"{root / 'labels/train/a.png'}; that folder holds seg1.png."
+        f"{WHERE} none of the split's images (1) has a label, e.g. "
+        f"{root / 'labels/train/a.png'}; that folder contains seg1.png."
     )
 
 
@@ -161,7 +161,8 @@ def test_the_labels_of_one_annotator_are_chosen_from_folders_in_the_split(root: 
         "annotator=anna."
     )
     assert refusal(root, annotator="ana") == (
-        f'{WHERE} annotator=ana: no labels of that name in {folder}. Did you mean "anna"? Found: '
+        f'{WHERE} annotator=ana: no labels of this annotator in {folder}. Did you mean "anna"? '
+        f"Found: "
         "Ben, anna."
     )
 
@@ -183,8 +184,8 @@ def test_annotators_may_sign_the_files(root: Path) -> None:
     found = files(build(root, annotator="ben"), root)
     assert found == [("a_1", "images/train/a_1.jpg", "masks/train/a_1_ben.png")]
     assert refusal(root, annotator="carl") == (
-        f"{WHERE} annotator=carl: no labels of that name in {root / 'masks/train'}. Found: anna, "
-        "ben."
+        f"{WHERE} annotator=carl: no labels of this annotator in {root / 'masks/train'}. Found: "
+        "anna, ben."
     )
     labels(root, "masks/train/a_1_ben_mask.png")
     found = files(build(root, annotator="ben", label_suffix="_mask"), root)
@@ -245,26 +246,27 @@ def test_a_list_for_one_split_leaves_the_folders_of_the_others(root: Path) -> No
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "the list is empty; expected one name a line."),
-        ("b.jpg gt/a.png", "1 of its 1 images are not there: b.jpg. Paths start from {root}."),
+        ("", "the list is empty; expected one name per line."),
+        ("b.jpg gt/a.png", "1 of its 1 images are missing: b.jpg. Paths are relative to {root}."),
         (
             "x/a.jpg x/a.jpg",
-            "x/a.jpg: labels must be PNG or another lossless format: JPEG changes the ids. Export "
+            "x/a.jpg: labels must be PNG or another lossless format: JPEG alters the ids. Export "
             "the labels again.",
         ),
         (
             "x/a.jpg gt/a.png\nx/a.jpg gt/a.png",
-            "x/a.jpg is listed twice; keep one line of each.",
+            "x/a.jpg is listed twice; keep one of the lines.",
         ),
         (
             "x/a.jpg gt/a.png\nx/a.jpg",
-            "the line 'x/a.jpg' has 1 columns; expected the same in every line: `IMAGE LABEL`, two "
-            "paths in {root}, or the name of an image. Put commas between paths with spaces.",
+            "the line 'x/a.jpg' has 1 columns; expected the same number in every line: `IMAGE "
+            "LABEL`, two paths in {root}, or the name of an image. Put commas between paths that "
+            "contain "
+            "spaces.",
         ),
         (
             "z",
-            "the images that it names must be in {root}/images, which is not a folder, or be paths "
-            "in {root}.",
+            "its images must be in {root}/images, which is not a folder, or be paths in {root}.",
         ),
     ],
     ids=["empty", "image gone", "jpeg label", "twice", "other columns", "no folder"],

@@ -76,9 +76,9 @@ def test_a_names_file_beside_the_data_of_another_form(tmp_path: Path) -> None:
     (folder / "classes.json").write_text('{"dataset": {"id2label": {"0": "a", "1": "b"}}}')
     assert refusal(path=str(folder)) == (
         f"{folder}/classes.json: not a list of class names (invalid literal for int() with base "
-        "10: 'dataset'). Right is a text file with one name a line, or JSON like "
-        '{"id2label": {"0": "road", "1": "sky"}}. It lies beside the data; names=FILE of --dataset '
-        "hub goes before it."
+        "10: 'dataset'). Expected is a text file with one name per line, or JSON such as "
+        '{"id2label": {"0": "road", "1": "sky"}}. It is next to the data; use names=FILE of '
+        "--dataset hub to override it."
     )
 
 
@@ -153,7 +153,7 @@ def test_columns_are_told(hub_names: str, tmp_path: Path) -> None:
     splits = build(path=str(file), names=hub_names, image="a", label="b")
     check(splits.splits["train"], splits.labels, [0, 1])
     assert refusal(path=str(file), names=hub_names) == (
-        "--dataset hub: several columns may be the image; say image=a or image=b. The columns are "
+        "--dataset hub: several columns may be the image; add image=a or image=b. The columns are "
         "a (Image), b (Image), mask (Image)."
     )
 
@@ -162,7 +162,7 @@ def test_several_labels(hub_names: str, tmp_path: Path) -> None:
     values = {**pairs(1, label="annotation"), "mask": pairs(1)["label"]}
     file = parquet(tmp_path / "data" / "train.parquet", values)
     assert refusal(path=str(file), names=hub_names) == (
-        "--dataset hub: several columns may be the label; say label=annotation or label=mask. The "
+        "--dataset hub: several columns may be the label; add label=annotation or label=mask. The "
         "columns are image (Image), annotation (Image), mask (Image)."
     )
 
@@ -178,14 +178,16 @@ def test_a_data_set_of_another_task(hub_names: str, tmp_path: Path) -> None:
     )
     columns = "The columns are image (Image), label (ClassLabel), box (list of int32)."
     assert refusal(path=str(file), names=hub_names) == (
-        "--dataset hub: no column looks like the label; say label=COLUMN, if one is it. " + columns
+        "--dataset hub: no column looks like the label; add label=COLUMN if one of them is. "
+        + columns
     )
     assert refusal(OptionError, path=str(file), names=hub_names, label="label") == (
-        "--dataset hub: label=label: the column holds ClassLabel, which is no picture, nor "
+        "--dataset hub: label=label: the column contains ClassLabel, which is not an image, nor "
         f"integers in two dimensions. {columns}"
     )
     assert refusal(OptionError, path=str(file), names=hub_names, image="box") == (
-        f"--dataset hub: image=box: the column holds list of int32, which is no picture. {columns}"
+        f"--dataset hub: image=box: the column contains list of int32, which is not an image. "
+        f"{columns}"
     )
     assert refusal(OptionError, path=str(file), names=hub_names, label="labels") == (
         '--dataset hub: label=labels: there is no such column. Did you mean "label"? ' + columns
@@ -436,11 +438,12 @@ def test_names_from_a_file_beside_the_data(tmp_path: Path) -> None:
 
 def test_no_names_at_all(tmp_path: Path) -> None:
     ways = (
-        'Add names=FILE (a text file with one a line, or JSON like {"0": "road", "1": "sky"}), or '
-        "put it beside the data as id2label.json or classes.json or classes.txt."
+        'Add names=FILE (a text file with one per line, or JSON such as {"0": "road", "1": '
+        '"sky"}), or '
+        "put it next to the data as id2label.json or classes.json or classes.txt."
     )
     file = parquet(tmp_path / "data" / "train.parquet", pairs(1))
-    assert refusal(path=str(file)) == (f"--dataset hub: path={file} brings no class names. {ways}")
+    assert refusal(path=str(file)) == (f"--dataset hub: path={file} has no class names. {ways}")
     scenes = datasets.ClassLabel(names=["street", "kitchen"])
     file = parquet(
         tmp_path / "more" / "train.parquet",
@@ -448,7 +451,7 @@ def test_no_names_at_all(tmp_path: Path) -> None:
         scene_category=scenes,
     )
     assert refusal(path=str(file)) == (
-        f"--dataset hub: path={file} brings no class names (scene_category: not names of pixels). "
+        f"--dataset hub: path={file} has no class names (scene_category: not names of pixels). "
         f"{ways}"
     )
 

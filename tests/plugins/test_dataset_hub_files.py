@@ -72,9 +72,10 @@ def test_files_of_which_some_do_not_tell_their_split(hub_names: str, tmp_path: P
     for name in ("train.parquet", "more.parquet"):
         parquet(folder / name, pairs(1))
     assert refusal(path=str(folder), names=hub_names) == (
-        f"--dataset hub: path={folder}: nothing in its name tells the split of more.parquet, as in "
-        "train.parquet, val/0001.parquet or test-00000-of-00002.parquet. Rename or move it, or "
-        "give a pattern without it."
+        f"--dataset hub: path={folder}: the names do not indicate the split of more.parquet, "
+        "unlike train.parquet, val/0001.parquet or test-00000-of-00002.parquet. Rename or move "
+        "them, "
+        "or give a pattern that excludes them."
     )
     splits = build(path=str(folder / "t*.parquet"), names=hub_names)
     assert {name: len(samples) for name, samples in splits.splits.items()} == {"train": 1}
@@ -85,7 +86,7 @@ def test_a_test_split_without_labels_is_left_out(hub_names: str, tmp_path: Path)
     parquet(tmp_path / "data" / "test.parquet", {"image": pairs(2)["image"]})
     assert list(build(path=str(tmp_path / "data"), names=hub_names).splits) == ["train"]
     assert refusal(path=str(tmp_path / "data"), names=hub_names, split="test") == (
-        "--dataset hub: no column looks like the label; say label=COLUMN, if one is it. The "
+        "--dataset hub: no column looks like the label; add label=COLUMN if one of them is. The "
         "columns are image (Image)."
     )
 
@@ -137,8 +138,8 @@ def test_a_slice_goes_under_the_name_of_the_whole(
 def test_a_slice_that_cannot_be_read(split: str, hub_names: str, tmp_path: Path) -> None:
     file = parquet(tmp_path / "data" / "train.parquet", pairs(2))
     assert refusal(OptionError, path=str(file), names=hub_names, split=split) == (
-        f"--dataset hub: cannot read split={split}. Right is one split, as in train, or a slice of "
-        "it, as in train[:50], train[50:], train[-20:] or train[10%:20%]."
+        f"--dataset hub: cannot read split={split}. Expected is one split, such as train, or a "
+        "slice of it, such as train[:50], train[50:], train[-20:] or train[10%:20%]."
     )
 
 
@@ -187,7 +188,7 @@ def test_a_configuration_of_what_has_none(hub_names: str, tmp_path: Path) -> Non
     file = parquet(tmp_path / "data" / "train.parquet", pairs(2))
     for path in (file, file.parent):
         assert refusal(OptionError, path=str(path), names=hub_names, config="x") == (
-            f"--dataset hub: config=x: path={path} lists no configurations in README.md."
+            f"--dataset hub: config=x: path={path} has no configurations in README.md."
         )
 
 
@@ -245,8 +246,8 @@ def test_a_script_is_refused_with_the_ways_that_work(hub_names: str, tmp_path: P
     for path in (folder, script):
         assert refusal(path=str(path), names=hub_names) == (
             f"--dataset hub: path={path} is a script (scene_parse_150.py), which datasets no "
-            "longer runs since version 4. What works: a copy of it in parquet, from the Hub "
-            "(id=USER/NAME) or on disk (path=FOLDER); the pictures and labels themselves, with "
+            "longer runs since version 4. Use instead: a copy of it in parquet, from the Hub "
+            "(id=USER/NAME) or on disk (path=FOLDER); the image and label files, with "
             "`--dataset folder:root=FOLDER`; for scene_parse_150, which is ADE20K, `--dataset "
             "ade20k:root=ADEChallengeData2016`."
         )
@@ -261,9 +262,9 @@ def test_a_folder_of_pictures_alone(hub_names: str, tmp_path: Path) -> None:
         (folder / part / "train").mkdir(parents=True)
         (folder / part / "train" / "a.png").write_bytes(encode(picture(0)))
     assert refusal(path=str(folder), names=hub_names) == (
-        f"--dataset hub: path={folder} holds no parquet file, no metadata.jsonl (or .csv) that "
-        "pairs pictures and labels, and nothing that save_to_disk wrote; it holds images, labels. "
-        "Pictures and labels in folders of their own are read by `--dataset "
+        f"--dataset hub: path={folder} contains no parquet file, no metadata.jsonl (or .csv) "
+        "that pairs images and labels, and no data set written by save_to_disk; it contains "
+        "images, labels. Images and labels in separate folders are read by `--dataset "
         f"folder:root={folder}`."
     )
 
@@ -272,13 +273,13 @@ def test_a_path_that_leads_nowhere(hub_names: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for path in ("gone", "gone/*.parquet"):
         assert refusal(path=path, names=hub_names) == (
-            f"--dataset hub: path={path} is no folder, no file, and no pattern that matches files "
+            f"--dataset hub: path={path} is not a folder, a file, or a pattern that matches files "
             f"(looked at {tmp_path / path})."
         )
     (tmp_path / "table.csv").write_text("x")
     assert refusal(path="table.csv", names=hub_names) == (
-        "--dataset hub: path=table.csv: table.csv is not a parquet file. Right is a parquet file, "
-        "a pattern such as data/*.parquet, or a folder."
+        "--dataset hub: path=table.csv: table.csv is not a parquet file. Expected is a parquet "
+        "file, a pattern such as data/*.parquet, or a folder."
     )
 
 
@@ -287,7 +288,10 @@ def test_a_path_that_leads_nowhere(hub_names: str, tmp_path: Path, monkeypatch: 
     [
         ({}, "give either id=USER/NAME or path=FOLDER"),
         ({"id": "us/tiny", "path": "x"}, "give either id=USER/NAME or path=FOLDER"),
-        ({"path": "x", "revision": "v1"}, "revision is of id=USER/NAME; what is on disk has none"),
+        (
+            {"path": "x", "revision": "v1"},
+            "revision is only valid with id=USER/NAME, not with path",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(values: dict[str, str], why: str) -> None:
@@ -336,9 +340,10 @@ def told(numbers: Sequence[int], first: int = 0) -> list[list[str]]:
 def hub_script(hub_id: str) -> str:
     return (
         f"--dataset hub: id={hub_id} is a script (scenes.py), which datasets no longer runs since "
-        "version 4. What works: revision=refs/convert/parquet, if the Hub has converted it; a copy "
-        "of it in parquet, from the Hub (id=USER/NAME) or on disk (path=FOLDER); the pictures and "
-        "labels themselves, with `--dataset folder:root=FOLDER`; for scene_parse_150, which is "
+        "version 4. Use instead: revision=refs/convert/parquet, if the Hub has converted it; a "
+        "copy of it in parquet, from the Hub (id=USER/NAME) or on disk (path=FOLDER); the image "
+        "and "
+        "label files, with `--dataset folder:root=FOLDER`; for scene_parse_150, which is "
         "ADE20K, `--dataset ade20k:root=ADEChallengeData2016`."
     )
 
@@ -369,20 +374,20 @@ def test_data_sets_of_the_hub_and_of_its_cache(
     assert next(done)["error"] == hub_script("us/scenes")
     check_loaded(done, {"train": told([6])})
     assert next(done)["error"] == (
-        "--dataset hub: id=us/scenes,revision=refs/convert/parquet: there are several to choose; "
-        "say config=NAME. There is full, half."
+        "--dataset hub: id=us/scenes,revision=refs/convert/parquet: there are several; "
+        "add config=NAME. There is full, half."
     )
     assert next(done)["error"] == (
         "--dataset hub: the Hub has no data set us/none, or it is private. Check the name, or log "
-        "in with `hf auth login`. Files on disk are read with path=us/none."
+        "in with `hf auth login`. Local files are read with path=us/none."
     )
     assert next(done)["error"] == "--dataset hub: id=us/tiny has no revision v9."
     assert next(done)["error"] == (
-        "--dataset hub: id=gated/tiny is only given to whom its owners let in: ask on "
+        "--dataset hub: id=gated/tiny is gated: request access on "
         "https://huggingface.co/datasets/gated/tiny, then log in with `hf auth login`."
     )
     assert next(done)["error"] == (
-        "--dataset hub: id=my data is no Hub id, which has the form USER/NAME. Files on disk are "
+        "--dataset hub: id=my data is not a Hub id, which has the form USER/NAME. Local files are "
         "read with path=my data."
     )
     mute = next(done)
@@ -398,7 +403,7 @@ def test_data_sets_of_the_hub_and_of_its_cache(
     check_loaded(done, everything)
     check_loaded(done, {"validation": told([3, 4])})
     text = unreachable("ConnectError", "us/tiny")
-    other = "is in its cache in another revision than v9"
+    other = "is cached only in another revision than v9"
     assert next(done)["error"] == text.replace("is not in its cache", other)
     gone = next(done)
     assert gone["error"] == unreachable("ConnectError", "us/none") and gone["seconds"] < SECONDS
@@ -463,7 +468,7 @@ def test_a_configuration_of_a_data_set_of_the_hub(tmp_path: Path) -> None:
     for wanted in (small, large, small, large, small):
         check_loaded(done, wanted)
     for name, why in (
-        ("two", "there are the configurations small, large. Choose with config=NAME. Give path="),
+        ("two", "the configurations are small, large. Choose with config=NAME. Give path="),
         ("two", "Couldn't find cache for us/two for config 'huge'"),
         ("half", "Couldn't find cache for us/half for config 'large'"),
     ):
@@ -482,6 +487,6 @@ def check_loaded(done: Iterator[dict[str, Any]], splits: dict[str, list[list[str
 def unreachable(trouble: str, hub_id: str) -> str:
     return (
         f"--dataset hub: the Hub cannot be reached ({trouble}) and {hub_id} is not in its cache. "
-        "Give path=FOLDER with the files on disk, or load it once where the Hub can be reached and "
-        "bring the cache here (HF_HOME)."
+        "Give path=FOLDER with local files, or load it once on a computer with access to the Hub "
+        "and copy the cache here (HF_HOME)."
     )

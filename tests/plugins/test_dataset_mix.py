@@ -166,14 +166,14 @@ def test_colours_are_those_of_the_first_set_that_has_the_class_and_all_differ() 
         (
             ("a b", "c d"),
             {"classes": "common"},
-            "--dataset mix: classes=common: the 2 sets share no class, and a network needs two. "
-            "Rename classes of a set with its map, or leave classes=common out.",
+            "--dataset mix: classes=common: the 2 sets share no class, but a network needs two. "
+            "Rename classes of a set with its map, or leave out classes=common.",
         ),
         (
             ("a b", "c b"),
             {"classes": "common"},
-            "--dataset mix: classes=common: the 2 sets share only b, and a network needs two. "
-            "Rename classes of a set with its map, or leave classes=common out.",
+            "--dataset mix: classes=common: the 2 sets share only b, but a network needs two. "
+            "Rename classes of a set with its map, or leave out classes=common.",
         ),
     ],
 )
@@ -284,7 +284,7 @@ def test_a_weight_for_a_set_without_training_samples_is_refused() -> None:
     text = refusal(OptionError, part("a b"), part("a b", splits=("test",)), weights="1/2")
     assert text == (
         "--dataset mix: weights: set 2 (folder) has no split train to draw from; it has test. "
-        "Leave weights out, or mix sets that all have one."
+        "Leave out weights, or mix sets that all have one."
     )
 
 
@@ -299,8 +299,8 @@ def test_a_stream_cannot_be_mixed() -> None:
     stream = Stream(shards=("a.tar",), read=read_nothing)
     streamed = DataSplits({"train": stream}, LabelMap.plain(("a", "b")))
     assert refusal(DataError, part("a b"), streamed) == (
-        "--dataset mix: set 2 (folder) is streamed (its split train): it is read from front to "
-        "back, and a mix draws samples in any order. Mix sets that lie on disk, or write all as "
+        "--dataset mix: set 2 (folder) is streamed (its split train), so it is read "
+        "sequentially, but a mix needs random access. Mix data sets on disk, or write all data as "
         "shards of one stream."
     )
 
@@ -318,11 +318,11 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         (
             "mix:sets=nuclei",
             "--dataset mix: \"sets\" is 'nuclei', expected list of text or mapping: write a list "
-            'in brackets, as in sets=["nuclei","folder:root=data/a"].',
+            'in brackets, e.g. sets=["nuclei","folder:root=data/a"].',
         ),
         (
             "mix:sets=[nuclei]",
-            "--dataset mix: sets needs two data sets or more, as in "
+            "--dataset mix: sets needs two or more data sets, e.g. "
             'sets=["nuclei","folder:root=data/a"].',
         ),
         (
@@ -344,8 +344,8 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         ),
         (
             {"name": "mix", "sets": ["nuclei", {"border": True}]},
-            "--dataset mix: a mapping needs a `name`, as in {name: segformer, variant: b0}; found "
-            "the keys border.",
+            "--dataset mix: a mapping needs the key `name`, as in {name: segformer, variant: b0}; "
+            "found the keys border.",
         ),
     ],
 )

@@ -362,13 +362,13 @@ def test_a_tar_that_was_cut_off(tmp_path: Path) -> None:
     path.write_bytes(content[: whole[1][1] + 700])  # in a picture
     assert refused(path) == f"{starts}unexpected end of data."
     path.write_bytes(content[: whole[1][1] + 100])  # in a header
-    assert refused(path) == f"{starts}the tar is cut off or damaged (truncated header)."
+    assert refused(path) == f"{starts}the tar is truncated or damaged (truncated header)."
     path.write_bytes(content[: whole[1][1]])  # between two samples: tarfile sees nothing wrong
-    assert refused(path) == f"{starts}the tar is cut off or damaged (empty header)."
+    assert refused(path) == f"{starts}the tar is truncated or damaged (empty header)."
     path.write_bytes(content[: whole[1][1]] + b"x" * 512 + content[whole[1][1] :])
-    assert refused(path) == f"{starts}the tar is cut off or damaged (invalid header)."
+    assert refused(path) == f"{starts}the tar is truncated or damaged (invalid header)."
     path.write_bytes(b"")
-    assert refused(path) == f"{starts}the tar is cut off or damaged (empty header)."
+    assert refused(path) == f"{starts}the tar is truncated or damaged (empty header)."
     path.write_bytes(content)
     assert list(READ(str(path), None)) == whole
 
@@ -384,7 +384,7 @@ def test_names_with_a_dot_in_the_middle_make_one_sample(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {f"img.{number:04d}.jpg": b"x" for number in range(70)})
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     assert refusal(f"train={path}") == (
-        f"{path}: the shard cannot be read: more than 64 of its files are called img.*."
+        f"{path}: the shard cannot be read: more than 64 of its files are named img.*."
     )
 
 
@@ -454,8 +454,8 @@ def test_image_and_label_that_cannot_be_told_apart(fields: str) -> None:
     with pytest.raises(DataError) as error:
         roles("x.tar", fields.split(), None, None)
     assert str(error.value) == (
-        f"--dataset shards: x.tar holds {', '.join(fields.split())}, which does not tell image "
-        "from label. Say which is which, as in image=jpg,label=seg.png."
+        f"--dataset shards: x.tar contains {', '.join(fields.split())}; image and label are "
+        "ambiguous. Specify both, e.g. image=jpg,label=seg.png."
     )
     if fields.count("png") == 2:
         assert roles("x.tar", fields.split(), None, "left.png") == ("jpg", "left.png")
@@ -464,17 +464,17 @@ def test_image_and_label_that_cannot_be_told_apart(fields: str) -> None:
 
 def test_a_field_that_is_not_there(folder: Path) -> None:
     assert refusal(f"train={folder}/n-000.tar,label=png") == (
-        f"--dataset shards: label=png: {folder}/n-000.tar holds jpg, seg.png."
+        f"--dataset shards: label=png: {folder}/n-000.tar contains jpg, seg.png."
     )
     assert refusal(f"train={folder}/n-0.parquet,image=xyz") == (
-        f"--dataset shards: image=xyz: {folder}/n-0.parquet holds image, label."
+        f"--dataset shards: image=xyz: {folder}/n-0.parquet contains image, label."
     )
 
 
 def test_what_is_typed_wrong(folder: Path, tmp_path: Path) -> None:
     names = f"names={folder}/classes.txt"
     assert refusal(names) == (
-        "--dataset shards: no shards; say where they are, as in "
+        "--dataset shards: no shards given; use for example "
         "shards:train=data/train-{000..146}.tar,validation=data/val-000.tar,names=classes.txt."
     )
     assert refusal(f"train={tmp_path}/*.tar") == (
@@ -487,23 +487,23 @@ def test_what_is_typed_wrong(folder: Path, tmp_path: Path) -> None:
         f"--dataset shards: test: there is no file {folder}/n.tar."
     )
     assert refusal(f"train={folder}/n-000.tar.gz") == (
-        f"--dataset shards: train: {folder}/n-000.tar.gz is no shard of a known kind; right are "
-        ".tar (not compressed) and .parquet, as in data/*.tar."
+        f"--dataset shards: train: {folder}/n-000.tar.gz is not in a supported format: .tar (not "
+        "compressed) or .parquet, e.g. data/*.tar."
     )
     assert refusal(f"train={folder}/n-000.tar,test={folder}/n-0.parquet,{names}") == (
-        "--dataset shards: the shards are 1 .tar and 1 .parquet; give all of one kind."
+        "--dataset shards: the shards are 1 .tar and 1 .parquet; use a single format."
     )
     assert refusal(f'train=["{folder}/n-000.tar","{folder}/n-*.tar"]') == (
         f"--dataset shards: train: {folder}/n-000.tar is given twice."
     )
     write_samples(tmp_path / "x.tar", some(1))
     assert refusal(f"train={tmp_path}/x.tar") == (
-        "--dataset shards: no class names. Add names=FILE (a text file with one class name a "
-        "line, or JSON), or put classes.txt beside the first shard."
+        "--dataset shards: no class names. Add names=FILE (a text file with one class name "
+        "per line, or JSON), or put classes.txt next to the first shard."
     )
     write_tar(tmp_path / "empty.tar", {})
     assert refusal(f"train={tmp_path}/empty.tar,{names}") == (
-        f"--dataset shards: {tmp_path}/empty.tar holds no sample."
+        f"--dataset shards: {tmp_path}/empty.tar contains no sample."
     )
 
 

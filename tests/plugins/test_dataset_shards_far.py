@@ -138,15 +138,15 @@ def test_an_address_with_a_question_mark_is_no_glob() -> None:
     assert shards_of("train", address) == [address]
     with pytest.raises(DataError) as told:
         shards_of("train", "memory://nowhere/n-0?.tar")
-    assert str(told.value).endswith("In an address ? starts a query; write [0-9] or *.")
+    assert str(told.value).endswith("In a URL ? starts a query; use [0-9] or *.")
 
 
 def test_class_names_are_not_looked_for_far_away(far: str) -> None:
     with pytest.raises(DataError) as told:
         build_shards(ShardsOptions(train=f"{far}/n-00.tar"))
     assert str(told.value) == (
-        "--dataset shards: no class names. Add names=FILE (a text file with one class name a line, "
-        "or JSON)."
+        "--dataset shards: no class names. Add names=FILE (a text file with one class name per "
+        "line, or JSON)."
     )
 
 

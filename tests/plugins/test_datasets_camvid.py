@@ -190,7 +190,7 @@ def test_lists_choose_the_splits_of_camvid(labels: str, tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("e\n")
     folder = "701_StillsRaw_full" if labels == "LabeledApproved_full" else "images"
     assert refusal("camvid", root=str(tmp_path)) == (
-        f"{tmp_path / 'test.txt'}: 1 of its 1 names have no image in {tmp_path / folder}: e. Is a "
+        f"{tmp_path / 'test.txt'}: 1 of its 1 names have no image in {tmp_path / folder}: e. Is "
         "part of the data missing?"
     )
 
@@ -198,8 +198,8 @@ def test_lists_choose_the_splits_of_camvid(labels: str, tmp_path: Path) -> None:
 def test_frames_that_are_not_of_camvid_need_lists(tmp_path: Path) -> None:
     original(tmp_path, ("0001TP_006690", "frame1"))
     assert refusal("camvid", root=str(tmp_path)) == (
-        f"--dataset camvid: {tmp_path / '701_StillsRaw_full' / 'frame1.png'} has no name of "
-        "CamVid's, as 0001TP_006690, so that it is in none of the published splits. Put "
+        f"--dataset camvid: {tmp_path / '701_StillsRaw_full' / 'frame1.png'} does not have a "
+        "name of CamVid, such as 0001TP_006690, so it is in none of the published splits. Put "
         f"train.txt, val.txt and test.txt into {tmp_path}."
     )
 
@@ -216,8 +216,8 @@ def test_folders_of_splits_may_hold_colours(tmp_path: Path) -> None:
 def test_ids_of_11_classes_do_not_make_32(tmp_path: Path) -> None:
     label = segnet(tmp_path) / "trainannot" / "0001TP_000000.png"
     assert refusal("camvid", root=str(tmp_path), classes="32") == (
-        f"--dataset camvid: classes=32 needs the colours of LabeledApproved_full; {label} holds "
-        "the ids of 11 classes. Leave classes out, or give the original labels."
+        f"--dataset camvid: classes=32 needs the colours of LabeledApproved_full; {label} contains "
+        "ids of 11 classes. Leave out classes, or use the original labels."
     )
 
 
@@ -235,13 +235,13 @@ def test_a_colour_that_camvid_does_not_have(tmp_path: Path) -> None:
 def test_camvid_without_labels(tmp_path: Path) -> None:
     shutil.rmtree(segnet(tmp_path) / "valannot")
     assert refusal("camvid", root=str(tmp_path)) == (
-        f"--dataset camvid: {tmp_path / 'val'} has no labels beside it: valannot/ or val_labels/ "
-        f"is not in {tmp_path}, which holds test, testannot, train, trainannot, val."
+        f"--dataset camvid: {tmp_path / 'val'} has no labels: valannot/ or val_labels/ "
+        f"is missing in {tmp_path}, which contains test, testannot, train, trainannot, val."
     )
     save(tmp_path / "valannot" / "other.png", scatter([1]))
     assert refusal("camvid", root=str(tmp_path)) == (
-        "--dataset camvid: none of the split's images (1) has its label, as "
-        f"{tmp_path / 'valannot' / '0001TP_000001.png'}; that folder holds other.png."
+        "--dataset camvid: none of the split's images (1) has a label, e.g. "
+        f"{tmp_path / 'valannot' / '0001TP_000001.png'}; that folder contains other.png."
     )
 
 
@@ -250,5 +250,6 @@ def test_camvid_without_images(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     (tmp_path / "701_StillsRaw_full" / "readme.md").touch()
     assert refusal("camvid", root=str(tmp_path)) == (
-        f"--dataset camvid: {tmp_path / '701_StillsRaw_full'} holds no image; it holds readme.md."
+        f"--dataset camvid: {tmp_path / '701_StillsRaw_full'} contains no image; it contains "
+        f"readme.md."
     )

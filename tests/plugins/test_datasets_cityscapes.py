@@ -113,8 +113,8 @@ def test_coarse_labels_train_and_fine_ones_score(tmp_path: Path) -> None:
 def test_cityscapes_without_coarse_labels(tmp_path: Path) -> None:
     street(tmp_path, "gtFine", "train")
     assert refusal("cityscapes", root=str(tmp_path), coarse="true") == (
-        f"--dataset cityscapes: {tmp_path} must hold leftImg8bit/, gtCoarse/ and gtFine/; it holds "
-        "gtFine, leftImg8bit."
+        f"--dataset cityscapes: {tmp_path} must contain leftImg8bit/, gtCoarse/ and gtFine/; it "
+        "contains gtFine, leftImg8bit."
     )
 
 
@@ -124,7 +124,7 @@ def test_a_city_without_labels(tmp_path: Path) -> None:
     city = tmp_path / "leftImg8bit" / "train" / "zurich"
     shutil.rmtree(labels / "zurich")
     assert refusal("cityscapes", root=str(tmp_path)) == (
-        f"--dataset cityscapes: {city} has no folder of labels beside it in {labels}."
+        f"--dataset cityscapes: {city} has no label folder in {labels}."
     )
 
 
@@ -134,8 +134,8 @@ def test_train_ids_that_nobody_made(tmp_path: Path) -> None:
     files = ("color.png", "instanceIds.png", "labelIds.png", "polygons.json")
     held = ", ".join(f"munster_000000_000019_gtFine_{file}" for file in files)
     assert refusal("cityscapes", root=str(tmp_path), labels="labelTrainIds") == (
-        "--dataset cityscapes: none of the split's images (1) has its label, as "
-        f"{folder / 'munster_000000_000019_gtFine_labelTrainIds.png'}; that folder holds {held}."
+        "--dataset cityscapes: none of the split's images (1) has a label, e.g. "
+        f"{folder / 'munster_000000_000019_gtFine_labelTrainIds.png'}; that folder contains {held}."
     )
 
 
@@ -155,10 +155,10 @@ def test_cityscapes_without_splits_or_cities(tmp_path: Path) -> None:
     for folder in (images / "demoVideo", tmp_path / "gtFine"):
         folder.mkdir(parents=True)
     assert refusal("cityscapes", root=str(tmp_path)) == (
-        f"--dataset cityscapes: {images} must hold train/ or val/; it holds demoVideo."
+        f"--dataset cityscapes: {images} must contain train/ or val/; it contains demoVideo."
     )
     save(images / "train" / "a.png", photo(0))
     assert refusal("cityscapes", root=str(tmp_path)) == (
-        f"--dataset cityscapes: {images / 'train'} must hold a folder for each city; it holds "
-        "a.png."
+        f"--dataset cityscapes: {images / 'train'} must contain a folder for each city; it "
+        "contains a.png."
     )

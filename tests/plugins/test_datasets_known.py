@@ -71,7 +71,7 @@ MUST_HOLD = {
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
 def test_a_folder_of_something_else(name: str, tmp_path: Path) -> None:
-    start = f"--dataset {name}: {tmp_path} must hold {MUST_HOLD[name]}; it holds"
+    start = f"--dataset {name}: {tmp_path} must contain {MUST_HOLD[name]}; it contains"
     assert refusal(name, root=str(tmp_path)) == f"{start} nothing."
     for other in ("Annotations", "movies"):
         (tmp_path / other).mkdir()
@@ -161,13 +161,13 @@ def test_ade20k_without_labels(tmp_path: Path) -> None:
     labels = ade20k(tmp_path) / "annotations" / "training"
     shutil.move(labels, labels.with_name("masks"))
     assert refusal("ade20k", root=str(tmp_path)) == (
-        f"--dataset ade20k: {tmp_path / 'images' / 'training'} has no folder of labels beside it "
+        f"--dataset ade20k: {tmp_path / 'images' / 'training'} has no label folder "
         f"in {labels.parent}."
     )
     save(labels / "other.png", scatter([1]))
     assert refusal("ade20k", root=str(tmp_path)) == (
-        "--dataset ade20k: none of the split's images (2) has its label, as "
-        f"{labels / 'ADE_train_00000000.png'}; that folder holds other.png."
+        "--dataset ade20k: none of the split's images (2) has a label, e.g. "
+        f"{labels / 'ADE_train_00000000.png'}; that folder contains other.png."
     )
 
 
@@ -176,7 +176,7 @@ def test_ade20k_without_its_splits(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
     assert refusal("ade20k", root=str(tmp_path)) == (
         f"--dataset ade20k: {tmp_path / 'images'} has no folder named training or validation; it "
-        "holds train."
+        "contains train."
     )
 
 
@@ -272,9 +272,9 @@ def test_coco_stuff_with_labels_of_two_kinds(tmp_path: Path) -> None:
     (folder / "000000000001.png").rename(folder / "000000000001_labelTrainIds.png")
     first = tmp_path / "annotations" / "train2017" / "000000000000.png"
     assert refusal("coco_stuff", root=str(tmp_path)) == (
-        f"--dataset coco_stuff: the splits have labels of two kinds: {first} and "
-        f"{folder / '000000000001_labelTrainIds.png'}. Give both the stuffthingmaps, or convert "
-        "both."
+        f"--dataset coco_stuff: the splits have two kinds of labels: {first} and "
+        f"{folder / '000000000001_labelTrainIds.png'}. Use the stuffthingmaps for both, or "
+        "convert both."
     )
 
 
@@ -301,6 +301,5 @@ def test_coco_stuff_without_the_labels_of_a_split(tmp_path: Path) -> None:
     labels = stuff(tmp_path) / "annotations"
     shutil.rmtree(labels / "val2017")
     assert refusal("coco_stuff", root=str(tmp_path)) == (
-        f"--dataset coco_stuff: {tmp_path / 'images' / 'val2017'} has no folder of labels beside "
-        f"it in {labels}."
+        f"--dataset coco_stuff: {tmp_path / 'images' / 'val2017'} has no label folder in {labels}."
     )

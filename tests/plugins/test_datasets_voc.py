@@ -91,13 +91,13 @@ def test_augmented_voc_takes_sbd_where_voc_has_no_label(
 def test_augmented_voc_needs_its_list_and_its_labels(tmp_path: Path) -> None:
     folder = voc(tmp_path) / "ImageSets" / "Segmentation"
     assert refusal("voc", root=str(tmp_path), augmented="true") == (
-        f"--dataset voc: augmented=true needs {folder / 'trainaug.txt'}, the names of the larger "
-        "training split; the folder holds train.txt, trainval.txt, val.txt."
+        f"--dataset voc: augmented=true needs {folder / 'trainaug.txt'}, the list of the larger "
+        "training split; the folder contains train.txt, trainval.txt, val.txt."
     )
     (folder / "trainaug.txt").write_text("2008_000001\n")
     assert refusal("voc", root=str(tmp_path), augmented="true") == (
-        f"--dataset voc: {tmp_path} must hold SegmentationClass/ and SegmentationClassAug/; it "
-        "holds ImageSets, JPEGImages, SegmentationClass, SegmentationObject."
+        f"--dataset voc: {tmp_path} must contain SegmentationClass/ and SegmentationClassAug/; it "
+        "contains ImageSets, JPEGImages, SegmentationClass, SegmentationObject."
     )
 
 
@@ -106,11 +106,11 @@ def test_augmented_voc_needs_its_list_and_its_labels(tmp_path: Path) -> None:
     [
         (
             "2007_000032\n2007_000040\n\n2007_000041\n",
-            "2 of its 3 names have no image in {images}: 2007_000040, 2007_000041. Is a part of "
+            "2 of its 3 names have no image in {images}: 2007_000040, 2007_000041. Is part of "
             "the data missing?",
         ),
-        ("2007_000032\n2007_000032\n", "2007_000032 is listed twice; keep one line of each."),
-        ("\n \n", "the list is empty; expected one name a line."),
+        ("2007_000032\n2007_000032\n", "2007_000032 is listed twice; keep one of the lines."),
+        ("\n \n", "the list is empty; expected one name per line."),
     ],
 )
 def test_a_list_that_cannot_be_followed(text: str, told: str, tmp_path: Path) -> None:
@@ -123,7 +123,8 @@ def test_a_list_that_cannot_be_followed(text: str, told: str, tmp_path: Path) ->
 def test_voc_without_lists(tmp_path: Path) -> None:
     folder = voc(tmp_path, lists=()) / "ImageSets" / "Segmentation"
     assert refusal("voc", root=str(tmp_path)) == (
-        f"--dataset voc: {folder} must hold train.txt, val.txt, trainval.txt; it holds nothing."
+        f"--dataset voc: {folder} must contain train.txt, val.txt, trainval.txt; it contains "
+        f"nothing."
     )
 
 

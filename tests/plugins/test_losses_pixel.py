@@ -218,6 +218,6 @@ def test_bce_is_for_two_classes() -> None:
     with pytest.raises(OptionError) as error:
         loss_of("bce", 3)
     assert str(error.value) == (
-        "--loss bce: it tells a foreground from its background, so it needs two classes; the data "
+        "--loss bce: it needs two classes, background and foreground; the data "
         "set has 3: c0, c1, c2. Use cross_entropy or focal."
     )

@@ -76,6 +76,6 @@ def test_bce_of_three_classes_is_refused(warm: Warm, data: Path, tmp_path: Path)
     given = (*SETTINGS, "--batch-size", "2", "--dataset", f"folder:root={data}")
     assert_refused(
         warm(*given, "--loss", "bce", cwd=tmp_path),
-        "--loss bce: it tells a foreground from its background, so it needs two classes; the data "
+        "--loss bce: it needs two classes, background and foreground; the data "
         "set has 3: background, disc, bar. Use cross_entropy or focal.",
     )

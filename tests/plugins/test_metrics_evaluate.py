@@ -216,7 +216,7 @@ def test_processes_give_the_scores_of_one(modules: Path) -> None:
     assert not list((modules / "metrics").iterdir())
 
 
-GIVE = "Give the module's .py file, or a folder that holds one of the folder's own name."
+GIVE = "Give the module's .py file, or a folder that contains one with the folder's name."
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ GIVE = "Give the module's .py file, or a folder that holds one of the folder's o
             {},
             "{root}/gone: there is no such file or folder (looked at {root}/gone). " + GIVE,
         ),
-        ("{root}", {}, "{root}: it holds no {root.name}.py (looked at {root}). " + GIVE),
+        ("{root}", {}, "{root}: it contains no {root.name}.py (looked at {root}). " + GIVE),
         (
             "{root}/lacks.py",
             {},
-            "{root}/lacks.py does not load: ImportError: To be able to use lacks, you need to "
+            "{root}/lacks.py cannot be loaded: ImportError: To be able to use lacks, you need to "
             "install the following dependencies['a_package_that_is_not_there'] using 'pip install "
             "a_package_that_is_not_there' for instance'.",
         ),
@@ -239,15 +239,16 @@ GIVE = "Give the module's .py file, or a folder that holds one of the folder's o
             "a_metric_of_nobody",
             {},
             "a_metric_of_nobody cannot be loaded: there is no file or folder of that name, the Hub "
-            "does not answer (OfflineModeIsEnabled), and the cache of `evaluate` does not hold it. "
-            "Where there is a network, download a_metric_of_nobody.py from "
+            "does not respond (OfflineModeIsEnabled), and the cache of `evaluate` does not contain "
+            "it. On a computer with network access, download a_metric_of_nobody.py from "
             "https://huggingface.co/spaces/evaluate-metric/a_metric_of_nobody, and give the copy's "
             "path: evaluate:path/to/a_metric_of_nobody.py.",
         ),
         (
             "{root}/image_iou",
             {"powers": 3},
-            "kwargs: {root}/image_iou takes no powers. Known: num_labels, ignore_index, power.",
+            "kwargs: {root}/image_iou does not accept powers. Known: num_labels, ignore_index, "
+            "power.",
         ),
         (
             "{root}/needy",
@@ -260,7 +261,7 @@ GIVE = "Give the module's .py file, or a folder that holds one of the folder's o
             "{root}/breaks fails on a perfect prediction of all 4 classes: ValueError: no [good] "
             "reason.",
         ),
-        ("{root}/talks", {}, "{root}/talks gives neither a number nor one for each class."),
+        ("{root}/talks", {}, "{root}/talks returns neither a number nor one per class."),
     ],
 )
 def test_what_is_refused(
@@ -289,7 +290,8 @@ def test_which_scores_are_better_low_is_told_by_whoever_names_the_module(modules
     with pytest.raises(OptionError) as error:
         build(modules / "agreement", lower_is_better=("agreement", "loss"))
     assert str(error.value) == (
-        f"--metric evaluate: lower_is_better: {modules}/agreement gives no score loss. Its scores: "
+        f"--metric evaluate: lower_is_better: {modules}/agreement returns no score loss. Its "
+        f"scores: "
         "agreement."
     )
 
@@ -304,6 +306,6 @@ def test_what_label_maps_cannot_be_turned_into(modules: Path, name: str) -> None
     else:
         assert text.startswith("--metric evaluate: module takes {'predictions': ")
         assert text.endswith(
-            "It can be fed predictions and references that are images, lists of lists of integers, "
+            "Supported are predictions and references that are images, lists of lists of integers, "
             "or integers."
         )

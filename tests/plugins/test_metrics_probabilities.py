@@ -93,15 +93,15 @@ def test_certain_pixels() -> None:
         (
             3,
             None,
-            "--metric binary: it is for 2 classes, and the data set has 3: c0, c1, c2. For more, "
-            "take mean_iou or dice.",
+            "--metric binary: it needs 2 classes, but the data set has 3: c0, c1, c2. For more "
+            "classes, use mean_iou or dice.",
         ),
         (
             2,
             "nucleus",
-            "--metric binary: positive=nucleus is neither of the classes c0 (0) and c1 (1).",
+            "--metric binary: positive=nucleus is not one of the classes c0 (0) and c1 (1).",
         ),
-        (2, 2, "--metric binary: positive=2 is neither of the classes c0 (0) and c1 (1)."),
+        (2, 2, "--metric binary: positive=2 is not one of the classes c0 (0) and c1 (1)."),
     ],
 )
 def test_what_binary_refuses(num_classes: int, positive: Any, text: str) -> None:

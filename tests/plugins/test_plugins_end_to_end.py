@@ -52,7 +52,7 @@ REASONS = {
     "segacc-arguments": "PluginValidationError: ",
     "segacc-walk": "ValueError: met [while] walking over two lines",
     "segacc-quits": "SystemExit: bye",
-    "segacc-empty": "PluginError: it offers nothing: ",
+    "segacc-empty": "PluginError: it offers no component: ",
 }
 
 NARROW = """

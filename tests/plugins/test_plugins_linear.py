@@ -195,15 +195,16 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         linear().load_weights(str(tmp_path))
     assert str(error.value) == (
-        f"{tmp_path}: holds a dinov3_vit network, the architecture asked for takes segacc_linear "
-        "or dinov2. Give weights of the same kind, or choose the architecture that they belong to."
+        f"{tmp_path}: contains a dinov3_vit network, but the chosen architecture needs "
+        "segacc_linear or dinov2. Give weights of the same kind, or choose the architecture that "
+        "they belong to."
     )
 
 
 def test_more_layers_than_there_are_is_told() -> None:
     with pytest.raises(OptionError) as error:
         linear("swin", layers=5)
-    assert str(error.value) == "--arch linear: layers=5: swin has only 4 to read from."
+    assert str(error.value) == "--arch linear: layers=5: swin has only 4 layers."
 
 
 def test_transformers_own_loss_is_right() -> None:

@@ -308,8 +308,9 @@ def test_maskformer_says_why_not(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         build("maskformer").load_weights(source)
     assert str(error.value) == (
-        f"{source}: holds a bare Swin encoder. MaskFormer's Swin is another one, whose tensors "
-        "have other names. Give a whole MaskFormer, or choose mask2former, which takes this folder."
+        f"{source}: contains a bare Swin encoder. MaskFormer uses another Swin, whose tensors "
+        "have other names. Give weights of a whole MaskFormer, or choose mask2former, which can "
+        "load this folder."
     )
 
 

@@ -291,7 +291,7 @@ def test_a_damaged_file_is_told(server: tuple[Any, Path], cache: Path) -> None:
     with pytest.raises(WeightsError, match=r"are damaged, .* invalid hash value"):
         torchvision_hub.fetch(NAME)
     (cache / "checkpoints" / file.name).write_bytes(b"not weights")
-    with pytest.raises(WeightsError, match="are damaged, here in torch's cache or where they"):
+    with pytest.raises(WeightsError, match="are damaged, in torch's cache or at their source"):
         torchvision_hub.fetch(NAME)
     assert not (cache / "segacc").exists()
 
@@ -319,6 +319,6 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
     with pytest.raises(WeightsError) as error:
         torchvision_hub.fetch("torchvision:resnet51")
     assert str(error.value).startswith(
-        "torchvision:resnet51: torchvision publishes no such weights. Known: "
+        "torchvision:resnet51: torchvision has no such weights. Known: "
         "torchvision:deeplabv3_mobilenet_v3_large, "
     )

@@ -284,9 +284,9 @@ def test_rows_of_known_classes_are_taken_over(tmp_path: Path) -> None:
 
 def test_an_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_encoder("swin", tmp_path)
-    with pytest.raises(WeightsError, match=r"holds a swin network, .* takes upernet or resnet"):
+    with pytest.raises(WeightsError, match=r"contains a swin network, .* needs upernet or resnet"):
         upernet("resnet").load_weights(str(tmp_path))
-    with pytest.raises(WeightsError, match="holds a swin network, not upernet"):
+    with pytest.raises(WeightsError, match="contains a swin network, not upernet"):
         build(UperNetOptions(config=tmp_path), facts())
 
 
@@ -300,7 +300,7 @@ def test_weights_of_timm_are_loaded() -> None:
         name.removeprefix("network.backbone._backbone.").split(".")[0] for name in report.dropped
     }
     assert parts == {"conv_head", "bn2", "classifier"}
-    with pytest.raises(WeightsError, match="holds weights of timm"):
+    with pytest.raises(WeightsError, match="contains weights of timm"):
         upernet("convnext").load_weights(str(LITE0))
     with pytest.raises(WeightsError, match="do not belong to this network"):
         upernet("timm/test_efficientnet").load_weights(str(LITE0))
@@ -389,16 +389,19 @@ def test_maps_are_spread_over_the_stages() -> None:
     ("values", "said"),
     [
         ({"backbone": "convnet"}, 'unknown backbone "convnet". Did you mean "convnext"? Known: '),
-        ({"backbone": "vitpose_backbone"}, "cannot be used: it gives rows of tokens"),
+        ({"backbone": "vitpose_backbone"}, "cannot be used: it returns sequences of tokens"),
         ({"backbone": "dinat"}, "natten"),
         ({"backbone": "timm/"}, 'unknown backbone "timm/"'),
         (
             {"backbone": "resnet", "size": "51"},
             'resnet has no size "51". Did you mean "50"? Known: 50, 18, 26, 34, 101, 152, test',
         ),
-        ({"backbone": "timm/resnet18", "size": "50"}, "timm/resnet18 is of one size"),
-        ({"backbone": "resnet", "drop_path": 0.1}, "resnet has no drop_path; leave it out"),
-        ({"backbone": "timm/resnet18", "drop_path": 0.1}, "has no drop_path"),
+        ({"backbone": "timm/resnet18", "size": "50"}, "timm/resnet18 has only one size"),
+        (
+            {"backbone": "resnet", "drop_path": 0.1},
+            "resnet does not support drop_path; leave it out",
+        ),
+        ({"backbone": "timm/resnet18", "drop_path": 0.1}, "does not support drop_path"),
     ],
 )
 def test_wrong_options(values: dict[str, Any], said: str) -> None:

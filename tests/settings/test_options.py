@@ -116,12 +116,12 @@ def test_a_mapping_says_the_same_as_a_text() -> None:
         ("f:x='a,y=3", '--aug: x: a quote or bracket in "\'a,y=3" is not closed.'),
         (
             {"variant": "b0", "x": 1},
-            "--aug: a mapping needs a `name`, as in {name: segformer, variant: b0}; "
+            "--aug: a mapping needs the key `name`, as in {name: segformer, variant: b0}; "
             "found the keys variant, x.",
         ),
         (
             {},
-            "--aug: a mapping needs a `name`, as in {name: segformer, variant: b0}; "
+            "--aug: a mapping needs the key `name`, as in {name: segformer, variant: b0}; "
             "found the keys none.",
         ),
     ],

@@ -165,7 +165,7 @@ def test_a_module_without_hooks_is_no_plugin() -> None:
     with pytest.raises(PluginError) as error:
         registry_of(SimpleNamespace(__name__="empty"))
     assert str(error.value).startswith(
-        "it offers nothing: it needs a function marked @segacc.hookimpl"
+        "it offers no component: it needs a function marked @segacc.hookimpl"
     )
 
 

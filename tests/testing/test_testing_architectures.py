@@ -50,41 +50,44 @@ def test_a_right_network() -> None:
     [
         (
             Floors,
-            "logits that look at all of an image of 71x77, which size_rule accepts; found that "
-            "its last 7 rows and 5 columns change nothing: declare SizeRule(multiple=...) so "
+            "logits that depend on all of an image of 71x77, which size_rule accepts; found that "
+            "its last 7 rows and 5 columns have no effect: declare SizeRule(multiple=...) so "
             "that segacc pads, or pad in forward.",
         ),
-        (Crashes, "images of 71x77, which size_rule accepts, to be taken; found RuntimeError: ..."),
+        (
+            Crashes,
+            "images of 71x77, which size_rule accepts, to be accepted; found RuntimeError: ...",
+        ),
         (
             Forgets,
-            "all tensors back from save_pretrained, by build(options) and load_weights; found "
-            "that encoder.1.running_mean start anew.",
+            "all tensors of save_pretrained to be restored by build(options) and load_weights; "
+            "found that encoder.1.running_mean are new.",
         ),
         (Nameless, "id2label in config.json to be road, tree, sky; found none."),
         (
             Unseeded,
-            "two networks built under one torch seed to have equal weights; found others in "
-            "head.bias: draw them from torch's generator.",
+            "two networks built with the same torch seed to have equal weights; found other "
+            "weights in head.bias: use torch's generator to draw them.",
         ),
         (
             Mixes,
-            "an image alone to have the logits that it has in a batch of two, in evaluation; "
+            "the same logits for an image alone and in a batch of two, in evaluation; "
             "found a difference of up to #.",
         ),
         (
             Rolls,
-            "the same logits of the same images in evaluation, twice; found a difference of up "
+            "the same logits for the same images in evaluation, twice; found a difference of up "
             "to #.",
         ),
         (
             SeesLabels,
-            "forward(images) to take images only; losses see labels, networks never do; found "
+            "forward(images) to take images only; labels are passed to losses only; found "
             "forward(images, labels).",
         ),
         (Plain, "segacc.model.Logits in evaluation; found Tensor."),
         (
             Half,
-            "float32 weights; precision is the run's choice; found head.bias: torch.float16, "
+            "float32 weights; the run chooses the precision; found head.bias: torch.float16, "
             "head.weight: torch.float16.",
         ),
         (Auxiliary, "auxiliary logits in training only; found 1 in evaluation."),
@@ -98,7 +101,7 @@ def test_a_right_network() -> None:
             DetachedInTraining,
             "a gradient for most parameters (segacc freezes the others); found none for "
             "encoder.0.weight, encoder.0.bias, encoder.1.weight, encoder.1.bias: 98 % of all "
-            "numbers.",
+            "parameters.",
         ),
         (
             Undivided,
@@ -107,22 +110,22 @@ def test_a_right_network() -> None:
         ),
         (
             Elsewhere,
-            "classifiers to name modules with tensors; decoder is one of them; found no tensor "
-            "under this name.",
+            "`classifiers` to list modules with tensors; decoder is listed; found no tensor "
+            "with this name.",
         ),
         (
             KeepsHead,
-            "load_weights(fresh_head=True) to leave the head as it is; found that head.weight, "
+            "load_weights(fresh_head=True) not to load the head; found that head.weight, "
             "head.bias changed.",
         ),
         (
             LosesRows,
-            "rows of head.weight to follow their class names into a network of other classes; "
-            "found other numbers in them.",
+            "rows of head.weight to be reused by class name in a network with other classes; "
+            "found other values.",
         ),
         (
             Hides,
-            "state_dict() to hold all that decides the logits; found a difference of up to # "
+            "state_dict() to determine the logits; found a difference of up to # "
             "after load_state_dict: register such tensors as buffers.",
         ),
         (Checkpoints, "the same loss with gradient checkpointing as without; found # and #."),
@@ -133,7 +136,7 @@ def test_a_right_network() -> None:
         ),
         (
             ThreeChannels,
-            "images of facts.num_channels=1 channels to be taken; found RuntimeError: ...",
+            "images of facts.num_channels=1 channels to be accepted; found RuntimeError: ...",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -144,9 +147,7 @@ def test_a_broken_network(network: type[Right], text: str) -> None:
 
 @pytest.mark.launch
 def test_processes_that_learn_something_else() -> None:
-    text = (
-        "architecture net: expected a step on 2 processes to be the step that one process takes, "
-    )
+    text = "architecture net: expected a step on 2 processes to equal that of one process, "
     mixed = architecture(MixesInTraining)
     check_architecture(mixed)
     assert_refuses(
@@ -156,9 +157,7 @@ def test_processes_that_learn_something_else() -> None:
 
 @pytest.mark.launch
 def test_processes_with_random_numbers_must_be_near() -> None:
-    text = (
-        "architecture net: expected a step on 2 processes to be the step that one process takes, "
-    )
+    text = "architecture net: expected a step on 2 processes to equal that of one process, "
     told = "with about the same losses; found # and #."
     assert_refuses(f"{text}{told}", check_architecture, architecture(RandomTwice), processes=2)
 
@@ -168,7 +167,7 @@ def test_a_process_that_fails() -> None:
     fails = architecture(Alone)
     check_architecture(fails)
     assert_refuses(
-        "architecture net: expected a step on 2 processes to be the step that one process takes; "
+        "architecture net: expected a step on 2 processes to equal that of one process; "
         "found RuntimeError: ValueError: two are too many.",
         check_architecture,
         fails,

@@ -134,7 +134,7 @@ class Unseen(Fade):
 
 def test_one_that_draws_unseen_does_not_look() -> None:
     check_augmentation(augmentation(Unseen(), on="batch"))
-    with pytest.raises(AssertionError, match="`draws_unseen` says"):
+    with pytest.raises(AssertionError, match="`draws_unseen` declares"):
         check_augmentation(augmentation(Sees(), on="batch"))
 
 
@@ -148,29 +148,30 @@ def test_a_change_of_batches_passes() -> None:
     [
         (
             FadeTogether(),
-            "a sample of a batch to become what it becomes alone, bit for bit; found another "
+            "the same result for a sample in a batch as alone, bit for bit; found another "
             "result for sample # of #: use element-wise arithmetic only.",
         ),
         (Brighten(), "images to stay within 0..255; found # to #."),
         (
             Bytes(),
-            "images (1, 1, 120, 150) torch.float32 to stay so; found (1, 1, 120, 150) torch.uint8.",
+            "images (1, 1, 120, 150) torch.float32 to keep shape and dtype; found (1, 1, 120, "
+            "150) torch.uint8.",
         ),
         (
             Halves(),
-            "images (1, 1, 120, 150) torch.float32 to stay so; found (1, 1, 120, 75) "
+            "images (1, 1, 120, 150) torch.float32 to keep shape and dtype; found (1, 1, 120, 75) "
             "torch.float32.",
         ),
         (Alone(), "the pair (images, labels) to be returned; found Tensor."),
         (
             Mirror(),
-            "image and label to move together; found that only # % of the pixels still lie on "
-            "the colour of their class, # % in the worst of # pictures.",
+            "image and label to be transformed together; found that only # % of the pixels still "
+            "have the colour of their class, # % in the worst of # images.",
         ),
-        (Doubles(), "`draw` to give a float32 tensor; found torch.float64."),
-        (Number(), "`draw` to give a float32 tensor; found float."),
-        (Longer(), "`draw` to give one shape for all samples; found ..."),
-        (Spoils(), "`draw` to leave its image and label as they are; found them changed."),
+        (Doubles(), "`draw` to return a float32 tensor; found torch.float64."),
+        (Number(), "`draw` to return a float32 tensor; found float."),
+        (Longer(), "`draw` to return the same shape for all samples; found ..."),
+        (Spoils(), "`draw` not to modify its image and label; found modified ones."),
         (lambda image, label: (image, label), "a BatchChange, which has `draw`; found function."),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
@@ -183,9 +184,9 @@ def test_a_broken_change_of_batches(change: Any, text: str) -> None:
 def test_places_are_told_from_the_options() -> None:
     text = "augmentation aug: expected `on` to be one of worker, device, batch; found 'gpu'."
     assert_refuses(text, check_augmentation, augmentation(Fade(), on=lambda options: "gpu"))
-    text = "augmentation aug: expected one with partners to run in the worker; found it on the "
+    text = "augmentation aug: expected one with partners to run in the worker; found it runs on"
     broken = augmentation(Fade(), on="device", partners=True)
-    assert_refuses(f"{text}device.", check_augmentation, broken)
+    assert_refuses(f"{text} the device.", check_augmentation, broken)
 
 
 # -------------------------------------------------------------------------------------- partners
@@ -226,13 +227,13 @@ def test_one_that_mixes_passes() -> None:
     [
         (
             images_only,
-            "image and label to move together; found that only # % of the pixels still lie on "
-            "the colour of their class, # % in the worst of # pictures.",
+            "image and label to be transformed together; found that only # % of the pixels still "
+            "have the colour of their class, # % in the worst of # images.",
         ),
-        (same_size, "images (1, 120, 150) to be taken; found RuntimeError: ..."),
+        (same_size, "images (1, 120, 150) to be accepted; found RuntimeError: ..."),
         (
             new_value,
-            "label values of the original (0, 1, 2, 255) only; found 9: resize labels with "
+            "only label values of the original (0, 1, 2, 255); found 9: resize labels with "
             "nearest neighbour, fill with 255.",
         ),
     ],

@@ -69,7 +69,7 @@ def test_a_right_dataset() -> None:
         (
             shuffled,
             "split train to be the same, in the same order, when built again; found another "
-            "sample at place #: sort what a folder or a set lists, and draw from seeded "
+            "sample at index #: sort the contents of folders and sets, and use seeded "
             "generators only.",
         ),
         (
@@ -195,38 +195,42 @@ def test_right_augmentations(name: str) -> None:
     [
         (
             image_alone,
-            "image and label to move together; found that only # % of the pixels still lie on "
-            "the colour of their class, # % in the worst of # pictures.",
+            "image and label to be transformed together; found that only # % of the pixels still "
+            "have the colour of their class, # % in the worst of # images.",
         ),
         (
             shifted,
-            "image and label to move together; found that only # % of the pixels still lie on "
-            "the colour of their class, # % in the worst of # pictures.",
+            "image and label to be transformed together; found that only # % of the pixels still "
+            "have the colour of their class, # % in the worst of # images.",
         ),
         (
             bilinear,
-            "label values of the original (0, 1, 2, 255) only; found #, #, #, # and # more: "
+            "only label values of the original (0, 1, 2, 255); found #, #, #, # and # more: "
             "resize labels with nearest neighbour, fill with 255.",
         ),
         (floats, "the image to stay uint8; found torch.float32."),
-        (bare, "the image to stay a tv_tensors.Image, as the next one needs it; found Tensor."),
+        (
+            bare,
+            "the image to stay a tv_tensors.Image, which the next augmentation needs; found "
+            "Tensor.",
+        ),
         (keeps_image, "the pair (image, label) to be returned; found Image."),
-        (forgets, "a label that is all ignored (255) to stay so; found 0."),
+        (forgets, "a label that is all ignored (255) to stay all ignored; found 0."),
         (
             black,
-            "labelled pixels to be left, in some pictures; found labels that are all, or nearly "
-            "all, ignored.",
+            "some images to have labelled pixels left; found labels that are all or almost "
+            "all ignored.",
         ),
-        (rgb, "images (1, 120, 150) to be taken; found IndexError: ..."),
-        (even, "images (1, 61, 75) to be taken; found RuntimeError: ..."),
+        (rgb, "images (1, 120, 150) to be accepted; found IndexError: ..."),
+        (even, "images (1, 61, 75) to be accepted; found RuntimeError: ..."),
         (
             halved_image,
-            "an image (1, 120, 150), of its label's size and 1 channels; found (1, 60, 75).",
+            "an image (1, 120, 150), with its label's size and 1 channels; found (1, 60, 75).",
         ),
         (
             own,
-            "the same result under the same seed of torch, numpy and random; found another one: "
-            "draw from these only, not from a generator or state of its own.",
+            "the same result with the same seed of torch, numpy and random; found another one: "
+            "use only these generators, and no state of its own.",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -237,7 +241,7 @@ def test_a_broken_augmentation(change: Callable[..., Any], text: str) -> None:
 
 def test_an_augmentation_of_the_device_keeps_the_size() -> None:
     check_augmentation(augmentation(halved))
-    text = "the size to stay, on the device, where images lie in a batch already"
+    text = "an unchanged size on the device, where images are already in a batch"
     found = "(1, 120, 150) to (1, 60, 75)"
     text = f"augmentation aug: expected {text}; found {found}."
     assert_refuses(text, check_augmentation, augmentation(halved, on="device"))

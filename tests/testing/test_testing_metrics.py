@@ -201,8 +201,8 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(Remembers),
-            "compute() to need nothing but the summed `state`; found other scores from a state "
-            "that was added up.",
+            "compute() to depend on the summed `state` only; found other scores for a summed "
+            "state.",
         ),
         (
             metric(Grows),
@@ -211,8 +211,8 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(Counts255),
-            "pixels labelled 255 to count for nothing; found another state['right'] after a "
-            "change of the prediction under such pixels.",
+            "pixels labelled 255 to be ignored; found another state['right'] after a "
+            "change of the prediction at such pixels.",
         ),
         (
             metric(Divides),
@@ -222,18 +222,18 @@ def test_a_metric_on_several_processes() -> None:
         (
             metric(Errors),
             "a perfect prediction not to have a lower error than a wrong one; found 0 for the "
-            "perfect, 1 for the wrong one: compute it otherwise, or name it in lower_is_better.",
+            "perfect, 1 for the wrong one: compute it differently, or add it to lower_is_better.",
         ),
         (metric(Numbered), "by_class by class name, road, tree, sky, car; found the keys 0."),
         (metric(TensorScores), "share to be a finite Python float on common data; found Tensor #."),
         (
             metric(Constant),
-            "some score to tell a perfect prediction from a wrong one; found equal pixels.",
+            "some score to differ between a perfect and a wrong prediction; found equal pixels.",
         ),
         (
             metric(RightMetric, lower_is_better=("share",)),
             "a perfect prediction not to have a higher share than a wrong one; found 1 for the "
-            "perfect, 0 for the wrong one: compute it otherwise, or take it out of "
+            "perfect, 0 for the wrong one: compute it differently, or remove it from "
             "lower_is_better.",
         ),
         (
@@ -247,11 +247,11 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(SureOf255, wants_confidence=True),
-            "pixels labelled 255 to count for nothing; found another state['all'] after a change "
-            "of the prediction under such pixels.",
+            "pixels labelled 255 to be ignored; found another state['all'] after a change "
+            "of the prediction at such pixels.",
         ),
-        (metric(Writes), "`writes` of a metric that has write(); found False."),
-        (metric(RightMetric, writes=True), "write(folder), as `writes` promises; found none."),
+        (metric(Writes), "`writes=True` for a metric that has write(); found False."),
+        (metric(RightMetric, writes=True), "write(folder), as declared by `writes`; found none."),
         (
             metric(WritesNothing, writes=True),
             "write(folder) of an empty metric to write files; found an empty folder.",
@@ -263,17 +263,17 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(GathersLast),
-            "the scores of 4 images not to depend on how they are cut in updates; found other "
+            "the scores of 4 images not to depend on how they are split into updates; found other "
             "scores from 4 parts of them.",
         ),
         (
             metric(Gathers255),
-            "pixels labelled 255 to count for nothing; found other scores after a change of the "
-            "prediction under such pixels.",
+            "pixels labelled 255 to be ignored; found other scores after a change of the "
+            "prediction at such pixels.",
         ),
         (
             metric(Nameless),
-            "an empty metric to give the scores share, as --best-by is read; found none.",
+            "an empty metric to give the scores share, which --best-by uses; found none.",
         ),
         (
             metric(RightMetric, lower_is_better=("errors",)),

@@ -97,31 +97,32 @@ def test_a_right_loss() -> None:
     [
         (
             MeanLoss,
-            "sum() of 3 images to be what their sums add up to, for logits of 24x20 and labels "
+            "sum() of 3 images to equal the total of their sums, for logits of 24x20 and labels "
             "of 24x20; found # and #: return a sum over the batch, not a mean; the loop divides "
             "by count() of the whole effective batch.",
         ),
-        (CountsAll, "sum() and count() of 0 where every pixel is ignored; found 0 and #."),
+        (CountsAll, "sum() and count() of 0 if every pixel is ignored; found 0 and #."),
         (CountsOnce, "count() of a batch to be the sum of its images' counts; found 1 and 3."),
         (
             Learns255,
-            "pixels labelled 255 to count for nothing; found sum() #, and # after a change of "
-            "the logits under such pixels.",
+            "pixels labelled 255 to be ignored; found sum() #, and # after a change of "
+            "the logits at such pixels.",
         ),
-        (NanOfNothing, "sum() and count() of 0 where every pixel is ignored; found nan and 0."),
+        (NanOfNothing, "sum() and count() of 0 if every pixel is ignored; found nan and 0."),
         (
             HighIsGood,
-            "right logits to cost less than wrong ones; found # for right, # for wrong logits.",
+            "a lower loss for correct than for wrong logits; found # for correct, # for wrong "
+            "logits.",
         ),
         (
             Forgotten,
             "a finite gradient that is not all 0, for logits of the labels' size; found a sum "
             "without any gradient.",
         ),
-        (FullSize, "logits of 6x5 and labels of 24x20 to be taken; found RuntimeError: ..."),
+        (FullSize, "logits of 6x5 and labels of 24x20 to be accepted; found RuntimeError: ..."),
         (PerImage, "sum() to return a float scalar tensor; found torch.float32 (3,)."),
         (Integers, "count() to return a float scalar tensor; found torch.int64 ()."),
-        (Exponent, "a finite sum from logits of 1e4; found nan."),
+        (Exponent, "a finite sum for logits of 1e4; found nan."),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

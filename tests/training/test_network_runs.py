@@ -34,11 +34,10 @@ def test_a_folder_alone_chooses_the_architecture(
     voc = shared / "deeplabv3_mobilenet_v2_voc"
     given = ("--weights", voc, "--dataset", f"folder:root={data}")
     done = assert_succeeded(warm(*STEP, *given, cwd=tmp_path))
-    assert (
-        "332 tensors loaded\n  head: rows of 1 of 3 classes taken over by name: background\n"
-        in (done.stdout)
+    assert "332 tensors loaded\n  head: weights of 1 of 3 classes reused by name: background\n" in (
+        done.stdout
     )
-    assert "frozen, since no gradient reaches them: mobilenet_v2.conv_1x1" in done.stdout
+    assert "unused parameters (no gradient), not trained: mobilenet_v2.conv_1x1" in done.stdout
     assert config(tmp_path / "run")["arch"] == {"name": "mobilenet_v2", "config": str(voc)}
     # And what this run saved is such a folder, too: of a stride and classes of its own.
     again = ("--weights", "run/last", "--dataset", f"folder:root={data}")
@@ -190,7 +189,7 @@ def test_other_input_channels(
     )
     assert (tmp_path / "run/pictures/step-00000001.png").is_file()
     first = "mobilenet_v2.conv_stem.first_conv.convolution.weight"
-    assert f"input channels fitted: {first}" in done.stdout
+    assert f"input channels adapted: {first}" in done.stdout
     stored = json.loads((tmp_path / "run/last/config.json").read_text())
     assert stored["num_channels"] == count
     picture = next((root / "images/validation").iterdir())

@@ -267,7 +267,7 @@ def test_weights_choose_the_architecture(registry: Registry, tmp_path: Path, sha
     typed = plan(registry, weights=str(folder), arch="mobilenet_v2:output_stride=8")
     assert typed.arch.options.config is None and typed.arch.options.output_stride == 8
     assert refusal(registry, arch=f"mobilenet_v2:config={folder},dropout=0.5").endswith(
-        "config gives all sizes; leave dropout out."
+        "config defines the whole network; leave out dropout."
     )
     (tmp_path / "config.json").write_text('{"model_type": "swin"}')
     text = refusal(registry, weights=str(tmp_path))

@@ -61,7 +61,7 @@ def test_for_other_classes_rows_of_the_same_name_are_taken_over(tmp_path: Path) 
     assert (report.new, report.dropped, report.carried) == ((), (), ("c2", "C1"))
     assert report.text() == (
         f"weights: runs/old/best: {report.loaded} tensors loaded; "
-        "head: rows of 2 of 5 classes taken over by name: c2, C1"
+        "head: weights of 2 of 5 classes reused by name: c2, C1"
     )
     state, old = model.network.state_dict(), trained.network.state_dict()
     for part in ("weight", "bias"):
@@ -124,7 +124,7 @@ def test_bfloat16_weights_are_loaded_as_float32(tmp_path: Path) -> None:
 def test_a_network_of_another_kind_is_refused(shared: Path) -> None:
     folder = shared / "mobilenet_v2_1.0_224"
     assert refusal(tiny_segformer(), folder) == (
-        f"{folder}: holds a mobilenet_v2 network, the architecture asked for takes segformer. "
+        f"{folder}: contains a mobilenet_v2 network, but the chosen architecture needs segformer. "
         "Give weights of the same kind, or choose the architecture that they belong to."
     )
 
@@ -133,8 +133,8 @@ def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path, variant="b0")
     assert refusal(tiny_segformer(), folder) == (
         f"{folder}: these weights do not belong to this network: 2 tensors fit, 122 tensors of "
-        "decode_head, segformer would start at random, 84 tensors of segformer would be dropped. "
-        "Name the architecture and variant that the weights were saved from, or use "
+        "decode_head, segformer would stay random, 84 tensors of segformer would not be used. "
+        "Choose the architecture and variant that the weights were saved from, or use "
         "--weights none."
     )
 

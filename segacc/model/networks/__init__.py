@@ -1,9 +1,9 @@
-"""Networks that transformers does not have, as its PreTrainedModels; `model.auto` registers them.
+"""Networks that transformers lacks, as PreTrainedModels; `model.auto` registers them.
 
-Configs and networks are apart: AutoConfig learns the configs while transformers itself is still
-being imported, before there is a PreTrainedModel.
+Configs and networks are in separate modules: the configs are registered while transformers itself
+is still being imported, before PreTrainedModel exists.
 """
 
-# Importing one of the modules here imports transformers' table of configs first, and with it what
-# `segacc.model.auto` adds: otherwise the module would be asked for while it is being imported.
+# Importing a module of this package first imports transformers' config mapping, and through it
+# `segacc.model.auto`: otherwise the module would be imported recursively.
 import transformers.models.auto.configuration_auto  # noqa: F401

@@ -1,4 +1,4 @@
-"""Configs of the networks that transformers does not have."""
+"""Configs of the networks that transformers lacks."""
 
 from typing import Any, ClassVar
 
@@ -10,13 +10,13 @@ TINY = "tiny"
 
 
 class LinearSegConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Config of `LinearForSemanticSegmentation`: a backbone of transformers, and a linear head.
+    """Config of `LinearForSemanticSegmentation`: a transformers backbone and a linear head.
 
     Attributes:
-        backbone_config: of any backbone of transformers; its `out_features` feed the head.
-        freeze_backbone: the backbone keeps its weights and stays in evaluation.
-        initializer_range: standard deviation of the head's weights at the start.
-        semantic_loss_ignore_index: label that counts for nothing in the loss of `labels=`.
+        backbone_config: of any transformers backbone; its `out_features` are the input of the head.
+        freeze_backbone: whether the backbone is frozen and stays in evaluation mode.
+        initializer_range: standard deviation of the head's initial weights.
+        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
     """
 
     model_type = "segacc_linear"
@@ -36,12 +36,12 @@ class LinearSegConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
-    """What the configs of torchvision's segmentation networks share.
+    """Base class of the configs of torchvision's segmentation networks.
 
     Attributes:
         backbone: `mobilenet_v3_large`, `resnet50`, `resnet101`, or `tiny`, for tests.
-        num_channels: of the images.
-        semantic_loss_ignore_index: label that counts for nothing in the loss of `labels=`.
+        num_channels: number of image channels.
+        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
     """
 
     backbone: str = "mobilenet_v3_large"
@@ -50,10 +50,10 @@ class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class AuxiliarySegConfig(TorchvisionSegConfig):
-    """What those with an auxiliary head share.
+    """Base class of the configs with an auxiliary head.
 
     Attributes:
-        auxiliary_loss_weight: of the auxiliary head; 0 leaves the head out.
+        auxiliary_loss_weight: loss weight of the auxiliary head; 0 removes the head.
     """
 
     auxiliary_loss_weight: float = 0.4
@@ -90,4 +90,4 @@ TORCHVISION_CONFIGS = {
     "fcn": (FCNSegConfig, "FCNForSemanticSegmentation"),
     "lraspp": (LRASPPSegConfig, "LRASPPForSemanticSegmentation"),
 }
-"""By the name that torchvision's networks start with: config, and name of the network's class."""
+"""Config and class name of the network, by the prefix of torchvision's names."""

@@ -1,4 +1,4 @@
-"""A linear head on the features of a backbone, mostly frozen: what the features alone can do."""
+"""A linear head on backbone features, usually with the backbone frozen (linear probing)."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from segacc.model.networks.configs import LinearSegConfig
 
 
 class LinearHead(nn.Module):
-    """Batch norm and a 1x1 convolution on one or several feature maps (DINOv2's `BNHead`).
+    """Batch norm and a 1x1 convolution on one or more feature maps (DINOv2's `BNHead`).
 
     Args:
-        channels: of each map; more than one map are concatenated.
+        channels: channels of each map; several maps are concatenated.
         num_classes: K.
     """
 
     def __init__(self, channels: list[int], num_classes: int) -> None:
-        """Build; see the class."""
+        """Build the layers; see the class."""
         super().__init__()
         self.norm = nn.BatchNorm2d(sum(channels))
         self.classifier = nn.Conv2d(sum(channels), num_classes, 1)
@@ -38,10 +38,11 @@ class LinearHead(nn.Module):
 
 
 class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
-    """A backbone of transformers, frozen unless the config says otherwise, and a linear head.
+    """A transformers backbone, frozen unless the config says otherwise, and a linear head.
 
-    A frozen backbone has no gradients and stays in evaluation, without dropout and drop path: only
-    the head costs memory and a backward pass. After Oquab et al., DINOv2 (TMLR 2024), section 7.4.
+    A frozen backbone has no gradients and stays in evaluation mode, without dropout and drop path,
+    so only the head needs memory and a backward pass. After Oquab et al., DINOv2 (TMLR 2024),
+    section 7.4.
     """
 
     config_class = LinearSegConfig
@@ -57,9 +58,9 @@ class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "LinearForSemanticSegmentation":
-        """Switch to training or evaluation; a frozen backbone stays in evaluation, and frozen.
+        """Switch to training or evaluation mode; a frozen backbone stays frozen in evaluation mode.
 
-        `from_pretrained` makes every parameter ask for gradients, and calls this at its end.
+        `from_pretrained` sets requires_grad on every parameter, and calls this at its end.
         """
         super().train(mode)
         if self.config.freeze_backbone:
@@ -69,7 +70,7 @@ class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
     ) -> SemanticSegmenterOutput:
-        """Map images (N, C, H, W) to logits (N, K, h, w) at the resolution of the patches."""
+        """Map images (N, C, H, W) to logits (N, K, h, w) at patch resolution."""
         learning = torch.is_grad_enabled() and not self.config.freeze_backbone
         with torch.set_grad_enabled(learning):
             maps = self.backbone(pixel_values).feature_maps
@@ -79,7 +80,7 @@ class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
 def segmenter_output(
     network: Any, logits: Tensor, labels: Tensor | None, **auxiliary: Any
 ) -> SemanticSegmenterOutput:
-    """Return logits (N, K, h, w), and transformers' loss where there are labels (N, H, W) int64."""
+    """Return logits (N, K, h, w), and transformers' loss if labels (N, H, W) int64 are given."""
     loss = None
     if labels is not None:
         ignored = network.config.semantic_loss_ignore_index

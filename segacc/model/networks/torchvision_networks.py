@@ -1,4 +1,4 @@
-"""torchvision's segmentation networks as PreTrainedModels, under torchvision's own tensor names."""
+"""torchvision's segmentation networks as PreTrainedModels, with torchvision's tensor names."""
 
 from typing import Any
 
@@ -28,14 +28,14 @@ Encoder = tuple[nn.Module, int, int]
 
 
 def build_encoder(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
-    """Build a backbone that gives `out`, and `aux`, an earlier map, where it is asked for."""
+    """Build a backbone that returns `out` and, if requested, `aux`, an earlier feature map."""
     if config.backbone.startswith("resnet"):
         return _resnet(config, auxiliary=auxiliary)
     return _mobilenet(config, auxiliary=auxiliary)
 
 
 def _resnet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
-    """Build a ResNet whose last two stages dilate: both maps at an eighth of the image's size."""
+    """Build a ResNet with its last two stages dilated: both maps at 1/8 of the image size."""
     build = {"resnet50": resnet50, "resnet101": resnet101}[config.backbone]
     network = build(weights=None, replace_stride_with_dilation=[False, True, True])
     network.conv1 = fit_input(network.conv1, config.num_channels)
@@ -44,11 +44,11 @@ def _resnet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
 
 
 def _mobilenet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
-    """Build a MobileNetV3 that dilates: `out` at a sixteenth, `aux` (its C2) at an eighth."""
+    """Build a dilated MobileNetV3: `out` at 1/16, `aux` (its C2) at 1/8."""
     width = 0.125 if config.backbone == TINY else 1.0
     blocks = mobilenet_v3_large(weights=None, dilated=True, width_mult=width).features
     blocks[0][0] = fit_input(blocks[0][0], config.num_channels)
-    strided = [place for place, one in enumerate(blocks) if getattr(one, "_is_cn", False)]
+    strided = [k for k, one in enumerate(blocks) if getattr(one, "_is_cn", False)]
     last, early = len(blocks) - 1, strided[1]
     taken = {str(last): "out", **({str(early): "aux"} if auxiliary else {})}
     channels = blocks[last].out_channels, blocks[early].out_channels
@@ -56,7 +56,7 @@ def _mobilenet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
 
 
 def fit_input(layer: nn.Conv2d, num_channels: int) -> nn.Conv2d:
-    """Build a first convolution anew for images of other channels."""
+    """Return a first convolution for another number of image channels."""
     if layer.in_channels == num_channels:
         return layer
     return nn.Conv2d(
@@ -70,10 +70,10 @@ def fit_input(layer: nn.Conv2d, num_channels: int) -> nn.Conv2d:
 
 
 class TorchvisionForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
-    """What torchvision's networks share. Logits stay at the resolution of the features.
+    """Base class of torchvision's networks. Logits stay at the resolution of the features.
 
-    torchvision resizes them to the image's size in `forward`; segacc and transformers' image
-    processors do that where they are used.
+    torchvision resizes them to the image size in `forward`; in segacc and in transformers' image
+    processors that is done by the caller.
     """
 
     config_class = TorchvisionSegConfig
@@ -82,9 +82,9 @@ class TorchvisionForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Start the backbone as torchvision does, and heads as torch does.
+        """Initialize the backbone like torchvision, and heads like torch.
 
-        transformers calls this on what weights do not hold, too.
+        transformers also calls this for modules that are missing in loaded weights.
         """
         if not isinstance(module, nn.Conv2d):
             super()._init_weights(module)
@@ -97,7 +97,7 @@ class TorchvisionForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
 
 
 class _WithHeads(TorchvisionForSemanticSegmentation):
-    """A network with a head on `out`, and in training another one on `aux`."""
+    """A network with a head on `out`, and in training a second one on `aux`."""
 
     head: Any
 
@@ -135,14 +135,14 @@ class DeepLabV3ForSemanticSegmentation(_WithHeads):
 
 
 class FCNForSemanticSegmentation(_WithHeads):
-    """FCN (Long et al., CVPR 2015), as torchvision has it: one 3x3 convolution, one class layer."""
+    """FCN (Long et al., CVPR 2015) as in torchvision: one 3x3 convolution, one classifier."""
 
     config_class = FCNSegConfig
     head = FCNHead
 
 
 class LRASPPForSemanticSegmentation(TorchvisionForSemanticSegmentation):
-    """Lite R-ASPP (Howard et al., ICCV 2019): a gate from the whole image, logits at an eighth."""
+    """Lite R-ASPP (Howard et al., ICCV 2019): global gating, logits at 1/8 resolution."""
 
     config_class = LRASPPSegConfig
 
@@ -156,7 +156,7 @@ class LRASPPForSemanticSegmentation(TorchvisionForSemanticSegmentation):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any
     ) -> SemanticSegmenterOutput:
-        """Map images (N, C, H, W) to logits (N, K, h, w) at an eighth of their size."""
+        """Map images (N, C, H, W) to logits (N, K, h, w) at 1/8 resolution."""
         features = self.backbone(pixel_values)
         logits = self.classifier({"low": features["aux"], "high": features["out"]})
         return segmenter_output(self, logits, labels)

@@ -1,1 +1,1 @@
-"""The built-in architectures, one file a family."""
+"""The built-in architectures, one file per family."""

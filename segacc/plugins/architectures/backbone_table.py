@@ -1,4 +1,4 @@
-"""The table behind `backbones`: families, published sizes, Hub ids, licences."""
+"""The table of backbones: families, published sizes, Hub ids, licences."""
 
 from collections.abc import Mapping
 
@@ -280,12 +280,12 @@ BACKBONES: Mapping[str, Backbone] = {
         license="Apache-2.0",
     ),
 }
-"""By name, what `upernet` and `linear` can be built on; and `timm/<name>`, which is not listed."""
+"""The backbones of `upernet` and `linear` by name; `timm/<name>` is accepted too."""
 
 UNUSABLE = {
     "dinat": "it needs the package natten, which segacc does not support",
     "tipsv2": "it is a pair of an image and a text network",
     "uvdoc_backbone": "transformers cannot build it on its own",
-    "vitpose_backbone": "it gives rows of tokens and no maps",
+    "vitpose_backbone": "it returns sequences of tokens, not feature maps",
 }
-"""Backbones of transformers that cannot carry a segmentation head, and why."""
+"""Backbones of transformers that cannot be used, and the reasons."""

@@ -1,4 +1,4 @@
-"""Backbones by name and size, for heads that are built on feature maps: `upernet` and `linear`.
+"""Backbones by name and size, for heads on feature maps: `upernet` and `linear`.
 
 Importing this module is cheap: transformers and timm are imported inside the functions.
 """
@@ -30,20 +30,20 @@ __all__ = [
 ]
 
 TIMM = "timm/"
-"""What the names of timm's networks start with."""
+"""Prefix of the names of timm's networks."""
 TEST = "test"
-"""The size that every backbone has for tests: `Backbone.tiny`."""
+"""Name of each backbone's test size: `Backbone.tiny`."""
 
 
 def check_backbone(name: str, size: str) -> None:
-    """Refuse a name or size that is not there. An empty size is the default one.
+    """Reject an unknown backbone or size. An empty size is the default size.
 
     Raises:
-        ValueError: so; the text is for the user.
+        ValueError: the backbone or size is unknown or unusable; the message is for users.
     """
     if name.startswith(TIMM) and name != TIMM:
         if size:
-            raise ValueError(f"{name} is of one size; leave size out")
+            raise ValueError(f"{name} has only one size; leave out size")
         return
     if name in UNUSABLE:
         raise ValueError(f"the backbone {name} cannot be used: {UNUSABLE[name]}")
@@ -57,7 +57,7 @@ def check_backbone(name: str, size: str) -> None:
 
 
 def default_size(name: str) -> str:
-    """Return the size that an empty one stands for; empty for a network of timm."""
+    """Return the default size; empty for a network of timm."""
     return "" if name.startswith(TIMM) else next(iter(BACKBONES[name].sizes))
 
 
@@ -75,21 +75,20 @@ def backbone_config(
     Args:
         name: a key of BACKBONES, or `timm/<name>`.
         size: one of its sizes, `test`, or empty for the default.
-        num_channels: of the images.
-        image_size: (height, width) of the crops; a backbone of fixed size is built for the largest
-            square in it that fits.
-        maps: 4 for a pyramid, from fine to coarse (of a plain ViT: from early to late, all of one
-            size); 1 for the last map alone.
-        drop_path: probability that a residual branch is skipped, rising with depth; None leaves
-            the published one.
+        num_channels: number of image channels.
+        image_size: (height, width) of the crops; a backbone with a fixed size is built for the
+            largest valid square in it.
+        maps: 4 for a pyramid from fine to coarse (for a plain ViT: from early to late layers, all
+            of one size); 1 for the last map only.
+        drop_path: stochastic depth rate, increasing with depth; None keeps the published value.
 
     Raises:
-        ValueError: `drop_path` is given and the backbone has none.
-        ModuleNotFoundError: `timm` is needed and not there.
+        ValueError: `drop_path` is given, but the backbone has none.
+        ModuleNotFoundError: the package `timm` is needed and not installed.
     """
     if name.startswith(TIMM):
         if drop_path is not None:
-            raise ValueError(f"{name} takes no drop_path")
+            raise ValueError(f"{name} does not support drop_path")
         return timm_backbones.config(name.removeprefix(TIMM), num_channels, maps)
     backbone = BACKBONES[name]
     values: dict[str, Any] = {**backbone.common, "num_channels": num_channels}
@@ -110,12 +109,12 @@ def backbone_config(
 
 
 def evenly_spaced(stages: list[str], maps: int) -> list[str]:
-    """Choose that many stages, evenly, the last one among them; stages come without the stem."""
+    """Select that many evenly spaced stages, including the last; `stages` excludes the stem."""
     return [stages[(k + 1) * len(stages) // maps - 1] for k in range(maps)]
 
 
 def set_channels(config: Any, num_channels: int) -> None:
-    """Set the number of input channels, wherever a backbone's config tells it."""
+    """Set the number of input channels everywhere in a backbone's config."""
     config.num_channels = num_channels
     if hasattr(config, "stem_channels"):  # HGNetV2 has it twice
         config.stem_channels = [num_channels, *config.stem_channels[1:]]
@@ -129,15 +128,15 @@ def encoder_id(name: str, size: str) -> str | None:
 
 
 def encoder_license(name: str) -> str:
-    """Return the licence of a backbone's published weights; empty where it is not known."""
+    """Return the licence of a backbone's published weights; empty if unknown."""
     return "" if name.startswith(TIMM) else BACKBONES[name].license
 
 
 def size_rule(config: Any) -> "SizeRule":
-    """Say which images a backbone takes, by its config.
+    """Return the image sizes that a backbone accepts, from its config.
 
-    A size that fits is neither refused nor cut: the patches at the end of a plain ViT and of
-    ConvNeXt's first layer are dropped in silence where they are not whole.
+    An accepted size is used completely: a plain ViT and ConvNeXt's first layer would silently drop
+    incomplete patches at the border.
     """
     from segacc.model import SizeRule
 
@@ -156,7 +155,7 @@ def size_rule(config: Any) -> "SizeRule":
 
 
 def image_processor(config: Any) -> Any:
-    """Build the image processor of a network on this backbone: its mean and std, its one size."""
+    """Build the image processor for a backbone, with its mean, std and fixed size, if any."""
     from transformers import SegformerImageProcessor
 
     if config.model_type == "timm_backbone":

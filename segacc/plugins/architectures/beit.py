@@ -1,7 +1,7 @@
-"""BEiT (Bao et al., ICLR 2022) and Data2Vec-Vision (Baevski et al., ICML 2022): ViTs with UPerNet.
+"""BEiT (Bao et al., ICLR 2022) and Data2Vec-Vision (Baevski et al., ICML 2022) with UPerNet.
 
-Both are one network under two names: a ViT with relative position biases, whose blocks feed a
-feature pyramid, a UPerNet head and an auxiliary FCN head.
+Both use the same network: a ViT with relative position biases, whose blocks feed a feature pyramid,
+a UPerNet head and an auxiliary FCN head.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from segacc.model import SegmentationModel, TransformersModel
 
-# blocks, width, heads, channels of the auxiliary head; `tiny` is ours.
+# Blocks, width, heads, channels of the auxiliary head; `tiny` is not published.
 SIZES = {
     "tiny": (4, 16, 2, 8),
     "base": (12, 768, 12, 256),
@@ -34,9 +34,9 @@ class BeitOptions(TransformersOptions):
     variant: Literal["base", "large", "tiny"] = "base"
     """Size: base has 163 million parameters, large 440 million; tiny has 60 thousand, for tests."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a residual branch is skipped in training, rising linearly with depth."""
+    """Stochastic depth rate in training, increasing linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability that a channel of a transformer block is dropped in training."""
+    """Dropout probability in the transformer blocks."""
     auxiliary: bool = True
     """Train an auxiliary head on the third of the four feature maps."""
     auxiliary_weight: Annotated[float, Ge(0)] = 0.4
@@ -44,7 +44,7 @@ class BeitOptions(TransformersOptions):
 
 
 def build_beit(options: BeitOptions, facts: Facts) -> "SegmentationModel":
-    """Build BEiT with random weights; logits at a quarter of the image's size."""
+    """Build BEiT with random weights; logits at 1/4 of the image size."""
     from transformers import BeitConfig, BeitForSemanticSegmentation
 
     from segacc.model import SizeRule
@@ -52,7 +52,7 @@ def build_beit(options: BeitOptions, facts: Facts) -> "SegmentationModel":
     config = _config(BeitConfig, options, facts, image_size=max(facts.crop_size))
     if _ours(options, "BeitForSemanticSegmentation"):
         # transformers reads the input of block `out_indices`, counted from 1, and allows no index
-        # behind the last block: the last one's output cannot be had.
+        # after the last block, so the last block's output is not available.
         config.out_indices = _quarters(config.num_hidden_layers)
     network: Any = BeitForSemanticSegmentation(config)
     rule = SizeRule(multiple=config.patch_size, minimum=2 * config.patch_size)
@@ -62,10 +62,10 @@ def build_beit(options: BeitOptions, facts: Facts) -> "SegmentationModel":
 
 
 def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationModel":
-    """Build Data2Vec-Vision with random weights; logits at a quarter of the image's size.
+    """Build Data2Vec-Vision with random weights; logits at 1/4 of the image size.
 
     Raises:
-        OptionError: the crops are not square or no multiple of 16.
+        OptionError: the crop is not square or not a multiple of 16.
     """
     from transformers import Data2VecVisionConfig, Data2VecVisionForSemanticSegmentation
 
@@ -75,8 +75,8 @@ def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationMo
     side = square_side(facts, PATCH) if options.config is None else 0
     config = _config(Data2VecVisionConfig, options, facts, image_size=side)
     if _ours(options, "Data2VecVisionForSemanticSegmentation"):
-        # As BEiT, but the index behind the last block, its output, is allowed.
-        config.out_indices = [place + 1 for place in _quarters(config.num_hidden_layers)]
+        # Like BEiT, but the index after the last block, its output, is allowed.
+        config.out_indices = [index + 1 for index in _quarters(config.num_hidden_layers)]
     network: Any = Data2VecVisionForSemanticSegmentation(config)
     side = config.image_size
     model = _wrap(
@@ -114,7 +114,7 @@ def _config(config_class: Any, options: BeitOptions, facts: Facts, *, image_size
 
 
 def _ours(options: BeitOptions, name: str) -> bool:
-    """Tell whether we choose the blocks that are used: not where a network `name` was saved."""
+    """True if segacc chooses the blocks to use, not a saved network of class `name`."""
     from segacc.model.transformers_weights import read_config
 
     return options.config is None or name not in (
@@ -123,12 +123,12 @@ def _ours(options: BeitOptions, name: str) -> bool:
 
 
 def _quarters(blocks: int) -> list[int]:
-    """Name four blocks at equal distances, counted from 1, of which the last is the last."""
+    """Return four evenly spaced block numbers, counted from 1, ending with the last block."""
     return [blocks * quarter // 4 for quarter in (1, 2, 3, 4)]
 
 
 def _wrap(network: Any, encoder: str, rule: Any, resize: dict[str, Any]) -> "TransformersModel":
-    """Put either network behind the contract."""
+    """Wrap either network as a TransformersModel."""
     from transformers import BeitImageProcessor
 
     from segacc.model import TransformersModel
@@ -154,10 +154,10 @@ def _wrap(network: Any, encoder: str, rule: Any, resize: dict[str, Any]) -> "Tra
 
 
 def spread_biases(found: "dict[str, Tensor]", own: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """Give each block the table of position biases that weights share between all blocks.
+    """Copy a table of position biases that the weights share between all blocks to each block.
 
-    Networks that were only pretrained share one, fine-tuned ones have one a block; the authors'
-    fine-tuning starts so, too (run_class_finetuning.py of unilm/beit).
+    Pretrained networks share one table, fine-tuned ones have one per block; the authors'
+    fine-tuning starts in the same way (run_class_finetuning.py of unilm/beit).
     """
     shared = [name for name in found if name.endswith(TABLE) and name not in own]
     missing = [name for name in own if name.endswith(TABLE) and name not in found]
@@ -169,14 +169,14 @@ def spread_biases(found: "dict[str, Tensor]", own: "dict[str, Tensor]") -> "dict
 
 
 def beit_weights(options: BeitOptions) -> str | None:
-    """Name the encoder that was pretrained and then fine-tuned on ImageNet-22k."""
+    """Return the encoder that was pretrained and then fine-tuned on ImageNet-22k."""
     if options.variant == "tiny":
         return None
     return f"microsoft/beit-{options.variant}-patch16-224-pt22k-ft22k"
 
 
 def data2vec_vision_weights(options: BeitOptions) -> str | None:
-    """Name the encoder that was pretrained on ImageNet-1k without labels."""
+    """Return the encoder that was pretrained on ImageNet-1k without labels."""
     return None if options.variant == "tiny" else f"facebook/data2vec-vision-{options.variant}"
 
 

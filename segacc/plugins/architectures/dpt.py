@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 PATCH = 16
 STEP = 2 * PATCH
-"""Sides must be multiples of it: at an odd number of patches the logits reach over more than the
-image, as the coarsest map, of half as many patches, is rounded up."""
+"""Image sides must be multiples of this: with an odd number of patches, the size of the coarsest
+map (half the patches) is rounded up, and the logits would extend beyond the image."""
 
-# The paper's section 3: ViT-Large, and a ResNet-50 under ViT-Base; `tiny` is ours.
+# The paper's section 3: ViT-Large, and a ResNet-50 under ViT-Base; `tiny` is not published.
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 16,
@@ -51,7 +51,7 @@ class DptOptions(TransformersOptions):
     """Size: large (ViT-Large) has 344 million parameters, hybrid (ResNet-50 under ViT-Base) 124
     million; tiny has 78 thousand, for tests."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a decoder value is dropped in training."""
+    """Dropout probability in the decoder."""
     auxiliary: bool = True
     """Train an auxiliary head on the decoder's last feature map."""
     auxiliary_weight: Annotated[float, Ge(0)] = 0.4
@@ -59,10 +59,10 @@ class DptOptions(TransformersOptions):
 
 
 def build(options: DptOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at the image's size.
+    """Build the network with random weights; logits at the image size.
 
     Raises:
-        OptionError: the crops are not square or no multiple of 32.
+        OptionError: the crop is not square or not a multiple of 32.
     """
     from transformers import DPTConfig, DPTForSemanticSegmentation
 
@@ -88,7 +88,7 @@ def build(options: DptOptions, facts: Facts) -> "SegmentationModel":
 
 
 def _wrap(network: Any) -> "SegmentationModel":
-    """Put the network behind the contract."""
+    """Wrap the network as a TransformersModel."""
     from transformers import DPTImageProcessor
 
     from segacc.model import SizeRule, TransformersModel
@@ -104,7 +104,7 @@ def _wrap(network: Any) -> "SegmentationModel":
         DPTImageProcessor(
             do_reduce_labels=False,
             size={"height": side, "width": side},
-            resample=2,  # bilinear, as segacc resizes
+            resample=2,  # bilinear, like segacc
         ),
         encoder="dpt",
         classifiers=heads,
@@ -119,7 +119,7 @@ def _wrap(network: Any) -> "SegmentationModel":
 
 
 def default_weights(options: DptOptions) -> str | None:
-    """Name what the authors published: ADE20K's network, or the depth estimator's for hybrid."""
+    """Return the authors' weights: trained on ADE20K, or for depth estimation (hybrid)."""
     published = {"large": "Intel/dpt-large-ade", "hybrid": "Intel/dpt-hybrid-midas"}
     return published.get(options.variant)
 

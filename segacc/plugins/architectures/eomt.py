@@ -1,4 +1,4 @@
-"""EoMT (Kerssies et al., CVPR 2025): a plain ViT that classifies masks; DINOv2's or DINOv3's."""
+"""EoMT (Kerssies et al., CVPR 2025): mask classification with a plain ViT, DINOv2 or DINOv3."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,7 @@ from segacc.plugins.architectures.mask2former import PointOptions
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel
 
-# Width, layers, heads, layers that see the queries: table 1 of the paper; `tiny` is ours.
+# Width, layers, heads, layers with queries: table 1 of the paper; `tiny` is not published.
 SIZES = {
     "small": (384, 12, 6, 3),
     "base": (768, 12, 12, 3),
@@ -29,31 +29,31 @@ class EomtOptions(PointOptions):
     variant: Literal["small", "base", "large", "tiny"] = "large"
     """Size: small has 24 million parameters, base 93, large 316; tiny has 0.1, for tests."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability that a residual branch is skipped in training."""
+    """Stochastic depth rate in training."""
     annealing: bool = True
-    """Take the masks off the queries' attention while training, so that the trained network needs
-    none; else attention stays masked, or unmasked, as the weights came."""
+    """Gradually disable masked attention during training, so that the trained network does not need
+    it; if false, attention stays masked or unmasked as in the loaded weights."""
 
 
 def build_eomt(options: EomtOptions, facts: Facts) -> "SegmentationModel":
-    """Build EoMT on DINOv2's ViT with random weights; one image size, the crop's.
+    """Build EoMT on DINOv2's ViT with random weights; the only image size is the crop size.
 
     Raises:
-        OptionError: the crops are not square or no multiple of 16.
+        OptionError: the crop is not square or not a multiple of 16.
     """
-    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
     return _build(EomtConfig, EomtForUniversalSegmentation, options, facts)
 
 
 def build_eomt_dinov3(options: EomtOptions, facts: Facts) -> "SegmentationModel":
-    """Build EoMT on DINOv3's ViT with random weights; one image size, the crop's.
+    """Build EoMT on DINOv3's ViT with random weights; the only image size is the crop size.
 
     Raises:
-        OptionError: the crops are not square or no multiple of 16.
+        OptionError: the crop is not square or not a multiple of 16.
     """
-    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation
 
     width = SIZES[options.variant][0]
@@ -89,8 +89,8 @@ def _build(
     side = config.image_size
     model = EomtModel(
         network_class(config),
-        # The network takes one size only: the shorter side is resized to it, and windows of that
-        # size are laid over the longer one, as the authors' semantic networks are published.
+        # The network accepts a single size: the shorter side is resized to it, and windows of
+        # that size cover the longer side, as in the authors' published semantic networks.
         EomtImageProcessor(
             size={"shortest_edge": side, "longest_edge": None}, do_split_image=True, do_pad=False
         ),
@@ -106,7 +106,7 @@ def _build(
 
 
 def eomt_weights(options: EomtOptions) -> str | None:
-    """Name the authors' network of the variant: on ADE20K, or on COCO where there is no other."""
+    """Return the authors' weights for the variant: ADE20K, or COCO if there are none."""
     if options.variant == "tiny":
         return None
     if options.variant == "large":
@@ -115,7 +115,7 @@ def eomt_weights(options: EomtOptions) -> str | None:
 
 
 def eomt_dinov3_weights(options: EomtOptions) -> str | None:
-    """Name the authors' network of the variant: on ADE20K, or on COCO where there is no other."""
+    """Return the authors' weights for the variant: ADE20K, or COCO if there are none."""
     if options.variant == "tiny":
         return None
     if options.variant == "large":
@@ -130,11 +130,11 @@ def tiny() -> EomtOptions:
 
 @hookimpl
 def segacc_architectures() -> list[Architecture]:
-    """Register EoMT twice."""
+    """Register EoMT with DINOv2 and with DINOv3."""
     return [
         Architecture(
             name="eomt",
-            summary="plain DINOv2 ViT that classifies masks (Kerssies et al. 2025); needs scipy",
+            summary="mask classification, plain DINOv2 ViT (Kerssies et al. 2025); needs scipy",
             options=EomtOptions,
             build=build_eomt,
             default_weights=eomt_weights,
@@ -143,7 +143,7 @@ def segacc_architectures() -> list[Architecture]:
         ),
         Architecture(
             name="eomt_dinov3",
-            summary="plain DINOv3 ViT that classifies masks (Kerssies et al. 2025); needs scipy",
+            summary="mask classification, plain DINOv3 ViT (Kerssies et al. 2025); needs scipy",
             options=EomtOptions,
             build=build_eomt_dinov3,
             default_weights=eomt_dinov3_weights,

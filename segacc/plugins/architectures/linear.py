@@ -1,4 +1,4 @@
-"""A linear head on a frozen backbone: the protocol of DINOv2 (Oquab et al., TMLR 2024)."""
+"""A linear head on a frozen backbone: DINOv2's linear evaluation (Oquab et al., TMLR 2024)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,31 +31,31 @@ class LinearOptions(TransformersOptions):
     """Options of a linear head on a backbone."""
 
     backbone: str = "dinov2"
-    """Feature extractor: dinov2, dinov2_with_registers, dinov3_vit, or any other that `upernet`
-    takes, timm/NAME for a network of timm among them."""
+    """Backbone: dinov2, dinov2_with_registers, dinov3_vit, or any other backbone of `upernet`,
+    including timm/NAME for a network of timm."""
     size: Annotated[str, BeforeValidator(str)] = ""
-    """Published size of the backbone, as small, base, 50, b2; empty is its usual one. A network of
-    timm has its size in its name; `test` is a very small one, for tests."""
+    """Published size of the backbone, e.g. small, base, 50, b2; empty for the default. The name of
+    a timm network includes its size; `test` is a very small one, for tests."""
     layers: Annotated[int, Ge(1)] = 1
-    """Feature maps that the head reads: that many last layers of a ViT, or last stages of a
-    hierarchy, one beside the other; of a ViT of timm, layers spread evenly."""
+    """Number of feature maps to concatenate as input of the head: the last layers of a ViT or the
+    last stages of a hierarchical backbone; for a ViT of timm, evenly spaced layers."""
     unfreeze: bool = False
-    """Train the backbone too. As it is, only the head is trained, which is fast and needs the
-    backbone's published weights; the backbone stays in evaluation, without dropout."""
+    """Train the backbone too. By default only the head is trained, which is fast and requires
+    pretrained backbone weights; the backbone then stays in evaluation mode, without dropout."""
 
     def __post_init__(self) -> None:
-        """Refuse a backbone or size that is not there."""
+        """Reject an unknown backbone or size."""
         super().__post_init__()
         check_backbone(self.backbone, self.size)
 
 
 def build(options: LinearOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at the resolution of the patches.
+    """Build the network with random weights; logits at patch resolution.
 
     Raises:
-        ModuleNotFoundError: a backbone of timm, and the package `timm` is not there.
-        OptionError: the backbone has fewer layers than the head is to read.
-        WeightsError: `config` is no folder of a network on a backbone that is known here.
+        ModuleNotFoundError: a timm backbone is used, but the package `timm` is not installed.
+        OptionError: the backbone has fewer layers than requested.
+        WeightsError: `config` is not a folder with a supported network.
     """
     from segacc.model import TransformersModel
     from segacc.model.networks.linear import LinearForSemanticSegmentation
@@ -91,30 +91,28 @@ def _config(options: LinearOptions, facts: Facts) -> Any:
 
 
 def _backbone(options: LinearOptions, facts: Facts) -> Any:
-    """Build the backbone's config, which gives its last layers."""
+    """Build the backbone's config, which outputs its last layers."""
     size, channels = facts.crop_size, facts.num_channels
     name, layers = options.backbone, options.layers
-    if name.startswith(TIMM):  # it refuses too many layers itself
+    if name.startswith(TIMM):  # it checks the number of layers itself
         return backbone_config(name, num_channels=channels, maps=layers)
     config = backbone_config(name, options.size, num_channels=channels, image_size=size, maps=1)
     stages = [stage for stage in config.stage_names if stage != "stem"]
     if layers > len(stages):
-        raise OptionError(
-            f"--arch linear: layers={layers}: {name} has only {len(stages)} to read from."
-        )
+        raise OptionError(f"--arch linear: layers={layers}: {name} has only {len(stages)} layers.")
     config.out_features = stages[-layers:]
     return config
 
 
 def default_weights(options: LinearOptions) -> str | None:
-    """Name the published encoder of the backbone."""
+    """Return the published encoder weights of the backbone."""
     if options.config is not None or options.size == TEST:
         return None
     return encoder_id(options.backbone, options.size)
 
 
 def tiny() -> LinearOptions:
-    """Return options of a network of 23 thousand parameters, all trained: they start at random."""
+    """Return options of a network of 23 thousand parameters, all trained, as they start random."""
     return LinearOptions(size=TEST, unfreeze=True)
 
 
@@ -124,7 +122,7 @@ def segacc_architectures() -> list[Architecture]:
     return [
         Architecture(
             name="linear",
-            summary="batch norm and a 1x1 convolution on a frozen backbone, as DINOv2 is judged",
+            summary="linear probing: batch norm and a 1x1 convolution on a frozen backbone",
             options=LinearOptions,
             build=build,
             default_weights=default_weights,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Variant = Literal["swin_tiny", "swin_small", "swin_base", "swin_large", "tiny"]
 
 # Width of the first stage, depths, heads, window, image size: Liu et al., Swin, ICCV 2021, section
-# 3.3; the two large ones as trained at 384 pixels. `tiny` is ours.
+# 3.3; the two large ones as trained at 384 pixels. `tiny` is not published.
 SWIN = {
     "swin_tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 224),
     "swin_small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7, 224),
@@ -27,29 +27,29 @@ SWIN = {
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOptions(TransformersOptions):
-    """What the options of mask classification start with."""
+    """Common options of mask classification networks."""
 
     num_queries: PositiveInt = 100
-    """Masks that are predicted for each image; more than an image has classes."""
+    """Number of predicted masks per image; should exceed the number of classes in an image."""
     no_object_weight: Annotated[float, Gt(0)] = 0.1
-    """Weight, in the class loss, of queries that stand for no object."""
+    """Weight of the class "no object" in the class loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointOptions(MaskOptions):
-    """What the options start with where masks are compared at points."""
+    """Common options of networks that compare masks at sampled points."""
 
     train_num_points: PositiveInt = 12544
-    """Points at which a mask is compared with the label; 12544 is 112 x 112."""
+    """Number of points at which a mask is compared with the label; 12544 is 112 x 112."""
     class_weight: Annotated[float, Ge(0)] = 2.0
-    """Weight of the class loss, and of the class in matching."""
+    """Weight of the class loss and of the class cost in matching."""
     mask_weight: Annotated[float, Ge(0)] = 5.0
-    """Weight of the cross-entropy of masks, and of the same in matching."""
+    """Weight of the masks' cross-entropy loss and of its cost in matching."""
     dice_weight: Annotated[float, Ge(0)] = 5.0
-    """Weight of the dice loss of masks, and of the same in matching."""
+    """Weight of the masks' dice loss and of its cost in matching."""
 
     def loss_settings(self) -> dict[str, Any]:
-        """Return queries, points and weights under the names that configs of transformers have."""
+        """Return number of queries, points and weights by the names in transformers' configs."""
         return {
             "num_queries": self.num_queries,
             "train_num_points": self.train_num_points,
@@ -65,12 +65,12 @@ class Mask2FormerOptions(PointOptions):
     """Options of Mask2Former."""
 
     variant: Variant = "swin_tiny"
-    """Encoder: swin_tiny makes 47 million parameters, swin_small 69, swin_base 107, swin_large 215;
-    tiny makes 0.3, for tests."""
+    """Encoder: swin_tiny gives 47 million parameters, swin_small 69, swin_base 107, swin_large 215;
+    tiny gives 0.3, for tests."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
-    """Probability that a residual branch of the encoder is skipped, rising linearly with depth."""
+    """Stochastic depth rate of the encoder, increasing linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability that a channel of the decoders is dropped in training."""
+    """Dropout probability in the decoders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +78,22 @@ class MaskFormerOptions(MaskOptions):
     """Options of MaskFormer."""
 
     variant: Variant = "swin_tiny"
-    """Encoder: swin_tiny makes 42 million parameters, swin_small 63, swin_base 102, swin_large 212;
-    tiny makes 0.3, for tests."""
+    """Encoder: swin_tiny gives 42 million parameters, swin_small 63, swin_base 102, swin_large 212;
+    tiny gives 0.3, for tests."""
     class_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the class loss; in matching it is 1."""
+    """Weight of the class loss; its cost in matching has weight 1."""
     mask_weight: Annotated[float, Ge(0)] = 20.0
-    """Weight of the focal loss of masks, and of the same in matching."""
+    """Weight of the masks' focal loss and of its cost in matching."""
     dice_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the dice loss of masks, and of the same in matching."""
+    """Weight of the masks' dice loss and of its cost in matching."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
-    """Probability that a residual branch of the encoder is skipped, rising linearly with depth."""
+    """Stochastic depth rate of the encoder, increasing linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a channel of the transformer decoder is dropped in training."""
+    """Dropout probability in the transformer decoder."""
 
 
 def swin_config(variant: str, drop_path: float) -> dict[str, Any]:
-    """Return the config of a Swin encoder that hands out four maps."""
+    """Return the config of a Swin encoder with four output feature maps."""
     width, depths, heads, window, image_size = SWIN[variant]
     return {
         "model_type": "swin",
@@ -108,8 +108,8 @@ def swin_config(variant: str, drop_path: float) -> dict[str, Any]:
 
 
 def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "SegmentationModel":
-    """Build Mask2Former with random weights; masks at a quarter of the image's size."""
-    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    """Build Mask2Former with random weights; masks at 1/4 of the image size."""
+    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import (
         Mask2FormerConfig,
         Mask2FormerForUniversalSegmentation,
@@ -147,7 +147,7 @@ def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "Segmentatio
         classifiers=["class_predictor"],
         num_queries=config.num_queries,
         as_stored=["num_queries"],
-        score_size=(384, 384),  # what the image processor has, whatever the image
+        score_size=(384, 384),  # fixed in the image processor
     )
     model._no_split_modules = (
         "SwinLayer",
@@ -158,8 +158,8 @@ def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "Segmentatio
 
 
 def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationModel":
-    """Build MaskFormer with random weights; masks at a quarter of the image's size."""
-    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    """Build MaskFormer with random weights; masks at 1/4 of the image size."""
+    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import (
         MaskFormerConfig,
         MaskFormerForInstanceSegmentation,
@@ -187,7 +187,9 @@ def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationM
     config.use_auxiliary_loss = False  # it breaks a plain forward pass in transformers 5.23
     swin = config.backbone_config
     network: Any = MaskFormerForInstanceSegmentation(config)
-    config.backbone_config = swin  # transformers puts in its own kind, and warns when it reads that
+    config.backbone_config = (
+        swin  # transformers replaces it by its own class, and warns when loading that
+    )
     model = MaskFormerModel(
         network,
         MaskFormerImageProcessor(
@@ -203,7 +205,7 @@ def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationM
 
 
 def detr_config(options: MaskFormerOptions, *, small: bool) -> dict[str, Any]:
-    """Return the config of MaskFormer's transformer decoder; its own encoder is never built."""
+    """Return the config of MaskFormer's transformer decoder; its encoder part is never built."""
     width, inner, heads, layers = (64, 64, 2, 2) if small else (256, 2048, 8, 6)
     return {
         "model_type": "detr",
@@ -221,14 +223,14 @@ def detr_config(options: MaskFormerOptions, *, small: bool) -> dict[str, Any]:
 
 
 def mask2former_weights(options: Mask2FormerOptions) -> str | None:
-    """Name the network of the variant that was trained on ADE20K."""
+    """Return the weights of the variant that were trained on ADE20K."""
     size = options.variant.removeprefix("swin_")
     published = f"facebook/mask2former-swin-{size}-ade-semantic"
     return None if options.variant == "tiny" else published
 
 
 def maskformer_weights(options: MaskFormerOptions) -> str | None:
-    """Name the network of the variant that was trained on ADE20K."""
+    """Return the weights of the variant that were trained on ADE20K."""
     size = options.variant.removeprefix("swin_")
     return None if options.variant == "tiny" else f"facebook/maskformer-swin-{size}-ade"
 

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018) with a DeepLabV3+ head, as transformers has it."""
+"""MobileNetV2 (Sandler et al., CVPR 2018) with a DeepLabV3+ head, as in transformers."""
 
 import copy
 from dataclasses import dataclass
@@ -18,17 +18,18 @@ class MobileNetV2Options(TransformersOptions):
     """Options of MobileNetV2."""
 
     depth_multiplier: Annotated[float, Gt(0)] = 1.0
-    """Factor on the width of all layers; 1.0 has 2.5 million parameters."""
+    """Factor on the width of all layers; 1.0 gives 2.5 million parameters."""
     output_stride: Literal[8, 16, 32] = 16
-    """Pixels of the image for one of the logits; 8 sees thin things better and takes longer."""
+    """Image pixels per logit in height and width; 8 resolves thin structures better but is
+    slower."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a decoder channel is dropped in training."""
+    """Dropout probability in the decoder."""
     batchnorm_momentum: Annotated[float, Gt(0), Lt(1)] = 0.1
-    """Share of the newest batch in batch norm's running statistics."""
+    """Momentum of batch norm's running statistics: weight of the newest batch."""
 
 
 def build(options: MobileNetV2Options, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at 1 / output_stride of the image's size."""
+    """Build the network with random weights; logits at 1 / output_stride of the image size."""
     from torch import nn
     from transformers import (
         MobileNetV2Config,
@@ -49,8 +50,8 @@ def build(options: MobileNetV2Options, facts: Facts) -> "SegmentationModel":
     network: Any = MobileNetV2ForSemanticSegmentation(config)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # transformers has 0.997, TensorFlow's number, which in PyTorch's sense forgets
-            # everything but the last batch.
+            # transformers sets 0.997, TensorFlow's convention, which in PyTorch keeps little more
+            # than the last batch.
             module.momentum = options.batchnorm_momentum
     fold_padding(network)
     model = TransformersModel(
@@ -64,9 +65,9 @@ def build(options: MobileNetV2Options, facts: Facts) -> "SegmentationModel":
 
 
 def fold_padding(network: Any) -> None:
-    """Let convolutions of stride 1 pad by themselves: the same numbers without a copy of the map.
+    """Let convolutions of stride 1 pad themselves: the same result without a copy of the map.
 
-    transformers pads as TensorFlow does, in a step of its own; at stride 1 that is symmetric.
+    transformers pads like TensorFlow, in a separate step; for stride 1 this padding is symmetric.
     """
     plain = copy.copy(network.config)
     plain.tf_padding = False
@@ -79,7 +80,7 @@ def fold_padding(network: Any) -> None:
 
 
 def default_weights(options: MobileNetV2Options) -> str | None:
-    """Name the ImageNet encoder of the width, where Google published one."""
+    """Return the ImageNet encoder for the width, if Google published one."""
     sizes = {1.0: 224, 1.4: 224, 0.75: 160, 0.35: 96}
     size = sizes.get(options.depth_multiplier)
     return None if size is None else f"google/mobilenet_v2_{options.depth_multiplier}_{size}"

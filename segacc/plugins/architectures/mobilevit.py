@@ -11,8 +11,8 @@ from segacc.hookspecs import Architecture, hookimpl
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel
 
-# transformer widths, convolution widths, expansion, heads, decoder width: table 4 of the paper;
-# `tiny` is ours.
+# Transformer widths, convolution widths, expansion, heads, decoder width: table 4 of the paper;
+# `tiny` is not published.
 SIZES = {
     "tiny": ((8, 8, 16), (4, 4, 8, 8, 8, 16, 32), 4.0, 2, 16),
     "xx_small": ((64, 80, 96), (16, 16, 24, 48, 64, 80, 320), 2.0, 4, 256),
@@ -29,16 +29,16 @@ class MobileViTOptions(TransformersOptions):
     """Size: xx_small has 1.9 million parameters, x_small 3.0, small 6.4; tiny has 37 thousand, for
     tests."""
     output_stride: Literal[8, 16, 32] = 16
-    """Pixels of the image for one of the logits; 8 sees thin things better and takes longer."""
+    """Image pixels per logit in height and width; 8 resolves thin structures better but is
+    slower."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a decoder channel is dropped in training."""
+    """Dropout probability in the decoder."""
     encoder_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a channel of a transformer block is dropped in training; the authors took
-    0.05 for xx_small."""
+    """Dropout probability in the transformer blocks; the authors used 0.05 for xx_small."""
 
 
 def build(options: MobileViTOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at 1 / output_stride of the image's size."""
+    """Build the network with random weights; logits at 1 / output_stride of the image size."""
     from transformers import (
         MobileViTConfig,
         MobileViTForSemanticSegmentation,
@@ -75,7 +75,7 @@ def build(options: MobileViTOptions, facts: Facts) -> "SegmentationModel":
 
 
 def default_weights(options: MobileViTOptions) -> str | None:
-    """Name the ImageNet encoder of the variant that the paper's authors published."""
+    """Return the ImageNet encoder of the variant, published by the paper's authors."""
     name = options.variant.replace("_", "-")
     return None if options.variant == "tiny" else f"apple/mobilevit-{name}"
 

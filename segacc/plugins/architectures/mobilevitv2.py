@@ -17,20 +17,21 @@ class MobileViTV2Options(TransformersOptions):
     """Options of MobileViTV2."""
 
     width_multiplier: Annotated[float, Gt(0)] = 1.0
-    """Factor on the width of all layers of the encoder; with 1.0 there are 13.4 million parameters,
-    with 2.0 34 million."""
+    """Factor on the width of all encoder layers; 1.0 gives 13.4 million parameters, 2.0 34
+    million."""
     decoder_channels: Annotated[int, Ge(1)] = 512
-    """Width of the decoder."""
+    """Number of channels of the decoder."""
     output_stride: Literal[8, 16, 32] = 16
-    """Pixels of the image for one of the logits; 8 sees thin things better and takes longer."""
+    """Image pixels per logit in height and width; 8 resolves thin structures better but is
+    slower."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a decoder channel is dropped in training."""
+    """Dropout probability in the decoder."""
     encoder_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability that a value of a transformer block is dropped in training."""
+    """Dropout probability in the transformer blocks."""
 
 
 def build(options: MobileViTV2Options, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at 1 / output_stride of the image's size."""
+    """Build the network with random weights; logits at 1 / output_stride of the image size."""
     from transformers import (
         MobileViTImageProcessor,
         MobileViTV2Config,
@@ -59,7 +60,7 @@ def build(options: MobileViTV2Options, facts: Facts) -> "SegmentationModel":
         MobileViTImageProcessor(do_resize=False, do_center_crop=False),
         encoder="mobilevitv2",
         classifiers=["segmentation_head.classifier.convolution"],
-        # Attention takes patches of 2 x 2 features; of an odd number of rows the last is set to 0.
+        # Attention uses patches of 2 x 2 features; with an odd number of rows the last becomes 0.
         size_rule=SizeRule(multiple=config.patch_size * config.output_stride),
     )
     model.min_batch_size = 2  # the decoder pools to one value per channel before a batch norm
@@ -67,7 +68,7 @@ def build(options: MobileViTV2Options, facts: Facts) -> "SegmentationModel":
 
 
 def default_weights(options: MobileViTV2Options) -> str | None:
-    """Name the ImageNet encoder of the width, where Apple published one."""
+    """Return the ImageNet encoder for the width, if Apple published one."""
     width = options.width_multiplier
     return f"apple/mobilevitv2-{width:.1f}-imagenet1k-256" if width in (1.0, 2.0) else None
 

@@ -1,9 +1,9 @@
 """OneFormer (Jain et al., CVPR 2023) for the semantic task, with a Swin encoder.
 
 It is trained without the paper's query-text contrastive loss. That loss compares each image with
-the texts of all images of a batch, so it is no sum over images and would depend on how a batch is
-cut; and its texts need the vocabulary of CLIP's tokenizer, which a weights folder need not hold.
-The text encoder, which nothing but that loss reads, is not built.
+the texts of all images in a batch, so it is not a sum over images and would depend on how a batch
+is split. It also needs the vocabulary of CLIP's tokenizer, which a weights folder may not contain.
+The text encoder, which only that loss uses, is not built.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from segacc.plugins.architectures.mask2former import PointOptions, Variant, swin
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel
 
-# "the task is semantic" in CLIP's tokens, as OneFormerProcessor gives them; zeros follow.
+# "the task is semantic" in CLIP's tokens, as returned by OneFormerProcessor; padded with zeros.
 SEMANTIC_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
 
 
@@ -28,19 +28,19 @@ class OneFormerOptions(PointOptions):
     """Options of OneFormer."""
 
     variant: Variant = "swin_tiny"
-    """Encoder: swin_tiny makes 51 million parameters, swin_large 219; tiny makes 0.3, for tests.
-    Weights are published of swin_tiny and swin_large."""
+    """Encoder: swin_tiny gives 51 million parameters, swin_large 219; tiny gives 0.3, for tests.
+    Pretrained weights exist for swin_tiny and swin_large."""
     num_queries: PositiveInt = 150
-    """Masks that are predicted for each image; more than an image has classes."""
+    """Number of predicted masks per image; should exceed the number of classes in an image."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
-    """Probability that a residual branch of the encoder is skipped, rising linearly with depth."""
+    """Stochastic depth rate of the encoder, increasing linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a channel of the decoders is dropped in training."""
+    """Dropout probability in the decoders."""
 
 
 def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; masks at a quarter of the image's size."""
-    import scipy.optimize  # noqa: F401  (transformers asks for it when it builds the loss)
+    """Build the network with random weights; masks at 1/4 of the image size."""
+    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import (
         MaskFormerImageProcessor,
         OneFormerConfig,
@@ -69,11 +69,11 @@ def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
         dropout=options.dropout,
         **options.loss_settings(),
     )
-    config.is_training = False  # published folders have True: no forward pass without texts
-    network: Any = OneFormerForUniversalSegmentation(config).float()  # one number is float64
+    config.is_training = False  # published folders have True, which requires text inputs
+    network: Any = OneFormerForUniversalSegmentation(config).float()  # one tensor is float64
     model = OneFormerModel(
         network,
-        # OneFormer's own asks the Hub for class names whenever it is loaded; the pixels and the
+        # OneFormer's own processor requests class names from the Hub when it is loaded; pixels and
         # semantic map are the same.
         MaskFormerImageProcessor(
             do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index
@@ -93,7 +93,7 @@ def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
 
 
 def default_weights(options: OneFormerOptions) -> str | None:
-    """Name the network of the variant that was trained on ADE20K, where there is one."""
+    """Return the weights of the variant that were trained on ADE20K, if there are any."""
     size = options.variant.removeprefix("swin_")
     published = options.variant in ("swin_tiny", "swin_large")
     return f"shi-labs/oneformer_ade20k_swin_{size}" if published else None

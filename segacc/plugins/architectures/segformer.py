@@ -11,7 +11,7 @@ from segacc.hookspecs import Architecture, hookimpl
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel
 
-# depths, hidden sizes, decoder width: tables 1 and 6 of the paper; `tiny` is ours.
+# Depths, hidden sizes, decoder width: tables 1 and 6 of the paper; `tiny` is not published.
 SIZES = {
     "tiny": ((1, 1, 1, 1), (8, 8, 16, 16), 16),
     "b0": ((2, 2, 2, 2), (32, 64, 160, 256), 256),
@@ -30,13 +30,13 @@ class SegformerOptions(TransformersOptions):
     variant: Literal["b0", "b1", "b2", "b3", "b4", "b5", "tiny"] = "b0"
     """Size: b0 has 3.7 million parameters, b5 84.6 million; tiny has 24 thousand, for tests."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a residual branch is skipped in training, rising linearly with depth."""
+    """Stochastic depth rate in training, increasing linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Probability that a decoder channel is dropped in training."""
+    """Dropout probability in the decoder."""
 
 
 def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at a quarter of the image's size."""
+    """Build the network with random weights; logits at 1/4 of the image size."""
     from transformers import (
         SegformerConfig,
         SegformerForSemanticSegmentation,
@@ -65,14 +65,16 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         SegformerImageProcessor(do_resize=False, do_reduce_labels=False),
         encoder="segformer",
         classifiers=["decode_head.classifier"],
-        size_rule=SizeRule(minimum=29),  # below, the first attention's stride of 8 x 4 is wider
+        size_rule=SizeRule(
+            minimum=29
+        ),  # smaller images are below the first attention's stride of 8 x 4
     )
     model._no_split_modules = ("SegformerLayer",)
     return model
 
 
 def default_weights(options: SegformerOptions) -> str | None:
-    """Name the ImageNet encoder of the variant that the paper's authors published."""
+    """Return the ImageNet encoder of the variant, published by the paper's authors."""
     return None if options.variant == "tiny" else f"nvidia/mit-{options.variant}"
 
 

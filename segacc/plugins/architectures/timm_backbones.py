@@ -1,4 +1,4 @@
-"""What `backbones` asks of timm, which is imported inside the functions."""
+"""Queries timm for `backbones`; timm is imported inside the functions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,24 +8,24 @@ from segacc.errors import OptionError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class TimmFacts:
-    """What timm says of one of its networks."""
+    """Properties of a timm network."""
 
     strides: tuple[int, ...]
-    """Pixels of the image for one of each feature map, from the first map to the last."""
+    """Stride of each feature map relative to the image, from the first map to the last."""
     normalization: tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and std of RGB in 0..1."""
     fixed: tuple[int, int] | None
-    """(height, width) where only one size is taken."""
+    """(height, width) if only one size is accepted."""
     multiple: int
-    """Height and width must be multiples of this, or pixels at the end may be dropped."""
+    """Height and width must be multiples of this, otherwise pixels at the border may be dropped."""
 
 
 def facts_of(name: str) -> TimmFacts:
-    """Ask timm for a network, `name` or `name.tag`, without making its weights.
+    """Return the properties of a timm network, `name` or `name.tag`, without allocating weights.
 
     Raises:
-        ModuleNotFoundError: the package `timm` is not there.
-        OptionError: timm has no such network, or it gives no maps that a head can read.
+        ModuleNotFoundError: the package `timm` is not installed.
+        OptionError: timm has no such network, or it returns no usable feature maps.
     """
     import timm
     import torch
@@ -38,9 +38,11 @@ def facts_of(name: str) -> TimmFacts:
             network = timm.create_model(name, features_only=True)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise OptionError(f"timm/{name} gives no feature maps: {reason}.") from None
+        raise OptionError(f"timm/{name} returns no feature maps: {reason}.") from None
     if str(getattr(network, "output_fmt", "NCHW")).upper().endswith("NHWC"):
-        raise OptionError(f"timm/{name} gives maps with channels last, which no head here reads.")
+        raise OptionError(
+            f"timm/{name} returns channels-last feature maps, which the heads do not support."
+        )
     given = timm.models.get_pretrained_cfg(name)
     return TimmFacts(
         strides=tuple(one["reduction"] for one in network.feature_info.info),
@@ -51,10 +53,10 @@ def facts_of(name: str) -> TimmFacts:
 
 
 def multiple(network: Any) -> int:
-    """Find what height and width must be multiples of: 1 where all maps round up, else the stride.
+    """Return what height and width must be multiples of: 1 if all maps round up, else the stride.
 
     Args:
-        network: of timm, on the device `meta`; nothing is computed.
+        network: a timm network on the meta device; nothing is computed.
     """
     import torch
 
@@ -71,24 +73,24 @@ def multiple(network: Any) -> int:
 
 
 def config(name: str, num_channels: int, maps: int) -> Any:
-    """Build transformers' TimmBackboneConfig of a network of timm.
+    """Build transformers' TimmBackboneConfig for a network of timm.
 
     Raises:
-        ModuleNotFoundError: the package `timm` is not there.
-        OptionError: as `facts_of`, or it gives fewer maps than are asked for.
+        ModuleNotFoundError: the package `timm` is not installed.
+        OptionError: see `facts_of`; or the network has fewer maps than requested.
     """
     from transformers import TimmBackboneConfig
 
     strides = facts_of(name).strides
     if len(strides) < maps:
-        raise OptionError(f"timm/{name} gives only {len(strides)} feature maps; {maps} are needed.")
+        raise OptionError(f"timm/{name} has only {len(strides)} feature maps; {maps} are needed.")
     return TimmBackboneConfig(
         backbone=name, out_indices=chosen(strides, maps), num_channels=num_channels
     )
 
 
 def chosen(strides: tuple[int, ...], maps: int) -> list[int]:
-    """Choose maps: the last ones of a pyramid, evenly spread ones of a plain ViT."""
+    """Select maps: the last ones of a pyramid, evenly spaced ones of a plain ViT."""
     count = len(strides)
     if len(set(strides)) > 1:
         return list(range(count - maps, count))
@@ -96,7 +98,7 @@ def chosen(strides: tuple[int, ...], maps: int) -> list[int]:
 
 
 def hub_id(name: str) -> str | None:
-    """Return the Hub id of the published weights that timm knows, or None."""
+    """Return the Hub id of the published weights in timm's registry, or None."""
     try:
         import timm
     except ModuleNotFoundError:

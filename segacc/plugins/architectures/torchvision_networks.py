@@ -19,9 +19,9 @@ class DeepLabV3Options(TransformersOptions):
     """Options of DeepLabV3."""
 
     backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large", "tiny"] = "resnet50"
-    """Encoder; with the auxiliary head, 42, 61 and 11 million parameters; tiny has 2, for tests."""
+    """Encoder; with the auxiliary head 42, 61 and 11 million parameters; tiny has 2, for tests."""
     auxiliary: Annotated[float, Ge(0)] = 0.4
-    """Weight of the auxiliary head's loss in training; 0 leaves the head out."""
+    """Weight of the auxiliary head's loss in training; 0 removes the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class FCNOptions(TransformersOptions):
     """Options of FCN."""
 
     backbone: Literal["resnet50", "resnet101", "tiny"] = "resnet50"
-    """Encoder; with the auxiliary head, 35 and 54 million parameters; tiny has 0.1, for tests."""
+    """Encoder; with the auxiliary head 35 and 54 million parameters; tiny has 0.1, for tests."""
     auxiliary: Annotated[float, Ge(0)] = 0.4
-    """Weight of the auxiliary head's loss in training; 0 leaves the head out."""
+    """Weight of the auxiliary head's loss in training; 0 removes the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ Options = DeepLabV3Options | FCNOptions | LRASPPOptions
 
 
 def build_deeplabv3(options: DeepLabV3Options, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at an eighth, or a sixteenth for MobileNetV3.
+    """Build the network with random weights; logits at 1/8, or 1/16 for MobileNetV3.
 
-    The pyramid pools over the whole image into a batch norm: training needs two images.
+    The pyramid applies batch norm to globally pooled features, so training needs two images.
     """
     from segacc.model.networks.configs import DeepLabV3SegConfig
     from segacc.model.networks.torchvision_networks import DeepLabV3ForSemanticSegmentation
@@ -62,7 +62,7 @@ def build_deeplabv3(options: DeepLabV3Options, facts: Facts) -> "SegmentationMod
 
 
 def build_fcn(options: FCNOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at an eighth of the image's size."""
+    """Build the network with random weights; logits at 1/8 of the image size."""
     from segacc.model.networks.configs import FCNSegConfig
     from segacc.model.networks.torchvision_networks import FCNForSemanticSegmentation
 
@@ -72,7 +72,7 @@ def build_fcn(options: FCNOptions, facts: Facts) -> "SegmentationModel":
 
 
 def build_lraspp(options: LRASPPOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at an eighth of the image's size."""
+    """Build the network with random weights; logits at 1/8 of the image size."""
     from segacc.model.networks.configs import LRASPPSegConfig
     from segacc.model.networks.torchvision_networks import LRASPPForSemanticSegmentation
 
@@ -101,7 +101,7 @@ def _build(
         classifiers=classifiers,
         auxiliary=("aux_classifier", weight) if weight else None,
     )
-    # MobileNetV3's blocks are bare numbers; number 0 is the stem.
+    # MobileNetV3's blocks are named by numbers only; number 0 is the stem.
     model.block_pattern = r"\.backbone\.(?P<stage>layer\d|[1-9]\d*)(?P<block>(?<=layer\d)\.\d+)?\."
     resnet = config.backbone.startswith("resnet")
     model._no_split_modules = ("Bottleneck",) if resnet else ("InvertedResidual",)
@@ -109,7 +109,7 @@ def _build(
 
 
 def _published(kind: str, options: Options) -> str | None:
-    """Name torchvision's weights, trained on the images of COCO that show Pascal VOC's classes."""
+    """Return torchvision's weights, trained on COCO images with the classes of Pascal VOC."""
     unknown = options.backbone == TINY or options.config is not None
     return None if unknown else f"torchvision:{kind}_{options.backbone}"
 

@@ -30,7 +30,7 @@ WHOLE = {
     "convnext": ("tiny", "small", "base", "large", "xlarge"),
     "swin": ("tiny", "small", "base", "large"),
 }
-"""Backbones and sizes of which openmmlab published whole networks, trained on ADE20K."""
+"""Backbones and sizes for which openmmlab published whole networks, trained on ADE20K."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,29 +38,28 @@ class UperNetOptions(TransformersOptions):
     """Options of UPerNet."""
 
     backbone: str = "convnext"
-    """Feature extractor: convnext, convnextv2, swin, swinv2, resnet, dinov2, dinov2_with_registers,
+    """Backbone: convnext, convnextv2, swin, swinv2, resnet, dinov2, dinov2_with_registers,
     dinov3_vit, dinov3_convnext, beit, focalnet, hiera, pvt_v2, hgnet_v2, bit, or timm/NAME for a
-    network of timm, which needs the package timm."""
+    network of timm (requires the package timm)."""
     size: Annotated[str, BeforeValidator(str)] = ""
-    """Published size of the backbone, as tiny, base, 50, b2; empty is its usual one. A network of
-    timm has its size in its name; `test` is a very small one, for tests."""
+    """Published size of the backbone, e.g. tiny, base, 50, b2; empty for the default. The name of a
+    timm network includes its size; `test` is a very small one, for tests."""
     hidden_size: Annotated[int, Gt(0)] = 512
-    """Channels of the decoder."""
+    """Number of channels of the decoder."""
     auxiliary_weight: Annotated[float, Ge(0)] = 0.4
-    """Weight in the loss of a second head on the third map; 0 leaves that head out."""
+    """Loss weight of the auxiliary head on the third feature map; 0 removes the head."""
     auxiliary_channels: Annotated[int, Gt(0)] = 256
-    """Channels of the second head."""
+    """Number of channels of the auxiliary head."""
     drop_path: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Probability that a residual branch of the backbone is skipped in training, rising linearly
-    with depth; left out, it is transformers' default of the backbone. resnet, hgnet_v2 and timm's
-    have none."""
+    """Stochastic depth rate of the backbone, increasing linearly with depth; default: as in
+    transformers. Not supported by resnet, hgnet_v2 and timm's networks."""
 
     def __post_init__(self) -> None:
-        """Refuse a backbone or size that is not there."""
+        """Reject an unknown backbone or size."""
         super().__post_init__()
         check_backbone(self.backbone, self.size)
         if self.drop_path is not None and not _has_drop_path(self.backbone):
-            raise ValueError(f"{self.backbone} has no drop_path; leave it out")
+            raise ValueError(f"{self.backbone} does not support drop_path; leave it out")
 
 
 def _has_drop_path(backbone: str) -> bool:
@@ -68,12 +67,12 @@ def _has_drop_path(backbone: str) -> bool:
 
 
 def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at the image's size.
+    """Build the network with random weights; logits at the image size.
 
     Raises:
-        ModuleNotFoundError: a backbone of timm, and the package `timm` is not there.
-        OptionError: timm has no such network, or it gives no four feature maps.
-        WeightsError: `config` is no folder of a UPerNet that is known here.
+        ModuleNotFoundError: a timm backbone is used, but the package `timm` is not installed.
+        OptionError: timm has no such network, or it has fewer than four feature maps.
+        WeightsError: `config` is not a folder with a supported UPerNet.
     """
     from transformers import UperNetForSemanticSegmentation
 
@@ -92,7 +91,7 @@ def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
         auxiliary=("auxiliary_head", config.auxiliary_loss_weight) if second else None,
         size_rule=size_rule(inner),
     )
-    # BEiT's pyramid is new in every training, though transformers has it in the backbone.
+    # BEiT's pyramid is never pretrained, although transformers places it in the backbone.
     model.head_prefixes = tuple(f"network.{name}" for name in (*heads, "backbone.fpn"))
     model._no_split_modules = unit_of(inner)
     return model
@@ -126,7 +125,7 @@ def _config(options: UperNetOptions, facts: Facts) -> Any:
 
 
 def default_weights(options: UperNetOptions) -> str | None:
-    """Name openmmlab's whole network, trained on ADE20K, or else the published encoder."""
+    """Return openmmlab's whole network, trained on ADE20K, or else the published encoder."""
     if options.config is not None or options.size == TEST:
         return None
     size = options.size or default_size(options.backbone)
@@ -136,7 +135,7 @@ def default_weights(options: UperNetOptions) -> str | None:
 
 
 def weights_license(options: UperNetOptions) -> str:
-    """Name the licence of the default weights: openmmlab's networks are under MIT."""
+    """Return the licence of the default weights: openmmlab's networks are under MIT."""
     whole = (default_weights(options) or "").startswith("openmmlab/")
     return "MIT" if whole else encoder_license(options.backbone)
 

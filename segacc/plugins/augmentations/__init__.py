@@ -1,1 +1,1 @@
-"""The built-in augmentations, a file for each family."""
+"""The built-in augmentations, one file per family."""

@@ -1,8 +1,7 @@
-"""`color_jitter` and `grayscale`, and what all changes of colour share.
+"""`color_jitter` and `grayscale`, and the basis of all colour augmentations.
 
-A recipe is drawn as steps: (what, by how much), in their order. On the device they are fused into
-one affine map a picture; with `exact` they are done one after the other in the worker, each
-clamped.
+A recipe is drawn as a list of steps (change, amount) in order. On the device they are fused to one
+affine map per image; with `exact` they are applied one by one in the worker, each clamped.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,23 +18,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Step = tuple[str, float]
-"""What, and by how much: see `segacc.kernels.color.fused`."""
+"""(change, amount), see `segacc.kernels.color.fused`."""
 OF_COLORS = ("saturation", "hue")
-"""Steps that a grey picture passes over."""
+"""Steps that are skipped for grey images."""
 
 
 class FusedColors:
-    """A BatchChange: all steps of a picture as one matrix, drawn in the worker.
+    """A BatchChange that applies all steps of an image as one matrix, drawn in the worker.
 
-    What differs from doing them one by one: clamping comes once, at the end; saturation keeps the
-    grey value; hue turns about the axis of greys (YIQ). The mean that contrast needs is taken on
-    the device, of the picture as it comes there.
+    Differences to applying them one by one: values are clamped once, at the end; saturation keeps
+    the grey value; hue rotates about the grey axis (YIQ). The mean for contrast is computed on the
+    device, from the image as it arrives there.
     """
 
     takes_bytes = draws_unseen = True
 
     def __init__(self, draw_steps: Callable[[], Sequence[Step]]) -> None:
-        """Keep what draws the steps of one picture."""
+        """Store the function that draws the steps of one image."""
         self.draw_steps = draw_steps
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
@@ -53,21 +52,21 @@ class FusedColors:
     def __call__(
         self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
     ) -> "tuple[Tensor, Tensor]":
-        """Change images (N, C, H, W) uint8 or float32 by drawn (N, 3, 7) float32."""
+        """Transform images (N, C, H, W) uint8 or float32 by drawn (N, 3, 7) float32."""
         from segacc.kernels import color as color_kernel
 
         return color_kernel.apply(images, drawn), labels
 
 
 class OnColors:
-    """Call a change with the colours of a picture: the first three channels, or the only one."""
+    """Apply a change to the colour channels of an image: the first three, or the only one."""
 
     def __init__(self, change: Callable[..., Any]) -> None:
-        """Keep a change of images of one or three channels."""
+        """Store a change for images with one or three channels."""
         self.change = change
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) uint8, its other channels and its label as they were."""
+        """Return image (C, H, W) uint8; other channels and the label are unchanged."""
         import torch
 
         if image.shape[0] in (1, 3):
@@ -83,23 +82,23 @@ class ColorJitterOptions:
     """Options of color_jitter."""
 
     brightness: Annotated[float, Ge(0)] = 0.25
-    """Factor drawn from 1 - b to 1 + b."""
+    """Brightness factor is drawn from 1 - b to 1 + b."""
     contrast: Annotated[float, Ge(0)] = 0.25
-    """Factor drawn from 1 - c to 1 + c."""
+    """Contrast factor is drawn from 1 - c to 1 + c."""
     saturation: Annotated[float, Ge(0)] = 0.25
-    """Factor drawn from 1 - s to 1 + s."""
+    """Saturation factor is drawn from 1 - s to 1 + s."""
     hue: Annotated[float, Ge(0), Le(0.5)] = 0.1
-    """Turn of the colour circle, drawn from -h to h; 0.5 is half a turn."""
+    """Hue shift is drawn from -h to h; 0.5 is half a turn of the colour circle."""
     exact: bool = False
-    """True: torchvision's own ColorJitter, in the worker. False: its four changes as one, on the
-    device; they differ where a change on the way leaves 0..255, and hue keeps the grey value."""
+    """True: torchvision's ColorJitter, in the worker. False: its four changes fused to one, on the
+    device; results differ if intermediate values leave 0..255, and hue keeps the grey value."""
 
 
 class JitterSteps:
-    """Draws the four changes of torchvision's ColorJitter, from the same ranges, in any order."""
+    """Draws the four changes of torchvision's ColorJitter: same ranges, random order."""
 
     def __init__(self, options: ColorJitterOptions) -> None:
-        """Work out the ranges."""
+        """Compute the ranges."""
         self.ranges = {
             "brightness": about_one(options.brightness),
             "contrast": about_one(options.contrast),
@@ -108,7 +107,7 @@ class JitterSteps:
         }
 
     def __call__(self) -> list[Step]:
-        """Draw the order of the four and their amounts."""
+        """Draw the order and the amounts of the four changes."""
         count = len(self.ranges)
         drawn = uniforms(2 * count)
         ends = zip(self.ranges.items(), drawn[count:], strict=True)
@@ -117,7 +116,7 @@ class JitterSteps:
 
 
 def about_one(width: float) -> tuple[float, float]:
-    """Return the range of a factor, which is never below 0."""
+    """Return the range of a factor, which is never negative."""
     return max(0.0, 1 - width), 1 + width
 
 
@@ -129,7 +128,7 @@ def jitter_of(options: ColorJitterOptions) -> Any:
 
 
 def build_color_jitter(options: ColorJitterOptions, facts: Facts) -> Callable[..., Any]:
-    """Build the fused change, or torchvision's own."""
+    """Build the fused change, or torchvision's ColorJitter."""
     return OnColors(jitter_of(options)) if options.exact else FusedColors(JitterSteps(options))
 
 
@@ -138,12 +137,12 @@ class GrayscaleOptions:
     """Options of grayscale."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.1
-    """Probability of taking the colours out."""
+    """Probability of removing the colours."""
 
 
 @dataclass(frozen=True)
 class GrayscaleSteps:
-    """Draws whether the colours go."""
+    """Draws whether to remove the colours."""
 
     p: float
 
@@ -153,7 +152,7 @@ class GrayscaleSteps:
 
 
 def exact_in_worker(options: Any) -> str:
-    """Return where a change of colours runs: with `exact` in the worker."""
+    """Return where a colour augmentation runs: in the worker if `exact` is set."""
     return "worker" if options.exact else "batch"
 
 
@@ -170,7 +169,7 @@ def segacc_augmentations() -> list[Augmentation]:
         ),
         Augmentation(
             name="grayscale",
-            summary="now and then a picture without its colours, in as many channels",
+            summary="random conversion to grey; the number of channels is unchanged",
             options=GrayscaleOptions,
             build=lambda options, facts: FusedColors(GrayscaleSteps(options.p)),
             on="batch",

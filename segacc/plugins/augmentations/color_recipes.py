@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class ExactSteps:
-    """The steps one after the other, each clamped to 0..255, saturation and hue those of HSV."""
+    """Steps applied one by one, each clamped to 0..255, with saturation and hue of HSV."""
 
     def __init__(self, draw_steps: Callable[[], Sequence[Step]]) -> None:
-        """Keep what draws the steps of one picture."""
+        """Store the function that draws the steps of one image."""
         self.draw_steps = draw_steps
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) uint8, of one or three channels, and its label as it was."""
+        """Return image (C, H, W) uint8 with one or three channels, and its unchanged label."""
         from torch import Tensor
 
         pixels = image.as_subclass(Tensor).float()
@@ -40,20 +40,21 @@ class ExactSteps:
 
 
 def contrast_each(pixels: "Tensor", factor: float) -> "Tensor":
-    """Multiply what each channel has above its own mean."""
+    """Scale each channel's difference to its own mean."""
     mean = pixels.double().mean((1, 2), keepdim=True).float()
     return (pixels - mean) * factor + mean
 
 
 def hsv_saturation(pixels: "Tensor", factor: float) -> "Tensor":
-    """Multiply HSV's saturation, at most to 1; its value, the largest channel, stays."""
+    """Scale HSV's saturation, clipped at 1; the value (the largest channel) is unchanged."""
     most, least = pixels.amax(0), pixels.amin(0)
-    most_factor = most / (most - least).clamp(min=1e-6)  # that which makes the smallest channel 0
+    # The factor that makes the smallest channel 0.
+    most_factor = most / (most - least).clamp(min=1e-6)
     return most - (most - pixels) * most_factor.clamp(max=factor)
 
 
 def hsv_hue(pixels: "Tensor", turn: float) -> "Tensor":
-    """Turn HSV's hue by a share of the circle."""
+    """Shift HSV's hue by a fraction of the colour circle."""
     from torchvision.transforms.v2 import functional as F
 
     turned: Tensor = F.adjust_hue(pixels / 255, turn) * 255
@@ -67,11 +68,11 @@ PIXELS: dict[str, "Callable[[Tensor, float], Tensor]"] = {
     "saturation": hsv_saturation,
     "hue": hsv_hue,
 }
-"""What a step does to pixels (C, H, W) float32 in 0..255."""
+"""Implementation of each step for pixels (C, H, W) float32 in 0..255."""
 
 
 def build_steps(draw_steps: Callable[[], Sequence[Step]], exact: bool) -> Callable[..., Any]:
-    """Build the change of all steps: one by one in the worker, or fused on the device."""
+    """Build an augmentation from steps: one by one in the worker, or fused on the device."""
     return OnColors(ExactSteps(draw_steps)) if exact else FusedColors(draw_steps)
 
 
@@ -82,25 +83,26 @@ class PhotometricDistortionOptions:
     p: Annotated[float, Ge(0), Le(1)] = 0.5
     """Probability of each of the four changes."""
     brightness: Annotated[float, Ge(0), Le(255)] = 32.0
-    """Grey levels that are added, drawn from -b to b."""
+    """Grey levels to add are drawn from -b to b."""
     contrast: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Factor of all channels, drawn from 1 - c to 1 + c; before or after hue and saturation."""
+    """Factor of all channels is drawn from 1 - c to 1 + c; applied before or after hue and
+    saturation."""
     saturation: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Factor drawn from 1 - s to 1 + s."""
+    """Saturation factor is drawn from 1 - s to 1 + s."""
     hue: Annotated[float, Ge(0), Le(0.5)] = 0.1
-    """Turn of the colour circle, drawn from -h to h: 0.1 is 36 degrees, the 18 of mmsegmentation's
-    180 steps."""
+    """Hue shift is drawn from -h to h as a fraction of the colour circle: 0.1 is 36 degrees, or 18
+    of mmsegmentation's 180 steps."""
     exact: bool = False
-    """True: one by one in the worker, saturation and hue those of HSV as in mmsegmentation. False:
-    as one change on the device; saturation and hue keep the grey value instead."""
+    """True: one by one in the worker, with saturation and hue of HSV as in mmsegmentation. False:
+    fused to one change on the device; saturation and hue then keep the grey value."""
 
 
 @dataclass(frozen=True)
 class DistortionSteps:
-    """Draws mmsegmentation's PhotoMetricDistortion.
+    """Draws the steps of mmsegmentation's PhotoMetricDistortion.
 
-    Its contrast multiplies, without regard to a mean, and comes before saturation and hue or after
-    them, at even chances.
+    Its contrast multiplies the values themselves (without subtracting a mean), before or after
+    saturation and hue with equal probability.
     """
 
     options: PhotometricDistortionOptions
@@ -124,34 +126,34 @@ class TfColorOptions:
     """Options of tf_color."""
 
     brightness: Annotated[float, Ge(0), Le(1)] = 0.25
-    """Share of the full range that is added, drawn from -b to b."""
+    """Brightness to add is drawn from -b to b, as a fraction of the full range."""
     contrast_min: Annotated[float, Ge(0)] = 0.5
-    """Smallest factor of what a channel has above its mean."""
+    """Smallest contrast factor, applied to the difference to each channel's mean."""
     contrast_max: Annotated[float, Ge(0)] = 2.0
-    """Largest factor of it."""
+    """Largest contrast factor."""
     saturation_min: Annotated[float, Ge(0)] = 0.75
-    """Smallest factor of saturation."""
+    """Smallest saturation factor."""
     saturation_max: Annotated[float, Ge(0)] = 1.25
-    """Largest factor of saturation."""
+    """Largest saturation factor."""
     hue: Annotated[float, Ge(0), Le(0.5)] = 0.1
-    """Turn of the colour circle, drawn from -h to h."""
+    """Hue shift is drawn from -h to h as a fraction of the colour circle."""
     exact: bool = False
-    """True: one by one in the worker, saturation and hue those of HSV as in TensorFlow. False: as
-    one change on the device; saturation and hue keep the grey value instead."""
+    """True: one by one in the worker, with saturation and hue of HSV as in TensorFlow. False: fused
+    to one change on the device; saturation and hue then keep the grey value."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Reject empty ranges."""
         check_range(self, "contrast")
         check_range(self, "saturation")
 
 
 @dataclass(frozen=True)
 class TfColorSteps:
-    """Draws the recipe of Hugging Face's segmentation tutorial for TensorFlow.
+    """Draws the steps of Hugging Face's segmentation tutorial for TensorFlow.
 
-    tf.image's random_brightness, random_contrast, random_saturation and random_hue, always and in
-    this order. The tutorial hands random_brightness pixels of 0..255 as floats, for which its 0.25
-    is a quarter of one grey level; here it is what it is for pictures of integers.
+    These are tf.image's random_brightness, random_contrast, random_saturation and random_hue,
+    always in this order. The tutorial passes float pixels in 0..255 to random_brightness, so its
+    0.25 is a quarter of one grey level; here 0.25 has the meaning that it has for integer images.
     """
 
     options: TfColorOptions

@@ -1,4 +1,4 @@
-"""`random_scale_crop`, `flip`, `vertical_flip`, `rotate`: where pixels lie."""
+"""`random_scale_crop`, `flip`, `vertical_flip`, `rotate`: geometric augmentations."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 TRIES = 10
-"""Crops that are drawn until one is as it should be; the last is taken as it is."""
+"""Maximum number of crops drawn until one is accepted; the last one is used in any case."""
 SHRUNK = 0.5
-"""Below this scale a window is large beside the sample that it becomes: the worker shrinks it."""
+"""Below this scale the worker resizes, because the window would be large compared to the sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,49 +38,55 @@ class RandomScaleCropOptions:
     """Options of random_scale_crop."""
 
     scale_min: Annotated[float, Gt(0)] = 0.5
-    """Smallest factor of the image's size."""
+    """Smallest scale factor."""
     scale_max: Annotated[float, Gt(0)] = 2.0
-    """Largest factor of the image's size."""
+    """Largest scale factor."""
     cat_max_ratio: Annotated[float, Gt(0), Le(1)] = 0.75
-    """A crop in which one class has more of the labelled pixels is drawn again, up to ten times."""
+    """Maximum fraction of one class in the labelled pixels of a crop; otherwise it is drawn again,
+    up to ten times."""
     short_side: PositiveInt | None = None
-    """Pixels of the shorter side that the factors are of, as in mmsegmentation's RandomResize;
-    default the image's own."""
+    """Resize the shorter side to this many pixels before scaling, as in mmsegmentation's
+    RandomResize; default: the image's own size."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Reject an empty range."""
         check_range(self, "scale")
 
 
 class RandomScaleCrop:
-    """Scale by a random factor, then take a random crop of `crop_size`; outside is ignored.
+    """Scale by a random factor, then take a random crop of `crop_size`; padding is ignored.
 
-    The crop is cut from the source picture and only then resized, so the work does not grow with
-    the scale. Where it comes last in the worker, but for flips, the device resizes.
+    The crop is cut from the original image before it is resized, so the cost does not grow with the
+    scale. If it is last in the worker, or followed by flips only, resizing is deferred to the
+    device.
     """
 
     counted: float = 64
-    """Pixels each way that `rule` counts of a crop, or twice as many, evenly spread."""
+    """`rule` counts at least this many evenly spaced pixels of a crop per axis, at most twice as
+    many."""
 
     def __init__(self, options: RandomScaleCropOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.options, self.crop, self.ignore = options, facts.crop_size, facts.ignore_index
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, h, w) and label (h, w) of the crop's size."""
+        """Return image (C, h, w) and label (h, w) of the crop size."""
         return as_pair(*placed(*self.late_cut(image, label)))
 
     def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
-        """Draw a crop; return its window of image and label, unscaled, and where it is to lie."""
-        first, *places = uniforms(1 + 2 * TRIES)
+        """Draw a crop; return its unscaled window of image and label, and its geometry."""
+        first, *positions = uniforms(1 + 2 * TRIES)
         scale = between(self.options.scale_min, self.options.scale_max, first)
         height, width = label.shape[-2:]
         scale *= (self.options.short_side or min(height, width)) / min(height, width)
         scaled = max(1, round(height * scale)), max(1, round(width * scale))
         top, left, tall, wide = self._draw(
-            label, scaled, self.rule(label, scaled), zip(places[::2], places[1::2], strict=True)
+            label,
+            scaled,
+            self.rule(label, scaled),
+            zip(positions[::2], positions[1::2], strict=True),
         )
-        # The crop in source pixels, whole pixels outward.
+        # The crop in original pixels, rounded outward.
         y, x = int(top * height / scaled[0]), int(left * width / scaled[1])
         h = min(height, max(y + 1, round((top + tall) * height / scaled[0]))) - y
         w = min(width, max(x + 1, round((left + wide) * width / scaled[1]))) - x
@@ -92,16 +98,16 @@ class RandomScaleCrop:
         return image, label, Placement((h, w), (tall, wide), self.crop, self.ignore)
 
     def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Counts], bool]":
-        """Return what accepts a crop by its counts (256,) int64 of classes, none ignored.
+        """Return a function that accepts a crop by its class counts (256,) int64, without ignored.
 
         Args:
-            label: (H, W), the whole; what is counted are its pixels, before they are scaled.
-            scaled: the size that it is scaled to.
+            label: (H, W), the whole label; its pixels are counted before scaling.
+            scaled: the size that the image is scaled to.
         """
         return self.varied
 
     def varied(self, counts: "Counts") -> bool:
-        """Tell whether something is labelled and no class dominates."""
+        """True if some pixels are labelled and no class dominates."""
         most, total = counts.max(), counts.sum()
         return bool(most <= self.options.cat_max_ratio * total and total)
 
@@ -110,20 +116,20 @@ class RandomScaleCrop:
         label: "Tensor",
         scaled: tuple[int, int],
         accepts: "Callable[[Counts], bool]",
-        places: Iterable[tuple[float, float]],
+        positions: Iterable[tuple[float, float]],
     ) -> tuple[int, int, int, int]:
-        """Return (top, left, height, width) in scaled pixels, at the first place accepted."""
+        """Return (top, left, height, width) in scaled pixels at the first accepted position."""
         import numpy as np
 
-        classes = label.numpy()  # torch costs several times as much where little is done
+        classes = label.numpy()  # torch is several times slower for small arrays
         tall, wide = min(self.crop[0], scaled[0]), min(self.crop[1], scaled[1])
         y, x = label.shape[-2] / scaled[0], label.shape[-1] / scaled[1]
         top = left = 0
         refused: tuple[int, int] | None = None
-        for down, right in places:
+        for down, right in positions:
             top = int(down * (scaled[0] - tall + 1))
             left = int(right * (scaled[1] - wide + 1))
-            if (top, left) == refused:  # as the only crop of a small picture is each time
+            if (top, left) == refused:  # always the case if a small image has only one crop
                 continue
             seen = classes[
                 int(top * y) : int((top + tall) * y) + 1, int(left * x) : int((left + wide) * x) + 1
@@ -143,7 +149,7 @@ class FlipOptions:
     """Options of flip."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Probability of mirroring left and right."""
+    """Probability of a horizontal flip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,26 +157,26 @@ class VerticalFlipOptions:
     """Options of vertical_flip."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Probability of mirroring top and bottom."""
+    """Probability of a vertical flip."""
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """Mirror now and then."""
+    """Random flip along one axis."""
 
     p: float
     axis: int
-    """-1: left and right; -2: top and bottom."""
+    """-1: horizontally; -2: vertically."""
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) and label (H, W), mirrored or as they were."""
+        """Return image (C, H, W) and label (H, W), flipped or unchanged."""
         if not chance(self.p):
             return image, label
         image, label = plain(image, label)
         return as_pair(image.flip(self.axis), label.flip(self.axis))
 
     def late_flip(self, placement: Placement) -> Placement:
-        """Mirror, now and then, what lies somewhere later only."""
+        """Draw the flip, and add it to the placement."""
         return placement.mirror(self.axis) if chance(self.p) else placement
 
 
@@ -179,23 +185,23 @@ class RotateOptions:
     """Options of rotate."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Probability of turning."""
+    """Probability of a rotation."""
     degrees: Annotated[float, Ge(0), Le(180)] = 10.0
     """Angle drawn from -degrees to degrees."""
 
 
 class Rotate:
-    """Turn about the middle, bilinear, labels to the nearest pixel of the same grid.
+    """Rotate about the centre: images bilinearly, labels with nearest.
 
-    The size stays; what comes in from outside has the padding's colour and is ignored.
+    The size is unchanged; areas from outside get the padding colour and are ignored.
     """
 
     def __init__(self, options: RotateOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.options, self.ignore = options, facts.ignore_index
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) and label (H, W), turned or as they were."""
+        """Return image (C, H, W) and label (H, W), rotated or unchanged."""
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
@@ -219,19 +225,19 @@ def segacc_augmentations() -> list[Augmentation]:
         ),
         Augmentation(
             name="flip",
-            summary="mirror left and right",
+            summary="random horizontal flip",
             options=FlipOptions,
             build=lambda options, facts: Mirror(options.p, -1),
         ),
         Augmentation(
             name="vertical_flip",
-            summary="mirror top and bottom",
+            summary="random vertical flip",
             options=VerticalFlipOptions,
             build=lambda options, facts: Mirror(options.p, -2),
         ),
         Augmentation(
             name="rotate",
-            summary="turn by a random angle; the size stays, the corners are ignored",
+            summary="rotation by a random angle; same size, corners are ignored",
             options=RotateOptions,
             build=Rotate,
         ),

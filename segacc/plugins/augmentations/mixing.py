@@ -1,4 +1,4 @@
-"""`cutmix`, `class_mix`, `mosaic`: several samples in one."""
+"""`cutmix`, `class_mix`, `mosaic`: augmentations that mix several samples."""
 
 import math
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from segacc.plugins.augmentations.pairs import (
     check_range,
     meeting,
     paste,
-    place,
     plain,
+    random_index,
     resized_pair,
     uniform,
 )
@@ -33,24 +33,24 @@ class CutMixOptions:
     p: Annotated[float, Ge(0), Le(1)] = 0.5
     """Probability of mixing."""
     area_min: Annotated[float, Gt(0), Le(1)] = 0.1
-    """Smallest share of the image that the rectangle covers."""
+    """Smallest fraction of the image that the rectangle covers."""
     area_max: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Largest share of the image that the rectangle covers."""
+    """Largest fraction of the image that the rectangle covers."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Reject an empty range."""
         check_range(self, "area")
 
 
 class CutMix:
-    """Lay a rectangle of another sample over this one (Yun et al. 2019; French et al. 2020).
+    """Paste a rectangle of another sample (Yun et al. 2019; French et al. 2020).
 
-    It lies where it lay in the other; where that is of another size, the two meet at random. Sides
-    are at most twice as long as each other.
+    It keeps its position; if the samples differ in size, they are aligned at random. The aspect
+    ratio is between 1/2 and 2.
     """
 
     def __init__(self, options: CutMixOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.options = options
 
     def __call__(self, image: "Tensor", label: "Tensor", another: Another) -> Pair:
@@ -70,9 +70,9 @@ class CutMix:
         return as_pair(image, label)
 
     def _side(self, length: float, limit: int) -> slice:
-        """Draw where a side of a length lies within a limit, both in pixels."""
+        """Draw the position of a side within a limit, both in pixels."""
         side = min(limit, max(1, round(length)))
-        start = place(limit - side + 1)
+        start = random_index(limit - side + 1)
         return slice(start, start + side)
 
 
@@ -83,14 +83,14 @@ class ClassMixOptions:
     p: Annotated[float, Ge(0), Le(1)] = 0.5
     """Probability of mixing."""
     share: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Share of the other sample's classes that are pasted, rounded up."""
+    """Fraction of the other sample's classes to paste, rounded up."""
 
 
 class ClassMix:
-    """Lay half of the classes of another sample over this one (Olsson et al. 2021)."""
+    """Paste half of the classes of another sample (Olsson et al. 2021)."""
 
     def __init__(self, options: ClassMixOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.options, self.ignore = options, facts.ignore_index
 
     def __call__(self, image: "Tensor", label: "Tensor", another: Another) -> Pair:
@@ -118,24 +118,25 @@ class MosaicOptions:
     """Options of mosaic."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Probability of mixing; without it a sample stays as it is, of its own size."""
+    """Probability of mixing; otherwise the sample is unchanged and keeps its size."""
     margin: Annotated[float, Ge(0), Le(0.5)] = 0.25
-    """The four meet at least this share of a side away from the edge; 0.5: in the middle."""
+    """Minimum distance of the common corner from the border, as a fraction of the side; 0.5:
+    centre."""
 
 
 class Mosaic:
-    """Four samples in a picture of `crop_size`, this one and three others, around a random point.
+    """Combine this and three other samples around a random point in an image of `crop_size`.
 
-    Of each a random piece is cut, in its own resolution; one that is smaller than its quarter is
-    first enlarged until it fills it.
+    A random piece of each is cut at its own resolution; a sample that is smaller than its quarter
+    is first enlarged to fill it.
     """
 
     def __init__(self, options: MosaicOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.options, self.crop = options, facts.crop_size
 
     def __call__(self, image: "Tensor", label: "Tensor", another: Another) -> Pair:
-        """Return image (C, h, w) uint8 and label (h, w) of the crop's size, or as they were."""
+        """Return image (C, h, w) uint8 and label (h, w) of the crop size, or unchanged."""
         if not chance(self.options.p):
             return image, label
         low, high = self.options.margin, 1 - self.options.margin
@@ -155,14 +156,16 @@ class Mosaic:
 
 
 def piece(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> "tuple[Tensor, Tensor]":
-    """Cut a random piece of a size (height, width), of an enlarged picture if need be."""
+    """Cut a random piece of (height, width) pixels, enlarging the image if necessary."""
     tall, wide = label.shape
     factor = max(1.0, size[0] / tall, size[1] / wide)
     if factor > 1:
         new = max(size[0], round(tall * factor)), max(size[1], round(wide * factor))
         image, label = resized_pair(image, label, new)
     image, label = plain(image, label)
-    top, left = (place(side - part + 1) for side, part in zip(label.shape, size, strict=True))
+    top, left = (
+        random_index(side - part + 1) for side, part in zip(label.shape, size, strict=True)
+    )
     window = slice(top, top + size[0]), slice(left, left + size[1])
     return image[:, *window], label[window]
 
@@ -173,21 +176,21 @@ def segacc_augmentations() -> list[Augmentation]:
     return [
         Augmentation(
             name="cutmix",
-            summary="a rectangle of another sample",
+            summary="pastes a rectangle of another sample",
             options=CutMixOptions,
             build=CutMix,
             partners=True,
         ),
         Augmentation(
             name="class_mix",
-            summary="half of the classes of another sample",
+            summary="pastes half of the classes of another sample",
             options=ClassMixOptions,
             build=ClassMix,
             partners=True,
         ),
         Augmentation(
             name="mosaic",
-            summary="four samples in one of crop_size; before random_scale_crop",
+            summary="combines four samples to one of crop_size; use it before random_scale_crop",
             options=MosaicOptions,
             build=Mosaic,
             partners=True,

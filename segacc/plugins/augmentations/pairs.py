@@ -1,4 +1,4 @@
-"""What several augmentations share: drawing, resizing and pasting image and label together."""
+"""Functions shared by the augmentations: random draws, resizing and pasting of pairs."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,14 @@ Pair = tuple[Any, Any]
 Another = Callable[[], Pair]
 """Returns another pair of the training split."""
 Window = tuple[slice, slice]
-"""Rows and columns of a picture."""
+"""Rows and columns of an image."""
 
 
 def check_range(options: Any, name: str) -> None:
-    """Refuse an empty range `<name>_min` to `<name>_max`.
+    """Reject an empty range `<name>_min` to `<name>_max`.
 
     Raises:
-        ValueError: the first is above the second.
+        ValueError: the minimum is above the maximum.
     """
     low, high = getattr(options, f"{name}_min"), getattr(options, f"{name}_max")
     if low > high:
@@ -28,12 +28,12 @@ def check_range(options: Any, name: str) -> None:
 
 
 def uniform(low: float, high: float) -> float:
-    """Draw a number between two, from torch's generator."""
+    """Draw a number between two others with torch's generator."""
     return between(low, high, *uniforms(1))
 
 
 def uniforms(count: int) -> list[float]:
-    """Draw numbers from 0 to below 1, from torch's generator, all by one call."""
+    """Draw numbers in [0, 1) with torch's generator in a single call."""
     import torch
 
     drawn: list[float] = torch.rand(count).tolist()
@@ -41,18 +41,18 @@ def uniforms(count: int) -> list[float]:
 
 
 def between(low: float, high: float, share: float) -> float:
-    """Return what lies a share of the way from one number to another."""
+    """Interpolate linearly between two numbers."""
     return low + (high - low) * share
 
 
 def chance(p: float) -> bool:
-    """Draw whether something of probability `p` happens; surely at 1, never at 0."""
+    """Return True with probability `p`; always at 1, never at 0."""
     import torch
 
     return torch.rand(()).item() < p
 
 
-def place(count: int) -> int:
+def random_index(count: int) -> int:
     """Draw one of 0 ... count - 1."""
     import torch
 
@@ -60,34 +60,34 @@ def place(count: int) -> int:
 
 
 def plain(image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor]":
-    """Return image and label as plain tensors, which cost less to index."""
+    """Return image and label as plain tensors, which are faster to index."""
     from torch import Tensor
 
     return image.as_subclass(Tensor), label.as_subclass(Tensor)
 
 
 def as_pair(image: "Tensor", label: "Tensor") -> Pair:
-    """Say which is the image and which the label, as the next augmentation needs it."""
+    """Wrap image and label as tv_tensors for the next augmentation."""
     from torchvision import tv_tensors
 
     return tv_tensors.Image(image), tv_tensors.Mask(label)
 
 
 def resized_pair(image: "Tensor", label: "Tensor", size: tuple[int, int]) -> Pair:
-    """Resize image (C, H, W) bilinear, antialiased, and label (H, W) to its nearest pixels."""
+    """Resize image (C, H, W) bilinearly with antialiasing, label (H, W) with nearest."""
     return as_pair(*placement.resized(*plain(image, label), size))
 
 
 def meeting(mine: "Tensor", theirs: "Tensor") -> tuple[Window, Window]:
-    """Draw where labels (H, W) and (H', W') lie upon each other, as far as both reach.
+    """Draw how labels (H, W) and (H', W') are aligned, as far as both extend.
 
     Returns:
-        A window of each, of one size. Labels of one size meet as they are.
+        A window of each, of equal size. Labels of the same size are aligned exactly.
     """
     cuts = []
     for own, other in zip(mine.shape, theirs.shape, strict=True):
         side = min(own, other)
-        starts = place(own - side + 1), place(other - side + 1)
+        starts = random_index(own - side + 1), random_index(other - side + 1)
         cuts.append([slice(start, start + side) for start in starts])
     (rows, their_rows), (columns, their_columns) = cuts
     return (rows, columns), (their_rows, their_columns)
@@ -96,7 +96,7 @@ def meeting(mine: "Tensor", theirs: "Tensor") -> tuple[Window, Window]:
 def paste(
     under: "tuple[Tensor, Tensor]", over: "tuple[Tensor, Tensor]", where: "Tensor"
 ) -> "tuple[Tensor, Tensor]":
-    """Lay image and label over others of their size, at the pixels of `where` (H, W) bool."""
+    """Paste image and label over others of the same size, at the pixels of `where` (H, W) bool."""
     import torch
 
     return torch.where(where, over[0], under[0]), torch.where(where, over[1], under[1])

@@ -1,4 +1,4 @@
-"""`gaussian_blur` and `random_erasing`: pixels lose what they show."""
+"""`gaussian_blur` and `random_erasing`: augmentations that remove information."""
 
 import math
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from segacc.plugins.augmentations.pairs import (
     as_pair,
     chance,
     check_range,
-    place,
     plain,
+    random_index,
     uniform,
 )
 
@@ -35,19 +35,19 @@ class GaussianBlurOptions:
     """Largest standard deviation in pixels."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Reject an empty range."""
         check_range(self, "sigma")
 
 
 class GaussianBlur:
-    """Blur all channels with a Gaussian that is cut at three standard deviations."""
+    """Blur all channels with a Gaussian that is truncated at three standard deviations."""
 
     def __init__(self, options: GaussianBlurOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.options = options
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) uint8, blurred or as it was, and its label as it was."""
+        """Return image (C, H, W) uint8, blurred or unchanged, and its unchanged label."""
         from torchvision.transforms.v2 import functional as F
 
         if not chance(self.options.p):
@@ -55,8 +55,8 @@ class GaussianBlur:
         sigma = uniform(self.options.sigma_min, self.options.sigma_max)
         pixels, label = plain(image, label)
         pixels = pixels.float()
-        # Columns, then rows: two short kernels cost less than torchvision's square one. It mirrors
-        # at the edges, so a kernel may not reach further than the picture.
+        # Columns, then rows: two 1D kernels are faster than torchvision's square one. It pads by
+        # reflection, so a kernel must not extend beyond the image.
         for side, axis in zip(pixels.shape[-2:], (1, 0), strict=True):
             size = [1, 1]
             size[axis] = 1 + 2 * min(math.ceil(3 * sigma), side - 1)
@@ -71,18 +71,18 @@ class RandomErasingOptions:
     p: Annotated[float, Ge(0), Le(1)] = 0.5
     """Probability of erasing a rectangle."""
     area_min: Annotated[float, Gt(0), Lt(1)] = 0.02
-    """Smallest share of the image that is erased."""
+    """Smallest fraction of the image to erase."""
     area_max: Annotated[float, Gt(0), Lt(1)] = 0.33
-    """Largest share of the image that is erased."""
+    """Largest fraction of the image to erase."""
     ratio_min: Annotated[float, Gt(0)] = 0.3
-    """Smallest height of the rectangle in widths."""
+    """Smallest ratio of height to width of the rectangle."""
     ratio_max: Annotated[float, Gt(0)] = 3.3
-    """Largest height of the rectangle in widths."""
+    """Largest ratio of height to width of the rectangle."""
     fill: Literal["noise", "mean"] = "noise"
-    """What is put there: a random colour for each pixel, or ImageNet's mean colour."""
+    """Fill value: a random colour for each pixel, or ImageNet's mean colour."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Reject empty ranges."""
         check_range(self, "area")
         check_range(self, "ratio")
 
@@ -91,11 +91,11 @@ class RandomErasing:
     """Erase a rectangle (Zhong et al. 2017), whose pixels are then ignored."""
 
     def __init__(self, options: RandomErasingOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.options, self.ignore = options, facts.ignore_index
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) uint8 and label (H, W), erased in part or as they were."""
+        """Return image (C, H, W) uint8 and label (H, W), partly erased or unchanged."""
         import torch
 
         if not chance(self.options.p) or (box := self._box(*label.shape)) is None:
@@ -112,14 +112,14 @@ class RandomErasing:
         return as_pair(image, label)
 
     def _box(self, height: int, width: int) -> tuple[slice, slice] | None:
-        """Draw rows and columns; None where ten rectangles were too long for the image."""
+        """Draw rows and columns; None if ten rectangles did not fit into the image."""
         o = self.options
         for _ in range(10):
             area = height * width * uniform(o.area_min, o.area_max)
             ratio = math.exp(uniform(math.log(o.ratio_min), math.log(o.ratio_max)))
             tall, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < tall < height and 0 < wide < width:
-                top, left = place(height - tall + 1), place(width - wide + 1)
+                top, left = random_index(height - tall + 1), random_index(width - wide + 1)
                 return slice(top, top + tall), slice(left, left + wide)
         return None
 
@@ -130,13 +130,13 @@ def segacc_augmentations() -> list[Augmentation]:
     return [
         Augmentation(
             name="gaussian_blur",
-            summary="now and then a blurred picture",
+            summary="random Gaussian blur",
             options=GaussianBlurOptions,
             build=GaussianBlur,
         ),
         Augmentation(
             name="random_erasing",
-            summary="a rectangle of noise, which is ignored",
+            summary="fills a random rectangle with noise and ignores it",
             options=RandomErasingOptions,
             build=RandomErasing,
         ),

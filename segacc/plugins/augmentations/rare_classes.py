@@ -1,4 +1,4 @@
-"""`rare_class_crop` and `copy_paste`: more of the classes that are seldom seen."""
+"""`rare_class_crop` and `copy_paste`: show rare classes more often."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 
 
 def shares_of(facts: Facts) -> tuple[float, ...]:
-    """Return each class's share of the labelled pixels; even ones where they are not known."""
+    """Return each class's fraction of the labelled pixels; equal fractions if unknown."""
     return facts.class_shares or (1 / facts.num_classes,) * facts.num_classes
 
 
 def draw_classes(
     present: Sequence[int], shares: Sequence[float], temperature: float, count: int = 1
 ) -> list[int]:
-    """Draw different classes by rarity: exp((1 - share) / temperature), as DAFormer does.
+    """Draw different classes by rarity: exp((1 - share) / temperature), as in DAFormer.
 
     Args:
-        present: the classes among which to draw.
-        shares: (K,) of all pixels.
-        temperature: the smaller, the more the rarest is preferred.
-        count: how many; all of them where there are fewer.
+        present: the classes to draw from.
+        shares: (K,) fractions of all pixels.
+        temperature: smaller values prefer the rarest classes more strongly.
+        count: number of classes; all of them if there are fewer.
     """
     import torch
 
     scores = torch.tensor([1 - shares[k] for k in present], dtype=torch.float64) / temperature
-    # Classes far above the rarest have a chance of 0 in numbers, but may have to be drawn.
+    # The probability of frequent classes may underflow to 0, but they may have to be drawn.
     chances = scores.softmax(0).clamp(min=1e-30)
     drawn = torch.multinomial(chances, min(count, len(present)))
-    return [present[place] for place in drawn.tolist()]
+    return [present[index] for index in drawn.tolist()]
 
 
 def classes_in(counts: "Tensor", num_classes: int) -> list[int]:
-    """List the classes that occur, from their counts (256,)."""
+    """Return the classes with non-zero counts (256,)."""
     found: list[int] = counts[:num_classes].nonzero()[:, 0].tolist()
     return found
 
@@ -65,24 +65,24 @@ class RareClassCropOptions(RandomScaleCropOptions):
     """Options of rare_class_crop."""
 
     temperature: Annotated[float, Gt(0)] = 0.01
-    """The smaller, the surer the rarest class of an image is the one to be shown."""
+    """Smaller values show the rarest class of an image with higher probability."""
     min_pixels: Annotated[int, Ge(1)] = 1500
-    """Pixels of it that a crop must show, up to ten tries; never more than half of those that the
-    scaled image has, nor than half of the crop."""
+    """Minimum pixels of that class in a crop, for up to ten tries; at most half of its pixels in
+    the scaled image, and at most half of the crop."""
 
 
 class RareClassCrop(RandomScaleCrop):
-    """As random_scale_crop, but the crop shows a class that was drawn by rarity (DAFormer)."""
+    """Like random_scale_crop, but the crop shows a class that was drawn by rarity (DAFormer)."""
 
-    counted = math.inf  # the rule is about numbers of pixels
+    counted = math.inf  # the rule needs exact pixel counts
 
     def __init__(self, options: RareClassCropOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         super().__init__(options, facts)
         self.rare, self.shares = options, shares_of(facts)
 
     def rule(self, label: "Tensor", scaled: tuple[int, int]) -> "Callable[[Counts], bool]":
-        """Draw the class, and accept a crop with enough of it that no class dominates."""
+        """Draw the class; accept a crop with enough of it in which no class dominates."""
         import torch
 
         whole = torch.bincount(label.flatten(), minlength=256)
@@ -107,37 +107,37 @@ class CopyPasteOptions:
     p: Annotated[float, Ge(0), Le(1)] = 0.5
     """Probability of pasting."""
     temperature: Annotated[float, Gt(0)] = 0.01
-    """The smaller, the surer the rarest class of the other sample is the one that is pasted."""
+    """Smaller values paste the rarest class of the other sample with higher probability."""
     classes: Annotated[int, Ge(1)] = 1
-    """How many rare classes of the other sample are pasted; rare is one with at most an even
-    share of all pixels."""
+    """Number of rare classes of the other sample to paste; a class is rare if its fraction of all
+    pixels is at most 1 / K."""
     tries: Annotated[int, Ge(1), Le(20)] = 3
-    """Samples that are looked at until one has a rare class."""
+    """Maximum number of samples to read until one has a rare class."""
     flip: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Probability of mirroring what is pasted left and right."""
+    """Probability of flipping the pasted pixels horizontally."""
     scale_min: Annotated[float, Gt(0)] = 0.75
-    """Smallest factor of the size of what is pasted."""
+    """Smallest scale factor of the pasted pixels."""
     scale_max: Annotated[float, Gt(0)] = 1.25
-    """Largest factor of the size of what is pasted."""
+    """Largest scale factor of the pasted pixels."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Reject an empty range."""
         check_range(self, "scale")
 
 
 class CopyPaste:
-    """Paste the pixels of rare classes of another sample, at a random place.
+    """Paste the pixels of rare classes of another sample, at a random position.
 
-    Copy-paste (Ghiasi et al. 2021) with classes for objects, drawn by rarity as in DAFormer.
+    Copy-paste (Ghiasi et al. 2021) with classes instead of objects, drawn by rarity as in DAFormer.
     """
 
     def __init__(self, options: CopyPasteOptions, facts: Facts) -> None:
-        """Keep the options; find out which classes are rare."""
+        """Store the options; determine which classes are rare."""
         self.options, self.shares, self.ignore = options, shares_of(facts), facts.ignore_index
         self.rare = [k for k, share in enumerate(self.shares) if share <= 1 / len(self.shares)]
 
     def __call__(self, image: "Tensor", label: "Tensor", another: Another) -> Pair:
-        """Return image (C, H, W) uint8 and label (H, W), with what was pasted or as they were."""
+        """Return image (C, H, W) uint8 and label (H, W), with pasted pixels or unchanged."""
         if not chance(self.options.p) or (found := self._find(another)) is None:
             return image, label
         other, beside = self._varied(*found)
@@ -149,7 +149,7 @@ class CopyPaste:
         return as_pair(image, label)
 
     def _find(self, another: Another) -> "tuple[Tensor, Tensor] | None":
-        """Return what encloses the drawn classes of a sample; all else of it is ignored."""
+        """Return the bounding box of the drawn classes in a sample; the rest is ignored."""
         import torch
 
         for _ in range(self.options.tries):
@@ -166,7 +166,7 @@ class CopyPaste:
         return None
 
     def _varied(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor]":
-        """Mirror and resize what is pasted, at random."""
+        """Flip and resize the pasted pixels at random."""
         if chance(self.options.flip):
             image, label = image.flip(-1), label.flip(-1)
         scale = uniform(self.options.scale_min, self.options.scale_max)
@@ -176,8 +176,8 @@ class CopyPaste:
 
 def span(marks: "Tensor") -> slice:
     """Return the slice from the first to the last mark of (L,) bool."""
-    places = marks.nonzero()[:, 0]
-    return slice(int(places[0]), int(places[-1]) + 1)
+    indices = marks.nonzero()[:, 0]
+    return slice(int(indices[0]), int(indices[-1]) + 1)
 
 
 @hookimpl
@@ -186,14 +186,14 @@ def segacc_augmentations() -> list[Augmentation]:
     return [
         Augmentation(
             name="rare_class_crop",
-            summary="random_scale_crop that shows a rare class of the image",
+            summary="like random_scale_crop, but shows a rare class of the image",
             options=RareClassCropOptions,
             build=RareClassCrop,
             wants_shares=True,
         ),
         Augmentation(
             name="copy_paste",
-            summary="pixels of rare classes of another sample, at a random place",
+            summary="pastes rare classes of another sample at a random position",
             options=CopyPasteOptions,
             build=CopyPaste,
             partners=True,

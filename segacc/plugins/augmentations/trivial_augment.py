@@ -1,7 +1,7 @@
-"""`trivial_augment`: TrivialAugmentWide (Mueller and Hutter 2021), moving the label along.
+"""`trivial_augment`: TrivialAugmentWide (Mueller and Hutter 2021), for image and label.
 
-torchvision's class of that name refuses labels, so its functions are called here one by one; the
-operations, their ranges and the order of draws are the same.
+torchvision's class of that name does not support labels, so its functions are called here one by
+one, with the same operations, ranges and order of draws.
 """
 
 import functools
@@ -15,13 +15,13 @@ from segacc.contracts import Facts
 from segacc.data.placement import padding_color
 from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.color import OnColors
-from segacc.plugins.augmentations.pairs import Pair, place
+from segacc.plugins.augmentations.pairs import Pair, random_index
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BINS = 31
-"""Amounts of each operation, evenly spread from none to the most."""
+"""Number of amounts per operation, evenly spaced from none to the maximum."""
 SPACE: dict[str, tuple[float, float, bool]] = {
     "identity": (0, 0, False),
     "shear_x": (0, 0.99, True),
@@ -38,7 +38,7 @@ SPACE: dict[str, tuple[float, float, bool]] = {
     "autocontrast": (0, 0, False),
     "equalize": (0, 0, False),
 }
-"""Each operation's amount at no and at full strength, and whether half of them are negative."""
+"""Amount of each operation at zero and at full strength, and whether half of them are negative."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +46,21 @@ class TrivialAugmentOptions:
     """Options of trivial_augment."""
 
     strength: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the paper's ranges that is used. At 1: shears to 0.99, shifts to 32 pixels, turns to
-    135 degrees, brightness, colour, contrast and sharpness from 0.01 to 1.99, posterizing to 2
-    bits, solarizing from any grey level on."""
+    """Fraction of the paper's ranges to use. At 1: shear up to 0.99, translation up to 32 pixels,
+    rotation up to 135 degrees, brightness, colour, contrast and sharpness factors from 0.01 to
+    1.99, posterize down to 2 bits, solarize from any grey level."""
 
 
 class TrivialAugment:
-    """One of fourteen operations, by a random amount."""
+    """One of fourteen operations with a random amount."""
 
     def __init__(self, options: TrivialAugmentOptions, facts: Facts) -> None:
-        """Keep the options."""
+        """Store the options."""
         self.strength, self.ignore = options.strength, facts.ignore_index
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) uint8 and label (H, W); what comes in from outside is ignored."""
-        name = tuple(SPACE)[place(len(SPACE))]
+        """Return image (C, H, W) uint8 and label (H, W); areas from outside are ignored."""
+        name = tuple(SPACE)[random_index(len(SPACE))]
         amount = self._amount(*SPACE[name])
         if name in ("shear_x", "shear_y", "translate_x", "translate_y", "rotate"):
             fill = padding_color(image.shape[0])
@@ -68,18 +68,18 @@ class TrivialAugment:
         return OnColors(functools.partial(recolored, name, amount))(image, label)
 
     def _amount(self, none: float, most: float, signed: bool) -> float:
-        """Draw how much."""
+        """Draw the amount."""
         import torch
 
         if none == most:
             return 0.0
         amounts = torch.linspace(none, none + self.strength * (most - none), BINS)
-        amount = float(amounts[place(BINS)])
+        amount = float(amounts[random_index(BINS)])
         return -amount if signed and torch.rand(()) <= 0.5 else amount
 
 
 def moved(one: "Tensor", name: str, amount: float, fill: Any) -> Any:
-    """Shear about the upper left corner, shift, or turn an Image (bilinear) or a Mask (nearest)."""
+    """Shear about the top left corner, translate, or rotate: Image bilinear, Mask nearest."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
@@ -120,7 +120,7 @@ def segacc_augmentations() -> list[Augmentation]:
     return [
         Augmentation(
             name="trivial_augment",
-            summary="TrivialAugmentWide: one of fourteen changes, by a random amount",
+            summary="TrivialAugmentWide: one of fourteen operations with a random amount",
             options=TrivialAugmentOptions,
             build=TrivialAugment,
         )

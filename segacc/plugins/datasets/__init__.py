@@ -1,1 +1,1 @@
-"""The built-in data sets, a file each; names, palettes and pictures lie in data/."""
+"""The built-in data sets, one file each; class names, palettes and images are in data/."""

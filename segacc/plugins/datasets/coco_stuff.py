@@ -1,4 +1,4 @@
-"""`coco_stuff`: COCO 2017 with 80 things and 91 kinds of stuff (Caesar et al., CVPR 2018)."""
+"""`coco_stuff`: COCO 2017 with 80 thing and 91 stuff classes (Caesar et al., CVPR 2018)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,55 +30,56 @@ class CocoStuffOptions:
     """Options of coco_stuff."""
 
     root: Path
-    """Holds images/ and annotations/ (or stuffthingmaps/), each with train2017/ and val2017/. The
-    labels are those of stuffthingmaps_trainval2017.zip, or X_labelTrainIds.png where only these
-    are there."""
+    """Contains images/ and annotations/ (or stuffthingmaps/), each with train2017/ and val2017/.
+    The labels are those of stuffthingmaps_trainval2017.zip, or X_labelTrainIds.png if only these
+    exist."""
     map: Path | dict[str, Any] | None = None
     """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_coco_stuff(options: CocoStuffOptions) -> DataSplits:
-    """Pair the pictures with the stuffthingmaps: a pixel is COCO's id - 1, 255 is unlabelled.
+    """Pair the images with the stuffthingmaps: a pixel is COCO's id - 1, 255 is unlabelled.
 
     Raises:
-        DataError: no such folders, a split without labels, or two splits with labels of two kinds.
+        DataError: missing folders, a split without labels, or splits with different kinds of
+            labels.
     """
     root = open_root(options.root, WHERE)
     images, labels = _holder(root, IMAGE_PLACES), _holder(root, LABEL_PLACES)
     if images is None or labels is None:
         raise DataError(
-            f"{WHERE}: {root} must hold images/train2017/ or images/val2017/, and "
+            f"{WHERE}: {root} must contain images/train2017/ or images/val2017/, and "
             "annotations/train2017/ or annotations/val2017/ (or stuffthingmaps/ in place of "
-            f"annotations/); it holds {listing(root)}."
+            f"annotations/); it contains {listing(root)}."
         )
     splits = split_pairs(WHERE, images, labels, SPLITS, label_endings=("", CONVERTED))
     made = edit(_labels(converted=_converted(splits)), options.map, f"{WHERE}: map")
     return DataSplits(splits, made, crop_size=(512, 512))
 
 
-def _holder(root: Path, places: tuple[str, ...]) -> Path | None:
+def _holder(root: Path, candidates: tuple[str, ...]) -> Path | None:
     called = tuple(name for names in SPLITS.values() for name in names)
-    folders = [root / place for place in places if (root / place).is_dir()]
+    folders = [root / one for one in candidates if (root / one).is_dir()]
     return next((folder for folder in folders if first_folder(folder, called)), None)
 
 
 def _converted(splits: Mapping[str, list[Sample]]) -> bool:
-    """Tell whether the labels hold 0..170, as their names say, in place of COCO's ids - 1."""
+    """True if the labels contain 0..170, by their file names, instead of COCO's ids - 1."""
     kinds = {split: CONVERTED in Path(str(found[0].label)).stem for split, found in splits.items()}
     if len(set(kinds.values())) > 1:
         told = " and ".join(str(splits[split][0].label) for split in kinds)
         raise DataError(
-            f"{WHERE}: the splits have labels of two kinds: {told}. Give both the stuffthingmaps, "
-            "or convert both."
+            f"{WHERE}: the splits have two kinds of labels: {told}. Use the stuffthingmaps for "
+            "both, or convert both."
         )
     return next(iter(kinds.values()))
 
 
 def _labels(*, converted: bool) -> LabelMap:
-    """Number the 171 ids that occur from 0, in their order.
+    """Number the 171 used ids from 0, in order.
 
-    The data set has no palette of its own; these are Pascal VOC's colours of COCO's ids, since
-    the list that is often used (mmsegmentation's) gives several classes one colour.
+    The data set has no palette; Pascal VOC's colours of COCO's ids are used, because the common
+    list (mmsegmentation's) has the same colour for several classes.
     """
     facts = table("coco_stuff")
     kept = {i: name for i, name in enumerate(facts["names"], 1) if i not in facts["removed"]}

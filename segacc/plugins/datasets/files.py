@@ -1,4 +1,4 @@
-"""What the data sets on disk share: folders, pairs of files, tables of classes and colours."""
+"""Functions shared by the data sets on disk: folders, pairs of files, class and colour tables."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,16 +14,16 @@ SPLITS = {
     "validation": ("validation", "val", "valid", "dev", "eval"),
     "test": ("test", "testing"),
 }
-"""A split's name inside segacc, and what folders call it."""
+"""Name of each split in segacc, and its usual folder names."""
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
 def open_root(root: Path, where: str) -> Path:
-    """Return the folder that was typed as `root`, with `~` expanded.
+    """Return the folder given as `root`, with `~` expanded.
 
     Raises:
-        DataError: it is not a folder; the text starts with `where`, as in `--dataset folder`.
+        DataError: it is not a folder; the message starts with `where`, e.g. `--dataset folder`.
     """
     folder = root.expanduser()
     if not folder.is_dir():
@@ -32,39 +32,39 @@ def open_root(root: Path, where: str) -> Path:
 
 
 def first_folder(parent: Path, called: tuple[str, ...]) -> Path | None:
-    """Return the folder in `parent` whose name, in lower case, is the first found of `called`."""
+    """Return the folder in `parent` for the first of the lower-case names `called` that exists."""
     here = {path.name.lower(): path for path in parent.iterdir() if path.is_dir()}
     return next((here[name] for name in called if name in here), None)
 
 
 def listing(folder: Path) -> str:
-    """Tell the first eight names in a folder, for an error."""
+    """List the first eight names in a folder, for an error."""
     names = sorted(path.name for path in folder.iterdir())
     return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "nothing"
 
 
 def expect_folders(where: str, root: Path, needed: tuple[str, ...]) -> None:
-    """Refuse a folder that lacks what its data set is known by.
+    """Check that a folder contains the required folders of its data set.
 
     Raises:
-        DataError: one of the folders `needed`, relative to `root`, is not there.
+        DataError: one of the folders `needed`, relative to `root`, is missing.
     """
     if not all((root / name).is_dir() for name in needed):
         wanted = ", ".join(f"{name}/" for name in needed[:-1]) + f" and {needed[-1]}/"
-        raise DataError(f"{where}: {root} must hold {wanted}; it holds {listing(root)}.")
+        raise DataError(f"{where}: {root} must contain {wanted}; it contains {listing(root)}.")
 
 
 def by_stem(folder: Path, suffixes: tuple[str, ...], *, ending: str = "") -> dict[str, Path]:
-    """Name the files of a folder by their stems, in order of the file names.
+    """Return the files of a folder by stem, in order of the file names.
 
     Args:
-        folder: its files are looked at, those in its folders not.
-        suffixes: in lower case; files of others are passed over.
-        ending: of a stem, as `_L` in NAME_L.png: it is cut off, and files without it are passed
-            over.
+        folder: only its own files are listed, not those in subfolders.
+        suffixes: in lower case; files with other suffixes are skipped.
+        ending: ending of the stem, e.g. `_L` in NAME_L.png: it is removed, and files without it are
+            skipped.
 
     Raises:
-        DataError: two files have one stem.
+        DataError: two files have the same stem.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
@@ -72,7 +72,8 @@ def by_stem(folder: Path, suffixes: tuple[str, ...], *, ending: str = "") -> dic
             stem = path.stem.removesuffix(ending)
             if stem in found:
                 raise DataError(
-                    f"{folder}: {found[stem].name} and {path.name} have one stem; keep one of them."
+                    f"{folder}: {found[stem].name} and {path.name} have the same stem; keep one of "
+                    "them."
                 )
             found[stem] = path
     return found
@@ -85,51 +86,51 @@ def pairs(
     image_ending: str = "",
     label_endings: tuple[str, ...] = ("",),
 ) -> list[Sample]:
-    """Pair the pictures of a folder with the labels of the same stem, in order of the file names.
+    """Pair the images of a folder with the labels of the same stem, in order of the file names.
 
-    A missing label is found out when the sample is read, where `skip_unreadable` can pass over it.
+    A missing label raises when the sample is read, where `skip_unreadable` may skip it.
 
     Args:
-        image_folder: the stems of its pictures, without `image_ending`, are the ids.
-        label_folder: of the labels, whose stems are those ids and an ending.
-        image_ending: of a picture's stem, as `_leftImg8bit`.
-        label_endings: of a label's stem, as `_L`; of several, the first that any label has.
+        image_folder: the stems of its images, without `image_ending`, are the ids.
+        label_folder: folder of the labels, whose stems are the ids plus an ending.
+        image_ending: ending of an image's stem, e.g. `_leftImg8bit`.
+        label_endings: endings of a label's stem, e.g. `_L`; the first one that occurs is used.
 
     Raises:
-        DataError: no picture, two files of one stem, or JPEG labels.
+        DataError: no image, two files with the same stem, or JPEG labels.
     """
     images = pictures(image_folder, ending=image_ending)
     return with_labels(images, label_folder, endings=label_endings)
 
 
 def pictures(folder: Path, *, ending: str = "") -> dict[str, Path]:
-    """Name the pictures of a folder by their stems, without `ending`; see `by_stem`.
+    """Return the images of a folder by stem, without `ending`; see `by_stem`.
 
     Raises:
-        DataError: there is none, or two have one stem.
+        DataError: there are none, or two have the same stem.
     """
     found = by_stem(folder, IMAGE_SUFFIXES, ending=ending)
     if not found:
         ends = ", ".join(f"{ending}{suffix}" for suffix in IMAGE_SUFFIXES)
         more = "".join(f" {line}" for line in other_endings([folder]))
-        raise DataError(f"{folder}: the split is empty: no file ends in {ends}.{more}")
+        raise DataError(f"{folder}: the split is empty: no file name ends with {ends}.{more}")
     return found
 
 
 def with_labels(
     images: Mapping[str, Path], label_folder: Path, *, endings: tuple[str, ...] = ("",)
 ) -> list[Sample]:
-    """Give each picture the label of the same stem; see `pairs`.
+    """Assign each image the label of the same stem; see `pairs`.
 
     Raises:
-        DataError: two labels of one stem, or JPEG labels.
+        DataError: two labels have the same stem, or labels are JPEG.
     """
     found = {ending: by_stem(label_folder, LABEL_SUFFIXES, ending=ending) for ending in endings}
     ending = next((end for end in endings if not found[end].keys().isdisjoint(images)), endings[0])
     jpegs = by_stem(label_folder, JPEG_SUFFIXES, ending=ending)
     if lossy := next((path for stem, path in jpegs.items() if stem in images), None):
         raise DataError(
-            f"{lossy}: labels must be PNG or another lossless format: JPEG changes the ids. Export "
+            f"{lossy}: labels must be PNG or another lossless format: JPEG alters the ids. Export "
             "the labels again."
         )
     return [
@@ -149,50 +150,50 @@ def split_pairs(
     """Pair the folders of the splits in `images` with those in `labels`.
 
     Args:
-        where: what errors start with.
-        images: holds a folder of pictures for each split.
-        labels: holds a folder of labels for each split.
-        called: split -> names of its folder in lower case.
+        where: start of error messages.
+        images: contains an image folder for each split.
+        labels: contains a label folder for each split.
+        called: split -> lower-case names of its folder.
         label_endings: see `pairs`.
 
     Raises:
-        DataError: no split, one without a folder of labels or without any label; see `pairs`.
+        DataError: no split, or a split without a label folder or any labels; see `pairs`.
     """
     found = {}
     for split, names in called.items():
         pair = first_folder(images, names), first_folder(labels, names)
         if pair[0] and not pair[1]:
-            raise DataError(f"{where}: {pair[0]} has no folder of labels beside it in {labels}.")
+            raise DataError(f"{where}: {pair[0]} has no label folder in {labels}.")
         if pair[0] and pair[1]:
             found[split] = pairs(pair[0], pair[1], label_endings=label_endings)
             expect_labels(where, found[split])
     if not found:
         wanted = " or ".join(names[0] for names in called.values())
         raise DataError(
-            f"{where}: {images} has no folder named {wanted}; it holds {listing(images)}."
+            f"{where}: {images} has no folder named {wanted}; it contains {listing(images)}."
         )
     return found
 
 
 def expect_labels(where: str, samples: Iterable[Sample]) -> None:
-    """Refuse samples of which none has its label.
+    """Check that at least one sample has its label.
 
     Raises:
-        DataError: so.
+        DataError: no sample has a label file.
     """
     paths = [sample.label for sample in samples if isinstance(sample.label, Path)]
     if paths and not any(path.is_file() for path in paths):
         raise DataError(
-            f"{where}: none of the split's images ({len(paths)}) has its label, as {paths[0]}; "
-            f"that folder holds {listing(paths[0].parent)}."
+            f"{where}: none of the split's images ({len(paths)}) has a label, e.g. {paths[0]}; "
+            f"that folder contains {listing(paths[0].parent)}."
         )
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not empty, without the space around them.
+    """Return the non-empty lines of a text file, stripped.
 
     Raises:
-        DataError: the file cannot be read, or has no line.
+        DataError: the file is unreadable or empty.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -201,59 +202,58 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot read the list: {reason}.") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise DataError(f"{path}: the list is empty; expected one name a line.")
+        raise DataError(f"{path}: the list is empty; expected one name per line.")
     return lines
 
 
 def listed(path: Path, images: Mapping[str, Path], image_folder: Path) -> dict[str, Path]:
-    """Choose the pictures that a list names, in its order.
+    """Select the images named in a list, in its order.
 
-    A line is a stem, a file name or a path; of several in a line, the first counts.
+    A line is a stem, a file name or a path; if it has several columns, the first is used.
 
     Args:
-        path: of the list.
-        images: by stem.
-        image_folder: where they lie, for the error.
+        path: path of the list.
+        images: images by stem.
+        image_folder: folder of the images, for errors.
 
     Raises:
-        DataError: the list cannot be read, is empty, names one twice or one that is not there.
+        DataError: the list is unreadable or empty, or has a duplicate or unknown name.
     """
     stems = [_named(line, images) for line in read_lines(path)]
     if gone := [stem for stem in stems if stem not in images]:
         told = ", ".join(gone[:4]) + (" ..." if len(gone) > 4 else "")
         raise DataError(
             f"{path}: {len(gone)} of its {len(stems)} names have no image in {image_folder}: "
-            f"{told}. Is a part of the data missing?"
+            f"{told}. Is part of the data missing?"
         )
     if len(set(stems)) < len(stems):
-        again = next(stem for place, stem in enumerate(stems) if stem in stems[:place])
-        raise DataError(f"{path}: {again} is listed twice; keep one line of each.")
+        again = next(stem for k, stem in enumerate(stems) if stem in stems[:k])
+        raise DataError(f"{path}: {again} is listed twice; keep one of the lines.")
     return {stem: images[stem] for stem in stems}
 
 
 def _named(line: str, images: Mapping[str, Path]) -> str:
-    """Return the stem that a line means; of a name with spaces, that of the whole line."""
+    """Return the stem that a line refers to; a name with spaces is the whole line."""
     stems = [(Path(text).name, Path(text).stem) for text in (line.split()[0], line)]
     known = [name for both in stems for name in both if name in images]
     return known[0] if known else stems[0][1]
 
 
 def table(name: str) -> dict[str, Any]:
-    """Read data/NAME.json; its `source` says where the facts come from."""
+    """Read data/NAME.json; its `source` gives the origin of the facts."""
     path = Path(__file__).parent / "data" / f"{name}.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
 def bit_color(index: int) -> tuple[int, int, int]:
-    """Return Pascal VOC's RGB colour of an index in 0..255; each index has a colour of its own.
+    """Return Pascal VOC's RGB colour of an index in 0..255; all indices have different colours.
 
     Three at a time, from the lowest, its bits are bit 7, 6, ... of red, green and blue, as in the
     devkit's VOClabelcolormap (Everingham et al., host.robots.ox.ac.uk/pascal/VOC).
     """
-    places = range(3)  # 8 bits, three at a time
+    triples = range(3)  # 8 bits, three at a time
     red, green, blue = (
-        sum((index >> (3 * place + channel) & 1) << (7 - place) for place in places)
-        for channel in range(3)
+        sum((index >> (3 * k + channel) & 1) << (7 - k) for k in triples) for channel in range(3)
     )
     return red, green, blue

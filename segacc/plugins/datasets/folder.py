@@ -1,4 +1,4 @@
-"""`folder`: images and labels in folders on disk, or named by list files."""
+"""`folder`: images and labels in folders on disk, or listed in files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -42,58 +42,60 @@ class FolderOptions:
     """Options of folder."""
 
     root: Path
-    """Holds `images/<split>/` and `annotations/<split>/` (or `labels/`, `masks/`), or `<split>/`
-    with these inside. A split is called train, val, test or by a usual other name; without splits,
-    the pictures in `images/` are the split train."""
+    """Contains `images/<split>/` and `annotations/<split>/` (or `labels/`, `masks/`), or `<split>/`
+    with these inside. Split folders are named train, val, test or another usual name; without split
+    folders, the images in `images/` are the split train."""
     images: str | None = None
-    """Other folder of the images in `root`, as in `images=rgb` for `rgb/<split>/`; where the split
-    comes first, SPLIT stands for it, as in `images=SPLIT/rgb`."""
+    """Image folder in `root` if it has another name, e.g. `images=rgb` for `rgb/<split>/`; SPLIT
+    stands for the split if it comes first, e.g. `images=SPLIT/rgb`."""
     labels: str | None = None
-    """Other folder of the labels in `root`, in the same way, as in `labels=SPLITannot`."""
+    """Label folder in `root` if it has another name, likewise, e.g. `labels=SPLITannot`."""
     image_suffix: str = ""
-    """What follows the common part of an image's name, as in `image_suffix=_sat`: NAME_sat.jpg."""
+    """Suffix of image names, e.g. `image_suffix=_sat` for NAME_sat.jpg."""
     label_suffix: str = ""
-    """What follows an image's name in its label's, as in `label_suffix=_mask`: NAME_mask.png."""
+    """Suffix of label names, e.g. `label_suffix=_mask` for NAME_mask.png."""
     annotator: str | None = None
-    """Whose labels are taken of several people's: those in `annotations/<split>/NAME/`, in
-    `annotations/NAME/<split>/`, or in files that end in `_NAME`."""
+    """Which annotator's labels to use if there are several: those in `annotations/<split>/NAME/`,
+    in `annotations/NAME/<split>/`, or in files that end with `_NAME`."""
     train: Path | None = None
-    """List of the training samples: a line has the paths of image and label in `root`, or the name
-    of an image."""
+    """List of the training samples: each line has the paths of image and label in `root`, or the
+    name of an image."""
     validation: Path | None = None
     """List of the validation samples."""
     test: Path | None = None
     """List of the test samples."""
     names: Path | None = None
-    """Class names: a text file with one a line, or JSON; default: `classes.json`, `id2label.json`
+    """Class names: a text file with one per line, or JSON; default: `classes.json`, `id2label.json`
     or `classes.txt` in `root`."""
     colors: Path | None = None
-    """Colour table, for labels that hold colours, and class names: lines of `name,r,g,b` or
-    `r g b name`, or JSON, also `classes.json` with a palette. Raw ids are the places of the names.
-    """
+    """Colour table for labels with colours, which also gives the class names: lines of `name,r,g,b`
+    or `r g b name`, or JSON, including `classes.json` with a palette. Raw ids are the indices of
+    the names."""
     binary: bool = False
-    """True: labels hold 0, the background, and one other value or colour, whichever it is."""
+    """True: labels contain 0 for the background and one other value or colour."""
     ignore: tuple[int, ...] = ()
-    """Raw label ids that count for nothing, as in `ignore=11` or `ignore=0/11`; 255 always does."""
+    """Raw label ids to ignore, e.g. `ignore=11` or `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
-    """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: classes.json's."""
+    """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in classes.json."""
     map: Path | dict[str, Any] | None = None
     """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
     def __post_init__(self) -> None:
-        """Refuse options of which one says what the other says."""
+        """Reject options that exclude each other."""
         if self.binary and (self.colors is not None or self.reduce_labels):
-            raise ValueError("binary=true finds the values itself; leave colors, reduce_labels out")
+            raise ValueError(
+                "binary=true detects the values itself; leave out colors and reduce_labels"
+            )
         if self.colors is not None and (self.names is not None or self.reduce_labels is not None):
-            raise ValueError("colors names the classes too; leave names, reduce_labels out")
+            raise ValueError("colors also gives the class names; leave out names and reduce_labels")
 
 
 def build_folder(options: FolderOptions) -> DataSplits:
-    """Pair the pictures of each split with their labels, and read what the labels mean.
+    """Pair the images of each split with their labels, and read the label map.
 
     Raises:
-        SegaccError: no such folder, no class names, no split, a split without labels, or a list,
-            colour table or edit that is not what it should be.
+        SegaccError: a folder, the class names, the splits or all labels of a split are missing, or
+            a list, colour table or edit is invalid.
     """
     root = open_root(options.root, WHERE)
     lists = {split: in_root(root, getattr(options, split)) for split in SPLITS}
@@ -113,13 +115,13 @@ def _edits(options: FolderOptions, root: Path) -> Path | Mapping[str, Any] | Non
 
 
 def _layout(options: FolderOptions, root: Path, *, needed: bool) -> Layout:
-    """Find where images and labels lie; `needed` is False where lists may name all files."""
+    """Find the folders of images and labels; `needed` is False if lists may name all files."""
     images, labels = options.images or "images", options.labels
     if options.images is None and labels is None and not (root / images).is_dir():
         for names in SPLITS.values():
-            place = first_folder(root, names)
-            kind = next((k for k in LABEL_FOLDERS if place and (place / k).is_dir()), None)
-            if place and kind and (place / images).is_dir():
+            folder = first_folder(root, names)
+            kind = next((k for k in LABEL_FOLDERS if folder and (folder / k).is_dir()), None)
+            if folder and kind and (folder / images).is_dir():
                 images, labels = f"{SPLIT}/{images}", f"{SPLIT}/{kind}"
                 break
     if labels is None:
@@ -144,27 +146,27 @@ def _check(layout: Layout, options: FolderOptions) -> None:
             continue
         if (given := getattr(options, key)) is not None:
             raise DataError(
-                f"{WHERE}: {key}={given}: {folder} is not a folder; {layout.root} holds "
+                f"{WHERE}: {key}={given}: {folder} is not a folder; {layout.root} contains "
                 f"{listing(layout.root)}."
             )
         raise DataError(
-            f"{WHERE}: {layout.root} must hold images/<split>/ and annotations/<split>/ (or "
-            "labels/, masks/), or <split>/ with these inside; it holds "
-            f"{listing(layout.root)}. images= and labels= name other folders."
+            f"{WHERE}: {layout.root} must contain images/<split>/ and annotations/<split>/ (or "
+            "labels/, masks/), or <split>/ with these inside; it contains "
+            f"{listing(layout.root)}. Use images= and labels= for other folder names."
         )
 
 
 def _from_folders(layout: Layout, split: str) -> list[Sample] | None:
-    """Pair a split's folders; None where there is no folder of its images."""
+    """Pair a split's folders; None if there is no image folder."""
     images = layout.find(layout.images, split)
     if images is None:
         return None
-    place = label_place(layout, split, images)
-    return labelled(layout, pictures(images, ending=layout.image_suffix), images, place)
+    found = label_place(layout, split, images)
+    return labelled(layout, pictures(images, ending=layout.image_suffix), images, found)
 
 
 def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
-    """Read the samples that a list names, by the paths of both files or by the image's name."""
+    """Read the samples of a list, by the paths of both files or by the image's name."""
     images = layout.find(layout.images, split) or layout.fixed(layout.images)
     found = rows(path, layout.root, images)
     if len(found[0]) == 2:
@@ -175,30 +177,30 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
         chosen = listed(path, pictures(images, ending=layout.image_suffix), images)
     else:
         raise DataError(
-            f"{path}: the images that it names must be in {images}, which is not a folder, or be "
+            f"{path}: its images must be in {images}, which is not a folder, or be "
             f"paths in {layout.root}."
         )
-    place = label_place(layout, split, images)
-    return labelled(layout, chosen, images, place)
+    labels = label_place(layout, split, images)
+    return labelled(layout, chosen, images, labels)
 
 
 def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
-    """Take the pictures that lie in the folder of the images itself for the training split."""
+    """Use the images directly in the image folder as the training split."""
     images = layout.fixed(layout.images)
     flat = layout.images.endswith(f"/{SPLIT}") and by_stem(images, IMAGE_SUFFIXES)
     if flat:
-        place = label_place(layout, "train", images)
+        labels = label_place(layout, "train", images)
         return {
-            "train": labelled(layout, pictures(images, ending=layout.image_suffix), images, place)
+            "train": labelled(layout, pictures(images, ending=layout.image_suffix), images, labels)
         }
     called = "train, validation or test (or training, val, valid, dev, eval, testing)"
     if layout.images.endswith(f"/{SPLIT}"):
         raise DataError(
-            f"{WHERE}: {images} has no folder named {called}; it holds {listing(images)}."
+            f"{WHERE}: {images} has no folder named {called}; it contains {listing(images)}."
         )
     raise DataError(
         f"{WHERE}: {layout.root} has no folder {layout.images} where SPLIT is {called}; "
-        f"{images} holds {listing(images)}."
+        f"{images} contains {listing(images)}."
     )
 
 
@@ -216,22 +218,22 @@ def segacc_datasets() -> list[Dataset]:
 
 
 def rows(path: Path, root: Path, images: Path) -> list[Row]:
-    """Read a list: of each line the paths of image and label in `root`, or the image's name.
+    """Read a list: for each line the paths of image and label in `root`, or the image's name.
 
-    Columns lie between tabs, commas, semicolons or spaces; the name of a file in `root` or in the
-    folder `images` may have them in it.
+    Columns are separated by tabs, commas, semicolons or spaces; the name of a file in `root` or in
+    `images` may contain them.
 
     Raises:
-        DataError: the list cannot be read, is empty, or a line has other columns than the first.
+        DataError: the list is unreadable or empty, or a line has other columns than the first.
     """
     lines = read_lines(path)
     found = [_columns(line, (root, images)) for line in lines]
     for line, row in zip(lines, found, strict=True):
         if len(row) > 2 or len(row) != len(found[0]):
             raise DataError(
-                f"{path}: the line {line!r} has {len(row)} columns; expected the same in every "
-                f"line: `IMAGE LABEL`, two paths in {root}, or the name of an image. Put commas "
-                "between paths with spaces."
+                f"{path}: the line {line!r} has {len(row)} columns; expected the same number in "
+                f"every line: `IMAGE LABEL`, two paths in {root}, or the name of an image. Put "
+                "commas between paths that contain spaces."
             )
     return found
 
@@ -244,24 +246,24 @@ def _columns(line: str, folders: tuple[Path, ...]) -> Row:
 
 
 def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample]:
-    """Make samples of the paths of images and labels.
+    """Create samples from the paths of images and labels.
 
-    Ids are the images' stems, or their paths where stems come twice.
+    The ids are the images' stems, or their paths if stems are not unique.
 
     Raises:
-        DataError: an image is not there, or is listed twice; a label is a JPEG; no label is there.
+        DataError: an image is missing or duplicate, a label is a JPEG, or there are no labels.
     """
     gone = [image for image, _ in found if not (root / image).is_file()]
     if gone:
         told = ", ".join(gone[:4]) + (" ..." if len(gone) > 4 else "")
         raise DataError(
-            f"{path}: {len(gone)} of its {len(found)} images are not there: {told}. Paths start "
-            f"from {root}."
+            f"{path}: {len(gone)} of its {len(found)} images are missing: {told}. Paths are "
+            f"relative to {root}."
         )
     jpegs = [label for _, label in found if label.lower().endswith(JPEG_SUFFIXES)]
     if jpegs:
         raise DataError(
-            f"{path}: {jpegs[0]}: labels must be PNG or another lossless format: JPEG changes the "
+            f"{path}: {jpegs[0]}: labels must be PNG or another lossless format: JPEG alters the "
             "ids. Export the labels again."
         )
     images = [image for image, _ in found]
@@ -277,10 +279,10 @@ def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample
 
 
 def images_of_rows(path: Path, found: Sequence[Row], root: Path, *, ending: str) -> dict[str, Path]:
-    """Name the images of a list of paths by their stems, without `ending`.
+    """Return the images of a list of paths by stem, without `ending`.
 
     Raises:
-        DataError: two have one stem.
+        DataError: two have the same stem.
     """
     stems = [Path(image).stem.removesuffix(ending) for (image,) in found]
     _refuse_twins(path, stems)
@@ -291,5 +293,5 @@ def _refuse_twins(path: Path, names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise DataError(f"{path}: {name} is listed twice; keep one line of each.")
+            raise DataError(f"{path}: {name} is listed twice; keep one of the lines.")
         seen.add(name)

@@ -1,4 +1,4 @@
-"""Where `folder` finds images and labels, and what the labels mean."""
+"""Finds the images and labels of `folder`, and builds the label map."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from segacc.plugins.datasets.files import (
 
 WHERE = "--dataset folder"
 SPLIT = "SPLIT"
-"""Stands for the name of a split in a template."""
+"""Placeholder for the name of a split in a template."""
 
 NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 BINARY_NAMES = ("background", "foreground")
@@ -28,11 +28,11 @@ BINARY_NAMES = ("background", "foreground")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where things lie in `root`, and how the names of files differ."""
+    """The folders in `root`, and the naming of files."""
 
     root: Path
     images: str
-    """A template: the folder of a split's images, relative to `root`, with SPLIT in it."""
+    """A template: the folder of a split's images relative to `root`, containing SPLIT."""
     labels: str
     image_suffix: str = ""
     label_suffix: str = ""
@@ -41,11 +41,11 @@ class Layout:
     def fixed(self, template: str) -> Path:
         """Return the part of a template that is the same for all splits."""
         parts = PurePath(template).parts
-        place = next(k for k, part in enumerate(parts) if SPLIT in part)
-        return self.root.joinpath(*parts[:place])
+        first = next(k for k, part in enumerate(parts) if SPLIT in part)
+        return self.root.joinpath(*parts[:first])
 
     def find(self, template: str, split: str) -> Path | None:
-        """Return the folder of a split, in whatever case its names are written."""
+        """Return the folder of a split, case-insensitively."""
         folder: Path | None = self.root
         for part in PurePath(template).parts:
             if folder is None or not folder.is_dir():
@@ -56,12 +56,12 @@ class Layout:
 
 
 def template(folder: str) -> str:
-    """Let the folders of the splits lie in a folder that does not say where they are."""
+    """Append SPLIT to a folder name that does not contain it."""
     return folder if SPLIT in folder else f"{folder.rstrip('/')}/{SPLIT}"
 
 
 def is_flat(layout: Layout, images: Path) -> bool:
-    """Tell whether all splits' images lie in one folder, which is this."""
+    """True if all splits' images are in one folder, and this is it."""
     return layout.images.endswith(f"/{SPLIT}") and images == layout.fixed(layout.images)
 
 
@@ -69,16 +69,16 @@ def label_place(layout: Layout, split: str, images: Path) -> tuple[Path, str]:
     """Find the labels of a split.
 
     Args:
-        layout: where things lie.
-        split: as segacc calls it.
-        images: folder of its images; labels of images that do not lie in folders for their splits
-            need not either.
+        layout: the folders and naming of files.
+        split: name of the split in segacc.
+        images: folder of its images; if the images are not in split folders, the labels need not be
+            either.
 
     Returns:
-        The folder, and what follows an image's name in its label's.
+        The folder, and the suffix of label names relative to image names.
 
     Raises:
-        DataError: no folder, or labels of several annotators, or none of the one that is wanted.
+        DataError: no folder, labels of several annotators, or none of the chosen annotator.
     """
     above = layout.fixed(layout.labels)
     folder = layout.find(layout.labels, split)
@@ -94,11 +94,11 @@ def label_place(layout: Layout, split: str, images: Path) -> tuple[Path, str]:
             f"{WHERE}: {folder or above} has labels of several annotators; choose one with {told}."
         )
     if folder is None and layout.labels.endswith(f"/{SPLIT}"):
-        raise DataError(f"{WHERE}: {images} has no folder of labels beside it in {above}.")
+        raise DataError(f"{WHERE}: {images} has no label folder in {above}.")
     if folder is None:
         raise DataError(
-            f"{WHERE}: {images} has no folder of labels {layout.labels} in {layout.root}, where "
-            f"SPLIT is {' or '.join(SPLITS[split])}; {above} holds {listing(above)}."
+            f"{WHERE}: {images} has no label folder {layout.labels} in {layout.root}, where "
+            f"SPLIT is {' or '.join(SPLITS[split])}; {above} contains {listing(above)}."
         )
     return folder, layout.label_suffix
 
@@ -107,9 +107,9 @@ def _of_annotator(layout: Layout, split: str, folder: Path | None) -> tuple[Path
     wanted = layout.annotator or ""
     name, above = (wanted.lower(),), layout.fixed(layout.labels)
     own = first_folder(above, name) if above.is_dir() else None
-    place = (folder and first_folder(folder, name)) or (own and first_folder(own, SPLITS[split]))
-    if place:
-        return place, layout.label_suffix
+    found = (folder and first_folder(folder, name)) or (own and first_folder(own, SPLITS[split]))
+    if found:
+        return found, layout.label_suffix
     ending = f"_{wanted}{layout.label_suffix}"
     stems = _stems(folder) if folder else []
     if folder and any(stem.endswith(ending) for stem in stems):
@@ -117,15 +117,15 @@ def _of_annotator(layout: Layout, split: str, folder: Path | None) -> tuple[Path
     cut = [stem.removesuffix(layout.label_suffix) for stem in stems]
     ends = {stem.rpartition("_")[2] for stem in cut if "_" in stem}
     known = _people(layout, split, folder) or (sorted(ends) if len(ends) <= 12 else [])
-    found = f"Found: {', '.join(known)}." if known else "It has no labels of several annotators."
+    seen = f"Found: {', '.join(known)}." if known else "It has no labels of several annotators."
     raise DataError(
-        f"{WHERE}: annotator={wanted}: no labels of that name in {folder or above}. "
-        f"{did_you_mean(wanted, known)}{found}"
+        f"{WHERE}: annotator={wanted}: no labels of this annotator in {folder or above}. "
+        f"{did_you_mean(wanted, known)}{seen}"
     )
 
 
 def _people(layout: Layout, split: str, folder: Path | None) -> list[str]:
-    """Name the folders of annotators, which are inside a split's or have splits inside."""
+    """Return the names of annotators' folders, which are inside a split's or contain splits."""
     inside = _folders(folder) if folder else []
     above = _folders(layout.fixed(layout.labels)) if layout.labels.endswith(f"/{SPLIT}") else []
     apart = [one for one in above if first_folder(one, SPLITS[split])]
@@ -137,7 +137,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _stems(folder: Path) -> list[str]:
-    """Name the label files of a folder, without what follows the dot."""
+    """Return the stems of the label files in a folder."""
     return [
         path.stem
         for path in sorted(folder.iterdir())
@@ -148,16 +148,16 @@ def _stems(folder: Path) -> list[str]:
 def labelled(
     layout: Layout, images: Mapping[str, Path], folder: Path, place: tuple[Path, str]
 ) -> list[Sample]:
-    """Give each image its label.
+    """Assign each image its label.
 
     Args:
-        layout: where things lie.
-        images: by their names, without the suffix of images.
-        folder: of the images, for errors.
-        place: of the labels, see `label_place`.
+        layout: the folders and naming of files.
+        images: images by name, without the image suffix.
+        folder: folder of the images, for errors.
+        place: the labels' folder and suffix, see `label_place`.
 
     Raises:
-        DataError: two labels of one image, JPEG labels, or no label at all.
+        DataError: two labels for one image, JPEG labels, or no labels.
     """
     labels, ending = place
     if labels == folder and ending:
@@ -167,22 +167,22 @@ def labelled(
         if ending == "" and (endings := _endings(images, labels)):
             told = " or ".join(f"label_suffix={one}" for one in endings)
             raise DataError(
-                f"{WHERE}: the labels in {labels} are not called as the images in {folder}: their "
-                f"names go on. Add {told}."
+                f"{WHERE}: label file names in {labels} do not match image file names in {folder}: "
+                f"they have an extra suffix. Add {told}."
             )
         expect_labels(WHERE, samples)
     return samples
 
 
 def _endings(images: Mapping[str, Path], labels: Path) -> list[str]:
-    """Tell what follows the images' names in those of the labels, of the first images."""
+    """Return suffixes of label names relative to image names, from the first images."""
     stems, known = _stems(labels), list(images)[:20]
     found = {stem.removeprefix(name) for name in known for stem in stems if stem.startswith(name)}
     return sorted(end for end in found if end and not end[0].isalnum())[:8]
 
 
 def in_root(root: Path, path: Path | None) -> Path | None:
-    """Return a file as it was typed, or that of this name in `root` where there is none."""
+    """Return a path as typed, or relative to `root` if only that exists."""
     if path is None:
         return None
     typed = path.expanduser()
@@ -190,16 +190,15 @@ def in_root(root: Path, path: Path | None) -> Path | None:
 
 
 def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) -> LabelMap:
-    """Read what raw ids, or colours, the labels have.
+    """Build the label map: raw ids or colours and class names.
 
     Args:
         options: FolderOptions.
-        root: of the data.
-        splits: samples, of which binary labels are looked at.
+        root: folder of the data.
+        splits: the samples, which are searched for binary label values.
 
     Raises:
-        DataError: no class names, a file that is not what it should be, or labels that are not
-            binary.
+        DataError: no class names, an invalid file, or labels that are not binary.
     """
     if options.colors is not None:
         told = read_colors(in_root(root, options.colors) or options.colors)
@@ -212,8 +211,8 @@ def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) 
     if path is None:
         raise DataError(
             f"{WHERE}: no class names. Put classes.json or classes.txt into {root}, or add "
-            "names=FILE (a text file with one class name a line), colors=FILE where labels hold "
-            "colours, or binary=true where they hold 0 and one other value."
+            "names=FILE (a text file with one class name per line), colors=FILE if labels contain "
+            "colours, or binary=true if they contain 0 and one other value."
         )
     return _plain(read_names(path), options)
 
@@ -253,10 +252,10 @@ def _binary(
 
 
 def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
-    """Return the value or colour of a label that is not 0; None where all of it is.
+    """Return the value or colour of a label that is not 0; None if there is none.
 
     Raises:
-        DataError: it has several.
+        DataError: there are several.
     """
     import numpy as np
     from PIL import Image
@@ -265,7 +264,7 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
         with Image.open(str(sample.label)) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
-    except Exception:  # told when the sample is read
+    except Exception:  # reported when the sample is read
         return None
     if pixels.dtype.kind == "f":
         return None
@@ -279,8 +278,8 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
         file = sample.label if isinstance(sample.label, Path) else sample.id
         told = ", ".join(map(str, others[:8])) + (" ..." if len(others) > 8 else "")
         raise DataError(
-            f"{WHERE}: binary=true needs labels of 0 and one other value, but {file} has "
-            f"{told} beside 0. If edges are smooth, export the labels again without "
-            "anti-aliasing; if a value should count for nothing, add it as ignore=VALUE."
+            f"{WHERE}: binary=true needs labels with 0 and one other value, but {file} has "
+            f"{told} besides 0. If edges are smooth, export the labels again without "
+            "anti-aliasing; to ignore a value, add ignore=VALUE."
         )
     return others[0] if others else None

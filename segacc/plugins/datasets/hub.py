@@ -1,4 +1,4 @@
-"""`hub`: data sets of the Hugging Face Hub, and on disk what the library `datasets` reads."""
+"""`hub`: data sets on the Hugging Face Hub, and local files that `datasets` can load."""
 
 import io
 from collections.abc import Sequence
@@ -28,81 +28,82 @@ class HubOptions:
     id: str | None = None
     """Data set on the Hub, USER/NAME; give either this or `path`."""
     path: Path | None = None
-    """On disk: a folder with parquet files, with metadata.jsonl beside pictures, or as save_to_disk
-    wrote it; or a parquet file, or a pattern such as `data/*.parquet`."""
+    """Local data: a folder with parquet files, with metadata.jsonl next to image files, or written
+    by save_to_disk; or a parquet file, or a pattern such as `data/*.parquet`."""
     image: str | None = None
-    """Column of the images; default the one that is called or looks so."""
+    """Image column; default: detected by name and type."""
     label: str | None = None
-    """Column of the labels; default the one that is called or looks so."""
+    """Label column; default: detected by name and type."""
     config: str | None = None
-    """Configuration, of a data set that has several."""
+    """Configuration name, if the data set has several."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     split: str | None = None
-    """Only this split, or a slice as in `train[:50]` or `train[10%:20%]`; default all of them."""
+    """Load only this split, or a slice such as `train[:50]` or `train[10%:20%]`; default: all."""
     names: Path | None = None
-    """Class names: a text file with one a line, or JSON; default what the data set brings."""
+    """Class names: a text file with one per line, or JSON; default: those in the data set."""
     ignore: tuple[int, ...] = ()
-    """Raw label ids that count for nothing, as in `ignore=0/11`; 255 always does."""
+    """Raw label ids to ignore, e.g. `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
-    """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: the names file's."""
+    """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in the names
+    file."""
     map: Path | dict[str, Any] | None = None
-    """Changes of the label map, in a YAML file or as a mapping: `merge`, `drop`, `rename`, ids."""
+    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
     def __post_init__(self) -> None:
-        """Refuse none and both of `id` and `path`, and a revision of what has none."""
+        """Check that exactly one of `id` and `path` is given, and a revision only with `id`."""
         if (self.id is None) == (self.path is None):
             raise ValueError("give either id=USER/NAME or path=FOLDER")
         if self.path is not None and self.revision is not None:
-            raise ValueError("revision is of id=USER/NAME; what is on disk has none")
+            raise ValueError("revision is only valid with id=USER/NAME, not with path")
 
 
 @dataclass(frozen=True)
 class HubSamples(Sequence[Sample]):
-    """Rows of a datasets.Dataset as samples; nothing is decoded here."""
+    """Rows of a datasets.Dataset as samples, not decoded."""
 
     data: Any
-    """A datasets.Dataset of the two columns, whose rows are Arrow tables."""
+    """A datasets.Dataset with the two columns, in Arrow format."""
     columns: Columns
     ids: tuple[str, ...]
     roots: tuple[Path, ...]
-    """Folders that the paths in rows may be relative to."""
+    """Folders that relative paths in rows may refer to."""
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         return len(self.ids)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one Sample, or for a slice a list of them.
+        """Return one Sample, or a list of them for a slice.
 
-        A cell without a picture gives one of no bytes, which says so when it is decoded.
+        An empty cell becomes empty bytes, which raise an error when they are decoded.
         """
         if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
+            return [self[k] for k in range(len(self))[index]]
         row = self.data[index]
         image = row.column(self.columns.image)[0].as_py()
         label = encoded(row.column(self.columns.label)[0])
         return Sample(self._source(image), self._source(label), self.ids[index])
 
     def _source(self, cell: Any) -> bytes | Path:
-        """Take what a cell has: bytes before a path."""
+        """Return a cell's bytes, or else its path."""
         if isinstance(cell, dict):
             cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
         if isinstance(cell, str):
-            places = [root / cell for root in self.roots]
-            return next((place for place in places if place.is_file()), Path(cell))
+            paths = [root / cell for root in self.roots]
+            return next((path for path in paths if path.is_file()), Path(cell))
         return cell or b""
 
 
 def encoded(cell: Any) -> Any:
-    """Return the cell of a label as Python has it; encode raw ids in lists of rows.
+    """Convert the cell of a label to Python; raw ids in nested lists are encoded as an image.
 
     Args:
-        cell: a pyarrow.Scalar: bytes, path, both, or integers (H, W).
+        cell: a pyarrow.Scalar: bytes, a path, both, or integers (H, W).
 
     Returns:
-        Of integers a PNG of 8 or 16 bits; a TIFF of 32 bits where ids are negative or larger, so
-        that whoever reads it says which they are; nothing where rows are not of one length.
+        For integers an 8- or 16-bit PNG, or a 32-bit TIFF if ids are negative or larger, so that
+        the error names them; None if rows differ in length.
     """
     import pyarrow as pa
 
@@ -131,11 +132,11 @@ def _encode(ids: Any) -> bytes:
 
 
 def build_hub(options: HubOptions) -> DataSplits:
-    """Load the splits with `datasets`, and find columns, ids and class names.
+    """Load the splits with `datasets`; detect columns, ids and class names.
 
     Raises:
-        DataError: nothing can be loaded, or it is not a data set of images and labels.
-        OptionError: an option names what is not there.
+        DataError: nothing can be loaded, or the data set does not have images and labels.
+        OptionError: an option refers to something that does not exist.
     """
     with quiet_datasets():
         if options.path is not None:
@@ -148,7 +149,8 @@ def build_hub(options: HubOptions) -> DataSplits:
         splits = {
             name: _samples(data, columns, loaded.roots, start)
             for name, data in found.items()
-            if {columns.image, columns.label} <= {*data.column_names}  # a test split may lack them
+            if {columns.image, columns.label}
+            <= {*data.column_names}  # a test split may not have them
         }
         return DataSplits(splits, _label_map(options, loaded, columns))
 
@@ -170,10 +172,10 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
     else:
         others = ", ".join(columns.passed_over)
         raise DataError(
-            f"{WHERE}: {loaded.what} brings no class names"
+            f"{WHERE}: {loaded.what} has no class names"
             f"{f' ({others}: not names of pixels)' if others else ''}. Add names=FILE (a text file "
-            'with one a line, or JSON like {"0": "road", "1": "sky"}), or put it beside the data '
-            f"as {' or '.join(NAMES_FILES)}."
+            'with one per line, or JSON such as {"0": "road", "1": "sky"}), or put it next to the '
+            f"data as {' or '.join(NAMES_FILES)}."
         )
     reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
     ignore = (*told.ignored, *options.ignore)
@@ -184,12 +186,14 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
 
 
 def _read(path: Path, column: str, *, typed: bool) -> NamesFile:
-    """Read class names; of a file that nobody typed it is said how to name another."""
+    """Read class names; for a detected file, the error says how to give another one."""
     try:
         return read_names(path, column)
     except DataError as error:
         more = (
-            "" if typed else " It lies beside the data; names=FILE of --dataset hub goes before it."
+            ""
+            if typed
+            else " It is next to the data; use names=FILE of --dataset hub to override it."
         )
         raise DataError(f"{error}{more}") from None
 
@@ -200,7 +204,7 @@ def segacc_datasets() -> list[Dataset]:
     return [
         Dataset(
             name="hub",
-            summary="a data set of the Hugging Face Hub, or parquet and the like on disk",
+            summary="a data set on the Hugging Face Hub, or local parquet files and image folders",
             options=HubOptions,
             build=build_hub,
         )

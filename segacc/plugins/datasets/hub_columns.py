@@ -1,4 +1,4 @@
-"""Which columns of a data set hold the image, the label, the ids, and the names of the classes."""
+"""Detects the columns of image, label and ids, and the class names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,27 +19,27 @@ ID_NAMES = ("id", "image_id", "file_name", "filename")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the image and its label are."""
+    """The columns of image and label."""
 
     image: str
     label: str
     names: tuple[str, ...] | None
-    """Of the classes, where a feature has them."""
+    """Class names, if a feature has them."""
     passed_over: tuple[str, ...] = ()
-    """Columns with names of classes that are not those of pixels."""
+    """Columns with class names that do not refer to pixels."""
 
 
 def find_columns(features: Mapping[str, Any], image: str | None, label: str | None) -> Columns:
-    """Find the columns by what they hold and how columns are usually called.
+    """Detect the columns by their type and usual names.
 
     Args:
-        features: of the data set.
-        image: the column that was typed, or None.
-        label: likewise.
+        features: the data set's features.
+        image: the column given by the user, or None.
+        label: likewise for the label.
 
     Raises:
-        OptionError: there is no such column, or it holds something else. DataError: none is found,
-            or several are.
+        OptionError: a given column does not exist or has another type. DataError: no or several
+            columns match.
     """
     image = _typed(features, "image", image, ("picture", "path"))
     label = _typed(features, "label", label, ("picture", "path", "ids"))
@@ -62,8 +62,8 @@ def _typed(
     if given is not None and kind(features[given]) not in kinds:
         ids = ", nor integers in two dimensions" if "ids" in kinds else ""
         raise OptionError(
-            f"{WHERE}: {option}={given}: the column holds {type_name(features[given])}, which is "
-            f"no picture{ids}. The columns are {tell(features)}."
+            f"{WHERE}: {option}={given}: the column contains {type_name(features[given])}, which "
+            f"is not an image{ids}. The columns are {tell(features)}."
         )
     return given
 
@@ -75,14 +75,14 @@ def _found(
     others: tuple[str, ...],
     taken: str | None,
 ) -> str:
-    """Find a column that was not typed: the one with a usual name, or else the only one left.
+    """Detect a column: the one with a usual name, or else the only remaining one.
 
     Args:
-        features: by column.
-        option: image or label.
-        usual: names of such columns.
-        others: names of columns of the other sort.
-        taken: the column that is the other sort.
+        features: features by column.
+        option: `image` or `label`.
+        usual: usual names of such columns.
+        others: usual names of the other column.
+        taken: the other column, if known.
     """
     wanted = ("picture", "ids") if option == "label" else ("picture",)
     fit = [name for name, one in features.items() if kind(one) in wanted and name != taken]
@@ -92,16 +92,16 @@ def _found(
         return known[0]
     ways = " or ".join(f"{option}={name}" for name in known)
     why = f"several columns may be the {option}" if known else f"no column looks like the {option}"
-    say = f"say {ways}" if known else f"say {option}=COLUMN, if one is it"
+    say = f"add {ways}" if known else f"add {option}=COLUMN if one of them is"
     raise DataError(f"{WHERE}: {why}; {say}. The columns are {tell(features)}.")
 
 
 def kind(feature: Any) -> str:
-    """Tell what a feature can be read as.
+    """Return how a feature can be read.
 
     Returns:
-        `picture`: an encoded one; `ids`: integers in two dimensions; `path`: a text that may be the
-        path of a picture; or an empty text.
+        `picture`: an encoded image; `ids`: integers in two dimensions; `path`: a text that may be
+        the path of an image; or an empty text.
     """
     import datasets
 
@@ -119,7 +119,7 @@ def kind(feature: Any) -> str:
 
 
 def _leaf(feature: Any) -> tuple[Any, int]:
-    """Return the feature inside of lists, and how many of them are around it."""
+    """Return the innermost feature of nested lists, and their depth."""
     import datasets
 
     depth = 0
@@ -131,7 +131,7 @@ def _leaf(feature: Any) -> tuple[Any, int]:
 
 
 def type_name(feature: Any) -> str:
-    """Tell a feature in a word or two."""
+    """Describe a feature in a word or two."""
     import datasets
 
     leaf, depth = _leaf(feature)
@@ -145,17 +145,17 @@ def type_name(feature: Any) -> str:
 
 
 def tell(features: Mapping[str, Any]) -> str:
-    """List columns with what they hold."""
+    """List columns with their types."""
     return ", ".join(f"{name} ({type_name(feature)})" for name, feature in features.items())
 
 
 def _names(
     features: Mapping[str, Any], label: str
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """Find class names: the label's own, or those of a list of the classes in the picture.
+    """Find class names: those of the label, or of a list of the classes in the image.
 
-    One class for each row, as a scene or a species, names the whole picture: its names are not
-    those of the pixels. Neither are they where several lists have different names.
+    A single class per row, such as a scene or species, describes the whole image, so its names are
+    not those of pixels. Names are not used either if several lists have different ones.
     """
     import datasets
 
@@ -169,21 +169,21 @@ def _names(
 
 
 def sample_ids(data: Any, image: str, start: int) -> tuple[str, ...]:
-    """Name the samples of a split: by a column of ids, by the pictures' file names, or by number.
+    """Return the ids of a split's samples: from an id column, from image file names, or numbers.
 
     Args:
         data: a datasets.Dataset.
-        image: the column of the pictures.
-        start: the number of the first row, where numbers are all there is.
+        image: the image column.
+        start: number of the first row, if rows are numbered.
 
     Returns:
-        As many as there are rows; no two are the same.
+        One id per row; all are different.
     """
     import datasets
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = data.with_format("arrow")[:]  # a view: pictures are not read
+    rows = data.with_format("arrow")[:]  # a view: images are not read
     for name in ID_NAMES:
         if kind(data.features.get(name)) == "path" or _is_integer(data.features.get(name)):
             values = rows.column(name).to_pylist()
@@ -206,5 +206,5 @@ def _is_integer(feature: Any) -> bool:
 
 
 def _differ(values: list[Any]) -> bool:
-    """Tell whether all are there, and no two are the same."""
+    """True if no value is missing and all are different."""
     return None not in values and "" not in values and len(set(values)) == len(values)

@@ -1,4 +1,4 @@
-"""What `hub` finds on disk: files and saved data sets, and the splits that they make."""
+"""Finds local files and saved data sets for `hub`, and their splits."""
 
 import glob
 import re
@@ -14,10 +14,10 @@ from segacc.errors import DataError, OptionError
 from segacc.plugins.datasets.files import listing
 
 NAMES_FILES = ("id2label.json", "classes.json", "classes.txt")
-"""What a file of class names beside the data is called."""
+"""Names of a file of class names next to the data."""
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-"""What `datasets` calls the table that pairs the files of an image folder."""
+"""Names of the table that pairs the files of an image folder in `datasets`."""
 
 WHERE = "--dataset hub"
 
@@ -26,32 +26,32 @@ WORDS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-"""Words in the names of files and folders that tell the split, as `datasets` knows them."""
+"""Words in file and folder names that indicate the split, as in `datasets`."""
 
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
-"""How the stem of a shard begins, as `push_to_hub` names it: `train-00000-of-00002`."""
+"""Start of the stem of a shard as named by `push_to_hub`: `train-00000-of-00002`."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A data set before its columns are looked at."""
+    """A data set whose columns are not yet known."""
 
     what: str
-    """As it was typed: `path=FOLDER` or `id=USER/NAME`."""
+    """The option as typed: `path=FOLDER` or `id=USER/NAME`."""
     splits: Mapping[str, Callable[[], Any]]
-    """By name, in datasets' order: what returns the datasets.Dataset."""
+    """By name, in the order of datasets: functions that return the datasets.Dataset."""
     find_names: Callable[[], Path | None]
-    """Finds a file of class names beside the data."""
+    """Finds a file of class names next to the data."""
     roots: tuple[Path, ...] = field(default=())
-    """Folders that the paths in its rows may be relative to."""
+    """Folders that relative paths in its rows may refer to."""
 
 
 @contextmanager
 def quiet_datasets(**more: Any) -> Iterator[None]:
-    """Keep `datasets` from drawing bars, from talking, and from asking for what no one needs.
+    """Suppress progress bars, log messages and unnecessary requests of `datasets`.
 
-    What it does not ask: its download counter, which data on disk need not wait for, and the
-    dataset viewer, which knows no more than the files say.
+    The requests are the download counter, which would delay local data, and the dataset viewer,
+    which gives no additional information.
 
     Args:
         more: other values of `datasets.config`.
@@ -61,7 +61,7 @@ def quiet_datasets(**more: Any) -> Iterator[None]:
     wanted = {"HF_UPDATE_DOWNLOAD_COUNTS": False, "USE_PARQUET_EXPORT": False, **more}
     kept = {name: getattr(datasets.config, name, None) for name in wanted}
     level, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
-    free = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is None  # the user did not say
+    free = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is None  # not set by the user
     for name, value in wanted.items():
         setattr(datasets.config, name, value)
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
@@ -78,27 +78,27 @@ def quiet_datasets(**more: Any) -> Iterator[None]:
 
 
 def read(what: str, call: Callable[[], Any]) -> Any:
-    """Call `datasets`.
+    """Call a function of `datasets`.
 
     Raises:
-        DataError: what it said when it failed.
+        DataError: the call failed; the message includes its error.
     """
     try:
         return call()
-    except Exception as error:  # what its readers raise is anything
+    except Exception as error:  # its readers may raise anything
         if "scripts are no longer supported" in str(error):
             raise DataError(script_text(what, str(error).split()[-1])) from None
         raise DataError(f"{WHERE}: {what} cannot be loaded: {with_cure(error)}") from None
 
 
 def with_cure(error: BaseException) -> str:
-    """Tell an error in one line, and the option that cures it if it is about configurations."""
+    """Describe an error in one line, with a hint to `config` if it is about configurations."""
     text = reason(error)
     return f"{text}." + (" Choose with config=NAME." if "config" in text.lower() else "")
 
 
 def reason(error: BaseException) -> str:
-    """Tell an error in one line; of one that only says that there was another, that."""
+    """Describe an error in one line; a mere wrapper is replaced by its cause."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split("\nExample")[0].split())
@@ -106,50 +106,50 @@ def reason(error: BaseException) -> str:
 
 
 def script_text(what: str, script: str) -> str:
-    """Say that a data set is a program, and which ways work in its place."""
+    """Return the error for a data set with a loading script, with alternatives."""
     converted = "revision=refs/convert/parquet, if the Hub has converted it; "
     return (
         f"{WHERE}: {what} is a script ({script}), which datasets no longer runs since version 4. "
-        f"What works: {converted if what.startswith('id=') else ''}a copy of it in parquet, from "
-        "the Hub (id=USER/NAME) or on disk (path=FOLDER); the pictures and labels themselves, with "
+        f"Use instead: {converted if what.startswith('id=') else ''}a copy of it in parquet, from "
+        "the Hub (id=USER/NAME) or on disk (path=FOLDER); the image and label files, with "
         "`--dataset folder:root=FOLDER`; for scene_parse_150, which is ADE20K, "
         "`--dataset ade20k:root=ADEChallengeData2016`."
     )
 
 
 def from_path(path: Path, config: str | None) -> Loaded:
-    """Open a folder, a parquet file, or the files that a pattern matches.
+    """Open a folder, a parquet file, or the files that match a pattern.
 
     Args:
-        path: as it was typed.
-        config: the configuration to choose in a folder whose README.md lists some.
+        path: as typed.
+        config: configuration to choose in a folder whose README.md lists some.
 
     Raises:
-        DataError: there is nothing, or nothing of a kind that can be read. OptionError: `config`
-            chooses among nothing.
+        DataError: nothing is found, or nothing that can be read. OptionError: `config` is given,
+            but there are no configurations.
     """
-    what, place = f"path={path}", path.expanduser()
-    if place.is_dir():
-        return from_folder(place, what, config)
-    root, files = (place.parent, [place]) if place.is_file() else _matches(place)
+    what, found = f"path={path}", path.expanduser()
+    if found.is_dir():
+        return from_folder(found, what, config)
+    root, files = (found.parent, [found]) if found.is_file() else _matches(found)
     if not files:
         raise DataError(
-            f"{WHERE}: {what} is no folder, no file, and no pattern that matches files (looked at "
-            f"{place.resolve()})."
+            f"{WHERE}: {what} is not a folder, a file, or a pattern that matches files (looked at "
+            f"{found.resolve()})."
         )
     if scripts := [file for file in files if file.suffix == ".py"]:
         raise DataError(script_text(what, scripts[0].name))
     if others := [file for file in files if file.suffix.lower() != ".parquet"]:
         raise DataError(
-            f"{WHERE}: {what}: {others[0].name} is not a parquet file. Right is a parquet file, a "
-            "pattern such as data/*.parquet, or a folder."
+            f"{WHERE}: {what}: {others[0].name} is not a parquet file. Expected is a parquet file, "
+            "a pattern such as data/*.parquet, or a folder."
         )
     _refuse_config(config, what)
     return _parquet(files, root, what)
 
 
 def _matches(pattern: Path) -> tuple[Path, list[Path]]:
-    """Return the folder that a pattern starts in, and the files that it matches, sorted."""
+    """Return the folder before the first wildcard of a pattern, and the matching files, sorted."""
     fixed = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     root, rest = Path(*fixed), pattern.parts[len(fixed) :]
     found = root.glob(str(Path(*rest))) if rest else ()
@@ -157,7 +157,7 @@ def _matches(pattern: Path) -> tuple[Path, list[Path]]:
 
 
 def from_folder(folder: Path, what: str, config: str | None) -> Loaded:
-    """Open a folder by what it holds; see `from_path`."""
+    """Open a folder according to its contents; see `from_path`."""
     import datasets
 
     if _is_saved(folder):
@@ -176,9 +176,9 @@ def from_folder(folder: Path, what: str, config: str | None) -> Loaded:
     if script := _script(folder):
         raise DataError(script_text(what, script.name))
     raise DataError(
-        f"{WHERE}: {what} holds no parquet file, no metadata.jsonl (or .csv) that pairs pictures "
-        f"and labels, and nothing that save_to_disk wrote; it holds {listing(folder)}. Pictures "
-        f"and labels in folders of their own are read by `--dataset folder:root={folder}`."
+        f"{WHERE}: {what} contains no parquet file, no metadata.jsonl (or .csv) that pairs images "
+        f"and labels, and no data set written by save_to_disk; it contains {listing(folder)}. "
+        f"Images and labels in separate folders are read by `--dataset folder:root={folder}`."
     )
 
 
@@ -187,29 +187,29 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _has_configs(folder: Path) -> bool:
-    """Tell whether README.md says which files belong to which split, as on the Hub."""
+    """True if README.md lists the files of each split, as on the Hub."""
     from huggingface_hub import metadata_load
 
     try:
         card = metadata_load(folder / "README.md")
-    except Exception:  # there is none, or it is not of the Hub's form
+    except Exception:  # missing, or not in the Hub's format
         return False
     return bool(card and card.get("configs"))
 
 
 def _refuse_config(config: str | None, what: str) -> None:
     if config is not None:
-        raise OptionError(f"{WHERE}: config={config}: {what} lists no configurations in README.md.")
+        raise OptionError(f"{WHERE}: config={config}: {what} has no configurations in README.md.")
 
 
 def _metadata(folder: Path) -> list[Path]:
-    """List the metadata tables of an image folder and of the folders of its splits."""
+    """Return the metadata tables of an image folder and of its split folders."""
     patterns = [f"{above}{name}" for above in ("", "*/", "*/*/") for name in METADATA_FILES]
     return _visible(folder, (path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def _visible(folder: Path, found: Iterable[Path]) -> list[Path]:
-    """Sort paths; leave out those with a part that is hidden."""
+    """Sort paths; hidden files and folders are excluded."""
     return sorted(
         path
         for path in found
@@ -218,7 +218,7 @@ def _visible(folder: Path, found: Iterable[Path]) -> list[Path]:
 
 
 def _script(folder: Path) -> Path | None:
-    """Find a loading script, as data sets had them up to datasets 3."""
+    """Find a loading script, as used up to datasets 3."""
     mine = [folder / f"{folder.resolve().name}.py", *sorted(folder.glob("*.py"))]
     return next((file for file in mine if file.is_file() and _builds(file)), None)
 
@@ -232,13 +232,13 @@ def _parquet(files: Sequence[Path], root: Path, what: str) -> Loaded:
 
 
 def _loaded(kind: str, groups: Mapping[str, list[Path]], root: Path, what: str) -> Loaded:
-    """Leave each split to be read by itself, for only one may be wanted, or their columns differ.
+    """Prepare loading each split separately, since some may be unused or differ in columns.
 
     Args:
-        kind: datasets' name of the reader.
+        kind: name of the reader in datasets.
         groups: files by split.
-        root: the folder, or the one that holds the files.
-        what: was typed.
+        root: the folder, or the parent of the files.
+        what: the option as typed.
     """
     splits = {
         name: partial(read, what, partial(_read_files, kind, files))
@@ -264,25 +264,25 @@ def names_beside(folder: Path) -> Path | None:
 def by_split(
     files: Sequence[Path], root: Path, what: str, *, by_file: bool = True
 ) -> dict[str, list[Path]]:
-    """Group files by the split that their names or folders tell; `train` where none tells one.
+    """Group files by the split in their names or folders; `train` if none has one.
 
     Args:
         files: in order.
-        root: folders above it tell nothing.
-        what: was typed.
-        by_file: False where only folders tell.
+        root: parents above it are ignored.
+        what: the option as typed.
+        by_file: False to use only folder names.
 
     Raises:
-        DataError: some files tell their split and others do not.
+        DataError: some files indicate a split and others do not.
     """
     told = {file: _split_of(file.relative_to(root), by_file=by_file) for file in files}
     if not any(told.values()):
         return {"train": list(files)}
     if silent := [str(file.relative_to(root)) for file, split in told.items() if split is None]:
         raise DataError(
-            f"{WHERE}: {what}: nothing in its name tells the split of {', '.join(silent[:4])}, as "
-            "in train.parquet, val/0001.parquet or test-00000-of-00002.parquet. Rename or move it, "
-            "or give a pattern without it."
+            f"{WHERE}: {what}: the names do not indicate the split of {', '.join(silent[:4])}, "
+            "unlike train.parquet, val/0001.parquet or test-00000-of-00002.parquet. Rename or move "
+            "them, or give a pattern that excludes them."
         )
     names = dict.fromkeys(["train", "validation", "test", *sorted(filter(None, told.values()))])
     groups = {name: [file for file in files if told[file] == name] for name in names}
@@ -290,7 +290,7 @@ def by_split(
 
 
 def _split_of(file: Path, *, by_file: bool) -> str | None:
-    """Tell the split of a file under the root, by its name first, then by its folders'."""
+    """Return the split of a file: from its name, or else from its folders below the root."""
     if by_file and (shard := SHARD.match(file.stem)):
         return usual(shard[1])
     stems = [file.stem] if by_file else []
@@ -302,12 +302,12 @@ def _split_of(file: Path, *, by_file: bool) -> str | None:
 
 
 def usual(name: str) -> str:
-    """Return a split's name inside segacc: `val`, `valid` and `dev` are `validation`."""
+    """Return a split's name in segacc: `val`, `valid` and `dev` become `validation`."""
     return "validation" if WORDS.get(name) == "validation" else name
 
 
 def by_name(found: Any) -> dict[str, Callable[[], Any]]:
-    """Name the splits of what `datasets` loaded: a DatasetDict, or one Dataset."""
+    """Return the splits of a DatasetDict or Dataset by their names in segacc."""
     if not isinstance(found, dict):
         found = {str(found.split or "train").partition("[")[0]: found}
     named: dict[str, Any] = {}
@@ -324,17 +324,17 @@ def _same(data: Any) -> Any:
 def choose(
     splits: Mapping[str, Callable[[], Any]], given: str | None
 ) -> tuple[dict[str, Any], int]:
-    """Load all splits, or the one that `given` names, under the name of the whole.
+    """Load all splits, or the given one under the name of the whole split.
 
     Args:
-        splits: by name, what loads them.
-        given: a name, or a slice as `datasets` reads it: `train[:50]`, `train[10%:20%]`.
+        splits: functions that load them, by name.
+        given: a name, or a slice in the syntax of `datasets`: `train[:50]`, `train[10%:20%]`.
 
     Returns:
-        Them by name, and the row of the whole that a slice starts with.
+        The splits by name, and the row number at which a slice starts.
 
     Raises:
-        OptionError: `given` cannot be read, or names no split. DataError: the slice is empty.
+        OptionError: `given` is malformed, or not a split. DataError: the slice is empty.
     """
     import datasets
 
@@ -365,6 +365,6 @@ def choose(
 
 def _unreadable(given: str) -> str:
     return (
-        f"{WHERE}: cannot read split={given}. Right is one split, as in train, or a slice of it, "
-        "as in train[:50], train[50:], train[-20:] or train[10%:20%]."
+        f"{WHERE}: cannot read split={given}. Expected is one split, such as train, or a slice of "
+        "it, such as train[:50], train[50:], train[-20:] or train[10%:20%]."
     )

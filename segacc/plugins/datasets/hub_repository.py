@@ -1,4 +1,4 @@
-"""What `hub` fetches from the Hugging Face Hub, or finds in the cache when that is out of reach."""
+"""Loads data sets of `hub` from the Hugging Face Hub, or from the cache if it is unreachable."""
 
 import re
 from collections.abc import Sequence
@@ -20,31 +20,31 @@ from segacc.plugins.datasets.hub_files import (
 )
 
 TIMEOUT = 5.0
-"""Seconds that the Hub may take to answer before it counts as out of reach."""
+"""Seconds without a response until the Hub is treated as unreachable."""
 
 CONVERTED = "refs/convert/parquet"
-"""The branch on which the Hub keeps what it has converted: CONFIG/SPLIT/0000.parquet."""
+"""Branch of the Hub with automatically converted data: CONFIG/SPLIT/0000.parquet."""
 
 
 def from_hub(hub_id: str, config: str | None, revision: str | None) -> Loaded:
-    """Fetch a data set, all of its splits.
+    """Load a data set with all of its splits.
 
     Args:
         hub_id: USER/NAME.
-        config: the configuration to choose where there are several.
+        config: configuration name, if there are several.
         revision: branch, tag or commit.
 
     Raises:
-        DataError: the Hub has no such data set, it is a script, or the Hub cannot be reached and
-            the cache does not have it. OptionError: `hub_id` is no Hub id, or no configuration is
-            chosen of several.
+        DataError: the Hub has no such data set, it is a script, or the Hub is unreachable and the
+            data set is not cached. OptionError: `hub_id` is not a Hub id, or a configuration must
+            be chosen.
     """
     what = f"id={hub_id}"
     try:
         hub_id, files = listed(hub_id, revision)
     except SegaccError:
         raise
-    except Exception as error:  # offline, a Hub in trouble, or what its HTTP library raises
+    except Exception as error:  # offline, or any error of the Hub or the HTTP library
         data = _cached(hub_id, config, revision, type(error).__name__)
         find = partial(_fetch_names, hub_id, revision, only_cached=True)
         return Loaded(what, by_name(data), find)
@@ -56,10 +56,10 @@ def from_hub(hub_id: str, config: str | None, revision: str | None) -> Loaded:
 
 
 def listed(hub_id: str, revision: str | None) -> tuple[str, list[str]]:
-    """Return the id as the Hub writes it, and the files there; see that it gives them out.
+    """Return the canonical id and the files of a data set, after checking access.
 
     Raises:
-        SegaccError: it has none to give. Any other error: it is out of reach.
+        SegaccError: there is no such data set or access. Any other error: the Hub is unreachable.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
@@ -77,25 +77,25 @@ def listed(hub_id: str, revision: str | None) -> tuple[str, list[str]]:
         return found.id, files
     except HFValidationError:
         raise OptionError(
-            f"{WHERE}: id={hub_id} is no Hub id, which has the form USER/NAME. Files on disk are "
+            f"{WHERE}: id={hub_id} is not a Hub id, which has the form USER/NAME. Local files are "
             f"read with path={hub_id}."
         ) from None
     except GatedRepoError:
         raise DataError(
-            f"{WHERE}: id={hub_id} is only given to whom its owners let in: ask on "
+            f"{WHERE}: id={hub_id} is gated: request access on "
             f"https://huggingface.co/datasets/{hub_id}, then log in with `hf auth login`."
         ) from None
     except RepositoryNotFoundError:
         raise DataError(
             f"{WHERE}: the Hub has no data set {hub_id}, or it is private. Check the name, or log "
-            f"in with `hf auth login`. Files on disk are read with path={hub_id}."
+            f"in with `hf auth login`. Local files are read with path={hub_id}."
         ) from None
     except RevisionNotFoundError:
         raise DataError(f"{WHERE}: id={hub_id} has no revision {revision}.") from None
 
 
 def knock(hub_id: str, file: str, revision: str | None) -> None:
-    """Ask the Hub's file store for the first byte of a file, which a firewall may never answer."""
+    """Request the first byte of a file, because a firewall may block the Hub's file storage."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
@@ -113,30 +113,30 @@ def _load(hub_id: str, config: str | None, folder: str | None, revision: str | N
 
 
 def _converted(what: str, files: Sequence[str], config: str | None) -> str:
-    """Choose the folder of a configuration among those that the Hub has converted."""
+    """Choose the folder of a configuration among those converted by the Hub."""
     folders = sorted({name.split("/")[0] for name in files if name.endswith(".parquet")})
     if config is None and len(folders) == 1:
         return folders[0]
     if config not in folders:
-        given = f"there is no configuration {config}" if config else "there are several to choose"
+        given = f"there is no configuration {config}" if config else "there are several"
         raise OptionError(
-            f"{WHERE}: {what},revision={CONVERTED}: {given}; say config=NAME. There is "
+            f"{WHERE}: {what},revision={CONVERTED}: {given}; add config=NAME. There is "
             f"{', '.join(folders) or 'none'}."
         )
     return config
 
 
 def _cached(hub_id: str, config: str | None, revision: str | None, trouble: str) -> Any:
-    """Load what an earlier call left in the cache of `datasets`.
+    """Load a data set from the cache of `datasets`.
 
     Raises:
-        DataError: it left nothing, or another revision.
+        DataError: it is not cached, or in another revision.
     """
     folder = config if revision == CONVERTED else None
     away = f"{WHERE}: the Hub cannot be reached ({trouble}) and {hub_id} "
     cure = (
-        "Give path=FOLDER with the files on disk, or load it once where the Hub can be reached and "
-        "bring the cache here (HF_HOME)."
+        "Give path=FOLDER with local files, or load it once on a computer with access to the Hub "
+        "and copy the cache here (HF_HOME)."
     )
     try:
         if revision != CONVERTED:
@@ -145,24 +145,24 @@ def _cached(hub_id: str, config: str | None, revision: str | None, trouble: str)
             found = _load(hub_id, None if folder else config, folder, None)
     except ConnectionError:
         raise DataError(f"{away}is not in its cache. {cure}") from None
-    except Exception as error:  # what is in the cache is not what was asked for
+    except Exception as error:  # the cache has something else
         told = f"{away}cannot be loaded from its cache: {with_cure(error)} {cure}"
         raise DataError(told) from None
     if revision is not None and not _of_revision(found, hub_id, revision):
-        raise DataError(f"{away}is in its cache in another revision than {revision}. {cure}")
+        raise DataError(f"{away}is cached only in another revision than {revision}. {cure}")
     return found
 
 
 def _default_config(hub_id: str, revision: str | None) -> str | None:
-    """Return the configuration that the Hub would give, by the card in its cache.
+    """Return the Hub's default configuration, according to the cached dataset card.
 
-    `datasets` would take whichever is in its cache if only one is.
+    `datasets` itself would use the only cached one.
 
     Returns:
-        None where the card lists none, or is not in the cache.
+        None if the card lists none, or is not cached.
 
     Raises:
-        ValueError: the card lists several and marks none.
+        ValueError: the card lists several without a default.
     """
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard, try_to_load_from_cache
@@ -173,12 +173,12 @@ def _default_config(hub_id: str, revision: str | None) -> str | None:
     configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
     default: str | None = configs.get_default_config_name()
     if default is None and configs:
-        raise ValueError(f"there are the configurations {', '.join(configs)}")
+        raise ValueError(f"the configurations are {', '.join(configs)}")
     return default
 
 
 def _of_revision(found: Any, hub_id: str, revision: str) -> bool:
-    """Tell whether cached splits are of a branch, tag or commit: their folder is the commit."""
+    """True if cached splits are from a branch, tag or commit: their folder is the commit."""
     from huggingface_hub import constants
 
     branch = f"datasets--{hub_id.replace('/', '--')}/refs/{revision}"
@@ -190,15 +190,15 @@ def _of_revision(found: Any, hub_id: str, revision: str) -> bool:
 
 
 def _fetch_names(hub_id: str, revision: str | None, *, only_cached: bool = False) -> Path | None:
-    """Fetch a file of class names from the data set's repository; None where it has none.
+    """Download a file of class names from the repository; None if it has none.
 
     Raises:
-        DataError: the Hub does not give it.
+        DataError: the download failed.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    branch = None if revision == CONVERTED else revision  # there are no other files on that one
+    branch = None if revision == CONVERTED else revision  # that branch has no other files
     for name in NAMES_FILES:
         try:
             return Path(
@@ -211,7 +211,7 @@ def _fetch_names(hub_id: str, revision: str | None, *, only_cached: bool = False
                     local_files_only=only_cached,
                 )
             )
-        except EntryNotFoundError:  # neither there nor in the cache
+        except EntryNotFoundError:  # neither on the Hub nor cached
             continue
         except Exception as error:
             raise DataError(f"{WHERE}: {name} of {hub_id}: {reason(error)}.") from None

@@ -1,9 +1,9 @@
-"""`mix`: several data sets as one, whose classes are unified by name.
+"""`mix`: several data sets as one, with their classes unified by name.
 
-Two classes are one where their names are the same, letter by letter; `map` of a set renames its
-own. A class that a set does not have is never labelled there: such pixels are whatever that set
-calls them, perhaps background, and the network learns them so. Where that is wrong, rename, merge
-or drop until the names mean the same in all sets, or keep what they share with `classes=common`.
+Classes are unified if their names are identical; `map` of a data set renames its own classes. A
+class that a data set does not have is never labelled there: its pixels have some other label in
+that data set, perhaps background, and the network learns this. If that is wrong, rename, merge or
+drop classes until the names have the same meaning in all data sets, or use `classes=common`.
 """
 
 from bisect import bisect_right
@@ -25,13 +25,13 @@ from segacc.settings.options import parse_component
 
 WHERE = "--dataset mix"
 KEPT = 16
-"""Label maps of single samples that are kept translated."""
+"""Number of translated label maps of single samples to cache."""
 
 
 def _brackets(value: Any) -> Any:
-    """Refuse a text in place of a list: cut at `/`, as texts are, it would break paths."""
+    """Reject a text instead of a list: splitting it at `/` would break paths."""
     if isinstance(value, str):
-        raise ValueError('Write a list in brackets, as in sets=["nuclei","folder:root=data/a"]')
+        raise ValueError('Write a list in brackets, e.g. sets=["nuclei","folder:root=data/a"]')
     return value
 
 
@@ -43,21 +43,22 @@ class MixOptions:
     """Options of mix."""
 
     sets: Sets
-    """Data sets, or mappings with `name`, as in `sets=["nuclei","folder:root=a"]`."""
+    """Data sets, or mappings with `name`, e.g. `sets=["nuclei","folder:root=a"]`."""
     weights: tuple[Annotated[float, Gt(0), AllowInfNan(False)], ...] = ()
-    """How many training samples are drawn from each set, in proportion, as in `weights=2/1`;
-    default each sample once an epoch."""
+    """Sampling weights of the data sets in training, e.g. `weights=2/1`; default: each sample once
+    per epoch."""
     classes: Literal["all", "common"] = "all"
-    """`all`: every class of any set; `common`: those that all sets have, others are ignored."""
+    """`all`: every class of any data set; `common`: classes of all data sets, others are
+    ignored."""
     map: Path | dict[str, Any] | None = None
-    """Edits of the unified classes: a YAML file or mapping, see docs/data.md; raw ids are places
-    in the unified row."""
+    """Edits of the unified classes: a YAML file or mapping, see docs/data.md; raw ids are indices
+    of the unified classes."""
 
     def __post_init__(self) -> None:
-        """Refuse a mix of one, and weights that belong to no set."""
+        """Check that there are several data sets, and one weight for each."""
         if len(self.sets) < 2:
             raise ValueError(
-                'sets needs two data sets or more, as in sets=["nuclei","folder:root=data/a"]'
+                'sets needs two or more data sets, e.g. sets=["nuclei","folder:root=data/a"]'
             )
         if len(self.weights) not in (0, len(self.sets)):
             raise ValueError(
@@ -67,18 +68,18 @@ class MixOptions:
 
 @dataclass(frozen=True)
 class Translation:
-    """From the classes of one set to those of the mix."""
+    """Mapping from the classes of one data set to those of the mix."""
 
     whole: LabelMap
-    """The mix's own."""
+    """The label map of the mix."""
     classes: tuple[int | None, ...]
-    """For each class of the set its class in the mix, 255 where it is ignored, or None where its
-    raw ids are errors."""
+    """For each class of the data set its class in the mix, 255 if it is ignored, or None if its raw
+    ids are errors."""
     kept: list[tuple[LabelMap, LabelMap]] = field(default_factory=list, compare=False)
-    """What was translated last: samples share few maps, and each map keeps tables."""
+    """Most recent translations, since samples share few maps, and each map caches tables."""
 
     def of(self, labels: LabelMap) -> LabelMap:
-        """Return a map of the set's raw ids to the classes of the mix."""
+        """Return a map from the data set's raw ids to the classes of the mix."""
         for before, after in self.kept:
             if before is labels:
                 return after
@@ -96,17 +97,17 @@ class Translation:
 
 @dataclass(frozen=True)
 class Member:
-    """What a set gives to one split."""
+    """The part of a split that comes from one data set."""
 
     samples: Sequence[Sample]
     labels: LabelMap
-    """The set's own."""
+    """The data set's own label map."""
     translation: Translation
     prefix: str = ""
-    """Of the samples' ids."""
+    """Prefix of the samples' ids."""
 
     def sample(self, index: int) -> Sample:
-        """Return a sample with the map to the mix's classes."""
+        """Return a sample with a label map to the classes of the mix."""
         one = self.samples[index]
         labels = self.translation.of(one.labels or self.labels)
         return replace(one, id=f"{self.prefix}{one.id}", labels=labels)
@@ -114,40 +115,40 @@ class Member:
 
 @dataclass(frozen=True)
 class MixedSamples(Sequence[Sample]):
-    """A split of all sets, one after the other; each sample is read when it is asked for."""
+    """A split of all data sets, one after the other; samples are read on access."""
 
     members: tuple[Member, ...]
     ends: tuple[int, ...]
-    """Samples up to the end of each member."""
+    """Cumulative number of samples up to the end of each member."""
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return self.ends[-1]
 
     @property
     def ids(self) -> list[str]:
-        """List the samples' ids."""
+        """Return the samples' ids."""
         return [f"{one.prefix}{name}" for one in self.members for name in ids_of(one.samples)]
 
     def __getitem__(self, index: Any) -> Any:
         """Return one Sample, or a list of them for a slice."""
         if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        place = range(len(self))[index]
-        number = bisect_right(self.ends, place)
-        return self.members[number].sample(place - (self.ends[number - 1] if number else 0))
+            return [self[k] for k in range(len(self))[index]]
+        position = range(len(self))[index]
+        number = bisect_right(self.ends, position)
+        return self.members[number].sample(position - (self.ends[number - 1] if number else 0))
 
 
 def build_mix(options: MixOptions, parts: tuple[DataSplits, ...]) -> DataSplits:
-    """Join the splits of data sets under one label map: raw id i is class i.
+    """Combine the splits of data sets with one label map: raw id i is class i.
 
     Args:
-        options: of the mix.
-        parts: the data sets, as `options.sets` names them.
+        options: options of the mix.
+        parts: the data sets of `options.sets`.
 
     Raises:
-        DataError: a set is streamed, or the classes together are too many or too few.
-        OptionError: `map` does not fit the classes, or a set with a weight has nothing to train on.
+        DataError: a data set is streamed, or there are too many or too few classes.
+        OptionError: `map` does not fit the classes, or a weighted data set has no training split.
     """
     told = [f"set {number} ({name})" for number, name in enumerate(_names(options), 1)]
     _refuse_streams(told, parts)
@@ -171,7 +172,7 @@ def build_mix(options: MixOptions, parts: tuple[DataSplits, ...]) -> DataSplits:
 
 
 def _names(options: MixOptions) -> list[str]:
-    """Return the sets' names, without the distribution that a stranger's may start with."""
+    """Return the data sets' names, without the distribution prefix of a plugin."""
     return [parse_component(one, WHERE).name.rpartition("/")[2] for one in options.sets]
 
 
@@ -180,9 +181,9 @@ def _refuse_streams(told: Sequence[str], parts: Sequence[DataSplits]) -> None:
         for name, samples in part.splits.items():
             if isinstance(samples, Stream):
                 raise DataError(
-                    f"{WHERE}: {who} is streamed (its split {name}): it is read from front to "
-                    "back, and a mix draws samples in any order. Mix sets that lie on disk, or "
-                    "write all as shards of one stream."
+                    f"{WHERE}: {who} is streamed (its split {name}), so it is read sequentially, "
+                    "but a mix needs random access. Mix data sets on disk, or "
+                    "write all data as shards of one stream."
                 )
 
 
@@ -197,15 +198,15 @@ def _refuse_idle(told: Sequence[str], parts: Sequence[DataSplits]) -> None:
         if "train" not in part.splits:
             raise OptionError(
                 f"{WHERE}: weights: {who} has no split train to draw from; it has "
-                f"{', '.join(part.splits)}. Leave weights out, or mix sets that all have one."
+                f"{', '.join(part.splits)}. Leave out weights, or mix sets that all have one."
             )
 
 
 def _prefixes(names: Sequence[str], members: Mapping[int, Sequence[Sample]]) -> dict[int, str]:
-    """Tell samples of different sets apart: by nothing, or by the set's name or number.
+    """Return id prefixes that distinguish samples of different sets: none, or set name or number.
 
-    Ids that only the samples themselves tell are taken to clash: to compare them, all pictures of
-    a split would have to be read.
+    Ids that are only known after reading samples are assumed to clash, since comparing them would
+    require reading all images of a split.
     """
     if len(members) == 1:
         return dict.fromkeys(members, "")
@@ -220,10 +221,10 @@ def _prefixes(names: Sequence[str], members: Mapping[int, Sequence[Sample]]) -> 
 def _chances(
     options: MixOptions, parts: Sequence[DataSplits], split: str
 ) -> tuple[float, ...] | None:
-    """Return how often each sample of a split is drawn; None for each once an epoch.
+    """Return the sampling weights of a split's samples; None for each once per epoch.
 
-    A set's weight, or else its size, is shared out among its samples: evenly, or by chances of
-    its own.
+    A set's weight, or else its size, is distributed over its samples: equally, or by their own
+    sampling weights.
     """
     own = [part.chances.get(split) for part in parts]
     several = sum(split in part.splits for part in parts) > 1
@@ -253,17 +254,17 @@ def segacc_datasets() -> list[Dataset]:
 
 
 def unify(parts: Sequence[DataSplits], options: Any) -> tuple[LabelMap, tuple[Translation, ...]]:
-    """Unify class sets by name, in order of first appearance, and edit what comes out.
+    """Unify classes by name, in order of first appearance, and apply the edits.
 
     Args:
         parts: the data sets.
-        options: MixOptions, of which `classes` and `map` count here.
+        options: MixOptions; `classes` and `map` are used.
 
     Returns:
-        The mix's own map, and the way to it from each part's classes.
+        The label map of the mix, and the translation of each part's classes.
 
     Raises:
-        SegaccError: the classes together are too many or too few, or `map` does not fit them.
+        SegaccError: there are too many or too few classes, or `map` does not fit them.
     """
     names = list(dict.fromkeys(name for part in parts for name in part.labels.names))
     if options.classes == "common":
@@ -274,25 +275,25 @@ def unify(parts: Sequence[DataSplits], options: Any) -> tuple[LabelMap, tuple[Tr
         raise DataError(f"{WHERE}: the classes of all sets: {error}") from None
     edited = edit(joined, options.map, f"{WHERE}: map")
     whole = LabelMap.plain(edited.names, palette=edited.palette)
-    place = {name: edited.classes.get(k) for k, name in enumerate(names)}
-    rows = [tuple(place.get(name, IGNORE) for name in part.labels.names) for part in parts]
+    target = {name: edited.classes.get(k) for k, name in enumerate(names)}
+    rows = [tuple(target.get(name, IGNORE) for name in part.labels.names) for part in parts]
     return whole, tuple(Translation(whole, row) for row in rows)
 
 
 def _common(parts: Sequence[DataSplits], names: Sequence[str]) -> list[str]:
-    """Choose the classes that all sets have."""
+    """Return the classes that all sets have."""
     shared = [name for name in names if all(name in part.labels.names for part in parts)]
     if len(shared) < 2:
         told = f"only {shared[0]}" if shared else "no class"
         raise DataError(
-            f"{WHERE}: classes=common: the {len(parts)} sets share {told}, and a network needs "
-            "two. Rename classes of a set with its map, or leave classes=common out."
+            f"{WHERE}: classes=common: the {len(parts)} sets share {told}, but a network needs "
+            "two. Rename classes of a set with its map, or leave out classes=common."
         )
     return shared
 
 
 def _palette(parts: Sequence[DataSplits], names: Sequence[str]) -> list[Color]:
-    """Give each class the colour of the first set that has it, or a free one where it is taken."""
+    """Give each class the colour of the first set that has it, or an unused one if it is taken."""
     first: dict[str, Color] = {}
     for part in parts:
         for name, color in zip(part.labels.names, part.labels.palette, strict=True):

@@ -1,4 +1,4 @@
-"""`nuclei`: 205 microscope images, shipped inside the package."""
+"""`nuclei`: 205 microscope images, included in the package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ class NucleiOptions:
     """Options of nuclei."""
 
     border: bool = False
-    """True: three classes, the outer two pixels of each nucleus are `nucleus_border`."""
+    """True: three classes, where the outer two pixels of each nucleus are `nucleus_border`."""
 
 
 @dataclass(frozen=True)
 class ParquetSamples(Sequence[Sample]):
-    """Rows of a parquet table as samples; the encoded pictures stay in Arrow's memory."""
+    """Rows of a parquet table as samples; the encoded images stay in Arrow's memory."""
 
     table: Any
     label_column: str
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         return int(self.table.num_rows)
 
     def __getitem__(self, index: Any) -> Any:

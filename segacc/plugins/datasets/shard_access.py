@@ -1,4 +1,4 @@
-"""How shards are opened, on disk or far away, from any byte on and with patience."""
+"""Opening of local and remote shards at any byte, with retries."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,26 +10,26 @@ from segacc.errors import DataError, SegaccError
 T = TypeVar("T")
 
 TRIES = 3
-"""How often in a row a far shard is opened anew where the connection breaks."""
+"""Number of consecutive attempts to read a remote shard if the connection breaks."""
 PAUSE = 1.0
-"""Seconds before the second try; each further one waits twice as long."""
+"""Seconds before the second attempt, doubled for each further one."""
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
-"""Seconds without an answer from an HTTP server."""
+"""Seconds without a response of an HTTP server."""
 CHUNK = 1 << 16
 
 
 def is_far(shard: str) -> bool:
-    """Tell an address from a path."""
+    """True for a URL, false for a path."""
     return "://" in shard
 
 
 def patiently(
     shard: str, read: Callable[[Any], Iterator[tuple[T, Any]]], position: Any = None
 ) -> Iterator[tuple[T, Any]]:
-    """Yield what `read` yields from a position on; where a connection breaks, go on from there.
+    """Yield from `read` starting at a position; resume there if a connection breaks.
 
     Raises:
-        DataError: the shard is missing, damaged or out of reach.
+        DataError: the shard is missing, damaged or unreachable.
     """
     failed = 0
     while True:
@@ -40,7 +40,7 @@ def patiently(
             return
         except SegaccError:
             raise
-        except Exception as error:  # what readers and file systems raise is anything
+        except Exception as error:  # readers and file systems may raise anything
             failed += 1
             final, why = explain(error)
             if final or failed == TRIES or not is_far(shard):
@@ -50,14 +50,14 @@ def patiently(
 
 
 def once(shard: str, look: Callable[[], T]) -> T:
-    """Call what looks at a shard, with the same patience and the same errors."""
+    """Call a function that inspects a shard, with the same retries and errors."""
     return next(patiently(shard, lambda _: iter([(look(), None)])))[0]
 
 
 def explain(error: BaseException) -> tuple[bool, str]:
-    """Tell whether an error would be the same the next time, and say it in a few words."""
+    """Return whether an error is permanent, and a short description."""
     while error.__cause__ is not None and (isinstance(error, FileNotFoundError) or not str(error)):
-        error = error.__cause__  # fsspec wraps whatever it meets when it asks for a size
+        error = error.__cause__  # fsspec wraps any error when it requests the size
     status = getattr(error, "status", 0)  # aiohttp's
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return True, "there is no such file"
@@ -68,7 +68,7 @@ def explain(error: BaseException) -> tuple[bool, str]:
 
 # ----------------------------------------------------------------------------------------- opening
 def far_system(shard: str) -> tuple[Any, str]:
-    """Return the fsspec file system of an address, and the path in it."""
+    """Return the fsspec file system of a URL, and the path in it."""
     from fsspec.core import url_to_fs
 
     options: dict[str, Any] = {}
@@ -82,10 +82,10 @@ def far_system(shard: str) -> tuple[Any, str]:
 
 
 def open_at(shard: str, position: int) -> Any:
-    """Open a shard for reading from a byte on, to its end.
+    """Open a shard for reading from a byte position to its end.
 
-    From an HTTP server it comes as one answer; a server that cannot start in the middle sends what
-    is before the position too.
+    An HTTP server sends a single response; if it does not support ranges, the bytes before the
+    position are sent too and skipped.
     """
     if not is_far(shard):
         file: Any = Path(shard).open("rb")  # noqa: SIM115
@@ -97,7 +97,7 @@ def open_at(shard: str, position: int) -> Any:
         file.seek(position)
         return file
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={position}-"}
-    # Block size 0 means one answer; with a size, it does not ask for one beforehand.
+    # Block size 0 means a single response; with a given size, it is not requested first.
     file = system.open(path, "rb", block_size=0, size=1, headers=headers)
     before = 0 if file.r.status == 206 else position
     while before and (passed := len(file.read(min(before, CHUNK)))):

@@ -1,10 +1,10 @@
-"""How `shards` reads tars and parquet files, on disk or far away, from any position on.
+"""Reads tars and parquet files for `shards`, local or remote, from any position.
 
-`datasets` (5.2) streams both kinds too. It counts a position in samples: to go on, it reads, which
-may mean downloads, the shard again from its start. Its reader of tars parses all files of a sample,
-wanted or not, and one that cannot be parsed ends it; a tar that was cut off ends in silence; a
-connection that breaks is tried again every 5 seconds, 20 times. So positions are bytes or rows
-here, and tests compare what is read with what `datasets` reads.
+`datasets` (5.2) streams both formats too. But its positions count samples: to resume, it reads (and
+downloads) the shard again from its start. Its tar reader parses all files of a sample, needed or
+not, and fails if one is invalid; a truncated tar ends silently; a broken connection is retried
+every 5 seconds, 20 times. So positions are bytes or rows here, and tests compare the result with
+that of `datasets`.
 """
 
 import re
@@ -22,30 +22,30 @@ from segacc.plugins.datasets.shard_access import CHUNK, far_system, is_far, open
 from segacc.plugins.datasets.shard_names import name_of, suffix
 
 Pictures = tuple[str, Mapping[str, bytes | Path]]
-"""A sample as a shard has it: its key, and encoded pictures (or their paths) by field."""
+"""A sample in a shard: its key, and encoded images (or their paths) by field."""
 ROWS = 16
-"""Rows of a parquet file that are turned into Python's bytes at once."""
+"""Number of parquet rows that are converted to Python objects at a time."""
 MOST_FIELDS = 64
-"""Files of one sample of a tar; more are no sample."""
+"""Maximum number of files of one sample in a tar; more raise an error."""
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<field>[^/]+)")
-"""KEY.FIELD, the key up to the first dot of the name, as WebDataset has it; not hidden files."""
+"""KEY.FIELD, with the key up to the first dot of the name, as in WebDataset; no hidden files."""
 
 
 @dataclass(frozen=True)
 class ShardReader:
-    """What `Stream.read` is: samples of a shard from a position on."""
+    """The `Stream.read` of `shards`: yields the samples of a shard from a position on."""
 
     image: str
     """Field of a tar's sample, or column."""
     label: str
     whole_names: bool = False
-    """True where two shards of the split have one stem: ids then start with the whole address."""
+    """True if two shards of the split have the same stem: ids then start with the whole address."""
 
     def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
-        """Yield samples, each with the position behind it: a byte, or [row group, row in it].
+        """Yield samples, each with the position after it: a byte, or [row group, row in it].
 
         Raises:
-            DataError: the shard is missing, damaged or out of reach.
+            DataError: the shard is missing, damaged or unreachable.
         """
         kinds: dict[str, Callable[..., Iterator[tuple[Pictures, Any]]]]
         kinds = {".tar": tar_groups, ".parquet": parquet_rows}
@@ -56,40 +56,40 @@ class ShardReader:
             name = stem = shard
         samples = patiently(shard, lambda at: read(shard, wanted, at), position)
         for (key, found), behind in samples:
-            # A part that is missing is found out when the sample is read, as a file that is
-            # missing is, where `skip_unreadable` can pass over it.
+            # A missing part raises when the sample is read, like a missing file, where
+            # `skip_unreadable` may skip it.
             image, label = (found.get(one, Path(f"{name}::{key}.{one}")) for one in wanted)
             yield Sample(image, label, f"{stem}/{key}"), behind
 
 
 # -------------------------------------------------------------------------------------------- tars
 class Header(tarfile.TarInfo):
-    """A tar's header that does not take damage for the end, as tarfile does."""
+    """A tar header that, unlike tarfile's, reports damage instead of treating it as the end."""
 
     @classmethod
     def fromtarfile(cls, archive: Any) -> Any:
         """Read the next header.
 
         Raises:
-            tarfile.ReadError: the tar is cut off or damaged here.
+            tarfile.ReadError: the tar is truncated or damaged here.
         """
         try:
             return super().fromtarfile(archive)
         except tarfile.HeaderError as error:
-            if type(error).__name__ == "EOFHeaderError":  # the block of zeros that ends a tar
+            if type(error).__name__ == "EOFHeaderError":  # the block of zeros at the end of a tar
                 raise
-            raise tarfile.ReadError(f"the tar is cut off or damaged ({error})") from None
+            raise tarfile.ReadError(f"the tar is truncated or damaged ({error})") from None
 
 
 def tar_groups(
     shard: str, wanted: tuple[str, ...] | None, position: int | None
 ) -> Iterator[tuple[Pictures, int]]:
-    """Yield the samples of a tar, and the byte where the next one starts.
+    """Yield the samples of a tar, with the byte at which the next one starts.
 
     Args:
         shard: path or address.
-        wanted: fields that are kept; a sample without any is passed over. None keeps all.
-        position: byte of a header; None is 0.
+        wanted: fields to keep; a sample without any is skipped. None keeps all.
+        position: byte position of a header; None is 0.
     """
     start, key, files = position or 0, "", dict[str, bytes | Path]()
     with (
@@ -97,7 +97,7 @@ def tar_groups(
         tarfile.open(fileobj=file, mode="r|", bufsize=CHUNK, tarinfo=Header) as tar,
     ):
         while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+            tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps them all
             named = MEMBER.fullmatch(member.name)
             if not (member.isfile() and named):
                 continue
@@ -109,20 +109,20 @@ def tar_groups(
             if content is not None:
                 files[field] = content.read()
             if len(files) > MOST_FIELDS:
-                raise ValueError(f"more than {MOST_FIELDS} of its files are called {key}.*")
+                raise ValueError(f"more than {MOST_FIELDS} of its files are named {key}.*")
         if files:
             yield (key, files), start + tar.offset
 
 
 @dataclass(frozen=True)
 class LostSamples:
-    """What `Stream.lost` is: a look at all names in a tar, for those with further dots."""
+    """The `Stream.lost` of `shards`: finds names in a tar that have further dots."""
 
     image: str
     label: str
 
     def __call__(self, shard: str) -> list[str]:
-        """List the images of samples that are no sample of the tar; what is damaged ends it."""
+        """Return images that are not read as samples of the tar; the search ends at damage."""
         found: list[str] = []
         if suffix(shard) != ".tar":
             return found
@@ -133,10 +133,10 @@ class LostSamples:
         return found
 
     def of(self, fields: list[str]) -> list[str]:
-        """List the fields of one key that are images of further samples, or of one passed over."""
+        """Return the fields of one key that are images of further samples, or of a skipped one."""
         image, label = self.image.split("."), self.label.split(".")
         while len(image) > 1 and len(label) > 1 and image[0] == label[0]:
-            image, label = image[1:], label[1:]  # of 5m.jpg and 5m.png: jpg and png
+            image, label = image[1:], label[1:]  # 5m.jpg and 5m.png: jpg and png
         endings = f".{'.'.join(image)}", f".{'.'.join(label)}"
         starts = [
             {f".{one}".removesuffix(end) for one in fields if f".{one}".endswith(end)}
@@ -150,9 +150,9 @@ class LostSamples:
 
 
 def names_in(tar: tarfile.TarFile) -> Iterator[re.Match[str]]:
-    """Yield the names of the files of samples."""
+    """Yield the names of sample files."""
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+        tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps them all
         if member.isfile() and (named := MEMBER.fullmatch(member.name)):
             yield named
 
@@ -160,7 +160,7 @@ def names_in(tar: tarfile.TarFile) -> Iterator[re.Match[str]]:
 # ----------------------------------------------------------------------------------------- parquet
 @contextmanager
 def open_parquet(shard: str) -> Iterator[Any]:
-    """Open a parquet file, without threads of Arrow's own: workers are forked."""
+    """Open a parquet file without Arrow's threads, because workers are forked."""
     from pyarrow.parquet import ParquetFile
 
     source: Any = shard
@@ -177,11 +177,12 @@ def open_parquet(shard: str) -> Iterator[Any]:
 def parquet_rows(
     shard: str, columns: tuple[str, ...], position: list[int] | None
 ) -> Iterator[tuple[Pictures, list[int]]]:
-    """Yield the rows of a parquet file, by number, and [row group, row in it] behind each.
+    """Yield the rows of a parquet file by number, with [row group, row in it] after each.
 
     Args:
         shard: path or address.
-        columns: of binaries, or of structs with `bytes` and perhaps `path`, as `datasets` has them.
+        columns: columns of binaries, or of structs with `bytes` and optionally `path`, as in
+            `datasets`.
         position: [row group, row in it]; None is the start.
     """
     first, passed = position or (0, 0)
@@ -199,14 +200,14 @@ def parquet_rows(
 
 
 def picture(value: Any) -> bytes | Path | None:
-    """Return the encoded picture of a cell, or its path; None where it is empty."""
+    """Return the encoded image of a cell, or its path; None if it is empty."""
     path = value.get("path") if isinstance(value, dict) else None
     encoded: bytes | None = value.get("bytes") if isinstance(value, dict) else value
     return encoded or (Path(path) if path else None)
 
 
 def picture_columns(shard: str) -> list[str]:
-    """List the columns that may hold encoded pictures: binaries, or structs with `bytes`."""
+    """Return the columns that may contain encoded images: binaries, or structs with `bytes`."""
     import pyarrow.types as kinds
 
     def holds(kind: Any) -> bool:
@@ -219,6 +220,6 @@ def picture_columns(shard: str) -> list[str]:
 
 
 def count_rows(shard: str) -> int:
-    """Count the rows of a parquet file by its footer."""
+    """Return the number of rows of a parquet file from its footer."""
     with open_parquet(shard) as file:
         return int(file.metadata.num_rows)

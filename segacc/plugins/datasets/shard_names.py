@@ -1,4 +1,4 @@
-"""Which shards `shards` is given: ranges, globs and addresses, written out and checked."""
+"""Expands and checks the shards of `shards`: ranges, globs and URLs."""
 
 import re
 from collections import Counter
@@ -15,23 +15,23 @@ CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def name_of(shard: str) -> PurePosixPath:
-    """Return the path of a shard, without the host and the query of an address."""
+    """Return the path of a shard, without the host and query of a URL."""
     if not is_far(shard):
         return PurePosixPath(shard)
-    # Of a chain, as zip://a.tar::https://..., the first link that has a path.
+    # In a chain such as zip://a.tar::https://..., the first link that has a path.
     return PurePosixPath(urlsplit(next(link for link in shard.split("::") if is_far(link))).path)
 
 
 def suffix(shard: str) -> str:
-    """Return `.tar`, `.parquet` or what else a shard ends in."""
+    """Return the file ending of a shard, such as `.tar` or `.parquet`."""
     return name_of(shard).suffix.lower()
 
 
 def shards_of(split: str, typed: str | Sequence[str]) -> list[str]:
-    """Write out ranges and globs.
+    """Expand ranges and globs.
 
     Raises:
-        DataError: nothing matches, one on disk is missing, or one is of no known kind.
+        DataError: nothing matches, a local shard is missing, or the format is not supported.
     """
     given = (typed,) if isinstance(typed, str) else typed
     found = [shard for text in given for one in braces(text) for shard in globbed(split, one)]
@@ -39,9 +39,9 @@ def shards_of(split: str, typed: str | Sequence[str]) -> list[str]:
         if suffix(shard) not in (".tar", ".parquet"):
             wild = is_far(shard) and "?" in shard
             raise DataError(
-                f"{WHERE}: {split}: {shard} is no shard of a known kind; right are .tar (not "
-                "compressed) and .parquet, as in data/*.tar."
-                + (" In an address ? starts a query; write [0-9] or *." if wild else "")
+                f"{WHERE}: {split}: {shard} is not in a supported format: .tar (not "
+                "compressed) or .parquet, e.g. data/*.tar."
+                + (" In a URL ? starts a query; use [0-9] or *." if wild else "")
             )
     missing = [shard for shard in found if not is_far(shard) and not Path(shard).is_file()]
     if missing:
@@ -53,7 +53,7 @@ def shards_of(split: str, typed: str | Sequence[str]) -> list[str]:
 
 
 def braces(text: str) -> list[str]:
-    """Write out `{000..010}` and `{a,b}`, as a shell does."""
+    """Expand `{000..010}` and `{a,b}` like a shell."""
     if found := RANGE.search(text):
         ends = found.groups()
         first, last = map(int, ends)
@@ -69,20 +69,20 @@ def braces(text: str) -> list[str]:
 
 
 def globbed(split: str, text: str) -> list[str]:
-    """List in order what a path or address with `*`, `?` or `[...]` matches.
+    """Return what a path or URL with `*`, `?` or `[...]` matches, in order.
 
     Raises:
-        DataError: nothing, or the place cannot be listed.
+        DataError: nothing matches, or listing is not possible.
     """
     if is_far(text):
         if not set("*[") & set(text):  # a question mark starts a query
             return [text]
 
         def look() -> list[str]:
-            links = text.split("::")  # a chain, as simplecache::https://...
-            place = next(k for k, link in enumerate(links) if set("*[") & set(link))
-            before = "".join(f"{link}::" for link in links[:place])
-            behind = "".join(f"::{link}" for link in links[place + 1 :])
+            links = text.split("::")  # a chain such as simplecache::https://...
+            index = next(k for k, link in enumerate(links) if set("*[") & set(link))
+            before = "".join(f"{link}::" for link in links[:index])
+            behind = "".join(f"::{link}" for link in links[index + 1 :])
             system, path = far_system(text)
             whole = (system.unstrip_protocol(one) for one in system.glob(path))
             return sorted(f"{before}{one}{behind}" for one in whole)

@@ -1,4 +1,4 @@
-"""`shards`: WebDataset tars or parquet files, on disk or far away, read from front to back."""
+"""`shards`: WebDataset tars or parquet files, local or remote, read sequentially."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,51 +33,51 @@ class ShardsOptions:
     """Options of shards."""
 
     train: Shards = ()
-    """Shards that end in .tar (WebDataset: KEY.jpg and KEY.png or KEY.seg.png one after the other)
-    or .parquet: paths, globs, ranges as in `data/train-{000..146}.tar`, addresses (https://,
-    s3://, whatever fsspec knows), or a list of these in brackets."""
+    """Training shards, .tar (WebDataset: KEY.jpg and KEY.png or KEY.seg.png one after the other) or
+    .parquet: paths, globs, ranges such as `data/train-{000..146}.tar`, URLs (https://, s3://,
+    anything supported by fsspec), or a list of these in brackets."""
     validation: Shards = ()
-    """Those of the validation split."""
+    """Shards of the validation split."""
     test: Shards = ()
-    """Those of the test split."""
+    """Shards of the test split."""
     names: Path | None = None
-    """Class names: a text file with one a line, or JSON; default: classes.json, id2label.json or
-    classes.txt beside the first shard."""
+    """Class names: a text file with one per line, or JSON; default: classes.json, id2label.json or
+    classes.txt next to the first shard."""
     ignore: tuple[int, ...] = ()
-    """Raw label ids that count for nothing, as in `ignore=11` or `ignore=0/11`; 255 always does."""
+    """Raw label ids to ignore, e.g. `ignore=11` or `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
-    """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: classes.json's."""
+    """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in classes.json."""
     map: Path | dict[str, Any] | None = None
     """Edits of the label map: a YAML file or mapping, see docs/data.md."""
     image: str | None = None
-    """What follows a key in the name of an image in a tar, as `jpg`; or the column. Default: found
-    in the first sample."""
+    """Extension of image files in a tar, e.g. `jpg`, or the image column; default: detected from
+    the first sample."""
     label: str | None = None
-    """Likewise of a label, as `png` or `seg.png`."""
+    """Extension of label files in a tar, e.g. `png` or `seg.png`, or the label column."""
     num_samples: Annotated[int, Ge(1)] | None = None
-    """Samples of the training split, which --epochs needs; parquet files tell it themselves."""
+    """Number of training samples, required by --epochs; known for parquet files."""
     buffer: Annotated[int, Ge(1)] = 1000
-    """Undecoded training samples that are shuffled among each other, over all workers."""
+    """Size of the shuffle buffer in undecoded training samples, over all workers."""
 
 
 def build_shards(options: ShardsOptions) -> DataSplits:
-    """List the shards and look into the first one; all others are opened when it is their turn.
+    """List the shards and inspect the first one; the others are opened when they are read.
 
     Raises:
-        DataError: no shards, shards of another kind, one on disk is missing, no class names, or the
-            first sample does not tell image from label.
+        DataError: no shards, mixed or unsupported formats, a missing local shard, no class names,
+            or image and label of the first sample are ambiguous.
     """
     given = {"train": options.train, "validation": options.validation, "test": options.test}
     found = {split: shards_of(split, typed) for split, typed in given.items() if typed}
     if not found:
         raise DataError(
-            f"{WHERE}: no shards; say where they are, as in "
+            f"{WHERE}: no shards given; use for example "
             "shards:train=data/train-{000..146}.tar,validation=data/val-000.tar,names=classes.txt."
         )
     kinds = Counter(suffix(shard) for shards in found.values() for shard in shards)
     if len(kinds) > 1:
         told = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
-        raise DataError(f"{WHERE}: the shards are {told}; give all of one kind.")
+        raise DataError(f"{WHERE}: the shards are {told}; use a single format.")
     first = next(iter(found.values()))[0]
     path = names_of(options, first)
     image, label = roles(first, fields_of(first), options.image, options.label)
@@ -91,14 +91,14 @@ def build_shards(options: ShardsOptions) -> DataSplits:
 def stream(
     shards: Sequence[str], image: str, label: str, options: ShardsOptions, split: str
 ) -> Stream:
-    """Describe a split; parquet files are asked how many samples they hold."""
+    """Create the stream of a split; parquet files are opened to count the samples."""
     from concurrent.futures import ThreadPoolExecutor
 
     from segacc.plugins.datasets.shard_files import LostSamples, ShardReader
 
     count = options.num_samples if split == "train" else None
     if count is None and suffix(shards[0]) == ".parquet":
-        with ThreadPoolExecutor(16) as pool:  # an address takes its time to answer
+        with ThreadPoolExecutor(16) as pool:  # remote files respond slowly
             count = sum(pool.map(num_rows, shards))
     stems = {name_of(shard).stem for shard in shards}
     read = ShardReader(image, label, whole_names=len(stems) < len(shards))
@@ -112,7 +112,7 @@ def stream(
 
 
 def names_of(options: ShardsOptions, first: str) -> Path:
-    """Return the file of class names, the one beside the first shard where none was given.
+    """Return the given file of class names, or the one next to the first shard.
 
     Raises:
         DataError: there is none.
@@ -120,21 +120,21 @@ def names_of(options: ShardsOptions, first: str) -> Path:
     folder = Path(first).parent
     beside = [] if is_far(first) else [folder / name for name in NAMES_FILES]
     path = options.names.expanduser() if options.names else None
-    path = path or next((place for place in beside if place.is_file()), None)
+    path = path or next((one for one in beside if one.is_file()), None)
     if path is None:
-        put = "" if is_far(first) else ", or put classes.txt beside the first shard"
+        put = "" if is_far(first) else ", or put classes.txt next to the first shard"
         raise DataError(
-            f"{WHERE}: no class names. Add names=FILE (a text file with one class name a line, or "
-            f"JSON){put}."
+            f"{WHERE}: no class names. Add names=FILE (a text file with one class name per line, "
+            f"or JSON){put}."
         )
     return path
 
 
 def label_map(options: ShardsOptions, path: Path, label: str) -> LabelMap:
-    """Read the class names of a field or column of labels.
+    """Build the label map from the class names for a label field or column.
 
     Raises:
-        DataError: they cannot be read. OptionError: see `edit`.
+        DataError: the class names are unreadable. OptionError: see `edit`.
     """
     told = read_names(path, label)
     reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
@@ -145,14 +145,14 @@ def label_map(options: ShardsOptions, path: Path, label: str) -> LabelMap:
     return edit(labels, options.map, f"{WHERE}: map")
 
 
-# -------------------------------------------------------------------------------- what they hold
+# ----------------------------------------------------------------------------- contents of shards
 
 
 def fields_of(shard: str) -> list[str]:
-    """List the files of a tar's first sample, or the columns of pictures of a parquet file.
+    """Return the fields of a tar's first sample, or the image columns of a parquet file.
 
     Raises:
-        DataError: it cannot be read, or holds nothing of the kind.
+        DataError: the shard is unreadable, or contains nothing suitable.
     """
     from segacc.plugins.datasets.shard_access import once
     from segacc.plugins.datasets.shard_files import picture_columns, tar_groups
@@ -165,13 +165,13 @@ def fields_of(shard: str) -> list[str]:
 
     found = once(shard, look)
     if not found:
-        what = "no column of encoded pictures" if suffix(shard) == ".parquet" else "no sample"
-        raise DataError(f"{WHERE}: {shard} holds {what}.")
+        what = "no column of encoded images" if suffix(shard) == ".parquet" else "no sample"
+        raise DataError(f"{WHERE}: {shard} contains {what}.")
     return found
 
 
 def num_rows(shard: str) -> int:
-    """Count the rows of a parquet file by its footer."""
+    """Return the number of rows of a parquet file from its footer."""
     from segacc.plugins.datasets.shard_access import once
     from segacc.plugins.datasets.shard_files import count_rows
 
@@ -181,18 +181,18 @@ def num_rows(shard: str) -> int:
 def roles(
     shard: str, fields: Sequence[str], image: str | None, label: str | None
 ) -> tuple[str, str]:
-    """Tell which field is the image and which the label.
+    """Return the fields of image and label.
 
     Args:
-        shard: that they were found in.
-        fields: what follows the key in a tar, as `jpg` and `seg.png`; or columns.
-        image: as it was typed.
-        label: as it was typed.
+        shard: the shard that has these fields.
+        fields: extensions in a tar, e.g. `jpg` and `seg.png`, or columns.
+        image: as typed.
+        label: as typed.
 
     Raises:
-        DataError: what was typed is not there, or it is not clear which is which.
+        DataError: a given field does not exist, or the fields are ambiguous.
     """
-    holds = f"{shard} holds {', '.join(fields)}"
+    holds = f"{shard} contains {', '.join(fields)}"
     for option, given in (("image", image), ("label", label)):
         if given is not None and given not in fields:
             raise DataError(f"{WHERE}: {option}={given}: {holds}.")
@@ -212,20 +212,20 @@ def roles(
     )
     if image is None or label is None or image == label:
         files = Counter(field.rpartition(".")[0] for field in fields)
-        merged = sum(count > 1 for count in files.values()) > 1  # as 0.jpg, 0.png, 1.jpg, 1.png
+        merged = sum(count > 1 for count in files.values()) > 1  # e.g. 0.jpg, 0.png, 1.jpg, 1.png
         more = (
-            " If these are several samples, name their files anew: the key of a sample ends at the "
-            "first dot of the name, so no other dot may be in it."
+            " If these are several samples, rename their files: the key of a sample ends at the "
+            "first dot of the name, so there must be no other dot."
         )
         raise DataError(
-            f"{WHERE}: {holds}, which does not tell image from label. Say which is which, as in "
+            f"{WHERE}: {holds}; image and label are ambiguous. Specify both, e.g. "
             f"image=jpg,label=seg.png.{more if merged else ''}"
         )
     return image, label
 
 
 def only(*ways: list[str]) -> str | None:
-    """Return what the first way that finds something finds, if that is one thing."""
+    """Return the result of the first non-empty list if it has a single element."""
     found: list[str] = next(filter(None, ways), [])
     return found[0] if len(found) == 1 else None
 
@@ -236,7 +236,7 @@ def segacc_datasets() -> list[Dataset]:
     return [
         Dataset(
             name="shards",
-            summary="WebDataset tars or parquet files, local or far away, streamed",
+            summary="WebDataset tars or parquet files, local or remote, streamed",
             options=ShardsOptions,
             build=build_shards,
         )

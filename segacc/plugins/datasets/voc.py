@@ -1,4 +1,4 @@
-"""`voc`: Pascal VOC, 20 kinds of objects and their background (Everingham et al., IJCV 2010)."""
+"""`voc`: Pascal VOC, 20 object classes and background (Everingham et al., IJCV 2010)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ NAMES = (
     *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
     *("sheep", "sofa", "train", "tvmonitor"),
 )
-"""In the order of the ids, as the development kit of VOC2012 spells them."""
+"""In the order of ids, spelled as in the development kit of VOC2012."""
 LISTS = {"train": "train.txt", "validation": "val.txt", "trainval": "trainval.txt"}
 AUGMENTED_LISTS = ("trainaug.txt", "train_aug.txt")
 
@@ -36,24 +36,24 @@ class VocOptions:
     """Options of voc."""
 
     root: Path
-    """The folder VOC2012, or one that holds VOC2012/ or VOCdevkit/VOC2012/. It has JPEGImages/,
+    """The folder VOC2012, or the parent of VOC2012/ or VOCdevkit/VOC2012/. It contains JPEGImages/,
     SegmentationClass/ and ImageSets/Segmentation/."""
     augmented: bool = False
-    """True: the split train is that of trainaug.txt, whose further labels are in
+    """True: use trainaug.txt for the split train, with the additional labels in
     SegmentationClassAug/ (10582 images with those of SBD)."""
     map: Path | dict[str, Any] | None = None
     """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_voc(options: VocOptions) -> DataSplits:
-    """Read the images that the lists name; 255, the border of an object, is ignored.
+    """Read the images in the lists; 255, the border of an object, is ignored.
 
     Raises:
-        DataError: no such folders, no list, or an image that a list names is not there.
+        DataError: missing folders or lists, or an image in a list is missing.
     """
     given = open_root(options.root, WHERE)
-    places = [given, given / "VOC2012", given / "VOCdevkit" / "VOC2012"]
-    root = next((place for place in places if (place / "JPEGImages").is_dir()), given)
+    candidates = [given, given / "VOC2012", given / "VOCdevkit" / "VOC2012"]
+    root = next((one for one in candidates if (one / "JPEGImages").is_dir()), given)
     expect_folders(WHERE, root, ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
     images = by_stem(root / "JPEGImages", IMAGE_SUFFIXES)
     splits = {}
@@ -75,19 +75,20 @@ def _lists(folder: Path, augmented: bool) -> dict[str, Path]:
         larger = [folder / name for name in AUGMENTED_LISTS if (folder / name).is_file()]
         if not larger:
             raise DataError(
-                f"{WHERE}: augmented=true needs {folder / AUGMENTED_LISTS[0]}, the names of the "
-                f"larger training split; the folder holds {listing(folder)}."
+                f"{WHERE}: augmented=true needs {folder / AUGMENTED_LISTS[0]}, the list of the "
+                f"larger training split; the folder contains {listing(folder)}."
             )
         lists["train"] = larger[0]
     if not lists:
         raise DataError(
-            f"{WHERE}: {folder} must hold {', '.join(LISTS.values())}; it holds {listing(folder)}."
+            f"{WHERE}: {folder} must contain {', '.join(LISTS.values())}; it contains "
+            f"{listing(folder)}."
         )
     return lists
 
 
 def _augmented(root: Path, images: dict[str, Path]) -> list[Sample]:
-    """Give each image VOC's own label, which has borders, and that of SBD where VOC has none."""
+    """Use VOC's own labels, which have borders, or SBD's labels for images without them."""
     expect_folders(WHERE, root, ("SegmentationClass", "SegmentationClassAug"))
     own = by_stem(root / "SegmentationClass", LABEL_SUFFIXES)
     samples = with_labels(images, root / "SegmentationClassAug")

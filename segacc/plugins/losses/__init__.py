@@ -1,1 +1,1 @@
-"""The built-in losses, a file for each kind: single pixels, regions of a class, boundaries."""
+"""The built-in losses: pixel-wise, region and boundary losses."""

@@ -1,4 +1,4 @@
-"""`boundary`: how far the probability of a class lies from its region in the label."""
+"""`boundary`: probabilities weighted by their distance to the class's region in the label."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,25 +16,25 @@ class BoundaryOptions(LossOptions):
     """Options of boundary."""
 
     weight: Weight = 0.01
-    """Factor of this term in the sum of all losses; the term is in pixels of distance, and meant to
-    stand beside another one. The paper starts from 0.01, too."""
+    """Factor of this term in the sum of all losses. The term is a distance in pixels, meant to be
+    used with another loss; the paper also starts from 0.01."""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """Mean distance of wrong probability from each class's edge, where a label has several."""
+    """Mean distance of misplaced probability to each class's boundary, for labels with several."""
 
     options: BoundaryOptions
     facts: Facts
 
     def count(self, labels: "Tensor") -> "Tensor":
-        """Count the classes in each of the labels (N, H, W) that has several: a float32 scalar."""
+        """Count the classes of all labels (N, H, W) with more than one class: a float32 scalar."""
         from segacc.kernels.boundary import boundary_count
 
         return boundary_count(labels, self.facts.num_classes).float()
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
         from segacc.kernels.boundary import boundary_sum
 
         return self.options.weight * boundary_sum(logits, labels)
@@ -42,11 +42,11 @@ class Boundary:
 
 @hookimpl
 def segacc_losses() -> list[Loss]:
-    """Register the loss of boundaries."""
+    """Register the boundary loss."""
     return [
         Loss(
             name="boundary",
-            summary="probability times distance from each class's edge (Kervadec et al. 2019)",
+            summary="probability times distance to each class's boundary (Kervadec et al. 2019)",
             options=BoundaryOptions,
             build=Boundary,
         )

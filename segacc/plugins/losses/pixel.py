@@ -1,4 +1,4 @@
-"""`cross_entropy`, `focal`, `ohem` and `bce`: losses of single pixels."""
+"""`cross_entropy`, `focal`, `ohem` and `bce`: pixel-wise losses."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassWeighted:
-    """A loss of pixels that are weighed by class, and divided by the sum of these weights."""
+    """A pixel-wise loss with class weights, divided by the sum of the pixels' weights."""
 
     name: ClassVar[str]
     options: ClassWeightedOptions
     facts: Facts
 
     def __post_init__(self) -> None:
-        """Check that there is one weight for each class; raise OptionError otherwise."""
+        """Check that there is one weight per class; raise OptionError otherwise."""
         check_class_weights(self.options, self.facts, self.name)
 
     def count(self, labels: "Tensor") -> "Tensor":
-        """Count the pixels of labels (N, H, W) that are not ignored, by weight: a float scalar."""
+        """Sum the class weights of labelled pixels in labels (N, H, W): a float scalar."""
         weights = self._weights(labels)
         valid = labels != self.facts.ignore_index
         return valid.sum().float() if weights is None else weights[labels[valid]].sum()
 
     def _weights(self, beside: "Tensor") -> "Tensor | None":
-        """Return the weights, (K,) float32, on the device of another tensor."""
+        """Return the weights, (K,) float32, on the device of another tensor, or None."""
         import torch
 
         given = self.options.class_weights or self.facts.class_weights
@@ -50,7 +50,7 @@ class CrossEntropyOptions(ClassWeightedOptions):
     """Options of cross_entropy."""
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of the target that is spread evenly over the classes."""
+    """Fraction of the target that is distributed evenly over all classes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class CrossEntropy(ClassWeighted):
     options: CrossEntropyOptions
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over pixels, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
+        """Sum over pixels for logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
         from segacc.kernels.pixel import cross_entropy_sum
 
         smoothing, weights = self.options.label_smoothing, self._weights(labels)
@@ -74,18 +74,18 @@ class FocalOptions(ClassWeightedOptions):
     """Options of focal."""
 
     gamma: Annotated[float, Ge(0), Le(20)] = 2.0
-    """Power of 1 - p, with p the probability of the right class; 0 is the cross-entropy."""
+    """Exponent of 1 - p, with p the probability of the true class; 0 is the cross-entropy."""
 
 
 @dataclass(frozen=True)
 class Focal(ClassWeighted):
-    """Focal loss of the softmax: pixels that the network is sure of cost next to nothing."""
+    """Focal loss of the softmax: pixels with confident correct predictions have little weight."""
 
     name = "focal"
     options: FocalOptions
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over pixels, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
+        """Sum over pixels for logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
         from segacc.kernels.pixel import focal_sum
 
         gamma, weights = self.options.gamma, self._weights(labels)
@@ -97,32 +97,34 @@ class OhemOptions(ClassWeightedOptions):
     """Options of ohem."""
 
     thresh: Annotated[float, Ge(0), Le(1)] = 0.7
-    """Pixels count whose right class has a lower probability; 0 leaves those of `min_kept`."""
+    """Pixels whose true class has a lower probability count as hard; 0 leaves those of
+    `min_kept`."""
     min_kept: Annotated[float, Gt(0), Le(1)] = 0.2
-    """Share of each image's labelled pixels, those that cost most, that count in any case."""
+    """Fraction of each image's labelled pixels, those with the highest loss, that is always
+    used."""
 
 
 @dataclass(frozen=True)
 class Ohem(ClassWeighted):
-    """Cross-entropy of each image's hard pixels; every image with a label weighs the same.
+    """Cross-entropy of each image's hard pixels (OHEM); all images with a label have equal weight.
 
-    It chooses image by image and not over a batch, as mmsegmentation does, so that nothing depends
-    on how a batch is cut; and keeps a share of the pixels, so that it does not depend on the crop.
-    mmsegmentation's usual 100,000 of 512x1024 pixels are a share of 0.19.
+    Pixels are selected per image, not per batch as in mmsegmentation, so the loss does not depend
+    on how a batch is split; and by a fraction, so it does not depend on the crop size.
+    mmsegmentation's usual 100,000 of 512x1024 pixels are a fraction of 0.19.
     """
 
     name = "ohem"
     options: OhemOptions
 
     def count(self, labels: "Tensor") -> "Tensor":
-        """Count the images of labels (N, H, W) with a pixel that is not ignored: a float scalar."""
+        """Count the images of labels (N, H, W) with labelled pixels: a float scalar."""
         from segacc.kernels.pixel import pixel_weights
 
         weights = pixel_weights(labels, self._weights(labels))
         return (weights > 0).flatten(1).any(1).sum().float()
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over images, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
+        """Sum over images for logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
         from segacc.kernels.pixel import hard_examples_sum
 
         total = hard_examples_sum(
@@ -140,18 +142,18 @@ class BinaryOptions(LossOptions):
     """Options of bce."""
 
     pos_weight: Weight = 1.0
-    """Factor of the foreground's pixels; the sum is divided by the number of pixels all the same,
-    as torch's BCEWithLogitsLoss does."""
+    """Weight of foreground pixels; the sum is still divided by the number of pixels, like torch's
+    BCEWithLogitsLoss."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of the target that is spread evenly over both classes."""
+    """Fraction of the target that is distributed evenly over both classes."""
 
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """Cross-entropy of the foreground, the second of two classes.
+    """Binary cross-entropy of the foreground, the second of two classes.
 
-    The logit of the foreground is the difference of both: its sigmoid is the probability that
-    predictions are made of. With the options' defaults this is the cross-entropy.
+    The logit of the foreground is the difference of both logits: its sigmoid is the probability
+    that predictions use. With the default options this equals the cross-entropy.
     """
 
     options: BinaryOptions
@@ -161,21 +163,21 @@ class BinaryCrossEntropy:
         """Check that there are two classes.
 
         Raises:
-            OptionError: there are more, or one.
+            OptionError: the number of classes is not two.
         """
         if self.facts.num_classes != 2:
             raise OptionError(
-                "--loss bce: it tells a foreground from its background, so it needs two classes; "
+                "--loss bce: it needs two classes, background and foreground; "
                 f"the data set has {self.facts.num_classes}: {', '.join(self.facts.class_names)}. "
                 "Use cross_entropy or focal."
             )
 
     def count(self, labels: "Tensor") -> "Tensor":
-        """Count the pixels of labels (N, H, W) that are not ignored: a float32 scalar."""
+        """Count the labelled pixels of labels (N, H, W): a float32 scalar."""
         return (labels != self.facts.ignore_index).sum().float()
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over pixels, of logits (N, 2, h, w) resized to labels (N, H, W): a float32 scalar."""
+        """Sum over pixels for logits (N, 2, h, w) resized to labels (N, H, W): a float32 scalar."""
         from segacc.kernels.pixel import binary_cross_entropy_sum
 
         total = binary_cross_entropy_sum(
@@ -189,18 +191,18 @@ class BinaryCrossEntropy:
 
 @hookimpl
 def segacc_losses() -> list[Loss]:
-    """Register the losses of single pixels."""
+    """Register the pixel-wise losses."""
     return [
         Loss(
             name="cross_entropy",
-            summary="pixel-wise cross-entropy at the label's full size, ignored pixels left out",
+            summary="pixel-wise cross-entropy at the label's full size, ignored pixels excluded",
             options=CrossEntropyOptions,
             build=CrossEntropy,
             class_weighted=True,
         ),
         Loss(
             name="focal",
-            summary="cross-entropy times (1 - p)^gamma (Lin et al. 2017), of the softmax",
+            summary="cross-entropy times (1 - p)^gamma of the softmax (Lin et al. 2017)",
             options=FocalOptions,
             build=Focal,
             class_weighted=True,
@@ -214,7 +216,7 @@ def segacc_losses() -> list[Loss]:
         ),
         Loss(
             name="bce",
-            summary="binary cross-entropy of the second of two classes, with a weight of its own",
+            summary="binary cross-entropy of the second of two classes, with its own weight",
             options=BinaryOptions,
             build=BinaryCrossEntropy,
         ),

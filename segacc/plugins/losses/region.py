@@ -1,4 +1,4 @@
-"""`dice`, `jaccard`, `tversky` and `lovasz`: losses of a class's whole region in an image."""
+"""`dice`, `jaccard`, `tversky` and `lovasz`: region losses of each class in an image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegionLoss:
-    """A loss of each class in each image's label: thin classes count as much as wide ones."""
+    """A loss per class and image, so that small classes have as much weight as large ones."""
 
     options: LossOptions
     facts: Facts
 
     def count(self, labels: "Tensor") -> "Tensor":
-        """Count the classes in each of the labels (N, H, W), summed: a float32 scalar."""
+        """Count the classes of all labels (N, H, W): a float32 scalar."""
         from segacc.kernels.region import present_classes
 
         return present_classes(labels, self.facts.num_classes).sum().float()
@@ -36,7 +36,7 @@ class Dice(RegionLoss):
     """1 - Dice of each class in each image's label."""
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
         return self._tversky(logits, labels, alpha=0.5, beta=0.5)
 
 
@@ -44,7 +44,7 @@ class Jaccard(RegionLoss):
     """1 - Jaccard, intersection over union, of each class in each image's label."""
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
         return self._tversky(logits, labels, alpha=1.0, beta=1.0)
 
 
@@ -53,9 +53,9 @@ class TverskyOptions(LossOptions):
     """Options of tversky."""
 
     alpha: Weight = 0.3
-    """What a pixel costs that is taken for the class and is not of it."""
+    """Weight of false positives."""
     beta: Weight = 0.7
-    """What a pixel of the class costs that is not taken for it."""
+    """Weight of false negatives."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Tversky(RegionLoss):
     options: TverskyOptions
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
         alpha, beta = self.options.alpha, self.options.beta
         return self._tversky(logits, labels, alpha=alpha, beta=beta)
 
@@ -74,7 +74,7 @@ class Lovasz(RegionLoss):
     """Lovasz-Softmax of each class in each image's label."""
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Sum over images and classes, of logits (N, K, h, w): a float32 scalar."""
+        """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
         from segacc.kernels.region import lovasz_sum
 
         return self.options.weight * lovasz_sum(logits, labels)
@@ -82,7 +82,7 @@ class Lovasz(RegionLoss):
 
 @hookimpl
 def segacc_losses() -> list[Loss]:
-    """Register the losses of regions."""
+    """Register the region losses."""
     return [
         Loss(
             name="dice",

@@ -1,4 +1,4 @@
-"""What the options of several losses share: the weight of the term, and those of the classes."""
+"""Common options of losses: the weight of the term, and class weights."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -22,23 +22,23 @@ class LossOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassWeightedOptions(LossOptions):
-    """Options of a loss that weighs classes."""
+    """Options of a loss with class weights."""
 
     class_weights: tuple[Annotated[float, Ge(0), AllowInfNan(False)], ...] = ()
-    """Factor of each class, in order, as in `class_weights=1/1/4.5`; default --class-weights, and
-    without them all 1."""
+    """Weight of each class in order, e.g. `class_weights=1/1/4.5`; default: --class-weights if
+    given, else 1 for all."""
 
     def __post_init__(self) -> None:
-        """Refuse weights by which no pixel would count."""
+        """Reject class weights that are all 0."""
         if self.class_weights and not any(self.class_weights):
             raise ValueError("class_weights: no weight is above 0")
 
 
 def check_class_weights(options: ClassWeightedOptions, facts: Facts, name: str) -> None:
-    """Check that there is one weight for each class.
+    """Check that there is one weight per class.
 
     Raises:
-        OptionError: there are too many or too few, or those of --class-weights as well.
+        OptionError: the number of weights is wrong, or --class-weights is given as well.
     """
     given, classes = len(options.class_weights), facts.num_classes
     if given and facts.class_weights is not None:

@@ -1,1 +1,1 @@
-"""Built-in metrics, one file per family; each is a hook module of its own."""
+"""Built-in metrics, one hook module per family."""

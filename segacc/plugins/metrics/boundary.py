@@ -1,4 +1,4 @@
-"""`boundary_iou`: IoU of the bands along the inside of the classes' edges."""
+"""`boundary_iou`: IoU of bands along the inner boundaries of the classes."""
 
 import math
 from collections.abc import Callable
@@ -20,19 +20,19 @@ class BoundaryIouOptions:
     """Options of boundary_iou."""
 
     dilation: Annotated[float, Gt(0), Le(1)] = 0.02
-    """Width of the bands, as a share of the image's diagonal; at least one pixel."""
+    """Width of the bands as a fraction of the image diagonal; at least one pixel."""
 
 
 class BoundaryIou:
     """Boundary IoU of each class (Cheng et al., "Boundary IoU", CVPR 2021).
 
-    A pixel lies in its class's band where another value, or the outside of the image, is at most d
-    pixels away, rows and columns counted apart. Ignored pixels are in no band; they, and the
-    predictions under them, are another value to their neighbours in labels and predictions alike.
+    A pixel is in the band of its class if another value, or the outside of the image, is at most d
+    pixels away in rows and columns. Ignored pixels are in no band; in labels and predictions alike
+    they count as another value for their neighbours.
     """
 
     def __init__(self, options: BoundaryIouOptions, facts: Facts) -> None:
-        """Start empty."""
+        """Start with empty counts."""
         import torch
 
         self.dilation, self.names = options.dilation, facts.class_names
@@ -42,7 +42,7 @@ class BoundaryIou:
         }
 
     def update(self, predictions: "Tensor", labels: "Tensor") -> None:
-        """Count the bands of predictions (N, H, W) against those of labels (N, H, W)."""
+        """Add the bands of predictions (N, H, W) and labels (N, H, W) to the counts."""
         import torch
 
         valid = labels != IGNORE
@@ -59,7 +59,7 @@ class BoundaryIou:
         return classes.long().bincount(minlength=len(self.names))
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return mean and scores per category, 0..1; a class without a band has none (nan)."""
+        """Return mean and per-class scores, 0..1; nan for a class without a band."""
         iou = self.state["intersection"].cpu().double() / self.state["union"].cpu()
         return {
             "mean_boundary_iou": iou.nanmean().item(),
@@ -68,19 +68,19 @@ class BoundaryIou:
 
 
 def band_width(size: tuple[int, ...], dilation: float) -> int:
-    """Return d, in pixels, of an image of (H, W) pixels."""
+    """Return the band width d in pixels for an image of (H, W) pixels."""
     return max(1, round(dilation * math.hypot(*size)))
 
 
 def inner_band(maps: "Tensor", distance: int) -> "Tensor":
     """Mark the pixels that have another value, or the outside, within a distance.
 
-    For the mask of one value that is the mask less its erosion by a square of 2 * distance + 1
-    pixels, with zeros around the image; here it is done for all values at once.
+    For the mask of a single value, this is the mask minus its erosion by a square of 2 * distance +
+    1 pixels, with zeros outside the image; here it is computed for all values at once.
 
     Args:
         maps: (N, H, W) integers.
-        distance: in pixels, the larger one of rows and columns.
+        distance: in pixels, the maximum of the distances in rows and columns.
 
     Returns:
         (N, H, W) bool.
@@ -100,9 +100,9 @@ def inner_band(maps: "Tensor", distance: int) -> "Tensor":
 def sliding(
     extreme: "Callable[[Tensor, Tensor], Tensor]", values: "Tensor", width: int, axis: int
 ) -> "Tensor":
-    """Take the minimum or maximum over each window of `width` that fits: fewer places along `axis`.
+    """Minimum or maximum over each complete window of `width` along `axis`, which gets shorter.
 
-    Windows double in width, so that the work grows with the logarithm of `width` only.
+    The window doubles in each pass, so the work grows with the logarithm of `width`.
     """
 
     def joined(values: "Tensor", shift: int) -> "Tensor":
@@ -119,11 +119,11 @@ def sliding(
 
 @hookimpl
 def segacc_metrics() -> list[Metric]:
-    """Register it."""
+    """Register boundary_iou."""
     return [
         Metric(
             name="boundary_iou",
-            summary="IoU of bands along the classes' edges (Cheng et al. 2021)",
+            summary="IoU of bands along the class boundaries (Cheng et al. 2021)",
             options=BoundaryIouOptions,
             build=BoundaryIou,
         )

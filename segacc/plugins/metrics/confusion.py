@@ -1,4 +1,4 @@
-"""`confusion`: the confusion matrix as a picture and as a table of integers."""
+"""`confusion`: the confusion matrix as a figure and as a table of integers."""
 
 import csv
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 NUMBERED = 20
-"""Classes up to which the cells of the picture bear numbers."""
+"""Maximum number of classes for which the cells of the figure contain numbers."""
 LONGEST = 28
-"""Characters of a class name that the picture shows."""
+"""Maximum length of class names in the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class ConfusionOptions:
 
 
 class ConfusionFiles(Confusion):
-    """Writes confusion.png and confusion.csv; it gives no score of its own."""
+    """Writes confusion.png and confusion.csv; has no score of its own."""
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return nothing: the scores of this matrix are those of mean_iou."""
+        """Return no scores: those of this matrix are computed by mean_iou."""
         return {}
 
     def write(self, folder: Path) -> None:
-        """Write both files; rows are labels, columns predictions."""
+        """Write both files; rows are labels, columns are predictions."""
         counts = self.state["confusion"].cpu().numpy()
         with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
@@ -44,7 +44,7 @@ class ConfusionFiles(Confusion):
 
 
 def draw(counts: "Counts", names: tuple[str, ...]) -> "Figure":
-    """Draw counts (K, K), each row as shares of its sum; grey where that is 0."""
+    """Draw counts (K, K), with each row normalized by its sum; grey if the sum is 0."""
     import matplotlib.colors
     import numpy as np
     from matplotlib.figure import Figure
@@ -56,15 +56,15 @@ def draw(counts: "Counts", names: tuple[str, ...]) -> "Figure":
     figure = Figure(figsize=(side + 1, side), dpi=100, layout="constrained")
     axes = figure.subplots()
     colors = matplotlib.colormaps["Blues"].with_extremes(bad="0.82")
-    norm = matplotlib.colors.PowerNorm(0.5, 0, 1)  # errors of a few percent must be seen
+    norm = matplotlib.colors.PowerNorm(0.5, 0, 1)  # makes errors of a few percent visible
     image = axes.imshow(shares, norm=norm, cmap=colors, interpolation="nearest")
-    places, ticks = range(len(names)), [shortened(name) for name in names]
-    axes.set_xticks(places, ticks, rotation=90, fontsize=size)
-    axes.set_yticks(places, ticks, fontsize=size)
+    positions, ticks = range(len(names)), [shortened(name) for name in names]
+    axes.set_xticks(positions, ticks, rotation=90, fontsize=size)
+    axes.set_yticks(positions, ticks, fontsize=size)
     axes.set(xlabel="prediction", ylabel="label")
     axes.tick_params(top=len(names) > NUMBERED, right=len(names) > NUMBERED)
     figure.colorbar(
-        image, ax=axes, fraction=0.03, label="share of the label's pixels (grey: it has none)"
+        image, ax=axes, fraction=0.03, label="fraction of the label's pixels (grey: no pixels)"
     )
     if len(names) <= NUMBERED:
         number(axes, shares)
@@ -72,7 +72,7 @@ def draw(counts: "Counts", names: tuple[str, ...]) -> "Figure":
 
 
 def number(axes: "Axes", shares: "np.ndarray[Any, Any]") -> None:
-    """Write the shares (K, K) into the cells, in percent; none into a grey row."""
+    """Write the fractions (K, K) in percent into the cells; grey rows stay empty."""
     for row, values in enumerate(shares.tolist()):
         for column, share in enumerate(values):
             if share == share:
@@ -82,29 +82,29 @@ def number(axes: "Axes", shares: "np.ndarray[Any, Any]") -> None:
 
 
 def look(num_classes: int) -> tuple[float, float]:
-    """Return a cell's side in inches and the size of names in points."""
+    """Return the side of a cell in inches and the font size of names in points."""
     if num_classes <= NUMBERED:
         return 0.45, 9.0
     return (0.22, 8.0) if num_classes <= 60 else (0.14, 7.0)
 
 
 def longest(names: tuple[str, ...]) -> int:
-    """Return the characters of the longest name as it is shown."""
+    """Return the length of the longest name as displayed."""
     return max(len(shortened(name)) for name in names)
 
 
 def shortened(name: str) -> str:
-    """Cut a long name, and end it in an ellipsis."""
+    """Truncate a long name with an ellipsis."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 @hookimpl
 def segacc_metrics() -> list[Metric]:
-    """Register it."""
+    """Register confusion."""
     return [
         Metric(
             name="confusion",
-            summary="the confusion matrix as a picture and a CSV file; it gives no score",
+            summary="writes the confusion matrix as a figure and a CSV file; no score",
             options=ConfusionOptions,
             build=lambda options, facts: ConfusionFiles(facts),
             writes=True,

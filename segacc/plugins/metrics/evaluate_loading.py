@@ -1,4 +1,4 @@
-"""Finds a metric module of the `evaluate` library: a file, a folder, or a name on the Hub."""
+"""Loads a metric module of the `evaluate` library: a file, a folder, or a name on the Hub."""
 
 import functools
 import inspect
@@ -12,20 +12,20 @@ from segacc.errors import OptionError
 
 WHERE = "--metric evaluate"
 TIMEOUT = 5.0
-"""Seconds that the Hub may take to answer before it counts as out of reach."""
+"""Seconds without a response until the Hub is treated as unreachable."""
 INPUTS = {"predictions", "references"}
 
 
 @functools.cache
 def load_class(path: str, config: str | None) -> Any:
-    """Return the module's class; each process loads it once.
+    """Return the module's class; it is loaded once per process.
 
     Args:
-        path: a .py file, a folder that holds a .py file of the folder's name, or a name on the Hub.
-        config: the module's configuration, for those that have several.
+        path: a .py file, a folder with a .py file of the same name, or a name on the Hub.
+        config: the module's configuration name, if it has several.
 
     Raises:
-        OptionError: there is no such module, or it does not load.
+        OptionError: there is no such module, or it cannot be loaded.
     """
     import evaluate
 
@@ -38,41 +38,41 @@ def load_class(path: str, config: str | None) -> Any:
             module = evaluate.load(given, config, "metric", cache_dir=folder, keep_in_memory=True)
     except FileNotFoundError:
         raise OptionError(missing(path, trouble)) from None
-    except Exception as error:  # the code of a stranger, and what it needs
-        raise OptionError(f"{WHERE}: {path} does not load: {told(error)}.") from None
+    except Exception as error:  # third-party code and its dependencies
+        raise OptionError(f"{WHERE}: {path} cannot be loaded: {told(error)}.") from None
     return type(module)
 
 
 def local_path(path: str) -> Path | None:
-    """Return the file or folder that a path names; None for a name on the Hub.
+    """Return the file or folder for a path; None for a name on the Hub.
 
     Raises:
-        OptionError: it is a path by its form, and not there.
+        OptionError: it has the form of a path but does not exist.
     """
-    place = Path(path).expanduser().resolve()
-    if (place.suffix == ".py" and place.is_file()) or (place / f"{place.name}.py").is_file():
-        return place
-    path_like = path.count("/") > 1 or path.startswith((".", "/", "~")) or place.suffix == ".py"
-    if place.exists() or path_like:
-        reason = "it is no .py file" if place.exists() else "there is no such file or folder"
-        reason = f"it holds no {place.name}.py" if place.is_dir() else reason
+    found = Path(path).expanduser().resolve()
+    if (found.suffix == ".py" and found.is_file()) or (found / f"{found.name}.py").is_file():
+        return found
+    path_like = path.count("/") > 1 or path.startswith((".", "/", "~")) or found.suffix == ".py"
+    if found.exists() or path_like:
+        reason = "it is not a .py file" if found.exists() else "there is no such file or folder"
+        reason = f"it contains no {found.name}.py" if found.is_dir() else reason
         raise OptionError(
-            f"{WHERE}: {path}: {reason} (looked at {place}). Give the module's .py file, or a "
-            "folder that holds one of the folder's own name."
+            f"{WHERE}: {path}: {reason} (looked at {found}). Give the module's .py file, or a "
+            "folder that contains one with the folder's name."
         )
     return None
 
 
 def space_of(name: str) -> str:
-    """Return the Hub's space of a module; those without an owner are the library's own."""
+    """Return the module's space on the Hub; a name without an owner is one of the library's."""
     return name if "/" in name else f"evaluate-metric/{name}"
 
 
 def hub_trouble(name: str) -> str:
-    """Tell why the Hub does not answer; empty where it does.
+    """Return why the Hub is unreachable; empty if it is reachable.
 
     Raises:
-        OptionError: it has no such module.
+        OptionError: the Hub has no such module.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -82,8 +82,9 @@ def hub_trouble(name: str) -> str:
     except (HFValidationError, RepositoryNotFoundError):
         raise OptionError(
             f"{WHERE}: there is no file or folder {name}, and the Hub has no metric module "
-            f"{space_of(name)}. Its own are listed at https://huggingface.co/evaluate-metric; a "
-            "file on disk is given by its path, as in evaluate:path/to/module.py."
+            f"{space_of(name)}. The modules of the library are listed at "
+            "https://huggingface.co/evaluate-metric; a local file is given by its path, e.g. "
+            "evaluate:path/to/module.py."
         ) from None
     except Exception as error:  # offline, a Hub in trouble, or what its HTTP library raises
         return type(error).__name__
@@ -92,7 +93,7 @@ def hub_trouble(name: str) -> str:
 
 @contextmanager
 def offline(yes: bool) -> Iterator[None]:
-    """Keep `evaluate` to its cache inside a block: its own timeouts are minutes."""
+    """Restrict `evaluate` to its cache inside a block, because its own timeouts are minutes."""
     from evaluate import config
 
     before = config.HF_EVALUATE_OFFLINE
@@ -104,27 +105,27 @@ def offline(yes: bool) -> Iterator[None]:
 
 
 def missing(name: str, trouble: str) -> str:
-    """Say that a module cannot be fetched, and how to do without the network."""
-    why = f"the Hub does not answer ({trouble})" if trouble else "the Hub does not give it"
+    """Return a message that a module is unavailable, and how to use it without a network."""
+    why = f"the Hub does not respond ({trouble})" if trouble else "the Hub does not provide it"
     file = f"{name.rpartition('/')[2]}.py"
     return (
         f"{WHERE}: {name} cannot be loaded: there is no file or folder of that name, {why}, and "
-        f"the cache of `evaluate` does not hold it. Where there is a network, download {file} "
-        f"from https://huggingface.co/spaces/{space_of(name)}, and give the copy's path: "
+        "the cache of `evaluate` does not contain it. On a computer with network access, download "
+        f"{file} from https://huggingface.co/spaces/{space_of(name)}, and give the copy's path: "
         f"evaluate:path/to/{file}."
     )
 
 
 def told(error: Exception) -> str:
-    """Tell an error of others in one line."""
+    """Describe another library's error in one line."""
     reason = " ".join(str(error).split())[:400].rstrip(".")
     return f"{type(error).__name__}{': ' if reason else ''}{reason}"
 
 
 def form_of(features: Any) -> str | None:
-    """Tell how a module takes predictions: `pictures`, `rows` (lists of lists) or `pixels`.
+    """Return how a module takes predictions: `pictures`, `rows` (lists of lists) or `pixels`.
 
-    None for what label maps cannot be turned into.
+    None if label maps cannot be converted to its inputs.
     """
     if set(features) != INPUTS:
         return None
@@ -136,7 +137,7 @@ def _form(feature: Any) -> str | None:
     if type(feature).__name__ == "Image":
         return "pictures"
     depth = 0
-    while isinstance(feature, list) or hasattr(feature, "feature"):  # two ways to write a list
+    while isinstance(feature, list) or hasattr(feature, "feature"):  # two notations for a list
         feature = feature[0] if isinstance(feature, list) else feature.feature
         depth += 1
     number = type(feature).__name__ in ("Value", "ClassLabel")
@@ -144,19 +145,19 @@ def _form(feature: Any) -> str | None:
 
 
 def arguments(kind: Any, path: str, known: Mapping[str, Any], typed: Mapping[str, Any]) -> Any:
-    """Choose what the module's compute is given beside predictions and references.
+    """Return the arguments of the module's compute besides predictions and references.
 
     Args:
         kind: the module's class.
-        path: as it was typed.
-        known: what can be told, by the usual names; left out where compute does not take it.
-        typed: what the user asked for; it wins.
+        path: as typed by the user.
+        known: known values by their usual names; left out if compute does not accept them.
+        typed: values given by the user; they take precedence.
 
     Returns:
         A dict.
 
     Raises:
-        OptionError: compute does not take what was typed, or needs more.
+        OptionError: compute does not accept a given value, or requires more.
     """
     taken = dict(inspect.signature(kind._compute).parameters)
     any_name = any(one.kind is one.VAR_KEYWORD for one in taken.values())
@@ -167,7 +168,8 @@ def arguments(kind: Any, path: str, known: Mapping[str, Any], typed: Mapping[str
     ]
     if unknown := [name for name in typed if name not in names and not any_name]:
         raise OptionError(
-            f"{WHERE}: kwargs: {path} takes no {', '.join(unknown)}. Known: {', '.join(names)}."
+            f"{WHERE}: kwargs: {path} does not accept {', '.join(unknown)}. "
+            f"Known: {', '.join(names)}."
         )
     given = {name: value for name, value in known.items() if name in names} | dict(typed)
     needs = [name for name in names if taken[name].default is inspect.Parameter.empty]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PATIENCE = 600.0
-"""Seconds that processes wait for each other when they open and read the shared files."""
+"""Timeout in seconds for opening and reading the files shared between processes."""
 TRIAL = (32, 32)
-"""(H, W) of the perfect prediction that tells a module's score names."""
+"""(H, W) of the perfect prediction that is used to find out a module's score names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,32 +28,31 @@ class EvaluateOptions:
     """Options of evaluate."""
 
     path: str
-    """The module's .py file, a folder that holds one of its own name, or its name on the Hub."""
+    """The module's .py file, a folder with a .py file of the same name, or its name on the Hub."""
     config: str | None = None
-    """The module's configuration, for those that have several."""
+    """The module's configuration name, if it has several."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """What the module's compute is given beside, as in `kwargs={average: macro}`; it gets
-    num_labels, num_classes and ignore_index (255) by itself where it takes them."""
+    """Additional arguments of the module's compute, e.g. `kwargs={average: macro}`; num_labels,
+    num_classes and ignore_index (255) are added if it accepts them."""
     lower_is_better: tuple[str, ...] = ()
-    """Names of its scores of which a lower value is the better one, as `--best-by` needs to know;
-    a module does not tell."""
+    """Names of its scores for which lower is better, as needed by `--best-by`; modules do not
+    provide this."""
 
 
 class EvaluateModule:
-    """A metric module, fed on every process and computed on the main one, as `evaluate` does it.
+    """A metric module, updated on every process and computed on the main one, as in `evaluate`.
 
-    A module of pictures or lists of lists is given whole label maps, with 255 in labels and
-    predictions where the label is ignored; one of single values is given the pixels that are not
-    ignored. It gathers by itself, through files in the folder HF_METRICS_CACHE that all processes
-    must see; so `state` is empty, and all processes must build it and call `compute` together,
-    once.
+    A module for images or lists of lists gets whole label maps, with 255 in labels and predictions
+    where the label is ignored; a module for single values gets the labelled pixels. It gathers its
+    inputs itself, through files in the folder HF_METRICS_CACHE, which all processes must share. So
+    `state` is empty, and all processes must build it and call `compute` together, once.
     """
 
     def __init__(self, options: EvaluateOptions, facts: Facts) -> None:
         """Load the module and open its files.
 
         Raises:
-            OptionError: it cannot be loaded, or does not fit label maps.
+            OptionError: the module cannot be loaded, or is not applicable to label maps.
         """
         self.state: dict[str, Tensor] = {}
         self.path, self.names, self.fed = options.path, facts.class_names, 0
@@ -65,13 +64,13 @@ class EvaluateModule:
             self.empty = self._try_out(make(kind, options.config, folder, keep_in_memory=True))
         if unknown := sorted(set(options.lower_is_better) - set(self.empty)):
             raise OptionError(
-                f"{WHERE}: lower_is_better: {self.path} gives no score {', '.join(unknown)}. Its "
+                f"{WHERE}: lower_is_better: {self.path} returns no score {', '.join(unknown)}. Its "
                 f"scores: {', '.join(self.empty)}."
             )
         self.module = self._open(kind, options.config)
 
     def _try_out(self, module: Any) -> dict[str, Any]:
-        """Score a perfect prediction of all classes; return its scores' names with nan."""
+        """Score a perfect prediction of all classes; return the score names with nan."""
         import torch
 
         classes = torch.arange(TRIAL[0] * TRIAL[1]).remainder(len(self.names)).view(1, *TRIAL)
@@ -81,22 +80,20 @@ class EvaluateModule:
             scores = scores_of(module.compute(**self.arguments), self.names)
         except OptionError:
             raise
-        except Exception as error:  # the code of a stranger
+        except Exception as error:  # third-party code
             raise OptionError(
                 f"{WHERE}: {self.path} fails on a perfect prediction of all {len(self.names)} "
                 f"classes: {evaluate_loading.told(error)}."
             ) from error
         if not scores:
-            raise OptionError(
-                f"{WHERE}: {self.path} gives neither a number nor one for each class."
-            )
+            raise OptionError(f"{WHERE}: {self.path} returns neither a number nor one per class.")
         return {
             name: dict.fromkeys(score, math.nan) if isinstance(score, dict) else math.nan
             for name, score in scores.items()
         }
 
     def _open(self, kind: Any, config: str | None) -> Any:
-        """Open this process's file: all processes do it now, since some may never see an image."""
+        """Open this process's file; all processes do it now, since some may get no images."""
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
 
@@ -111,11 +108,11 @@ class EvaluateModule:
         return module
 
     def update(self, predictions: "Tensor", labels: "Tensor") -> None:
-        """Hand over predictions (N, H, W) and labels (N, H, W), 255 ignored."""
+        """Add predictions (N, H, W) and labels (N, H, W), 255 ignored."""
         self.fed += self._feed(self.module, predictions, labels)
 
     def _feed(self, module: Any, predictions: "Tensor", labels: "Tensor") -> int:
-        """Add to a module; return by how many examples of its own kind."""
+        """Add to a module; return the number of its examples."""
         valid = labels != IGNORE
         columns: list[Any]
         if self.form == "pixels":
@@ -129,10 +126,10 @@ class EvaluateModule:
         return len(columns[0])
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return the module's scores under its own names, nan where nothing was added.
+        """Return the module's scores under its own names, nan if nothing was added.
 
-        Of its results, numbers are taken and lists of K numbers, by class. Processes other than
-        the main one return nan.
+        Numbers are used as they are, and lists of K numbers by class. Processes other than the main
+        one return nan.
         """
         from accelerate import PartialState
         from accelerate.utils import gather_object
@@ -147,10 +144,10 @@ class EvaluateModule:
 
 
 def agreed_class(options: EvaluateOptions) -> Any:
-    """Return the module's class; the main process fetches it, and all raise what it met.
+    """Return the module's class, downloaded by the main process; errors are raised on all.
 
     Raises:
-        OptionError: it cannot be loaded.
+        OptionError: the module cannot be loaded.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
@@ -168,7 +165,7 @@ def agreed_class(options: EvaluateOptions) -> Any:
 
 
 def make(kind: Any, config: str | None, folder: str, **more: Any) -> Any:
-    """Build a module of a class that `evaluate` has loaded, with its files in `folder`."""
+    """Build a module of a class loaded by `evaluate`, with its files in `folder`."""
     run = Path(folder).name
     module = kind(config_name=config, cache_dir=folder, experiment_id=run, timeout=PATIENCE, **more)
     module.download_and_prepare()
@@ -176,7 +173,7 @@ def make(kind: Any, config: str | None, folder: str, **more: Any) -> Any:
 
 
 def new_folder() -> str:
-    """Make a folder of its own in the cache of `evaluate`, which processes share."""
+    """Create a folder in the cache of `evaluate`, which the processes share."""
     from evaluate import config
 
     root = Path(config.HF_METRICS_CACHE).expanduser()
@@ -185,10 +182,10 @@ def new_folder() -> str:
 
 
 def chosen_form(module: Any) -> str:
-    """Choose among the ways in which a module takes its inputs, and tell how it is fed.
+    """Select one of the module's input formats, and return its form.
 
     Raises:
-        OptionError: it takes nothing that label maps can be turned into.
+        OptionError: label maps cannot be converted to any of them.
     """
     ways = module.features if isinstance(module.features, list) else [module.features]
     forms = {evaluate_loading.form_of(way): way for way in reversed(ways)}
@@ -197,13 +194,13 @@ def chosen_form(module: Any) -> str:
             module.info.features = forms[form]
             return form
     raise OptionError(
-        f"{WHERE}: {module.name} takes {', '.join(map(str, ways))}. It can be fed predictions and "
+        f"{WHERE}: {module.name} takes {', '.join(map(str, ways))}. Supported are predictions and "
         "references that are images, lists of lists of integers, or integers."
     )
 
 
 def scores_of(result: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Take the numbers out of a module's result, and lists of K numbers by class name."""
+    """Extract the numbers from a module's result, and lists of K numbers by class name."""
     import numpy as np
 
     scores: dict[str, Any] = {}
@@ -220,7 +217,7 @@ def scores_of(result: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 @hookimpl
 def segacc_metrics() -> list[Metric]:
-    """Register it."""
+    """Register evaluate."""
     return [
         Metric(
             name="evaluate",

@@ -1,4 +1,4 @@
-"""`mean_iou`, `dice`, `frequency_weighted_iou`: how far labels and predictions overlap."""
+"""`mean_iou`, `dice`, `frequency_weighted_iou`: overlap of labels and predictions."""
 
 from dataclasses import dataclass
 from math import nan
@@ -13,14 +13,14 @@ class MeanIouOptions:
 
 
 class MeanIou(Confusion):
-    """IoU and accuracy, named as the `evaluate` library's mean_iou.
+    """IoU and accuracy, with the names of the `evaluate` library's mean_iou.
 
-    A class that occurs neither in labels nor in predictions has no IoU; one without a labelled
-    pixel has no accuracy.
+    A class that is absent from labels and predictions has no IoU; one without labelled pixels has
+    no accuracy.
     """
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return the three means and the two scores per category, 0..1, computed in float64."""
+        """Return the three means and the two per-class scores, 0..1, computed in float64."""
         right, labelled, predicted = self.areas()
         iou, accuracy = right / (labelled + predicted - right), right / labelled
         return {
@@ -38,14 +38,14 @@ class DiceMetricOptions:
 
 
 class DiceScores(Confusion):
-    """Dice, which is F1, beside the precision and the recall that it is the harmonic mean of.
+    """Dice (F1), with precision and recall, of which it is the harmonic mean.
 
-    A class that is labelled and never predicted has precision 0, one that is predicted and nowhere
-    labelled recall 0; one that is neither has no score.
+    A class that is labelled but never predicted has precision 0, one that is predicted but never
+    labelled has recall 0; one that is absent from both has no score.
     """
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return means and scores per category, 0..1, computed in float64."""
+        """Return means and per-class scores, 0..1, computed in float64."""
         right, labelled, predicted = self.areas()
         scores = {
             "dice": 2 * right / (labelled + predicted),
@@ -63,10 +63,10 @@ class FrequencyWeightedIouOptions:
 
 
 class FrequencyWeightedIou(Confusion):
-    """IoU of each class by its share of the labelled pixels (Long et al., CVPR 2015)."""
+    """IoU averaged over classes with their labelled pixels as weights (Long et al., CVPR 2015)."""
 
     def compute(self) -> dict[str, float | dict[str, float]]:
-        """Return the one score, 0..1, computed in float64."""
+        """Return the score, 0..1, computed in float64."""
         right, labelled, predicted = self.areas()
         iou = right / (labelled + predicted - right)
         return {"frequency_weighted_iou": ((labelled * iou).nansum() / labelled.sum()).item()}
@@ -74,7 +74,7 @@ class FrequencyWeightedIou(Confusion):
 
 @hookimpl
 def segacc_metrics() -> list[Metric]:
-    """Register them."""
+    """Register mean_iou, dice and frequency_weighted_iou."""
     return [
         Metric(
             name="mean_iou",
@@ -90,7 +90,7 @@ def segacc_metrics() -> list[Metric]:
         ),
         Metric(
             name="frequency_weighted_iou",
-            summary="IoU, each class by its share of the labelled pixels (Long et al. 2015)",
+            summary="IoU weighted by each class's labelled pixels (Long et al. 2015)",
             options=FrequencyWeightedIouOptions,
             build=lambda options, facts: FrequencyWeightedIou(facts),
         ),

@@ -1,4 +1,4 @@
-"""`binary` and `calibration`: scores that need the probability of the predicted class."""
+"""`binary` and `calibration`: scores that use the probability of the predicted class."""
 
 import csv
 import math
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BINS, SPAN = 2**12, 16.0
-"""Bins of the histogram of log-odds, and the log-odds at its ends (1 in 9 million)."""
+"""Number of histogram bins for the log-odds, and the log-odds at its ends (1 in 9 million)."""
 ONE = 2**20
-"""A probability of 1 in the integers that are summed: sums stay exact in any order, each term is
-rounded by 5e-7 at most."""
+"""The integer that stands for a probability of 1: integer sums are exact in any order, and each
+term is rounded by at most 5e-7."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,38 +28,38 @@ class BinaryOptions:
     """Options of binary."""
 
     positive: str | int | None = None
-    """Name or number of the class that is looked for; default the second one."""
+    """Name or index of the foreground class; default the second one."""
 
 
 class Binary:
-    """How well one of two classes is found.
+    """Scores of the foreground for two classes.
 
-    The area under the ROC curve comes from a histogram of the foreground's log-odds: pixels of one
-    bin count as ties, so it is off by half the pairs that share a bin, at most.
+    The area under the ROC curve is computed from a histogram of the foreground's log-odds: pixels
+    in the same bin are ties, so the error is at most half the pairs that share a bin.
     """
 
     def __init__(self, options: BinaryOptions, facts: Facts) -> None:
-        """Start empty.
+        """Start with empty counts.
 
         Raises:
-            OptionError: there are not two classes, or `positive` is none of them.
+            OptionError: there are not two classes, or `positive` is not one of them.
         """
         import torch
 
         self.positive = positive_class(options.positive, facts.class_names)
         self.counts = Confusion(facts)
-        self.state = self.counts.state  # one mapping, as the states may be exchanged in it
+        self.state = self.counts.state  # the same mapping, because its states may be replaced
         self.state["log_odds"] = torch.zeros(2, BINS, dtype=torch.int64)
 
     def update(self, predictions: "Tensor", labels: "Tensor", confidence: "Tensor") -> None:
-        """Count predictions and labels (N, H, W) int64, with confidence (N, H, W) float32."""
+        """Add predictions and labels (N, H, W) int64, with confidence (N, H, W) float32."""
         self.counts.update(predictions, labels)
         valid = labels != IGNORE
         sure = confidence[valid].float().clamp(0, 1)
         odds = sure.where(predictions[valid] == self.positive, 1 - sure).logit()
-        place = ((odds + SPAN) * (BINS / (2 * SPAN))).clamp(0, BINS - 1).long()
-        place += BINS * (labels[valid] == self.positive)
-        counts = place.bincount(minlength=2 * BINS).view(2, BINS)
+        index = ((odds + SPAN) * (BINS / (2 * SPAN))).clamp(0, BINS - 1).long()
+        index += BINS * (labels[valid] == self.positive)
+        counts = index.bincount(minlength=2 * BINS).view(2, BINS)
         self.state["log_odds"] = self.state["log_odds"].to(counts.device) + counts
 
     def compute(self) -> dict[str, float | dict[str, float]]:
@@ -77,16 +77,16 @@ class Binary:
 
 
 def positive_class(given: str | int | None, names: tuple[str, ...]) -> int:
-    """Return the class, 0 or 1, that is looked for.
+    """Return the foreground class, 0 or 1.
 
     Raises:
-        OptionError: there are not two classes, or `given` is none of them.
+        OptionError: there are not two classes, or `given` is not one of them.
     """
     if len(names) != 2:
         raise OptionError(
-            f"--metric binary: it is for 2 classes, and the data set has {len(names)}: "
-            f"{', '.join(names[:8])}{' ...' if len(names) > 8 else ''}. For more, take mean_iou or "
-            "dice."
+            f"--metric binary: it needs 2 classes, but the data set has {len(names)}: "
+            f"{', '.join(names[:8])}{' ...' if len(names) > 8 else ''}. For more classes, use "
+            "mean_iou or dice."
         )
     if given is None:
         return 1
@@ -95,7 +95,7 @@ def positive_class(given: str | int | None, names: tuple[str, ...]) -> int:
     if str(given) in ("0", "1"):
         return int(given)
     raise OptionError(
-        f"--metric binary: positive={given} is neither of the classes {names[0]} (0) and "
+        f"--metric binary: positive={given} is not one of the classes {names[0]} (0) and "
         f"{names[1]} (1)."
     )
 
@@ -105,14 +105,14 @@ class CalibrationOptions:
     """Options of calibration."""
 
     bins: Annotated[int, Ge(2), Le(1000)] = 15
-    """Bins of equal width that confidences are sorted into."""
+    """Number of confidence bins of equal width."""
 
 
 class Calibration:
-    """How far confidence is from the share of right pixels (Guo et al., ICML 2017)."""
+    """Difference between confidence and accuracy (Guo et al., ICML 2017)."""
 
     def __init__(self, options: CalibrationOptions) -> None:
-        """Start empty."""
+        """Start with empty counts."""
         import torch
 
         self.bins = options.bins
@@ -122,18 +122,18 @@ class Calibration:
         }
 
     def update(self, predictions: "Tensor", labels: "Tensor", confidence: "Tensor") -> None:
-        """Sort pixels by confidence (N, H, W) float32 into bins; count, and sum confidence.
+        """Add pixels to bins by confidence (N, H, W) float32: counts, and sums of confidence.
 
-        A confidence on the edge of two bins belongs to the lower one.
+        A confidence at the boundary of two bins belongs to the lower one.
         """
         valid = labels != IGNORE
         sure = (confidence[valid].float().clamp(0, 1) * ONE).round().long()
-        place = ((sure * self.bins - 1) // ONE).clamp(min=0)
-        hits = place[predictions[valid] == labels[valid]]
+        index = ((sure * self.bins - 1) // ONE).clamp(min=0)
+        hits = index[predictions[valid] == labels[valid]]
         counts = {
-            "pixels": place.bincount(minlength=self.bins),
+            "pixels": index.bincount(minlength=self.bins),
             "right": hits.bincount(minlength=self.bins),
-            "confidence": sure.new_zeros(self.bins).index_add_(0, place, sure),
+            "confidence": sure.new_zeros(self.bins).index_add_(0, index, sure),
         }
         for name, count in counts.items():
             self.state[name] = self.state[name].to(count.device) + count
@@ -153,24 +153,24 @@ class Calibration:
         }
 
     def write(self, folder: Path) -> None:
-        """Write calibration.csv: a line for each bin, empty where no pixel fell into it."""
+        """Write calibration.csv: one line per bin, without values for an empty bin."""
         columns = [one.tolist() for one in self.reliability()]
         with (folder / "calibration.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["above", "up to", "pixels", "accuracy", "mean confidence"])
-            for place, (pixels, *numbers) in enumerate(zip(*columns, strict=True)):
-                edges = (f"{(place + end) / self.bins:.6f}" for end in (0, 1))
+            for index, (pixels, *numbers) in enumerate(zip(*columns, strict=True)):
+                edges = (f"{(index + end) / self.bins:.6f}" for end in (0, 1))
                 told = (f"{number:.6f}" if pixels else "" for number in numbers)
                 table.writerow([*edges, int(pixels), *told])
 
 
 @hookimpl
 def segacc_metrics() -> list[Metric]:
-    """Register both."""
+    """Register binary and calibration."""
     return [
         Metric(
             name="binary",
-            summary="of two classes: IoU, precision and recall of the foreground, and the AUROC",
+            summary="IoU, precision, recall and AUROC of the foreground, for two classes",
             options=BinaryOptions,
             build=Binary,
             wants_confidence=True,
