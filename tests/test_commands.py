@@ -190,8 +190,8 @@ def test_a_folder_that_holds_no_network_is_refused(
     given = ("--dataset", f"folder:root={data}")
     assert_refused(
         warm("evaluate", trained, *given, cwd=tmp_path),
-        f"MODEL_FOLDER: {trained} is no folder of a saved network: it holds no config.json. Did "
-        f"you mean {trained}/best?",
+        f"MODEL_FOLDER: {trained} is not a model folder: it has no config.json. Did you mean "
+        f"{trained}/best?",
     )
     offers = load_registry().of_kind("architecture")
     known = sorted(kind for offer in offers for kind in offer.record.model_types)

@@ -154,7 +154,7 @@ def test_a_run_scores_both_and_saves_the_average(data: Path, tmp_path: Path) -> 
     assert side["terms"]["weights"] == "ema"
     assert side["scores"]["mean_iou"] == seen[3].scores["mean_iou"]
     card = " ".join((run.folder / "last" / "README.md").read_text().split())
-    assert "The weights are their exponential moving average, decay 0.7." in card
+    assert "The weights are an exponential moving average with decay 0.7." in card
     assert "ema weights" in card
 
 
@@ -164,7 +164,9 @@ def test_deepspeeds_weights_are_not_followed(data: Path, tmp_path: Path) -> None
     strange: Any = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, is_fsdp2=False)
     with pytest.raises(OptionError) as error:
         build_ema(plan, Small(), strange)
-    assert str(error.value) == "--ema: not with DEEPSPEED; of sharded networks with FSDP2's only."
+    assert str(error.value) == (
+        "--ema: not supported with DEEPSPEED; the only sharding it supports is FSDP2."
+    )
 
 
 def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_path: Path) -> None:

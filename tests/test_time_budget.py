@@ -136,7 +136,7 @@ def test_a_run_uses_its_time_and_ends_in_it(warm: Warm, data: Path, tmp_path: Pa
     assert rows(run, "train") == steps
     refused = warm("--resume", run, "--max-time", "3s", cwd=tmp_path)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("segacc: --max-time: 3s: the run has taken 0:")
+    assert refused.stderr.startswith("segacc: --max-time: 3s: the run has already used 0:")
     more = assert_succeeded(warm("--resume", run, "--max-steps", total + 2, cwd=tmp_path))
     assert f"finished at step {total + 2}/{total + 2}" in more.stdout
 
