@@ -115,7 +115,7 @@ REFUSED = [
     ),
     (
         ["plugins", "segformr"],
-        'nothing is called "segformr". Did you mean "segformer"? `python -m segacc plugins` '
+        'unknown component "segformr". Did you mean "segformer"? `python -m segacc plugins` '
         "lists all names.",
     ),
 ]

@@ -265,6 +265,6 @@ def test_a_stream_is_scored_image_by_image() -> None:
     with pytest.raises(OptionError) as caught:
         refuse_batches(data, 2, "--eval-batch-size")
     assert isinstance(caught.value, SegaccError) and str(caught.value) == (
-        "--eval-batch-size: 2: the split that is scored is streamed, image by image. Leave this "
-        "out."
+        "--eval-batch-size: 2: the evaluated split is a stream, which is scored image by image. "
+        "Leave this out."
     )

@@ -103,8 +103,8 @@ def test_an_encoder_alone_asks_for_an_architecture(
     done = warm(*STEP, "--weights", lite, "--dataset", f"folder:root={data}", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"segacc: --weights: {lite}: holds no network of transformers, which is no whole "
-        "segmentation network that segacc knows. If it is an encoder, name the architecture"
+        f"segacc: --weights: {lite}: a config.json without model_type is not a segmentation model "
+        "that segacc knows. If it is an encoder, give an architecture that uses it"
     )
 
 
@@ -233,7 +233,7 @@ def test_a_protocol_for_training_is_stored_with_the_scores(
     given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}")
     protocol = ("--protocol", "slide:crop=32,stride=20")
     done = assert_succeeded(warm(*given, *protocol, "--channels-last", cwd=tmp_path))
-    assert "protocol slide:crop=32,stride=20, raw weights" in done.stdout
+    assert "protocol slide:crop=32,stride=20, float32" in done.stdout
     side = json.loads((tmp_path / "run/best/segacc.json").read_text())
     assert side["protocol"] == "slide:crop=32,stride=20"
     assert_refused(

@@ -271,7 +271,7 @@ def test_weights_choose_the_architecture(registry: Registry, tmp_path: Path, sha
     )
     (tmp_path / "config.json").write_text('{"model_type": "swin"}')
     text = refusal(registry, weights=str(tmp_path))
-    assert text.startswith(f"--weights: {tmp_path}: holds a swin network, which is no whole")
+    assert text.startswith(f"--weights: {tmp_path}: the model type swin is not a segmentation ")
     assert "as --arch upernet:backbone=NAME" in text and "mobilenet_v2, " in text
     (tmp_path / "config.json").write_text("{}")
     side = {"architecture": {"name": "segformer", "variant": "tiny"}}

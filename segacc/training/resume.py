@@ -181,8 +181,10 @@ def fit_first(run: "Run", limit: str) -> None:
         )
     if over or progress.max_steps is None:
         progress.max_steps = progress.step + FIRST_GUESS
-    used = f"{clock_text(run.clock.before)} of it used" if run.clock.before else "in all"
-    run.notes.append(f"{limit} {used}: {progress.max_steps} steps until the speed is known")
+    used = f" ({clock_text(run.clock.before)} used)" if run.clock.before else ""
+    run.notes.append(
+        f"--max-time {limit}{used}: assuming {progress.max_steps} steps until the speed is known"
+    )
 
 
 def read_state(run: "Run", stored: Path) -> None:
