@@ -1,6 +1,7 @@
-"""segacc trains, evaluates and runs semantic-segmentation networks on Accelerate.
+"""Train, evaluate and run semantic-segmentation networks with Accelerate.
 
-What plugin authors import is here; so are TrainConfig, train and Segmenter, loaded when first used.
+The names that plugins import are defined here, and TrainConfig, train and Segmenter, which are
+loaded on first use.
 """
 
 import os
@@ -8,15 +9,16 @@ import sys
 
 
 def _is_main_program() -> bool:
-    """Tell whether Python was started with `-m segacc` and is looking for it just now."""
-    here = -len(sys.argv)  # argv begins with "-m" for as long as Python looks for the module
+    """Return whether Python was started with `-m segacc` and is importing it now."""
+    here = -len(sys.argv)  # argv[0] is "-m" while Python is locating the module
     return sys.argv[0] == "-m" and sys.orig_argv[here].removeprefix("-m") == "segacc"
 
 
 def _leave_out_working_folder() -> None:
-    """Take back what `-m` put on sys.path, here and in child processes; PYTHONPATH stays.
+    """Remove the working folder that `-m` added to sys.path, here and in child processes.
 
-    A clone that is not installed goes to the end instead, where it stands in for nothing.
+    PYTHONPATH stays. A clone of segacc that is not installed is moved to the end of sys.path, where
+    it cannot shadow other packages.
     """
     if sys.flags.safe_path or sys.path[0] != os.getcwd():  # noqa: PTH109 - pathlib is not loaded
         return
@@ -27,7 +29,7 @@ def _leave_out_working_folder() -> None:
 
 
 if _is_main_program():
-    _leave_out_working_folder()  # first, while nothing else is imported
+    _leave_out_working_folder()  # before anything else is imported
 
 # isort: split
 
@@ -84,11 +86,11 @@ _LAZY = {
     "Segmenter": "segacc.evaluation.segmenter",
 }
 
-auto.install()  # transformers' Auto classes read segacc's own networks, too
+auto.install()  # registers segacc's own networks with transformers' Auto classes
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch only when it is asked for."""
+    """Import the names that need torch on first use."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'segacc' has no attribute {name!r}")

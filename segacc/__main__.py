@@ -1,4 +1,4 @@
-"""Parse, plan, build, train; a user's mistake is one paragraph and exit code 2."""
+"""The command line's entry point: a user's mistake is one paragraph and exit code 2."""
 
 import atexit
 import errno
@@ -14,18 +14,19 @@ from typing import NoReturn
 from segacc.errors import SegaccError
 
 LINGER = 10.0
-"""Seconds that another process waits for the main one to speak; the launcher ends it then."""
+"""Seconds that other processes wait before exit code 2, so that the main process can print the
+error before the launcher ends it."""
 
 MPI = {
     "PMI_": "MPI_LOCALRANKID",
     "OMPI_COMM_WORLD_": "OMPI_COMM_WORLD_LOCAL_RANK",
     "MV2_COMM_WORLD_": "MV2_COMM_WORLD_LOCAL_RANK",
 }
-"""How MPI's variables of size and rank begin, and the one of the rank on a machine."""
+"""Prefix of each MPI's size and rank variables, and the name of its local-rank variable."""
 
 
 def main() -> int:
-    """Run the command line of this process; return the exit code."""
+    """Run the command of this process's command line; return the exit code."""
     show_any_character()
     try:
         from segacc.commands import cli
@@ -36,7 +37,7 @@ def main() -> int:
             time.sleep(LINGER)
         sys.stderr.write(paragraph(f"segacc: {error}") + "\n")
         return 2
-    except KeyboardInterrupt:  # training takes it otherwise, once it has begun
+    except KeyboardInterrupt:  # once training has begun, it handles Ctrl+C itself
         sys.stderr.write("segacc: interrupted.\n" if os.environ.get("RANK", "0") == "0" else "")
         return 130
     except BrokenPipeError:
@@ -45,12 +46,12 @@ def main() -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.stderr.write(f"segacc: something cannot be written: {error}.\n")
+        sys.stderr.write(f"segacc: cannot write to disk: {error}.\n")
         return 2
 
 
 def take_mpi_names() -> None:
-    """Let processes that MPI launched have the variables that torch's launcher sets."""
+    """Set the variables of torch's launcher in a process that MPI launched."""
     for mpi, local in MPI.items():
         if "WORLD_SIZE" not in os.environ and os.environ.get(f"{mpi}SIZE", "1") != "1":
             names = {"WORLD_SIZE": f"{mpi}SIZE", "RANK": f"{mpi}RANK", "LOCAL_RANK": local}
@@ -59,25 +60,25 @@ def take_mpi_names() -> None:
 
 
 def show_any_character() -> None:
-    """Let a stream whose encoding lacks a character show a replacement instead of raising."""
+    """Make stdout and stderr print a replacement for characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # one that both reads and writes cannot be changed
+            with suppress(OSError):  # a read-write stream cannot be reconfigured
                 stream.reconfigure(errors="replace")
 
 
 def end_with(call: Callable[[], int]) -> NoReturn:
-    """Exit with the code that a call returns or exits with, or 1 where it raises.
+    """Exit with the code that `call` returns or exits with, or 1 if it raises.
 
-    Of several processes each ends before Python takes itself apart, so that no thread of gloo's
-    comes too late (`processes.settle_at_exit` gives them a time; that is what other scripts have).
-    What was registered with atexit has run by then, what was registered before this call excepted.
+    In a multi-process run each process leaves by os._exit before the interpreter is finalized,
+    since gloo's threads may crash it then. (Other scripts only have the short delay of
+    `processes.settle_at_exit`.) Functions registered with atexit after this call still run.
     """
     code = 1
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            with suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
                 stream.flush()
         os._exit(code)
 
@@ -92,17 +93,17 @@ def end_with(call: Callable[[], int]) -> NoReturn:
 
 
 def script() -> NoReturn:
-    """Run the command line, as the script `segacc` and as `python -m segacc`."""
+    """Run the command line; the entry point of `segacc` and of `python -m segacc`."""
     take_mpi_names()
     end_with(main)
 
 
 def paragraph(text: str) -> str:
-    """Wrap a text at the terminal's words; leave it on one line where it goes into a file."""
+    """Wrap a text to the terminal's width; leave it on one line if stderr is not a terminal."""
     if not sys.stderr.isatty():
         return text
     columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    width = min(100, columns or 100)  # 0: a terminal that nobody gave a size
+    width = min(100, columns or 100)  # 0: the terminal's size is unknown
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 

@@ -1,44 +1,44 @@
-"""What can go wrong by a user's hand: one paragraph of where, what, and what would be right."""
+"""Errors caused by user input; each message is a paragraph: where, what is wrong, how to fix it."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def count_of(count: int, word: str) -> str:
-    """Tell a number of things, as `1 pixel` or `2 pixels`."""
+    """Return a count with its noun, as `1 pixel` or `2 pixels`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 class SegaccError(Exception):
-    """A mistake the user can mend: printed as one paragraph, and the process exits with 2."""
+    """An error that the user can fix: printed as one paragraph, with exit code 2."""
 
 
 class OptionError(SegaccError):
-    """Something typed on the command line, in a YAML file or in Python is not what it should be."""
+    """A setting given on the command line, in a YAML file or in Python is invalid."""
 
 
 class DataError(SegaccError):
-    """A data set, an image or a label is not what it should be."""
+    """A data set, an image or a label is invalid."""
 
 
 class UnreadableError(DataError):
-    """An image or label file is missing or not decodable; `skip_unreadable` may pass it over."""
+    """An image or label file is missing or cannot be decoded; see `skip_unreadable`."""
 
 
 class WriteError(SegaccError):
-    """Something of a run cannot be written: the disk is full, or the terminal is gone."""
+    """The output of a run cannot be written: the disk is full, or the terminal is gone."""
 
 
 class PluginError(SegaccError):
-    """A component is unknown, ambiguous, or its plugin is broken."""
+    """A component's name is unknown or ambiguous, or its plugin is broken."""
 
 
 class NonFiniteError(SegaccError):
-    """A loss or a gradient is not a finite number, more often than is tolerated."""
+    """A loss or a gradient was not finite in more steps than `tolerate_nonfinite` allows."""
 
 
 class WeightsError(SegaccError):
-    """Weights cannot be found, or do not belong to the network they were given for."""
+    """Weights cannot be found, or do not fit the network."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

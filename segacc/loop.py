@@ -1,4 +1,4 @@
-"""The heart: `train`, `train_step`, `evaluate`. Read it from top to bottom."""
+"""The training loop: `train`, `train_step` and `evaluate`, to be read from top to bottom."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,10 +28,10 @@ Stop = Callable[[], bool]
 
 
 def train(run: Run) -> Iterator[Event]:
-    """Train from the run's present step to its last, and tell what happens.
+    """Train from the run's current step to its last one.
 
     Yields:
-        Started; for each step StepDone and, where due, Fitted, Skipped, Evaluated and Saved;
+        Started, then for each step StepDone and, when due, Fitted, Skipped, Evaluated and Saved;
         Stopped at the end.
     """
     progress, meter, clock = run.progress, Meter(run), run.clock
@@ -40,12 +40,12 @@ def train(run: Run) -> Iterator[Event]:
     )
 
     with run.signal as signal:
-        if run.evaluation_due():  # a signal came between a step and its evaluation
+        if run.evaluation_due():  # the run was stopped between a step and its evaluation
             yield from evaluation(run)
 
         try:
-            for window in windows(run, meter, signal):
-                numbers = train_step(run, window)
+            for micro_batches in windows(run, meter, signal):
+                numbers = train_step(run, micro_batches)
                 progress.step += 1
                 clock.lap("step")
                 yield from refit(run)
@@ -63,7 +63,7 @@ def train(run: Run) -> Iterator[Event]:
                     clock.lap("checkpoint")
 
                 meter.restart()
-        except (DataError, WriteError):  # met by one process, raised on all: keep what was learnt
+        except (DataError, WriteError):  # raised on all processes together, so all can save
             if progress.saved != progress.step:
                 yield save_checkpoint(run)
             raise
@@ -78,25 +78,25 @@ def train(run: Run) -> Iterator[Event]:
     yield ending.stopped(run, signal.name)
 
 
-def train_step(run: Run, window: list[Batch]) -> StepNumbers:
-    """Take one optimizer step on a window of micro-batches.
+def train_step(run: Run, micro_batches: list[Batch]) -> StepNumbers:
+    """Take one optimizer step on this process's micro-batches.
 
-    Each loss is its sum over the whole effective batch, all micro-batches of all processes, divided
-    by that batch's own count; so the gradient does not depend on how the batch is cut.
+    Each loss is summed over the effective batch (all micro-batches of all processes) and divided by
+    the count of that batch, so the gradient does not depend on how the batch is split.
     """
     accelerator, optimizer = run.accelerator, run.optimizer
-    counts, valid = effective_counts(run, window)
-    share = accelerator.num_processes * len(window)  # accelerate takes the mean over both
+    counts, valid = effective_counts(run, micro_batches)
+    share = accelerator.num_processes * len(micro_batches)  # accelerate averages over both
     losses = torch.zeros_like(counts)
     run.begin_step()
-    for batch in window:
+    for batch in micro_batches:
         with accelerator.accumulate(run.model):
             logits = run.model(run.network.normalize(batch.images))
             terms = loss_sums(run, logits, batch.labels) / counts
             accelerator.backward(terms.sum() * share)
         losses += terms.detach()
     grad_norm = run.clip_gradients()
-    skipped = run.guard.check(run.progress, losses, grad_norm, window)
+    skipped = run.guard.check(run.progress, losses, grad_norm, micro_batches)
     if not skipped:
         optimizer.step()
         average(run)
@@ -104,9 +104,9 @@ def train_step(run: Run, window: list[Batch]) -> StepNumbers:
     return StepNumbers(losses=losses, grad_norm=grad_norm, valid=valid, skipped=skipped)
 
 
-def effective_counts(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor]:
-    """Sum each loss's count, and the valid pixels, over micro-batches and processes."""
-    labels = [batch.labels for batch in window]
+def effective_counts(run: Run, micro_batches: list[Batch]) -> tuple[Tensor, Tensor]:
+    """Sum each loss's count (L,) and the valid pixels over micro-batches and processes."""
+    labels = [batch.labels for batch in micro_batches]
     counts = [
         torch.stack([loss.count(label) for label in labels]).sum() for loss in run.losses.values()
     ]
@@ -116,7 +116,7 @@ def effective_counts(run: Run, window: list[Batch]) -> tuple[Tensor, Tensor]:
 
 
 def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:
-    """Sum each loss over a micro-batch, auxiliary logits with their weights: (L,) float."""
+    """Sum each loss over a micro-batch, adding auxiliary logits by their weights: (L,) float."""
     main = logits.main if logits.queries is None else logits.queries
     sums = []
     for loss in run.losses.values():
@@ -128,11 +128,11 @@ def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:
 
 
 def evaluation(run: Run) -> Iterator[Event]:
-    """Score the validation split with each kind of weights, of which the last is judged.
+    """Score the validation split with each kind of weights; the last kind decides what is best.
 
     Yields:
-        Evaluated for each, and Saved when it is the best so far; nothing where a signal came
-        meanwhile: a resumed run begins with this evaluation.
+        Evaluated for each kind, and Saved if the score is the best so far. Nothing if a signal
+        interrupts the evaluation: a resumed run then starts with it.
     """
     progress, best, found = run.progress, False, []
     for weights in kinds(run):
@@ -145,7 +145,7 @@ def evaluation(run: Run) -> Iterator[Event]:
         progress.num_images = run.scoring.num_images
         if weights == kinds(run)[-1]:
             best = run.note(scores)
-        told = Evaluated(
+        event = Evaluated(
             step=progress.step,
             scores=scores,
             terms=run.scoring.terms(),
@@ -153,7 +153,7 @@ def evaluation(run: Run) -> Iterator[Event]:
             best=best,
             examples=tuple(examples),
         )
-        found.append(told)
+        found.append(event)
     yield from found
     if best:
         yield Saved(step=progress.step, folder=save_model(run, "best"))
@@ -166,11 +166,11 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
     make the same number of forward calls, as sharded networks need; padding is not counted.
 
     Args:
-        scoring: what is scored, with which network, and how.
-        stop: asked after each batch; if it is true on one process, all of them stop.
+        scoring: the network, the data, the metrics and the protocol.
+        stop: called after each batch; if it returns True on any process, all processes stop.
 
     Raises:
-        StoppedError: `stop` was true.
+        StoppedError: `stop` returned True on a process.
     """
     accelerator, metrics = scoring.accelerator, scoring.metrics()
     examples, images = [], 0
@@ -197,7 +197,7 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
 
 
 def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
-    """Add up the states over all processes and compute; the main process's scores are all's."""
+    """Sum the metric states over processes and compute; all get the main process's scores."""
     accelerator = scoring.accelerator
     found: list[Scores] = []
     for metric in metrics.values():
@@ -209,12 +209,12 @@ def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
 
 def save_checkpoint(run: Run) -> Saved:
     """Write checkpoints/step-N."""
-    progress, place, before = run.progress, run.folder / "checkpoints", run.progress.saved
+    progress, parent, before = run.progress, run.folder / "checkpoints", run.progress.saved
     progress.saved, progress.seconds = progress.step, run.clock.used()
     progress.max_steps, progress.unreadable = run.max_steps, sorted(run.unreadable)
     keep = run.config.keep
     try:
-        folder = checkpoint.save(place, progress, run.accelerator, keep=keep, ema=run.ema)
+        folder = checkpoint.save(parent, progress, run.accelerator, keep=keep, ema=run.ema)
     except SegaccError:
         progress.saved = before
         raise

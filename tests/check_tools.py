@@ -82,7 +82,7 @@ SPOILS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         LABEL,
         foreign_values,
         "values",
-        "1 label of train holds other values than the classes: 7 (5 pixels), 9 (2 pixels)",
+        "1 label of train has values without a class: 7 (5 pixels), 9 (2 pixels)",
     ),
     "a missing label": (LABEL, Path.unlink, "missing label", "1 label of train is missing"),
     "a missing image": (IMAGE, dangling, "missing image", "1 image of train is missing"),
@@ -108,31 +108,31 @@ SPOILS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         LABEL,
         smaller,
         "size",
-        "1 label of train has not its image's size: the label is 24x32 pixels, its image 48x64 "
-        "(height x width). They must be of one size: export the label again, or resize it with "
-        "nearest neighbour",
+        "1 label of train differs in size from its image: the label is 24x32 pixels, its image "
+        "48x64 (height x width). They must be of one size: export the label again, or resize it "
+        "with nearest neighbour",
     ),
     "a label in colours": (
         LABEL,
         colors,
         "label",
-        "1 label of train is not what it should be: the label is a RGB picture of 3 channels; "
-        "expected one channel of class ids. Name the class of each colour (colors=FILE of "
-        "--dataset folder), or export index masks (palette PNGs are read as ids)",
+        "1 label of train is invalid: the label is a RGB picture of 3 channels; expected one "
+        "channel of class ids. Name the class of each colour (colors=FILE of --dataset folder), "
+        "or export index masks (palette PNGs are read as ids)",
     ),
     "a label of fractions": (
         LABEL,
         fractions,
         "label",
-        "1 label of train is not what it should be: the label holds fractions (mode F); expected "
-        "class ids. Save them as 8-bit or 16-bit integers",
+        "1 label of train is invalid: the label holds fractions (mode F); expected class ids. Save "
+        "them as 8-bit or 16-bit integers",
     ),
     "an image of 32 bits": (
         IMAGE,
         fractions,
         "image",
-        "1 image of train is not what it should be: the image has 32 bits a pixel (mode F), of no "
-        "certain range. Save it with 8 or 16 bits",
+        "1 image of train is invalid: the image has 32 bits a pixel (mode F), of no certain range. "
+        "Save it with 8 or 16 bits",
     ),
 }
 """By name: the file, what is done to it, the kind of fault, and what is said of it."""

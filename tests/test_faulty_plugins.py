@@ -218,22 +218,22 @@ def test_a_network_is_named(
     assert not (tmp_path / "run").exists()
 
 
-STATE = "its state must be a dict of tensors of numbers, which processes add up"
-CHANGES = "its state changes when images are counted, from {'right': 'float64 (2,)'} to "
+STATE = "its state must be a dict of numeric tensors, which are summed over processes"
+CHANGES = "its state changes in an update, from {'right': 'float64 (2,)'} to "
 METRICS = {
-    "lower": "lower_is_better names shares, no score of it; its scores: share",
-    "text": 'lower_is_better is the text "share"; expected is a tuple of names',
+    "lower": "lower_is_better has the unknown score shares; known: share",
+    "text": 'lower_is_better is the string "share", expected a tuple of names',
     "number": STATE,
     "list": STATE,
     "bool": STATE,
     "grows": CHANGES
-    + "{'right': 'float64 (4,)'}; expected are the same names, shapes and dtypes from the start",
-    "name": CHANGES + "{'right': 'float64 (2,)', 'more': 'float64 (2,)'}; expected are the same "
+    + "{'right': 'float64 (4,)'}; expected the same names, shapes and dtypes from the start",
+    "name": CHANGES + "{'right': 'float64 (2,)', 'more': 'float64 (2,)'}; expected the same "
     "names, shapes and dtypes from the start",
     "dtype": CHANGES
-    + "{'right': 'float32 (2,)'}; expected are the same names, shapes and dtypes from the start",
-    "mean": 'its state "right" of two images is not the sum of those of each, as it must be over '
-    "processes: keep sums and counts there, and divide in compute()",
+    + "{'right': 'float32 (2,)'}; expected the same names, shapes and dtypes from the start",
+    "mean": 'its state "right" for two images is not the sum of the states for each, as summing '
+    "over processes requires: keep sums and counts, and divide in compute()",
     "fails": "it fails on a small image: ValueError: no such thing",
 }
 

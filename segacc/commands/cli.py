@@ -1,6 +1,6 @@
-"""The command line: flags from the config dataclasses, recipes, and which command is meant.
+"""The command line: commands, flags made from the config dataclasses, and recipes.
 
-The commands are imported when all that was typed is parsed: `--help` and a typo do without rich.
+Commands are imported after the arguments are parsed, so that `--help` and errors are fast.
 """
 
 import argparse
@@ -28,18 +28,18 @@ COMMANDS = ("evaluate", "compare", "predict", "check-data", "plugins")
 USAGE = """\
   accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
   python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
-  python -m segacc compare A/evaluation B/evaluation                            better?
+  python -m segacc compare A/evaluation B/evaluation                            compare
   python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
-  python -m segacc check-data --dataset ... [--sample N] [--json]               look at data
-  python -m segacc plugins [NAME] [--json|--markdown]                           what there is
-  python -m segacc plugins new NAME                                             your own"""
+  python -m segacc check-data --dataset ... [--sample N] [--json]               check data
+  python -m segacc plugins [NAME] [--json|--markdown]                           list plugins
+  python -m segacc plugins new NAME                                             new plugin"""
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises instead of printing."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the message as OptionError."""
+        """Raise OptionError with the message."""
         message = message.removeprefix("argument ")
         if switch := re.match(r"(--[\w-]+)/(--no-[\w-]+): ignored", message):
             message = f"{switch[1]}: takes no value; write {switch[1]} or {switch[2]}"
@@ -47,12 +47,12 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """A flag that may be given once; a second one would be ignored, so it is refused."""
+    """Action of a flag that may be given only once."""
 
     def __call__(
         self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
-        """Store, or raise OptionError."""
+        """Store the value; raise OptionError if the flag was given before."""
         if hasattr(namespace, self.dest):
             raise OptionError(
                 f"{option_string}: given twice: {getattr(namespace, self.dest)!r} and "
@@ -62,23 +62,23 @@ class Once(argparse.Action):
 
 
 def dashes(arg: str) -> str:
-    """Take `--batch_size` for `--batch-size`; a value keeps its underscores."""
+    """Replace underscores by dashes in a flag, as in `--batch_size`, but not in its value."""
     flag, equals, value = arg.partition("=")
     return flag.replace("_", "-") + equals + value if flag.startswith("--") else arg
 
 
 def make_parser(**words: Any) -> Parser:
-    """Make the parser of a command; what is not typed leaves no trace."""
+    """Return the parser of a command; flags that are not given have no attribute."""
     return Parser(
         **{"prog": "segacc", **words}, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
 
 
 def parse(parser: Parser, args: list[str]) -> dict[str, Any]:
-    """Return what was typed, by name.
+    """Return the given arguments by name.
 
     Raises:
-        OptionError: an unknown flag or argument, or one that argparse refuses.
+        OptionError: a flag or argument is unknown, or argparse refuses it.
     """
     namespace, unknown = parser.parse_known_args(args)
     if unknown:
@@ -93,7 +93,7 @@ def parse(parser: Parser, args: list[str]) -> dict[str, Any]:
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
-    """Make one flag of each field, under the headings that stand as comments in the class."""
+    """Add a flag for each field of a class, grouped by the comments in it as headings."""
     headings, hints = _headings(cls), typing.get_type_hints(cls)
     groups: dict[str, Any] = {}
     for option in describe(cls):
@@ -106,7 +106,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
 
 
 def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:
-    """Choose how a flag is given: a switch, once for each of many, or once."""
+    """Return the argparse settings of a flag: a switch, repeatable, or given once."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is ...:
@@ -148,28 +148,28 @@ def _default(default: Any) -> str:
 
 
 def recipe_folder() -> Path:
-    """Return the folder of the recipes: inside the package, in a checkout beside it."""
+    """Return the folder of the recipes: in the package, or next to it in a checkout."""
     package = Path(__file__).parent.parent
     shipped = package / "recipes"
     return shipped if shipped.is_dir() else package.parent / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """List the recipes."""
+    """Return the names of the recipes."""
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
 def read_recipe(name: str) -> Layer:
-    """Read a recipe by name, as settings that come from `--recipe NAME`.
+    """Read the settings of a recipe, with `--recipe NAME` as their source.
 
     Raises:
-        OptionError: there is none of this name.
+        OptionError: the name is unknown.
     """
     names = recipe_names()
     if name not in names:
         raise OptionError(
             f'--recipe: unknown recipe "{name}". {did_you_mean(name, names)}'
-            f"Known: {', '.join(names)}. A file of your own goes to --config."
+            f"Known: {', '.join(names)}. Use --config for a file of your own."
         )
     return replace(read_yaml(recipe_folder() / f"{name}.yaml"), source=f"--recipe {name}")
 
@@ -178,7 +178,7 @@ def run(argv: Sequence[str]) -> int:
     """Run a command line and return the exit code.
 
     Raises:
-        SegaccError: something typed is wrong.
+        SegaccError: an argument is invalid.
     """
     args = [dashes(arg) for arg in argv]
     if args and not args[0].startswith("-"):
@@ -186,8 +186,7 @@ def run(argv: Sequence[str]) -> int:
         if name not in COMMANDS:
             raise OptionError(
                 f'unknown command "{name}". {did_you_mean(name, COMMANDS)}'
-                f"Commands: {', '.join(COMMANDS)}; "
-                "without a command segacc trains."
+                f"Commands: {', '.join(COMMANDS)}; without a command segacc trains."
             )
         run_command = {
             "evaluate": _evaluate,
@@ -204,11 +203,14 @@ def _train(args: list[str]) -> int:
     parser = make_parser(usage="\n" + USAGE, description="Train a semantic-segmentation network.")
     parser.add_argument("--version", action="version", version=f"segacc {VERSION}")
     parser.add_argument(
-        "--config", metavar="FILE", action=Once, help="YAML of settings; flags go over it."
+        "--config", metavar="FILE", action=Once, help="YAML file of settings; flags override it."
     )
     names = ", ".join(recipe_names())
     parser.add_argument(
-        "--recipe", metavar="NAME", action=Once, help=f"Published settings, under --config: {names}"
+        "--recipe",
+        metavar="NAME",
+        action=Once,
+        help=f"Published settings, overridden by --config and flags: {names}",
     )
     add_flags(parser, TrainConfig)
     typed = parse(parser, args)
@@ -242,10 +244,10 @@ def _evaluate(args: list[str]) -> int:
 def _compare(args: list[str]) -> int:
     parser = make_parser(
         prog="segacc compare",
-        description="Tell whether B scores better than A: a paired bootstrap over the images.",
+        description="Test whether B scores better than A by a paired bootstrap over the images.",
     )
-    parser.add_argument("a", metavar="A", help="folder that `segacc evaluate` wrote")
-    parser.add_argument("b", metavar="B", help="another one, on the same images")
+    parser.add_argument("a", metavar="A", help="output folder of `segacc evaluate`")
+    parser.add_argument("b", metavar="B", help="another one, for the same images")
     add_flags(parser, CompareConfig)
     typed = parse(parser, args)
     a, b = (Path(typed.pop(name)).expanduser() for name in ("a", "b"))
@@ -258,13 +260,14 @@ def _compare(args: list[str]) -> int:
 
 def _predict(args: list[str]) -> int:
     parser = make_parser(
-        prog="segacc predict", description="Segment pictures: index PNGs and overlays."
+        prog="segacc predict",
+        description="Segment images; write PNGs of label ids and overlays.",
     )
     parser.add_argument(
         "model", metavar="MODEL_FOLDER", help="best/ or last/ of a run, or any transformers folder"
     )
     parser.add_argument(
-        "inputs", metavar="IMAGE_OR_FOLDER", nargs="+", help="pictures, or folders of pictures"
+        "inputs", metavar="IMAGE_OR_FOLDER", nargs="+", help="images, or folders of images"
     )
     add_flags(parser, PredictConfig)
     parser.add_argument("-r", dest="recursive", action="store_true", help="the same as --recursive")
@@ -280,7 +283,7 @@ def _predict(args: list[str]) -> int:
 def _check_data(args: list[str]) -> int:
     parser = make_parser(
         prog="segacc check-data",
-        description="Read a data set as a run would; exit 1 when a run would stop at it.",
+        description="Scan a data set and report problems; exit code 1 if training would fail.",
     )
     add_flags(parser, CheckConfig)
     typed = parse(parser, args)
@@ -289,10 +292,13 @@ def _check_data(args: list[str]) -> int:
     if not typed.get("show_augmented"):
         unused = [f"--{key}" for key in ("aug", "augment") if key in typed]
         if unused:
-            raise OptionError(f"{unused[0]}: is for --show-augmented; add that, or leave it out.")
+            raise OptionError(
+                f"{unused[0]}: only has an effect with --show-augmented; add that, or leave it out."
+            )
         if "seed" in typed and "val_fraction" not in typed:
             raise OptionError(
-                "--seed: is for --val-fraction and --show-augmented; add one, or leave it out."
+                "--seed: only has an effect with --val-fraction or --show-augmented; add one, or "
+                "leave it out."
             )
     elif "aug" in typed and "augment" in typed:
         raise OptionError("--aug and --augment exclude each other; give one.")
@@ -305,10 +311,10 @@ def _plugins(args: list[str]) -> int:
     if args[:1] == ["new"]:
         return _new_plugin(args[1:])
     parser = make_parser(
-        prog="segacc plugins", description="Show what can be named, and which plugins are broken."
+        prog="segacc plugins", description="List all components, and plugins that are broken."
     )
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", default=None, help="a component, to show its options"
+        "name", metavar="NAME", nargs="?", default=None, help="a component whose options to show"
     )
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", default=False, help="print JSON")
@@ -319,7 +325,7 @@ def _plugins(args: list[str]) -> int:
     from segacc.commands.plugins import plugins_command
 
     if typed["name"] and typed["markdown"]:
-        raise OptionError("--markdown prints all architectures; leave the name out.")
+        raise OptionError("--markdown: prints all architectures; leave the name out.")
     form = "json" if typed["json"] else "markdown" if typed["markdown"] else "text"
     return plugins_command(typed["name"], form=form)
 
@@ -327,10 +333,10 @@ def _plugins(args: list[str]) -> int:
 def _new_plugin(args: list[str]) -> int:
     parser = make_parser(
         prog="segacc plugins new",
-        description="Write a plugin that can be installed: an architecture, and its test.",
+        description="Write an installable plugin with an architecture and its test.",
     )
     parser.add_argument(
-        "name", metavar="NAME", help="of the architecture; the folder will be segacc-NAME"
+        "name", metavar="NAME", help="name of the architecture; the folder will be segacc-NAME"
     )
     typed = parse(parser, args)
     from segacc.commands.plugins import new_plugin_command

@@ -1,4 +1,4 @@
-"""What all commands share: the process that speaks, quiet libraries, warnings of broken plugins."""
+"""Shared by all commands: the main process, plugin warnings and quiet libraries."""
 
 import os
 import sys
@@ -7,12 +7,12 @@ from segacc.registry import Registry, load_registry
 
 
 def is_main() -> bool:
-    """Tell whether this is the process that speaks, before accelerate is there to ask."""
+    """Return whether this is the main process, before accelerate is started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def load_plugins() -> Registry:
-    """Load the registry; the main process warns of each broken plugin and each taken name."""
+    """Load the registry; the main process prints warnings on broken plugins and name clashes."""
     registry = load_registry()
     if is_main():
         for failure in registry.failures:
@@ -23,7 +23,7 @@ def load_plugins() -> Registry:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from talking over the display: their bars and advice, not their errors."""
+    """Turn off progress bars and warnings of libraries, but not their errors."""
     import logging
     import warnings
 

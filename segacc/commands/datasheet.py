@@ -1,4 +1,4 @@
-"""What an architecture needs, found by a dry pass: `segacc plugins NAME`, docs/architectures.md."""
+"""Facts of an architecture from a dry pass, for `segacc plugins NAME` and docs/architectures.md."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -14,9 +14,9 @@ from segacc.registry import Offer, Registry
 from segacc.settings.options import decode, describe, parse_component
 
 CLASSES = 150
-"""As many as ADE20K has."""
+"""Number of classes of the head, that of ADE20K."""
 SIDE = 512
-"""Pixels a side of the crop that the facts are found on, made to fit."""
+"""Side of the crop for the dry pass in pixels, changed to fit the network."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class Datasheet:
     """Facts of one architecture with one set of options."""
 
     typed: str
-    """As in `--arch`."""
+    """Name and options, as for `--arch`."""
     parameters: int
-    """With a head for 150 classes."""
+    """Number of parameters with a head for 150 classes."""
     stride: float
-    """Pixels of the image for one of the logits."""
+    """Image pixels per logit, in height and width."""
     sizes: str
-    """The images that it takes."""
+    """The supported image sizes."""
     min_batch_size: int
     unused: int
-    """Trainable parameters that no gradient reaches: frozen at the start."""
+    """Number of trainable parameters without a gradient; they are frozen at the start."""
     checkpointing: bool
-    """Whether gradient checkpointing is offered."""
+    """Whether gradient checkpointing is supported."""
     weights: str
     """Default weights; empty for none."""
     license: str
 
     def facts(self) -> list[tuple[str, str]]:
-        """Tell them as (what, value)."""
+        """Return the facts as pairs of name and value."""
         images = "image" if self.min_batch_size == 1 else "images"
         frozen = f"{self.unused} tensors get no gradient and are frozen" if self.unused else "all"
         terms = f" ({self.license})" if self.weights and self.license else ""
@@ -57,10 +57,10 @@ class Datasheet:
 
 
 def datasheet(record: Any, typed: str = "") -> Datasheet:
-    """Find the facts of an architecture with the options `key=value,...`.
+    """Collect the facts of an architecture with the options `key=value,...`.
 
-    Parameters are counted, and the pass is run, on torch's meta device; a network that asks for
-    values is built for small images and run on the CPU instead.
+    Parameters are counted and the dry pass is run on torch's meta device. A network that needs
+    tensor values is built for small images and run on the CPU instead.
 
     Raises:
         ModuleNotFoundError: it needs a package that is not installed.
@@ -72,7 +72,7 @@ def datasheet(record: Any, typed: str = "") -> Datasheet:
     rule = network.size_rule
     try:
         findings = probe(network, facts.crop_size)
-    except Exception:  # values are asked for, and there are none
+    except Exception:  # it needs values, which meta tensors do not have
         network, facts = construct(record, options, nullcontext(), side=128)
         findings = probe(network, facts.crop_size)
     return _sheet(record, options, where, parameters, rule.text(), findings, network)
@@ -101,13 +101,13 @@ def _sheet(
 
 
 def construct(
-    record: Any, options: Any, place: AbstractContextManager[Any], side: int = SIDE
+    record: Any, options: Any, device: AbstractContextManager[Any], side: int = SIDE
 ) -> tuple[SegmentationModel, Facts]:
-    """Build a network for crops that it takes, with tensors on a device."""
+    """Build a network on a device, for a crop size that fits it."""
     size = (side, side)
     names = tuple(f"class {k}" for k in range(CLASSES))
     facts = Facts(num_classes=CLASSES, class_names=names, crop_size=size)
-    with place:
+    with device:
         network: SegmentationModel = record.build(options, facts)
         if (fitting := network.size_rule.fit(size)) != size:
             facts = Facts(num_classes=CLASSES, class_names=names, crop_size=fitting)
@@ -116,7 +116,7 @@ def construct(
 
 
 def markdown(registry: Registry) -> Iterator[str]:
-    """Yield the lines of docs/architectures.md: a row for each variant, then all options."""
+    """Yield the lines of docs/architectures.md: a table of all variants, then all options."""
     yield from HEAD.splitlines()
     offers = [one for one in registry.of_kind("architecture") if one.built_in]
     for offer in offers:

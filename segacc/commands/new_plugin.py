@@ -1,4 +1,4 @@
-"""`segacc plugins new NAME`: writes a distribution with one architecture and its test."""
+"""`segacc plugins new NAME`: write a distribution with one architecture and its test."""
 
 import re
 from pathlib import Path
@@ -64,7 +64,7 @@ def segacc_architectures():
     ]
 ''',
     "segacc_NAME/network.py": '''\
-"""The network: replace it by yours."""
+"""The network; replace it with your own."""
 
 from segacc import Facts
 from segacc.model import Logits, SegmentationModel
@@ -76,11 +76,11 @@ class Network(SegmentationModel):
 
     Args:
         width: channels of the encoder's output.
-        facts: of the run, such as the number of classes.
+        facts: facts of the run, such as the number of classes.
     """
 
     head_prefixes = ("head.",)
-    """Parameters whose names begin so have the learning rate of the head."""
+    """Name prefixes of the parameters that get the learning rate of the head."""
 
     def __init__(self, width: int, facts: Facts) -> None:
         super().__init__()
@@ -118,36 +118,36 @@ The architecture `NAME` for [segacc](https://pypi.org/project/segacc/).
     accelerate launch -m segacc --arch NAME:width=64
 """,
 }
-"""By path. NAME is what was typed, DASHED the same with `-` for `_`, as distributions are named."""
+"""The files by path. NAME is the given name, and DASHED the same with `-` for `_`."""
 
 
 def write_plugin(name: str, registry: Registry, parent: Path) -> list[Path]:
     """Write the distribution `segacc-NAME` into a new folder.
 
     Args:
-        name: of the architecture.
-        registry: knows which names are taken.
-        parent: folder that the new one is made in.
+        name: name of the architecture.
+        registry: the known components, whose names are taken.
+        parent: the folder in which to create the new one.
 
     Returns:
-        The files, the folder itself first.
+        The new folder, then its files.
 
     Raises:
-        OptionError: the name is no name, or taken; or the folder is there already.
+        OptionError: the name is invalid or taken, or the folder exists.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise OptionError(
-            f'segacc plugins new: "{name}" is no name for an architecture: it needs lower-case '
-            "letters, digits and _, a letter first, as in my_net."
+            f'segacc plugins new: "{name}" is not a valid name: use lower-case letters, digits and '
+            "_, starting with a letter, as in my_net."
         )
     if taken := [one for one in registry.of_kind("architecture") if one.record.name == name]:
         raise OptionError(
-            f'segacc plugins new: there is an architecture "{name}" already, from '
+            f'segacc plugins new: the architecture "{name}" already exists, in '
             f"{taken[0].distribution}. Choose another name."
         )
     folder = parent / f"segacc-{name.replace('_', '-')}"
     if folder.exists():
-        raise OptionError(f"segacc plugins new: {folder} exists already. Choose another name.")
+        raise OptionError(f"segacc plugins new: {folder} already exists. Choose another name.")
     written = [folder]
     for path, text in FILES.items():
         file = folder / path.replace("NAME", name)

@@ -1,4 +1,4 @@
-"""`segacc plugins`: what can be named, and which plugins are broken."""
+"""`segacc plugins`: list components and broken plugins, and show a component's options."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from segacc.settings.options import OptionDoc, describe
 
 
 def plugins_command(name: str | None, *, form: str) -> int:
-    """Show what can be named; return 1 when a plugin is broken."""
+    """List all components or show one; return 1 if a plugin is broken."""
     registry, console = load_registry(), Console(soft_wrap=True)
     if form == "markdown":
         quiet_libraries()
@@ -34,13 +34,13 @@ def plugins_command(name: str | None, *, form: str) -> int:
         print_listing(registry, console)
     else:
         if any(offer.kind == "architecture" for offer in named(registry, name)):
-            quiet_libraries()  # it will be built
+            quiet_libraries()  # its datasheet builds the network
         print_component(registry, name, console)
     return 1 if registry.failures else 0
 
 
 def new_plugin_command(name: str) -> int:
-    """Write the distribution of a new plugin into the working folder, and say what to do next."""
+    """Write the distribution of a new plugin into the working folder, and print the next steps."""
     folder, *files = write_plugin(name, load_plugins(), Path())
     for file in files:
         sys.stdout.write(f"{file}\n")
@@ -53,39 +53,39 @@ def new_plugin_command(name: str) -> int:
 
 
 def named(registry: Registry, name: str) -> list[Offer]:
-    """Return the offers called `name`, of any kind.
+    """Return the components called `name`, of any kind.
 
     Raises:
-        PluginError: there is none.
+        PluginError: the name is unknown.
     """
     found = [offer for offer in registry.offers if name in (offer.record.name, offer.full_name)]
     if not found:
         known = sorted({offer.record.name for offer in registry.offers})
         broken = "".join(f" Note: {failure.text()}." for failure in registry.failures)
         raise PluginError(
-            f'nothing is called "{name}". {did_you_mean(name, known)}'
+            f'unknown component "{name}". {did_you_mean(name, known)}'
             f"`python -m segacc plugins` lists all names.{broken}"
         )
     return found
 
 
 def print_listing(registry: Registry, console: Console) -> None:
-    """Print one table of all components, then the failures."""
+    """Print one table of all components, then broken plugins and name clashes."""
     rows = []
     for kind in KINDS:
-        for place, offer in enumerate(registry.of_kind(kind)):
+        for index, offer in enumerate(registry.of_kind(kind)):
             source = "built in" if offer.built_in else f"{offer.distribution} {offer.version}"
-            rows.append(("" if place else kind, offer.record.name, source, offer.record.summary))
+            rows.append(("" if index else kind, offer.record.name, source, offer.record.summary))
     _print_table(console, ("kind", "name", "from", "what it is"), rows)
     for failure in registry.failures:
         _say(console, f"BROKEN  {failure.text()}")
     for clash in registry.clashes():
         _say(console, clash)
-    _say(console, "`segacc plugins NAME` shows the options of one.")
+    _say(console, "`segacc plugins NAME` shows the options of a component.")
 
 
 def print_datasheet(offer: Offer, console: Console) -> None:
-    """Print what a dry pass finds of an architecture; what it lacks where it cannot be built."""
+    """Print the facts of an architecture from a dry pass, or why it cannot be built."""
     from segacc.commands.datasheet import datasheet
 
     try:
@@ -93,7 +93,7 @@ def print_datasheet(offer: Offer, console: Console) -> None:
     except ModuleNotFoundError as error:
         _say(console, f"It needs the package {error.name}, which is not installed.")
         return
-    except Exception as error:  # a stranger's code may raise anything
+    except Exception as error:  # a plugin's code may raise anything
         reason = " ".join(str(error).split())
         _say(console, f"It cannot be built with default options: {type(error).__name__}: {reason}")
         return
@@ -115,7 +115,7 @@ def print_component(registry: Registry, name: str, console: Console) -> None:
 
 
 def options_of(offer: Offer) -> "list[OptionDoc]":
-    """List the options of a component, of a data set those that all have too."""
+    """List the options of a component; for a data set, also those of all data sets."""
     common = describe(Reading) if offer.kind == "dataset" else ()
     return [*describe(offer.record.options), *common]
 
@@ -129,10 +129,10 @@ def _default(value: Any) -> str:
 def _print_table(
     console: Console, headings: Sequence[str], rows: Sequence[tuple[str, ...]]
 ) -> None:
-    """Print rows; names are never wrapped, and brackets are no markup."""
+    """Print rows as a table; names are never wrapped, and brackets are not markup."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=place == 0 or heading == "name")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=index == 0 or heading == "name")
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table, soft_wrap=False)
@@ -143,7 +143,7 @@ def _say(console: Console, text: str) -> None:
 
 
 def listing_json(registry: Registry, name: str | None) -> dict[str, Any]:
-    """Return the components, all or those called `name`, with their options, and the failures."""
+    """Return all components, or those called `name`, with their options, and broken plugins."""
     offers = registry.offers if name is None else named(registry, name)
     return {
         "components": [

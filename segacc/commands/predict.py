@@ -1,4 +1,4 @@
-"""`segacc predict`: finds images, segments them, writes predictions and overlays."""
+"""`segacc predict`: find images, segment them, and write predictions and overlays."""
 
 import sys
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ END = "_overlay.png"
 
 
 def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
-    """Segment pictures; return 1 when some could not be segmented."""
+    """Segment images; return 1 if some could not be segmented."""
     model_folder(model, "MODEL_FOLDER")
-    place = writable(config.output_dir, "--output-dir")
-    jobs, notes = find_pictures(inputs, place, recursive=config.recursive)
+    folder = writable(config.output_dir, "--output-dir")
+    jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
     console = Console(stderr=True, soft_wrap=True) if is_main() else Console(quiet=True)
     for note in notes:
         console.out(note, highlight=False)
@@ -37,7 +37,7 @@ def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -
     for reason in failed:
         sys.stderr.write(f"{reason}\n")
     console.print(
-        f"{len(jobs) - len(failed)} of {len(jobs)} pictures written to {config.output_dir}",
+        f"{len(jobs) - len(failed)} of {len(jobs)} predictions written to {config.output_dir}",
         markup=False,
         highlight=False,
     )
@@ -45,7 +45,7 @@ def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -
 
 
 def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
-    """Load a model folder under its own protocol or the one that was typed."""
+    """Load a model folder with its own protocol, or the given one."""
     from segacc.evaluation.protocol import Protocol
     from segacc.evaluation.segmenter import Segmenter
 
@@ -56,28 +56,28 @@ def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
 
 @dataclass(frozen=True)
 class Job:
-    """One picture and where its prediction goes."""
+    """An image and the paths of its prediction."""
 
     picture: Path
     index: Path
-    """PNG of raw label ids."""
+    """Path of the PNG of raw label ids."""
     overlay: Path
 
 
 def find_pictures(
     inputs: Sequence[Path], output_dir: Path, *, recursive: bool = False
 ) -> tuple[list[Job], list[str]]:
-    """List the pictures of files and folders, sorted within each folder.
+    """List the images in files and folders, sorted within each folder.
 
-    With `recursive`, pictures of folders inside a folder are taken too, and their predictions
-    written to folders of the same names; what `output_dir` holds is left out.
+    With `recursive`, images in subfolders are included, and their predictions are written to
+    subfolders of the same names; the content of `output_dir` is excluded.
 
     Returns:
-        The pictures, and what is said of those that are passed over.
+        The images, and notes on skipped files and folders.
 
     Raises:
-        OptionError: a path does not exist, a folder has no picture, two pictures would be written
-            as one, or an input would be overwritten.
+        OptionError: a path does not exist, a folder has no image, two predictions would have the
+            same path, or an input would be overwritten.
     """
     pictures: list[tuple[Path, Path]] = []
     notes: list[str] = []
@@ -91,18 +91,18 @@ def find_pictures(
         else:
             raise OptionError(f"{given}: no such file or folder.")
     jobs = [
-        Job(path, output_dir / place / f"{path.stem}.png", output_dir / place / f"{path.stem}{END}")
-        for path, place in {row[0].resolve(): row for row in reversed(pictures)}.values()
+        Job(path, output_dir / below / f"{path.stem}.png", output_dir / below / f"{path.stem}{END}")
+        for path, below in {row[0].resolve(): row for row in reversed(pictures)}.values()
     ][::-1]
     _refuse_clashes(jobs, output_dir)
     return jobs, notes
 
 
 def _in_folder(folder: Path, output_dir: Path, *, recursive: bool) -> tuple[list[Path], list[str]]:
-    """List the pictures of a folder, and say what is passed over.
+    """List the images in a folder, with notes on skipped files and folders.
 
     Raises:
-        OptionError: it has none.
+        OptionError: it has no image.
     """
     below = folders_inside(folder, but=[output_dir])
     found = sorted(filter(is_image, folder.iterdir()))
@@ -112,14 +112,13 @@ def _in_folder(folder: Path, output_dir: Path, *, recursive: bool) -> tuple[list
     elif below:
         count = sum(len(files) for _, files in below)
         notes.append(
-            f"{folder}: {count_of(len(below), 'folder')} inside, with "
-            f"{count_of(count, 'picture')}, passed over, as {below[0][0]}; --recursive takes these "
-            "too."
+            f"{folder}: skipped {count_of(len(below), 'subfolder')} with "
+            f"{count_of(count, 'image')}, such as {below[0][0]}; add --recursive to include them."
         )
     if not found:
         told = "".join(f" {line}" for line in notes)
         raise OptionError(
-            f"{folder}: no picture in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.{told}"
+            f"{folder}: no image in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.{told}"
         )
     return found, notes
 
@@ -137,17 +136,17 @@ def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
             if (first := written.setdefault(target, job.picture)) != job.picture:
                 raise OptionError(
                     f"{first} and {job.picture} would both be written as "
-                    f"{target.relative_to(output_dir)}; predict them into different folders."
+                    f"{target.relative_to(output_dir)}; use a different --output-dir for each."
                 )
 
 
 def segment_all(
     segmenter: "Segmenter", jobs: Sequence[Job], config: PredictConfig, console: Console
 ) -> list[str]:
-    """Segment each picture; return why some could not be read, or not be taken by the network.
+    """Segment each image; return the errors of those that are unreadable or of unsupported size.
 
     Raises:
-        OptionError: no PNG holds the raw label ids.
+        OptionError: the raw label ids do not fit in a PNG.
     """
     refuse_wide(segmenter.labels)
     columns = (
@@ -168,21 +167,26 @@ def segment_all(
                 segment(segmenter, job, overlay=config.overlay)
             except UnreadableError as error:
                 failed.append(str(error))
-            except OptionError as error:  # a size that the network does not take
+            except OptionError as error:  # an image size that the network does not support
                 failed.append(f"{job.picture}: {error}")
             bar.advance(task)
     return failed
 
 
 def refuse_wide(labels: "LabelMap") -> None:
-    """Refuse raw label ids that 16 bits do not hold."""
+    """Refuse raw label ids that do not fit in 16 bits.
+
+    Raises:
+        OptionError: an id is above 65535.
+    """
     import numpy as np
 
     raw = labels.restore(np.arange(len(labels.names)))
     if raw.itemsize > 2:
         raise OptionError(
-            f"The network's raw label ids go up to {raw.max()}, a PNG holds 65535 at most. In "
-            "Python, segacc.Segmenter gives the classes, its labels.restore their raw ids."
+            f"The network's raw label ids go up to {raw.max()}, but a PNG can hold only 65535. In "
+            "Python, segacc.Segmenter returns classes, and its labels.restore converts them to raw "
+            "ids."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar and tables on a terminal, plain lines elsewhere."""
+"""Console output of a run: a progress bar and tables on a terminal, plain lines elsewhere."""
 
 import shlex
 import time
@@ -28,18 +28,18 @@ from segacc.training.events import (
 )
 
 MANY_CLASSES = 25
-"""Classes of which a running training still prints every one."""
+"""Largest number of classes of which an evaluation during training prints all."""
 NEWS = 0.1
-"""Share by which a fitted number of steps must change to be told again."""
+"""Relative change of the fitted number of steps from which it is printed again."""
 QUIET = 5.0
-"""Seconds without an event after which the bar says so (an evaluation, a checkpoint)."""
+"""Seconds without an event (as in an evaluation) after which the bar shows for how long."""
 
 
 class Display:
     """Shows the events of a run, on the main process only.
 
-    On a terminal a bar and the latest numbers stay at the bottom, with a clock that ticks between
-    events; elsewhere each logged step is one line without control characters.
+    On a terminal a bar, the latest numbers and a running clock stay at the bottom; elsewhere each
+    logged step is one line without control characters.
 
         with Display(console, names=labels.names, palette=labels.palette) as screen:
             for event in train(config):
@@ -56,14 +56,14 @@ class Display:
         best_by: str = "mean_iou",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare for a run with these K class names and colours; nothing is shown yet.
+        """Prepare the display of a run; nothing is printed yet.
 
         Args:
-            console: where to write; whether it is a terminal decides between bar and lines.
+            console: the console; a terminal gets a bar, others get lines.
             names: K class names.
             palette: K RGB colours, 0..255.
-            best_by: the score beside the bar, as in `mean_iou` or `per_category_iou/nucleus`.
-            clock: seconds, for elapsed and remaining time.
+            best_by: the score shown with the bar, as `mean_iou` or `per_category_iou/nucleus`.
+            clock: returns the time in seconds, for elapsed and remaining time.
         """
         self.console, self.names, self.palette = console, names, palette
         self.best_by, self.clock = best_by, clock
@@ -76,7 +76,7 @@ class Display:
         self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4)
 
     def __enter__(self) -> "Display":
-        """Return itself; the bar appears with the Started event."""
+        """Return the display; the bar appears with the Started event."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -102,7 +102,7 @@ class Display:
                 self._show_stop(event)
 
     def summary(self) -> str:
-        """Say where the results are and which command comes next; for the end of a run."""
+        """Return the last lines of a run: where the results are, and a command to try next."""
         folder, lines = self.started.folder, []
         for path in (folder / "best", folder / "pictures", folder / "metrics.jsonl"):
             score = (
@@ -136,28 +136,28 @@ class Display:
             self.console.out("  ".join(told), highlight=False)
 
     def _show_fitted(self, event: Fitted) -> None:
-        """Let the bar have the new number; tell it only where it is clearly another one."""
+        """Update the bar's number of steps; print it only if it changed by more than NEWS."""
         self.started = replace(self.started, max_steps=event.max_steps)
         if abs(event.max_steps - self.told) > NEWS * self.told:
             self.told, used = event.max_steps, clock_text(event.used)
-            text = f"{event.max_steps} steps fit into {event.limit}, {used} of it used"
+            text = f"{event.max_steps} steps fit in {event.limit} ({used} used)"
             self.console.out(text, highlight=False)
 
     def _show_scores(self, event: Evaluated) -> None:
+        rules = "" if self.latest else event.terms.rules()  # once per run, as they never change
         self.latest, self.last = event, self.clock()
         self.best = event if event.best else self.best
         title = f"evaluation at step {event.step}: {event.terms.num_images} images in "
         title += f"{event.seconds:.1f} s, {event.terms.short()}"
         title += " (best so far)" if event.best else ""
         print_classes = partial(print_scores, names=self.names, palette=self.palette)
-        rules = event.terms.rules()
         print_classes(self.console, event.scores, title=title, rules=rules, limit=MANY_CLASSES)
 
     def _show_stop(self, event: Stopped) -> None:
         self.live.stop()
         how = f"stopped by {event.reason}" if event.resume else event.reason
         told = f"{how} at step {self._count()} after {clock_text(self.clock() - self.begin)}"
-        self.console.out(told + ("; go on with:" if event.resume else ""), highlight=False)
+        self.console.out(told + ("; resume with:" if event.resume else ""), highlight=False)
         if event.resume:
             self.console.out(event.resume, highlight=False)
 
@@ -165,29 +165,29 @@ class Display:
         return f"{self.step}/{self.started.max_steps}"
 
     def _eta(self) -> str:
-        """Tell the remaining time at the mean pace so far, evaluations included."""
+        """Return the remaining time at the mean speed so far, evaluations included."""
         if self.step == self.started.step:
             return "-:--"
         pace = (self.last - self.begin) / (self.step - self.started.step)
         return clock_text(pace * (self.started.max_steps - self.step))
 
     def _view(self) -> Group:
-        """Build what stays at the bottom of a terminal; called by rich's refresh thread."""
+        """Build the lines at the bottom of a terminal; called by rich's refresh thread."""
         now = self.clock()
         bar = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        for place in range(4):
-            bar.add_column(ratio=1 if place == 1 else None, no_wrap=True)
+        for column in range(4):
+            bar.add_column(ratio=1 if column == 1 else None, no_wrap=True)
         progress = ProgressBar(total=self.started.max_steps, completed=self.step)
         times = f"{clock_text(now - self.begin)} elapsed", f"eta {self._eta()}"
         bar.add_row(f"step {self._count()}", progress, *times)
         standing: list[tuple[str, str]] = []
-        numbers = [("waiting for the first numbers", "dim")]
+        numbers = [("waiting for the first logged step", "dim")]
         if self.logged:
             numbers = [(f"epoch {self.logged.epoch:.1f}", ""), *numbers_of(self.logged)]
         if self.latest:
             standing.append((self._standing(), "green"))
         if now - self.last > QUIET:
-            standing.append((f"last news {clock_text(now - self.last)} ago", "dim"))
+            standing.append((f"last event {clock_text(now - self.last)} ago", "dim"))
         return Group(bar, _styled(numbers), *([_styled(standing)] if standing else []))
 
     def _standing(self) -> str:
@@ -199,6 +199,6 @@ class Display:
 
 
 def _styled(parts: Sequence[tuple[str, str]]) -> Text:
-    # A console that leaves wrapping to the terminal would have the line cut at its width.
+    # With soft_wrap rich would crop the line at the terminal's width; fold it instead.
     between = Text("  ", no_wrap=False, overflow="fold")
     return between.join(Text(text, style=style) for text, style in parts)

@@ -1,4 +1,4 @@
-"""Scores as tables, and the numbers of a step as one line."""
+"""Tables of scores, and the console line of a step."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from segacc.commands.evaluate.bootstrap import Interval, Intervals
 
 Columns = Mapping[str, Mapping[str, str]]
-"""What stands under each heading, by class name; a class without is told as `-`."""
+"""Cells by heading and class name; a missing cell is shown as `-`."""
 
 COLUMN = 8
-"""Characters of a column of numbers, at least."""
+"""Minimum width of a column of numbers, in characters."""
 
 SLOW_DATA = 0.1
-"""Share of the time spent waiting for data from which advice is given."""
+"""Share of the time spent waiting for data above which advice is printed."""
 
 
 def print_scores(
@@ -42,14 +42,14 @@ def print_scores(
     """Print a title and the scores: with colours on a terminal, as plain text elsewhere.
 
     Args:
-        console: where to.
-        scores: by name.
+        console: the console.
+        scores: scores by name.
         names: K class names.
         palette: K RGB colours, 0..255.
-        title: what was scored.
-        rules: how pixels and classes counted; a line under the title.
+        title: the first line.
+        rules: a line under the title on how pixels and classes are counted; empty for none.
         limit: see `scores_table`.
-        intervals: of mean_iou and of each class's IoU; they stand beside these.
+        intervals: intervals of mean_iou and of each class's IoU, shown next to them.
     """
     if console.is_terminal:
         table = scores_table(scores, names, palette, limit=limit, intervals=intervals)
@@ -72,7 +72,7 @@ def scores_table(
 ) -> Group:
     """Build the means and a table with one row for each of the K classes, for a terminal.
 
-    With more classes than `limit`, only the best and the worst are shown, and a line says so.
+    With more classes than `limit`, only the best and the worst are shown, with a note.
     """
     columns, rows, note = _by_class(scores, names, limit)
     colors = dict(zip(names, palette, strict=True))
@@ -88,7 +88,7 @@ def scores_text(
     limit: int | None = None,
     intervals: "Intervals | None" = None,
 ) -> str:
-    """Write what `scores_table` shows as lines of plain text."""
+    """Return the content of `scores_table` as plain text."""
     columns, rows, note = _by_class(scores, names, limit)
     lines = [_means(scores, names, intervals)]
     lines += class_lines(_texts(columns, intervals), rows) if rows else []
@@ -98,7 +98,7 @@ def scores_text(
 def class_table(
     columns: Columns, rows: Sequence[str], colors: Mapping[str, Color] | None = None
 ) -> Table:
-    """Build a table with one row for each class, with its colour where there are `colors`."""
+    """Build a table with one row for each class, with its colour if `colors` are given."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")
     for header in columns:
@@ -116,7 +116,7 @@ def _swatch(name: str, colors: Mapping[str, Color]) -> Text:
 
 
 def class_lines(columns: Columns, rows: Sequence[str]) -> list[str]:
-    """Write what `class_table` shows as lines of plain text, the headings first."""
+    """Return the content of `class_table` as lines of plain text, the headings first."""
     lines = [["class", *rows]]
     for header, values in columns.items():
         lines.append([header, *(values.get(name, "-") for name in rows)])
@@ -131,7 +131,7 @@ def class_lines(columns: Columns, rows: Sequence[str]) -> list[str]:
 def _by_class(
     scores: Scores, names: Sequence[str], limit: int | None
 ) -> tuple[dict[str, Mapping[str, float]], list[str], str]:
-    """Return the columns by header, the classes to show, and a line on the ones left out."""
+    """Return the columns by header, the classes to show, and a note on omitted classes."""
     columns: dict[str, Mapping[str, float]] = {
         _header(key): values for key, values in scores.items() if _by_name(values, names)
     }
@@ -156,7 +156,7 @@ def _header(key: str) -> str:
 
 
 def _texts(columns: Mapping[str, Mapping[str, float]], intervals: "Intervals | None") -> Columns:
-    """Tell the scores as text; behind the IoU stands its interval."""
+    """Format the scores; the interval of the IoU gets a column next to it."""
     texts: dict[str, dict[str, str]] = {}
     for header, values in columns.items():
         known = {name: value for name, value in values.items() if not math.isnan(value)}
@@ -170,7 +170,7 @@ def _texts(columns: Mapping[str, Mapping[str, float]], intervals: "Intervals | N
 
 
 def interval_text(ends: "Interval", *, sign: str = "") -> str:
-    """Tell an interval as `0.4310 to 0.5021`; `sign` as in a format."""
+    """Format an interval as `0.4310 to 0.5021`; `sign` is that of a format specification."""
     return " to ".join(f"{end:{sign}.4f}" for end in ends)
 
 
@@ -179,7 +179,7 @@ def _note(intervals: "Intervals | None") -> str:
 
 
 def _means(scores: Scores, names: Sequence[str], intervals: "Intervals | None") -> str:
-    """Tell the numbers that belong to no class."""
+    """Format the scores over all classes."""
     rest = {key: values for key, values in scores.items() if not _by_name(values, names)}
     told = {key: f"{key} {value:.4f}" for key, value in flat(rest).items()}
     if intervals is not None and intervals.mean_iou and "mean_iou" in told:
@@ -188,14 +188,14 @@ def _means(scores: Scores, names: Sequence[str], intervals: "Intervals | None") 
 
 
 def score_of(event: Evaluated, key: str) -> str:
-    """Tell one score of an evaluation, and where it was reached."""
+    """Format one score of an evaluation with its step."""
     average = " (EMA)" if event.terms.weights == "ema" else ""
     value = flat(event.scores).get(key, math.nan)
     return f"{key} {value:.4f} at step {event.step}{average}"
 
 
 def numbers_of(event: StepDone) -> list[tuple[str, str]]:
-    """Tell a logged step as pairs of text and style."""
+    """Return the numbers of a logged step as pairs of text and style."""
     terms = ", ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
     terms = f" ({terms})" if len(event.losses) > 1 else ""
     slow = event.data_wait > SLOW_DATA

@@ -1,4 +1,4 @@
-"""`segacc train`, and what a notebook calls: `for event in train(TrainConfig(...))`."""
+"""`segacc train`, and its Python form: `for event in train(TrainConfig(...))`."""
 
 import dataclasses
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train_command(layers: list[Layer]) -> int:
-    """Train and show what happens; return 0, or 128 + N when signal N stopped it."""
+    """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
     plan = make_plan(gather(layers), load_plugins(), started=process_start())
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
@@ -52,20 +52,20 @@ def train_command(layers: list[Layer]) -> int:
 
 
 def unseen(error: BaseException, folder: Path) -> Exception:
-    """Say why a run ended that could not show what it did; of a closed pipe, nobody is told.
+    """Return the error with which a run ends when its console output cannot be written.
 
-    Rich leaves by SystemExit when nobody reads its pipe any more.
+    A closed pipe gives BrokenPipeError, which is not reported; rich raises SystemExit for it.
     """
     if isinstance(error, BrokenPipeError | SystemExit):
         return BrokenPipeError()
     return WriteError(
-        f"what the run shows cannot be written: {error}. It was saved and has ended; go on with "
-        f"--resume {folder}."
+        f"the console output cannot be written: {error}. The run was saved and stopped; continue "
+        f"it with --resume {folder}."
     )
 
 
 def process_start() -> float:
-    """Return when this process began, in time.monotonic's seconds."""
+    """Return when this process started, as a value of time.monotonic, in seconds."""
     import psutil
 
     return time.monotonic() - (time.time() - float(psutil.Process().create_time()))
@@ -81,10 +81,10 @@ def exit_code(stopped: Any) -> int:
 
 
 def train(config: TrainConfig) -> "Iterator[Event]":
-    """Train as `python -m segacc` does, and yield what happens; the run folder is written too.
+    """Train as `python -m segacc` does and yield the events; the run folder is written as well.
 
     Raises:
-        SegaccError: a setting, the data or the weights are not what they should be.
+        SegaccError: a setting, the data or the weights are invalid.
     """
     from segacc.training.setup import build_run
 
@@ -97,7 +97,7 @@ def train(config: TrainConfig) -> "Iterator[Event]":
 
 
 def events(run: "Run") -> "Iterator[Event]":
-    """Train a run that is built; the main process writes metrics.jsonl, pictures and trackers."""
+    """Train a built run; the main process also writes metrics.jsonl, pictures and trackers."""
     from segacc import loop
     from segacc.training import tracking
 

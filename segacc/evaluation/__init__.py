@@ -1,1 +1,1 @@
-"""How a network sees an image, decides, and is scored."""
+"""Inference and evaluation: protocols, sliding windows, prediction and scores."""

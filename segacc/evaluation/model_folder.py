@@ -1,4 +1,4 @@
-"""What a saved folder says of itself: the architecture that it belongs to, and its options."""
+"""Read a model folder's side file segacc.json, and find the architecture of its weights."""
 
 import json
 from collections.abc import Collection
@@ -9,16 +9,16 @@ from segacc.errors import WeightsError
 from segacc.registry import Offer, Registry
 
 SIDE_FILE = "segacc.json"
-"""What segacc keeps beside a transformers folder: label map, protocol, architecture."""
+"""File that segacc adds to a transformers folder: label map, protocol, architecture."""
 WHOLE = ("architecture", "facts", "labels", "protocol", "size_rule")
-"""What it holds of a network that predicts."""
+"""Keys of the side file that inference needs."""
 
 
 def side_file(folder: Path, needed: Collection[str] = ()) -> dict[str, Any]:
-    """Read segacc.json; empty where there is none.
+    """Read segacc.json; an empty dict if there is none.
 
     Raises:
-        WeightsError: it is damaged, or lacks something that is needed.
+        WeightsError: it is damaged, or lacks a needed key.
     """
     path = folder / SIDE_FILE
     if not path.is_file():
@@ -26,25 +26,24 @@ def side_file(folder: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError("no mapping")
+            raise ValueError("not a mapping")
     except ValueError as error:
         raise WeightsError(f"{path}: damaged: {error}. Copy the folder again.") from None
     if missing := [key for key in needed if key not in found]:
         raise WeightsError(
-            f"{path}: {', '.join(missing)} missing: another version of segacc wrote it, or it was "
-            "changed by hand. Without this file the folder is read as one of transformers."
+            f"{path}: {', '.join(missing)} missing: it was written by another version of segacc "
+            "or edited by hand. Without this file the folder is loaded as a transformers model."
         )
     return found
 
 
 def architecture_of(registry: Registry, folder: Path, where: str) -> dict[str, Any]:
-    """Name the architecture that a folder's weights belong to, with its options.
+    """Return the name and options of the architecture that a folder's weights belong to.
 
-    A folder of transformers is known by the model_type in its config.json, any other by what segacc
-    wrote beside it.
+    For a transformers model it is found by the model_type in config.json, otherwise in segacc.json.
 
     Raises:
-        WeightsError: no architecture here reads such weights.
+        WeightsError: no known architecture reads these weights.
     """
     path = folder / "config.json"
     try:
@@ -61,15 +60,15 @@ def architecture_of(registry: Registry, folder: Path, where: str) -> dict[str, A
         return named
     known = sorted(one for offer in registry.of_kind("architecture") for one in types(offer))
     raise WeightsError(
-        f"{where}: holds {f'a {kind} network' if kind else 'no network of transformers'}, "
-        "which is no whole segmentation network that segacc knows. If it is an encoder, name the "
-        "architecture that it goes into, as --arch upernet:backbone=NAME. Known by themselves: "
+        f"{where}: {f'the model type {kind}' if kind else 'a config.json without model_type'} is "
+        "not a segmentation model that segacc knows. If it is an encoder, give an architecture "
+        "that uses it, as --arch upernet:backbone=NAME. Known model types: "
         f"{', '.join(known)}."
     )
 
 
 def reader(registry: Registry, model_type: str | None) -> Offer | None:
-    """Return the architecture that reads a model_type, built-ins first; None if there is none."""
+    """Return the architecture that reads a model_type, preferring built-ins; None if none does."""
     offers = [one for one in registry.of_kind("architecture") if model_type in types(one)]
     return offers[0] if offers else None
 

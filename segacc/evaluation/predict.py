@@ -1,4 +1,4 @@
-"""Predicting under a protocol: the network looks at images once or several times."""
+"""Prediction under a protocol: whole images, sliding windows and test-time augmentation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,26 +40,25 @@ def decide_batch(
     *,
     confidence: bool = False,
 ) -> Decided:
-    """Predict images of one size at that size.
+    """Predict images of one size, at that size.
 
-    Each look, and each window, is a forward call on all images.
+    Each view, and each window of it, is one forward call on all images.
 
     Args:
-        forward: the network, perhaps wrapped by accelerate.
-        network: the same network, bare; it says how images are normalized, which sizes fit, and
-            what its logits are.
+        forward: the network, possibly wrapped by accelerate.
+        network: the same network, unwrapped, for normalization, size rule and kind of logits.
         images: (N, C, H, W) uint8 on the device.
-        protocol: how the network sees them.
-        most: given the number of windows of all looks, returns how many forward calls to make, not
-            fewer: see `Scoring.most`. Called once, before the first forward call.
-        confidence: whether the probability of each predicted class is wanted, too. It does not
-            change the classes; where probabilities are averaged it is there in any case.
+        protocol: resizing, padding, windows and views.
+        most: maps the number of windows of all views to the number of forward calls to make, which
+            is not smaller: see `Scoring.most`. Called once, before the first forward call.
+        confidence: whether to return the probability of each predicted class as well. It does not
+            change the classes, and is always returned if probabilities are averaged.
 
     Returns:
-        Classes (N, H, W) uint8, and perhaps their probabilities.
+        Classes (N, H, W) uint8, and their probabilities or None.
 
     Raises:
-        OptionError: the network does not take the size that the protocol makes.
+        OptionError: the size that the protocol gives does not fit the network.
     """
     size = (images.shape[-2], images.shape[-1])
     looks = list(_looks(forward, network, images, protocol))
@@ -80,10 +79,10 @@ def decide_batch(
 def _looks(
     forward: Forward, network: SegmentationModel, images: Tensor, protocol: Protocol
 ) -> Iterator["Look"]:
-    """Yield one look for each of the protocol's views; those of one scale share their pixels.
+    """Yield a Look for each of the protocol's views; views of one scale share their pixels.
 
     Raises:
-        OptionError: the network does not take the size of one of them.
+        OptionError: the size of a view does not fit the network.
     """
     resized = {scale: protocol.resize(images, scale) for scale in protocol.scales}
     for scale, flipped in protocol.views:
@@ -95,7 +94,7 @@ def _looks(
 
 @dataclass(frozen=True)
 class Look:
-    """One look of a network at N images."""
+    """One view of N images: a scale, mirrored or not, whole or in windows."""
 
     forward: Forward
     network: SegmentationModel
@@ -105,24 +104,24 @@ class Look:
     """(height, width) after padding."""
     windows: Windows | None
     flipped: bool
-    """Whether the images are mirrored; they lie here as they are."""
+    """Whether the network gets mirrored images; `images` are not mirrored."""
 
     @property
     def seen(self) -> Pixels:
-        """(h, w)."""
+        """(h, w) of the resized images."""
         return self.images.shape[-2], self.images.shape[-1]
 
     @property
     def taken(self) -> Pixels:
-        """(height, width) that the network is given."""
+        """(height, width) of the network's input."""
         return self.windows.crop if self.windows else self.padded
 
     def starts(self, windows: Windows) -> list[Pixels]:
-        """List (top, left) of all windows, row by row."""
+        """Return (top, left) of all windows, row by row."""
         return list(product(*windows.starts(self.seen)))
 
     def cut(self, top: int, left: int, crop: Pixels) -> Tensor:
-        """Normalize a part (N, C, *crop) of the images; beyond their edge is the mean colour."""
+        """Return a normalized crop (N, C, *crop) of the images, padded with the mean colour."""
         height, width = self.seen
         bottom, right = min(top + crop[0], height), min(left + crop[1], width)
         columns = slice(width - right, width - left) if self.flipped else slice(left, right)
@@ -132,11 +131,11 @@ class Look:
         return F.pad(normalized, padding) if any(padding) else normalized
 
     def through(self, top: int, left: int, crop: Pixels) -> Tensor:
-        """Return the logits (N, K, h, w) of one window."""
+        """Return the logits (N, K, h, w) of one crop."""
         return self.forward(self.cut(top, left, crop).contiguous()).main
 
     def blended(self, windows: Windows, limit: int | None = None) -> Iterator[Tensor]:
-        """Return bands (N, K, rows, w) of the mean over windows, at the size that is seen."""
+        """Yield bands (N, K, rows, w) of the mean logits over windows, at the resized size."""
         grid = Grid(*windows.starts(self.seen), windows.crop, self.seen, windows.blend)
         logits = (self.through(*start, windows.crop) for start in self.starts(windows))
         return blended_bands(logits, grid, limit=limit)
@@ -148,14 +147,14 @@ class Look:
         return logits, (size[0] * height / seen[0], size[1] * width / seen[1])
 
     def decide(self, size: Pixels, shares: Shares | None) -> Decided:
-        """Decide each pixel at the original size by this look alone."""
+        """Predict each pixel at the original size from this view alone."""
         if self.windows:
             return decide_bands(self.blended(self.windows), self.seen, size, shares)
         logits, extent = self.whole(size)
         return decide(logits, size, extent=extent, shares=shares)
 
     def view(self, size: Pixels, limit: int) -> View:
-        """Return the logits in bands, for a mean over several looks."""
+        """Return the logits in bands, for a mean over several views."""
         if self.windows:
             return View(self.blended(self.windows, limit), self.seen, size, self.flipped)
         logits, extent = self.whole(size)
@@ -163,19 +162,19 @@ class Look:
 
 
 def _check(protocol: Protocol, network: SegmentationModel, seen: Pixels, padded: Pixels) -> None:
-    """Refuse what the network does not take, and say which protocol makes it fit.
+    """Refuse an input size that does not fit the network, and suggest a protocol that does.
 
     Raises:
-        OptionError: so.
+        OptionError: the input size does not fit.
     """
     rule, windows = network.size_rule, protocol.windows
     taken = windows.crop if windows else padded
     if not (complaint := rule.complaint(taken)):
         return
-    comes = "a window" if windows else "an image"
+    part = "a window" if windows else "an image"
     right = fitting(protocol, rule, windows.crop if windows else seen)
-    does = "sees it through windows" if right.windows else "pads it"
+    effect = "uses sliding windows" if right.windows else "pads it"
     raise OptionError(
-        f"--protocol {protocol.text()}: the network {complaint}, {comes} comes as "
-        f"{taken[0]}x{taken[1]}. Choose --protocol {right.text()}, which {does}."
+        f"--protocol {protocol.text()}: the network {complaint}, but {part} is "
+        f"{taken[0]}x{taken[1]}. Use --protocol {right.text()}, which {effect}."
     )

@@ -1,4 +1,4 @@
-"""Protocols: how a network sees an image whose scores are reported, and how that is typed."""
+"""Protocols of evaluation: resizing, padding, sliding windows and test-time augmentation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,27 +20,29 @@ PRESETS: Mapping[str, str] = {
     "voc": f"whole:{MMSEG}",
 }
 """Protocols of published scores: the test pipelines of mmsegmentation 1.2.2 (configs/_base_/
-datasets/ade20k.py, cityscapes.py, pascal_voc12.py), seen whole; options go over them. Cityscapes'
-pictures of 1024x2048 stay as they are; SegFormer's scores there are those of
-`mmseg-cityscapes:crop=1024,stride=768` (configs/segformer). A name never changes its meaning.
+datasets/ade20k.py, cityscapes.py, pascal_voc12.py) on whole images. Options override them.
+Cityscapes' images of 1024x2048 keep their size; SegFormer's published scores there use
+`mmseg-cityscapes:crop=1024,stride=768` (configs/segformer). The meaning of a name never changes.
 
-Left are two differences: OpenCV may round a resized pixel otherwise by a grey level, and mmseg
-enlarges logits twice, to the resized picture and then to the original, segacc once. Its test-time
-augmentation resizes the original picture:
+Two differences remain: OpenCV may round a resized pixel differently by one grey level; and mmseg
+resizes logits twice, to the resized image and then to the original, segacc once. mmseg's test-time
+augmentation resizes the original image:
 `tta:scales=0.5/0.75/1/1.25/1.5/1.75,antialias=false`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeOptions:
-    """How an image is resized."""
+    """Options of resizing an image."""
 
     short_side: PositiveInt | None = None
-    """Pixels of the shorter side; the longer one is rounded down, as by image processors."""
+    """Length of the shorter side in pixels; the longer one is rounded down, as by transformers'
+    image processors."""
     long_side: PositiveInt | None = None
-    """Pixels that the longer side has at most; with it sides are rounded to the nearest pixel, as
-    by mmcv."""
+    """Maximum length of the longer side in pixels; with it both sides are rounded to the nearest
+    pixel, as by mmcv."""
     antialias: bool = True
-    """Smooth what is made smaller, as Pillow and image processors do; false is OpenCV's way."""
+    """Use antialiasing when downscaling, as Pillow and image processors do; false resizes as
+    OpenCV."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +52,23 @@ class WholeOptions(ResizeOptions):
     size: Size | None = None
     """(height, width) in pixels."""
     pad: PositiveInt | None = None
-    """Pad at right and bottom, after the resize, to multiples of so many pixels."""
+    """Pad at right and bottom, after resizing, to a multiple of this many pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrideOptions:
-    """How windows follow each other."""
+    """Options of stride and blending of windows."""
 
     stride: Size | None = None
     """(down, right) from window to window in pixels; default two thirds of `crop`."""
     blend: Blend = "even"
-    """How much a pixel of a window counts where windows overlap: `even`, or `gaussian`, of an
-    eighth of the window's side."""
+    """Weights of a window's pixels where windows overlap: `even`, or `gaussian` with a standard
+    deviation of an eighth of the window's side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropOptions:
-    """Windows, in any case."""
+    """The required window size."""
 
     crop: Size
     """(height, width) of a window in pixels."""
@@ -79,19 +81,19 @@ class SlideOptions(ResizeOptions, StrideOptions, CropOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """What is looked at, again and again."""
+    """Options of the views of test-time augmentation."""
 
     scales: tuple[Annotated[float, Gt(0), AllowInfNan(False)], ...] = (1.0,)
     """Factors on both sides of the resized image, as in 0.5/0.75/1.0/1.25/1.5."""
     flip: bool = True
-    """Look at the mirrored image, too."""
+    """Add the horizontally flipped image at each scale."""
     crop: Size | None = None
     """(height, width) of a window in pixels; default: no windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TtaOptions(WholeOptions, StrideOptions, ViewOptions):
-    """Options of the protocol `tta`, test-time augmentation: the mean of several views."""
+    """Options of the protocol `tta`, test-time augmentation: mean probabilities over views."""
 
 
 KINDS: Mapping[str, type[WholeOptions | SlideOptions | TtaOptions]] = {
@@ -102,11 +104,10 @@ KINDS: Mapping[str, type[WholeOptions | SlideOptions | TtaOptions]] = {
 
 
 def read_options(text: str, where: str) -> tuple[dict[str, Any], bool]:
-    """Read the options of a protocol by name, those left out too, and whether a preset gave some.
+    """Return the options of a protocol by name, defaults included, and whether it is a preset.
 
     Raises:
-        OptionError: an unknown name, an unknown or wrong option, or options that do not go
-            together.
+        OptionError: the name or an option is unknown, or options are invalid or exclude each other.
     """
     given = parse_component(text, where)
     component = _plain(given)
@@ -120,7 +121,7 @@ def read_options(text: str, where: str) -> tuple[dict[str, Any], bool]:
 
 
 def _plain(given: Component) -> Component:
-    """Put what a preset stands for, with the options that go over it, in its place."""
+    """Replace a preset with its protocol, with the given options overriding the preset's."""
     if given.name not in PRESETS:
         return given
     base = parse_component(PRESETS[given.name], given.where)
@@ -131,34 +132,34 @@ def _plain(given: Component) -> Component:
 
 
 def _complaint(typed: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """Say which options do not go together, or have no effect; empty where all is well."""
+    """Return which options exclude each other or have no effect; an empty string if none."""
     short, long, size = options["short_side"], options["long_side"], options.get("size")
     crop, stride, scales = options.get("crop"), options.get("stride"), options.get("scales", ())
     alone = len(scales) == 1 and not options.get("flip")
     if short and size:
         return "short_side and size exclude each other"
     if long and (not short or long < short):
-        return "long_side is a limit on what short_side asks for: give a smaller short_side, too"
+        return "long_side limits the result of short_side: give a smaller short_side as well"
     if "antialias" in typed and not (short or size or set(scales) - {1.0}):
-        return "antialias is for images that are resized, which nothing here asks for"
+        return "antialias has no effect, as images are not resized"
     if (stride or "blend" in typed) and not crop:
-        return "stride and blend are for windows: give their crop, too"
+        return "stride and blend are options of windows: give their crop as well"
     if crop and options.get("pad"):
-        return "crop and pad exclude each other: a small image is padded to a window in any case"
+        return "crop and pad exclude each other: a small image is always padded to a window"
     if crop and stride and (stride[0] > crop[0] or stride[1] > crop[1]):
         return (
-            f"the stride {side_text(stride)} is larger than the crop {side_text(crop)}: pixels "
+            f"the stride {side_text(stride)} is larger than the crop {side_text(crop)}, so pixels "
             "between the windows would have no prediction"
         )
     if "scales" in options and (not scales or len(set(scales)) < len(scales)):
-        return "scales are one or more, each once"
+        return "give one or more scales, each once"
     if alone and scales == (1.0,):
-        return "one look at the image as it is is whole or slide: give scales, or flip=true"
+        return "tta needs several views: give scales or flip=true, or use whole or slide"
     return ""
 
 
 def side_text(size: tuple[int, int]) -> str:
-    """Tell (height, width) as it is typed: `512`, or `512x683`."""
+    """Format (height, width) as an option value: `512`, or `512x683`."""
     return f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
@@ -169,23 +170,23 @@ class Windows:
     crop: tuple[int, int]
     """(height, width) of each window."""
     stride: tuple[int, int]
-    """(down, right) from window to window, at most `crop`."""
+    """(down, right) from window to window in pixels, at most `crop`."""
     blend: Blend = "even"
-    """How much a pixel counts where windows overlap."""
+    """Weights of a window's pixels where windows overlap."""
 
     @classmethod
     def of(
         cls, crop: tuple[int, int], stride: tuple[int, int] | None = None, blend: Blend = "even"
     ) -> "Windows":
-        """Make windows that overlap by a third unless a stride is given."""
+        """Return windows that overlap by a third unless a stride is given."""
         thirds = (round(crop[0] * 2 / 3), round(crop[1] * 2 / 3))
         return cls(crop, stride or thirds, blend)
 
     def starts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
-        """List the first rows and first columns of the windows over (height, width).
+        """Return the first rows and first columns of the windows over (height, width).
 
-        The last window in each direction is shifted back inside; a side shorter than the window
-        has one, which starts at 0.
+        The last window in each direction is shifted back inside the image. A side shorter than the
+        window has one window, which starts at 0.
         """
         firsts = []
         for side, window, step in zip(size, self.crop, self.stride, strict=True):
@@ -194,53 +195,53 @@ class Windows:
         return firsts[0], firsts[1]
 
     def options(self) -> list[str]:
-        """Tell them as they are typed."""
+        """Return the options of the windows as text."""
         blend = [f"blend={self.blend}"] if self.blend != "even" else []
         return [f"crop={side_text(self.crop)}", f"stride={side_text(self.stride)}", *blend]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the network sees an image; the prediction is always taken at the image's original size.
+    """How an image becomes the network's input; predictions are made at the image's original size.
 
-    At most one of `short_side` and `size`, and at most one of `pad` and `windows`, is given; none
-    of all means the image as it is.
+    At most one of `short_side` and `size`, and at most one of `pad` and `windows`, is set. By
+    default the image is used as it is.
     """
 
     short_side: int | None = None
     """Resize so that the shorter side has this many pixels."""
     size: tuple[int, int] | None = None
-    """Resize to (height, width), not keeping the shape."""
+    """Resize to (height, width), ignoring the aspect ratio."""
     pad: int | None = None
-    """Then pad at right and bottom with the mean colour, to multiples of so many pixels. An image
-    below the least size that the network takes is padded to that under any protocol."""
+    """Then pad at right and bottom with the mean colour, to a multiple of this many pixels. Images
+    smaller than the network's minimum size are padded to it under any protocol."""
     windows: Windows | None = None
-    """Then look through these windows."""
+    """Then predict in these sliding windows."""
     long_side: int | None = None
-    """Pixels that the longer side has at most where `short_side` is given."""
+    """Maximum length of the longer side in pixels, with `short_side`."""
     antialias: bool = True
-    """Smooth what is made smaller."""
+    """Use antialiasing when downscaling."""
     scales: tuple[float, ...] = (1.0,)
-    """Look at the resized image at each of these scales; probabilities are averaged."""
+    """Scales of the resized image, over which probabilities are averaged."""
     flip: bool = False
-    """At each scale, look at the mirrored image, too."""
+    """Whether to add the horizontally flipped image at each scale."""
     preset: str = ""
-    """The name, and the options that went over it, of which all this is what they stand for."""
+    """Name and options of the preset that this protocol was given as; empty if it was not one."""
 
     @property
     def views(self) -> list[tuple[float, bool]]:
-        """List scale, and whether it is mirrored, of each look at an image."""
+        """List (scale, whether it is mirrored) of each view."""
         return [(scale, flip) for scale in self.scales for flip in (False, True)[: 1 + self.flip]]
 
     @property
     def resizes(self) -> bool:
-        """Tell whether any image is seen at another size than its own."""
+        """Return whether images are resized."""
         return bool(self.short_side or self.size) or self.scales != (1.0,)
 
     def text(self) -> str:
-        """Tell it as it is typed: `whole:short_side=512,pad=14`, `slide:crop=512,stride=341`.
+        """Return the text of it: `whole:short_side=512,pad=14`, `slide:crop=512,stride=341`.
 
-        What stands for a preset comes after it: `voc (whole:short_side=512,...)`.
+        A preset is followed by its protocol: `voc (whole:short_side=512,...)`.
         """
         tta = len(self.views) > 1 or self.scales != (1.0,)
         options = [f"scales={'/'.join(map(_number, self.scales))}"] if tta else []
@@ -257,11 +258,11 @@ class Protocol:
 
     @classmethod
     def parse(cls, text: str, where: str) -> "Protocol":
-        """Read what is typed, or what `text` wrote.
+        """Parse a protocol, as given by the user or written by `text`.
 
         Raises:
-            OptionError: an unknown name, an unknown or wrong option, options that do not go
-                together, or a preset with what it does not stand for.
+            OptionError: the name or an option is unknown, options are invalid or exclude each
+                other, or the text after a preset is not its protocol.
         """
         text = text.strip()
         typed = text.partition(" (")[0]
@@ -284,14 +285,14 @@ class Protocol:
         return found
 
     def seen_size(self, size: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
-        """Return (height, width) that an image of some size is resized to."""
+        """Return the (height, width) to which an image of (height, width) is resized."""
         short, long = min(size), max(size)
         if self.size:
             size = self.size
         elif self.short_side and self.long_side:
             size = _scaled(size, min(self.short_side / short, self.long_side / long))
         elif self.short_side:
-            longer = int(self.short_side * long / short)  # as torchvision and image processors
+            longer = int(self.short_side * long / short)  # rounded down, as by torchvision
             size = (self.short_side, longer) if size[0] <= size[1] else (longer, self.short_side)
         return _scaled(size, scale) if scale != 1 else size
 
@@ -304,7 +305,7 @@ class Protocol:
         return resized
 
     def padded(self, size: tuple[int, int], rule: SizeRule) -> tuple[int, int]:
-        """Return (height, width) of a resized image after padding."""
+        """Return the (height, width) of a resized image after padding."""
         if self.windows:
             return max(size[0], self.windows.crop[0]), max(size[1], self.windows.crop[1])
         return _round_up(size, self.pad or 1, rule.minimum)
@@ -326,12 +327,12 @@ def _round_up(size: tuple[int, int], multiple: int, minimum: int) -> tuple[int, 
 
 
 def default_protocol(network: SegmentationModel, crop_size: tuple[int, int]) -> Protocol:
-    """Choose how a network sees images of any size without stretching them.
+    """Choose the protocol for images of any size, without changing their aspect ratio.
 
     Args:
-        network: its size rule decides: `whole` where it takes any size, `whole:pad=M` where it
-            takes multiples of M, and `slide` where it takes one size or squares only.
-        crop_size: (height, width) that it was trained at, which it takes.
+        network: its size rule decides: `whole` for any size, `whole:pad=M` for multiples of M, and
+            `slide` for one fixed size or squares only.
+        crop_size: (height, width) of the training crops.
     """
     rule = network.size_rule
     if rule.fixed or rule.square:
@@ -340,7 +341,7 @@ def default_protocol(network: SegmentationModel, crop_size: tuple[int, int]) -> 
 
 
 def fitting(protocol: Protocol, rule: SizeRule, size: tuple[int, int]) -> Protocol:
-    """Change a protocol so that an image or window of (height, width) fits the rule."""
+    """Return the protocol changed so that an image or window of (height, width) fits the rule."""
     plain = replace(protocol, preset="")
     if not (protocol.windows or rule.fixed or rule.square):
         return replace(plain, pad=rule.multiple)

@@ -1,4 +1,4 @@
-"""Scores, and what they must carry to be compared with others."""
+"""Scores, and the rules of an evaluation that make them comparable."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,48 +9,53 @@ if TYPE_CHECKING:
 Scores = dict[str, float | dict[str, float]]
 
 Weights = Literal["raw", "ema"]
-"""The weights that are trained, or their exponential moving average."""
-IGNORED = "pixels labelled 255 count for nothing"
-ABSENT = "a class in neither labels nor predictions is left out of the means"
+"""The trained weights, or their exponential moving average."""
+IGNORED = "ignore_index=255"
+ABSENT = "classes absent from labels and predictions excluded from the mean"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """By what rules, and on what, scores were taken."""
+    """The rules, the images and the weights of an evaluation."""
 
     protocol: str
-    """How the network saw the images, as it is typed."""
+    """How images became the network's input, as text of `Protocol`."""
     num_images: int
-    """Images that were scored, unreadable ones left out."""
+    """Number of scored images, without unreadable ones."""
     weights: Weights = "raw"
-    """The weights themselves, or their exponential moving average."""
+    """The trained weights, or their exponential moving average."""
     precision: str = "no"
-    """Accelerate's mixed precision; `no` is float32, `tf32` the same where torch lets a GPU round
-    the factors of its products to 10 bits, as it does by itself in convolutions."""
+    """Accelerate's mixed precision; `no` is float32, and `tf32` is float32 with GPU products in
+    TF32 (10-bit mantissa), torch's default for convolutions."""
     ignored: str = IGNORED
     absent_classes: str = ABSENT
     label_size: str = "original"
-    """Predictions are compared with labels at the label's own size."""
+    """The size at which predictions and labels are compared: that of the label."""
 
     def short(self) -> str:
-        """Tell what differs from run to run."""
-        return f"protocol {self.protocol}, {self.weights} weights, {self.number_format}"
+        """Return what may differ between evaluations: protocol, weights and number format."""
+        parts = [f"protocol {self.protocol}", *self._average, self.number_format]
+        return ", ".join(parts)
 
     def rules(self) -> str:
-        """Tell by what rules pixels and classes count."""
-        return f"labels at their {self.label_size} size; {self.ignored}; {self.absent_classes}"
+        """Return the rules by which pixels and classes count."""
+        size = f"evaluated at {self.label_size} label size"
+        return f"{size}, {self.ignored}, {self.absent_classes}"
 
     def text(self) -> str:
-        """Tell them all in one line."""
-        return (
-            f"{self.num_images} images, protocol {self.protocol} at the label's {self.label_size} "
-            f"size; {self.ignored}; {self.absent_classes}; {self.weights} weights; "
-            f"{self.number_format}"
+        """Return all of it in one line."""
+        images = f"{self.num_images} images"
+        return ", ".join([images, f"protocol {self.protocol}", *self._average, self.rules()]) + (
+            f", {self.number_format}"
         )
 
     @property
+    def _average(self) -> list[str]:
+        return ["EMA weights"] if self.weights == "ema" else []
+
+    @property
     def number_format(self) -> str:
-        """What the network computed in."""
+        """The number format of the network's computations."""
         return {"no": "float32", "tf32": "float32 (products in TF32)"}.get(
             self.precision, self.precision
         )

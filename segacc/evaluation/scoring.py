@@ -1,4 +1,4 @@
-"""What an evaluation needs, and the scores by which it is judged."""
+"""Scoring: the network, data and metrics of an evaluation; and checks of metrics."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,56 +23,56 @@ from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-"""Ways to run in which a forward call gathers weights from all processes."""
+"""Distributed types whose forward calls gather weights from all processes."""
 
 BATCH = 8
-"""Images of one size that are scored together where nobody said otherwise. On a CPU it is 1, so
-that what is scored is to the last bit what `segacc predict` writes, though 8 take SegFormer-b0 a
-third less time an image."""
+"""Default batch size of evaluation, in images of one size. On a CPU the default is 1, so that
+scored predictions are bit for bit those that `segacc predict` writes, though a batch of 8 takes
+SegFormer-b0 a third less time per image."""
 
 
 @dataclass
 class Scoring:
-    """What an evaluation needs."""
+    """The network, data, metrics and protocol of an evaluation, and its results."""
 
     accelerator: Any
     model: Any
-    """The network as accelerate wrapped it: images to Logits."""
+    """The network as wrapped by accelerate: images to Logits."""
     network: SegmentationModel
-    """The same network, bare."""
+    """The same network, unwrapped."""
     data: EvalData | EvalStream
     metrics: Callable[[], dict[str, MetricState]]
-    """Makes empty metrics, by their texts, as `boundary_iou:dilation_ratio=0.01`."""
+    """Builds empty metrics, keyed by their text, as `boundary_iou:dilation_ratio=0.01`."""
     protocol: Protocol
     num_workers: int = 0
     skip_unreadable: int = 0
     keep: frozenset[str] = frozenset()
-    """Ids of the samples whose prediction is kept for pictures."""
+    """Ids of the samples whose predictions are kept for pictures."""
     seen: Callable[[Item, Tensor], None] = lambda item, prediction: None
-    """Called after each image, padding too, with its prediction (H, W) uint8."""
+    """Called for each image, padding included, with its prediction (H, W) uint8."""
     unreadable: set[str] = field(default_factory=set)
-    """What was passed over so far."""
+    """Messages about the unreadable files that were skipped so far."""
     num_images: int = 0
-    """Images that the newest evaluation scored."""
+    """Number of images in the newest evaluation."""
     weights: Weights = "raw"
-    """What the network has when it is scored."""
+    """The kind of weights that the network has in the newest evaluation."""
     confident: frozenset[str] = frozenset()
-    """Those of the metrics that want the confidence of each pixel."""
+    """Texts of the metrics that need the confidence of each pixel."""
     eval_batch_size: int | None = None
-    """Images of one size that are scored together, at most; default `BATCH`, on a CPU 1."""
+    """Maximum batch size, in images of one size; default `BATCH`, on a CPU 1."""
     counted: dict[str, MetricState] = field(default_factory=dict)
-    """Metrics of the newest evaluation, their states added up over all processes."""
+    """Metrics of the newest evaluation, with states summed over all processes."""
 
     def loader(self) -> Iterable[list[Item | SegaccError]]:
         """Return this process's share of the split, in batches of images of one size."""
         return self.data.batches(**self._cut(), num_workers=self.num_workers)
 
     def share(self) -> int | None:
-        """Count this process's images; None for a stream that nobody has counted."""
+        """Return the number of this process's images; None for a stream of unknown length."""
         return self.data.count(**self._cut())
 
     def stand_in(self) -> tuple[int, int]:
-        """Return the (height, width) of what stands for an image that cannot be read."""
+        """Return the (height, width) of the empty image that replaces an unreadable one."""
         return self.network.size_rule.fit((64, 64))
 
     def _cut(self) -> dict[str, int]:
@@ -85,20 +85,20 @@ class Scoring:
         }
 
     def decide(self, images: Tensor) -> Decided:
-        """Predict images (N, C, H, W) uint8 of one size, with confidence where it is wanted."""
+        """Predict images (N, C, H, W) uint8 of one size, with confidence if a metric needs it."""
         given = self.model, self.network, images, self.protocol, self.most
         with returned_of(images):
             return decide_batch(*given, confidence=bool(self.confident))
 
     def count(self, metrics: Mapping[str, Any], found: Decided, label: Tensor) -> None:
-        """Update metrics by one image: what was found of it, N = 1, and its label (H, W) uint8."""
+        """Update metrics with the prediction of one image (N = 1) and its label (H, W) uint8."""
         with returned_of(label):
             given = found.classes.long(), label[None].to(found.classes.device).long()
             for name, metric in metrics.items():
                 metric.update(*given, *([found.confidence] if name in self.confident else []))
 
     def terms(self) -> Terms:
-        """Tell what the scores of the newest evaluation were taken by, and on."""
+        """Return the rules, the images and the weights of the newest evaluation."""
         return Terms(
             protocol=self.protocol.text(),
             num_images=self.num_images,
@@ -112,10 +112,10 @@ class Scoring:
         return "tf32" if chosen == "no" and device.type == "cuda" and cuda else chosen
 
     def most(self, count: int) -> int:
-        """Return how many forward calls to make for a batch that needs `count` of them.
+        """Return the number of forward calls to make for a batch that needs `count` of them.
 
-        All processes of a sharded network must make as many: the most that any of them needs. Only
-        windows differ in number, so all processes ask, or none.
+        All processes of a sharded network must make equally many, so it is the maximum over them.
+        Only the number of windows differs, so either all processes call this or none.
         """
         if self.accelerator.distributed_type not in SHARDED:
             return count
@@ -124,33 +124,33 @@ class Scoring:
 
 
 def returned_of(pixels: Tensor) -> AbstractContextManager[None]:
-    """Give memory back at once where pictures (..., H, W) are large."""
+    """Return freed memory to the kernel at once for large images (..., H, W)."""
     large = pixels.shape[-2] * pixels.shape[-1] > MOST_PIXELS
     return memory_returned() if large else nullcontext()
 
 
 def joined(found: Iterable[Scores]) -> Scores:
-    """Put the scores of several metrics together.
+    """Merge the scores of several metrics.
 
     Raises:
-        OptionError: two of them give one name.
+        OptionError: two metrics have a score of the same name.
     """
     scores: Scores = {}
     for one in found:
         if twice := sorted(set(scores) & set(one)):
             raise OptionError(
-                f"--metric: two metrics give the score {', '.join(twice)}; leave one out."
+                f"--metric: two metrics have the score {', '.join(twice)}; leave one of them out."
             )
         scores |= one
     return scores
 
 
 class ScoreKey:
-    """One of the scores by name, as `mean_iou` or `per_category_iou/nucleus`.
+    """The name of a score, as `mean_iou` or `per_category_iou/nucleus`.
 
     Attributes:
         by: the name.
-        lower: whether a lower value is the better one, as its metric's record says.
+        lower: whether lower values are better, by the record of its metric.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class ScoreKey:
         empty: Mapping[str, MetricState],
         where: str = "--best-by",
     ) -> None:
-        """Check that the metrics give such a score.
+        """Check that the metrics have this score.
 
         Raises:
             OptionError: they do not.
@@ -171,16 +171,16 @@ class ScoreKey:
         self.value(joined(metric.compute() for metric in empty.values()))
 
     def better(self, value: float, than: float | None, by_more_than: float = 0.0) -> bool:
-        """Compare with an earlier value, if there is one; nan is never better."""
+        """Return whether a value is better than an earlier one, if any; nan is never better."""
         if than is None or value != value:
             return value == value
         return (than - value if self.lower else value - than) > by_more_than
 
     def value(self, scores: Scores) -> float:
-        """Look it up.
+        """Look up the score.
 
         Raises:
-            OptionError: it is not there.
+            OptionError: there is no such score.
         """
         value = scores.get(self.name)
         if isinstance(value, dict):
@@ -203,52 +203,52 @@ class ScoreKey:
 def scored_data(
     samples: Sequence[Sample] | Stream, labels: LabelMap, num_channels: int
 ) -> EvalData | EvalStream:
-    """Return a split as evaluation reads it."""
+    """Return the data of a split for evaluation."""
     if isinstance(samples, Stream):
         return EvalStream(samples, labels, num_channels)
     return EvalData(Source(samples, labels, num_channels))
 
 
 def refuse_batches(data: EvalData | EvalStream, batch_size: int | None, where: str) -> None:
-    """Refuse batches of a split that is streamed: the sizes to come are not known.
+    """Refuse evaluation batches for a stream, as the sizes of its images are not known.
 
     Raises:
-        OptionError: so.
+        OptionError: a batch size above 1 is given for a stream.
     """
     if isinstance(data, EvalStream) and (batch_size or 1) > 1:
         raise OptionError(
-            f"{where}: {batch_size}: the split that is scored is streamed, image by image. Leave "
-            "this out."
+            f"{where}: {batch_size}: the evaluated split is a stream, which is scored image by "
+            "image. Leave this out."
         )
 
 
 def confident(chosen: Sequence[Chosen]) -> frozenset[str]:
-    """Tell by their texts the metrics that want the confidence of each pixel."""
+    """Return the texts of the metrics that need the confidence of each pixel."""
     return frozenset(one.text for one in chosen if one.record.wants_confidence)
 
 
 def build_metrics(chosen: Sequence[Chosen], facts: Facts) -> dict[str, MetricState]:
-    """Build empty metrics by their texts: of `evaluate:...` there may be several."""
+    """Build empty metrics, keyed by text, as there may be several of `evaluate:...`."""
     return {one.text: one.record.build(one.options, facts) for one in chosen}
 
 
 def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
-    """Try each metric on two small images: processes will add up its states.
+    """Check each metric on two small images, as its states will be summed over processes.
 
     Raises:
-        PluginError: it would give wrong scores, or take the worst for the best.
+        PluginError: its state is not a sum over images, or its `lower_is_better` is wrong.
     """
     for one in chosen:
         empty = one.record.build(one.options, facts)
         try:
-            if getattr(empty, "state", None) == {}:  # it gathers by itself
+            if getattr(empty, "state", None) == {}:  # it gathers its results itself
                 complaint = _misnamed(one, empty.compute())
             else:
                 complaint = _not_additive(one, empty, facts)
                 complaint = complaint or _misnamed(one, _fed(one, facts, 0, 1).compute())
         except SegaccError:
             raise
-        except Exception as error:  # a stranger's code
+        except Exception as error:  # a plugin's code may raise anything
             complaint = f"it fails on a small image: {type(error).__name__}: {error}"
         if complaint:
             raise PluginError(f"{where} {one.text}: {complaint}. That is a fault of its plugin.")
@@ -257,36 +257,36 @@ def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
 def _misnamed(one: Chosen, scores: Scores) -> str:
     names = one.record.lower(one.options)
     if isinstance(names, str):
-        return f'lower_is_better is the text "{names}"; expected is a tuple of names'
+        return f'lower_is_better is the string "{names}", expected a tuple of names'
     unknown = ", ".join(name for name in names if name not in scores)
     known = ", ".join(scores) or "none"
-    return f"lower_is_better names {unknown}, no score of it; its scores: {known}" * bool(unknown)
+    return f"lower_is_better has the unknown score {unknown}; known: {known}" * bool(unknown)
 
 
 def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
-    """Say in what a state is no sum over images; empty where it is one."""
+    """Return why a state is not a sum over images; an empty string if it is."""
     empty: Any = metric.state
     first, second, both = (_fed(one, facts, *images).state for images in ([0], [1], [0, 1]))
     for state in (empty, first, second, both):
         if not isinstance(state, dict) or not all(map(_adds, state.values())):
-            return "its state must be a dict of tensors of numbers, which processes add up"
+            return "its state must be a dict of numeric tensors, which are summed over processes"
         if _forms(state) != _forms(empty):
             return (
-                f"its state changes when images are counted, from {_forms(empty)} to "
-                f"{_forms(state)}; expected are the same names, shapes and dtypes from the start"
+                f"its state changes in an update, from {_forms(empty)} to {_forms(state)}; "
+                "expected the same names, shapes and dtypes from the start"
             )
     for name, whole in both.items():
         total, slack = first[name] + second[name], 1e-5 if whole.is_floating_point() else 0.0
         if not torch.allclose(total.double(), whole.double(), rtol=slack, atol=slack):
             return (
-                f'its state "{name}" of two images is not the sum of those of each, as it must be '
-                "over processes: keep sums and counts there, and divide in compute()"
+                f'its state "{name}" for two images is not the sum of the states for each, as '
+                "summing over processes requires: keep sums and counts, and divide in compute()"
             )
     return ""
 
 
 def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
-    """Build a metric that has counted the first or the second of two small images, or both."""
+    """Build a metric and update it with the given ones of two small images."""
     draw = torch.Generator().manual_seed(0)
     labels, predictions = torch.randint(facts.num_classes, (2, 2, 1, 24, 32), generator=draw)
     labels[..., :4] = IGNORE

@@ -1,4 +1,4 @@
-"""Segmenter: a saved folder that segments pictures."""
+"""Segmenter: load a model folder and segment images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,13 +25,13 @@ from segacc.settings.options import decode
 
 
 class Segmenter:
-    """A trained network that segments pictures.
+    """A trained network that segments images.
 
     Attributes:
-        network: in evaluation mode, on `device`.
-        labels: class names, palette and the way back to raw label ids.
-        protocol: how an image is seen; from the folder unless replaced.
-        reading: how the file of an image is read: of 16 bits, how many are used.
+        network: the network, in evaluation mode, on `device`.
+        labels: class names, palette and the mapping back to raw label ids.
+        protocol: resizing, padding and windows; from the folder unless replaced.
+        reading: how image files are read: how many of 16 bits are used.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Segmenter:
         protocol: Protocol,
         reading: Reading = USUAL,
     ) -> None:
-        """Hold; use `from_pretrained`."""
+        """Create a segmenter from its parts; see `from_pretrained`."""
         self.reading = reading
         self.network, self.labels, self.protocol = network.eval(), labels, protocol
         self.device = next(network.parameters()).device
@@ -53,44 +53,46 @@ class Segmenter:
         """Load `best/` or `last/` of a run, or any semantic-segmentation folder of transformers.
 
         Raises:
-            WeightsError: the folder is missing or holds no such network.
+            WeightsError: the folder is missing or has no segmentation network that segacc knows.
         """
-        place = Path(folder).expanduser()
-        if not (place / "config.json").is_file():
-            hint = f" Did you mean {place / 'best'}?" if (place / "best").is_dir() else ""
+        path = Path(folder).expanduser()
+        if not (path / "config.json").is_file():
+            hint = f" Did you mean {path / 'best'}?" if (path / "best").is_dir() else ""
             raise WeightsError(
-                f"{folder}: no model folder (no config.json in {place.resolve()}).{hint}"
+                f"{folder}: not a model folder (no config.json in {path.resolve()}).{hint}"
             )
-        side = side_file(place, WHOLE)
+        side = side_file(path, WHOLE)
         if side:
-            check_side(place, side)
-        network, facts = load_network(place, side)
+            check_side(path, side)
+        network, facts = load_network(path, side)
         if side:
             labels = LabelMap.from_dict(side["labels"])
-            protocol = Protocol.parse(side["protocol"], str(place / SIDE_FILE))
+            protocol = Protocol.parse(side["protocol"], str(path / SIDE_FILE))
             network.size_rule = SizeRule.from_dict(side["size_rule"])
         else:
-            labels, protocol = LabelMap.plain(facts.class_names), protocol_of(place, network, facts)
+            labels, protocol = LabelMap.plain(facts.class_names), protocol_of(path, network, facts)
         reading = Reading(bits=side.get("bits", 16))
         return cls(network.to(device or default_device()), labels, protocol, reading)
 
     def __call__(
         self, image: PILImage.Image | str | Path | np.ndarray[Any, Any] | Tensor
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Segment one image; the same pixels give the same answer in every form.
+        """Segment one image; the same pixels give the same prediction in every form.
 
         Args:
-            image: the path of a picture; a PIL image, which is turned as its EXIF says; or an array
-                or tensor, upright, of shape (H, W), (H, W, C) or (C, H, W): 1 channel is grey, 3
-                are RGB, 4 are RGBA; a network of another number of channels takes just these. The
-                dtype is uint8 in 0..255, or uint16 in 0..65535, of which the upper byte is kept.
+            image: the path of an image file; a PIL image, which is rotated by its EXIF orientation;
+                or an upright array or tensor of shape (H, W), (H, W, C) or (C, H, W) with 1 (grey),
+                3 (RGB) or 4 (RGBA) channels, or those of a network with another number of channels.
+                The dtype is uint8 in 0..255, or uint16 in 0..65535, of which the upper byte is
+                used.
 
         Returns:
-            (H, W) uint8 classes; `labels.names` names them, `labels.restore` gives raw ids.
+            (H, W) uint8 class indices; `labels.names` are their names, `labels.restore` converts
+            them to raw label ids.
 
         Raises:
-            DataError: another type, dtype or shape, or it is not certain what is meant, as for
-                fractions; or the image cannot be read.
+            DataError: the type, dtype or shape is not one of these or is ambiguous, as floats in
+                0..1; or the image cannot be read.
         """
         pixels = to_tensor(image, self.network.num_channels, self.reading).to(self.device)
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
@@ -101,21 +103,21 @@ class Segmenter:
 
 
 def default_device() -> torch.device:
-    """Return the accelerator of this machine, or the CPU."""
+    """Return the accelerator of this machine, else the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return found or torch.device("cpu")
 
 
 def to_tensor(image: Any, num_channels: int = 3, reading: Reading = USUAL) -> Tensor:
-    """Turn a picture into (C, H, W) uint8: the pixels that its file would be read as.
+    """Convert an image to (C, H, W) uint8, the same pixels as reading its file gives.
 
     Args:
         image: see `Segmenter.__call__`.
         num_channels: C of the network.
-        reading: of 16 bits, how many are used.
+        reading: how many of 16 bits are used.
 
     Raises:
-        DataError: it is no such picture, or it is not certain what it shows.
+        DataError: the type, dtype or shape is not supported or is ambiguous.
     """
     if isinstance(image, str | Path):
         return read_image(Path(image), str(image), num_channels, reading)
@@ -138,32 +140,30 @@ def to_tensor(image: Any, num_channels: int = 3, reading: Reading = USUAL) -> Te
         return torch.from_numpy(opened_pixels(image, "Segmenter", num_channels, reading))
     except DataError:
         raise
-    except Exception as error:  # a damaged file, which PIL reads only now
+    except Exception as error:  # PIL decodes a file only now, and may raise anything
         raise UnreadableError(f"Segmenter: the image cannot be read: {plainly(error)}.") from None
 
 
 def eight_bits(image: Tensor | np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """Return an array's pixels as uint8; of uint16 the upper 8 of so many bits, as for files.
+    """Return an array's pixels as uint8; for uint16, the upper 8 of `bits` bits, as for files.
 
     Raises:
-        DataError: another dtype, or uint16 with nothing above 255, which may be 8 bits.
+        DataError: the dtype is another, or uint16 without values above 255, which is ambiguous.
     """
     dtype = getattr(image.dtype, "name", str(image.dtype).removeprefix("torch."))
     if dtype not in ("uint8", "uint16"):
         raise DataError(
-            f"Segmenter: the pixels are {dtype}, whose range is not certain; they must be uint8 in "
-            "0..255, or uint16 in 0..65535. Fractions in 0..1 become uint8 by "
-            '(image * 255).round().astype("uint8"), those of a tensor by .to(torch.uint8) in its '
-            "place."
+            f"Segmenter: the pixels are {dtype}, whose range is not known; they must be uint8 in "
+            "0..255, or uint16 in 0..65535. Convert floats in 0..1 with "
+            '(image * 255).round().astype("uint8"), or .to(torch.uint8) for a tensor.'
         )
     pixels = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
     if pixels.dtype == np.uint8:
         return pixels
     if bits == 16 and 0 < pixels.max(initial=0) <= 255:
         raise DataError(
-            "Segmenter: the pixels are uint16 and none is above 255, so that it is not certain "
-            'whether 255 or 65535 is white. Give 8-bit pixels as image.astype("uint8"), those of a '
-            "tensor as image.to(torch.uint8)."
+            "Segmenter: the pixels are uint16 and none is above 255, so white may be 255 or 65535. "
+            'Give 8-bit pixels as image.astype("uint8"), or as image.to(torch.uint8) for a tensor.'
         )
     return upper(pixels, bits)
 
@@ -174,7 +174,7 @@ def channels_last(
     """Return (H, W), (H, W, C) or (C, H, W) as (H, W, C).
 
     Raises:
-        DataError: another shape, or one that may be both of the last two.
+        DataError: the shape is another, or may be either of the last two.
     """
     channels = tuple(MODES) if num_channels in MODES else (num_channels,)
     if pixels.ndim == 2 and pixels.size and 1 in channels:
@@ -186,16 +186,16 @@ def channels_last(
     why = "may be (H, W, C) or (C, H, W)" if last else "is not that of one image"
     forms = "(H, W), (H, W, C)" if 1 in channels else "(H, W, C)"
     raise DataError(
-        f"Segmenter: an array of the shape {tuple(pixels.shape)} {why}. Give one image at a time, "
+        f"Segmenter: an array of shape {tuple(pixels.shape)} {why}. Give one image at a time, "
         f"as {forms} or (C, H, W) with {' or '.join(map(str, channels))} channels."
     )
 
 
 def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel, Facts]:
-    """Build the network that a folder holds, as its architecture says, and fill it whole.
+    """Build the network of a model folder and load all its weights.
 
     Raises:
-        WeightsError: no architecture reads it, or tensors are missing.
+        WeightsError: no architecture reads the folder, or tensors are missing.
     """
     registry = load_registry()
     named = architecture_of(registry, folder, str(folder))
@@ -206,21 +206,21 @@ def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel,
         decode(record.options, component.values, component.where), facts
     )
     report = network.load_weights(str(folder), class_names=facts.class_names)
-    if report.new:  # they would be random
+    if report.new:  # these weights would be random
         raise WeightsError(
-            f"{folder}: no trained {component.name} network: {len(report.new)} tensors are not "
-            f"there, as {report.new[0].removeprefix('network.')}. As a start of training it can be "
-            "given with --weights."
+            f"{folder}: not a trained {component.name} network: {len(report.new)} tensors are "
+            f"missing, such as {report.new[0].removeprefix('network.')}. Training can start from "
+            "it with --weights."
         )
     network.num_channels = facts.num_channels
     return network, facts
 
 
 def check_side(folder: Path, side: dict[str, Any]) -> None:
-    """Refuse a segacc.json whose parts cannot be read.
+    """Check that all parts of a segacc.json can be read.
 
     Raises:
-        WeightsError: so.
+        WeightsError: a part cannot be read.
     """
     readers: dict[str, Callable[[Any], Any]] = {
         "facts": lambda _: facts_of(folder, side),
@@ -234,13 +234,13 @@ def check_side(folder: Path, side: dict[str, Any]) -> None:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WeightsError(
                 f"{folder / SIDE_FILE}: {key} cannot be read ({type(error).__name__}: {error}): "
-                "damaged, or of another version of segacc. Without this file the folder is read "
-                "as one of transformers."
+                "it is damaged, or from another version of segacc. Without this file the folder "
+                "is loaded as a transformers model."
             ) from None
 
 
 def facts_of(folder: Path, side: dict[str, Any]) -> Facts:
-    """Read classes, input channels and size from segacc.json, or from config.json without one."""
+    """Read classes, input channels and crop size from segacc.json, else from config.json."""
     if side:
         return Facts(**{**side["facts"], "crop_size": tuple(side["facts"]["crop_size"])})
     config, names = read_config(folder), stored_names(folder)
@@ -255,7 +255,7 @@ def facts_of(folder: Path, side: dict[str, Any]) -> Facts:
 
 
 def read_processor(folder: Path) -> Any:
-    """Read the image processor of a folder of transformers.
+    """Load the image processor of a transformers folder.
 
     Raises:
         WeightsError: it cannot be read.
@@ -267,13 +267,13 @@ def read_processor(folder: Path) -> Any:
             return AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:  # what is no processor makes transformers raise anything
+    except Exception as error:  # transformers may raise anything for an invalid file
         path = folder / "preprocessor_config.json"
         if path.is_file() and "auto_map" in path.read_text(errors="replace"):
             raise WeightsError(
-                f"{folder}: the image processor is code of the folder's own (auto_map in "
-                f"{path.name}), which is not run. Name one of transformers there, as "
-                "SegformerImageProcessor, or remove the file."
+                f"{folder}: the image processor is custom code (auto_map in {path.name}), which "
+                "is not run. Replace it with one of transformers, such as SegformerImageProcessor, "
+                "or remove the file."
             ) from None
         raise WeightsError(
             f"{folder}: the image processor cannot be read: {first_line(error)}."
@@ -281,32 +281,32 @@ def read_processor(folder: Path) -> Any:
 
 
 def protocol_of(folder: Path, network: SegmentationModel, facts: Facts) -> Protocol:
-    """Choose what a folder's image processor does to the size of an image, or what fits."""
+    """Return a protocol that resizes as the folder's image processor, else the default one."""
     there = (folder / "preprocessor_config.json").is_file()
     processor = read_processor(folder) if there else None
     size = dict(processor.size or {}) if processor is not None and processor.do_resize else {}
     fitting = default_protocol(network, facts.crop_size)
-    if size.get("shortest_edge"):  # and then padded, or through windows, where that is needed
+    if size.get("shortest_edge"):  # followed by padding or windows, if the network needs them
         return replace(fitting, short_side=size["shortest_edge"])
     return Protocol(size=(size["height"], size["width"])) if size.get("height") else fitting
 
 
 def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:
-    """Take a data set's label map for scoring; its classes must be the network's, in order.
+    """Return the segmenter with a data set's label map, which must have the network's classes.
 
     Raises:
-        OptionError: they are not.
+        OptionError: the classes or their order differ.
     """
     mine, theirs = segmenter.labels.names, labels.names
     if mine != theirs:
         raise OptionError(
-            f"{where}: the data set has the classes {_short(theirs)}, the network predicts "
-            f"{_short(mine)}. "
-            "Scores need the same classes in the same order."
+            f"{where}: the data set has {_short(theirs)}, but the network predicts "
+            f"{_short(mine)}. Evaluation needs the same classes in the same order."
         )
     theirs_in_my_colors = replace(labels, palette=segmenter.labels.palette)
     return Segmenter(segmenter.network, theirs_in_my_colors, segmenter.protocol, segmenter.reading)
 
 
 def _short(names: tuple[str, ...]) -> str:
-    return f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
+    few = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    return f"{len(names)} class{'es' if len(names) != 1 else ''} ({few})"

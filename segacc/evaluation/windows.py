@@ -1,4 +1,4 @@
-"""Sliding windows and scales: where they lie, and how predictions are blended, band by band."""
+"""Sliding windows: their layout, and blending and resizing of logits in bands of rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from segacc.kernels.resize import Decided, Shares, decide, probabilities, resize
 
 Blend = Literal["even", "gaussian"]
 SIGMA = 1 / 8
-"""Standard deviation of Gaussian weights, of a window's side; as nnU-Net (Isensee et al., Nature
-Methods 2021) weighs its windows."""
+"""Standard deviation of Gaussian weights, as a share of the window's side, as in nnU-Net (Isensee
+et al., Nature Methods 2021)."""
 
 
 def resized_bands(
@@ -26,15 +26,15 @@ def resized_bands(
     extent: tuple[float, float] | None = None,
     limit: int | None = None,
 ) -> Iterator[Tensor]:
-    """Resize bands downwards only, keeping few rows at a time.
+    """Resize the height of logits given in bands of rows, keeping few rows in memory.
 
     Args:
         bands: (N, K, rows, w) float from top to bottom, h rows in all.
         given: (h, w).
         size: (H, W) in pixels.
-        extent: height and width that the bands reach over, in pixels of the result, as in
+        extent: height and width covered by the bands, in pixels of the result, as in
             `resize_and_cut`; default `size`.
-        limit: elements at full size that are handed out at a time; default `functional.CHUNK`.
+        limit: maximum elements at full size per yielded band; default `functional.CHUNK`.
 
     Yields:
         (N, K, rows, w) float32, H rows in all.
@@ -44,7 +44,7 @@ def resized_bands(
         return
     above, below, share = neighbours(given[0], size[0], (extent or size)[0])
     kept, first, ready = torch.empty(0), 0, 0
-    for band in bands:  # `kept` are the rows from `first` on that are still needed
+    for band in bands:  # `kept` holds the rows from `first` on that are still needed
         kept = torch.cat([kept, band], dim=2) if kept.numel() else band
         last, ready = ready, int((below < first + kept.shape[2]).sum())
         elements = kept.shape[0] * kept.shape[1] * max(given[1], size[1])
@@ -59,15 +59,15 @@ def resized_bands(
 
 @lru_cache(maxsize=16)
 def neighbours(given: int, size: int, extent: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the rows above and below each of `size` resized rows, and the lower one's share."""
-    place = (torch.arange(size, dtype=torch.float64) + 0.5) * given / (extent or size) - 0.5
-    place = place.clamp(0, given - 1)
-    above = place.floor()
-    return above.long(), place.ceil().long(), (place - above).float()
+    """Return the rows above and below each of `size` resized rows, and the lower row's weight."""
+    position = (torch.arange(size, dtype=torch.float64) + 0.5) * given / (extent or size) - 0.5
+    position = position.clamp(0, given - 1)
+    above = position.floor()
+    return above.long(), position.ceil().long(), (position - above).float()
 
 
 def between(logits: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
-    """Mix rows of logits (N, K, h, w): (N, K, rows, w) float32."""
+    """Interpolate between rows of logits (N, K, h, w): (N, K, rows, w) float32."""
     upper, lower = (logits.index_select(2, rows.to(logits.device)) for rows in (above, below))
     return torch.lerp(upper.float(), lower.float(), share[:, None].to(logits.device))
 
@@ -78,7 +78,7 @@ def decide_bands(
     size: tuple[int, int],
     shares: Shares | None = None,
 ) -> Decided:
-    """Return `functional.decide` of logits that come in bands, see `resized_bands`."""
+    """Return `functional.decide` for logits given in bands, see `resized_bands`."""
     parts = [
         decide(rows, (rows.shape[2], size[1]), shares=shares)
         for rows in resized_bands(bands, given, size)
@@ -87,7 +87,7 @@ def decide_bands(
 
 
 def _joined(parts: Sequence[Decided]) -> Decided:
-    """Put bands of one picture below each other."""
+    """Concatenate the bands of an image vertically."""
     confidence = [part.confidence for part in parts if part.confidence is not None]
     return Decided(
         torch.cat([part.classes for part in parts], dim=1),
@@ -96,31 +96,31 @@ def _joined(parts: Sequence[Decided]) -> Decided:
 
 
 class View(NamedTuple):
-    """The logits that one look at N images gave, in bands."""
+    """The logits of one view of N images, in bands."""
 
     bands: Iterable[Tensor]
     """(N, K, rows, w) float from top to bottom."""
     given: tuple[int, int]
     """(h, w) of all bands."""
     extent: tuple[float, float]
-    """Height and width that they reach over, in pixels of the original images."""
+    """Height and width covered by the logits, in pixels of the original images."""
     flipped: bool = False
-    """Whether the images were mirrored, left to right."""
+    """Whether the images were flipped horizontally."""
 
 
 def mean_decision(
     views: Sequence[View], size: tuple[int, int], shares: Shares, *, limit: int
 ) -> Decided:
-    """Decide each pixel by the mean over views of its probabilities, at the original size.
+    """Predict each pixel from its mean probabilities over views, at the original size.
 
-    All views are read in step, a few rows at a time, so that full-size probabilities never exist
-    for all rows. mmsegmentation's SegTTAModel takes the same mean.
+    The views are processed together, a few rows at a time, so the full-size probabilities of all
+    rows are never in memory. mmsegmentation's SegTTAModel computes the same mean.
 
     Args:
-        views: two or more of the same images.
+        views: two or more views of the same images.
         size: (H, W) of the original images.
-        shares: what makes probabilities of the values.
-        limit: elements of each view's full-size logits that exist at a time.
+        shares: how logits become probabilities.
+        limit: maximum number of elements of a view's full-size logits in memory.
     """
     first, *others = (_full_rows(view, size, limit) for view in views)
     rest, parts = [_Rows(other) for other in others], []
@@ -134,7 +134,7 @@ def mean_decision(
 
 
 def _full_rows(view: View, size: tuple[int, int], limit: int) -> Iterator[Tensor]:
-    """Yield a view's logits (N, K, rows, W) float32 at the original size, not mirrored."""
+    """Yield a view's logits (N, K, rows, W) float32 at the original size, flipped back."""
     found = resized_bands(view.bands, view.given, size, extent=view.extent, limit=limit)
     for rows in found:
         count = rows.shape[2]
@@ -143,7 +143,7 @@ def _full_rows(view: View, size: tuple[int, int], limit: int) -> Iterator[Tensor
 
 
 class _Rows:
-    """Bands (N, K, rows, W) that are taken by as many rows as are asked for."""
+    """Reads bands (N, K, rows, W) by a given number of rows."""
 
     def __init__(self, bands: Iterator[Tensor]) -> None:
         """Start at the top."""
@@ -161,37 +161,37 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Grid:
-    """Windows of one size in rows and columns over a picture."""
+    """A grid of windows of one size over an image."""
 
     tops: Sequence[int]
-    """First row of the windows of each row, ascending from 0 without gaps."""
+    """First pixel row of each row of windows, ascending from 0 without gaps."""
     lefts: Sequence[int]
-    """First column of the windows of each column, the same way."""
+    """First pixel column of each column of windows, likewise."""
     crop: tuple[int, int]
     """(height, width) of a window."""
     size: tuple[int, int]
-    """(H, W) of the picture; windows may reach beyond it."""
+    """(H, W) of the image; windows may extend beyond it."""
     blend: Blend = "even"
-    """All pixels of a window count alike, or those near its middle more."""
+    """Weights of a window's pixels: equal, or Gaussian with the maximum at its centre."""
 
     @property
     def width(self) -> int:
-        """Columns that the windows reach over."""
+        """Number of pixel columns that the windows cover."""
         return self.lefts[-1] + self.crop[1]
 
     @property
     def bands(self) -> list[tuple[int, int]]:
-        """List the rows (first, last + 1) that no window touches after each row of windows."""
+        """List the pixel rows (first, last + 1) that are complete after each row of windows."""
         return list(zip(self.tops, [*self.tops[1:], self.size[0]], strict=True))
 
     @cached_property
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Weights of a window's rows and of its columns, whose product is a pixel's."""
+        """Weights of a window's rows and columns; a pixel's weight is their product."""
         down, across = (importance(side, self.blend) for side in self.crop)
         return down, across
 
     def weighted(self, logits: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Weigh some rows of a window's full-size logits (N, K, rows, width)."""
+        """Multiply rows of a window's full-size logits (N, K, rows, width) by their weights."""
         if self.blend == "even":
             return logits
         down, across = (one.to(logits.device) for one in self.weights)
@@ -199,12 +199,12 @@ class Grid:
 
     @cached_property
     def sums(self) -> tuple[Tensor, Tensor]:
-        """Sums of these over all windows at each row and at each column of the picture."""
+        """Sums of the weights over all windows, for each row and each column of the image."""
         down, across = self.weights
         return _sums(self.tops, down), _sums(self.lefts, across)
 
     def mean(self, total: Tensor, start: int) -> Tensor:
-        """Divide summed rows (N, K, rows, width) from `start` on by their weights: W columns."""
+        """Divide summed rows (N, K, rows, width) from `start` on by their weights; W columns."""
         down, across = self.sums
         weights = down[start : start + total.shape[2], None] * across[: self.size[1]]
         return total[..., : self.size[1]] / weights.to(total.device)
@@ -219,7 +219,7 @@ def importance(length: int, blend: Blend) -> Tensor:
 
 
 def _sums(starts: Sequence[int], weights: Tensor) -> Tensor:
-    """Sum at each place the weights of the windows that cover it."""
+    """Sum the weights of the windows that cover each row or column."""
     total = torch.zeros(starts[-1] + len(weights), dtype=weights.dtype)
     for start in starts:
         total[start : start + len(weights)] += weights
@@ -229,17 +229,17 @@ def _sums(starts: Sequence[int], weights: Tensor) -> Tensor:
 def blended_bands(
     windows: Iterable[Tensor], grid: Grid, *, limit: int | None = None
 ) -> Iterator[Tensor]:
-    """Average the logits of overlapping windows at full size, each pixel over those that cover it.
+    """Average the logits of overlapping windows at full size.
 
-    Rows are handed out as soon as no later window touches them. Where the full-size logits of one
-    row of windows are within twice the limit, they are summed as they come. Of larger pictures the
-    logits of the rows of windows that overlap are kept as the network gave them, and enlarged for
-    a few rows at a time; that rounds otherwise in the last bit of a float32.
+    Rows are yielded as soon as no later window covers them. If the full-size logits of one row of
+    windows are within twice the limit, windows are resized and summed one by one. For larger images
+    the network's own logits of the overlapping rows of windows are kept, and resized a few rows at
+    a time; this may differ in the last bit of a float32.
 
     Args:
         windows: logits (N, K, h, w) of each window, row by row.
-        grid: where the windows lie.
-        limit: elements of full-size logits that exist at a time; default `functional.CHUNK`.
+        grid: the layout of the windows.
+        limit: maximum number of full-size logits in memory; default `functional.CHUNK`.
 
     Yields:
         (N, K, rows, W) float32, from top to bottom, H rows in all.
@@ -276,20 +276,20 @@ def _a_few_rows(source: Iterator[Tensor], grid: Grid, limit: int) -> Iterator[Te
         kept = [row.from_row(top) for row in kept if row.top + grid.crop[0] > top]
         kept.append(_Row(top, [next(source) for _ in grid.lefts], grid.crop))
         count, num_classes = kept[-1].logits[0].shape[:2]
-        step = max(1, limit // (4 * count * num_classes * grid.width))  # all that is made of them
+        step = max(1, limit // (4 * count * num_classes * grid.width))  # 4: with temporary copies
         for start in range(top, after, step):
             yield _blended(kept, grid, range(start, min(start + step, after)))
 
 
 def _blended(kept: Sequence["_Row"], grid: Grid, rows: range) -> Tensor:
-    """Blend some rows (N, K, rows, W) of the rows of windows that are kept."""
+    """Blend some pixel rows (N, K, rows, W) of the kept rows of windows."""
     one = kept[0].logits[0]
     total = one.new_zeros((*one.shape[:2], len(rows), grid.width), dtype=torch.float32)
     for row in kept:
         part = slice(rows.start - row.top, min(rows.stop - row.top, grid.crop[0]))
         if part.start < grid.crop[0]:
-            for place, left in enumerate(grid.lefts):
-                enlarged = grid.weighted(row.enlarged(place, part), part)
+            for index, left in enumerate(grid.lefts):
+                enlarged = grid.weighted(row.enlarged(index, part), part)
                 count, width = enlarged.shape[2:]
                 total[:, :, :count, left : left + width] += enlarged
     return grid.mean(total, rows.start)
@@ -297,29 +297,29 @@ def _blended(kept: Sequence["_Row"], grid: Grid, rows: range) -> Tensor:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of windows, as the network gave their logits."""
+    """A row of windows, with the network's logits."""
 
     top: int
     logits: list[Tensor]
-    """(N, K, h, w) of each, or what is left of them."""
+    """(N, K, h, w) of each window, or their rows from `first` on."""
     crop: tuple[int, int]
     height: int = 0
-    """h of all of a window; default that of `logits`."""
+    """h of the complete logits of a window; default that of `logits`."""
     first: int = 0
-    """Row that `logits` start at."""
+    """The row at which `logits` start."""
 
     def near(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the rows that each of a window's rows lies between, see `neighbours`."""
+        """Return the logits' rows around each of a window's pixel rows, see `neighbours`."""
         return neighbours(self.height or self.logits[0].shape[2], self.crop[0])
 
-    def enlarged(self, place: int, rows: slice) -> Tensor:
+    def enlarged(self, index: int, rows: slice) -> Tensor:
         """Return some rows (N, K, rows, width) of a window at full size."""
         above, below, share = (near[rows] for near in self.near())
-        part = between(self.logits[place], above - self.first, below - self.first, share)
+        part = between(self.logits[index], above - self.first, below - self.first, share)
         return resize(part, (len(share), self.crop[1]))
 
     def from_row(self, row: int) -> "_Row":
-        """Leave out what only the picture's rows before `row` need."""
+        """Drop the logits that are only needed for the image's rows before `row`."""
         first = int(self.near()[0][row - self.top])
         height = self.height or self.logits[0].shape[2]
         rest = [one[:, :, first - self.first :].clone() for one in self.logits]

@@ -174,7 +174,9 @@ class TransformersModel(SegmentationModel):
         encoders = [self.network.get_submodule(name) for name in self.encoders]
         for part in (self.network, *encoders):
             if getattr(part, "supports_gradient_checkpointing", False):
-                old = part.gradient_checkpointing_enable  # its name in older versions of transformers
+                old = (
+                    part.gradient_checkpointing_enable
+                )  # the name in older transformers
                 getattr(part, "activation_checkpointing_enable", old)()
                 return True
         return False

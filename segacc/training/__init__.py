@@ -1,1 +1,1 @@
-"""All that a training run holds: planned, built, fed, limited, saved."""
+"""Training: plan, build, feed, limit, track, save and resume a run."""

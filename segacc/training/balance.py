@@ -1,4 +1,4 @@
-"""Class balance of a run: what is counted in the training split, said, stored and read again."""
+"""Class weights, class shares and rare-class sampling, from label counts of the training split."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,41 +27,41 @@ from segacc.training.folders import BALANCE
 from segacc.training.plan import Plan, as_stored
 
 MANY = 16
-"""Classes of which a note tells all weights; of more, it tells the lowest and the highest."""
+"""Largest number of classes whose weights are all printed; else the lowest and the highest."""
 
 
 @dataclass(frozen=True)
 class Balance:
-    """What class balance does to a run."""
+    """The class balance of a run."""
 
     chances: Sequence[float] | None = None
-    """How often training draws each sample, in proportion; None for each once an epoch."""
+    """Relative sampling weight of each training sample; None: each one once per epoch."""
     notes: tuple[str, ...] = ()
     class_weights: tuple[float, ...] | None = None
     """K factors of the losses."""
     class_shares: tuple[float, ...] | None = None
-    """K shares of the labelled pixels of the training split."""
+    """K shares of the labelled pixels of the training split, 0..1."""
     table: Mapping[str, Any] | None = None
-    """What class_balance.json holds; None where nothing was asked for."""
+    """The content of class_balance.json; None if no setting needs it."""
 
     def inform(self, facts: Facts) -> Facts:
-        """Tell losses and augmentations."""
+        """Return the facts for losses and augmentations, with class weights and shares."""
         return replace(facts, class_weights=self.class_weights, class_shares=self.class_shares)
 
     def write(self, folder: Path) -> None:
-        """Write class_balance.json, if there is anything to store."""
+        """Write class_balance.json, if there is a table."""
         if self.table is not None:
             part = folder / f".{BALANCE}.part"
             part.write_text(json.dumps(self.table, indent=1), encoding="utf-8")
-            part.replace(folder / BALANCE)  # a reader finds the old one or the new one
+            part.replace(folder / BALANCE)  # atomic: a reader never sees a partial file
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """What the run that is resumed found; nothing of it in a run that starts."""
+    """The stored class balance of a resumed run; empty in a new run."""
 
     weights: tuple[float, ...] | None = None
-    """None too where --class-weights was typed anew."""
+    """Also None if --class-weights was given again."""
     counts: Counts | None = None
 
 
@@ -72,22 +72,22 @@ def balance(
     chances: Sequence[float] | None,
     accelerator: Any,
 ) -> Balance:
-    """Find class weights, class shares and the samples' chances, as far as they are asked for.
+    """Compute class weights, class shares and sampling weights, as far as the settings need them.
 
-    Labels are counted at most once in a run: one that is resumed reads what it stored, so that
-    its order stays. Called on all processes, which share the counting.
+    Labels are counted at most once per run: a resumed run reads the stored counts, so the order of
+    its samples stays the same. All processes call it and share the counting.
 
     Args:
-        plan: of the run.
+        plan: the plan of the run.
         train: the training split.
-        labels: the map of the data set.
-        chances: of the samples, as the data set gives them; multiplied with those of rare-class
+        labels: the label map of the data set.
+        chances: sampling weights given by the data set, multiplied with those of rare-class
             sampling.
-        accelerator: of the run.
+        accelerator: the accelerator of the run.
 
     Raises:
-        SegaccError: a label is not what it should be, the file of weights does not fit, or a
-            stream is asked for what only counting tells.
+        SegaccError: a label is invalid, the file of weights does not fit the classes, or a setting
+            needs label counts and the data set is a stream.
     """
     config = plan.settings.config
     rule, temperature = config.class_weights, config.rare_class_sampling
@@ -98,7 +98,7 @@ def balance(
     weights, counts = found.weights, found.counts
     by_count = temperature is not None or _wants_shares(plan) or (rule in RULES and not weights)
     if by_count and counts is None:
-        assert isinstance(train, Source)  # a stream was refused
+        assert isinstance(train, Source)  # streams were refused above
         counts, notes = count(plan, train, accelerator)
     if rule is not None and weights is None:
         weights = _weights(plan, rule, labels, counts)
@@ -115,7 +115,7 @@ def balance(
 
 
 def _wants_shares(plan: Plan) -> list[str]:
-    """Name the augmentations that ask for the classes' shares."""
+    """Return the names of the augmentations that need class shares."""
     return [one.name for one in plan.aug if one.record.wants_shares]
 
 
@@ -125,38 +125,38 @@ def _refuse_stream(plan: Plan, train: Source | Stream) -> None:
         return
     if config.class_weights in RULES:
         raise OptionError(
-            f"{where('class_weights')}: {config.class_weights} needs the pixels of each class, and "
-            "a stream would have to be read to its end to count them. Give a file of weights "
+            f"{where('class_weights')}: {config.class_weights} needs the pixel count of each "
+            "class, for which the whole stream would have to be read. Give a file of weights "
             "(--class-weights FILE)."
         )
     if config.rare_class_sampling is not None:
         raise OptionError(
-            f"{where('rare_class_sampling')}: a stream is read from front to back, so no image of "
-            "it can be drawn more often. Leave this out, or use a data set on disk."
+            f"{where('rare_class_sampling')}: a stream is read in order, so no image of it can be "
+            "drawn more often than others. Leave this out, or use a data set on disk."
         )
     if names := _wants_shares(plan):
         raise OptionError(
-            f"{where('aug')}: {names[0]} needs the pixels of each class, and a stream would have "
-            "to be read to its end to count them. Leave it out, or use a data set on disk."
+            f"{where('aug')}: {names[0]} needs the pixel count of each class, for which the whole "
+            "stream would have to be read. Leave it out, or use a data set on disk."
         )
 
 
 def count(plan: Plan, train: Source, accelerator: Any) -> tuple[Counts, list[str]]:
-    """Count the labels of the training split; the processes share them.
+    """Count the labels of the training split; each process counts its share.
 
     Returns:
-        (n, K) on every process, and what is to be told.
+        Pixel counts (n, K) of the n samples, on every process, and the notes to print.
 
     Raises:
-        SegaccError: on every process, the first error in the order of processes.
+        SegaccError: on every process, the error of the first process that has one.
     """
     config, unreadable = plan.settings.config, set[str]()
     turn = slice(accelerator.process_index, None, accelerator.num_processes)
-    places, error = range(len(train))[turn], None
+    indices, error = range(len(train))[turn], None
     rows: Any = None
     try:
-        rows = count_labels(train, config.num_workers, places=places, unreadable=unreadable)
-    except SegaccError as problem:  # the others wait below
+        rows = count_labels(train, config.num_workers, places=indices, unreadable=unreadable)
+    except SegaccError as problem:  # raised below, on all processes
         error = problem
     found = gather_object([(error, turn, rows, unreadable)])
     if errors := [one for one, *_ in found if one is not None]:
@@ -167,14 +167,14 @@ def count(plan: Plan, train: Source, accelerator: Any) -> tuple[Counts, list[str
     notes = _passed_over(set().union(*(some for *_, some in found)), config.skip_unreadable)
     if not counts.any():
         raise DataError(
-            f"{plan.settings.where('train_split')}: no pixel of the {len(train)} labels in "
-            f"{config.train_split} is of a class: all are ignored."
+            f"{plan.settings.where('train_split')}: the {len(train)} labels in "
+            f"{config.train_split} have no pixel of any class: all are ignored."
         )
     return counts, notes
 
 
 def _passed_over(unreadable: set[str], allowed: int) -> list[str]:
-    """Tell of labels that cannot be read, or refuse them if they are too many."""
+    """Return a note on unreadable labels, or refuse them if there are too many."""
     if len(unreadable) > allowed:
         reason = sorted(unreadable)[allowed]
         limit = f" ({allowed} are allowed by --skip-unreadable)" if allowed else ""
@@ -182,11 +182,11 @@ def _passed_over(unreadable: set[str], allowed: int) -> list[str]:
             f"{reason} To pass over up to N such files, add --skip-unreadable N{limit}."
         )
     many = "1 label" if len(unreadable) == 1 else f"{len(unreadable)} labels"
-    return [f"{many} could not be read and did not count"] if unreadable else []
+    return [f"{many} could not be read and were not counted"] if unreadable else []
 
 
 def _weights(plan: Plan, rule: str, labels: LabelMap, counts: Counts | None) -> tuple[float, ...]:
-    """Find the weights by their rule, or in the file that is named in its place."""
+    """Return the class weights, computed by a rule or read from a file."""
     if rule not in RULES:
         return read_class_weights(rule, labels.names, plan.settings.where("class_weights"))
     assert counts is not None
@@ -196,7 +196,7 @@ def _weights(plan: Plan, rule: str, labels: LabelMap, counts: Counts | None) -> 
 def _weights_notes(
     rule: str, names: Sequence[str], weights: Sequence[float], counts: Counts | None
 ) -> list[str]:
-    """Tell the weights in a line, and which classes never occur."""
+    """Return a line with the class weights, and one with the classes that never occur."""
     by = "by" if rule in RULES else "from"
     told = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
     if len(told) > MANY:
@@ -209,28 +209,28 @@ def _weights_notes(
     if counts is not None and rule in RULES:
         absent = [name for name, total in zip(names, counts.sum(0), strict=True) if not total]
         if absent:
-            lines.append(f"never labelled in training, so of weight 1: {', '.join(absent)}")
+            lines.append(f"absent from the training labels (weight 1): {', '.join(absent)}")
     return lines
 
 
 def _sampling_note(
     temperature: float, names: Sequence[str], counts: Counts, chances: Sequence[float]
 ) -> str:
-    """Tell which classes are asked for most, and how far the images' chances are apart."""
+    """Return a line with the most sampled classes and the range of the images' frequencies."""
     wanted = class_chances(counts, temperature)
     first = np.argsort(-wanted, kind="stable")[:3]
     told = ", ".join(f"{names[k]} {wanted[k]:.0%}" for k in first)
     epoch = np.asarray(chances) * (len(chances) / sum(chances))
     return (
-        f"rare-class sampling at temperature {temperature:g} asks for {told}; an epoch draws an "
-        f"image {epoch.min():.2g} to {epoch.max():.2g} times"
+        f"rare-class sampling, temperature {temperature:g}: most sampled classes {told}; each "
+        f"image is drawn {epoch.min():.2g} to {epoch.max():.2g} times per epoch on average"
     )
 
 
 def _table(
     plan: Plan, labels: LabelMap, weights: tuple[float, ...] | None, counts: Counts | None
 ) -> dict[str, Any]:
-    """Return what class_balance.json holds, of plain lists and numbers."""
+    """Return the content of class_balance.json."""
     names, config = labels.names, plan.settings.config
     named = None if weights is None else dict(zip(names, weights, strict=True))
     table: dict[str, Any] = {"split": config.train_split, "names": list(names)}
@@ -247,10 +247,10 @@ def _table(
 
 
 def _stored(plan: Plan, labels: LabelMap, train: Source | Stream) -> _Stored:
-    """Read what the run that is resumed found.
+    """Read the class_balance.json of a resumed run.
 
     Raises:
-        OptionError: it was for other classes or images.
+        OptionError: it was written for other classes or images.
     """
     path = plan.folder / BALANCE
     if not (plan.resume and path.is_file()):
@@ -261,9 +261,9 @@ def _stored(plan: Plan, labels: LabelMap, train: Source | Stream) -> _Stored:
     if table["names"] != list(labels.names) or (rows and counted != len(rows)):
         was = f"{len(rows)} training images, " if rows else ""
         raise OptionError(
-            f"--resume {plan.settings.config.resume}: {path} is for {was}"
-            f"{len(table['names'])} classes ({', '.join(table['names'])}), which are not those of "
-            "the data now: this would not be the same run."
+            f"--resume {plan.settings.config.resume}: {path} was written for {was}"
+            f"{len(table['names'])} classes ({', '.join(table['names'])}), but the data set has "
+            "changed since. Use the data of that run, or start a new run."
         )
     same = named and as_stored(plan.settings, "class_weights", plan.folder)
     weights = tuple(named[name] for name in labels.names) if same else None
@@ -271,7 +271,7 @@ def _stored(plan: Plan, labels: LabelMap, train: Source | Stream) -> _Stored:
 
 
 def _counts(rows: Sequence[str], num_classes: int) -> Counts:
-    """Read the images of class_balance.json, each `CLASS:PIXELS CLASS:PIXELS ...`."""
+    """Parse the rows of class_balance.json, one `CLASS:PIXELS CLASS:PIXELS ...` per image."""
     counts: Counts = np.zeros((len(rows), num_classes), np.int64)
     for row, text in zip(counts, rows, strict=True):
         for pair in text.split():

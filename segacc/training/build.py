@@ -1,4 +1,4 @@
-"""The network of a run: built, its weights loaded, parts of it frozen."""
+"""Build the network of a run, load its weights and freeze parts of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +29,10 @@ def load_weights(
     class_names: Sequence[str] = (),
     fresh_head: bool = False,
 ) -> LoadReport:
-    """Load what `choose` decided into the network; see `SegmentationModel.load_weights`.
+    """Load the weights that `choose` found; see `SegmentationModel.load_weights`.
 
     Raises:
-        WeightsError: they do not belong to the network.
+        WeightsError: the weights do not fit the network.
     """
     if source.folder is None:
         return LoadReport(source.name)
@@ -41,7 +41,7 @@ def load_weights(
 
 
 def agree_on_weights(given: str, default_id: str | None, accelerator: Any) -> Source:
-    """Let the main process `choose` for all; each node's first process fetches for its own disk.
+    """Let the main process `choose` the weights for all; each node downloads them once.
 
     Raises:
         WeightsError: as `choose`, on every process.
@@ -52,15 +52,15 @@ def agree_on_weights(given: str, default_id: str | None, accelerator: Any) -> So
     if accelerator.is_main_process:
         try:
             source = choose(given, default_id)
-        except Exception as error:  # carried to the others, which wait
+        except Exception as error:  # raised below, on all processes
             source = Source(None, "", error=error)
     decision: list[Source] = broadcast_object_list([source])
     shared = decision[0]
     if shared.error is not None:
         raise shared.error
     failed = ""
-    with accelerator.local_main_process_first():  # all come here: it holds barriers
-        if shared.folder and not Path(shared.folder).is_dir():  # another node, another disk
+    with accelerator.local_main_process_first():  # a barrier: all processes must come here
+        if shared.folder and not Path(shared.folder).is_dir():  # a node with its own disk
             try:
                 shared = replace(shared, folder=fetch(shared.name))
             except WeightsError as error:
@@ -72,25 +72,25 @@ def agree_on_weights(given: str, default_id: str | None, accelerator: Any) -> So
 
 @dataclass(frozen=True)
 class Built:
-    """A network, and what is to be told of it."""
+    """A built network."""
 
     network: SegmentationModel
     facts: Facts
-    """With the crop that the network takes."""
+    """With the crop size that fits the network."""
     report: LoadReport
     notes: tuple[str, ...]
 
 
 def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> Built:
-    """Build the network, load its weights, and find in a dry pass what it needs.
+    """Build the network, load its weights, and run a dry pass to find unused parameters.
 
     Raises:
-        SegaccError: weights, crop or batch do not fit it, or a package is missing.
+        SegaccError: the weights, the crop or the batch do not fit it, or a package is missing.
     """
     config = plan.settings.config
     network, facts = construct(plan, splits)
     default = plan.arch.record.default_weights(plan.arch.options)
-    if getattr(plan.arch.options, "config", None):  # its sizes are those of other weights
+    if getattr(plan.arch.options, "config", None):  # default weights need not fit a config
         default = None
     source = agree_on_weights("none" if plan.resume else config.weights, default, accelerator)
     fresh = config.head == "fresh"
@@ -110,7 +110,9 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
         keep_statistics(network, plan.settings)
     network.min_batch_size = max(network.min_batch_size, findings.min_batch_size)
     if config.gradient_checkpointing and not network.enable_gradient_checkpointing():
-        raise OptionError(f"--gradient-checkpointing: {plan.arch.name} offers none; leave it out.")
+        raise OptionError(
+            f"--gradient-checkpointing: {plan.arch.name} does not support it; leave it out."
+        )
     if config.channels_last:
         change: Any = network.to
         change(memory_format=torch.channels_last)
@@ -121,9 +123,9 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
 
 
 def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]:
-    """Build the network with random weights for a crop that it takes.
+    """Build the network with random weights, for a crop size that fits it.
 
-    A crop that was not typed is made to fit; one that was typed is refused when it does not.
+    A default crop size is changed to fit; a given one that does not fit is refused.
     """
     config, labels = plan.settings.config, splits.labels
     facts = Facts(
@@ -135,7 +137,7 @@ def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]
     )
     try:
         network = build(plan, facts)
-    except OptionError:  # perhaps it is built for squares, and nobody typed this crop
+    except OptionError:  # it may only support squares; a default crop size can be changed
         if config.crop_size is not None:
             raise
         side = max(32, min(facts.crop_size) // 32 * 32)
@@ -161,30 +163,30 @@ def build(plan: Plan, facts: Facts) -> SegmentationModel:
     except ModuleNotFoundError as error:
         where = plan.settings.where("arch")
         raise OptionError(
-            f"{where}: {arch.name} needs the package {error.name}: install it."
+            f"{where}: {arch.name} needs the package {error.name}; install it."
         ) from None
     network.num_channels = facts.num_channels
     return network
 
 
 def lost(network: SegmentationModel, report: LoadReport, plan: Plan) -> str:
-    """Warn of an encoder that is random and frozen: it would stay so."""
+    """Return a warning if the encoder has random weights and is frozen."""
     encoder = [one for name, one in network.named_parameters() if not network.is_head(name)]
     if report.loaded or plan.resume or not encoder or any(one.requires_grad for one in encoder):
         return ""
     return (
-        "THE ENCODER IS RANDOM AND FROZEN, so nothing good can come of this run: give "
-        f"{plan.arch.name} weights (--weights FOLDER), or let the encoder train."
+        "THE ENCODER HAS RANDOM WEIGHTS AND IS FROZEN, so it will never learn: give "
+        f"{plan.arch.name} weights (--weights FOLDER), or train the encoder."
     )
 
 
 def synchronize(
     network: SegmentationModel, plan: Plan, accelerator: Accelerator
 ) -> SegmentationModel:
-    """Let batch norm see the batches of all processes, where that was asked for.
+    """Convert batch norm to SyncBatchNorm if `--sync-batchnorm` is given.
 
     Raises:
-        OptionError: torch has it on accelerators only.
+        OptionError: the processes run on CPUs, where torch does not support it.
     """
     if not plan.settings.config.sync_batchnorm or accelerator.num_processes == 1:
         return network

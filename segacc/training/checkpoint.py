@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: atomic save, checksums, find, load, rotate."""
+"""Checkpoints: atomic save, checksums, find, read, rotate."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from segacc.errors import OptionError, WriteError
 from segacc.evaluation.scores import Scores
 
 COMPLETE = "SHA256SUMS"
-"""Written last; a checkpoint folder without it does not count. `sha256sum -c` reads it as well."""
+"""Written last: a checkpoint folder without it is incomplete. `sha256sum -c` can read it."""
 PROGRESS = "progress.json"
 DEEPSPEED = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
@@ -23,12 +23,12 @@ DEEPSPEED = {
     "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
     "deepspeed.utils.tensor_fragment.fragment_address",
 }
-"""What DeepSpeed's checkpoints hold beside tensors: these classes do nothing when they are read."""
+"""Classes in DeepSpeed's checkpoints that are safe to unpickle."""
 
 
 @dataclass
 class Progress:
-    """What a run knows of itself beside weights and optimizer."""
+    """The state of a run, apart from weights and optimizer."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -36,28 +36,28 @@ class Progress:
     """The best score so far, by `best_by`."""
     best_step: int | None = None
     early_stop: dict[str, Any] = field(default_factory=dict)
-    """The best score by which it is decided, its step, and the evaluations since."""
+    """Of early stopping: the score, its best value, the step of it, and evaluations since."""
     evaluated: int = 0
     """The step of the newest evaluation."""
     saved: int = 0
     """The step of the newest checkpoint."""
     scores: Scores = field(default_factory=dict)
-    """Of the newest evaluation."""
+    """The scores of the newest evaluation."""
     num_images: int = 0
-    """Images that it scored."""
+    """Number of images in the newest evaluation."""
     unreadable: list[str] = field(default_factory=list)
-    """Why files of the training split were passed over so far; they count on in a resumed run."""
+    """Messages about the training files skipped so far; a resumed run keeps counting them."""
     positions: list[Any] = field(default_factory=list)
-    """Of a streamed training split, where each reader of this process stands, None at the start;
-    empty for any other. A checkpoint holds such a list for each process."""
+    """Position of each reader of this process in a streamed training split (None: its start);
+    empty if nothing is streamed. A checkpoint holds one such list per process."""
     max_steps: int | None = None
-    """Of the whole run, as they stood; `--max-time` fits them."""
+    """Optimizer steps of the whole run; with `--max-time`, the newest estimate."""
     seconds: float = 0.0
-    """That all parts of the run took."""
+    """Seconds that the run took so far, including the parts before it was resumed."""
     skipped: int = 0
-    """Steps that were not taken, since loss or gradient were not finite."""
+    """Number of steps skipped because the loss or the gradient was not finite."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the order of samples depends on; a resumed run must agree."""
+    """Settings that determine the order of samples; they must be the same in a resumed run."""
 
 
 def write_folder(
@@ -66,18 +66,18 @@ def write_folder(
     accelerator: Any,
     last: Callable[[Path], None] = lambda part: None,
 ) -> None:
-    """Write a folder as a whole: `fill` writes a temporary one on all processes, then it moves.
+    """Write a folder atomically: `fill` writes a temporary folder, which is renamed at the end.
 
-    A folder of that name is replaced; a process killed at any moment leaves the old or the new one.
-    `last` is called on the main process once all have filled it.
+    All processes call `fill`; the main process then calls `last`. An existing folder is replaced. A
+    process killed at any moment leaves either the old or the new folder.
 
     Raises:
-        WriteError: one of them could not write, as on a full disk; on all of them.
+        WriteError: on all processes, if one of them could not write, as on a full disk.
     """
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
 
     def prepare() -> None:
-        if old.exists() and not folder.exists():  # cut off between the two renames below
+        if old.exists() and not folder.exists():  # killed between the two renames below
             old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -98,26 +98,26 @@ def write_folder(
 
 
 def _write(act: Callable[[], None] | None, part: Path, accelerator: Any) -> None:
-    """Act on this process and wait for all; what one of them cannot write is raised on all."""
+    """Call `act` on this process and wait for all; a failure to write is raised on all."""
     from segacc.training.processes import on_all
 
     def told() -> None:
         try:
             if act is not None:
                 act()
-        except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk torch raises one
-            shutil.rmtree(part, ignore_errors=True)  # its room is needed for the next attempt
+        except (OSError, RuntimeError, SafetensorError) as error:  # each may mean a full disk
+            shutil.rmtree(part, ignore_errors=True)  # frees the space for the next attempt
             reason = " ".join(str(error).split())
             raise WriteError(
-                f"{part.with_name(part.name[1:].removesuffix('.part'))}: it cannot be written: "
-                f"{reason}. What was written before it is whole."
+                f"{part.with_name(part.name[1:].removesuffix('.part'))}: cannot be written: "
+                f"{reason}. Files written earlier are complete."
             ) from error
 
     on_all(accelerator, told)
 
 
 def _flush(folder: Path) -> None:
-    """Ask the disk to keep what was written, before the rename says that it is whole."""
+    """Flush a folder's files to disk before the rename that makes it complete."""
     for path in folder.rglob("*"):
         if path.is_file():
             _sync(path)
@@ -130,13 +130,13 @@ def _sync(path: Path) -> None:
 
 
 def name(step: int) -> str:
-    """Return the folder name of a step."""
+    """Return the folder name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
 def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: Any = None) -> Path:
-    """Save all that resumes a run as `folder`/step-N, then drop the oldest but `keep`."""
-    place = folder / name(progress.step)
+    """Save the state of a run as `folder`/step-N, then remove all but the newest `keep`."""
+    target = folder / name(progress.step)
     whole = {**asdict(progress), "positions": _of_all(progress.positions)}
 
     def fill(part: Path) -> None:
@@ -148,15 +148,15 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: 
         (part / PROGRESS).write_text(json.dumps(whole, indent=1))
         seal(part)
 
-    write_folder(place, fill, accelerator, last=finish)
+    write_folder(target, fill, accelerator, last=finish)
     if accelerator.is_main_process:
         for old in complete(folder)[:-keep]:
             remove(old)
-    return place
+    return target
 
 
 def seal(checkpoint: Path) -> None:
-    """Write the checksum of every file, which makes the checkpoint count."""
+    """Write the checksum of every file, which marks the checkpoint as complete."""
     inside = (path for path in checkpoint.rglob("*") if path.name != COMPLETE)
     files = sorted(path for path in inside if path.is_file())
     lines = [f"{checksum(path)}  {path.relative_to(checkpoint).as_posix()}\n" for path in files]
@@ -170,52 +170,53 @@ def checksum(path: Path) -> str:
 
 
 def fault(checkpoint: Path) -> str:
-    """Say which file is not the one that was written; nothing where all are."""
+    """Return which file is missing or damaged; an empty string if all are intact."""
     try:
         lines = (checkpoint / COMPLETE).read_text(encoding="utf-8").splitlines()
         wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         if PROGRESS not in wanted:
-            return f"{COMPLETE} is cut off"
+            return f"{COMPLETE} is incomplete"
         for name, digest in wanted.items():
             if not (checkpoint / name).is_file():
                 return f"{name} is missing"
             if checksum(checkpoint / name) != digest:
-                return f"{name} has another checksum than when it was written"
+                return f"{name} does not match its checksum"
     except (OSError, ValueError) as error:
         return f"{COMPLETE}: {error}"
     return ""
 
 
 def verify(checkpoint: Path) -> None:
-    """Refuse a checkpoint of which a file is missing or has changed.
+    """Refuse a damaged checkpoint.
 
     Raises:
-        OptionError: so, with the newest one that is intact.
+        OptionError: a file is missing or has changed; it names the newest intact checkpoint.
     """
     if reason := fault(checkpoint):
         raise OptionError(damaged(checkpoint, reason))
 
 
 def refuse_code(checkpoint: Path) -> None:
-    """Refuse DeepSpeed's files where they name more than DEEPSPEED: it reads pickles that can run.
+    """Refuse DeepSpeed checkpoints whose pickles refer to other classes than DEEPSPEED.
 
-    Accelerate and torch read all others with `weights_only`.
+    DeepSpeed unpickles its files without restrictions, which can run code; accelerate and torch
+    read all other files with `weights_only`.
 
     Raises:
-        OptionError: so.
+        OptionError: a file refers to a class that is not in DEEPSPEED.
     """
     for path in sorted(checkpoint.rglob("*.pt")):
         from torch.serialization import get_unsafe_globals_in_checkpoint
 
         if unknown := set(get_unsafe_globals_in_checkpoint(path)) - DEEPSPEED:
             raise OptionError(
-                f"--resume: {path} is not read: it names {sorted(unknown)[0]}, which could run "
-                "code. Start a new run from last/ or best/, with --weights FOLDER."
+                f"--resume: {path} contains {sorted(unknown)[0]}, which could run code, so it is "
+                "not loaded. Start a new run from last/ or best/, with --weights FOLDER."
             )
 
 
 def _of_all(positions: list[Any]) -> list[Any]:
-    """List the positions of all processes; nothing where nothing is streamed."""
+    """Return the stream positions of all processes; an empty list if nothing is streamed."""
     if not positions:
         return []
     from accelerate.utils import gather_object
@@ -225,13 +226,13 @@ def _of_all(positions: list[Any]) -> list[Any]:
 
 
 def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; one that is removed by half does not count."""
+    """Remove a checkpoint; its checksums first, so that a partial one counts as incomplete."""
     (checkpoint / COMPLETE).unlink()
     shutil.rmtree(checkpoint)
 
 
 def complete(folder: Path) -> list[Path]:
-    """List the whole checkpoints of a folder, oldest first."""
+    """List the complete checkpoints in a folder, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step-*/{COMPLETE}"))
 
 
@@ -239,41 +240,39 @@ def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
     """Return (run folder, checkpoint) for `--resume`: `auto`, a run folder, or a checkpoint.
 
     Raises:
-        OptionError: there is none, or none with checksums.
+        OptionError: there is no checkpoint, or none with checksums.
     """
     if given == "auto" and output_dir is None:
-        raise OptionError("--resume auto needs --output-dir DIR; or write --resume DIR.")
-    place = (output_dir if given == "auto" and output_dir else Path(given)).expanduser().resolve()
+        raise OptionError("--resume auto needs --output-dir DIR; or use --resume DIR.")
+    path = (output_dir if given == "auto" and output_dir else Path(given)).expanduser().resolve()
     found = (
-        [place]
-        if (place / COMPLETE).is_file()
-        else complete(place / "checkpoints") or complete(place)
+        [path] if (path / COMPLETE).is_file() else complete(path / "checkpoints") or complete(path)
     )
     if not found:
-        _refuse_older(given, place)
-        raise OptionError(f"--resume {given}: no whole checkpoint in {place / 'checkpoints'}.")
+        _refuse_older(given, path)
+        raise OptionError(f"--resume {given}: no complete checkpoint in {path / 'checkpoints'}.")
     return found[-1].parents[1], found[-1]
 
 
-def _refuse_older(given: str, place: Path) -> None:
-    """Refuse what segacc wrote before it kept checksums, and say how to go on from there."""
+def _refuse_older(given: str, folder: Path) -> None:
+    """Refuse checkpoints of segacc versions without checksums; their weights can still be used."""
     patterns = PROGRESS, f"step-*/{PROGRESS}", f"checkpoints/step-*/{PROGRESS}"
-    for older in (path.parent for pattern in patterns for path in sorted(place.glob(pattern))):
+    for older in (path.parent for pattern in patterns for path in sorted(folder.glob(pattern))):
         run = older.parents[1]
         network = next((one for one in (run / "last", run / "best") if one.is_dir()), None)
         way = f"--weights {network}" if network else "--weights and the run's best/ or last/"
         raise OptionError(
-            f"--resume {given}: {older} has no {COMPLETE}: it was removed by half, or an older "
-            "version of segacc wrote it, whose files could run code and cannot be checked for "
-            f"damage. Start a new run from the weights of that one: {way}."
+            f"--resume {given}: {older} has no {COMPLETE}: it was partly removed, or written by an "
+            "older version of segacc, whose files could run code and cannot be checked for damage. "
+            f"Start a new run from its weights: {way}."
         )
 
 
 def forget_later(folder: Path, step: int) -> int:
-    """Remove the checkpoints after `step`: a run that goes on from there will write them again.
+    """Remove the checkpoints after `step`; a run resumed from there will write them again.
 
     Returns:
-        How many there were.
+        The number of removed checkpoints.
     """
     later = [path for path in complete(folder) if path.name > name(step)]
     for one in later:
@@ -282,14 +281,14 @@ def forget_later(folder: Path, step: int) -> int:
 
 
 def set_aside(folder: Path, was_of: int) -> Path:
-    """Move a folder out of the way of the next one of its name; its step becomes part of it."""
-    place = folder.with_name(f"{folder.name}-{name(was_of)}")
-    shutil.rmtree(place, ignore_errors=True)
-    return folder.rename(place)
+    """Rename a folder by appending its step, so that a new one can take its name."""
+    target = folder.with_name(f"{folder.name}-{name(was_of)}")
+    shutil.rmtree(target, ignore_errors=True)
+    return folder.rename(target)
 
 
 def recover(run_folder: Path) -> None:
-    """Put back a folder whose replacement was cut off between two renames."""
+    """Restore folders whose replacement was interrupted between the two renames."""
     for old in run_folder.glob(".*.old"):
         folder = old.with_name(old.name[1:].removesuffix(".old"))
         if not folder.exists():
@@ -306,20 +305,20 @@ def read(checkpoint: Path) -> Progress:
     try:
         progress = Progress(**json.loads(path.read_text()))
         if not all(isinstance(one, int) for one in (progress.step, progress.saved)):
-            raise ValueError("its step is no number")
+            raise ValueError("its step is not a number")
     except (OSError, ValueError, TypeError) as error:
         raise OptionError(damaged(checkpoint, f"{path.name}: {error}")) from None
     return progress
 
 
 def damaged(checkpoint: Path, reason: str) -> str:
-    """Say that a checkpoint cannot be read, and from which one a run can go on."""
+    """Return the message about a damaged checkpoint, with the newest intact one."""
     others = (one for one in reversed(complete(checkpoint.parent)) if one != checkpoint)
     intact = next((one for one in others if not fault(one)), None)
     way = (
-        f"Go on from the newest one that is intact: --resume {intact}."
+        f"Resume from the newest intact one: --resume {intact}."
         if intact
-        else "No other one that is intact is here; a new run can start from last/ or best/, with "
+        else "There is no other intact checkpoint; start a new run from last/ or best/, with "
         "--weights FOLDER."
     )
     return f"--resume: {checkpoint} is damaged: {' '.join(reason.split())}. {way}"

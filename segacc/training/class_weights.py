@@ -1,4 +1,4 @@
-"""What `--class-weights` names: a rule, or a file with a number for each class."""
+"""`--class-weights`: the name of a rule, or a file with a number for each class."""
 
 import json
 import math
@@ -9,19 +9,19 @@ from typing import Any
 from segacc.errors import OptionError, did_you_mean
 
 RULES = ("inverse", "enet", "effective")
-"""Rules that make weights of how often a class occurs; label_counts.py has their formulas."""
+"""Rules that compute weights from class frequencies; label_counts.py has their formulas."""
 
 FORM = (
-    'Right is JSON like {"road": 0.8, "pole": 4.5} or [0.8, 4.5], or a text file with one number a '
-    "line, in the order of the classes."
+    'Expected JSON like {"road": 0.8, "pole": 4.5} or [0.8, 4.5], or a text file with one number '
+    "per line, in the order of the classes."
 )
 
 
 def check_class_weights(given: str, where: str) -> None:
-    """Refuse what is neither a rule nor a file of numbers; the classes are not known yet.
+    """Check the rule or the file of numbers; the classes are not known yet.
 
     Raises:
-        OptionError: so.
+        OptionError: it is neither a rule nor a file of numbers.
     """
     if given in RULES:
         return
@@ -29,7 +29,7 @@ def check_class_weights(given: str, where: str) -> None:
     if not path.is_file():
         raise OptionError(
             f"{where}: {given} is neither a rule nor a file. {did_you_mean(given, RULES)}"
-            f"Rules: {', '.join(RULES)}. In a file: {FORM[0].lower()}{FORM[1:]}"
+            f"Rules: {', '.join(RULES)}. File format: {FORM[0].lower()}{FORM[1:]}"
         )
     _read(path, f"{where}: {given}")
 
@@ -37,16 +37,17 @@ def check_class_weights(given: str, where: str) -> None:
 def read_class_weights(given: str, names: Sequence[str], where: str) -> tuple[float, ...]:
     """Read a file of class weights.
 
-    JSON is `{name: weight}` for all classes, or a list in their order; the `class_balance.json` of
-    another run is read, too. Any other file is text with one number a line, in that order.
+    A JSON file holds `{name: weight}` for all classes, or a list in their order; it may be the
+    `class_balance.json` of another run. Any other file is text with one number per line, in the
+    order of the classes.
 
     Args:
-        given: the file's path, as it was typed.
-        names: of the K classes.
-        where: it was typed.
+        given: path of the file, as given by the user.
+        names: K class names.
+        where: the setting that gives the path, for errors.
 
     Returns:
-        K numbers >= 0, as they stand there.
+        K numbers >= 0, unchanged.
 
     Raises:
         OptionError: the file cannot be read, or does not fit the classes.
@@ -69,7 +70,7 @@ def read_class_weights(given: str, names: Sequence[str], where: str) -> tuple[fl
 
 
 def _read(path: Path, told: str) -> "Mapping[str, float] | list[float]":
-    """Read the numbers of a file; errors start with `told`."""
+    """Read the numbers in a file; errors start with `told`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         weights = _weights(text)
@@ -83,10 +84,10 @@ def _read(path: Path, told: str) -> "Mapping[str, float] | list[float]":
 
 
 def _weights(text: str) -> "Mapping[str, float] | list[float]":
-    """Read the content of a file.
+    """Parse the content of a file.
 
     Raises:
-        ValueError: it is not of the form.
+        ValueError: it does not have the expected form.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     content = json.loads(text) if text.lstrip()[:1] in ("{", "[") else lines
@@ -97,7 +98,7 @@ def _weights(text: str) -> "Mapping[str, float] | list[float]":
         return numbers
     inner = content.get("class_weights")  # the class_balance.json of a run
     if inner is None and "class_weights" in content:
-        raise ValueError("it is of a run without class weights")
+        raise ValueError("it is from a run without class weights")
     named = {
         name: _number(value)
         for name, value in (inner if isinstance(inner, dict) else content).items()
@@ -108,15 +109,15 @@ def _weights(text: str) -> "Mapping[str, float] | list[float]":
 
 
 def _number(value: Any) -> float:
-    """Read a number >= 0 from JSON or from a line of text.
+    """Parse a number >= 0 from JSON or from a line of text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not such a number.
     """
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{value!r} is no number >= 0")
+        raise ValueError(f"{value!r} is not a number >= 0")
     return number

@@ -1,4 +1,4 @@
-"""The data of a run: splits picked and carved, cached, balanced, and said."""
+"""The data of a run: splits, cache, class balance and notes."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ from segacc.training.processes import on_all
 
 @dataclass(frozen=True)
 class RunData:
-    """What is trained on and what is scored."""
+    """The training and validation data of a run."""
 
     splits: DataSplits
     train: Source | Stream
@@ -32,11 +32,11 @@ class RunData:
 
     @property
     def num_training_samples(self) -> int | None:
-        """Count the training samples; None for a stream that nobody has counted."""
+        """Number of training samples; None for a stream of unknown length."""
         return self.train.num_samples if isinstance(self.train, Stream) else len(self.train)
 
     def training(self, pipeline: Pipeline, seed: int) -> TrainData | TrainStream:
-        """Return the training split under a row of augmentations and an order."""
+        """Return the training split with an augmentation pipeline and a shuffled order."""
         if isinstance(self.train, Stream):
             return TrainStream(self.train, self.splits.labels, self.num_channels, pipeline, seed)
         order = Order(len(self.train), seed=seed, chances=self.balance.chances)
@@ -44,10 +44,10 @@ class RunData:
 
 
 def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
-    """Build the data set and all that the settings ask of it.
+    """Build the data set with its splits, cache and class balance.
 
     Raises:
-        SegaccError: it is not there, or a setting does not fit it.
+        SegaccError: the data set is not found, or a setting does not fit it.
     """
     config, where = plan.settings.config, plan.settings.where
     names = {"train": config.train_split, "scored": config.eval_split}
@@ -57,7 +57,7 @@ def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
         lambda: data_splits(plan.dataset, config.val_fraction, config.seed, **names, where=at),
     )
     given = pick_split(splits, config.train_split, where("train_split"))
-    hint = " --val-fraction 0.2 carves one out of the training split."
+    hint = " --val-fraction 0.2 holds out a part of the training split."
     validation = pick_split(splits, config.eval_split, where("eval_split"), hint=hint)
     labels, channels = splits.labels, config.num_channels
     seen = {config.train_split: given, config.eval_split: validation}

@@ -1,4 +1,4 @@
-"""What a run chooses where a setting was left open, and what no network could take."""
+"""Default settings that depend on the data and the network, and checks of crop and batch size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,27 +14,28 @@ from segacc.training.optim.schedule import OneCycle, parse_schedule
 DEFAULT_EPOCHS = 10.0
 DEFAULT_CROP = (512, 512)
 LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
-"""Learning rate and head's factor: SegFormer's recipe, or what trains from nothing."""
+"""Learning rate and factor of the head: SegFormer's recipe for loaded weights, and one for random
+weights."""
 SOME = 10**6
-"""Steps of a run of which nothing is known."""
+"""Number of steps assumed to check a warm-up while the number of steps is not known."""
 Choices = dict[str, tuple[Any, str]]
-"""By setting: a value and its reason."""
+"""For each setting, a value and its reason."""
 
 
 def choose_settings(
     settings: Settings, loaded: bool, crop: tuple[int, int], samples: int | None, processes: int
 ) -> Settings:
-    """Fill in what was left open, each with its reason.
+    """Fill in the settings that were not given, each with a reason.
 
     Args:
-        settings: as they were typed.
-        loaded: whether the encoder's weights are.
-        crop: (height, width) that the network takes.
-        samples: of the training split; None for a stream that nobody has counted.
-        processes: that train.
+        settings: the settings of the plan.
+        loaded: whether pretrained encoder weights were loaded.
+        crop: (height, width) that fits the network.
+        samples: number of training samples; None for a stream of unknown length.
+        processes: number of processes.
 
     Raises:
-        OptionError: the warm-up is too long, or a stream needs max_steps.
+        OptionError: the warm-up is too long, or a stream of unknown length needs max_steps.
     """
     config = settings.config
     total = config.batch_size * config.gradient_accumulation_steps * processes
@@ -43,14 +44,14 @@ def choose_settings(
         return choose_shares(settings, loaded, crop)
     if config.max_steps is None and samples is None:
         raise OptionError(
-            f"{settings.where('epochs')}: nobody has counted the samples of this stream. Give "
-            "--max-steps N, --max-time TIME, or num_samples=N to the data set."
+            f"{settings.where('epochs')}: the number of samples in this stream is not known. Give "
+            "--max-steps N, --max-time TIME, or num_samples=N as an option of the data set."
         )
     steps = config.max_steps or max(1, round(epochs * (samples or 0) / total))
     period = max(1, -(-steps // 5))
     open_ends = {
         **of_the_network(settings, loaded, crop),
-        "max_steps": (steps, f"{epochs:g} epochs of {samples} images, {total} a step"),
+        "max_steps": (steps, f"{epochs:g} epochs of {samples} images, {total} per step"),
         "warmup_steps": warmup(settings, min(1500, steps // 20)),
         "eval_every": (period, "a fifth of the run"),
         "save_every": (config.eval_every or period, "as eval_every"),
@@ -63,7 +64,7 @@ def choose_settings(
 
 
 def choose_shares(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Settings:
-    """Fill in what was left open in a run whose number of steps is fitted to `max_time`."""
+    """Fill in the settings that were not given, for a run with `max_time`."""
     open_ends = {
         **of_the_network(settings, loaded, crop),
         "warmup_steps": warmup(settings, 0.05),
@@ -76,30 +77,30 @@ def choose_shares(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Se
 
 
 def of_the_network(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Choices:
-    """Choose what depends on the network, its weights and the optimizer."""
+    """Choose the settings that depend on the network, its weights and the optimizer."""
     start = "loaded" if loaded else "random"
     lr = default_lr(settings.config.optimizer, start, LR[start][0])
     return {
-        "crop_size": (crop, "the data set's"),
+        "crop_size": (crop, "the data set's default"),
         "lr": (lr, f"weights are {start}"),
         "head_lr_scale": (LR[start][1], f"weights are {start}"),
     }
 
 
 def warmup(settings: Settings, steps: float) -> tuple[float, str]:
-    """Choose a warm-up of so many steps, or none beside a schedule that has its own."""
+    """Choose a warm-up of `steps`, or none if the schedule has its own."""
     own = isinstance(parse_schedule(settings.config.schedule, ""), OneCycle)
-    return (0, "one_cycle has its own") if own else (steps, "a twentieth of the run")
+    return (0, "one_cycle has its own warm-up") if own else (steps, "a twentieth of the run")
 
 
 def filled(settings: Settings, open_ends: Choices) -> Settings:
-    """Put a value in each place that is still open."""
+    """Fill in the settings that are None."""
     config = settings.config
     return settings.chosen({k: v for k, v in open_ends.items() if getattr(config, k) is None})
 
 
 def choose_score(settings: Settings, metrics: Mapping[str, MetricState]) -> Settings:
-    """Judge by the metrics' first score where they do not give the default, and none was typed."""
+    """Choose the metrics' first score as `best_by` if they do not give the default score."""
     if "best_by" in settings.origins:
         return settings
     found = [
@@ -115,24 +116,26 @@ def choose_score(settings: Settings, metrics: Mapping[str, MetricState]) -> Sett
 
 
 def check_warmup(settings: Settings, steps: int, told: str) -> None:
-    """Refuse a warm-up that is as long as the run of `steps`, which are told so.
+    """Refuse a warm-up as long as the run of `steps`, which errors print as `told`.
 
     Raises:
-        OptionError: so.
+        OptionError: the warm-up is as long as the run, or longer.
     """
     config = settings.config
     first, second = config.warmup_steps or 0, config.encoder_warmup_steps
     if steps_of(first, steps) + steps_of(second, steps) >= steps:
         where = settings.where("encoder_warmup_steps" if second else "warmup_steps")
         both = f"{first:g} and {second:g}" if second else f"{first:g}"
-        raise OptionError(f"{where}: {both} of {told} steps leave none to train.")
+        raise OptionError(
+            f"{where}: a warm-up of {both} steps leaves none of {told} steps after it; give fewer."
+        )
 
 
 def check_crop(network: SegmentationModel, settings: Settings, crop: tuple[int, int]) -> None:
-    """Refuse a crop that the network cannot take.
+    """Refuse a crop size that does not fit the network.
 
     Raises:
-        OptionError: so.
+        OptionError: the crop size does not fit.
     """
     if complaint := network.size_rule.complaint(crop):
         where = settings.where("crop_size")
@@ -140,16 +143,16 @@ def check_crop(network: SegmentationModel, settings: Settings, crop: tuple[int, 
 
 
 def check_batch(network: SegmentationModel, settings: Settings, processes: int) -> None:
-    """Refuse a batch that the network cannot train on.
+    """Refuse a batch size that is too small for the network's batch norm.
 
     Raises:
-        OptionError: so, with the cures.
+        OptionError: the batch size is too small.
     """
     least, given = network.min_batch_size, settings.config.batch_size
     if given < least:
         several = ", or --sync-batchnorm" if processes > 1 else ""
         raise OptionError(
-            f"{settings.where('batch_size')}: the architecture needs at least {least} images per "
-            "process in training (its batch norm would see one value per channel), got "
-            f"{given}. Use --batch-size {least} or more, or --freeze-batchnorm{several}."
+            f"{settings.where('batch_size')}: {given}: the architecture needs at least {least} "
+            "images per process in training, or its batch norm has one value per channel. Use "
+            f"--batch-size {least} or more, or --freeze-batchnorm{several}."
         )

@@ -1,4 +1,4 @@
-"""What `train` yields; progress, metrics.jsonl, trackers, pictures and tests consume it."""
+"""The events that `train` yields, for progress, metrics.jsonl, trackers, pictures and tests."""
 
 import math
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """Before the first step: what is about to be done."""
+    """Yielded before the first step."""
 
     folder: Path
     """The run folder."""
     step: int
-    """Optimizer steps already done (more than 0 after `resume`)."""
+    """Optimizer steps already done (above 0 with `--resume`)."""
     max_steps: int
     notes: tuple[str, ...]
-    """Lines worth reading once: device, data, weights."""
+    """Lines printed at start-up: device, data, weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """After an optimizer step. The numbers are means over the steps since the last logged one."""
+    """Yielded after an optimizer step; the numbers are means since the last logged step."""
 
     step: int
     epoch: float
@@ -37,41 +37,41 @@ class StepDone:
     seconds: float
     """Wall time of this step."""
     logged: bool
-    """True each `log_every` steps: then the numbers below are filled, summed over all processes."""
+    """True every `log_every` steps; only then the numbers below are set, over all processes."""
     loss: float = float("nan")
     losses: dict[str, float] = field(default_factory=dict)
-    """Each term by name."""
+    """Each loss term by name."""
     grad_norm: float = float("nan")
-    """Of the last step, before clipping; not finite where that was skipped for it."""
+    """Gradient norm of the last step, before clipping; may be not finite if it was skipped."""
     images_per_second: float = float("nan")
     data_wait: float = float("nan")
     """Share of the time spent waiting for the data loader, 0..1."""
     valid_pixels: int = 0
-    """Pixels of the last step's effective batch that are not ignored."""
+    """Number of pixels in the last step's effective batch that are not ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Before the StepDone of a step that was not taken: loss or gradient were not finite."""
+    """Yielded before the StepDone of a skipped step: its loss or gradient was not finite."""
 
     step: int
     losses: dict[str, float]
-    """Each term by name, over all processes."""
+    """Each loss term by name, over all processes."""
     grad_norm: float
     images: tuple[str, ...]
-    """Ids of the images in the batch, of all processes."""
+    """Ids of the images in the batch, over all processes."""
     skipped: int
-    """Steps of this run that were skipped so far, this one too."""
+    """Number of steps skipped in this run so far, including this one."""
     allowed: int
-    """How many may be."""
+    """Number of steps that may be skipped, `tolerate_nonfinite`."""
 
     def found(self) -> str:
-        """Tell the numbers that are not finite."""
+        """Return the loss terms and the gradient norm as text."""
         terms = ", ".join(f"{name} {value:g}" for name, value in self.losses.items())
         return f"the loss ({terms}) or the gradient (norm {self.grad_norm:g}) is not finite"
 
     def text(self) -> str:
-        """Tell it in one line."""
+        """Return the event as one line."""
         return (
             f"step {self.step} skipped, {self.skipped} of {self.allowed} allowed: {self.found()}; "
             f"images: {', '.join(self.images)}"
@@ -80,35 +80,35 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """The number of steps was fitted to `--max-time`, and the schedule with it."""
+    """Yielded when the number of steps was fitted to `--max-time`, and the schedule with it."""
 
     step: int
     max_steps: int
-    """Of the whole run, from now on."""
+    """The new number of steps of the whole run."""
     limit: str
-    """The time that was given, as it was typed."""
+    """The value of `--max-time`."""
     used: float
-    """Seconds of it so far."""
+    """Seconds of it used so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """After an evaluation of the validation split."""
+    """Yielded after an evaluation of the validation split."""
 
     step: int
     scores: Scores
     terms: Terms
-    """What they were taken by, and on."""
+    """The rules, the images and the weights of the evaluation."""
     seconds: float
     best: bool
-    """True when this is the best so far by `best_by`; of two kinds of weights EMA's are judged."""
+    """Whether this is the best so far by `best_by`; with `--ema` only EMA weights can be."""
     examples: tuple[Example, ...] = ()
-    """The fixed set; on the main process only."""
+    """The samples drawn in pictures/, the same at each evaluation; on the main process only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """After a folder was written."""
+    """Yielded after a checkpoint or model folder was written."""
 
     step: int
     folder: Path
@@ -116,20 +116,20 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped:
-    """The end: all steps done, an early stop, or a signal asked for it."""
+    """Yielded at the end: all steps are done, early stopping, or a signal."""
 
     step: int
     reason: str
     """`finished`, `early stop: ...` or the signal's name."""
     resume: str | None = None
-    """The command that goes on, when steps are left."""
+    """The command that continues the run, if steps are left."""
 
 
 Event = Started | StepDone | Skipped | Fitted | Evaluated | Saved | Stopped
 
 
 def finite(value: Any) -> Any:
-    """Replace nan and infinities, which JSON does not know, by None, in nested scores too."""
+    """Replace nan and infinities, which JSON does not have, with None, also in nested scores."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

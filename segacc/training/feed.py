@@ -1,4 +1,4 @@
-"""The micro-batches of each optimizer step, moved to the device, and what a step measures."""
+"""The micro-batches of each optimizer step, moved to the device, and the step's measurements."""
 
 import sys
 import time
@@ -35,7 +35,7 @@ class StepNumbers:
 
 
 class Meter:
-    """Collects between two logged steps; nothing is moved from the device on other steps."""
+    """Collects losses and times between logged steps; only these read values from the device."""
 
     def __init__(self, run: Run) -> None:
         """Start the clock."""
@@ -49,7 +49,7 @@ class Meter:
         self.seconds = self.waited = 0.0
 
     def restart(self) -> None:
-        """Leave out the time since the last step (evaluation, saving)."""
+        """Exclude the time since the last step (evaluation, saving)."""
         self.last = time.perf_counter()
 
     @contextmanager
@@ -60,7 +60,7 @@ class Meter:
         self.waited += time.perf_counter() - start
 
     def step_done(self, numbers: StepNumbers) -> StepDone:
-        """Make the event of a step; each `log_every` steps with the means since the last one."""
+        """Return the event of a step; every `log_every` steps with the means."""
         run, step = self.run, self.run.progress.step
         self.steps += 1
         if not numbers.skipped:
@@ -88,13 +88,13 @@ class Meter:
         return event
 
     def _mean(self, losses: Tensor) -> list[float]:
-        """Return the mean of each term over the steps that were taken; nan if all were skipped."""
+        """Return the mean of each loss over the steps that were not skipped; nan if all were."""
         mean = torch.stack(self.losses or [losses * torch.nan]).mean(0)
         return cast("list[float]", self.run.accelerator.reduce(mean, "sum").tolist())
 
 
 def on_any(accelerator: Any, *flags: bool) -> list[bool]:
-    """Tell for each flag whether it is set on any process; all of them must ask."""
+    """Return for each flag whether it is set on any process; all processes must call it."""
     if accelerator.num_processes == 1:
         return list(flags)
     mine = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
@@ -102,23 +102,23 @@ def on_any(accelerator: Any, *flags: bool) -> list[bool]:
 
 
 class Trouble:
-    """Bad data met by this process, told to all of them at a place where all of them are."""
+    """Collects the bad data that this process met, for all processes to raise together."""
 
     def __init__(self, accelerator: Any, *, allowed: int, seen: set[str]) -> None:
-        """Allow so many unreadable files; `seen` is shared over steps."""
+        """Allow `allowed` unreadable files; `seen` holds those of the earlier steps."""
         self.accelerator, self.allowed, self.seen = accelerator, allowed, seen
         self.error: SegaccError | None = None
         self.unreadable: set[str] = set()
 
     def add(self, error: SegaccError) -> None:
-        """Keep the first error."""
+        """Record an error; the first one is kept."""
         self.error = self.error or error
 
     def settle(self, *, stop: bool = False) -> bool:
-        """Raise on every process if any has an error; return whether any was asked to stop.
+        """Raise on every process if any has an error; return whether `stop` is set on any.
 
         Raises:
-            SegaccError: the first error in the order of processes, or too many unreadable files.
+            SegaccError: the error of the first process that has one, or too many unreadable files.
         """
         failed, skipped, stopped = on_any(
             self.accelerator, self.error is not None, bool(self.unreadable), stop
@@ -144,38 +144,37 @@ class Trouble:
 
 
 def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]:
-    """Yield the micro-batches of each step, on the device, until the run is over or a signal comes.
+    """Yield the micro-batches of each step, on the device, until the run ends or is stopped.
 
-    All processes yield as often; bad data on one of them raises on all, before a step is taken
-    with it.
+    All processes yield equally often. Bad data on one of them raises on all, before the step.
 
     Raises:
-        SegaccError: bad data, see `Trouble`.
+        SegaccError: a sample is invalid, see `Trouble`.
     """
     trouble = Trouble(run.accelerator, allowed=run.config.skip_unreadable, seen=run.unreadable)
     batches = iter(run.loader())
     while not ending.reason(run):
         with meter.waiting():
-            window = [next(batches) for _ in range(run.config.gradient_accumulation_steps)]
+            read = [next(batches) for _ in range(run.config.gradient_accumulation_steps)]
         ready = []
-        for batch in window:
+        for batch in read:
             if isinstance(batch, SegaccError):
                 trouble.add(batch)
                 continue
             trouble.unreadable.update(why for _, _, why in batch.items if why)
             try:
                 ready.append(to_device(batch, run))
-            except PluginError as error:  # of an augmentation on the device
+            except PluginError as error:  # an augmentation failed on the device
                 trouble.add(error)
         if trouble.settle(stop=bool(signal.name)):
             return
-        for batch in window:  # only now: a window that no step is taken with is read again
+        for batch in read:  # only now, so that a resumed run reads the batches of an untaken step
             run.read_up_to(batch.position)
         yield ready
 
 
 def to_device(batch: Batch, run: Run) -> Batch:
-    """Move a batch to the device, labels as int64, and apply the device's augmentations."""
+    """Move a batch to the device, labels as int64, and run the augmentations left to the device."""
     device = run.accelerator.device
     batch = batch.to(device).laid_out()
     seeds = [seed for _, seed, _ in batch.items]
@@ -186,12 +185,12 @@ def to_device(batch: Batch, run: Run) -> Batch:
 def scored(
     batches: Any, trouble: Trouble, data: EvalData | EvalStream, stand_in: tuple[int, int]
 ) -> Iterator[list[Item]]:
-    """Yield the batches of an evaluation, each of images of one size, as many on each process.
+    """Yield the batches of an evaluation: images of one size, equally many batches per process.
 
-    What could not be read has the size of the others, or `stand_in`, (height, width), where there
-    are none; bad data becomes padding, to keep all processes in step. Behind a shard that one
-    process cannot read nobody knows how many samples the others have: of a stream, all stop where
-    the first one does.
+    An unreadable image is replaced by an empty one of the batch's size, or of size `stand_in`
+    (height, width) if the whole batch is unreadable. Bad data becomes padding, so that all
+    processes make the same number of calls. If one process cannot read a shard of a stream, all
+    processes stop, as the number of samples left is not known.
     """
     streamed, num_channels = isinstance(data, EvalStream), data.num_channels
     for batch in batches:
@@ -203,29 +202,29 @@ def scored(
         read = [one for one in batch if isinstance(one, Item) and _is_read(one)]
         first = read[0] if read else Item(*nothing(num_channels, *stand_in), "", 0)
         items = [_ready(item, first, trouble) for item in batch]
-        del batch[:]  # what was copied to be contiguous is not held twice
+        del batch[:]  # frees the originals of images that were copied to be contiguous
         yield items
 
 
 def stacked(images: list[Tensor]) -> Tensor:
-    """Put images (C, H, W) of one size together; one alone is not copied."""
+    """Stack images (C, H, W) of one size to (N, C, H, W); a single image is not copied."""
     return images[0][None] if len(images) == 1 else torch.stack(images)
 
 
 def _is_read(item: Item) -> bool:
-    """Tell an image from what stands for one that cannot be read, or for none at all."""
+    """Return whether an item is a real image, not a stand-in for an unreadable one or padding."""
     return not item.unreadable and bool(item.id)
 
 
 def _ready(item: Item | SegaccError, first: Item, trouble: Trouble) -> Item:
-    """Make an item of the size of the batch's first one, and note what is wrong with it."""
+    """Return an item of the size of the batch's first one, and record its error if it has one."""
     num_channels, *size = first.image.shape
     if isinstance(item, Item) and _is_read(item) and list(item.label.shape) != size:
         mine, other = ("x".join(map(str, one.label.shape)) for one in (first, item))
         item = DataError(
-            f"{first.id} is {mine} pixels (height x width) and {item.id} is {other}, though by "
-            "their headers they are of one size. Save the one again whose header is wrong, or "
-            "score images one by one with --eval-batch-size 1."
+            f"{first.id} is {mine} pixels (height x width) and {item.id} is {other}, though their "
+            "file headers give the same size. Save the file with the wrong header again, or score "
+            "images one by one with --eval-batch-size 1."
         )
     if isinstance(item, SegaccError):
         trouble.add(item)

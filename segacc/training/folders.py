@@ -1,4 +1,4 @@
-"""Run folders: where a run writes, what may be deleted there, and one run at a time."""
+"""Run folders: choose, check, clear and lock the folder of a run."""
 
 import os
 import shutil
@@ -14,9 +14,9 @@ from segacc.hookspecs import Chosen
 from segacc.settings.sources import Settings
 
 NETWORK = "network"
-"""Folder in the run folder: what weights decided of the network beside tensors."""
+"""Folder in the run folder: the network's config, as loaded with its weights."""
 BALANCE = "class_balance.json"
-"""File in the run folder: what class balance was found, and stays."""
+"""File in the run folder: the class weights and label counts of the run."""
 WRITTEN = (
     "config.yaml",
     "metrics.jsonl",
@@ -34,51 +34,52 @@ WRITTEN = (
     ".*.part",
     ".*.old",
 )
-"""What a run writes into its folder, `segacc` being its trackers'; all that is ever deleted. The
-mark stays: the run that comes next holds it."""
+"""Files and folders that a run writes (`segacc` is that of the trackers); only these are ever
+deleted. MARK stays, as the next run locks it."""
 TRIAL = ".segacc-"
-"""How the name of a folder begins that is there for a moment, to see whether that is possible."""
+"""Prefix of the temporary folder that is created to test whether a folder is writable."""
 
 MARK = ".segacc_run"
-"""File that every run writes into its folder and locks. It names the run's processes, and without
-it nothing is ever deleted there."""
+"""File in every run folder that the run locks. It lists the run's processes. Nothing is deleted in
+a folder without it."""
 
 _open: "weakref.WeakSet[IO[str]]" = weakref.WeakSet()
 
-NO_LOCKS = "{} cannot be locked ({}): nothing keeps a second run out of it"
+NO_LOCKS = "{} cannot be locked ({}), so a second run in it would not be noticed"
 
 
 def model_folder(given: str, where: str) -> Path:
-    """Return a folder with a saved network.
+    """Return the path of a model folder.
 
     Raises:
-        OptionError: it is not there or holds none.
+        OptionError: it does not exist or has no config.json.
     """
     folder = Path(given).expanduser()
     if (folder / "config.json").is_file():
         return folder
     hint = f" Did you mean {Path(given) / 'best'}?" if (folder / "best").is_dir() else ""
-    why = "it holds no config.json" if folder.is_dir() else "there is no such folder"
-    raise OptionError(f"{where}: {given} is no folder of a saved network: {why}.{hint}")
+    why = "it has no config.json" if folder.is_dir() else "no such folder"
+    raise OptionError(f"{where}: {given} is not a model folder: {why}.{hint}")
 
 
 def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
-    """Return the folder that the run will write, named after what it trains unless it was typed.
+    """Return the run folder: `--output-dir`, or a new one named after architecture and data set.
 
     Raises:
-        OptionError: it is in use, holds something else, or cannot be written.
+        OptionError: it is in use, has other content, or cannot be written.
     """
     config = settings.config
     if config.output_dir is None:
         if config.overwrite:
             raise OptionError(
-                f"{settings.where('overwrite')}: needs --output-dir DIR, the run folder to delete."
+                f"{settings.where('overwrite')}: needs --output-dir DIR, the run folder to "
+                "overwrite."
             )
         base = Path("runs") / f"{arch.name}-{dataset.name}"
         folder = next(path for path in _numbered(base) if not path.exists())
         return writable(folder, "--output-dir is not given")
     folder = writable(config.output_dir.expanduser(), settings.where("output_dir"))
-    # Another process may be trying just now whether it can write there.
+    # Another process may be testing at the same time whether it can write there.
     inside = folder.iterdir() if folder.is_dir() else ()
     occupied = any(path.name != MARK and not path.name.startswith(TRIAL) for path in inside)
     if os.environ.get("RANK", "0") == "0" and RunLock(folder).held():
@@ -86,20 +87,18 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
         raise OptionError(f"{where}: {in_use(folder)}")
     if occupied and not (config.resume or config.overwrite):
         raise OptionError(
-            f"{settings.where('output_dir')}: {folder} is in use. Choose another folder, go on "
-            "with "
-            f"`--resume {folder}`, or delete what that run wrote with --overwrite."
+            f"{settings.where('output_dir')}: {folder} is not empty. Choose another folder, "
+            f"continue the run with --resume {folder}, or replace it with --overwrite."
         )
     if config.overwrite and folder.is_symlink():
         raise OptionError(
-            f"{settings.where('overwrite')}: {folder} is a symbolic link, which is not followed "
-            "to delete what it points to. Name the folder itself."
+            f"{settings.where('overwrite')}: {folder} is a symbolic link, and the files it points "
+            "to are not deleted. Give the path of the folder itself."
         )
     if occupied and config.overwrite and not (folder / MARK).is_file():
         raise OptionError(
             f"{settings.where('overwrite')}: {folder} does not look like a run folder (it has no "
-            f"{MARK}), "
-            "so it is not deleted. Remove it yourself, or choose another folder."
+            f"{MARK}), so nothing in it is deleted. Remove it yourself, or choose another folder."
         )
     if occupied and config.overwrite:
         refuse_inputs(settings, dataset)
@@ -107,34 +106,34 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
 
 
 def writable(folder: Path, where: str) -> Path:
-    """Return a folder that is there or can be made.
+    """Return a folder that can be written, or created and written.
 
     Raises:
-        OptionError: a file is in its place or above it, or nobody may write there.
+        OptionError: it or one of its parents is a file, or is not writable.
     """
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if not above.is_dir():
         raise OptionError(f"{where}: {folder}: {above} is a file.")
-    try:  # rights alone do not tell: a file system may refuse all the same
+    try:  # permissions are not enough: the file system may be read-only
         TemporaryDirectory(prefix=TRIAL, dir=above).cleanup()
     except OSError as error:
         why = error.strerror
-        raise OptionError(f"{where}: {folder}: nothing can be written in {above}: {why}.") from None
+        raise OptionError(f"{where}: {folder}: cannot write in {above}: {why}.") from None
     return folder
 
 
 def evaluation_folder(model: Path, given: Path | None) -> Path:
-    """Return the folder that an evaluation goes into.
+    """Return the output folder of an evaluation.
 
     Raises:
-        OptionError: nothing can be written there.
+        OptionError: it is not writable.
     """
     if given is not None:
         return writable(given.expanduser(), "--output-dir")
     try:
         return writable(model / "evaluation", "MODEL_FOLDER")
     except OptionError as error:
-        raise OptionError(f"{error} Give --output-dir DIR, another place for the scores.") from None
+        raise OptionError(f"{error} Give another folder with --output-dir DIR.") from None
 
 
 def _numbered(base: Path) -> Iterator[Path]:
@@ -146,7 +145,7 @@ def _numbered(base: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Delete what a run wrote into its folder, by name; all else stays, links are not followed."""
+    """Delete the files in WRITTEN from a run folder, and nothing else; links are not followed."""
     for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -155,23 +154,23 @@ def clear(folder: Path) -> None:
 
 
 def refuse_inputs(settings: Settings, dataset: Chosen) -> None:
-    """Refuse to delete a folder that holds the data, a file of settings or the working folder.
+    """Refuse to overwrite a folder that contains the data, a settings file or the working folder.
 
     Raises:
-        OptionError: so.
+        OptionError: the run folder contains one of them.
     """
     sources = {where.rpartition(": ")[0] for where in settings.origins.values()}
     weights = settings.config.class_weights or ""
     for needed in [*_texts(dataset), *sorted(sources), weights]:
         if needed and Path(needed).expanduser().exists():
             refuse_own(settings, needed)
-    place = settings.config.output_dir
-    if place and Path.cwd() != place.expanduser().resolve():
+    folder = settings.config.output_dir
+    if folder and Path.cwd() != folder.expanduser().resolve():
         refuse_own(settings, str(Path.cwd()))
 
 
 def _texts(dataset: Chosen) -> Iterator[str]:
-    """Yield what may name a file or a folder among the options of a data set and of its parts."""
+    """Yield the option values of a data set and its parts that may be paths."""
     for value in vars(dataset.options).values():
         many = value if isinstance(value, tuple | list) else (value,)
         yield from (str(one) for one in many if isinstance(one, str | Path))
@@ -180,18 +179,22 @@ def _texts(dataset: Chosen) -> Iterator[str]:
 
 
 def refuse_own(settings: Settings, needed: str) -> None:
-    """Refuse to delete with `--overwrite` a folder that the run needs."""
+    """Refuse `--overwrite` if the run folder contains a path that the run needs.
+
+    Raises:
+        OptionError: the run folder contains it.
+    """
     config = settings.config
-    place, folder = config.output_dir, Path(needed).expanduser().resolve()
-    if config.overwrite and place and folder.is_relative_to(place.expanduser().resolve()):
+    run, path = config.output_dir, Path(needed).expanduser().resolve()
+    if config.overwrite and run and path.is_relative_to(run.expanduser().resolve()):
         raise OptionError(
-            f"{settings.where('overwrite')}: {needed} lies in {place}, which would be "
+            f"{settings.where('overwrite')}: {needed} is inside {run}, which would be "
             "deleted. Choose another --output-dir."
         )
 
 
 def _close_all() -> None:
-    """Let go of the locks in a child that was forked: it would hold them after its parent."""
+    """Close the lock files in a forked child, which would otherwise outlive its parent's locks."""
     for file in list(_open):
         file.close()
 
@@ -201,25 +204,25 @@ if hasattr(os, "register_at_fork"):
 
 
 class RunLock:
-    """Holds a run folder for as long as this process lives, or until `release`.
+    """Locks a run folder until the process ends or `release` is called.
 
-    The main process asks for it alone (`claim`); all of them then share it (`share`), so that a
-    process that outlives the launcher keeps other runs away as well.
+    The main process takes the lock (`claim`); then all processes share it (`share`), so that a
+    process that outlives the launcher still keeps other runs out.
 
     Attributes:
-        note: what the user should know, where the folder cannot be locked; else empty.
+        note: a warning if the folder cannot be locked; else empty.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; nothing is locked yet."""
+        """Prepare the lock of a folder without taking it."""
         self.mark, self.note = folder / MARK, ""
         self._file: IO[str] | None = None
 
     def claim(self) -> None:
-        """Make the folder and lock it, on the main process.
+        """Create the folder and lock it, on the main process.
 
         Raises:
-            OptionError: another run holds it.
+            OptionError: another run has locked it.
         """
         self.mark.parent.mkdir(parents=True, exist_ok=True)
         self._file = file = self._opened()
@@ -230,7 +233,7 @@ class RunLock:
         self.share()
 
     def share(self) -> None:
-        """Hold the lock together with the main process, where this one sees the same folder."""
+        """Share the lock of the main process, if this process sees the same folder."""
         if self._file is None and self.mark.is_file():
             self._file = self._opened()
         if self._file is not None:
@@ -239,14 +242,14 @@ class RunLock:
             self._file.flush()
 
     def held(self) -> bool:
-        """Tell whether a run holds the folder at this moment."""
+        """Return whether a run has locked the folder now."""
         if not self.mark.is_file():
             return False
         with self._opened() as file:
             return not self._lock(file, exclusive=True)
 
     def release(self) -> None:
-        """Let another run have the folder."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
 
@@ -256,11 +259,14 @@ class RunLock:
         return file
 
     def _lock(self, file: IO[str], *, exclusive: bool) -> bool:
-        """Lock at once; return whether no other run has it. Without locks nobody can tell."""
+        """Try to lock without waiting; return False if another run has the lock.
+
+        Returns True, with a note, if the system or the file system has no locks.
+        """
         try:
             import fcntl
-        except ImportError:  # no POSIX system
-            self.note = NO_LOCKS.format(self.mark.parent, "this operating system has no such locks")
+        except ImportError:  # not a POSIX system
+            self.note = NO_LOCKS.format(self.mark.parent, "this operating system has no flock")
             return True
         try:
             fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -272,10 +278,10 @@ class RunLock:
 
 
 def in_use(folder: Path) -> str:
-    """Say which processes hold a folder, and what can be done."""
+    """Return the message about a folder that another run has locked."""
     text = (folder / MARK).read_text(encoding="utf-8", errors="replace")
-    owners = ", ".join(dict.fromkeys(text.splitlines())) or "a process that is just starting"
+    owners = ", ".join(dict.fromkeys(text.splitlines())) or "a process that is starting"
     return (
-        f"{folder}: another run is writing there: {owners}. Wait for its end or stop it, or choose "
+        f"{folder} is used by another run: {owners}. Wait until it ends, stop it, or choose "
         "another folder with --output-dir."
     )

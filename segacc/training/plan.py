@@ -1,4 +1,4 @@
-"""A run's plan: what was typed, checked before torch is loaded."""
+"""The plan of a run: its settings and components, checked before torch is imported."""
 
 import dataclasses
 import time
@@ -28,7 +28,7 @@ FIXED = (
     *("optimizer", "layer_decay", "freeze", "unfreeze_after"),
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
-"""Settings that a resumed run keeps."""
+"""Settings that cannot be changed with `--resume`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +36,14 @@ class EarlyStopOptions:
     """Options of `--early-stop METRIC:...`."""
 
     patience: PositiveInt = 5
-    """Evaluations in a row that may bring no better score."""
+    """Number of evaluations in a row without a better score after which the run stops."""
     min_delta: Annotated[float, Ge(0), AllowInfNan(False)] = 0.0
-    """A score is better only when it is so by more than this."""
+    """Smallest change of the score that counts as an improvement; it must exceed this."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that is ready to be built."""
+    """A checked run, ready to be built."""
 
     settings: Settings
     arch: Chosen
@@ -54,38 +54,38 @@ class Plan:
     folder: Path
     """The run folder."""
     resume: Path | None
-    """The checkpoint to go on from."""
+    """The checkpoint to resume from."""
     schedule: Decay
     early_stop: tuple[str, EarlyStopOptions] | None
-    """The score's name, and when it stops the run."""
+    """The name of the score, and the options of early stopping."""
     started: float
-    """When the run began, in time.monotonic's seconds."""
+    """Start of the run, as a value of time.monotonic, in seconds."""
 
 
 def gather(layers: list[Layer]) -> Settings:
-    """Merge the sources; a run that is resumed starts from its own config.yaml.
+    """Merge the sources of the settings; with `--resume`, on top of the run's own config.yaml.
 
     Raises:
-        OptionError: see `merge`; or a changed setting that would not continue the same run.
+        OptionError: see `merge`; or a setting that a resumed run cannot change was changed.
     """
     settings = merge(layers)
     if not settings.config.resume:
         return settings
     folder, _ = checkpoint.find(settings.config.resume, settings.config.output_dir)
     if settings.config.output_dir and settings.config.output_dir.expanduser().resolve() != folder:
-        raise OptionError(f"--resume goes on in {folder}; leave --output-dir out.")
+        raise OptionError(f"--resume continues the run in {folder}; leave --output-dir out.")
     stored = read_yaml(folder / "config.yaml", "--resume")
-    place = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))
+    resumed = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))
     typed = [Layer(_without(layer.values, ABOUT_THE_PLACE), layer.source) for layer in layers]
     _refuse_changes(settings, merge([stored]), folder)
-    return merge([stored, *typed, place])
+    return merge([stored, *typed, resumed])
 
 
 def _refuse_changes(typed: Settings, stored: Settings, folder: Path) -> None:
-    """Refuse what a resumed run cannot take over: it would be ignored, or be another run."""
+    """Refuse settings that a resumed run would ignore, or that would make it another run."""
     if typed.config.overwrite:
         where = typed.where("overwrite")
-        raise OptionError(f"{where}: --resume goes on in {folder}; leave it out.")
+        raise OptionError(f"{where}: --resume continues the run in {folder}; leave this out.")
     for key in FIXED:
         was, now = getattr(stored.config, key), getattr(typed.config, key)
         if key in typed.origins and now != was:
@@ -97,7 +97,7 @@ def _refuse_changes(typed: Settings, stored: Settings, folder: Path) -> None:
 
 
 def as_stored(settings: Settings, key: str, folder: Path) -> bool:
-    """Tell whether a setting is the one in a run folder's config.yaml, and was not typed anew."""
+    """Return whether a setting comes from the run folder's config.yaml and was not given again."""
     return settings.where(key) == f"{folder / 'config.yaml'}: {key}"
 
 
@@ -109,12 +109,12 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
     """Check everything that can be checked without torch.
 
     Args:
-        settings: as they were typed.
-        registry: what can be named.
-        started: when the run began, in time.monotonic's seconds; default now.
+        settings: the merged settings.
+        registry: the known components.
+        started: start of the run, as a value of time.monotonic, in seconds; default now.
 
     Raises:
-        SegaccError: the first thing that is wrong, and where it was typed.
+        SegaccError: a setting is invalid; the first one found, and where it was given.
     """
     settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
@@ -143,7 +143,7 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
         choose_early_stop(settings),
         time.monotonic() if started is None else started,
     )
-    if plan.loss:  # none where the network brings its own
+    if plan.loss:  # empty if the network brings its own
         refuse_twins([one.name for one in plan.loss], settings.where("loss"))
     refuse_twins([one.text for one in plan.metric], settings.where("metric"))
     if config.class_weights is not None:
@@ -154,10 +154,10 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
 
 
 def with_architecture(settings: Settings, registry: Registry) -> Settings:
-    """Check the weights; let them choose the architecture where none was typed.
+    """Check `--weights`; without `--arch`, choose the architecture that reads them.
 
     Raises:
-        SegaccError: nothing is there, or no architecture reads it.
+        SegaccError: the weights do not exist, or no architecture reads them.
     """
     given, where = settings.config.weights, settings.where("weights")
     if settings.config.resume:
@@ -174,7 +174,7 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
 
 
 def with_augmentations(settings: Settings) -> Settings:
-    """Put the row that `augment` names in the place of `aug`."""
+    """Replace `aug` with the augmentation pipeline that `augment` names."""
     name = settings.config.augment
     if name is None:
         return settings
@@ -183,9 +183,9 @@ def with_augmentations(settings: Settings) -> Settings:
 
 
 def _check_class_weights(plan: Plan, given: str) -> None:
-    """Refuse class weights that cannot be read, or that no loss heeds.
+    """Refuse class weights that cannot be read, or that no loss uses.
 
-    A network that brings its own losses is met later, when it is built.
+    A network's own losses are checked later, when it is built.
     """
     where = plan.settings.where("class_weights")
     stored = (plan.folder / BALANCE).is_file() and as_stored(
@@ -196,23 +196,23 @@ def _check_class_weights(plan: Plan, given: str) -> None:
     if plan.loss and not any(one.record.class_weighted for one in plan.loss):
         names = ", ".join(one.name for one in plan.loss)
         raise OptionError(
-            f"{where}: {given}: no loss of this run heeds class weights ({names}). Add --loss "
-            "cross_entropy, or leave this out."
+            f"{where}: {given}: none of the losses of this run ({names}) uses class weights. Add "
+            "--loss cross_entropy, or leave this out."
         )
 
 
 def _check_length(plan: Plan) -> None:
-    """Refuse to go on to a step that lies behind; every config.yaml holds max_steps."""
+    """Refuse a `max_steps` that the checkpoint has already passed."""
     assert plan.resume
     done, last = checkpoint.read(plan.resume).step, plan.settings.config.max_steps
     if last and done > last:
         raise OptionError(
-            f"{plan.settings.where('max_steps')}: {last}: {plan.resume} is at step {done} already."
+            f"{plan.settings.where('max_steps')}: {last}: {plan.resume} is already at step {done}."
         )
 
 
 def _as_started(settings: Settings) -> Settings:
-    """Let a resumed run read the network's config from its own folder, not where it came from."""
+    """Make a resumed run read the network's config from its run folder."""
     folder, _ = checkpoint.find(settings.config.resume or "", settings.config.output_dir)
     arch = settings.config.arch
     if not (isinstance(arch, dict) and arch.get("config") and (folder / NETWORK).is_dir()):
@@ -223,7 +223,7 @@ def _as_started(settings: Settings) -> Settings:
 
 
 def _check_weights(given: str, where: str) -> None:
-    """Refuse a path that leads to no weights; anything else may be a Hub id."""
+    """Refuse a path that is not a model folder; anything else may be a Hub id."""
     folder = Path(given).expanduser()
     if folder.is_dir():
         model_folder(given, where)
@@ -234,10 +234,10 @@ def _check_weights(given: str, where: str) -> None:
 
 
 def choose_early_stop(settings: Settings) -> tuple[str, EarlyStopOptions] | None:
-    """Read `METRIC:patience=5,min_delta=0.001`: the score's name and the rest; None for `none`.
+    """Parse `METRIC:patience=5,min_delta=0.001` into the score's name and the options, or None.
 
     Raises:
-        OptionError: an unknown or wrong option.
+        OptionError: an option is unknown or invalid.
     """
     given, where = settings.config.early_stop, settings.where("early_stop")
     if given is None:

@@ -1,4 +1,4 @@
-"""Starts accelerate as the launcher and the settings say, on as many processes as were launched."""
+"""Start accelerate on the launched processes, and helpers for code that runs on all of them."""
 
 import atexit
 import functools
@@ -22,13 +22,13 @@ from segacc.evaluation.memory import keep_memory
 T = TypeVar("T")
 
 SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
-"""Variables that tell how many processes were launched: torch's, then MPI's."""
+"""Environment variables with the number of launched processes: torch's, then MPI's."""
 SETTLE = 0.1
-"""Seconds that gloo's threads are given when Python ends."""
+"""Seconds to wait for gloo's threads at exit."""
 
 
 def idle_cores(accelerator: Accelerator) -> list[str]:
-    """Say so when a run on the CPU leaves cores idle, as `accelerate launch` does by default."""
+    """Return a note if a CPU run leaves cores idle, as with `accelerate launch` by default."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     threads = torch.get_num_threads() * accelerator.num_processes
@@ -36,7 +36,7 @@ def idle_cores(accelerator: Accelerator) -> list[str]:
         return []
     each = cores // accelerator.num_processes
     return [
-        f"{threads} of {cores} cores are used; OMP_NUM_THREADS={each} before the command uses all"
+        f"{threads} of {cores} CPU cores are used; set OMP_NUM_THREADS={each} to use all of them"
     ]
 
 
@@ -52,18 +52,18 @@ def bare(model: Any) -> Any:
 
 
 def bare_names(state: dict[str, Any]) -> dict[str, Any]:
-    """Name tensors as the network itself does, also where torch.compile wraps a part of it.
+    """Remove torch.compile's prefixes from the names of a state dict.
 
-    An OrderedDict, as torch's own: of another dict accelerate refuses views when it saves.
+    Returns an OrderedDict like torch, since accelerate refuses to save views from another dict.
     """
     return OrderedDict((name.replace("_orig_mod.", ""), one) for name, one in state.items())
 
 
 def save_bare(accelerator: Accelerator) -> None:
-    """Let checkpoints name weights as the bare network does, whatever wraps it where they are read.
+    """Save and load checkpoints with the names of the unwrapped network.
 
-    So a run goes on with one process where several wrote, without torch.compile, and the other way
-    round. Of a network that is sharded accelerate hands on no weights here.
+    A run can then be resumed with one process or several, with or without torch.compile. For a
+    sharded network accelerate passes no weights to these hooks.
     """
 
     def save(models: list[Any], weights: list[dict[str, Any]], folder: str) -> None:
@@ -77,10 +77,10 @@ def save_bare(accelerator: Accelerator) -> None:
 
 
 def on_all(accelerator: Accelerator, call: Callable[[], T]) -> T:
-    """Call on all processes what may fail on some of them, where data or a network are read.
+    """Call a function that may fail on some processes; all processes must come here.
 
     Raises:
-        SegaccError: the first of their errors, on every process: none is left waiting.
+        SegaccError: on every process, the error of the first process that failed.
     """
     result: list[T] = []
     error: SegaccError | None = None
@@ -96,62 +96,63 @@ def on_all(accelerator: Accelerator, call: Callable[[], T]) -> T:
 
 @functools.cache
 def settle_at_exit() -> None:
-    """Let gloo's threads finish before Python takes itself apart.
+    """Wait a moment at exit, so that gloo's threads finish before the interpreter is finalized.
 
-    They let go of what they sent a little after it arrived, and need Python's lock for it; one that
-    comes too late aborts the process, whose work is done (torch 2.15).
+    They release sent tensors shortly after these arrive, for which they need the GIL; a thread that
+    asks for it during finalization aborts the process (torch 2.15).
     """
     atexit.register(time.sleep, SETTLE)
 
 
 def forget_earlier() -> None:
-    """Let no run have the precision or the half step of an earlier one in the same process.
+    """Reset accelerate's state, such as the precision, of an earlier run in the same process.
 
     Raises:
-        OptionError: several processes have ended their group, which cannot meet again.
+        OptionError: an earlier run of several processes has ended their process group.
     """
     backend = PartialState._shared_state.get("backend")
     if backend is not None and not torch.distributed.is_initialized():
         raise OptionError(
-            "accelerate launch: these processes have ended a run, and cannot meet for another one. "
-            "Launch each run by itself; one process can have several."
+            "accelerate launch: the process group of these processes has ended with an earlier "
+            "run. Launch each run on several processes separately; a single process can train "
+            "several runs in a row."
         )
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
 def refuse_fewer() -> None:
-    """Refuse to be the only process where the launcher was asked for more.
+    """Refuse to run as a single process if the launcher was asked for several.
 
-    `accelerate launch --cpu --num_processes 2` starts one and says nothing. It sets MASTER_ADDR
-    then, but a shell may do so, too: what was asked for is read from its own command line.
+    `accelerate launch --cpu --num_processes 2` silently starts one. It sets MASTER_ADDR, but so may
+    a shell, so the requested number is read from the launcher's command line.
 
     Raises:
-        OptionError: so.
+        OptionError: several processes were requested and one was started.
     """
-    signs = {"MASTER_ADDR", "ACCELERATE_USE_CPU"}  # the launcher's that starts one process
+    signs = {"MASTER_ADDR", "ACCELERATE_USE_CPU"}  # set by the launcher of a single process
     if get_int_from_env(SIZES, 0) or not signs <= os.environ.keys():
         return
     import psutil
 
     for process in psutil.Process().parents():
-        with suppress(psutil.Error, OSError, ValueError):  # it may have gone
+        with suppress(psutil.Error, OSError, ValueError):  # the process may have ended
             arguments = launcher_arguments(process.cmdline())
             if arguments is not None and (asked := processes_asked(arguments)) > 1:
                 forced = os.environ["ACCELERATE_USE_CPU"].lower() == "true"
                 forced &= torch.accelerator.is_available()
                 on_cpu = "ACCELERATE_USE_CPU=true " if forced else ""
                 raise OptionError(
-                    f"accelerate launch: {asked} processes were asked for, but with these settings "
-                    "it starts one, which would train on a smaller batch. Start them with "
+                    f"accelerate launch: {asked} processes were requested, but with these settings "
+                    "it starts only one, which would train with a smaller total batch size. Use "
                     f"`{on_cpu}accelerate launch --multi_gpu --num_processes {asked} -m segacc "
-                    "...`, which is right for a CPU, too; or ask for one."
+                    "...`, which works on a CPU as well, or request one process."
                 )
 
 
 def launcher_arguments(command: list[str]) -> list[str] | None:
-    """Return what follows `accelerate launch` in a command line, None where it is another one."""
-    for number, word in enumerate(command[:4]):  # after Python, perhaps its options, and -m
+    """Return the arguments of `accelerate launch` in a command line; None for other commands."""
+    for number, word in enumerate(command[:4]):  # Python and its options may come first
         name, rest = Path(word).name, command[number + 1 :]
         if name in ("accelerate-launch", "accelerate.commands.launch"):
             return rest
@@ -161,23 +162,23 @@ def launcher_arguments(command: list[str]) -> list[str] | None:
 
 
 def processes_asked(arguments: list[str]) -> int:
-    """Tell how many processes accelerate's launcher was asked for, by flag or by file."""
+    """Return the number of processes requested from accelerate's launcher, by flag or by file."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    logging.getLogger("accelerate.commands.launch").disabled = True  # it has told this once
+    logging.getLogger("accelerate.commands.launch").disabled = True  # already logged at launch
     found, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
     return max(found.num_processes or 1, found.num_machines or 1)
 
 
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
-    """Start accelerate, as if nothing had been run in this process before.
+    """Start accelerate with fresh state, as if no run had been made in this process before.
 
-    Processes launched on a machine without a GPU talk over gloo: the launcher does not hand
-    `use_cpu` on, and accelerate by itself would let each of them train alone.
+    Processes launched on a machine without a GPU communicate over gloo. The launcher does not pass
+    `use_cpu` on, and by default accelerate would let each process train alone.
 
     Raises:
-        OptionError: accelerate refuses the settings, or started fewer processes than were launched
-            or asked for; or these ended a run together before.
+        OptionError: accelerate refuses the settings; fewer processes were started than launched or
+            requested; or several processes start a second run.
     """
     launched = get_int_from_env(SIZES, 1)
     refuse_fewer()
@@ -189,19 +190,19 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=on_cpu, **settings)
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise OptionError(f"accelerate refuses these settings: {reason}") from None
+        raise OptionError(f"accelerate does not accept these settings: {reason}") from None
     if on_cpu:
         settle_at_exit()
     if accelerator.num_processes != launched:
         raise OptionError(
-            f"accelerate launch: {launched} processes were launched, but each would run alone. "
+            f"accelerate launch: {launched} processes were launched, but each would train alone. "
             "Use accelerate_configs/cpu_2_processes.yaml or accelerate_configs/multi_gpu.yaml."
         )
     dynamo = accelerator.state.dynamo_plugin
     if dynamo.use_regional_compilation and not accelerator.is_fsdp2:
         raise OptionError(
             "accelerate launch: --dynamo_use_regional_compilation trains a copy of the network, "
-            "which what changes in training (freezing, progress) does not reach. Leave it out: the "
+            "to which freezing and other changes during training do not apply. Leave it out; the "
             "network is then compiled as a whole."
         )
     trackers = set(settings.get("log_with") or ())

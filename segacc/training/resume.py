@@ -1,4 +1,4 @@
-"""The run folder at the start of a run: made, config.yaml written, a checkpoint loaded."""
+"""Lock and prepare the run folder at the start of a run, and load the checkpoint to resume."""
 
 import json
 from pathlib import Path
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from segacc.training.run import Run
 
 SAME_BATCH = (
-    "Start as many processes, batch size and accumulation that make the same product, on the same "
-    "data."
+    "Use the same data, and a number of processes, batch size and accumulation steps with the same "
+    "product."
 )
 SAME_READERS = (
-    "What is streamed goes on exactly with the same number of processes, --num-workers and "
-    "--batch-size, on the same shards."
+    "A streamed run can only be resumed with the same number of processes, --num-workers, "
+    "--batch-size and shards."
 )
 
 
 def lock_folder(run: "Run") -> None:
-    """Keep other runs out of the run folder while this one lasts.
+    """Lock the run folder against other runs.
 
     Raises:
-        OptionError: another run holds it; or one began there, and has ended since this one's plan.
+        OptionError: another run has locked it, or has used it since this run was planned.
     """
     accelerator, lock = run.accelerator, run.lock
 
@@ -45,8 +45,8 @@ def lock_folder(run: "Run") -> None:
         run.notes += [lock.note] if lock.note else []
         if (run.folder / "config.yaml").exists() and not (run.plan.resume or run.config.overwrite):
             raise OptionError(
-                f"{run.folder}: another run was started there at the same time, and has ended. "
-                "Choose another folder with --output-dir."
+                f"{run.folder}: another run was started there at the same time and has already "
+                "ended. Choose another folder with --output-dir."
             )
 
     on_all(accelerator, claim if accelerator.is_main_process else lambda: None)
@@ -55,7 +55,7 @@ def lock_folder(run: "Run") -> None:
 
 
 def prepare_folder(run: "Run", settings: Settings) -> None:
-    """Make the run folder and write what is known of the run, on the main process."""
+    """Create the run folder with config.yaml and the other files of a start; starts trackers."""
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             clear(run.folder)
@@ -73,7 +73,7 @@ def prepare_folder(run: "Run", settings: Settings) -> None:
 
 
 def unchanged(settings: Settings, stored: Path) -> bool:
-    """Tell whether all settings are those that config.yaml holds, which also says their sources."""
+    """Return whether all settings come from config.yaml, which also records their sources."""
     typed = {key: where for key, where in settings.origins.items() if key not in ABOUT_THE_PLACE}
     return all(where == f"{stored}: {key}" for key, where in typed.items())
 
@@ -82,8 +82,8 @@ def resume(run: "Run") -> None:
     """Load the checkpoint of the plan, if any.
 
     Raises:
-        OptionError: the data or the batch are not those of the run that wrote it; or, of a stream,
-            the processes or workers.
+        OptionError: the data or the total batch size are not those of the checkpoint; or, for a
+            stream, the number of processes or workers.
     """
     now, streamed = order_settings(run), isinstance(run.train_data, TrainStream)
     run.progress.positions = [None] * max(1, run.config.num_workers) if streamed else []
@@ -94,8 +94,8 @@ def resume(run: "Run") -> None:
         if missing and streamed == ("shards" in was):
             raise OptionError(
                 f"--resume {run.config.resume}: an older version of segacc wrote this checkpoint, "
-                f"without {', '.join(missing)}, so that nobody can tell whether the data are still "
-                "the same. Go on with that version, or start a new run from its weights with "
+                f"without {', '.join(missing)}, so it cannot be checked whether the data are the "
+                "same. Resume with that version, or start a new run from its weights with "
                 "--weights FOLDER."
             )
         different = [
@@ -105,24 +105,29 @@ def resume(run: "Run") -> None:
         ]
         if different:
             raise OptionError(
-                f"--resume {run.config.resume}: this would not be the same run: "
+                f"--resume {run.config.resume}: the settings differ from those of the checkpoint: "
                 f"{'; '.join(different)}. {SAME_READERS if streamed else SAME_BATCH}"
             )
         last = run.config.max_steps
         if last is not None and stored.step > last:
             where = f"--resume {run.config.resume}"
-            raise OptionError(f"{where}: step {stored.step} of {last} is done already.")
+            raise OptionError(
+                f"{where}: the checkpoint is at step {stored.step}, and the run has {last} steps; "
+                "give more with --max-steps or --epochs."
+            )
         load_state(run, run.plan.resume)
         run.unreadable.update(stored.unreadable)
         if run.ema:
-            ema, place = run.ema, run.plan.resume
-            on_all(run.accelerator, lambda: ema.load(place))
+            ema, stored_in = run.ema, run.plan.resume
+            on_all(run.accelerator, lambda: ema.load(stored_in))
         if streamed:
             stored.positions = stored.positions[run.accelerator.process_index]
         run.progress, run.clock.before = stored, stored.seconds
         run.scoring.num_images = stored.num_images
         if run.early_stop and run.early_stop.reason(stored):
-            run.notes.append("this run stopped early; --early-stop with more patience goes on")
+            run.notes.append(
+                "this run was stopped early; raise the patience of --early-stop to continue it"
+            )
         if run.accelerator.is_main_process:
             checkpoint.recover(run.folder)
             give_up_later(run, stored.step)
@@ -132,89 +137,92 @@ def resume(run: "Run") -> None:
         fit_first(run, run.config.max_time)
 
 
-def verified(run: "Run", place: Path) -> checkpoint.Progress:
-    """Read a checkpoint's progress, once its files are seen to be those that were written."""
+def verified(run: "Run", folder: Path) -> checkpoint.Progress:
+    """Verify a checkpoint's checksums and read its progress."""
     main = run.accelerator.is_main_process
-    on_all(run.accelerator, lambda: checkpoint.verify(place) if main else None)
-    return on_all(run.accelerator, lambda: checkpoint.read(place))
+    on_all(run.accelerator, lambda: checkpoint.verify(folder) if main else None)
+    return on_all(run.accelerator, lambda: checkpoint.read(folder))
 
 
 def give_up_later(run: "Run", step: int) -> None:
-    """Clear the way of a run that goes on from an older checkpoint than its newest."""
+    """When resuming from an earlier checkpoint, delete the later ones; rename a later best/."""
     best = run.folder / "best"
     was_of = side_file(best).get("step", 0)
     if checkpoint.forget_later(run.folder / "checkpoints", step) and was_of > step:
         kept = checkpoint.set_aside(best, was_of)
         run.notes.append(
-            f"best/ was of step {was_of}, after the step {step} that this run goes on from; it is "
-            f"{kept.name}/ now"
+            f"best/ is from step {was_of}, after step {step} from which this run is resumed, and "
+            f"was renamed to {kept.name}/"
         )
 
 
 def forget_best(run: "Run") -> None:
-    """Let the next evaluation be the best so far where the best network is not there any more."""
+    """Reset the best score if best/ does not exist any more."""
     (there,) = broadcast_object_list([(run.folder / "best").is_dir()])
     if run.progress.best is not None and not there:
         run.progress.best = run.progress.best_step = None
-        run.notes.append("there is no best/ any more: the next evaluation counts as the best")
+        run.notes.append("best/ was removed, so the next evaluation counts as the best")
 
 
 def fit_first(run: "Run", limit: str) -> None:
-    """Let a run with `--max-time` have some number of steps until its speed is known.
+    """Assume a number of steps for a run with `--max-time` until its speed is known.
 
     Raises:
-        OptionError: the time was used up before this part of the run.
+        OptionError: the time was already used up before the run was resumed.
     """
     progress, settings = run.progress, run.plan.settings
     over = progress.max_steps is not None and progress.step >= progress.max_steps
     if over and as_stored(settings, "max_time", run.folder):
-        return  # it has ended in time
+        return  # the run is finished
     if run.clock.before >= seconds(limit):
         raise OptionError(
-            f"{settings.where('max_time')}: {limit}: the run has taken "
-            f"{clock_text(run.clock.before)} already; give it more."
+            f"{settings.where('max_time')}: {limit}: the run has already used "
+            f"{clock_text(run.clock.before)}; give more time."
         )
     if over or progress.max_steps is None:
         progress.max_steps = progress.step + FIRST_GUESS
-    used = f"{clock_text(run.clock.before)} of it used" if run.clock.before else "in all"
-    run.notes.append(f"{limit} {used}: {progress.max_steps} steps until the speed is known")
+    used = f" ({clock_text(run.clock.before)} used)" if run.clock.before else ""
+    run.notes.append(
+        f"--max-time {limit}{used}: assuming {progress.max_steps} steps until the speed is known"
+    )
 
 
 def read_state(run: "Run", stored: Path) -> None:
-    """Let accelerate read a checkpoint.
+    """Load a checkpoint with accelerate.
 
     Raises:
-        OptionError: it is damaged.
+        OptionError: it is damaged, or could run code.
     """
     random = stored / f"random_states_{run.accelerator.process_index}.pkl"
     try:
         checkpoint.refuse_code(stored)
         run.accelerator.load_state(str(stored))
-        if random.is_file():  # accelerate passes over one that it cannot read
+        if random.is_file():  # accelerate silently skips a file that it cannot read
             load(random)
     except OptionError:
         raise
-    except Exception as error:  # of a damaged file torch, pickle and safetensors raise anything
+    except Exception as error:  # torch, pickle and safetensors raise many types for damaged files
         raise OptionError(checkpoint.damaged(stored, f"{type(error).__name__}: {error}")) from None
 
 
 def load_state(run: "Run", stored: Path) -> None:
-    """Load weights, optimizer and random state; what was typed anew of the optimizer stays.
+    """Load weights, optimizer and random state, but keep the optimizer options of this run.
 
-    torch puts the stored learning rates and options in the place of the groups' own.
+    torch's load_state_dict would replace the groups' learning rates and options with the stored
+    ones.
     """
     groups = run.optimizer.param_groups
     typed = [{key: value for key, value in one.items() if key != "params"} for one in groups]
     on_all(run.accelerator, lambda: read_state(run, stored))
-    run.accelerator.step = 0  # a step begins here, of however many micro-batches
+    run.accelerator.step = 0  # counts micro-batches; checkpoints lie between optimizer steps
     for group, own in zip(run.optimizer.param_groups, typed, strict=True):
         group.update(own)
 
 
 def order_settings(run: "Run") -> dict[str, Any]:
-    """Collect what the order of the training samples depends on.
+    """Return the settings and digests that determine the order of the training samples.
 
-    Samples are known by their ids, not by their files, which may lie elsewhere now.
+    Samples are identified by their ids, not by their paths, so that a data set can be moved.
     """
     config, data = run.config, run.train_data
     mapped = {key: one for key, one in run.labels.to_dict().items() if key != "palette"}

@@ -1,4 +1,4 @@
-"""Run: all that a training run holds."""
+"""Run: the state of a training run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,14 +33,14 @@ from segacc.training.optim.schedule import set_lr
 from segacc.training.plan import Plan
 
 NO_END = 10**9
-"""Steps that a loader holds for a run whose number of steps is fitted as it goes."""
+"""Length of the data loader, in steps, if `--max-time` fits the number of steps during the run."""
 
 
 class Best(ScoreKey):
-    """The rule that says which evaluation is the best: `best_by`."""
+    """Decides by the score `best_by` which evaluation is the best."""
 
     def note(self, scores: Scores, progress: Progress) -> bool:
-        """Take over the scores of the present step; tell whether they are the best so far."""
+        """Record the scores of the current step; return whether they are the best so far."""
         progress.scores, progress.evaluated = scores, progress.step
         value = self.value(scores)
         if not self.better(value, progress.best):
@@ -51,16 +51,16 @@ class Best(ScoreKey):
 
 @dataclass
 class Run:
-    """All that a training run holds."""
+    """The state of a training run."""
 
     config: TrainConfig
-    """With every default filled in."""
+    """The settings, with all defaults filled in."""
     plan: Plan
     accelerator: Accelerator
     model: Any
-    """The network as accelerate wrapped it."""
+    """The network as wrapped by accelerate."""
     network: SegmentationModel
-    """The same network, bare."""
+    """The same network, unwrapped."""
     optimizer: Any
     losses: dict[str, LossTerm]
     pipeline: Pipeline
@@ -75,16 +75,16 @@ class Run:
     guard: Guard
     clock: Clock
     ema: Ema | None
-    """The moving average of the weights, where that was asked for."""
+    """The moving average of the weights, with `--ema`."""
     groups: list[parameter_groups.Row]
-    """What the optimizer updates, and what is frozen."""
+    """The parameter groups of the optimizer, and the frozen parameters."""
     lock: RunLock
-    """Of the run folder, held until the run ends."""
+    """The lock on the run folder, held until the run ends."""
     signal: StopSignal = field(default_factory=StopSignal)
-    """Asks for the end."""
+    """The signal that stops the run, once it is received."""
     notes: list[str] = field(default_factory=list)
     unreadable: set[str] = field(default_factory=set)
-    """What was passed over so far."""
+    """Messages about the unreadable files that were skipped so far."""
 
     @property
     def folder(self) -> Path:
@@ -93,11 +93,11 @@ class Run:
 
     @property
     def max_steps(self) -> int:
-        """Optimizer steps of the whole run, as they stand now."""
+        """Optimizer steps of the whole run; with `--max-time`, the newest estimate."""
         return self.config.max_steps or self.progress.max_steps or 0
 
     def loader(self) -> DataLoader[Any]:
-        """Return this process's micro-batches, from the present step to the last."""
+        """Return the data loader of this process's micro-batches from the current step on."""
         config, accelerator = self.config, self.accelerator
         cut = Cut(
             batch_size=config.batch_size,
@@ -121,13 +121,13 @@ class Run:
         return config.batch_size * config.gradient_accumulation_steps * processes
 
     def read_up_to(self, position: Any) -> None:
-        """Note where a reader of this process stands after a batch: (reader, place) of a stream."""
+        """Record how far a stream was read: (reader, its position); None for data on disk."""
         if position is not None:
-            reader, place = position
-            self.progress.positions[reader] = place
+            reader, reached = position
+            self.progress.positions[reader] = reached
 
     def begin_step(self) -> None:
-        """Switch to training, and set the learning rate that the present step has."""
+        """Switch to training mode and set the learning rate of the current step."""
         step, total = self.progress.step, self.max_steps
         self.unfreeze()
         self.model.train()
@@ -137,7 +137,7 @@ class Run:
         freezing.hold(self.optimizer.param_groups, step)
 
     def unfreeze(self) -> None:
-        """Let what was frozen for the first steps learn, once they are done."""
+        """Start training what `--unfreeze-after` froze, from that step on."""
         begins = self.config.unfreeze_after
         if begins is not None and self.progress.step >= begins:
             self.network.still_batchnorms = frozenset()
@@ -145,33 +145,33 @@ class Run:
                 freezing.forget(self.optimizer, begins)
 
     def clip_gradients(self) -> Tensor | None:
-        """Clip to `max_grad_norm`; return the norm before."""
+        """Clip the gradients to `max_grad_norm`; return their norm before clipping."""
         freezing.silence(self.optimizer.param_groups, self.progress.step)
         parameters, limit = self.model.parameters(), self.config.max_grad_norm
         norm: Tensor | None = self.accelerator.clip_grad_norm_(parameters, limit)
         return norm
 
     def evaluation_due(self) -> bool:
-        """Tell whether the present step asks for an evaluation that was not made yet."""
+        """Return whether an evaluation is due at the current step and was not made yet."""
         return self._due(self.progress.evaluated, self.config.eval_every or 1)
 
     def checkpoint_due(self) -> bool:
-        """Tell whether the present step asks for a checkpoint."""
+        """Return whether a checkpoint is due at the current step."""
         return self._due(self.progress.saved, self.config.save_every or 1)
 
     def _due(self, newest: int, every: float) -> bool:
-        """Tell whether it is time again; while the steps are fitted, counted from the newest on."""
+        """Return whether a period has passed; with `--max-time`, since the step `newest`."""
         step, period = self.progress.step, period_of(every, self.max_steps)
         passed = step % period if self.config.max_steps else step < newest + period
         return 0 < step != newest and (not passed or step == self.max_steps)
 
     def note(self, scores: Scores) -> bool:
-        """Take over the scores that are judged; tell whether they are the best so far."""
+        """Record the scores that choose the best weights; return whether they are the best."""
         if self.early_stop:
             self.early_stop.note(scores, self.progress)
         return self.best.note(scores, self.progress)
 
     def epoch(self) -> float:
-        """Passes over the training split so far."""
+        """Return the number of passes over the training split so far."""
         count = self.train_data.num_samples
         return self.progress.step * self.total_batch_size / count if count else 0.0

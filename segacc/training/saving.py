@@ -1,4 +1,4 @@
-"""Writes best/ and last/: raw or averaged weights, label map, model card."""
+"""Write the model folders best/ and last/: weights, label map and model card."""
 
 import dataclasses
 import json
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 def save_model(run: Run, name: str) -> Path:
-    """Write the run's network as `name`/ with the newest scores; called on all processes.
+    """Save the network as the folder `name`/ with the newest scores; called on all processes.
 
-    With `--ema` these are the averaged weights; the others stay in the checkpoints.
+    With `--ema` the averaged weights are saved; the raw weights are in the checkpoints.
     """
     folder = run.folder / name
     with using(run, kinds(run)[-1]):
@@ -47,7 +47,7 @@ def save_model(run: Run, name: str) -> Path:
 
 
 def side_file(run: Run) -> dict[str, Any]:
-    """Collect what a transformers folder has no place for."""
+    """Return the content of segacc.json, the side file for what transformers does not store."""
     return {
         "segacc_version": VERSION,
         "step": run.progress.step,
@@ -64,7 +64,7 @@ def side_file(run: Run) -> dict[str, Any]:
 
 
 def model_card(run: Run) -> str:
-    """Write the model card: data, scores with their protocol, and how to use the folder."""
+    """Return the text of the model card: data, scores with their protocol, and usage."""
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
@@ -74,7 +74,7 @@ def model_card(run: Run) -> str:
     )
     average = ""
     if run.ema:
-        average = f" The weights are their exponential moving average, decay {run.ema.decay:g}."
+        average = f" The weights are an exponential moving average with decay {run.ema.decay:g}."
     return f"""---
 {data.to_yaml()}
 ---
@@ -98,7 +98,7 @@ prediction = Segmenter.from_pretrained("FOLDER")("photo.jpg")  # (H, W) uint8 cl
 
 
 def score_table(scores: Scores) -> str:
-    """Write scores as a markdown table, means first, then classes."""
+    """Return the scores as a markdown table, means first, then classes."""
     rows = ["| score | value |", "|---|---|"]
     rows += [
         f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float)
@@ -113,41 +113,43 @@ def score_table(scores: Scores) -> str:
 
 
 def kinds(run: "Run") -> tuple[Weights, ...]:
-    """List the kinds of weights that are scored; the last is judged, and saved as best and last."""
+    """Return the kinds of weights that are scored; the last one decides what is best and saved."""
     return ("raw", "ema") if run.ema else ("raw",)
 
 
 def build_ema(plan: Plan, model: Any, accelerator: Accelerator) -> Ema | None:
-    """Start the moving average of the weights, where that was asked for.
+    """Build the moving average of the weights, if `--ema` is given.
 
     Raises:
-        OptionError: the weights are kept in a way that it cannot follow.
+        OptionError: the network is sharded in another way than by FSDP2.
     """
     decay, kind = plan.settings.config.ema, accelerator.distributed_type
     if decay is None:
         return None
     if kind in SHARDED and not accelerator.is_fsdp2:
         where = plan.settings.where("ema")
-        raise OptionError(f"{where}: not with {kind.value}; of sharded networks with FSDP2's only.")
+        raise OptionError(
+            f"{where}: not supported with {kind.value}; the only sharding it supports is FSDP2."
+        )
     return Ema(model, decay)
 
 
 @contextmanager
 def using(run: "Run", weights: Weights) -> Iterator[None]:
-    """Let the network have these weights inside the block, the same on all processes."""
+    """Use these weights for the network inside the block, identical on all processes."""
     run.scoring.weights = weights
     with run.ema.in_place_of(run.model) if run.ema and weights == "ema" else nullcontext():
         if run.accelerator.num_processes > 1:
-            for buffer in run.network.buffers():  # batch norm's statistics: the main process's
+            for buffer in run.network.buffers():  # batch norm statistics differ by process
                 torch.distributed.broadcast(buffer, 0)
         yield
 
 
 def average(run: "Run") -> None:
-    """Take over the weights of an optimizer step into the average, if there is one.
+    """Update the EMA after an optimizer step, if there is one.
 
-    A step that fp16's gradient scaler skipped is none; a fused optimizer does not tell accelerate
-    of those, which `guard.overflow` knows.
+    Steps that fp16's gradient scaler skipped do not count. For a fused optimizer accelerate does
+    not notice them, but `guard.overflow` does.
     """
     skipped = run.accelerator.optimizer_step_was_skipped or run.guard.overflow
     if run.ema and not skipped:

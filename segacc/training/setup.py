@@ -1,4 +1,4 @@
-"""Builds a run from a plan: losses, optimizer, scoring, and all of it together."""
+"""Build a run from a plan: losses, optimizer, scoring and the run itself."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from segacc.contracts import Facts, LossTerm
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData
 from segacc.data.streams import EvalStream
-from segacc.errors import OptionError
+from segacc.errors import OptionError, count_of
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scoring import (
     Scoring,
@@ -38,7 +38,7 @@ from segacc.training.saving import build_ema, kinds
 
 
 def make_accelerator(plan: Plan) -> Accelerator:
-    """Start accelerate as the launcher and the settings say."""
+    """Create the Accelerator from the launcher's environment and the settings."""
     config = plan.settings.config
     accelerator = start_accelerator(
         config.mixed_precision,
@@ -51,7 +51,7 @@ def make_accelerator(plan: Plan) -> Accelerator:
         project_dir=str(plan.folder),
     )
     if sharding := getattr(accelerator.state, "fsdp_plugin", None):
-        # torch.distributed.checkpoint, which writes shards, reads pickles that can run code.
+        # Sharded state dicts are read by torch.distributed.checkpoint, whose pickles can run code.
         sharding.state_dict_config = sharding.optim_state_dict_config = None
         sharding.set_state_dict_type("FULL_STATE_DICT")
         sharding.optim_state_dict_config.rank0_only = False
@@ -59,10 +59,11 @@ def make_accelerator(plan: Plan) -> Accelerator:
 
 
 def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:
-    """Build the losses that were asked for, or take those that the network brings.
+    """Build the losses of `--loss`, or take the network's own.
 
     Raises:
-        OptionError: both are there, or none; or class weights that its own would not heed.
+        OptionError: there are both, or neither; or the network's own losses would ignore the class
+            weights.
     """
     own, where = network.losses(facts), plan.settings.where("loss")
     if own and plan.loss and "loss" in plan.settings.origins:
@@ -72,33 +73,34 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
     if own and facts.class_weights is not None:
         raise OptionError(
             f"{plan.settings.where('class_weights')}: {plan.arch.name} brings its own loss "
-            f"({', '.join(own)}), which heeds no class weights; leave this out."
+            f"({', '.join(own)}), which does not use class weights; leave this out."
         )
     if not own and not plan.loss:
-        raise OptionError(f"{where}: at least one is needed.")
+        raise OptionError(f"{where}: at least one loss is needed.")
     return own or {one.name: one.record.build(one.options, facts) for one in plan.loss}
 
 
 def build_optimizer(
     network: SegmentationModel, settings: Settings, accelerator: Accelerator
 ) -> tuple[Any, list[parameter_groups.Row]]:
-    """Build the optimizer over the parameter groups; fused where the device has it.
+    """Build the optimizer over the parameter groups; fused if the device supports it.
 
     Returns:
-        The optimizer, and its groups as they are told.
+        The optimizer, and a table row for each parameter group.
 
     Raises:
-        OptionError: what is frozen or slowed down does not fit the network.
+        OptionError: `--freeze`, `--layer-decay` or `--encoder-warmup-steps` does not fit the
+            network; or `--unfreeze-after` with DeepSpeed.
     """
     config, deepspeed = settings.config, accelerator.state.deepspeed_plugin
     groups = parameter_groups.choose_groups(network, settings)
-    if deepspeed is not None:  # it asks a data loader otherwise, and ours is not accelerate's
+    if deepspeed is not None:  # it would ask accelerate's data loader, which segacc does not use
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
         deepspeed.deepspeed_config["gradient_clipping"] = config.max_grad_norm
         if config.unfreeze_after:
             raise OptionError(
-                f"{settings.where('unfreeze_after')}: DeepSpeed keeps gradients and optimizer "
-                "state to itself; leave this out, or train without DeepSpeed."
+                f"{settings.where('unfreeze_after')}: not supported with DeepSpeed, which manages "
+                "gradients and optimizer state itself; leave this out, or train without DeepSpeed."
             )
     rows = parameter_groups.table(network, groups)
     chosen = choose_optimizer(config.optimizer, settings.where("optimizer"))
@@ -113,7 +115,7 @@ def build_scoring(
     network: SegmentationModel,
     data: EvalData | EvalStream,
 ) -> Scoring:
-    """Build what evaluates the validation split while training."""
+    """Build the Scoring that evaluates the validation split during training."""
     config = plan.settings.config
     protocol = default_protocol(network, facts.crop_size)
     if config.protocol:
@@ -137,24 +139,24 @@ def build_scoring(
 
 
 def refuse_silent(plan: Plan, facts: Facts) -> None:
-    """Refuse metrics that give no score, only files: a run does not write them.
+    """Refuse metrics that only write files: training does not write these files.
 
     Raises:
-        OptionError: so.
+        OptionError: a metric has no score.
     """
     for one in plan.metric:
         if one.record.writes and not one.record.build(one.options, facts).compute():
             raise OptionError(
-                f"{plan.settings.where('metric')}: {one.name} gives no score, only files, which "
-                "`segacc evaluate --metric` writes; leave it out here."
+                f"{plan.settings.where('metric')}: {one.name} has no score; it only writes files, "
+                "in `segacc evaluate --metric`. Leave it out here."
             )
 
 
 def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
-    """Build the augmentations in the order given, for a type of device.
+    """Build the augmentation pipeline, in the order given, for a type of device.
 
-    Windows are scaled on CUDA, and on the CPU, which workers would share; other devices cannot all
-    scale antialiased.
+    Crops are resized on the device if that is CUDA or the CPU (whose cores the workers would use
+    otherwise); not all other devices can resize with antialiasing.
     """
     built = [(one.record, one.options, one.record.build(one.options, facts)) for one in plan.aug]
     scales = device in ("cpu", "cuda")
@@ -162,10 +164,10 @@ def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
 
 
 def build_run(plan: Plan) -> Run:
-    """Build everything; on return all processes hold the same weights and agree on the settings.
+    """Build the run of a plan; afterwards all processes have the same weights and settings.
 
     Raises:
-        SegaccError: data, weights or settings do not fit together.
+        SegaccError: the data, the weights or the settings do not fit together.
     """
     accelerator, given = make_accelerator(plan), plan.settings.config
     data = load_data(plan, accelerator)
@@ -179,7 +181,7 @@ def build_run(plan: Plan) -> Run:
     settings = choose_settings(plan.settings, loaded, facts.crop_size, count, processes)
     losses = build_losses(plan, network, facts)
     if list(losses) != [one.name for one in plan.loss]:
-        settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own")})
+        settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own loss")})
     set_seed(seed, device_specific=True)
     optimizer, groups = build_optimizer(network, settings, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
@@ -223,7 +225,7 @@ def build_run(plan: Plan) -> Run:
 
 
 def describe(run: Run, report: LoadReport) -> list[str]:
-    """Say once what is about to be done."""
+    """Return the first lines of the console output: model, data, devices and batch size."""
     plan, accelerator, config = run.plan, run.accelerator, run.config
     millions = sum(parameter.numel() for parameter in run.network.parameters()) / 1e6
     training, scored = (
@@ -234,10 +236,13 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     first, *more = report.lines()
     many = "es" if accelerator.num_processes > 1 else ""
     where = f"{accelerator.num_processes} process{many} on {accelerator.device.type}"
-    cut = f"{config.batch_size} images x {config.gradient_accumulation_steps} micro-batches"
+    precision = accelerator.mixed_precision
+    number_format = "float32" if precision == "no" else precision
+    micro_batches = count_of(config.gradient_accumulation_steps, "accumulation step")
+    split = f"{config.batch_size} per process x {micro_batches}"
     return [
         f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
         *(f"  {line}" for line in more),
         f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
-        f"{where}, precision {accelerator.mixed_precision}, {cut}: {run.total_batch_size} a step",
+        f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
     ]

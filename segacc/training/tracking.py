@@ -1,4 +1,4 @@
-"""Writes metrics.jsonl, pictures, curves.png and the entries of trackers."""
+"""Write metrics.jsonl, pictures and curves.png, and log to trackers."""
 
 import json
 import re
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Log = Callable[[dict[str, float], int], None]
-"""Takes numbers by flat name and the step they belong to, as `Accelerator.log` does."""
+"""A function that logs numbers by flat name for a step, as `Accelerator.log` does."""
 
 MEANS = ("mean_iou", "mean_accuracy", "overall_accuracy")
 
@@ -44,16 +44,16 @@ def record(
     log: Log | None = None,
     failed: Callable[[Exception], None] | None = None,
 ) -> Iterator[Event]:
-    """Write each event into the run folder, then pass it on; on the main process only.
+    """Record each event in the run folder, then yield it; on the main process only.
 
     Args:
-        run_folder: gets metrics.jsonl, pictures/step-N.png and pictures/curves.png.
-        events: what `train` yields.
+        run_folder: folder for metrics.jsonl, pictures/step-N.png and pictures/curves.png.
+        events: the events of `train`.
         names: K class names.
         palette: K RGB colours, 0..255.
-        best_by: the score that curves.png shows beside the usual ones.
+        best_by: a score that curves.png shows besides the usual ones.
         log: called with `train/...` and `eval/...` numbers, for trackers.
-        failed: told what could not be written, as on a full disk; raised where this is None.
+        failed: called with an error of writing, as on a full disk; None raises it.
     """
     metrics, pictures = run_folder / "metrics.jsonl", run_folder / "pictures"
 
@@ -82,14 +82,14 @@ def record(
         except OSError as error:
             if failed is None:
                 raise
-            failed(WriteError(f"{run_folder}: the run's records cannot be written: {error}."))
+            failed(WriteError(f"{run_folder}: metrics or pictures cannot be written: {error}."))
         yield event
 
 
 def start_metrics(path: Path, step: int) -> None:
-    """Make metrics.jsonl hold what happened up to `step`, and nothing at step 0.
+    """Start metrics.jsonl, keeping only the lines up to `step` of a resumed run.
 
-    A run that was killed after its checkpoint wrote lines that the resumed run writes again.
+    The lines after the checkpoint are written again by the resumed run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = read_metrics(path) if step and path.exists() else []
@@ -100,7 +100,7 @@ def start_metrics(path: Path, step: int) -> None:
 
 
 def note_fitted(path: Path, max_steps: int) -> None:
-    """Say in config.yaml, behind `max_time`, how many steps were fitted."""
+    """Add the fitted number of steps to the comment of `max_time` in config.yaml."""
     note, text = f"; fitted: {max_steps} steps", path.read_text(encoding="utf-8")
     line = re.compile(r"^(max_time: .*?)(; fitted: \d+ steps)?$", re.MULTILINE)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -109,20 +109,20 @@ def note_fitted(path: Path, max_steps: int) -> None:
 
 
 def train_row(event: StepDone) -> dict[str, Any]:
-    """Return a logged step as metrics.jsonl holds it."""
+    """Return the row of a logged step in metrics.jsonl."""
     values = asdict(event)
     del values["logged"]
     return {"kind": "train", **values}
 
 
 def eval_row(event: Evaluated) -> dict[str, Any]:
-    """Return an evaluation as metrics.jsonl holds it, each score under its own name."""
+    """Return the row of an evaluation in metrics.jsonl, each score under its own name."""
     facts = {name: getattr(event, name) for name in ("step", "seconds", "best")}
     return {"kind": "eval", **facts, **asdict(event.terms), **event.scores}
 
 
 def flat(scores: Mapping[str, Any] | Scores) -> dict[str, float]:
-    """Return the numbers by name, those of a mapping as `per_category_iou/nucleus`."""
+    """Return the numbers by name; nested ones get names as `per_category_iou/nucleus`."""
     numbers: dict[str, float] = {}
     for key, value in scores.items():
         if isinstance(value, Mapping):
@@ -133,7 +133,7 @@ def flat(scores: Mapping[str, Any] | Scores) -> dict[str, float]:
 
 
 def _write(path: Path, row: dict[str, Any], log: Log | None) -> None:
-    """Append one line, closed and so flushed each time: what was shown is on disk."""
+    """Append one line and close the file, so that each printed number is on disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_line(row))
     if log is not None:
@@ -147,10 +147,10 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line that a killed run left half-written is passed over.
+    """Read metrics.jsonl, skipping an incomplete last line of a killed run.
 
     Raises:
-        DataError: another line is no JSON.
+        DataError: another line is not JSON.
     """
     rows = []
     text = path.read_text(encoding="utf-8")
@@ -159,16 +159,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                raise DataError(
-                    f"{path}: line {number} is no JSON: {error}. Take it out."
-                ) from None
+                raise DataError(f"{path}: line {number} is not JSON: {error}. Remove it.") from None
     return rows
 
 
 def draw_curves(metrics_jsonl: Path, path: Path, *, best_by: str = "mean_iou") -> None:
-    """Draw loss, learning rate and scores over the steps of a run, the best score marked.
+    """Plot loss, learning rate and scores of a run by step, with a mark at the best score.
 
-    The file appears whole or not at all.
+    The file is replaced atomically.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -210,7 +208,7 @@ def _draw_losses(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
 def _draw_line(
     axes: "Axes", rows: Sequence[dict[str, Any]], key: str, label: str, **style: Any
 ) -> None:
-    """Draw one number over the steps; where it is null the line has a gap."""
+    """Plot one number by step, with gaps where it is null."""
     values = [np.nan if row.get(key) is None else row[key] for row in rows]
     marker = "o" if len(rows) < 20 else ""
     axes.plot([row["step"] for row in rows], values, marker=marker, ms=4, label=label, **style)
@@ -232,7 +230,7 @@ def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], best_by: str) -> 
 
 
 def _look_up(row: dict[str, Any], key: str) -> float | None:
-    """Find a score by its name, or by `per_category_iou/nucleus` inside a mapping."""
+    """Return a score by name; `per_category_iou/nucleus` is looked up in a mapping."""
     outer, _, inner = key.partition("/")
     value = row.get(key) if key in row or not inner else row.get(outer, {}).get(inner)
     return cast("float | None", value)

@@ -34,7 +34,7 @@ def test_good_data(warm: Warm, data: Path, tmp_path: Path) -> None:
     assert lines[0] == f"folder:root={data}"
     assert lines[-2:] == [
         "written to data-check/data_check.png",
-        "nothing here would stop a run",
+        "no problem found",
     ]
     with Image.open(tmp_path / "data-check" / "data_check.png") as sheet:
         assert sheet.width == 1240
@@ -95,14 +95,14 @@ def test_what_would_stop_a_run(warm: Warm, tmp_path: Path) -> None:
         "  ... and 2 more",
     ]
     assert found[2].splitlines() == [
-        "1 label of train holds other values than the classes: 7 (5 pixels), 9 (2 pixels)",
+        "1 label of train has values without a class: 7 (5 pixels), 9 (2 pixels)",
         f"  {labels}/train8.png",
     ]
     assert found[3].splitlines()[:2] == [
         "1 image of validation cannot be read: image file is truncated",
         f"  {root}/images/validation/validation1.png",
     ]
-    assert done.stdout.splitlines()[-1] == "a run would stop: 3 problems"
+    assert done.stdout.splitlines()[-1] == "training would fail: 3 problems"
     told = warm("check-data", "--dataset", f"folder:root={root}", "--json", cwd=tmp_path)
     assert told.returncode == 1
     faults = as_json(told)["splits"]["train"]["faults"]
@@ -174,11 +174,12 @@ def test_a_bar_on_a_terminal(warm: Warm, data: Path, tmp_path: Path) -> None:
         ([], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
         (
             ["--dataset", "nuclei", "--seed", "1"],
-            "--seed: is for --val-fraction and --show-augmented; add one, or leave it out.",
+            "--seed: only has an effect with --val-fraction or --show-augmented; add one, or leave "
+            "it out.",
         ),
         (
             ["--dataset", "nuclei", "--aug", "flip"],
-            "--aug: is for --show-augmented; add that, or leave it out.",
+            "--aug: only has an effect with --show-augmented; add that, or leave it out.",
         ),
         (
             ["--dataset", "nuclei", "--show-augmented", "--aug", "flip", "--augment", "light"],
@@ -230,4 +231,5 @@ def test_of_many_classes_those_that_occur_nowhere_are_counted(warm: Warm, tmp_pa
     )
     assert "40 of the 43 classes occur in no split" in done.stdout.splitlines()
     assert set(NAMES) <= table_rows(done.stdout).keys() and "other1" not in table_rows(done.stdout)
-    assert done.stdout.splitlines()[-1].startswith("nothing in what was read would stop a run")
+    told = "no problem found in the samples that were read"
+    assert done.stdout.splitlines()[-1].startswith(told)

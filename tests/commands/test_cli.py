@@ -78,8 +78,8 @@ REFUSED = [
     (["--epochs=1", "--max-steps=2"], "--epochs and --max-steps exclude each other; give one."),
     (["--config", "nope.yaml"], "--config nope.yaml: No such file or directory."),
     (["--weights", "./nope"], "--weights: no such folder: ./nope."),
-    (["--resume", "nope"], "--resume nope: no whole checkpoint in {cwd}/nope/checkpoints."),
-    (["--resume"], "--resume auto needs --output-dir DIR; or write --resume DIR."),
+    (["--resume", "nope"], "--resume nope: no complete checkpoint in {cwd}/nope/checkpoints."),
+    (["--resume"], "--resume auto needs --output-dir DIR; or use --resume DIR."),
     (
         ["evaluate"],
         "the following arguments are required: MODEL_FOLDER. `python -m segacc "
@@ -88,7 +88,7 @@ REFUSED = [
     (["evaluate", "x"], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
     (
         ["evaluate", "x", "--dataset", "nuclei"],
-        "MODEL_FOLDER: x is no folder of a saved network: there is no such folder.",
+        "MODEL_FOLDER: x is not a model folder: no such folder.",
     ),
     (
         ["evaluate", "x", "--dataset", "nuclei", "--metric", "mean_iou", "--metric", "mean_iou"],
@@ -115,7 +115,7 @@ REFUSED = [
     ),
     (
         ["plugins", "segformr"],
-        'nothing is called "segformr". Did you mean "segformer"? `python -m segacc plugins` '
+        'unknown component "segformr". Did you mean "segformer"? `python -m segacc plugins` '
         "lists all names.",
     ),
 ]
@@ -134,7 +134,7 @@ LATER = [
     (["--best-by", "per_category_iou/disk"], "--best-by per_category_iou/disk: no such score."),
     (["--best-by", "per_category_iou"], "--best-by per_category_iou: no such score."),
     (["--eval-split", "test"], '--eval-split: the data set has no split "test"; it has train, '),
-    (["--warmup-steps", "2"], "--warmup-steps: 2 of 2 steps leave none to train."),
+    (["--warmup-steps", "2"], "--warmup-steps: a warm-up of 2 steps leaves none of 2 steps "),
     (["--dataset", "folder:root=nope"], "--dataset folder: root=nope is not a folder (looked in "),
 ]
 
@@ -199,8 +199,8 @@ def test_overwrite_deletes_run_folders_only(warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.jpg").write_bytes(b"a")
     assert_refused(
         warm("--output-dir", "photos", cwd=tmp_path),
-        "--output-dir: photos is in use. Choose another folder, go on with `--resume photos`, or "
-        "delete what that run wrote with --overwrite.",
+        "--output-dir: photos is not empty. Choose another folder, continue the run with --resume "
+        "photos, or replace it with --overwrite.",
     )
     done = warm("--output-dir", "photos", "--overwrite", cwd=tmp_path)
     assert done.returncode == 2 and "does not look like a run folder" in done.stderr

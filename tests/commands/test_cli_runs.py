@@ -85,13 +85,13 @@ def test_a_resume_that_is_refused_changes_nothing(
     before = contents(run)
     assert_refused(
         warm("--resume", "run", "--batch-size", "2", "--max-steps", "50", cwd=tmp_path),
-        "--resume run: this would not be the same run: total_batch_size was 4, now 2. Start as "
-        "many processes, batch size and accumulation that make the same product, on the same "
-        "data.",
+        "--resume run: the settings differ from those of the checkpoint: total_batch_size was 4, "
+        "now 2. Use the same data, and a number of processes, batch size and accumulation steps "
+        "with the same product.",
     )
     assert_refused(
         warm("--resume", "run", "--max-steps", "2", cwd=tmp_path),
-        f"--max-steps: 2: {run}/checkpoints/step-00000040 is at step 40 already.",
+        f"--max-steps: 2: {run}/checkpoints/step-00000040 is already at step 40.",
     )
     assert contents(run) == before
 
@@ -115,9 +115,9 @@ def test_other_samples_in_equal_number_would_not_be_the_same_run(
     other = ("--train-split", "train[2:]", "--max-steps", "3")
     assert_refused(
         warm("--resume", "run", *other, cwd=tmp_path),
-        f"--resume run: this would not be the same run: sample_digest was {was}, now {now}. Start "
-        "as many processes, batch size and accumulation that make the same product, on the same "
-        "data.",
+        f"--resume run: the settings differ from those of the checkpoint: sample_digest was {was}, "
+        f"now {now}. Use the same data, and a number of processes, batch size and accumulation "
+        "steps with the same product.",
     )
     moved = shutil.copytree(data, tmp_path / "elsewhere")
     there = ("--dataset", f"folder:root={moved}", "--max-steps", "3")
@@ -129,8 +129,8 @@ def test_other_samples_in_equal_number_would_not_be_the_same_run(
     assert_refused(
         warm("--resume", stored.parent, "--max-steps", "3", cwd=tmp_path),
         f"--resume {stored.parent}: an older version of segacc wrote this checkpoint, without "
-        "sample_digest, so that nobody can tell whether the data are still the same. Go on with "
-        "that version, or start a new run from its weights with --weights FOLDER.",
+        "sample_digest, so it cannot be checked whether the data are the same. Resume with that "
+        "version, or start a new run from its weights with --weights FOLDER.",
     )
 
 

@@ -55,9 +55,9 @@ def test_evaluate_gives_the_scores_of_the_run_to_the_last_digit(
     lines = said.splitlines()
     assert lines[:3] == [
         f"protocol whole, stored in {trained}/best",
-        f"{trained}/best on validation: 3 images, protocol whole, raw weights, float32",
-        "  labels at their original size; pixels labelled 255 count for nothing; a class in "
-        "neither labels nor predictions is left out of the means",
+        f"{trained}/best on validation: 3 images, protocol whole, float32",
+        "  evaluated at original label size, ignore_index=255, classes absent from labels and "
+        "predictions excluded from the mean",
     ]
     low, high = found["intervals"]["mean_iou"]
     told = f"  mean_iou {best['mean_iou']:.4f} ({low:.4f} to {high:.4f})  mean_accuracy "
@@ -105,8 +105,8 @@ def test_what_only_a_carved_split_heeds_is_not_ignored(
         warm(
             "evaluate", trained / "best", "--dataset", f"folder:root={data}", *flags, cwd=tmp_path
         ),
-        f"{flags[0]}: is for --val-fraction; add that, or leave it out. The split that is scored "
-        "is named with --split.",
+        f"{flags[0]}: only has an effect with --val-fraction; add that, or leave it out. --split "
+        "names the split that is scored.",
     )
 
 
@@ -137,8 +137,9 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
     given = ("--dataset", "nuclei", "--num-workers", "0")
     assert_refused(
         warm("evaluate", trained / "best", *given, cwd=tmp_path),
-        "--dataset nuclei: the data set has the classes 2 (background, nucleus), the network "
-        "predicts 3 (background, disc, bar). Scores need the same classes in the same order.",
+        "--dataset nuclei: the data set has 2 classes (background, nucleus), but the network "
+        "predicts 3 classes (background, disc, bar). Evaluation needs the same classes in the same "
+        "order.",
     )
     root = write_data(tmp_path / "data", names=("background", "bar", "disc"))
     done = warm("evaluate", trained / "best", "--dataset", f"folder:root={root}", cwd=tmp_path)
@@ -156,8 +157,8 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
         ("slide", '--protocol: "crop" must be given (SIZE or HEIGHTxWIDTH in pixels).'),
         (
             "slide:crop=64,stride=60x65",
-            "--protocol: the stride 60x65 is larger than the crop 64: pixels between the windows "
-            "would have no prediction.",
+            "--protocol: the stride 60x65 is larger than the crop 64, so pixels between the "
+            "windows would have no prediction.",
         ),
         (
             "whole:shortside=4",
@@ -192,8 +193,8 @@ def test_a_folder_that_holds_no_network_is_refused(
     given = ("--dataset", f"folder:root={data}")
     assert_refused(
         warm("evaluate", trained, *given, cwd=tmp_path),
-        f"MODEL_FOLDER: {trained} is no folder of a saved network: it holds no config.json. Did "
-        f"you mean {trained}/best?",
+        f"MODEL_FOLDER: {trained} is not a model folder: it has no config.json. Did you mean "
+        f"{trained}/best?",
     )
     offers = load_registry().of_kind("architecture")
     known = sorted(kind for offer in offers for kind in offer.record.model_types)
@@ -205,8 +206,8 @@ def test_a_folder_that_holds_no_network_is_refused(
     side = json.loads((bare / "segacc.json").read_text())
     del side["size_rule"], side["facts"]
     for text, told in {
-        json.dumps(side): "facts, size_rule missing: another version of segacc wrote it, or it was "
-        "changed by hand. Without this file the folder is read as one of transformers.",
+        json.dumps(side): "facts, size_rule missing: it was written by another version of segacc "
+        "or edited by hand. Without this file the folder is loaded as a transformers model.",
         "{": "damaged: Expecting property name enclosed in double quotes: line 1 column 2 (char "
         "1). Copy the folder again.",
     }.items():
@@ -227,9 +228,9 @@ def test_a_folder_that_holds_no_network_is_refused(
     (bare / "segacc.json").unlink()
     assert_refused(
         warm("evaluate", "bare", *given, cwd=tmp_path),
-        "bare: holds no network of transformers, which is no whole segmentation network that "
-        "segacc knows. If it is an encoder, name the architecture that it goes into, as --arch "
-        f"upernet:backbone=NAME. Known by themselves: {', '.join(known)}.",
+        "bare: a config.json without model_type is not a segmentation model that segacc knows. If "
+        "it is an encoder, give an architecture that uses it, as --arch upernet:backbone=NAME. "
+        f"Known model types: {', '.join(known)}.",
     )
 
 
@@ -241,7 +242,7 @@ def test_plugins_lists_every_component(tmp_path: Path) -> None:
     lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
     assert lines[0] == ["kind", "name", "from", "what", "it", "is"]
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert done.stdout.splitlines()[-1] == "`segacc plugins NAME` shows the options of one."
+    assert done.stdout.splitlines()[-1] == "`segacc plugins NAME` shows the options of a component."
     words = {word for line in lines for word in line}
     assert {"segformer", "nuclei", "folder", "flip", "random_scale_crop", "mean_iou"} <= words
 

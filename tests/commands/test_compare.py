@@ -60,8 +60,8 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
     value = found["mean_iou"]["b"] - found["mean_iou"]["a"]
     assert 0 < low < value < high and found["mean_iou"]["better"] == "B"
     lines = done.stdout.splitlines()
-    assert found["terms"] == [lines[2]] and lines[2].startswith("protocol whole, raw weights, ")
-    assert lines[2].endswith("a class in neither labels nor predictions is left out of the means")
+    assert found["terms"] == [lines[2]] and lines[2].startswith("protocol whole, float32; ")
+    assert lines[2].endswith("classes absent from labels and predictions excluded from the mean")
     assert [*lines[:2], lines[3]] == [
         "A a",
         "B better",
@@ -73,9 +73,9 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
     ]
     assert lines[10].split() == ["c5", "-", "-", "-", "-", "-"]
     assert lines[11:] == [
-        "95 % intervals: 40 images drawn anew with replacement, 1000 times, seed 0; the network is "
-        "fixed; both sides on the same draws",
-        "5 of 5 classes differ; 0.25 would by chance alone",
+        "95 % intervals: bootstrap of 40 images, 1000 resamples, seed 0; the network is fixed; "
+        "both sides on the same resamples",
+        "5 of 5 classes differ; 0.25 expected by chance",
         f"B is better at 95 %: mean_iou B - A = {value:+.4f} ({low:+.4f} to {high:+.4f}) on 40 "
         "images",
         "written to comparison/compare.json, comparison/compare.png",
@@ -116,9 +116,10 @@ def test_what_is_not_alike_is_told(warm: Warm, two: Path) -> None:
     write(two / "b", counted(images, K), **changes)
     done = assert_succeeded(warm("compare", "a", "b", cwd=two))
     assert done.stdout.splitlines()[2:5] == [
-        "not the same protocol: A whole, B slide:crop=64,stride=43; the difference holds that too",
-        "not the same weights: A raw, B ema; the difference holds that too",
-        "images that one side only has are left out: 1 of A, 0 of B",
+        "different protocol: A whole, B slide:crop=64,stride=43; this affects the difference of "
+        "the scores",
+        "different weights: A raw, B ema; this affects the difference of the scores",
+        "images in only one evaluation are left out: 1 of A, 0 of B",
     ]
     found = json.loads((two / "comparison/compare.json").read_text())
     assert found["num_images"] == 39 and found["notes"] == done.stdout.splitlines()[2:5]
@@ -145,20 +146,20 @@ def test_a_picture_shows_each_difference(warm: Warm, two: Path) -> None:
 
 
 REFUSED = {
-    ("a", "none"): "B: none holds no evaluation.json; give a folder that `segacc evaluate` wrote.",
-    ("a", "model"): "B: model holds no evaluation.json; give a folder that `segacc evaluate` "
-    "wrote. Did you mean model/evaluation?",
+    ("a", "none"): "B: none has no evaluation.json; give an output folder of `segacc evaluate`.",
+    ("a", "model"): "B: model has no evaluation.json; give an output folder of `segacc evaluate`. "
+    "Did you mean model/evaluation?",
     (
         "a",
         "bare",
-    ): "B: bare holds no per_image.parquet; give a folder that `segacc evaluate` wrote.",
-    ("a", "classes"): "a has the classes 6 (c0, c1, c2, c3, ...), classes has 5 (c0, c1, c2, c3, "
+    ): "B: bare has no per_image.parquet; give an output folder of `segacc evaluate`.",
+    ("a", "classes"): "a has 6 classes (c0, c1, c2, c3, ...), but classes has 5 (c0, c1, c2, c3, "
     "...). A comparison needs the same classes in the same order.",
     ("a", "ids"): "a and ids have 0 images in common, of 40 and 3: A has image 000, image 001, "
     "image 002, image 003, ...; B has x, y, z. Score both networks on the same split.",
-    ("a", "labels"): "a and labels have other labels for 1 of the 40 images in common, as image "
-    "007: the labelled pixels of each class must be the same. Score both networks on the same "
-    "files, with the same label map.",
+    ("a", "labels"): "a and labels have different labels for 1 of the 40 common images, such as "
+    "image 007: each class must have the same number of labelled pixels. Evaluate both networks on "
+    "the same files, with the same label map.",
     ("a", "a", "--output-dir", "a/evaluation.json"): "--output-dir: a/evaluation.json: "
     "a/evaluation.json is a file.",
 }

@@ -150,7 +150,7 @@ def test_every_file_is_told_with_its_values(tmp_path: Path) -> None:
     told = {Path(f.file).stem: f.values for f in found.splits["train"].faults}
     assert told == {"train0": {7: 5}, "train2": {7: 5, 40: 2}, "train3": {7: 5, 40: 3}}
     assert texts(found)[0] == (
-        "3 labels of train hold other values than the classes: 7 (15 pixels), 40 (5 pixels)"
+        "3 labels of train have values without a class: 7 (15 pixels), 40 (5 pixels)"
     )
     assert found.splits["train"].raw[7] == 15, "they are in the histogram too"
     assert found.splits["train"].pixels.total() == 4 * 48 * 64 - 20
@@ -173,12 +173,13 @@ def test_labels_that_are_ignored_as_a_whole(tmp_path: Path) -> None:
     for path in every[:2]:
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
     found = look(f"folder:root={root}")
-    assert problems(found) == [] and texts(found) == ["2 labels of train ignored everywhere"]
+    assert problems(found) == []
+    assert texts(found) == ["2 labels of train have only ignored pixels"]
     assert judge(found)[0].files == tuple(map(str, every[:2]))
     for path in every[2:]:
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
     [problem] = problems(look(f"folder:root={root}"))
-    assert problem.text == "no pixel of train is of a class: all that was read is ignored"
+    assert problem.text == "train has no pixel of any class: all pixels that were read are ignored"
     assert problem.files == tuple(map(str, every))
 
 
@@ -188,7 +189,9 @@ def test_a_validation_split_that_is_ignored_cannot_be_scored(tmp_path: Path) -> 
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
     found = look(f"folder:root={root}")
     assert problems(found) == []
-    assert texts(found) == ["no pixel of validation is of a class: nothing can be scored on it"]
+    assert texts(found) == [
+        "validation has no pixel of any class, so it cannot be used for evaluation"
+    ]
 
 
 def test_what_only_deserves_a_warning(tmp_path: Path) -> None:
@@ -208,13 +211,13 @@ def test_what_only_deserves_a_warning(tmp_path: Path) -> None:
         Image.fromarray(label).save(path)
     told = texts(look(f"folder:root={root}"))
     assert "62.5 % of the pixels of train are ignored" in told
-    assert "train holds one class only, background: there is nothing to learn" in told
+    assert "train has a single class, background: there is nothing to learn" in told
 
 
 def test_ids_that_come_twice() -> None:
     samples = [random_sample(number, where="s") for number in range(3)]
     found = of_samples({"train": [*samples, Sample(samples[0].image, samples[1].label, "s2")]})
-    assert "1 id of train given to several samples" in texts(found)
+    assert "train has 1 id used by several samples" in texts(found)
 
 
 # --------------------------------------------------------------------------------------- streams
@@ -240,7 +243,7 @@ def test_streams_are_walked_through_shard_by_shard() -> None:
     assert [finding.text for finding in problems(found)] == [
         "1 shard of train cannot be read: the shard is damaged"
     ]
-    assert "3 images of validation are byte for byte one of train: scores would be too good" in (
+    assert "3 images of validation are identical to one of train, so scores would be too high" in (
         texts(found)
     )
     asked.clear()

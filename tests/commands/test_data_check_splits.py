@@ -43,7 +43,7 @@ def test_a_run_needs_its_splits(tmp_path: Path) -> None:
 def test_what_a_run_does_not_read_does_not_stop_it(tmp_path: Path) -> None:
     root = write_data(tmp_path / "d", counts={"train": 4, "validation": 2, "test": 2})
     foreign_values(root / "annotations/test/test1.png")
-    text = "1 label of test holds other values than the classes: 7 (5 pixels), 9 (2 pixels)"
+    text = "1 label of test has values without a class: 7 (5 pixels), 9 (2 pixels)"
     file = str(root / "annotations/test/test1.png")
     found = look(f"folder:root={root}")
     assert judge(found) == [Finding("warning", "test", text, (file,), "values")]

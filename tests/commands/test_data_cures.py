@@ -77,7 +77,7 @@ def test_binary_masks(tmp_path: Path, value: int) -> None:
     found = look(f"folder:root={root}")
     assert pastes(found, sure=True)[0] == f"--dataset folder:root={root},binary=true"
     assert texts(found)[0 if value == 255 else 2] == (
-        "train holds one class only, background: there is nothing to learn"
+        "train has a single class, background: there is nothing to learn"
     )
     cured = look(f"folder:root={root},binary=true")
     assert problems(cured) == [] and cured.splits["train"].images[1] == 4
@@ -104,13 +104,12 @@ def test_rare_classes_and_small_images(tmp_path: Path) -> None:
     assert times > 20
     assert {paste(found.data.dataset, c): (c.why, c.sure) for c in cures(found)} == {
         "--crop-size 32x96": (
-            "a crop of 512x512 is larger than the images (40x100 in the median) and would be "
-            "padded",
+            "a crop of 512x512 is larger than the images (median 40x100) and would be padded",
             True,
         ),
         "--class-weights enet": (f"background has {times:.0f} times the pixels of disc", True),
         "--rare-class-sampling 0.01": (
-            "fewer than 5% of the images hold disc: draw these more often",
+            "fewer than 5% of the images contain disc: sample these more often",
             False,
         ),
     }
@@ -136,7 +135,7 @@ def test_channels(mode: str, cure: str) -> None:
 def test_too_many_channels_were_asked_for() -> None:
     found = of_samples({"train": [random_sample(n) for n in range(3)]}, num_channels=4)
     assert problems(found)[-1].text == (
-        "3 images of train are not what they should be; the first: the image has 3 channels "
+        "3 images of train are invalid; the first: the image has 3 channels "
         "(mode RGB), --num-channels 4 wants four"
     )
     assert "--num-channels 3" in pastes(found, sure=True)
@@ -159,12 +158,12 @@ def test_what_no_option_mends_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     (root / "annotations/train/train2.png").unlink()
     mended = look(f"folder:root={root}")
     assert unmended(judge(mended), cures(mended)) == []
-    assert heading(mended, capsys) == "together:"
+    assert heading(mended, capsys) == "suggested command:"
     smaller(root / "annotations/train/train0.png")
     found = look(f"folder:root={root}")
     (left,) = unmended(judge(found), cures(found))
-    assert left.text.startswith("1 label of train has not its image's size")
-    assert heading(found, capsys) == "together; 1 problem left that no option mends:"
+    assert left.text.startswith("1 label of train differs in size from its image")
+    assert heading(found, capsys) == "suggested command (no option fixes 1 problem):"
     assert to_json(found, judge(found), cures(found), [])["unmended"] == [left.text]
     typed = command(found, cures(found))
     assert typed is not None and f"folder:root={root},ignore=7/9 --skip-unreadable 1" in typed
@@ -174,7 +173,7 @@ def heading(found: Findings, capsys: pytest.CaptureFixture[str]) -> str:
     """Print a report; return the line above the whole command."""
     print_report(Console(soft_wrap=True), found, judge(found), cures(found), [])
     lines = capsys.readouterr().out.splitlines()
-    return next(line for line in lines if line.startswith("together"))
+    return next(line for line in lines if line.startswith("suggested command"))
 
 
 def test_a_split_that_is_missing_is_mended() -> None:

@@ -127,7 +127,7 @@ def test_metrics_that_give_the_same_scores_are_refused_before_the_work(
     for others, text in {
         ("calibration", "calibration"): "--metric: calibration is given twice.",
         ("calibration", "calibration:bins=5"): (
-            "--metric: two metrics give the score ece, mce; leave one out."
+            "--metric: two metrics have the score ece, mce; leave one of them out."
         ),
     }.items():
         flags = [part for one in others for part in ("--metric", one)]
@@ -142,8 +142,8 @@ def test_a_folder_that_cannot_be_written_asks_for_another(
     (model / "evaluation").touch()
     assert_refused(
         warm("evaluate", "model", *given(data), cwd=tmp_path),
-        "MODEL_FOLDER: model/evaluation: model/evaluation is a file. Give --output-dir DIR, "
-        "another place for the scores.",
+        "MODEL_FOLDER: model/evaluation: model/evaluation is a file. Give another folder with "
+        "--output-dir DIR.",
     )
 
 
@@ -156,7 +156,7 @@ def test_where_the_protocol_comes_from(
     out = ("--output-dir", "out")
     for flags, line in {
         (): "protocol whole:pad=32, stored in model",
-        ("--protocol", "slide:crop=48"): "protocol slide:crop=48,stride=32, typed",
+        ("--protocol", "slide:crop=48"): "protocol slide:crop=48,stride=32, from --protocol",
     }.items():
         done = assert_succeeded(warm("evaluate", "model", *given(data, *flags, *out), cwd=tmp_path))
         assert done.stdout.splitlines()[0] == line
@@ -171,12 +171,12 @@ def test_a_folder_of_transformers_says_how_it_is_seen(
     model = shutil.copytree(trained / "best", tmp_path / "model")
     (model / "segacc.json").unlink()
     run = ("evaluate", "model", *given(data, "--output-dir", "out"))
-    line = "protocol whole, fitting the network, as model stores none"
+    line = "protocol whole, chosen to fit the network, as model stores none"
     assert assert_succeeded(warm(*run, cwd=tmp_path)).stdout.splitlines()[0] == line
     path = model / "preprocessor_config.json"
     sized = {"do_resize": True, "size": {"height": 40, "width": 56}}
     path.write_text(json.dumps({**json.loads(path.read_text()), **sized}))
-    line = "protocol whole:size=40x56, as the image processor in model resizes"
+    line = "protocol whole:size=40x56, from the image processor in model"
     assert assert_succeeded(warm(*run, cwd=tmp_path)).stdout.splitlines()[0] == line
 
 
@@ -186,7 +186,7 @@ def test_a_folder_of_transformers_says_how_it_is_seen(
         ("whole", "predicted again, 0.0000 % of the pixels differ"),
         ("whole:pad=32", "predicted again, 0.0000 % of the pixels differ"),
         ("whole:short_side=40,pad=32", "predicted again, "),
-        ("slide:crop=32", "predictions taken as they are"),
+        ("slide:crop=32", "predictions were not checked"),
     ],
 )
 def test_verify_agrees(
@@ -220,8 +220,8 @@ def test_verify_finds_a_wrong_metric(
     done = warm(*run, cwd=tmp_path, site=wrong)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     start = (
-        "segacc evaluate --verify: on 2 images the scores do not agree with their plain "
-        "definition: mean_iou of these 2 images is 0."
+        "segacc evaluate --verify: on 2 images the scores differ from their plain definition: "
+        "mean_iou of these 2 images is 0."
     )
     assert done.stderr.startswith(start)
     assert "; overall_accuracy of all 5 images is 0." in done.stderr
@@ -257,6 +257,6 @@ def test_a_run_that_goes_on_remembers_on_what_it_was_scored(
     assert_succeeded(warm("--resume", run, cwd=tmp_path))  # nothing is left but to save it
     stored = json.loads((run / "last/segacc.json").read_text())
     assert stored["terms"]["num_images"] == 3 and stored["scores"]
-    assert "3 images, protocol whole at the label's original size" in (
+    assert "3 images, protocol whole, evaluated at original label size" in (
         " ".join((run / "last/README.md").read_text().split())
     )

@@ -54,14 +54,14 @@ def test_a_new_plugin_is_installed_tested_and_trained(warm: Warm, tmp_path: Path
     [
         (
             "Street",
-            '"Street" is no name for an architecture: it needs lower-case letters, digits and _, '
-            "a letter first, as in my_net.",
+            '"Street" is not a valid name: use lower-case letters, digits and _, starting with a '
+            "letter, as in my_net.",
         ),
         (
             "segformer",
-            'there is an architecture "segformer" already, from segacc. Choose another name.',
+            'the architecture "segformer" already exists, in segacc. Choose another name.',
         ),
-        ("there", "segacc-there exists already. Choose another name."),
+        ("there", "segacc-there already exists. Choose another name."),
     ],
 )
 def test_nothing_is_written_over(warm: Warm, tmp_path: Path, name: str, reason: str) -> None:

@@ -100,5 +100,5 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path.write_text("no parquet")
     with pytest.raises(DataError) as error:
         PerImage.read(path)
-    assert str(error.value).startswith(f"{path}: not a file that `segacc evaluate` wrote (")
+    assert str(error.value).startswith(f"{path}: not a file written by `segacc evaluate` (")
     assert "\n" not in str(error.value)

@@ -89,7 +89,7 @@ def test_a_label_with_a_map_of_its_own() -> None:
 
 def test_a_pixel_of_no_class_is_not_passed_over() -> None:
     sample = Sample(b"", encode(np.array([[0, 9, 9]], np.uint8)), "street")
-    with pytest.raises(DataError, match=r"^--verify: street: 2 pixels are of no class\.$"):
+    with pytest.raises(DataError, match=r"^--verify: street: 2 pixels have no class\.$"):
         plain_label(sample, LabelMap.plain(["a", "b"]))
 
 

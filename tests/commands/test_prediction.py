@@ -97,7 +97,7 @@ def test_pictures_of_any_kind_are_segmented_at_their_size(
     picture.resize((40, 32)).save(tmp_path / "single [1].png")
     given = ("folder", "single [1].png", folder / "scan.tiff", "--output-dir", "out")
     done = assert_succeeded(warm("predict", trained / "best", *given, cwd=tmp_path))
-    assert done.stderr == "7 of 7 pictures written to out\n"
+    assert done.stderr == "7 of 7 predictions written to out\n"
     sizes = {
         path.name: (Image.open(path).size, Image.open(path).mode)
         for path in (tmp_path / "out").iterdir()
@@ -136,7 +136,7 @@ def test_every_ending_that_is_listed_is_read_and_others_are_told(
         "3 files are skipped, such as photos/a.heic: images with these endings are not read (1 "
         ".dng, 2 .heic). Save them as PNG or in another supported format: "
         f"{', '.join(IMAGE_SUFFIXES)}.",
-        f"{len(IMAGE_SUFFIXES)} of {len(IMAGE_SUFFIXES)} pictures written to predictions",
+        f"{len(IMAGE_SUFFIXES)} of {len(IMAGE_SUFFIXES)} predictions written to predictions",
     ]
 
 
@@ -148,14 +148,14 @@ def test_folders_inside_are_told_or_taken(warm: Warm, trained: Path, tmp_path: P
     best, given = trained / "best", ("photos", "--output-dir", "photos/out", "--no-overlay")
     done = assert_succeeded(warm("predict", best, *given, cwd=tmp_path))
     assert done.stderr.splitlines() == [
-        "photos: 2 folders inside, with 3 pictures, passed over, as photos/day1; --recursive "
-        "takes these too.",
-        "1 of 1 pictures written to photos/out",
+        "photos: skipped 2 subfolders with 3 images, such as photos/day1; add --recursive to "
+        "include them.",
+        "1 of 1 predictions written to photos/out",
     ]
     for flag in ("-r", "--recursive"):
         shutil.rmtree(tmp_path / "photos" / "out")
         done = assert_succeeded(warm("predict", best, *given, flag, cwd=tmp_path))
-        assert done.stderr == "4 of 4 pictures written to photos/out\n"
+        assert done.stderr == "4 of 4 predictions written to photos/out\n"
         out = tmp_path / "photos" / "out"
         found = {str(path.relative_to(out)) for path in out.rglob("*.png")}
         assert found == {"top.png", "day1/a.png", "day1/b.png", "day2/deep/a.png"}
@@ -182,7 +182,7 @@ def test_an_unreadable_picture_is_named_and_the_rest_goes_on(
         "pictures/train1.png: the image cannot be read: not a picture of a known format."
     )
     assert lines[1].startswith("pictures/train2.png: the image cannot be read: ")
-    assert lines[2:] == ["2 of 4 pictures written to predictions"]
+    assert lines[2:] == ["2 of 4 predictions written to predictions"]
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
         *("train0.png", "train0_overlay.png", "train3.png", "train3_overlay.png")
     ]
@@ -202,10 +202,10 @@ def test_a_picture_below_the_least_size_is_padded(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0] == (
         "small.png: --protocol slide:crop=16,stride=11: the network takes only images of at least "
-        "29 pixels a side, a window comes as 16x16. Choose --protocol slide:crop=29,stride=19, "
-        "which sees it through windows."
+        "29 pixels a side, but a window is 16x16. Use --protocol slide:crop=29,stride=19, which "
+        "uses sliding windows."
     )
-    assert done.stderr.splitlines()[-1] == "0 of 2 pictures written to predictions"
+    assert done.stderr.splitlines()[-1] == "0 of 2 predictions written to predictions"
 
 
 def test_pictures_that_would_be_lost_are_refused(
@@ -219,22 +219,22 @@ def test_pictures_that_would_be_lost_are_refused(
     (tmp_path / "empty" / "a.heic").write_bytes(b"x")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     for given, text in {
-        ("a",): "a/train0.jpg and a/train0.png would both be written as train0.png; predict "
-        "them into different folders.",
+        ("a",): "a/train0.jpg and a/train0.png would both be written as train0.png; use a "
+        "different --output-dir for each.",
         ("a/train1.png", "--output-dir", "a"): "--output-dir a: a/train1.png would be "
         "overwritten; choose another folder.",
         ("a/train0.png", "train0_overlay.png", "--output-dir", "."): "--output-dir .: "
         "train0_overlay.png would be overwritten; choose another folder.",
         ("a/train0.png", "train0_overlay.png"): "a/train0.png and train0_overlay.png would both "
-        "be written as train0_overlay.png; predict them into different folders.",
+        "be written as train0_overlay.png; use a different --output-dir for each.",
         ("nope.png",): "nope.png: no such file or folder.",
-        ("empty",): f"empty: no picture in this folder; looked for {', '.join(IMAGE_SUFFIXES)}. "
+        ("empty",): f"empty: no image in this folder; looked for {', '.join(IMAGE_SUFFIXES)}. "
         "1 file is skipped, such as empty/a.heic: images with these endings are not read (1 "
         ".heic). Save them as PNG or in another supported format: "
         f"{', '.join(IMAGE_SUFFIXES)}.",
-        (str(data / "images"),): f"{data}/images: no picture in this folder; looked for "
-        f"{', '.join(IMAGE_SUFFIXES)}. {data}/images: 2 folders inside, with 7 pictures, passed "
-        f"over, as {data}/images/train; --recursive takes these too.",
+        (str(data / "images"),): f"{data}/images: no image in this folder; looked for "
+        f"{', '.join(IMAGE_SUFFIXES)}. {data}/images: skipped 2 subfolders with 7 images, such as "
+        f"{data}/images/train; add --recursive to include them.",
         ("a/train1.png", "--output-dir", "a/train2.png"): "--output-dir: a/train2.png: "
         "a/train2.png is a file.",
     }.items():
@@ -249,4 +249,4 @@ def test_a_terminal_shows_a_progress_bar(
     done = warm.on_terminal("predict", trained / "best", images, cwd=tmp_path)
     assert done.returncode == 0
     assert "━" in done.stderr and "4/4" in done.stderr and "train3.png" in done.stderr
-    assert done.stderr.rstrip().endswith("4 of 4 pictures written to predictions")
+    assert done.stderr.rstrip().endswith("4 of 4 predictions written to predictions")

@@ -102,7 +102,7 @@ def test_ids_that_no_png_holds_are_refused_before_anything_is_written(
     done = warm("predict", "run/best", root / "images/validation", cwd=tmp_path)
     assert_refused(
         done,
-        "The network's raw label ids go up to 70000, a PNG holds 65535 at most. In Python, "
-        "segacc.Segmenter gives the classes, its labels.restore their raw ids.",
+        "The network's raw label ids go up to 70000, but a PNG can hold only 65535. In Python, "
+        "segacc.Segmenter returns classes, and its labels.restore converts them to raw ids.",
     )
     assert not list((tmp_path / "predictions").glob("*"))

@@ -117,16 +117,23 @@ def test_eta_counts_from_the_resumed_step() -> None:
 def test_plain_evaluation() -> None:
     text = shown([started(), evaluated(20, 0.7, best=True)], terminal=False)
     assert text.splitlines()[2:] == [
-        "evaluation at step 20: 39 images in 12.3 s, protocol whole, raw weights, float32 "
-        "(best so far)",
-        "  labels at their original size; pixels labelled 255 count for nothing; a class in "
-        "neither labels nor predictions is left out of the means",
+        "evaluation at step 20: 39 images in 12.3 s, protocol whole, float32 (best so far)",
+        "  evaluated at original label size, ignore_index=255, classes absent from labels and "
+        "predictions excluded from the mean",
         "  mean_iou 0.7000",
         "  class            IoU  accuracy",
         "  background    0.9000    0.9000",
         "  nucleus       0.5000    0.5000",
         "  [red]              -         -",
     ]
+
+
+def test_the_rules_of_an_evaluation_are_printed_once_per_run() -> None:
+    evaluations = evaluated(20, 0.7, best=True), evaluated(40, 0.6, best=False)
+    for terminal in (False, True):
+        text = shown([started(), *evaluations], terminal=terminal)
+        assert text.count("evaluation at step ") == 2
+        assert text.count("ignore_index=255") == 1
 
 
 def test_stop_by_a_signal_gives_the_command_on_one_line() -> None:
@@ -136,7 +143,7 @@ def test_stop_by_a_signal_gives_the_command_on_one_line() -> None:
     for terminal in (False, True):
         lines = shown(events, terminal=terminal, width=60).splitlines()
         lines = [line.removeprefix("\x1b[?25h") for line in lines]  # the cursor comes back
-        assert lines[-2:] == ["stopped by SIGTERM at step 20/210 after 0:02; go on with:", command]
+        assert lines[-2:] == ["stopped by SIGTERM at step 20/210 after 0:02; resume with:", command]
 
 
 def test_a_skipped_step_and_a_fitted_number_are_told() -> None:
@@ -149,8 +156,8 @@ def test_a_skipped_step_and_a_fitted_number_are_told() -> None:
     assert lines[:3] == [
         "step 3 skipped, 1 of 2 allowed: the loss (ce inf) or the gradient (norm 1.5) is not "
         "finite; images: a, b",
-        "400 steps fit into 45m, 1:10 of it used",
-        "800 steps fit into 45m, 1:10 of it used",
+        "400 steps fit in 45m (1:10 used)",
+        "800 steps fit in 45m (1:10 used)",
     ]
     assert lines[3].startswith("step 20/800  epoch 1.0")
 
@@ -193,7 +200,7 @@ def test_terminal_says_when_nothing_was_heard_for_long() -> None:
         screen.show(step_done(20))
         clock.now = 72.0
     assert "1:12 elapsed" in file.getvalue()
-    assert "last news 1:12 ago" in file.getvalue()
+    assert "last event 1:12 ago" in file.getvalue()
 
 
 def test_a_narrow_terminal_loses_no_number() -> None:

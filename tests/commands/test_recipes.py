@@ -164,8 +164,8 @@ def test_an_unknown_recipe_is_refused(warm: Warm, tmp_path: Path) -> None:
     }.items():
         assert_refused(
             warm("--recipe", name, cwd=tmp_path),
-            f'--recipe: unknown recipe "{name}". {hint}Known: {known}. A file of your own goes to '
-            "--config.",
+            f'--recipe: unknown recipe "{name}". {hint}Known: {known}. Use --config for a file of '
+            "your own.",
         )
 
 
@@ -173,7 +173,7 @@ def test_help_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.run(["--help"])
     told = "".join(capsys.readouterr().out.split())
-    assert f"under--config:{','.join(sorted(TINY))}" in told
+    assert f"overriddenby--configandflags:{','.join(sorted(TINY))}" in told
 
 
 ASK = """

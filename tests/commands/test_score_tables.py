@@ -20,7 +20,7 @@ INTERVALS = Intervals(
     mean_iou=(0.61234, 0.7505),
     per_category_iou={"background": (0.85, 0.9312), "nucleus": (0.4, 0.55), "[red]": None},
 )
-NOTE = "95 % intervals: 39 images drawn anew with replacement, 1000 times, seed 0; the network is "
+NOTE = "95 % intervals: bootstrap of 39 images, 1000 resamples, seed 0; the network is fixed"
 
 
 def test_intervals_stand_beside_the_scores() -> None:
@@ -30,7 +30,7 @@ def test_intervals_stand_beside_the_scores() -> None:
         "  background    0.9000  0.8500 to 0.9312    0.9000",
         "  nucleus       0.5000  0.4000 to 0.5500    0.5000",
         "  [red]              -                 -         -",
-        f"  {NOTE}fixed",
+        f"  {NOTE}",
     ]
 
 
@@ -68,4 +68,4 @@ def test_150_classes_fit_a_terminal_of_80_columns() -> None:
 
 def test_scores_without_mean_iou_have_no_interval_beside_them() -> None:
     text = scores_text({"area_error": 0.25}, NAMES, intervals=INTERVALS)
-    assert text.splitlines() == ["  area_error 0.2500", f"  {NOTE}fixed"]
+    assert text.splitlines() == ["  area_error 0.2500", f"  {NOTE}"]

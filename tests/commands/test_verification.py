@@ -42,11 +42,11 @@ def test_a_miscounted_pixel_is_found() -> None:
     wrong[1].confusion[0, 1] += 1
     found = judge(evaluation(FEW), evaluation(IMAGES), wrong, limit=0.001)
     assert not found.agrees
-    assert found.complaints[0] == "the counts of 1 images differ, as of image 005"
+    assert found.complaints[0] == "the counts of 1 images differ, such as image 005"
     assert found.complaints[1].startswith("mean_iou of these 3 images is 0.")
     assert found.text().startswith(
-        "segacc evaluate --verify: on 3 images the scores do not agree with their plain "
-        "definition: the counts of 1 images differ, as of image 005; mean_iou of these 3 images is "
+        "segacc evaluate --verify: on 3 images the scores differ from their plain definition: the "
+        "counts of 1 images differ, such as image 005; mean_iou of these 3 images is "
     )
     assert found.to_dict()["agrees"] is False
 
@@ -72,8 +72,8 @@ def test_predictions_that_differ_by_more_than_rounding_are_found(
     assert found.changed_pixels == (None if changed is None else 3 * changed / pixels)
     if not agrees:
         assert found.complaints == (
-            f"{900 / pixels:.2f} % of the pixels get another class from logits that are resized by "
-            "the textbook, at most 1 % may",
+            f"{900 / pixels:.2f} % of the pixels have another class if the logits are resized by "
+            "plain code; at most 1 % may",
         )
 
 
@@ -82,10 +82,10 @@ def test_an_evaluation_that_mixed_its_images_up_is_found() -> None:
     mixed = dict(zip(names, [IMAGES[name] for name in reversed(names)], strict=True))
     found = judge(evaluation(FEW), evaluation(mixed), checked(), limit=0.001)
     assert found.complaints == (
-        "scored again one by one, the images give other counts than in the evaluation",
+        "scored again one by one, the images have other counts than in the evaluation",
     )
 
 
 def test_nothing_checked_is_no_agreement() -> None:
     found = judge(evaluation({}), evaluation(IMAGES), [], limit=0.001)
-    assert "none of the images that were chosen can be read" in found.complaints
+    assert "none of the chosen images can be read" in found.complaints

@@ -160,8 +160,8 @@ def test_a_header_that_says_another_size_is_an_error_on_all_processes() -> None:
     with pytest.raises(DataError) as caught:
         trouble.settle()
     assert str(caught.value) == (
-        "s0 is 24x32 pixels (height x width) and turned is 32x24, though by their headers they are "
-        "of one size. Save the one again whose header is wrong, or score images one by one with "
+        "s0 is 24x32 pixels (height x width) and turned is 32x24, though their file headers give "
+        "the same size. Save the file with the wrong header again, or score images one by one with "
         "--eval-batch-size 1."
     )
     batches, trouble = read([samples()[0], turned], batch_size=1)
@@ -265,6 +265,6 @@ def test_a_stream_is_scored_image_by_image() -> None:
     with pytest.raises(OptionError) as caught:
         refuse_batches(data, 2, "--eval-batch-size")
     assert isinstance(caught.value, SegaccError) and str(caught.value) == (
-        "--eval-batch-size: 2: the split that is scored is streamed, image by image. Leave this "
-        "out."
+        "--eval-batch-size: 2: the evaluated split is a stream, which is scored image by image. "
+        "Leave this out."
     )

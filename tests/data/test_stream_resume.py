@@ -157,8 +157,9 @@ def test_other_shards_would_not_be_the_same_run(
 
 def refusal(run: Path, told: str) -> str:
     return (
-        f"--resume {run}: this would not be the same run: {told}. What is streamed goes on exactly "
-        "with the same number of processes, --num-workers and --batch-size, on the same shards."
+        f"--resume {run}: the settings differ from those of the checkpoint: {told}. A streamed run "
+        "can only be resumed with the same number of processes, --num-workers, --batch-size and "
+        "shards."
     )
 
 

@@ -80,10 +80,10 @@ def test_a_protocol_is_told_as_it_is_typed(typed: str, text: str) -> None:
 
 
 KNOWN = "whole, slide, tta, mmseg-ade20k, mmseg-cityscapes, voc"
-LOOKS = "one look at the image as it is is whole or slide: give scales, or flip=true."
-SMALLER = "long_side is a limit on what short_side asks for: give a smaller short_side, too."
-WINDOWS = "stride and blend are for windows: give their crop, too."
-UNUSED = "antialias is for images that are resized, which nothing here asks for."
+LOOKS = "tta needs several views: give scales or flip=true, or use whole or slide."
+SMALLER = "long_side limits the result of short_side: give a smaller short_side as well."
+WINDOWS = "stride and blend are options of windows: give their crop as well."
+UNUSED = "antialias has no effect, as images are not resized."
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ UNUSED = "antialias is for images that are resized, which nothing here asks for.
         ),
         (
             "slide:crop=64,stride=60x65",
-            "the stride 60x65 is larger than the crop 64: pixels between the windows would have no "
-            "prediction.",
+            "the stride 60x65 is larger than the crop 64, so pixels between the windows would have "
+            "no prediction.",
         ),
         (
             "slide:crop=64,blend=round",
@@ -129,10 +129,10 @@ UNUSED = "antialias is for images that are resized, which nothing here asks for.
         ("tta:blend=even", WINDOWS),
         (
             "tta:crop=9,pad=3",
-            "crop and pad exclude each other: a small image is padded to a window in any case.",
+            "crop and pad exclude each other: a small image is always padded to a window.",
         ),
-        ("tta:scales=[]", "scales are one or more, each once."),
-        ("tta:scales=0.5/1/0.50", "scales are one or more, each once."),
+        ("tta:scales=[]", "give one or more scales, each once."),
+        ("tta:scales=0.5/1/0.50", "give one or more scales, each once."),
         ("tta:flip=false", LOOKS),
         ("voc:flip=false", LOOKS),
         (
@@ -210,8 +210,8 @@ def test_the_advice_on_a_preset_is_what_it_stands_for_and_more() -> None:
         predict(network, network, draw(60, 90), Protocol.parse("voc", "-"))
     right = "whole:short_side=512,long_side=2048,antialias=false,pad=14"
     assert str(caught.value) == (
-        f"--protocol voc ({ADE}): the network takes only multiples of 14 pixels, an image comes as "
-        f"512x768. Choose --protocol {right}, which pads it."
+        f"--protocol voc ({ADE}): the network takes only multiples of 14 pixels, but an image is "
+        f"512x768. Use --protocol {right}, which pads it."
     )
     assert predict(network, network, draw(60, 90), Protocol.parse(right, "-")).shape == (60, 90)
 
@@ -236,5 +236,5 @@ def test_the_advice_keeps_what_fits(rule: SizeRule, typed: str, right: str) -> N
     network = Strided(rule)
     with pytest.raises(OptionError) as caught:
         predict(network, network, draw(60, 90), Protocol.parse(typed, "-"))
-    assert f"Choose --protocol {right}, which sees it through windows." in str(caught.value)
+    assert f"Use --protocol {right}, which uses sliding windows." in str(caught.value)
     assert predict(network, network, draw(60, 90), Protocol.parse(right, "-")).shape == (60, 90)

@@ -168,34 +168,33 @@ def test_a_small_image_is_padded_to_the_least_size() -> None:
         (
             SizeRule(multiple=14),
             "whole:short_side=50",
-            "--protocol whole:short_side=50: the network takes only multiples of 14 pixels, an "
-            "image comes as 50x75. Choose --protocol whole:short_side=50,pad=14, which pads it.",
+            "--protocol whole:short_side=50: the network takes only multiples of 14 pixels, but an "
+            "image is 50x75. Use --protocol whole:short_side=50,pad=14, which pads it.",
         ),
         (
             SizeRule(multiple=14),
             "whole:pad=7",
-            "--protocol whole:pad=7: the network takes only multiples of 14 pixels, an image comes "
-            "as 63x91. Choose --protocol whole:pad=14, which pads it.",
+            "--protocol whole:pad=7: the network takes only multiples of 14 pixels, but an image "
+            "is 63x91. Use --protocol whole:pad=14, which pads it.",
         ),
         (
             SizeRule(fixed=(64, 96)),
             "whole:pad=64",
-            "--protocol whole:pad=64: the network takes only 64x96 pixels, an image comes as "
-            "64x128. Choose --protocol slide:crop=64x96,stride=43x64, which sees it through "
-            "windows.",
+            "--protocol whole:pad=64: the network takes only 64x96 pixels, but an image is 64x128. "
+            "Use --protocol slide:crop=64x96,stride=43x64, which uses sliding windows.",
         ),
         (
             SizeRule(square=True, multiple=32),
             "whole",
-            "--protocol whole: the network takes only square images, an image comes as 60x90. "
-            "Choose --protocol slide:crop=64,stride=43, which sees it through windows.",
+            "--protocol whole: the network takes only square images, but an image is 60x90. Use "
+            "--protocol slide:crop=64,stride=43, which uses sliding windows.",
         ),
         (
             SizeRule(multiple=14),
             "slide:crop=40x60,short_side=30",
             "--protocol slide:crop=40x60,stride=27x40,short_side=30: the network takes only "
-            "multiples of 14 pixels, a window comes as 40x60. Choose --protocol "
-            "slide:crop=42x70,stride=28x47,short_side=30, which sees it through windows.",
+            "multiples of 14 pixels, but a window is 40x60. Use --protocol "
+            "slide:crop=42x70,stride=28x47,short_side=30, which uses sliding windows.",
         ),
     ],
 )
@@ -206,7 +205,7 @@ def test_a_size_that_does_not_fit_is_refused_and_the_advice_works(
     with pytest.raises(OptionError) as caught:
         predict(network, network, image, Protocol.parse(protocol, "-"))
     assert str(caught.value) == text
-    advice = text.split("Choose --protocol ")[1].split(", which")[0]
+    advice = text.split("Use --protocol ")[1].split(", which")[0]
     assert predict(network, network, image, Protocol.parse(advice, "-")).shape == (60, 90)
 
 

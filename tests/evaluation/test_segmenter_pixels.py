@@ -129,18 +129,18 @@ def test_a_network_of_many_channels_takes_these_alone(tmp_path: Path) -> None:
 
 ONE = "Give one image at a time, as (H, W), (H, W, C) or (C, H, W) with 1 or 3 or 4 channels."
 REFUSED: dict[str, tuple[Any, str]] = {
-    "fractions": (RGB / np.float32(255), "the pixels are float32, whose range is not certain; "),
+    "fractions": (RGB / np.float32(255), "the pixels are float32, whose range is not known; "),
     "fractions of a tensor": (torch.rand(3, 9, 13), "the pixels are float32, whose range is not "),
     "bfloat16": (torch.rand(3, 9, 13).bfloat16(), "the pixels are bfloat16, whose range is not "),
-    "normalized": (RGB / 127.5 - 1, "the pixels are float64, whose range is not certain; "),
-    "int64": (RGB.astype(int), "the pixels are int64, whose range is not certain; "),
-    "bool": (GREY > 99, "the pixels are bool, whose range is not certain; "),
+    "normalized": (RGB / 127.5 - 1, "the pixels are float64, whose range is not known; "),
+    "int64": (RGB.astype(int), "the pixels are int64, whose range is not known; "),
+    "bool": (GREY > 99, "the pixels are bool, whose range is not known; "),
     "8 bits in 16": (RGB.astype(np.uint16), "the pixels are uint16 and none is above 255, "),
-    "batch": (RGB[None], f"an array of the shape (1, 9, 13, 3) is not that of one image. {ONE}"),
+    "batch": (RGB[None], f"an array of shape (1, 9, 13, 3) is not that of one image. {ONE}"),
     "batch of tensors": (torch.zeros(2, 3, 9, 13, dtype=torch.uint8), "(2, 3, 9, 13) is not "),
-    "several grey": (np.stack([GREY] * 2), "an array of the shape (2, 9, 13) is not that of one "),
-    "either": (RGB[:3], f"an array of the shape (3, 13, 3) may be (H, W, C) or (C, H, W). {ONE}"),
-    "empty": (RGB[:0], "an array of the shape (0, 13, 3) is not that of one image."),
+    "several grey": (np.stack([GREY] * 2), "an array of shape (2, 9, 13) is not that of one "),
+    "either": (RGB[:3], f"an array of shape (3, 13, 3) may be (H, W, C) or (C, H, W). {ONE}"),
+    "empty": (RGB[:0], "an array of shape (0, 13, 3) is not that of one image."),
     "list": (
         [RGB, RGB],
         "list is not an image. Give one image at a time: a path, a PIL ",

@@ -185,7 +185,10 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
         parameter.requires_grad_(True)
     plain = gradients(model)
     assert model.enable_gradient_checkpointing()
-    state = "is_activation_checkpointing", "is_gradient_checkpointing"  # newer and older transformers
+    state = (
+        "is_activation_checkpointing",
+        "is_gradient_checkpointing",
+    )  # new and old
     assert getattr(model.network, state[0] if hasattr(model.network, state[0]) else state[1])
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-3)

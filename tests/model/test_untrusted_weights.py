@@ -203,8 +203,8 @@ def test_nobody_is_asked_to_run_a_processor(coded: Path, data: Path, tmp_path: P
     code, seen = on_terminal(tmp_path, "predict", coded, picture, "--output-dir", "out")
     assert code == 2 and "[y/N]" not in seen, seen
     assert seen.endswith(
-        f"segacc: {coded}: the image processor is code of the folder's own (auto_map in "
-        "preprocessor_config.json), which is not run. Name one of transformers there, as "
+        f"segacc: {coded}: the image processor is custom code (auto_map in "
+        "preprocessor_config.json), which is not run. Replace it with one of transformers, such as "
         "SegformerImageProcessor, or remove the file."
     )
     assert not (tmp_path / "ran").exists()
@@ -228,7 +228,7 @@ def test_a_network_of_its_own_is_refused(
     told(coded / "config.json", auto_map=NAMES, model_type="own")
     done = warm("predict", coded, data / "images" / "train", "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"segacc: {coded}: holds a own network, which is no whole ")
+    assert done.stderr.startswith(f"segacc: {coded}: the model type own is not a segmentation ")
     assert not (tmp_path / "ran").exists()
 
 

@@ -101,7 +101,7 @@ def test_weights_by_a_rule_reach_the_losses_the_notes_and_the_file(
     told = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(NAMES, expected, strict=True))
     assert found.notes == (
         f"class weights by {rule}: {told}",
-        "never labelled in training, so of weight 1: ghost",
+        "absent from the training labels (weight 1): ghost",
     )
     found.write(tmp_path)
     (path,) = tmp_path.iterdir()
@@ -135,8 +135,9 @@ def test_images_with_rare_classes_are_drawn_more_often(registry: Registry) -> No
     assert found.chances == rare.tolist() and np.argmax(found.chances) == 3
     assert found.class_weights is None
     assert found.notes == (
-        f"rare-class sampling at temperature 0.1 asks for pole {pole:.0%}, road {road:.0%}, sky "
-        f"{sky:.0%}; an epoch draws an image {6 * min(rare):.2g} to {6 * max(rare):.2g} times",
+        f"rare-class sampling, temperature 0.1: most sampled classes pole {pole:.0%}, road "
+        f"{road:.0%}, sky {sky:.0%}; each image is drawn {6 * min(rare):.2g} to "
+        f"{6 * max(rare):.2g} times per epoch on average",
     )
     mixed = find(planned(registry, rare_class_sampling="0.1"), None, [1, 1, 1, 2, 0.5, 1])
     assert mixed.chances == pytest.approx((rare * [1, 1, 1, 2, 0.5, 1]).tolist())
@@ -166,14 +167,14 @@ def test_labels_that_cannot_be_read_are_counted_as_they_are_in_training(
         "(1 are allowed by --skip-unreadable)."
     )
     two = planned(registry, class_weights="enet", skip_unreadable="2")
-    assert find(two, train).notes[0] == "2 labels could not be read and did not count"
+    assert find(two, train).notes[0] == "2 labels could not be read and were not counted"
     assert find(two, train).class_weights == find(plan).class_weights
 
 
 def test_a_split_without_a_labelled_pixel_is_refused(registry: Registry) -> None:
     empty = Source([Sample(b"", encode(np.full((4, 4), 255, np.uint8)), "x")], LABELS)
     assert refusal(planned(registry, rare_class_sampling="1"), empty, kind=DataError) == (
-        "the default of --train-split: no pixel of the 1 labels in train is of a class: all are "
+        "the default of --train-split: the 1 labels in train have no pixel of any class: all are "
         "ignored."
     )
 
@@ -185,12 +186,12 @@ def no_samples(shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
 def test_a_stream_has_weights_from_a_file_only(registry: Registry, tmp_path: Path) -> None:
     stream = Stream(shards=("a.tar",), read=no_samples)
     assert refusal(planned(registry, class_weights="enet"), stream) == (
-        "--class-weights: enet needs the pixels of each class, and a stream would have to be read "
-        "to its end to count them. Give a file of weights (--class-weights FILE)."
+        "--class-weights: enet needs the pixel count of each class, for which the whole stream "
+        "would have to be read. Give a file of weights (--class-weights FILE)."
     )
     assert refusal(planned(registry, rare_class_sampling="1"), stream) == (
-        "--rare-class-sampling: a stream is read from front to back, so no image of it can be "
-        "drawn more often. Leave this out, or use a data set on disk."
+        "--rare-class-sampling: a stream is read in order, so no image of it can be drawn more "
+        "often than others. Leave this out, or use a data set on disk."
     )
     (tmp_path / "weights.json").write_text("[1, 2, 3, 4]")
     plan = planned(registry, class_weights=str(tmp_path / "weights.json"))
@@ -206,8 +207,8 @@ def test_a_network_with_a_loss_of_its_own_heeds_no_weights(registry: Registry) -
         build_losses(plan, network, told)
     own = ", ".join(network.losses(told))
     assert str(error.value) == (
-        f"--class-weights: mask2former brings its own loss ({own}), which heeds no class weights; "
-        "leave this out."
+        f"--class-weights: mask2former brings its own loss ({own}), which does not use class "
+        "weights; leave this out."
     )
     assert list(build_losses(plan, network, facts(4))) == own.split(", ")
 
@@ -259,14 +260,14 @@ def test_a_file_for_other_classes(tmp_path: Path, text: str, complaint: str) -> 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"sky 1\nroad 2", "'sky 1' is no number >= 0"),
-        (b"1\n-2", "'-2' is no number >= 0"),
-        (b"1\nnan", "'nan' is no number >= 0"),
-        (b"[1, true]", "True is no number >= 0"),
-        (b'{"sky": "much"}', "'much' is no number >= 0"),
+        (b"sky 1\nroad 2", "'sky 1' is not a number >= 0"),
+        (b"1\n-2", "'-2' is not a number >= 0"),
+        (b"1\nnan", "'nan' is not a number >= 0"),
+        (b"[1, true]", "True is not a number >= 0"),
+        (b'{"sky": "much"}', "'much' is not a number >= 0"),
         (b'{"sky": 0, "road": 0}', "no weight is above 0"),
         (b"", "no weight is above 0"),
-        (b'{"split": "train", "class_weights": null}', "it is of a run without class weights"),
+        (b'{"split": "train", "class_weights": null}', "it is from a run without class weights"),
         (b"[1, 2", "Expecting ',' delimiter: line 1 column 6 (char 5)"),
     ],
 )
@@ -285,8 +286,8 @@ def test_what_is_neither_a_rule_nor_a_file(tmp_path: Path) -> None:
         check_class_weights("efective", "--class-weights")
     assert str(error.value) == (
         '--class-weights: efective is neither a rule nor a file. Did you mean "effective"? Rules: '
-        'inverse, enet, effective. In a file: right is JSON like {"road": 0.8, "pole": 4.5} or '
-        "[0.8, 4.5], or a text file with one number a line, in the order of the classes."
+        'inverse, enet, effective. File format: expected JSON like {"road": 0.8, "pole": 4.5} or '
+        "[0.8, 4.5], or a text file with one number per line, in the order of the classes."
     )
     (tmp_path / "w").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OptionError) as error:
@@ -338,8 +339,9 @@ def test_other_data_is_refused(registry: Registry, tmp_path: Path) -> None:
     find(planned(registry, class_weights="enet")).write(tmp_path)
     plan = resumed(registry, tmp_path, class_weights="enet")
     assert refusal(plan, split(5)) == (
-        f"--resume None: {tmp_path}/class_balance.json is for 6 training images, 4 classes (sky, "
-        "road, pole, ghost), which are not those of the data now: this would not be the same run."
+        f"--resume None: {tmp_path}/class_balance.json was written for 6 training images, 4 "
+        "classes (sky, road, pole, ghost), but the data set has changed since. Use the data of "
+        "that run, or start a new run."
     )
 
 
@@ -373,7 +375,8 @@ def test_a_run_on_nuclei_says_and_stores_its_balance(trained_folder: tuple[Path,
     assert table["class_weights"] == weights
     assert [one["pixels"] for one in table["classes"].values()] == counts.sum(0).tolist()
     assert "class weights by enet: " + ", ".join(f"{k} {v:.3g}" for k, v in weights.items()) in said
-    assert "rare-class sampling at temperature 0.05 asks for nucleus_border " in said
+    told = "rare-class sampling, temperature 0.05: most sampled classes nucleus_border "
+    assert told in said
     side = json.loads((folder / "run" / "last" / "segacc.json").read_text())
     assert side["facts"]["class_weights"] == list(weights.values())
     config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
@@ -402,7 +405,8 @@ def test_a_resumed_run_draws_by_what_was_stored(
     (run / "class_balance.json").write_text(json.dumps(table))
     refused = warm("--resume", "run/checkpoints/step-00000002", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "this would not be the same run: sample_digest was " in refused.stderr
+    told = "the settings differ from those of the checkpoint: sample_digest was "
+    assert told in refused.stderr
 
 
 def test_a_resumed_run_keeps_its_temperature(

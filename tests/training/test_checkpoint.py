@@ -203,7 +203,7 @@ def test_one_flipped_bit_is_found(
     (place / file).write_bytes(content)
     assert fault(place)
     if file != "SHA256SUMS":
-        assert fault(place) == f"{file} has another checksum than when it was written"
+        assert fault(place) == f"{file} does not match its checksum"
 
 
 def test_the_newest_intact_checkpoint_is_offered(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -215,11 +215,11 @@ def test_the_newest_intact_checkpoint_is_offered(tmp_path: Path, accelerator: Ac
     with pytest.raises(OptionError) as error:
         verify(three)
     assert str(error.value) == (
-        f"--resume: {three} is damaged: SHA256SUMS is cut off. Go on from the newest one that is "
-        f"intact: --resume {one}."
+        f"--resume: {three} is damaged: SHA256SUMS is incomplete. Resume from the newest intact "
+        f"one: --resume {one}."
     )
     (one / "progress.json").write_text("{}")
-    with pytest.raises(OptionError, match=r"random_states_0.pkl is missing. No other one that is"):
+    with pytest.raises(OptionError, match=r"random_states_0.pkl is missing. There is no other"):
         verify(two)
 
 
@@ -284,9 +284,9 @@ def test_a_checkpoint_without_checksums_is_refused_with_the_way_on(
     with pytest.raises(OptionError) as error:
         find("auto", run)
     assert str(error.value) == (
-        f"--resume auto: {place} has no SHA256SUMS: it was removed by half, or an older version of "
-        "segacc wrote it, whose files could run code and cannot be checked for damage. Start a "
-        f"new run from the weights of that one: --weights {run / 'best'}."
+        f"--resume auto: {place} has no SHA256SUMS: it was partly removed, or written by an older "
+        "version of segacc, whose files could run code and cannot be checked for damage. Start a "
+        f"new run from its weights: --weights {run / 'best'}."
     )
 
 
@@ -320,7 +320,7 @@ def test_a_checkpoint_can_be_named(run: Path, monkeypatch: Any) -> None:
 def test_auto_needs_a_folder() -> None:
     with pytest.raises(OptionError) as error:
         find("auto", None)
-    assert str(error.value) == "--resume auto needs --output-dir DIR; or write --resume DIR."
+    assert str(error.value) == "--resume auto needs --output-dir DIR; or use --resume DIR."
 
 
 @pytest.mark.parametrize("given", ["auto", "empty", "nowhere"])
@@ -330,4 +330,4 @@ def test_no_checkpoint_is_an_error(given: str, tmp_path: Path, monkeypatch: Any)
     with pytest.raises(OptionError) as error:
         find(given, Path("empty"))
     place = tmp_path / ("empty" if given == "auto" else given) / "checkpoints"
-    assert str(error.value) == f"--resume {given}: no whole checkpoint in {place}."
+    assert str(error.value) == f"--resume {given}: no complete checkpoint in {place}."

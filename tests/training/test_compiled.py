@@ -122,6 +122,6 @@ def test_a_network_that_is_compiled_in_parts_is_refused(
     (told,) = [line for line in done.stderr.splitlines() if line.startswith("segacc: ")]
     assert told == (
         "segacc: accelerate launch: --dynamo_use_regional_compilation trains a copy of the "
-        "network, which what changes in training (freezing, progress) does not reach. Leave it "
-        "out: the network is then compiled as a whole."
+        "network, to which freezing and other changes during training do not apply. Leave it out; "
+        "the network is then compiled as a whole."
     )

@@ -26,11 +26,12 @@ def test_a_run_that_stops_early_says_so_again_and_goes_on_with_more_patience(
     why = "early stop: mean_iou has not been higher than "
     assert [row["step"] for row in metrics(tmp_path / "run", "eval")] == [1, 2, 3]
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(why))
-    assert " of step 1 for 2 evaluations at step 3/8 after " in line
+    assert " at step 1 for 2 evaluations at step 3/8 after " in line
     assert (tmp_path / "run" / "last" / "model.safetensors").is_file()
 
     again = assert_succeeded(warm("--resume", "run", cwd=tmp_path))
-    assert "this run stopped early; --early-stop with more patience goes on" in again.stdout
+    told = "this run was stopped early; raise the patience of --early-stop to continue it"
+    assert told in again.stdout
     assert sum(line.startswith(why) for line in again.stdout.splitlines()) == 1
     further = ("--resume", "run", "--early-stop")
     more = assert_succeeded(warm(*further, "mean_iou:patience=4", cwd=tmp_path))

@@ -154,8 +154,8 @@ def test_a_run_scores_both_and_saves_the_average(data: Path, tmp_path: Path) -> 
     assert side["terms"]["weights"] == "ema"
     assert side["scores"]["mean_iou"] == seen[3].scores["mean_iou"]
     card = " ".join((run.folder / "last" / "README.md").read_text().split())
-    assert "The weights are their exponential moving average, decay 0.7." in card
-    assert "ema weights" in card
+    assert "The weights are an exponential moving average with decay 0.7." in card
+    assert "EMA weights" in card
 
 
 def test_deepspeeds_weights_are_not_followed(data: Path, tmp_path: Path) -> None:
@@ -164,7 +164,9 @@ def test_deepspeeds_weights_are_not_followed(data: Path, tmp_path: Path) -> None
     strange: Any = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, is_fsdp2=False)
     with pytest.raises(OptionError) as error:
         build_ema(plan, Small(), strange)
-    assert str(error.value) == "--ema: not with DEEPSPEED; of sharded networks with FSDP2's only."
+    assert str(error.value) == (
+        "--ema: not supported with DEEPSPEED; the only sharding it supports is FSDP2."
+    )
 
 
 @pytest.mark.slow
@@ -173,7 +175,7 @@ def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_pat
     done = assert_succeeded(warm(*given, "--ema", "0.9", "--output-dir", "run", cwd=tmp_path))
     lines = done.stdout.splitlines()
     told = [line.split(", ")[2] for line in lines if line.startswith("evaluation at step")]
-    assert told == ["raw weights", "ema weights"] * 2
+    assert told == ["float32", "EMA weights"] * 2
     assert " at step 2 (EMA))" in done.stdout or " at step 4 (EMA))" in done.stdout
     found = [(row["step"], row["weights"]) for row in metrics(tmp_path / "run", "eval")]
     assert found == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]
@@ -181,7 +183,7 @@ def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_pat
     steps = {f"step-0000000{step}{kind}.png" for step in (2, 4) for kind in ("", "-ema")}
     assert pictures == {"curves.png", *steps}
     again = ("evaluate", "run/last", "--dataset", f"folder:root={data}")
-    assert ", ema weights, " in assert_succeeded(warm(*again, cwd=tmp_path)).stdout
+    assert ", EMA weights, " in assert_succeeded(warm(*again, cwd=tmp_path)).stdout
     scored = json.loads((tmp_path / "run/last/evaluation/evaluation.json").read_text())
     (*_, newest) = metrics(tmp_path / "run", "eval")
     assert scored["weights"] == "ema"

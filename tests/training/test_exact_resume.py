@@ -97,8 +97,8 @@ def test_a_better_network_of_a_future_that_is_given_up_is_put_aside(
     output = finish("--resume", oldest)
     kept = run / "best-step-00000060"
     assert (
-        f"best/ was of step 60, after the step {step} that this run goes on from; it is "
-        f"{kept.name}/ now" in " ".join(output.split())
+        f"best/ is from step 60, after step {step} from which this run is resumed, and was "
+        f"renamed to {kept.name}/" in " ".join(output.split())
     )
     assert json.loads((kept / "segacc.json").read_text())["step"] == 60
     progress = json.loads((max((run / "checkpoints").iterdir()) / "progress.json").read_text())
@@ -114,7 +114,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-CHANGED = " has another checksum than when it was written. "
+CHANGED = " does not match its checksum. "
 DAMAGE = {
     "cut progress": (
         "progress.json",
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_names_the_newest_intact_one(
     done = warm("--resume", newest, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"segacc: --resume: {newest} is damaged: {name}{told}")
-    assert done.stderr.endswith(f"Go on from the newest one that is intact: --resume {before}.\n")
+    assert done.stderr.endswith(f"Resume from the newest intact one: --resume {before}.\n")
 
 
 def test_a_damaged_line_of_the_metrics_is_named(
@@ -159,7 +159,7 @@ def test_a_damaged_line_of_the_metrics_is_named(
     path.write_text("{}}\n" + path.read_text())
     done = warm("--resume", min((run / "checkpoints").iterdir()), cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.endswith(
-        f"segacc: {path}: line 1 is no JSON: Extra data: line 1 column 3 (char 2). Take it out.\n"
+        f"segacc: {path}: line 1 is not JSON: Extra data: line 1 column 3 (char 2). Remove it.\n"
     )
 
 
@@ -173,7 +173,7 @@ def test_the_next_evaluation_is_the_best_where_best_is_gone(
     oldest = min((run / "checkpoints").iterdir())
     assert json.loads((oldest / "progress.json").read_text())["best"] is not None
     output = finish("--resume", oldest)
-    assert "there is no best/ any more: the next evaluation counts as the best" in output
+    assert "best/ was removed, so the next evaluation counts as the best" in output
     assert (run / "best" / "model.safetensors").is_file()
 
 
@@ -253,7 +253,7 @@ def test_other_classes_would_not_be_the_same_run(
     (other / "classes.txt").write_text(names)
     done = warm("--resume", run, "--dataset", f"folder:root={other}{ignore}", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    start = f"segacc: --resume {run}: this would not be the same run: {told}"
+    start = f"segacc: --resume {run}: the settings differ from those of the checkpoint: {told}"
     assert done.stderr.startswith(start), done.stderr
     if change != "mapped":
         after = names.split()

@@ -36,7 +36,7 @@ def test_a_process_that_tries_whether_it_can_write_is_no_use_of_a_folder(tmp_pat
     (folder / f"{TRIAL}abc").mkdir(parents=True)
     assert plan(folder) == folder
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(OptionError, match="is in use"):
+    with pytest.raises(OptionError, match="is not empty"):
         plan(folder)
 
 
@@ -56,7 +56,7 @@ def test_a_default_folder_that_cannot_be_made_is_told_at_once(
     with pytest.raises(OptionError) as told:
         make_plan(gather([Layer({}, "command line")]), load_registry())
     assert str(told.value).startswith(
-        "--output-dir is not given: runs/segformer-nuclei: nothing can be written in"
+        "--output-dir is not given: runs/segformer-nuclei: cannot write in"
     )
 
 
@@ -95,7 +95,7 @@ def test_overwrite_deletes_no_data(earlier: Path) -> None:
         mixed = {"name": "mix", "sets": ["nuclei", f"folder:root={root}"]}
         for given in (f"folder:root={root}", mixed):
             assert refused(dataset=given) == (
-                f"--overwrite: {root} lies in run, which would be deleted. Choose another "
+                f"--overwrite: {root} is inside run, which would be deleted. Choose another "
                 "--output-dir."
             )
 
@@ -105,8 +105,8 @@ def test_overwrite_follows_no_link(earlier: Path) -> None:
     with pytest.raises(OptionError) as caught:
         plan(Path("link"), overwrite=True)
     assert str(caught.value) == (
-        "--overwrite: link is a symbolic link, which is not followed to delete what it points to. "
-        "Name the folder itself."
+        "--overwrite: link is a symbolic link, and the files it points to are not deleted. Give "
+        "the path of the folder itself."
     )
 
 
@@ -120,7 +120,7 @@ def test_overwrite_deletes_neither_settings_nor_the_working_folder(
         lies = "run/my.yaml" if place == "run" else given
         assert_refused(
             warm(*asked, place, *config, cwd=given),
-            f"--overwrite: {lies} lies in {place}, which would be deleted. Choose another "
+            f"--overwrite: {lies} is inside {place}, which would be deleted. Choose another "
             "--output-dir.",
         )
     assert (earlier / "my.yaml").exists()

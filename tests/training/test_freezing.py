@@ -54,10 +54,10 @@ def test_a_frozen_encoder_stays_with_its_statistics(tmp_path: Path) -> None:
     moved = changed(run, before)
     assert moved <= head and len(moved) > 0.8 * len(head)
     stored = json.loads((tmp_path / "run" / "parameter_groups.json").read_text())
-    assert [row["name"] for row in stored] == ["head", "head, no decay", "encoder, frozen"]
+    assert [row["name"] for row in stored] == ["head", "head, no decay", "encoder, no gradient"]
     trained = {name for name, _ in run.network.named_parameters()} & encoder
     assert set(stored[-1]["names"]) == trained
-    assert [note for note in run.notes if note.startswith("encoder, frozen ")]
+    assert [note for note in run.notes if note.startswith("encoder, no gradient ")]
 
 
 def test_frozen_norms_let_one_image_be_a_batch(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_patterns_match_names_and_their_beginnings(tmp_path: Path) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"freeze": ["segformer.stage.0"]},
-        "--freeze: segformer.stage.0: no parameter of the architecture has a name like this. Did "
-        'you mean "segformer.stages.0"? Known: "encoder", "norm", and names that begin with '
+        "--freeze: segformer.stage.0: no parameter of the architecture matches. Did you mean "
+        '"segformer.stages.0"? Known: "encoder", "norm", and names that start with '
         "segformer.stages, decode_head.linear_projections, decode_head.linear_fuse, "
-        "decode_head.batch_norm, decode_head.classifier; * stands for anything.",
+        "decode_head.batch_norm, decode_head.classifier; * matches anything.",
     ),
     (
         {"freeze": ["encoder", "decode_head"]},
@@ -113,12 +113,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"arch": "linear:size=test", "crop_size": 56, "freeze": ["encoder"]},
-        "--freeze: encoder: the architecture keeps all of it frozen as it is; leave this out.",
+        "--freeze: encoder: the architecture already freezes all of these parameters; leave this "
+        "out.",
     ),
     (
         {"freeze": ["encoder"], "layer_decay": 0.9},
-        "--layer-decay: 0.9: only the head is trained, so there are no layers to tell apart; leave "
-        "this out.",
+        "--layer-decay: 0.9: only the head is trained, which has no layers for it; leave this out.",
     ),
     (
         {"freeze": ["encoder"], "unfreeze_after": 9999, "max_steps": None, "epochs": 1},
@@ -282,7 +282,7 @@ def test_two_processes_learn_later_as_one_does(tmp_path: Path) -> None:
     rows = json.loads((two / "parameter_groups.json").read_text())
     assert rows[0]["name"] == "encoder layer 4, from step 2"
     assert rows[0]["lr"] == pytest.approx(0.009)
-    assert [row["name"] for row in rows[-2:]] == ["head, no decay", "head, frozen"]
+    assert [row["name"] for row in rows[-2:]] == ["head, no decay", "head, no gradient"]
     assert done.stdout.count("parameter group ") == 1
     assert (two / "parameter_groups.json").read_text() == (
         one / "parameter_groups.json"

@@ -93,7 +93,7 @@ def test_a_resumed_run_keeps_what_the_weights_decided(
     again = ("--weights", "run/last", "--dataset", f"folder:root={data}", "--overwrite")
     assert_refused(
         warm(*STEP, *again, cwd=tmp_path),
-        "--overwrite: run/last lies in run, which would be deleted. Choose another --output-dir.",
+        "--overwrite: run/last is inside run, which would be deleted. Choose another --output-dir.",
     )
 
 
@@ -104,8 +104,8 @@ def test_an_encoder_alone_asks_for_an_architecture(
     done = warm(*STEP, "--weights", lite, "--dataset", f"folder:root={data}", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"segacc: --weights: {lite}: holds no network of transformers, which is no whole "
-        "segmentation network that segacc knows. If it is an encoder, name the architecture"
+        f"segacc: --weights: {lite}: a config.json without model_type is not a segmentation model "
+        "that segacc knows. If it is an encoder, give an architecture that uses it"
     )
 
 
@@ -116,9 +116,8 @@ def test_a_batch_of_one_that_batch_norm_cannot_take(warm: Warm, data: Path, tmp_
     one = (*single, *MOBILENET, "--dataset", f"folder:root={data}")
     assert_refused(
         warm(*one, cwd=tmp_path),
-        "--batch-size: the architecture needs at least 2 images per process in training (its batch "
-        "norm would see one value per channel), got 1. Use --batch-size 2 or more, or "
-        "--freeze-batchnorm.",
+        "--batch-size: 1: the architecture needs at least 2 images per process in training, or its "
+        "batch norm has one value per channel. Use --batch-size 2 or more, or --freeze-batchnorm.",
     )
     assert_succeeded(warm(*one, "--freeze-batchnorm", cwd=tmp_path))
 
@@ -150,7 +149,8 @@ def test_a_frozen_encoder_of_random_weights_is_said_loudly(
     crop = ("--crop-size", "56")
     steps = tuple(part for part in STEP if part not in ("--crop-size", "64"))
     done = assert_succeeded(warm(*steps, *given, *crop, cwd=tmp_path))
-    assert "THE ENCODER IS RANDOM AND FROZEN, so nothing good can come of this run" in done.stdout
+    told = "THE ENCODER HAS RANDOM WEIGHTS AND IS FROZEN, so it will never learn: give linear "
+    assert told in done.stdout
     protocol = json.loads((tmp_path / "run/last/segacc.json").read_text())["protocol"]
     assert protocol == "whole:pad=14"  # 48x64 pixels are no multiples of 14
 
@@ -231,7 +231,7 @@ def test_a_network_without_a_loss_of_its_own_needs_one(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:
     given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}", "--loss", "none")
-    assert_refused(warm(*given, cwd=tmp_path), "--loss: at least one is needed.")
+    assert_refused(warm(*given, cwd=tmp_path), "--loss: at least one loss is needed.")
 
 
 def test_a_protocol_for_training_is_stored_with_the_scores(
@@ -240,7 +240,7 @@ def test_a_protocol_for_training_is_stored_with_the_scores(
     given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}")
     protocol = ("--protocol", "slide:crop=32,stride=20")
     done = assert_succeeded(warm(*given, *protocol, "--channels-last", cwd=tmp_path))
-    assert "protocol slide:crop=32,stride=20, raw weights" in done.stdout
+    assert "protocol slide:crop=32,stride=20, float32" in done.stdout
     side = json.loads((tmp_path / "run/best/segacc.json").read_text())
     assert side["protocol"] == "slide:crop=32,stride=20"
     assert_refused(

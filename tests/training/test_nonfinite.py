@@ -120,7 +120,7 @@ def test_without_tolerance_the_run_stops_with_finite_weights(
     text = str(error.value)
     assert text.startswith(f"step {first + 1}: the loss (corner ")
     newest = f"the newest checkpoint is {saved[-1]}." if saved else "there is no checkpoint yet."
-    assert text.endswith(f"or pass over up to N such steps with --tolerate-nonfinite N; {newest}")
+    assert text.endswith(f"or skip up to N such steps with --tolerate-nonfinite N; {newest}")
 
 
 def test_a_run_tells_it_and_resumes_exactly(
@@ -155,7 +155,7 @@ def test_a_run_tells_it_and_resumes_exactly(
     assert done.returncode == 2
     second = rows[1]
     assert f"segacc: step {second['step']}: the loss (corner " in done.stderr
-    assert f"Images of that batch: {', '.join(second['images'])}. Look at them" in done.stderr
+    assert f"Images of that batch: {', '.join(second['images'])}. Check these " in done.stderr
     assert "--tolerate-nonfinite N (1 are allowed)" in done.stderr
 
 

@@ -120,12 +120,12 @@ def test_the_table_tells_and_stores_all_groups(tmp_path: Path) -> None:
     frozen.requires_grad_(False)
     rows = table(model, choose_groups(model, settings(weight_decay=0.02)))
     assert lines(rows) == [
-        "parameter group    tensors    parameters        lr  weight decay",
-        "encoder                 34        19,584     0.001          0.02",
-        "encoder, no decay       73         1,152     0.001             0",
-        "head                     6         1,840      0.01          0.02",
-        "head, no decay           7            99      0.01             0",
-        "encoder, frozen          1         1,176         -             -",
+        "parameter group       tensors    parameters        lr  weight decay",
+        "encoder                    34        19,584     0.001          0.02",
+        "encoder, no decay          73         1,152     0.001             0",
+        "head                        6         1,840      0.01          0.02",
+        "head, no decay              7            99      0.01             0",
+        "encoder, no gradient        1         1,176         -             -",
     ]
     write(rows, tmp_path)
     stored = json.loads((tmp_path / "parameter_groups.json").read_text())
@@ -139,7 +139,7 @@ def test_the_table_tells_and_stores_all_groups(tmp_path: Path) -> None:
         ("encoder, no decay", 1e-3, 0),
         ("head", 1e-2, 0),
         ("head, no decay", 1e-2, 0),
-        ("encoder, frozen", None, None),
+        ("encoder, no gradient", None, None),
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["parameter_groups.json"]
 
@@ -161,8 +161,7 @@ def test_layer_decay_that_would_do_nothing_is_refused() -> None:
     with pytest.raises(OptionError) as error:
         choose_groups(model, settings(layer_decay=0.9))
     assert str(error.value) == (
-        "--layer-decay: 0.9: only the head is trained, so there are no layers to tell apart; leave "
-        "this out."
+        "--layer-decay: 0.9: only the head is trained, which has no layers for it; leave this out."
     )
     assert choose_groups(model, settings())
 
@@ -178,8 +177,8 @@ def test_layer_decay_needs_numbered_layers() -> None:
     with pytest.raises(OptionError) as error:
         choose_groups(Plain(), settings(layer_decay=0.9))
     assert str(error.value) == (
-        "--layer-decay: 0.9: no numbered layers are found in the names of the architecture's "
-        "parameters. Leave this out, or let the plugin set block_pattern or override "
-        "parameter_depths (segacc.model.SegmentationModel)."
+        "--layer-decay: 0.9: the parameter names of the architecture have no numbered layers. "
+        "Leave this out, or set block_pattern or override parameter_depths in the plugin "
+        "(segacc.model.SegmentationModel)."
     )
     assert len(choose_groups(Plain(), settings())) == 4

@@ -152,8 +152,8 @@ def test_class_weights_are_a_rule_or_a_file_that_is_there(
 
 def test_class_weights_that_no_loss_heeds_are_refused(registry: Registry) -> None:
     assert refusal(registry, class_weights="enet", loss=["dice"]) == (
-        "--class-weights: enet: no loss of this run heeds class weights (dice). Add --loss "
-        "cross_entropy, or leave this out."
+        "--class-weights: enet: none of the losses of this run (dice) uses class weights. Add "
+        "--loss cross_entropy, or leave this out."
     )
     made = plan(registry, class_weights="enet", loss=["dice", "cross_entropy"])
     assert [one.record.class_weighted for one in made.loss] == [False, True]
@@ -202,12 +202,12 @@ def test_a_folder_in_use_is_left_alone(registry: Registry) -> None:
     Path("photos").mkdir()
     Path("photos/a.jpg").write_bytes(b"a")
     assert refusal(registry, output_dir="photos") == (
-        "--output-dir: photos is in use. Choose another folder, go on with `--resume photos`, or "
-        "delete what that run wrote with --overwrite."
+        "--output-dir: photos is not empty. Choose another folder, continue the run with --resume "
+        "photos, or replace it with --overwrite."
     )
     assert refusal(registry, output_dir="photos", overwrite=True) == (
-        "--overwrite: photos does not look like a run folder (it has no .segacc_run), so it is "
-        "not deleted. Remove it yourself, or choose another folder."
+        "--overwrite: photos does not look like a run folder (it has no .segacc_run), so nothing "
+        "in it is deleted. Remove it yourself, or choose another folder."
     )
     Path("photos/.segacc_run").write_text("")
     assert plan(registry, output_dir="photos", overwrite=True).folder == Path("photos")
@@ -215,7 +215,7 @@ def test_a_folder_in_use_is_left_alone(registry: Registry) -> None:
 
 
 def test_overwrite_needs_a_folder(registry: Registry) -> None:
-    complaint = "--overwrite: needs --output-dir DIR, the run folder to delete."
+    complaint = "--overwrite: needs --output-dir DIR, the run folder to overwrite."
     assert refusal(registry, overwrite=True) == complaint
 
 
@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OptionError) as caught:
             writable(Path(given), "--output-dir")
         assert str(caught.value) == f"--output-dir: {given}: {Path(given).parts[0]} is a file."
-    with pytest.raises(OptionError, match=r"^--output-dir: /proc/run: nothing can be written in "):
+    with pytest.raises(OptionError, match=r"^--output-dir: /proc/run: cannot write in "):
         writable(Path("/proc/run"), "--output-dir")
     assert writable(tmp_path / "new" / "run", "--output-dir") == tmp_path / "new" / "run"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file"], "nothing is left there"
@@ -238,9 +238,9 @@ def test_weights_that_are_a_path_must_be_there(registry: Registry) -> None:
         "./nope": "--weights: no such folder: ./nope.",
         "a/b/c": "--weights: no such folder: a/b/c.",
         "file": "--weights: file is a file; give the folder that holds it.",
-        "run": "--weights: run is no folder of a saved network: it holds no config.json. "
-        "Did you mean run/best?",
-        "run/best": "--weights: run/best is no folder of a saved network: it holds no config.json.",
+        "run": "--weights: run is not a model folder: it has no config.json. Did you mean "
+        "run/best?",
+        "run/best": "--weights: run/best is not a model folder: it has no config.json.",
     }
     assert {given: refusal(registry, weights=given) for given in complaints} == complaints
     for given in ("auto", "none", "nvidia/mit-b0"):
@@ -252,7 +252,7 @@ def test_overwrite_leaves_the_cache_that_the_run_builds_first(registry: Registry
     Path("run/config.yaml").write_text("arch: segformer")
     Path("run/.segacc_run").touch()
     assert refusal(registry, output_dir="run", overwrite=True, cache="run/cache") == (
-        "--overwrite: run/cache lies in run, which would be deleted. Choose another --output-dir."
+        "--overwrite: run/cache is inside run, which would be deleted. Choose another --output-dir."
     )
     for given in ("ram", "cache"):
         made = plan(registry, output_dir="run", overwrite=True, cache=given)
@@ -271,7 +271,7 @@ def test_weights_choose_the_architecture(registry: Registry, tmp_path: Path, sha
     )
     (tmp_path / "config.json").write_text('{"model_type": "swin"}')
     text = refusal(registry, weights=str(tmp_path))
-    assert text.startswith(f"--weights: {tmp_path}: holds a swin network, which is no whole")
+    assert text.startswith(f"--weights: {tmp_path}: the model type swin is not a segmentation ")
     assert "as --arch upernet:backbone=NAME" in text and "mobilenet_v2, " in text
     (tmp_path / "config.json").write_text("{}")
     side = {"architecture": {"name": "segformer", "variant": "tiny"}}
@@ -284,9 +284,7 @@ def test_a_model_folder_holds_a_config(tmp_path: Path) -> None:
     assert model_folder(str(tmp_path), "MODEL_FOLDER") == tmp_path
     with pytest.raises(OptionError) as caught:
         model_folder("nope", "MODEL_FOLDER")
-    assert str(caught.value) == (
-        "MODEL_FOLDER: nope is no folder of a saved network: there is no such folder."
-    )
+    assert str(caught.value) == "MODEL_FOLDER: nope is not a model folder: no such folder."
 
 
 def test_a_resumed_run_keeps_its_settings(registry: Registry, tmp_path: Path) -> None:
@@ -333,9 +331,9 @@ def test_the_newest_checkpoint_is_resumed_and_half_written_ones_do_not_count(
             "--rare-class-sampling: 0.1: the run in {run} was started with None, which ",
         ),
         ({"best_by": "x"}, "--best-by: x: the run in {run} was started with mean_iou, which "),
-        ({"overwrite": True}, "--overwrite: --resume goes on in {run}; leave it out."),
-        ({"max_steps": 1}, "--max-steps: 1: {run}/checkpoints/step-00000002 is at step 2 already."),
-        ({"output_dir": "other"}, "--resume goes on in {run}; leave --output-dir out."),
+        ({"overwrite": True}, "--overwrite: --resume continues the run in {run}; leave this out."),
+        ({"max_steps": 1}, "--max-steps: 1: {run}/checkpoints/step-00000002 is already at step 2."),
+        ({"output_dir": "other"}, "--resume continues the run in {run}; leave --output-dir out."),
     ],
 )
 def test_what_a_resumed_run_cannot_change_is_refused(
@@ -350,11 +348,11 @@ def test_what_a_resumed_run_cannot_change_is_refused(
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"resume": "nope"}, "--resume nope: no whole checkpoint in {here}/nope/checkpoints."),
-        ({"resume": "auto"}, "--resume auto needs --output-dir DIR; or write --resume DIR."),
+        ({"resume": "nope"}, "--resume nope: no complete checkpoint in {here}/nope/checkpoints."),
+        ({"resume": "auto"}, "--resume auto needs --output-dir DIR; or use --resume DIR."),
         (
             {"resume": "auto", "output_dir": "a"},
-            "--resume auto: no whole checkpoint in {here}/a/checkpoints.",
+            "--resume auto: no complete checkpoint in {here}/a/checkpoints.",
         ),
     ],
 )

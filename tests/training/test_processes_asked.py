@@ -18,10 +18,10 @@ USUAL = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 """What the launcher sets for several processes, and what a shell may well export."""
 ON_CPU = "ACCELERATE_USE_CPU=true " if torch.accelerator.is_available() else ""
 TOLD = (
-    "segacc: accelerate launch: 2 processes were asked for, but with these settings it starts one, "
-    "which would train on a smaller batch. Start them with "
-    f"`{ON_CPU}accelerate launch --multi_gpu --num_processes 2 -m segacc ...`, which is right for "
-    "a CPU, too; or ask for one."
+    "segacc: accelerate launch: 2 processes were requested, but with these settings it starts only "
+    "one, which would train with a smaller total batch size. Use "
+    f"`{ON_CPU}accelerate launch --multi_gpu --num_processes 2 -m segacc ...`, which works on a "
+    "CPU as well, or request one process."
 )
 SEVERAL = """
 compute_environment: LOCAL_MACHINE

@@ -27,7 +27,7 @@ def test_a_missing_package_of_an_architecture_is_named(tmp_path: Path) -> None:
     with pytest.raises(OptionError) as error:
         build_run(plan)
     assert str(error.value) == (
-        "--arch: segformer needs the package a_package_that_nobody_has: install it."
+        "--arch: segformer needs the package a_package_that_nobody_has; install it."
     )
     assert not (tmp_path / "run").exists()
 
@@ -44,5 +44,5 @@ def test_idle_cores_are_told_with_the_cure() -> None:
     finally:
         torch.set_num_threads(threads)
     if cores > 1 and accelerator.device.type == "cpu":
-        wanted = f"1 of {cores} cores are used; OMP_NUM_THREADS={cores} before the command uses all"
-        assert told == [wanted]
+        advice = f"set OMP_NUM_THREADS={cores} to use all of them"
+        assert told == [f"1 of {cores} CPU cores are used; {advice}"]

@@ -53,8 +53,8 @@ def test_a_living_run_keeps_others_away_and_a_dead_one_does_not(tmp_path: Path) 
     run = tmp_path / "run"
     process = started(run)
     wanted = (
-        f"segacc: --output-dir: {run}: another run is writing there: process {process.pid} on "
-        f"{socket.gethostname()}. Wait for its end or stop it, or choose another folder with "
+        f"segacc: --output-dir: {run} is used by another run: process {process.pid} on "
+        f"{socket.gethostname()}. Wait until it ends, stop it, or choose another folder with "
         "--output-dir.\n"
     )
     before = {path.name for path in run.iterdir()}
@@ -77,7 +77,7 @@ def test_of_two_that_start_together_one_is_refused(tmp_path: Path) -> None:
     told = [process.communicate(timeout=200)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], told
     (one,) = (text for text in told if "segacc: " in text)
-    assert re.search(r"another run (is writing there: process \d+ on|was started there)", one)
+    assert re.search(r"(is used by another run: process \d+ on|another run was started there)", one)
     assert [row["step"] for row in rows(run, "train")] == [1, 2, 3]
 
 
@@ -133,5 +133,6 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path: Path) -> None:
         [*strace, sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == (
-        f"{tmp_path} cannot be locked (No locks available): nothing keeps a second run out of it\n"
+        f"{tmp_path} cannot be locked (No locks available), so a second run in it would not be "
+        "noticed\n"
     )

@@ -164,8 +164,8 @@ def test_a_full_disk_behind_the_output_saves(tmp_path: Path, disk: Path, process
         _, told = process.communicate(timeout=60)
     assert process.returncode
     assert (
-        "segacc: what the run shows cannot be written: [Errno 28] No space left on device. It was "
-        f"saved and has ended; go on with --resume {run}.\n"
+        "segacc: the console output cannot be written: [Errno 28] No space left on device. The run "
+        f"was saved and stopped; continue it with --resume {run}.\n"
     ) in told
     assert newest(run)
 
@@ -177,9 +177,7 @@ def test_a_full_disk_behind_the_output_is_told_in_a_line() -> None:
             arguments, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert done.returncode == 2
-    assert done.stderr == (
-        "segacc: something cannot be written: [Errno 28] No space left on device.\n"
-    )
+    assert done.stderr == "segacc: cannot write to disk: [Errno 28] No space left on device.\n"
 
 
 @pytest.mark.slow
@@ -194,7 +192,7 @@ def test_a_full_disk_under_the_metrics_saves(tmp_path: Path, processes: int) -> 
     told, _ = process.communicate(timeout=60)
     assert process.returncode
     assert (
-        f"segacc: {run}: the run's records cannot be written: [Errno 28] No space left on device."
+        f"segacc: {run}: metrics or pictures cannot be written: [Errno 28] No space left on device."
     ) in told and "Traceback (most" not in told.split("segacc: ")[0], told
     (run / "metrics.jsonl").unlink()
     (run / "kept").rename(run / "metrics.jsonl")

@@ -187,15 +187,17 @@ def test_the_warm_up_that_is_chosen(typed: dict[str, str], warmup: float) -> Non
     [
         (
             {"max_steps": "20", "warmup_steps": "20"},
-            "--warmup-steps: 20 of 20 steps leave none to train.",
+            "--warmup-steps: a warm-up of 20 steps leaves none of 20 steps after it; give fewer.",
         ),
         (
             {"max_steps": "20", "warmup_steps": "0.5", "encoder_warmup_steps": "10"},
-            "--encoder-warmup-steps: 0.5 and 10 of 20 steps leave none to train.",
+            "--encoder-warmup-steps: a warm-up of 0.5 and 10 steps leaves none of 20 steps after "
+            "it; give fewer.",
         ),
         (
             {"max_time": "9m", "warmup_steps": "0.5", "encoder_warmup_steps": "0.5"},
-            "--encoder-warmup-steps: 0.5 and 0.5 of the run's steps leave none to train.",
+            "--encoder-warmup-steps: a warm-up of 0.5 and 0.5 steps leaves none of the run's steps "
+            "after it; give fewer.",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def test_its_precision_and_all_else_are_its_own(
         if not ended and getattr(event, "step", 0) == 2:
             break
     started, *_ = train(TrainConfig(**small, output_dir=tmp_path / "second"))
-    assert any("precision no, 2 images x 1" in note for note in started.notes)
+    assert any("precision float32, total batch size 2 " in note for note in started.notes)
     assert losses(tmp_path / "second") == losses(tmp_path / "fresh") != losses(tmp_path / "first")
 
 
@@ -90,7 +90,8 @@ def test_two_processes_that_have_parted_are_refused(data: Path, tmp_path: Path) 
     small = {**SMALL, "dataset": f"folder:root={data}", "max_steps": 1}
     runs = [{**small, "output_dir": str(tmp_path / name)} for name in ("first", "second")]
     assert on_two(tmp_path, -1, *runs).splitlines() == 2 * [
-        "accelerate launch: these processes have ended a run, and cannot meet for another one. "
-        "Launch each run by itself; one process can have several."
+        "accelerate launch: the process group of these processes has ended with an earlier run. "
+        "Launch each run on several processes separately; a single process can train several runs "
+        "in a row."
     ]
     assert not (tmp_path / "second").exists()

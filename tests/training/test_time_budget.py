@@ -113,8 +113,8 @@ def test_a_run_uses_its_time_and_ends_in_it(warm: Warm, data: Path, tmp_path: Pa
     fits, steps = rows(run, "fitted"), rows(run, "train")
     total = fits[-1]["max_steps"]
     assert f"finished at step {total}/{total}" in output
-    assert f"{BUDGET}s in all: 1000 steps until the speed is known" in output
-    assert f"steps fit into {BUDGET}s, 0:" in output
+    assert f"--max-time {BUDGET}s: assuming 1000 steps until the speed is known" in output
+    assert f"steps fit in {BUDGET}s (0:" in output
     assert [row["step"] for row in steps] == list(range(1, total + 1))
     # the schedule follows: each step's learning rate is that of the total that stood then
     decay, stands = parse_schedule("poly", ""), 1000
@@ -137,7 +137,7 @@ def test_a_run_uses_its_time_and_ends_in_it(warm: Warm, data: Path, tmp_path: Pa
     assert rows(run, "train") == steps
     refused = warm("--resume", run, "--max-time", "3s", cwd=tmp_path)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("segacc: --max-time: 3s: the run has taken 0:")
+    assert refused.stderr.startswith("segacc: --max-time: 3s: the run has already used 0:")
     more = assert_succeeded(warm("--resume", run, "--max-steps", total + 2, cwd=tmp_path))
     assert f"finished at step {total + 2}/{total + 2}" in more.stdout
 

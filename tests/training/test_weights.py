@@ -162,7 +162,7 @@ def test_a_folder_without_a_trained_head_predicts_nothing(shared: Path) -> None:
     with pytest.raises(WeightsError) as error:
         Segmenter.from_pretrained(folder, "cpu")
     assert str(error.value).startswith(
-        f"{folder}: no trained mobilenet_v2 network: 20 tensors are not there, as "
+        f"{folder}: not a trained mobilenet_v2 network: 20 tensors are missing, such as "
         "segmentation_head."
     )
     trained = Segmenter.from_pretrained(shared / "deeplabv3_mobilenet_v2_voc", "cpu")

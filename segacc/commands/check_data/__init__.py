@@ -1,1 +1,1 @@
-"""`segacc check-data`: what is in a data set, what would stop a run, and what to paste."""
+"""`segacc check-data`: scan a data set, report problems and suggest options."""

@@ -1,4 +1,4 @@
-"""What `segacc check-data` finds: every sample read as a run reads it, counted split by split."""
+"""Read all samples of a data set as training would, and count what each split contains."""
 
 import itertools
 import signal
@@ -26,47 +26,47 @@ from segacc.labels import LabelMap
 from segacc.settings.config import CheckConfig
 
 CHUNK = 8
-"""Samples that are handed to a process at once."""
+"""Number of samples passed to a process at once."""
 FEW = 4 * CHUNK
-"""Samples that are read faster than processes start."""
+"""Number of samples up to which starting processes takes longer than reading them."""
 
 Samples = Sequence[Sample] | Stream
 
 
 @dataclass(frozen=True)
 class OpenData:
-    """A data set that is built, and which of its splits are looked at."""
+    """A built data set, and the splits to check."""
 
     dataset: Chosen
     config: CheckConfig
     splits: Mapping[str, Samples]
     labels: LabelMap
     crop_size: Size | None
-    """That the data set asks for."""
+    """The crop size that the data set suggests."""
     strays: Sequence[str]
     """Label files without an image."""
     passed_over: Sequence[str]
-    """Said of images that are not read."""
+    """Lines about image files that are not read."""
     complaints: Sequence[str]
-    """Why a run would not find its splits."""
+    """Why training would not find its splits."""
     notes: Sequence[str]
 
     def count(self, name: str) -> int | None:
-        """Count the samples of a split that will be read; None where nobody knows."""
+        """Return the number of samples of a split that will be read; None if not known."""
         samples, limit = self.splits[name], self.config.sample
         total = samples.num_samples if isinstance(samples, Stream) else len(samples)
         return limit if total is None else min(total, limit or total)
 
     @property
     def total(self) -> int | None:
-        """Count the samples of all splits that will be read."""
+        """The number of samples of all splits that will be read; None if not known."""
         known = [count for name in self.splits if (count := self.count(name)) is not None]
         return sum(known) if len(known) == len(self.splits) else None
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was found; what it means is said elsewhere."""
+    """The facts of all splits and the duplicates; `verdict` judges them."""
 
     data: OpenData
     splits: Mapping[str, SplitFacts]
@@ -74,7 +74,7 @@ class Findings:
 
 
 def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
-    """Build a data set and choose its splits: those of a run first.
+    """Build a data set and choose the splits to check, those of a training run first.
 
     Raises:
         SegaccError: it cannot be built.
@@ -104,10 +104,10 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
 
 
 def of_a_run(splits: DataSplits, config: CheckConfig) -> tuple[dict[str, Samples], list[str]]:
-    """Pick the splits that a run would train on and score, and say which are not there.
+    """Return the splits that training would use, and why others are not available.
 
     Raises:
-        OptionError: a slice that cannot be read.
+        OptionError: a slice of an existing split is invalid.
     """
     found, complaints = dict[str, Samples](), list[str]()
     flags = {"--train-split": config.train_split, "--eval-split": config.eval_split}
@@ -124,27 +124,28 @@ def of_a_run(splits: DataSplits, config: CheckConfig) -> tuple[dict[str, Samples
 
 
 def strays(splits: DataSplits) -> list[str]:
-    """List the label files that lie beside those of the samples and have no image.
+    """List the label files without an image, in the folders of the samples' labels.
 
-    Labels that no sample uses are none where their image lies with the others: lists of samples
-    leave many out, and VOC keeps two labels of some.
+    Labels that no sample uses are not listed if their image exists: lists of samples may omit them,
+    and VOC has two labels for some images.
     """
-    used, places = set[Path](), dict[tuple[Path, str, str], set[tuple[Path, str, str]]]()
+    used, patterns = set[Path](), dict[tuple[Path, str, str], set[tuple[Path, str, str]]]()
     for samples in splits.splits.values():
         for sample in () if isinstance(samples, Stream) else samples:
             image, label = sample.image, sample.label
             if not isinstance(label, Path) or not isinstance(image, Path):
-                break  # a split holds paths, or pictures
+                break  # the samples of a split are either all paths or all encoded bytes
             name = Path(sample.id).name
             used.add(label)
             if label.stem.startswith(name):
-                place = label.parent, label.stem.removeprefix(name), label.suffix
+                pattern = label.parent, label.stem.removeprefix(name), label.suffix
                 ending = image.stem.removeprefix(name)
-                places.setdefault(place, set()).add((image.parent, ending, image.suffix))
-    there = {folder: set(_listed(folder)) for images in places.values() for folder, _, _ in images}
+                patterns.setdefault(pattern, set()).add((image.parent, ending, image.suffix))
+    folders = {folder for images in patterns.values() for folder, _, _ in images}
+    there = {folder: set(_listed(folder)) for folder in folders}
     return sorted(
         str(path)
-        for (folder, ending, suffix), images in places.items()
+        for (folder, ending, suffix), images in patterns.items()
         for path in _listed(folder)
         if path.suffix == suffix and path.stem.endswith(ending) and path not in used
         if not path.name.startswith(".")
@@ -160,10 +161,10 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def check(data: OpenData, console: Console) -> Findings:
-    """Read a data set, with a bar on the console if that is a terminal.
+    """Read a data set, with a progress bar if the console is a terminal.
 
     Raises:
-        SegaccError: a process that reads was killed.
+        SegaccError: a worker process was killed.
     """
     with reading(data) as pool, bar(console, data.total) as tick:
         splits = {name: walk(data, name, pool, tick) for name in data.splits}
@@ -173,30 +174,30 @@ def check(data: OpenData, console: Console) -> Findings:
 
 @contextmanager
 def reading(data: OpenData) -> Iterator[ProcessPoolExecutor | None]:
-    """Start the processes that read; None where this one does it itself."""
+    """Start worker processes; yields None if this process reads by itself."""
     workers, total = data.config.num_workers, data.total
     if not workers or (total is not None and total <= FEW):
         yield None
         return
     with ProcessPoolExecutor(workers, initializer=leave_signals) as pool:
         try:
-            pool.submit(int).result()  # they start here, before a bar has its thread
+            pool.submit(int).result()  # start them before the progress bar starts a thread
             yield pool
         except BrokenProcessPool:
             raise DataError(
-                f"--num-workers {workers}: a process that reads was killed, perhaps for want of "
-                "memory. Use fewer, or 0."
+                f"--num-workers {workers}: a worker process was killed, perhaps because memory ran "
+                "out. Use fewer workers, or 0."
             ) from None
 
 
 def leave_signals() -> None:
-    """Leave Ctrl+C to the main process, which ends its workers itself."""
+    """Ignore Ctrl+C in a worker; the main process ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
 def bar(console: Console, total: int | None) -> Iterator[Callable[[], None]]:
-    """Show how many samples are read, on a terminal; yield what to call after each."""
+    """Show a progress bar on a terminal; yields a function to call after each sample."""
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     off = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=off) as progress:
@@ -207,30 +208,30 @@ def bar(console: Console, total: int | None) -> Iterator[Callable[[], None]]:
 def walk(
     data: OpenData, name: str, pool: ProcessPoolExecutor | None, tick: Callable[[], None]
 ) -> SplitFacts:
-    """Read a split: all of it or `--sample` of its samples."""
+    """Read all samples of a split, or as many as `--sample` says."""
     samples, count = data.splits[name], data.count(name)
     if isinstance(samples, Stream):
         facts = SplitFacts(name, samples.num_samples)
-        places: Iterable[int] = itertools.count()
+        indices: Iterable[int] = itertools.count()
         chosen: Iterator[Sample] = islice(from_stream(samples, facts.faults), count)
         out_of = count or 0
     else:
         facts = SplitFacts(name, len(samples))
-        places = evenly_spaced(len(samples), count or 0)
-        chosen = (samples[place] for place in places)
+        indices = evenly_spaced(len(samples), count or 0)
+        chosen = (samples[index] for index in indices)
         out_of = len(samples)
     read = partial(scan_some, labels=data.labels, num_channels=data.config.num_channels)
     scanned = scan_all(chosen, read, pool, ahead=4 * data.config.num_workers)
-    for place, (sample, found) in zip(places, scanned, strict=False):
+    for index, (sample, found) in zip(indices, scanned, strict=False):
         facts.add(sample, found)
         if not found.faults:
-            facts.keep(sample, place, out_of=out_of)
+            facts.keep(sample, index, out_of=out_of)
         tick()
     return facts
 
 
 def from_stream(stream: Stream, faults: list[Fault]) -> Iterator[Sample]:
-    """Yield the samples of a stream shard by shard; what cannot be read is added to `faults`."""
+    """Yield the samples of a stream shard by shard; unreadable shards are added to `faults`."""
     for shard in stream.shards:
         try:
             for sample, _ in read_shard(stream, shard):
@@ -240,7 +241,7 @@ def from_stream(stream: Stream, faults: list[Fault]) -> Iterator[Sample]:
 
 
 def scan_some(samples: list[Sample], labels: LabelMap, num_channels: int) -> list[SampleFacts]:
-    """Scan some samples, in a process of the pool."""
+    """Scan some samples, in a worker process."""
     return [scan(sample, labels, num_channels) for sample in samples]
 
 
@@ -251,7 +252,7 @@ def scan_all(
     *,
     ahead: int,
 ) -> Iterator[tuple[Sample, SampleFacts]]:
-    """Yield each sample with its facts, in order; `ahead` chunks are read ahead, never all."""
+    """Yield each sample with its facts, in order, reading at most `ahead` chunks in advance."""
     waiting = deque[tuple[list[Sample], Future[list[SampleFacts]]]]()
     while chunk := list(islice(samples, CHUNK)):
         if pool is None:

@@ -1,4 +1,4 @@
-"""What `segacc check-data` does, in order."""
+"""The steps of `segacc check-data`, in order."""
 
 import json
 import sys
@@ -14,13 +14,13 @@ from segacc.training.folders import writable
 
 
 def check_data_command(config: CheckConfig) -> int:
-    """Read a data set and tell what is in it; return 1 when a run would stop at it."""
+    """Scan a data set and report what it contains; return 1 if training would fail."""
     if not is_main():
         return 0
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, "--dataset")
     changes = augmentations(registry, config)
-    place = writable(config.output_dir.expanduser(), "--output-dir")
+    folder = writable(config.output_dir.expanduser(), "--output-dir")
     from segacc.commands.check_data.check import check, open_data
     from segacc.commands.check_data.fixes import cures
     from segacc.commands.check_data.pictures import draw_augmented, draw_check
@@ -31,11 +31,11 @@ def check_data_command(config: CheckConfig) -> int:
     with progress.status("Opening the data set ..."):
         data = open_data(dataset, config)
     found = check(data, progress)
-    pictures = [place / "data_check.png"]
+    pictures = [folder / "data_check.png"]
     with progress.status("Drawing ..."):
         draw_check(found, pictures[0])
         if config.show_augmented:
-            pictures.append(place / "augmented.png")
+            pictures.append(folder / "augmented.png")
             draw_augmented(found, changes, pictures[1])
     told = found, judge(found), cures(found), pictures
     wide = None if sys.stdout.isatty() else 120
@@ -48,13 +48,13 @@ def check_data_command(config: CheckConfig) -> int:
 
 
 def augmentations(registry: Registry, config: CheckConfig) -> list[Chosen]:
-    """Choose the row of augmentations that --augment or --aug names.
+    """Return the augmentation pipeline that --augment or --aug names.
 
     Raises:
-        SegaccError: an unknown name or option.
+        SegaccError: a name or an option is unknown.
     """
-    row = AUGMENT[config.augment] if config.augment else config.aug
+    names = AUGMENT[config.augment] if config.augment else config.aug
     flag = "--augment" if config.augment else "--aug"
-    if row == ("none",):
+    if names == ("none",):
         return []
-    return [choose(registry, "augmentation", one, flag) for one in row]
+    return [choose(registry, "augmentation", one, flag) for one in names]

@@ -1,4 +1,4 @@
-"""Images that come twice: byte for byte, or nearly so by a difference hash of 64 bits."""
+"""Duplicate images: identical files, or near duplicates by a difference hash of 64 bits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,53 +9,54 @@ from numpy.typing import NDArray
 from PIL import Image
 
 BITS_APART = 6
-"""Most bits of 64 by which the hashes of near twins differ.
+"""Maximum number of bits of 64 in which the hashes of near duplicates differ.
 
-Encoding a picture again (JPEG quality 20), halving its size, or making it a third brighter moved up
-to 5 bits of 23 pictures of CamVid and ADE20K. Of CamVid's 37067 pairs of a training and a
-validation image, all of which differ, none is nearer than 9 bits; but of its validation images,
-frames of one video a fifteenth of a second apart, 97 of 101 have a near twin. Two hashes of
-independent fair bits come so near once in 2e11 pairs.
+Re-encoding an image (JPEG quality 20), halving its size, or making it a third brighter changed up
+to 5 bits for 23 images of CamVid and ADE20K. Of CamVid's 37067 pairs of a training and a validation
+image, all of which are different images, none is closer than 9 bits; but of its 101 validation
+images, frames of one video a fifteenth of a second apart, 97 have a near duplicate. Two random
+hashes are this close in one of 2e11 pairs.
 """
 ALIKE = 0.97
-"""Least correlation of the thumbnails of near twins; the changes above left 0.974 or more."""
+"""Minimum correlation of the thumbnails of near duplicates; after the changes above it was at least
+0.974."""
 FLAT = 2.0
-"""Standard deviation of a thumbnail in grey levels under which there is nothing to compare."""
+"""Standard deviation of a thumbnail, in grey levels, below which an image is flat."""
 
 SIDE = 16
-"""Of the thumbnail, in pixels."""
+"""Side of the thumbnail in pixels."""
 LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in grey (ITU-R BT.601)."""
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 PAIRS_AT_ONCE = 250_000
-"""Compared in one go; they fit into a cache of the processor."""
+"""Number of pairs compared at once, which fit in the processor's cache."""
 
 Prints = NDArray[np.uint8]
-"""(N, 8 + SIDE * SIDE): 64 bits of a hash and a thumbnail for each image."""
+"""(N, 8 + SIDE * SIDE): a hash of 64 bits and a thumbnail for each image."""
 Match = tuple[int, int, int]
-"""Two indices, and the bits of 64 by which the hashes differ."""
+"""Two indices, and the number of bits of 64 in which the hashes differ."""
 
 TwinKind = Literal["exact", "near", "label"]
 
 
 @dataclass(frozen=True)
 class Twins:
-    """What comes twice in two splits, or in one."""
+    """Duplicates in two splits, or in one."""
 
     kind: TwinKind
-    """`exact`: images of the same bytes; `near`: images that look alike; `label`: labels of the
-    same bytes under different images."""
+    """`exact`: identical image files; `near`: images that look alike; `label`: identical label
+    files of different images."""
     splits: tuple[str, str]
-    """Where the second one is, and where the first one."""
+    """The split of the second one, and of the first one, of each pair."""
     pairs: tuple[tuple[str, str, int], ...]
-    """Ids in these two splits, and the bits by which the hashes differ. Each id of the second split
-    comes once, with what is nearest to it."""
+    """Ids in these two splits, and the number of bits in which the hashes differ. Each id of the
+    second split occurs once, with its nearest duplicate."""
 
 
 def fingerprint(pixels: NDArray[np.uint8]) -> bytes:
-    """Describe an image (C, H, W) uint8 for `near`: 8 bytes of hash, then a thumbnail.
+    """Return the fingerprint of an image (C, H, W) uint8 for `near`: a hash and a thumbnail.
 
-    The hash is the difference hash of Krawetz, "Kind of like that" (2013): whether the mean grey
-    grows from each of 9 x 8 cells to the one right of it.
+    The 8 bytes of hash are the difference hash of Krawetz, "Kind of like that" (2013): whether the
+    mean grey level increases from each of 9 x 8 cells to its right neighbour.
     """
     planes = pixels[: len(LUMA)] if len(pixels) >= len(LUMA) else pixels[:1]
     parts = [_shrunk(Image.fromarray(plane), (2 * SIDE, 2 * SIDE)) for plane in planes]
@@ -68,45 +69,45 @@ def fingerprint(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _shrunk(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Average a picture in cells; `size` is (width, height) in cells."""
+    """Average an image in cells; `size` is (width, height) in cells."""
     return np.asarray(picture.resize(size, Image.Resampling.BOX), np.float32)
 
 
 def stack(prints: Sequence[bytes]) -> Prints:
-    """Put fingerprints under each other."""
+    """Stack fingerprints into an array."""
     width = 8 + SIDE * SIDE
     return np.frombuffer(b"".join(prints), np.uint8).reshape(len(prints), width)
 
 
 def exact(second: Sequence[bytes], first: Sequence[bytes] | None = None) -> list[Match]:
-    """Find which digests of `second` are in `first`, or, without it, before them in `second`.
+    """Find the digests of `second` that occur in `first`; without it, earlier in `second`.
 
     Returns:
-        An index into `second`, the first such index into the other, and 0. Empty digests are
-        nobody's twins.
+        The index into `second`, the index of the first equal digest, and 0. Empty digests are never
+        equal.
     """
-    places: dict[bytes, int] = {}
-    for place, key in enumerate(first or ()):
-        places.setdefault(key, place)
+    indices: dict[bytes, int] = {}
+    for index, key in enumerate(first or ()):
+        indices.setdefault(key, index)
     found = []
-    for place, key in enumerate(second):
-        if key and key in places:
-            found.append((place, places[key], 0))
+    for index, key in enumerate(second):
+        if key and key in indices:
+            found.append((index, indices[key], 0))
         elif first is None:
-            places[key] = place
+            indices[key] = index
     return found
 
 
 def near(second: Prints, first: Prints | None = None) -> list[Match]:
-    """Find for each image the nearest one of another split, or the nearest one before it.
+    """Find the near duplicates of images in another split, or earlier in the same split.
 
     Args:
-        second: (N, ...) fingerprints; each of them comes once at most in the answer.
-        first: (M, ...) fingerprints of the other split; None: `second` is compared with itself.
+        second: (N, ...) fingerprints; each has at most one match, the nearest.
+        first: (M, ...) fingerprints of the other split; None to compare `second` with itself.
 
     Returns:
-        An index into `second`, one into the other, and the bits they are apart, for those that are
-        near twins. Flat images are nobody's.
+        The index into `second`, the index into the other, and the number of differing bits. Flat
+        images have no duplicates.
     """
     own = first is None
     other = second if first is None else first
@@ -123,10 +124,10 @@ def near(second: Prints, first: Prints | None = None) -> list[Match]:
             apart[_not_before(start, *apart.shape)] = 64
         nearest = apart.argmin(axis=1)
         bits = apart[np.arange(len(block)), nearest]
-        for place in np.flatnonzero(bits <= BITS_APART).tolist():
-            one, twin = int(rows[start + place]), int(columns[nearest[place]])
+        for row in np.flatnonzero(bits <= BITS_APART).tolist():
+            one, twin = int(rows[start + row]), int(columns[nearest[row]])
             if _correlation(second[one], other[twin]) >= ALIKE:
-                found.append((one, twin, int(bits[place])))
+                found.append((one, twin, int(bits[row])))
     return found
 
 
@@ -140,7 +141,7 @@ def _hashes(prints: Prints) -> NDArray[np.uint64]:
 
 
 def _not_before(start: int, rows: int, columns: int) -> NDArray[np.bool_]:
-    """Mark the columns that do not stand before the row; the first row is number `start`."""
+    """Mask the columns that are not before the row; the first row has the index `start`."""
     mask: NDArray[np.bool_] = np.arange(columns)[None] >= start + np.arange(rows)[:, None]
     return mask
 

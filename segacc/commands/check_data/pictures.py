@@ -1,4 +1,4 @@
-"""Pictures of a data set: how much there is of each class, samples, and how training sees them."""
+"""Pictures of a data set: class shares, samples with labels, and augmented samples."""
 
 import math
 import textwrap
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
     from segacc.data.batches import TrainData
 
 WIDTH = 1240
-"""Of a sheet, in pixels."""
+"""Width of a picture in pixels."""
 NAMES, NUMBERS, BAR = 190, 210, 11
-"""Widths of the names and the numbers beside the bars, and a bar's height, in pixels."""
+"""Widths of the names and of the numbers next to the bars, and height of a bar, in pixels."""
 DECADES = 5
 """Powers of ten that a bar covers: from a thousandth of a percent to all pixels."""
 MOST = 40
-"""Classes that are drawn; of more, the most frequent ones."""
+"""Maximum number of classes that are drawn, the most frequent ones."""
 NAMED = 130
-"""Letters in a line of augmentations."""
+"""Maximum number of characters in a line of augmentations."""
 GRID = (225, 225, 225)
 TURNS = 5
-"""What training would make of a sample, so many times."""
+"""Number of augmented versions of each sample."""
 
 
 def draw_check(found: Findings, path: Path) -> None:
-    """Write a sheet: the share of each class by split, and samples with their labels.
+    """Write a picture with the share of each class by split, and samples with their labels.
 
-    The file appears whole or not at all; its folder is made when it is missing.
+    The file is replaced atomically; its folder is created if missing.
     """
     labels, config = found.data.labels, found.data.config
     inside = WIDTH - 2 * GAP
@@ -76,32 +76,32 @@ def draw_check(found: Findings, path: Path) -> None:
 
 
 def _pixels(sample: Sample, labels: LabelMap, num_channels: int) -> tuple[Pixels, Pixels]:
-    """Read image (H, W, 3) and classes (H, W), both uint8; the sample has no fault."""
+    """Read the image (H, W, 3) and the classes (H, W), both uint8, of a sample without faults."""
     given = sample.labels or labels
     classes = given.apply(raw_label(sample.label, given, sample.id), sample.id)
     return _shown(read_pixels(sample.image, sample.id, num_channels, sample.reading)), classes
 
 
 def _shown(pixels: Pixels) -> Pixels:
-    """Turn (C, H, W) of any number of channels into (H, W, 3)."""
+    """Convert pixels (C, H, W) with any number of channels to (H, W, 3)."""
     three = pixels[:3] if len(pixels) >= 3 else pixels[:1].repeat(3, axis=0)
     return np.ascontiguousarray(np.moveaxis(three, 0, -1))
 
 
 def blend(image: Pixels, classes: Pixels, palette: Sequence[Color]) -> Pixels:
-    """Lay class colours over a picture (H, W, 3); ignored pixels bear grey stripes."""
+    """Overlay class colours on an image (H, W, 3); ignored pixels have grey stripes."""
     mixed = 0.45 * image + 0.55 * colorize(classes, palette)
     return np.rint(mixed).astype(np.uint8)
 
 
 def _fitted(image: Pixels, column: int) -> Image.Image:
-    """Scale a picture (H, W, 3) to the width of a column, or to its square where it is tall."""
+    """Resize an image (H, W, 3) to fit in the square of a column."""
     picture = Image.fromarray(image)
     return picture.resize(_size(picture, column), Image.Resampling.LANCZOS)
 
 
 def _labelled(image: Pixels, classes: Pixels, palette: Sequence[Color], column: int) -> Image.Image:
-    """Scale a picture and its label, and lay the one over the other."""
+    """Resize an image and its label, and overlay the label."""
     small = _fitted(image, column)
     ids = Image.fromarray(classes).resize(small.size, Image.Resampling.NEAREST)
     return Image.fromarray(blend(np.asarray(small), np.asarray(ids), palette))
@@ -113,23 +113,23 @@ def _size(picture: Image.Image, column: int) -> tuple[int, int]:
 
 
 def _row(tiles: Sequence[Image.Image], column: int) -> Image.Image:
-    """Put tiles beside each other in columns."""
+    """Put tiles next to each other in columns."""
     width = len(tiles) * (column + GAP) - GAP
     row = Image.new("RGB", (width, max(tile.height for tile in tiles)), PAPER)
-    for place, tile in enumerate(tiles):
-        row.paste(tile, (place * (column + GAP), 0))
+    for index, tile in enumerate(tiles):
+        row.paste(tile, (index * (column + GAP), 0))
     return row
 
 
 def _chart(found: Findings, width: int) -> list[Image.Image]:
-    """Draw a bar for each class and split on a logarithmic scale, under a line that says so."""
+    """Draw a bar for each class and split on a logarithmic scale, under a title."""
     labels, splits = found.data.labels, [one for one in found.splits.values() if one.labelled]
     if not splits:
-        return [text_strip(["no pixel of any split is of a class"], width, 15)]
+        return [text_strip(["no split has a pixel of any class"], width, 15)]
     order = sorted(range(len(labels.names)), key=lambda k: -max(one.share(k) for one in splits))
     shown = sorted(order[:MOST])
     left_out = f"; the {MOST} most frequent of {len(order)} classes" if len(order) > MOST else ""
-    title = f"share of the labelled pixels, from 0.001 % to 100 %, each line ten times{left_out}"
+    title = f"pixel share per class, 0.001 % to 100 % (log scale, one grid line = x10){left_out}"
     height = len(splits) * (BAR + 2) + 6
     chart = Image.new("RGB", (width, len(shown) * height), PAPER)
     draw = ImageDraw.Draw(chart)
@@ -138,22 +138,22 @@ def _chart(found: Findings, width: int) -> list[Image.Image]:
         draw.line((x, 0, x, chart.height), GRID)
     for turn, k in enumerate(shown):
         draw.text((0, turn * height), labels.names[k][:26], INK, text_font(13))
-        for place, facts in enumerate(splits):
-            y = turn * height + place * (BAR + 2)
+        for index, facts in enumerate(splits):
+            y = turn * height + index * (BAR + 2)
             _bar(draw, (width, y), facts, k, labels.palette[k])
     return [text_strip([title], width, 15), chart]
 
 
 def bar_length(share: float, full: int) -> int:
-    """Return the pixels of a bar for a share 0..1; `full` is that of 1, 0 that of 0.001 %."""
+    """Return the length of a bar in pixels for a share 0..1: `full` for 1, and 0 for 0.001 %."""
     return round(full * min(1.0, max(0.0, 1 + math.log10(share) / DECADES))) if share else 0
 
 
 def _bar(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], facts: SplitFacts, k: int, color: Color
+    draw: ImageDraw.ImageDraw, position: tuple[int, int], facts: SplitFacts, k: int, color: Color
 ) -> None:
-    """Draw one bar with its numbers; `place` is the chart's width and the bar's top."""
-    width, y = place
+    """Draw one bar with its numbers; `position` is the chart's width and the bar's top."""
+    width, y = position
     length = bar_length(facts.share(k), width - NAMES - NUMBERS)
     if length:
         draw.rectangle((NAMES, y, NAMES + length, y + BAR), color, outline=INK)
@@ -164,12 +164,12 @@ def _bar(
 
 
 def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> None:
-    """Write a sheet with two rows for each of some samples: as it is, then as training sees it.
+    """Write a picture of some samples, each in its original form and augmented as in training.
 
-    The upper row has the images, the lower one their labels laid over them.
+    Each sample has a row of images and a row of the same images with labels overlaid.
 
-    The first epochs of a run with this seed would show these very pictures, unless it draws samples
-    by chances, streams them, or passes over some with faults.
+    The first epochs of a run with this seed have exactly these augmented samples, unless the run
+    samples by weights, streams, or skips unreadable files.
 
     Raises:
         SegaccError: there is no sample without a fault, or an augmentation cannot be built.
@@ -177,7 +177,7 @@ def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> Non
     facts = found.splits.get(found.data.config.train_split)
     if facts is None or not facts.examples:
         raise DataError("--show-augmented: the training split has no sample without a fault.")
-    data, places = _training(found, facts, chosen)
+    data, indices = _training(found, facts, chosen)
     labels = found.data.labels
     column = (WIDTH - 2 * GAP - TURNS * GAP) // (TURNS + 1)
     heads = ("original", *(f"epoch {turn + 1}" for turn in range(TURNS)))
@@ -186,9 +186,9 @@ def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> Non
     parts = [text_strip([title], WIDTH - 2 * GAP, 15) for title in titles]
     parts.append(text_strip(heads, column, 15))
     used = set[int]()
-    for place, (_, sample) in zip(places, facts.examples, strict=True):
+    for index, (_, sample) in zip(indices, facts.examples, strict=True):
         given = _pixels(sample, labels, data.source.num_channels)
-        pairs = [given, *(augmented(data, epoch, place) for epoch in range(TURNS))]
+        pairs = [given, *(augmented(data, epoch, index) for epoch in range(TURNS))]
         used |= {int(k) for _, classes in pairs for k in np.unique(classes)}
         parts.append(_row([_fitted(image, column) for image, _ in pairs], column))
         parts.append(_row([_labelled(*pair, labels.palette, column) for pair in pairs], column))
@@ -200,9 +200,9 @@ def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> Non
 def _training(
     found: Findings, facts: SplitFacts, chosen: Sequence[Chosen]
 ) -> tuple["TrainData", list[int]]:
-    """Build the training data, and say where in it the examples are.
+    """Build the training data; return it and the indices of the examples in it.
 
-    Of a split that is streamed or has faults it is made of the examples alone.
+    For a stream, or a split with faults, it contains only the examples.
     """
     from segacc.data.augment import Pipeline
     from segacc.data.batches import Source, TrainData
@@ -218,24 +218,24 @@ def _training(
         class_shares=tuple(facts.share(k) for k in range(len(labels.names))),
     )
     built = [(one.record, one.options, one.record.build(one.options, told)) for one in chosen]
-    samples, places = found.data.splits[facts.name], [place for place, _ in facts.examples]
+    samples, indices = found.data.splits[facts.name], [index for index, _ in facts.examples]
     if isinstance(samples, Stream) or facts.faults:
         samples = [sample for _, sample in facts.examples]
-        places = list(range(len(samples)))
+        indices = list(range(len(samples)))
     source = Source(samples, labels, config.num_channels)
     pipeline = Pipeline.of(built, num_classes=told.num_classes)
-    return TrainData(source, pipeline, Order(len(samples), seed=config.seed)), places
+    return TrainData(source, pipeline, Order(len(samples), seed=config.seed)), indices
 
 
-def augmented(data: "TrainData", epoch: int, place: int) -> tuple[Pixels, Pixels]:
-    """Return what training sees of a sample in an epoch: image (H, W, 3), classes (H, W), uint8.
+def augmented(data: "TrainData", epoch: int, index: int) -> tuple[Pixels, Pixels]:
+    """Return a sample as augmented in an epoch: image (H, W, 3) and classes (H, W), both uint8.
 
     Raises:
         SegaccError: an augmentation refuses it.
     """
     from segacc.data.batches import collate
 
-    batch = collate([data[(epoch, place)]])
+    batch = collate([data[(epoch, index)]])
     if isinstance(batch, Exception):
         raise batch
     batch, seeds = batch.laid_out(), [seed for _, seed, _ in batch.items]

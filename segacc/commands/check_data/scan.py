@@ -1,4 +1,4 @@
-"""What one sample is: read as a run reads it, but with all its faults and its numbers."""
+"""Scan one sample: read it as training would, and collect all its faults and statistics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,30 +30,30 @@ FaultKind = Literal[
     "values",
     "shard",
 ]
-"""`image` and `label`: a file that is readable, but not what it should be; `values`: raw ids
-outside the map; `shard`: a part of a stream that cannot be read."""
+"""`image` and `label`: a readable file with invalid content; `size`: image and label differ in
+size; `values`: raw ids outside the map; `shard`: an unreadable part of a stream."""
 
 LABEL_KINDS = {
     "1": "1 bit",
     "L": "8 bit",
     "P": "palette",
     "I": "32 bit",
-    "F": "fractions",
+    "F": "float",
 }
-"""What Pillow calls the pixels of a label, in plain words; I;16 and its like are 16 bit."""
+"""Names of Pillow's modes of labels; I;16 and its variants are 16 bit."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something for which a run would stop."""
+    """A fault of a sample at which training would stop."""
 
     kind: FaultKind
     file: str
-    """The path, or `sample ID` where the data set has no files."""
+    """The path, or `sample ID` if the data set has no files."""
     text: str
-    """As the run would say it, the file's name in front."""
+    """The error message of training, which starts with the file."""
     values: Mapping[int, int] = field(default_factory=dict)
-    """Of `values`: pixels of each raw id that is outside the map."""
+    """For the kind `values`: number of pixels of each raw id outside the map."""
 
 
 @dataclass(frozen=True)
@@ -65,40 +65,40 @@ class SampleFacts:
     """The path, or `sample ID`."""
     faults: tuple[Fault, ...] = ()
     image_mode: str = ""
-    """As Pillow names it, as in RGB; `other` where Pillow does not know it."""
+    """Pillow's mode, as RGB; `other` if Pillow cannot open the file."""
     image_size: tuple[int, int] | None = None
-    """(height, width) in pixels, upright; None where the image cannot be read."""
+    """(height, width) in pixels, upright; None if the image cannot be read."""
     turn_is_open: bool = False
-    """EXIF turns the image, and nothing says whether it turns the label too."""
+    """Whether EXIF rotates the image, and it is not known whether it applies to the label."""
     upper: int | None = None
-    """The largest upper byte of an image of 16 bits; None where its bits are certain."""
+    """Largest upper byte of a 16-bit image; None if its number of used bits is known."""
     label_kind: str = ""
-    """As in `8 bit`, `palette`, `RGB`."""
+    """The kind of label pixels, as `8 bit`, `palette`, `RGB`."""
     raw: Mapping[int, int] = field(default_factory=dict)
-    """Pixels of each raw id."""
+    """Number of pixels of each raw id."""
     classes: Mapping[int, int] = field(default_factory=dict)
-    """Pixels of each class; 255 is ignored, those outside the map are not counted."""
+    """Number of pixels of each class; 255 is ignored; ids outside the map are not counted."""
     image_digest: bytes = b""
     label_digest: bytes = b""
-    """Of the encoded files; empty where they cannot be read."""
+    """Digests of the encoded files; empty if they cannot be read."""
     print: bytes = b""
-    """See `twins.fingerprint`; empty where the image cannot be read."""
+    """See `duplicates.fingerprint`; empty if the image cannot be read."""
     sums: tuple[tuple[int, int], ...] = ()
-    """Sum of the pixels and of their squares for each channel."""
+    """Sum of the pixels and sum of their squares, for each channel."""
 
     @property
     def all_ignored(self) -> bool:
-        """Tell whether all pixels of the label are ignored; not so where it cannot be read."""
+        """Whether all pixels of the label are ignored; False if it cannot be read."""
         return bool(self.raw) and self.classes.get(IGNORE, 0) == sum(self.raw.values())
 
 
 def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts:
-    """Read a sample once and note all that is to know of it.
+    """Read a sample once and collect its facts.
 
     Args:
-        sample: its own label map, where it has one, goes before `labels`.
-        labels: of the data set.
-        num_channels: that a run would read of each image.
+        sample: the sample; its own label map, if any, overrides `labels`.
+        labels: the label map of the data set.
+        num_channels: number of channels that training would read of each image.
     """
     name = f"sample {sample.id}"
     label_file = str(sample.label) if isinstance(sample.label, Path) else name
@@ -138,7 +138,7 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
 
 
 def _content(source: bytes | Path) -> bytes | Path:
-    """Read a file once for all that is asked of it; the path where that fails says why later."""
+    """Return the content of a file, or its path if reading fails, which is reported later."""
     try:
         return source if isinstance(source, bytes) else source.read_bytes()
     except OSError:
@@ -150,11 +150,11 @@ def _digest(source: bytes | Path) -> bytes:
 
 
 def _mode(source: bytes | Path) -> str:
-    """Tell what Pillow calls the pixels; an empty text where it does not know them."""
+    """Return Pillow's mode of an image file; an empty string if Pillow cannot open it."""
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
             return picture.mode
-    except Exception:  # a damaged file makes Pillow raise anything; the fault is told elsewhere
+    except Exception:  # Pillow may raise anything for a damaged file, which is reported elsewhere
         return ""
 
 
@@ -165,7 +165,7 @@ def _label_kind(mode: str) -> str:
 def _fault(
     which: Literal["image", "label"], file: str, source: bytes | Path, error: DataError
 ) -> Fault:
-    """Sort what `segacc.data.decode` says of a file."""
+    """Return the fault for an error of `segacc.data.decode`."""
     if not isinstance(error, UnreadableError):
         return Fault(which, file, str(error))
     missing = isinstance(source, Path) and not source.exists()
@@ -178,7 +178,7 @@ def _fault(
 
 
 def _wrong_values(raw: Pixels, labels: LabelMap, file: str) -> list[Fault]:
-    """Ask the label map; what it refuses is told with every raw id and its pixels."""
+    """Return a fault with all raw ids outside the label map and their pixels, if any."""
     try:
         labels.apply(raw, file)
         return []
@@ -196,7 +196,7 @@ def counts(raw: Pixels) -> dict[int, int]:
 
 
 def _histogram(plane: Pixels) -> list[int]:
-    """Count the 256 values in a plane (H, W) uint8; thrice as fast as numpy's bincount."""
+    """Count the 256 values in a plane (H, W) uint8, three times as fast as numpy's bincount."""
     return Image.fromarray(plane).histogram()
 
 
@@ -210,7 +210,7 @@ def _of_label(raw: Pixels, labels: LabelMap) -> dict[str, Any]:
 
 
 def _of_image(pixels: Pixels) -> dict[str, Any]:
-    """Describe an image (C, H, W) uint8."""
+    """Return the fingerprint and the sums of an image (C, H, W) uint8."""
     sums = []
     for plane in pixels:
         histogram = list(enumerate(_histogram(plane)))

@@ -1,4 +1,4 @@
-"""What the samples of a split hold, counted together; and what comes twice in them."""
+"""Statistics over the samples of a split, and duplicates in and between splits."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ from segacc.contracts import IGNORE
 from segacc.hookspecs import Sample
 
 EXAMPLES = 4
-"""Samples of each split that a picture shows."""
+"""Number of samples of each split that a picture shows."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -20,50 +20,50 @@ Size = tuple[int, int]
 
 @dataclass
 class SplitFacts:
-    """What the samples of a split hold. Classes are 0..K-1, and 255 for ignored pixels."""
+    """Statistics over the samples of a split. Classes are 0..K-1, and 255 for ignored pixels."""
 
     name: str
     total: int | None
-    """Samples; None for a stream that nobody has counted."""
+    """Number of samples; None for a stream of unknown length."""
     ids: list[str] = field(default_factory=list)
-    """Of the samples that were read, as the lists of digests and prints below."""
+    """Ids of the samples that were read, in the order of the digests and prints below."""
     faults: list[Fault] = field(default_factory=list)
     pixels: Counter[int] = field(default_factory=Counter)
-    """By class."""
+    """Number of pixels by class."""
     images: Counter[int] = field(default_factory=Counter)
-    """Labels that hold a class."""
+    """Number of labels that contain a class, by class."""
     raw: Counter[int] = field(default_factory=Counter)
-    """Pixels by raw id, those outside the map too."""
+    """Number of pixels by raw id, including those outside the map."""
     all_ignored: list[str] = field(default_factory=list)
-    """Labels without a pixel that counts."""
+    """Labels whose pixels are all ignored."""
     constant: Counter[int] = field(default_factory=Counter)
-    """Labels by the one class that they hold."""
+    """Number of labels with a single class, by that class."""
     sizes: Counter[Size] = field(default_factory=Counter)
-    """Images by (height, width)."""
+    """Number of images by (height, width)."""
     image_modes: Counter[str] = field(default_factory=Counter)
     label_kinds: Counter[str] = field(default_factory=Counter)
     files: list[str] = field(default_factory=list)
-    """Of the images; empty texts where they are none."""
+    """Paths of the images; empty strings if they are not files."""
     image_digests: list[bytes] = field(default_factory=list)
     label_digests: list[bytes] = field(default_factory=list)
-    """Empty too for labels of one class: these come often."""
+    """Also empty for labels of a single class, which are often equal."""
     prints: list[bytes] = field(default_factory=list)
     sums: list[tuple[int, int]] = field(default_factory=list)
-    """Of the pixels and their squares by channel."""
+    """Sum of the pixels and sum of their squares, by channel."""
     open_turns: list[str] = field(default_factory=list)
-    """Samples of which EXIF turns the image, and perhaps the label."""
+    """Samples whose image EXIF rotates, if it is not known whether it applies to the label."""
     uppers: list[int] = field(default_factory=list)
-    """The largest upper bytes of images of 16 bits, where nobody said how many are used."""
+    """Largest upper bytes of 16-bit images whose number of used bits is not known."""
     examples: list[tuple[int, Sample]] = field(default_factory=list)
-    """Samples without a fault, for pictures, and their places in the split."""
+    """Samples without faults for pictures, with their indices in the split."""
 
     @property
     def read(self) -> int:
-        """Count the samples that were read."""
+        """Number of samples that were read."""
         return len(self.ids)
 
     def add(self, sample: Sample, facts: SampleFacts) -> None:
-        """Count one sample."""
+        """Add the facts of one sample."""
         self.ids.append(facts.id)
         self.faults += facts.faults
         self.pixels.update(facts.classes)
@@ -77,7 +77,7 @@ class SplitFacts:
         if facts.image_size:
             self.sizes[facts.image_size] += 1
             self._add_sums(facts)
-        # Of what is damaged no kind is told; a TIFF that Pillow does not know has one.
+        # Damaged files have no kind, but a TIFF that Pillow cannot open counts as `other`.
         if facts.image_digest and (facts.image_size or facts.image_mode != "other"):
             self.image_modes[facts.image_mode] += 1
         if facts.label_digest and (facts.raw or facts.label_kind != "other"):
@@ -97,16 +97,16 @@ class SplitFacts:
 
     @property
     def labelled(self) -> int:
-        """Count the pixels that have a class."""
+        """Number of pixels that have a class."""
         return self.pixels.total() - self.pixels[IGNORE]
 
     @property
     def ignored_share(self) -> float:
-        """Tell the share of ignored pixels, 0..1, among those with an id of the map."""
+        """Share of ignored pixels among those whose id is in the map, 0..1."""
         return self.pixels[IGNORE] / self.pixels.total() if self.pixels.total() else 0.0
 
     def share(self, k: int) -> float:
-        """Tell the share of a class among the labelled pixels, 0..1."""
+        """Return the share of a class among the labelled pixels, 0..1."""
         return self.pixels[k] / self.labelled if self.labelled else 0.0
 
     def statistics(self) -> tuple[list[float], list[float]]:
@@ -120,32 +120,32 @@ class SplitFacts:
         return [mean / 255 for mean in means], [one / 255 for one in spread]
 
     def by_area(self) -> list[Size]:
-        """List the size of each image, the smallest area first."""
+        """Return the size of each image, sorted by area."""
         return sorted(self.sizes.elements(), key=lambda size: (size[0] * size[1], size))
 
-    def keep(self, sample: Sample, place: int, *, out_of: int) -> None:
-        """Keep a faultless sample for pictures: `EXAMPLES` of them, evenly spread.
+    def keep(self, sample: Sample, index: int, *, out_of: int) -> None:
+        """Keep a sample without faults for pictures: `EXAMPLES` of them, evenly spaced.
 
         Args:
-            sample: the one that was counted last.
-            place: in the split.
-            out_of: places that are read; 0 where nobody knows, then the first ones are kept.
+            sample: the sample that was added last.
+            index: its index in the split.
+            out_of: the number of samples; 0 if not known, then the first ones are kept.
         """
-        due = place * EXAMPLES >= len(self.examples) * out_of
+        due = index * EXAMPLES >= len(self.examples) * out_of
         if due and len(self.examples) < EXAMPLES:
-            self.examples.append((place, sample))
+            self.examples.append((index, sample))
 
 
 def find_twins(splits: Sequence[SplitFacts], run: Collection[str]) -> list[Twins]:
-    """Find what comes twice, between two splits first, then in each of them.
+    """Find duplicates between each two splits, then inside each split.
 
     Args:
-        splits: of one data set.
-        run: the splits that are trained and scored. Other splits may share files by design, as
-            VOC's `trainval` does with `train`: one file in two of them is no finding.
+        splits: the splits of one data set.
+        run: names of the splits used for training and validation. Other splits may share files by
+            design, as VOC's `trainval` does with `train`, which is not reported.
     """
     pairs: list[tuple[SplitFacts, SplitFacts | None]] = [
-        (second, first) for place, second in enumerate(splits) for first in splits[:place]
+        (second, first) for index, second in enumerate(splits) for first in splits[:index]
     ]
     found = []
     for second, first in [*pairs, *((one, None) for one in splits)]:
@@ -163,14 +163,14 @@ def find_twins(splits: Sequence[SplitFacts], run: Collection[str]) -> list[Twins
 
 
 def _kinds(second: SplitFacts, first: SplitFacts | None) -> Iterator[tuple[TwinKind, list[Match]]]:
-    """Yield the matches of each kind; an image that has a twin has its label too, and no wonder."""
+    """Yield the matches of each kind; labels of duplicate images are not reported again."""
     other = second if first is None else first
     same = exact(second.image_digests, None if first is None else first.image_digests)
     yield "exact", same
     rows, columns = _seen(second), _seen(other)
     matches = near(
-        stack([second.prints[place] for place in rows]),
-        None if first is None else stack([other.prints[place] for place in columns]),
+        stack([second.prints[index] for index in rows]),
+        None if first is None else stack([other.prints[index] for index in columns]),
     )
     twins = [(rows[a], columns[b], bits) for a, b, bits in matches]
     digests = second.image_digests, other.image_digests
@@ -182,5 +182,5 @@ def _kinds(second: SplitFacts, first: SplitFacts | None) -> Iterator[tuple[TwinK
 
 
 def _seen(facts: SplitFacts) -> list[int]:
-    """Return the places of the images that could be read."""
-    return [place for place, one in enumerate(facts.prints) if one]
+    """Return the indices of the images that could be read."""
+    return [index for index, one in enumerate(facts.prints) if one]

@@ -1,4 +1,4 @@
-"""How `segacc check-data` tells what it found: tables and lines for people, JSON for programs."""
+"""The report of `segacc check-data`: tables and lines, or JSON."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +19,9 @@ from segacc.contracts import IGNORE
 from segacc.errors import count_of
 
 FILES = 5
-"""Of a finding, that are named to people; JSON has them all."""
+"""Maximum number of files printed for a finding; JSON has them all."""
 MANY = 40
-"""Classes above which those that occur nowhere are only counted; JSON has them all."""
+"""Number of classes above which absent ones are only counted; JSON has them all."""
 STYLES = {"problem": "bold red", "warning": "yellow", "fact": "cyan"}
 
 
@@ -32,7 +32,7 @@ def print_report(
     told: Sequence[Cure],
     pictures: Sequence[Path],
 ) -> None:
-    """Print the tables, then what is wrong, what would help, and the verdict."""
+    """Print the tables, then the findings, suggested options, and the verdict."""
     for line in (found.data.dataset.text, *found.data.notes):
         _say(console, line)
     console.print(facts_table(found), soft_wrap=False)
@@ -43,16 +43,16 @@ def print_report(
     for finding in findings:
         _print_finding(console, finding)
     if told:
-        _say(console, "\nwhat would help:")
+        _say(console, "\nsuggested options:")
     for cure in told:
         _say(console, f"  {cure.why}:")
         _say(console, f"    {paste(found.data.dataset, cure)}", style="bold")
     if whole := command(found, told):
-        choice = not all(cure.sure for cure in told)
         left = count_of(len(unmended(findings, told)), "problem")
-        more = ", without what you must choose" if choice else ""
-        more += f"; {left} left that no option mends" if unmended(findings, told) else ""
-        _say(console, f"\ntogether{more}:")
+        notes = [] if all(cure.sure for cure in told) else ["resolve the choices above first"]
+        notes += [f"no option fixes {left}"] if unmended(findings, told) else []
+        condition = f" ({'; '.join(notes)})" if notes else ""
+        _say(console, f"\nsuggested command{condition}:")
         _say(console, f"  {whole}", style="bold")
     for path in pictures:
         _say(console, f"written to {path}")
@@ -61,13 +61,13 @@ def print_report(
 
 
 def verdict(findings: Sequence[Finding], *, sample: int | None = None) -> str:
-    """Say in a line whether a run would stop; of a `sample` that is not all there is to say."""
+    """Return a line on whether training would fail, as far as the samples that were read show."""
     counts = Counter(finding.level for finding in findings if finding.level != "fact")
     told = ", ".join(count_of(count, word) for word, count in counts.items())
     if counts["problem"]:
-        return f"a run would stop: {told}"
-    what = "nothing in what was read" if sample else "nothing here"
-    return f"{what} would stop a run{f': {told}' if told else ''}"
+        return f"training would fail: {told}"
+    what = "no problem found in the samples that were read" if sample else "no problem found"
+    return f"{what}{f': {told}' if told else ''}"
 
 
 def _fails(findings: Sequence[Finding]) -> bool:
@@ -88,7 +88,7 @@ def _say(console: Console, text: str, *, style: str = "") -> None:
 
 
 def facts_table(found: Findings) -> Table:
-    """Build a table with a column for each split: sizes, kinds of files, what is ignored."""
+    """Build a table with a column for each split: sizes, kinds of files, ignored pixels."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for name in found.splits:
@@ -100,8 +100,8 @@ def facts_table(found: Findings) -> Table:
 
 
 def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
-    """Tell a split in words, by row."""
-    total = "not counted" if facts.total is None else str(facts.total)
+    """Return the cells of a split, by row."""
+    total = "unknown" if facts.total is None else str(facts.total)
     names = found.data.labels.names
     present = sum(facts.pixels[k] > 0 for k in range(len(names)))
     means, spread = facts.statistics()
@@ -119,7 +119,7 @@ def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
 
 
 def _read(facts: SplitFacts) -> str:
-    """Tell how many samples were read, and in how many files that went wrong."""
+    """Format the number of samples that were read, and of files with faults."""
     wrong = len({fault.file for fault in facts.faults})
     return f"{facts.read}, faults in {count_of(wrong, 'file')}" if wrong else str(facts.read)
 
@@ -145,7 +145,7 @@ def _counter(counter: Mapping[str, int]) -> str:
 
 
 def classes_table(found: Findings) -> Table:
-    """Build a table of each class: its raw ids, its share of the labelled pixels, its images."""
+    """Build a table of classes: raw ids, share of the labelled pixels, number of images."""
     labels = found.data.labels
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")
@@ -166,14 +166,14 @@ def classes_table(found: Findings) -> Table:
 
 
 def left_out(found: Findings) -> frozenset[int]:
-    """Return the classes that have no row: of many, those that occur nowhere."""
+    """Return the classes without a row: the absent ones, if there are more than MANY classes."""
     count, splits = len(found.data.labels.names), found.splits.values()
     absent = frozenset(k for k in range(count) if not any(one.pixels[k] for one in splits))
     return absent if count > MANY else frozenset()
 
 
 def _cells(facts: SplitFacts, k: int) -> tuple[Text, Text]:
-    """Tell a class in a split; one that does not occur stands out."""
+    """Return the cells of a class in a split; an absent class is highlighted."""
     if not facts.pixels[k]:
         return Text("-", style="yellow"), Text("0", style="yellow")
     return Text(f"{100 * facts.share(k):.3f} %"), Text(str(facts.images[k]))
@@ -185,7 +185,7 @@ def to_json(
     told: Sequence[Cure],
     pictures: Sequence[Path],
 ) -> dict[str, Any]:
-    """Return all that was found, of plain lists and numbers."""
+    """Return the whole report for JSON."""
     data = found.data
     return {
         "dataset": data.dataset.text,
@@ -228,7 +228,7 @@ def _split(facts: SplitFacts, found: Findings) -> dict[str, Any]:
         "absent": [name for k, name in enumerate(names) if not facts.pixels[k]],
         "all_ignored": facts.all_ignored,
         "one_class": {names[k]: count for k, count in sorted(facts.constant.items())},
-        "sizes": {key: list(sizes[place]) for key, place in edges.items()},
+        "sizes": {key: list(sizes[index]) for key, index in edges.items()},
         "num_sizes": len(facts.sizes),
         "image_modes": dict(facts.image_modes),
         "label_kinds": dict(facts.label_kinds),

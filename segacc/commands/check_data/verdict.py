@@ -1,4 +1,4 @@
-"""What the findings of `segacc check-data` mean: what would stop a run, and what would spoil it."""
+"""Judge the facts of `segacc check-data`: problems, warnings and facts."""
 
 import itertools
 from collections import Counter
@@ -16,44 +16,50 @@ from segacc.errors import count_of
 Level = Literal["problem", "warning", "fact"]
 LEVELS: tuple[Level, ...] = ("problem", "warning", "fact")
 FILMED = 0.9
-"""Share of a split's images with a near twin before them from which they are frames of a video: of
-CamVid's validation images, all of one video, 97 of 100 have one."""
+"""Share of a split's images with an earlier near duplicate above which they are taken for frames of
+a video: of CamVid's validation images, all from one video, 97 of 100 have one."""
 MUCH_IGNORED = 0.5
-"""Share of ignored pixels above which a split is worth a warning."""
+"""Share of ignored pixels in a split above which there is a warning."""
 FAULTS: dict[FaultKind, tuple[str, str]] = {
     "missing image": ("image of {} is missing", "images of {} are missing"),
     "missing label": ("label of {} is missing", "labels of {} are missing"),
     "unreadable image": ("image of {} cannot be read", "images of {} cannot be read"),
     "unreadable label": ("label of {} cannot be read", "labels of {} cannot be read"),
-    "image": ("image of {} is not what it should be", "images of {} are not what they should be"),
-    "label": ("label of {} is not what it should be", "labels of {} are not what they should be"),
-    "size": ("label of {} has not its image's size", "labels of {} have not their images' size"),
-    "values": ("label of {} holds other values", "labels of {} hold other values"),
+    "image": ("image of {} is invalid", "images of {} are invalid"),
+    "label": ("label of {} is invalid", "labels of {} are invalid"),
+    "size": (
+        "label of {} differs in size from its image",
+        "labels of {} differ in size from their images",
+    ),
+    "values": (
+        "label of {} has values without a class",
+        "labels of {} have values without a class",
+    ),
     "shard": ("shard of {} cannot be read", "shards of {} cannot be read"),
 }
-"""One of them, and several."""
+"""The sentence for one file, and for several."""
 TELLING = ("unreadable image", "unreadable label", "image", "label", "size", "shard")
-"""Faults of which the first file's text says more than the kind."""
+"""Kinds of faults for which the message of the first file is printed as well."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth knowing of a data set."""
+    """A problem, warning or fact about a data set."""
 
     level: Level
-    """`problem`: a run would stop; `fact`: nothing to be done about it."""
+    """`problem`: training would fail; `warning`: may be wrong; `fact`: nothing to fix."""
     split: str
-    """Empty where it is about no single one."""
+    """The split; empty if it concerns several or none."""
     text: str
     """One sentence."""
     files: tuple[str, ...] = ()
-    """Of all that are concerned, in order."""
+    """All files concerned, in order."""
     kind: FaultKind | Literal["split", "nothing", ""] = ""
-    """What a cure may mend: a kind of fault, a split that is not there, or nothing to learn."""
+    """What an option may fix: a kind of fault, a missing split, or no labelled pixels."""
 
 
 def judge(found: Findings) -> list[Finding]:
-    """List the problems, then the warnings, then the facts."""
+    """Return the problems, then the warnings, then the facts."""
     told = [
         *(Finding("problem", "", text, kind="split") for text in found.data.complaints),
         *_faults(found),
@@ -70,7 +76,7 @@ def judge(found: Findings) -> list[Finding]:
 
 
 def _faults(found: Findings) -> Iterator[Finding]:
-    """List what cannot be read as it should: a problem only in the splits that a run reads."""
+    """Yield the faults of samples, which are problems only in the splits that training uses."""
     run = found.data.config.train_split, found.data.config.eval_split
     for facts, (kind, forms) in itertools.product(found.splits.values(), FAULTS.items()):
         some = [fault for fault in facts.faults if fault.kind == kind]
@@ -82,9 +88,9 @@ def _faults(found: Findings) -> Iterator[Finding]:
 
 
 def _more(kind: FaultKind, faults: Sequence[Fault]) -> str:
-    """Tell the values, or what a run would say of the first file."""
+    """Return the values, or the error message of the first file."""
     if kind == "values":
-        return f" than the classes: {told_values(faults)}"
+        return f": {told_values(faults)}"
     if kind not in TELLING:
         return ""
     reason = faults[0].text.removeprefix(f"{faults[0].file}: ").rstrip(".")
@@ -94,7 +100,7 @@ def _more(kind: FaultKind, faults: Sequence[Fault]) -> str:
 
 
 def outside(faults: Sequence[Fault]) -> Counter[int]:
-    """Count the pixels of each raw id outside the map."""
+    """Return the number of pixels of each raw id outside the map."""
     total = Counter[int]()
     for fault in faults:
         total.update(fault.values)
@@ -102,7 +108,7 @@ def outside(faults: Sequence[Fault]) -> Counter[int]:
 
 
 def told_values(faults: Sequence[Fault], most: int = 8) -> str:
-    """Tell the raw ids outside the map, the most frequent first, as `7 (5 pixels), 9 (1 pixel)`."""
+    """Format the raw ids outside the map, most frequent first: `7 (5 pixels), 9 (1 pixel)`."""
     total = outside(faults)
     told = [f"{value} ({count_of(n, 'pixel')})" for value, n in total.most_common(most)]
     more = f" and {len(total) - most} more values" if len(total) > most else ""
@@ -110,7 +116,7 @@ def told_values(faults: Sequence[Fault], most: int = 8) -> str:
 
 
 def _empty(found: Findings) -> Iterator[Finding]:
-    """Refuse a stream without a sample; a data set on disk has refused that before."""
+    """Report a stream without samples; data sets on disk are refused earlier."""
     config = found.data.config
     for name in (config.train_split, config.eval_split):
         facts = found.splits.get(name)
@@ -119,17 +125,17 @@ def _empty(found: Findings) -> Iterator[Finding]:
 
 
 def _nothing_to_learn(found: Findings) -> Iterator[Finding]:
-    """Refuse a training split without a labelled pixel; warn of one with one class only."""
+    """Report a training split without labelled pixels, or with a single class."""
     train = found.splits.get(found.data.config.train_split)
     if train is None or not train.raw:
         return
     names = found.data.labels.names
     present = [k for k in range(len(names)) if train.pixels[k]]
     if not present:
-        text = f"no pixel of {train.name} is of a class: all that was read is ignored"
+        text = f"{train.name} has no pixel of any class: all pixels that were read are ignored"
         yield Finding("problem", train.name, text, tuple(train.all_ignored), "nothing")
     elif len(present) == 1:
-        text = f"{train.name} holds one class only, {names[present[0]]}: there is nothing to learn"
+        text = f"{train.name} has a single class, {names[present[0]]}: there is nothing to learn"
         yield Finding("warning", train.name, text)
 
 
@@ -143,31 +149,31 @@ def _between(found: Findings) -> Iterator[Finding]:
 
 
 def _is_video(facts: SplitFacts, twins: Twins) -> bool:
-    """Tell whether nearly all images of a split are near twins of an earlier one."""
+    """Return whether nearly all images of a split are near duplicates of an earlier one."""
     return len(twins.pairs) >= FILMED * (facts.read - 1)
 
 
 def twins_text(twins: Twins) -> str:
-    """Tell in a sentence how much comes twice."""
+    """Return a sentence on the number of duplicates."""
     second, first = twins.splits
     many = count_of(len(twins.pairs), "label" if twins.kind == "label" else "image")
     verb = "is" if len(twins.pairs) == 1 else "are"
     other = "an earlier one" if second == first else f"one of {first}"
-    too_good = "" if second == first else ": scores would be too good"
+    too_good = "" if second == first else ", so scores would be too high"
     if twins.kind == "label":
-        return f"{many} of {second} {verb} byte for byte that of {other}, under another image"
+        return f"{many} of {second} {verb} identical to {other}, but the images differ"
     if twins.kind == "exact":
-        return f"{many} of {second} {verb} byte for byte {other}{too_good}"
-    hint = ", as frames of one video are" if second == first else ""
-    return f"{many} of {second} {verb} nearly the same as {other}{hint}{too_good}"
+        return f"{many} of {second} {verb} identical to {other}{too_good}"
+    hint = ", like frames of a video" if second == first else ""
+    return f"{many} of {second} {verb} nearly identical to {other}{hint}{too_good}"
 
 
 def _labels(found: Findings, name: str) -> Iterator[Finding]:
-    """Warn of labels that teach little: absent classes, ignored pixels."""
+    """Warn of absent classes and many ignored pixels."""
     facts, names = found.splits[name], found.data.labels.names
     if not facts.labelled:
         if facts.raw and name != found.data.config.train_split:
-            text = f"no pixel of {name} is of a class: nothing can be scored on it"
+            text = f"{name} has no pixel of any class, so it cannot be used for evaluation"
             yield Finding("warning", name, text, tuple(facts.all_ignored))
         return
     absent = [names[k] for k in range(len(names)) if not facts.pixels[k]]
@@ -179,13 +185,14 @@ def _labels(found: Findings, name: str) -> Iterator[Finding]:
         text = f"{100 * facts.ignored_share:.1f} % of the pixels of {name} are ignored"
         yield Finding("warning", name, text)
     if facts.all_ignored:
-        many = "label" if len(facts.all_ignored) == 1 else "labels"
-        text = f"{len(facts.all_ignored)} {many} of {name} ignored everywhere"
+        many = count_of(len(facts.all_ignored), "label")
+        verb = "has" if len(facts.all_ignored) == 1 else "have"
+        text = f"{many} of {name} {verb} only ignored pixels"
         yield Finding("warning", name, text, tuple(facts.all_ignored))
 
 
 def _meant(facts: SplitFacts) -> Iterator[Finding]:
-    """Warn of images of which it is not certain how they are meant."""
+    """Warn of images with an ambiguous rotation or number of used bits."""
     if count := len(facts.open_turns):
         text = open_turns_text(facts.name, count, facts.read)
         yield Finding("warning", facts.name, text.rstrip("."), tuple(facts.open_turns))
@@ -200,17 +207,17 @@ def _strays(found: Findings) -> Iterator[Finding]:
 
 
 def _ids(facts: SplitFacts) -> Iterator[Finding]:
-    """Warn of ids that come twice: errors and pictures could not tell the samples apart."""
+    """Warn of duplicate ids, which are ambiguous in errors and pictures."""
     twice = [name for name, count in Counter(facts.ids).items() if count > 1]
     if twice:
-        text = f"{count_of(len(twice), 'id')} of {facts.name} given to several samples"
+        text = f"{facts.name} has {count_of(len(twice), 'id')} used by several samples"
         yield Finding("warning", facts.name, text, tuple(twice))
 
 
 def imbalance(facts: SplitFacts, num_classes: int) -> tuple[float, int, int] | None:
-    """Return how many times the pixels of the rarest class the most frequent one has, and both.
+    """Return the ratio of pixels of the most frequent to the rarest class, and these two classes.
 
-    Classes that never occur are left out; None where fewer than two occur.
+    Absent classes are left out; None if fewer than two classes occur.
     """
     present = sorted((facts.pixels[k], k) for k in range(num_classes) if facts.pixels[k])
     if len(present) < 2:

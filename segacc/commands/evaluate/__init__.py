@@ -1,1 +1,1 @@
-"""`segacc evaluate` and `segacc compare`."""
+"""The commands `segacc evaluate` and `segacc compare`."""

@@ -1,8 +1,8 @@
-"""Bootstrap: how far scores would scatter on other images of the same kind.
+"""Bootstrap intervals: how scores would vary on other images of the same kind.
 
-The images are drawn anew with replacement, as many as there are, and scored; the interval is that
-between two percentiles of the scores of many such draws (Efron and Tibshirani 1993, chapter 13).
-The network stays as it is: what another seed of the training would change is not in the interval.
+The images are resampled with replacement many times and scored each time; the interval lies between
+two percentiles of these scores (Efron and Tibshirani 1993, chapter 13). The network is fixed, so
+the interval does not include the variation over training seeds.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from segacc.commands.evaluate.per_image import Floats, PerImage, iou, mean_of_kn
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 CHUNK = 2**22
-"""Numbers of a large array that exist at a time: 32 MiB."""
+"""Maximum number of elements of a large array in memory: 32 MiB."""
 
 Interval = tuple[float, float]
 
@@ -30,37 +30,37 @@ class Intervals:
     seed: int
     num_images: int
     mean_iou: Interval | None
-    """Lower and upper end; None where there is no score, or only one image."""
+    """Lower and upper end; None if there is no score, or only one image."""
     per_category_iou: dict[str, Interval | None]
-    """By class name; draws without the class are left out."""
+    """Intervals by class name; resamples without the class are left out."""
 
     def text(self) -> str:
-        """Say in a line what they are."""
+        """Return a line on how the intervals were computed."""
         return (
-            f"{self.percent} intervals: {self.num_images} images drawn anew with replacement, "
-            f"{self.resamples} times, seed {self.seed}; the network is fixed"
+            f"{self.percent} intervals: bootstrap of {self.num_images} images, {self.resamples} "
+            f"resamples, seed {self.seed}; the network is fixed"
         )
 
     @property
     def percent(self) -> str:
-        """The level, as in `95 %`."""
+        """The level as text, as in `95 %`."""
         return f"{100 * self.level:g} %"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it for JSON, with what the intervals are."""
+        """Return everything for JSON, including `text` as `what`."""
         return {**asdict(self), "what": self.text()}
 
 
 def intervals(
     images: PerImage, *, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
 ) -> Intervals:
-    """Find the percentile intervals of mean_iou and of each class's IoU.
+    """Compute the percentile intervals of mean_iou and of each class's IoU.
 
     Args:
-        images: counts of the images that were scored.
-        resamples: how often the images are drawn anew.
-        seed: of the draws.
-        level: share of the draws that lies inside, 0..1.
+        images: counts of the scored images.
+        resamples: number of resamples.
+        seed: random seed of the resamples.
+        level: share of the resamples inside the interval, 0..1.
     """
     draws = weights(len(images), resamples, seed)
     scores = [iou(sums(images, drawn)) for drawn in draws]
@@ -75,10 +75,10 @@ def differences(
     seed: int = SEED,
     level: float = LEVEL,
 ) -> Intervals:
-    """Find the intervals of B - A, both scored on the same draws: a paired bootstrap.
+    """Compute the intervals of B - A by a paired bootstrap: both scored on the same resamples.
 
-    The images of `a` and `b` are the same, in the same order. A class has a difference in the draws
-    in which both have a score of it.
+    `a` and `b` have the same images in the same order. A class has a difference in the resamples in
+    which both have a score for it.
     """
     assert a.ids == b.ids and a.names == b.names
     scores_a, scores_b = [], []
@@ -101,7 +101,7 @@ def _between(
 ) -> Intervals:
     """Take the percentiles of scores (R, K), and of their means over the classes unless given."""
     means = mean_of_known(scores) if means is None else means
-    enough = len(images) > 1  # one image scatters by nothing, which is no knowledge of others
+    enough = len(images) > 1  # a single image has no variation
     found = [_interval(scores[:, k], level) if enough else None for k in range(scores.shape[1])]
     return Intervals(
         level=level,
@@ -122,21 +122,21 @@ def _interval(scores: Floats, level: float) -> Interval | None:
 
 
 def weights(num_images: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each draw holds each image, some draws at a time: (r, N) whole float64."""
+    """Yield how often each image is in each resample, r resamples at a time: (r, N) float64."""
     random = np.random.default_rng(seed)
     step = max(1, CHUNK // max(1, num_images))
     for first in range(0, resamples, step):
         count = min(step, resamples - first)
         drawn = random.integers(max(1, num_images), size=(count, num_images))
-        drawn += np.arange(count)[:, None] * num_images  # draw r has the numbers from r N on
+        drawn += np.arange(count)[:, None] * num_images  # resample r counts from index r N on
         counts = np.bincount(drawn.ravel(), minlength=count * num_images)
         yield counts.reshape(count, num_images).astype(np.float64)
 
 
 def sums(images: PerImage, drawn: NDArray[np.float64]) -> Floats:
-    """Add up the counts of draws (r, N): (r, K, 3).
+    """Sum the counts over the images of resamples (r, N): (r, K, 3).
 
-    All numbers are whole and below 2^53, so the sums are exact, in whatever order BLAS adds.
+    All numbers are integers below 2^53, so the sums are exact in any order of addition.
     """
     num_classes = len(images.names)
     total = np.zeros((len(drawn), num_classes * 3))

@@ -1,4 +1,4 @@
-"""What `segacc evaluate` and `segacc compare` do, in order."""
+"""The steps of `segacc evaluate` and `segacc compare`, in order."""
 
 import json
 import sys
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(model: str, config: EvaluateConfig) -> int:
-    """Score a model folder on a split, print the table, write the folder of the evaluation.
+    """Score a model folder on a split, print the scores and write the evaluation folder.
 
-    Return 1 when `verify` finds that the scores are not what they should be.
+    Return 1 if `--verify` finds a difference.
     """
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, "--dataset")
     metrics = [choose(registry, "metric", given, "--metric") for given in config.metric]
     refuse_twins([one.text for one in metrics], "--metric")
-    place = evaluation_folder(model_folder(model, "MODEL_FOLDER"), config.output_dir)
+    folder = evaluation_folder(model_folder(model, "MODEL_FOLDER"), config.output_dir)
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
@@ -42,9 +42,9 @@ def evaluate_command(model: str, config: EvaluateConfig) -> int:
         told = report(model, scoring, found, config, source)
         told |= {"verified": verified.to_dict()} if verified else {}
         counted = scoring.counted
-        write_evaluation(place, found, told, labels=labels, metrics=metrics, counted=counted)
+        write_evaluation(folder, found, told, labels=labels, metrics=metrics, counted=counted)
         show(console, found, labels, title=told["title"], terms=scoring.terms())
-        console.out(f"written to {place}", highlight=False)
+        console.out(f"written to {folder}", highlight=False)
         if verified:
             (sys.stdout if verified.agrees else sys.stderr).write(f"{verified.text()}\n")
     scoring.accelerator.end_training()
@@ -52,10 +52,10 @@ def evaluate_command(model: str, config: EvaluateConfig) -> int:
 
 
 def compare_command(a: Path, b: Path, config: CompareConfig) -> int:
-    """Compare two evaluations; print a table and a verdict, write a picture and the numbers."""
+    """Compare two evaluations; print a table and a verdict, write compare.json and compare.png."""
     if not is_main():
         return 0
-    place = writable(config.output_dir.expanduser(), "--output-dir")
+    folder = writable(config.output_dir.expanduser(), "--output-dir")
     from segacc.commands.evaluate.compare import (
         compare,
         draw_comparison,
@@ -68,7 +68,7 @@ def compare_command(a: Path, b: Path, config: CompareConfig) -> int:
     )
     console = Console(soft_wrap=True)
     print_comparison(console, found)
-    draw_comparison(found, place / "compare.png")
-    (place / "compare.json").write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
-    console.out(f"written to {place / 'compare.json'}, {place / 'compare.png'}", highlight=False)
+    draw_comparison(found, folder / "compare.png")
+    (folder / "compare.json").write_text(json.dumps(found.to_dict(), indent=1), encoding="utf-8")
+    console.out(f"written to {folder / 'compare.json'}, {folder / 'compare.png'}", highlight=False)
     return 0

@@ -1,4 +1,4 @@
-"""`segacc compare`: is B better than A? A paired bootstrap, as a table and a picture."""
+"""`segacc compare`: test whether B scores better than A, by a paired bootstrap."""
 
 import json
 from dataclasses import dataclass, fields
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")
 DIFFER = ("dataset", "split", "carved", *TERMS)
-"""What evaluation.json holds that should be equal on both sides, or is told."""
+"""Keys of evaluation.json whose values should be equal on both sides; differences are printed."""
 
 INKS = {"A": "#c0392b", "B": "#1b7f4b", "": "#8a8a8a"}
-"""Colour of a difference by who is better."""
+"""Colour of a difference, by which side is better."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Side:
 
     folder: Path
     report: dict[str, Any]
-    """What evaluation.json holds."""
+    """The content of evaluation.json."""
     images: PerImage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two values of a score, nan where a side has none, and B - A."""
+    """A score of both sides (nan if missing), and B - A."""
 
     a: float
     b: float
     interval: Interval | None
-    """Of B - A; None where a side has no score."""
+    """Interval of B - A; None if a side has no score."""
 
     @property
     def value(self) -> float:
@@ -54,7 +54,7 @@ class Difference:
 
     @property
     def better(self) -> str:
-        """`A` or `B`; empty where the interval holds 0."""
+        """`A` or `B`; empty if the interval contains 0."""
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return ""
         return "B" if self.interval[0] > 0 else "A"
@@ -67,32 +67,33 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """B against A on the images that both have."""
+    """The comparison of B with A on their common images."""
 
     a: Side
     b: Side
     alone: tuple[int, int]
-    """Images that only A has, and only B."""
+    """Number of images that only A has, and that only B has."""
     intervals: Intervals
-    """Of the differences."""
+    """Intervals of the differences B - A."""
     mean_iou: Difference
     per_category_iou: dict[str, Difference]
 
     def notes(self) -> list[str]:
-        """Tell what is not alike on both sides, a line each."""
+        """Return a line for each property in which the two evaluations differ."""
         lines = []
         for key in DIFFER:
             one, other = self.a.report.get(key), self.b.report.get(key)
             if one != other:
-                told = f"not the same {key.replace('_', ' ')}: A {one}, B {other}"
-                lines.append(f"{told}; the difference holds that too")
+                name = "held-out split" if key == "carved" else key.replace("_", " ")
+                told = f"different {name}: A {one}, B {other}"
+                lines.append(f"{told}; this affects the difference of the scores")
         if any(self.alone):
             left = f"{self.alone[0]} of A, {self.alone[1]} of B"
-            lines.append(f"images that one side only has are left out: {left}")
+            lines.append(f"images in only one evaluation are left out: {left}")
         return lines
 
     def terms(self) -> list[str]:
-        """Tell on what terms each side was scored, in one line where both are alike."""
+        """Return the rules of the evaluations: one line if they are equal, else one per side."""
         told = []
         for side in (self.a, self.b):
             terms = Terms(**{field.name: side.report[field.name] for field in fields(Terms)})
@@ -100,7 +101,7 @@ class Comparison:
         return told[:1] if told[0] == told[1] else [f"A {told[0]}", f"B {told[1]}"]
 
     def verdict(self) -> str:
-        """Say in a line whether one is better."""
+        """Return a line on whether one is better."""
         found, ends = self.mean_iou, self.mean_iou.interval
         assert ends
         says = f"{found.better} is better" if found.better else "no difference"
@@ -110,7 +111,7 @@ class Comparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what compare.json holds."""
+        """Return the content of compare.json."""
         about = ("level", "resamples", "seed", "num_images")
         return {
             "a": str(self.a.folder),
@@ -126,38 +127,40 @@ class Comparison:
 
 
 def read_side(folder: Path, where: str) -> Side:
-    """Read what `segacc evaluate` wrote.
+    """Read the output folder of `segacc evaluate`.
 
     Raises:
-        OptionError: it is not there. DataError: it is damaged.
+        OptionError: the files are missing.
+        DataError: a file is damaged, or from another version.
     """
     for name in (REPORT, FILE):
         if not (folder / name).is_file():
             inner = folder / "evaluation"
             hint = f" Did you mean {inner}?" if (inner / name).is_file() else ""
             raise OptionError(
-                f"{where}: {folder} holds no {name}; give a folder that `segacc evaluate` "
-                f"wrote.{hint}"
+                f"{where}: {folder} has no {name}; give an output folder of `segacc "
+                f"evaluate`.{hint}"
             )
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{folder / REPORT}: no JSON: {error}.") from None
+        raise DataError(f"{folder / REPORT}: not JSON: {error}.") from None
     terms = [field.name for field in fields(Terms)]
     if not isinstance(report, dict) or (missing := [one for one in terms if one not in report]):
         told = ", ".join(missing) if isinstance(report, dict) else "all"
         raise DataError(
-            f"{folder / REPORT}: {told} missing: this version of `segacc evaluate` did not write "
-            "it. Score the network again."
+            f"{folder / REPORT}: {told} missing: another version of `segacc evaluate` wrote it. "
+            "Evaluate the network again."
         )
     return Side(folder, report, PerImage.read(folder / FILE))
 
 
 def compare(a: Side, b: Side, *, resamples: int, seed: int) -> Comparison:
-    """Compare two evaluations by a paired bootstrap over the images that both have.
+    """Compare two evaluations by a paired bootstrap over their common images.
 
     Raises:
-        OptionError: other classes, no two images in common, other labels, or none at all.
+        OptionError: the classes or labels differ, fewer than two images are common, or no pixel is
+            labelled.
     """
     refuse_other_classes(a, b)
     both = frozenset(a.images.ids) & frozenset(b.images.ids)
@@ -189,24 +192,24 @@ def compare(a: Side, b: Side, *, resamples: int, seed: int) -> Comparison:
 
 
 def refuse_other_classes(a: Side, b: Side) -> None:
-    """Refuse to compare scores of other classes.
+    """Refuse to compare evaluations with different classes.
 
     Raises:
-        OptionError: so.
+        OptionError: the classes or their order differ.
     """
     one, other = a.images.names, b.images.names
     if one != other:
         raise OptionError(
-            f"{a.folder} has the classes {len(one)} ({_some(one)}), {b.folder} has {len(other)} "
+            f"{a.folder} has {len(one)} classes ({_some(one)}), but {b.folder} has {len(other)} "
             f"({_some(other)}). A comparison needs the same classes in the same order."
         )
 
 
 def refuse_other_labels(one: PerImage, other: PerImage, a: Side, b: Side) -> None:
-    """Refuse images of one id whose labels have other pixels.
+    """Refuse to compare evaluations whose labels differ.
 
     Raises:
-        OptionError: so.
+        OptionError: the number of labelled pixels of a class differs for a common image.
     """
     wrong = [
         x.id
@@ -216,9 +219,9 @@ def refuse_other_labels(one: PerImage, other: PerImage, a: Side, b: Side) -> Non
     ]
     if wrong:
         raise OptionError(
-            f"{a.folder} and {b.folder} have other labels for {len(wrong)} of the {len(one)} "
-            f"images in common, as {_some(wrong)}: the labelled pixels of each class must be the "
-            "same. Score both networks on the same files, with the same label map."
+            f"{a.folder} and {b.folder} have different labels for {len(wrong)} of the {len(one)} "
+            f"common images, such as {_some(wrong)}: each class must have the same number of "
+            "labelled pixels. Evaluate both networks on the same files, with the same label map."
         )
 
 
@@ -227,7 +230,7 @@ def _some(names: Any) -> str:
 
 
 def print_comparison(console: Console, found: Comparison) -> None:
-    """Print what is compared, the table, and the verdict last."""
+    """Print the two sides, the table, and the verdict."""
     lines = [f"A {found.a.folder}", f"B {found.b.folder}", *found.notes(), *found.terms()]
     for line in lines:
         console.out(line, highlight=False)
@@ -249,24 +252,24 @@ def print_comparison(console: Console, found: Comparison) -> None:
     else:
         for line in class_lines(columns, list(rows)):
             console.out(f"  {line}", highlight=False)
-    console.out(f"{found.intervals.text()}; both sides on the same draws", highlight=False)
+    console.out(f"{found.intervals.text()}; both sides on the same resamples", highlight=False)
     console.out(chance(found), highlight=False)
     style = {"A": "bold red", "B": "bold green", "": "bold"}[found.mean_iou.better]
     console.print(Text(found.verdict(), style=style), highlight=False)
 
 
 def chance(found: Comparison) -> str:
-    """Tell how many classes would be marked if nothing differed."""
+    """Return a line on how many classes differ, and how many would by chance."""
     known = [row for row in found.per_category_iou.values() if row.interval]
     marked = sum(bool(row.better) for row in known)
     by_chance = (1 - found.intervals.level) * len(known)
-    return f"{marked} of {len(known)} classes differ; {by_chance:.2g} would by chance alone"
+    return f"{marked} of {len(known)} classes differ; {by_chance:.2g} expected by chance"
 
 
 def draw_comparison(found: Comparison, path: Path) -> None:
-    """Draw the differences with their intervals, the best for B on top; mean_iou above them.
+    """Plot the differences with their intervals: mean_iou on top, then classes, B's best first.
 
-    The file appears whole or not at all; its folder is made when it is missing.
+    The file is replaced atomically; its folder is created if missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -285,8 +288,8 @@ def comparison_figure(found: Comparison) -> "Figure":
     height = 1.6 + 0.21 * len(rows)
     figure = Figure(figsize=(8, height), dpi=110, layout=ConstrainedLayoutEngine())
     axes = figure.subplots()
-    for place, (_, row) in enumerate(rows):
-        _draw_row(axes, place, row, bold=place == len(rows) - 1)
+    for y, (_, row) in enumerate(rows):
+        _draw_row(axes, y, row, bold=y == len(rows) - 1)
     axes.axvline(0, color="black", lw=0.8)
     axes.axhline(len(rows) - 1.5, color="black", lw=0.5)
     axes.set_yticks(range(len(rows)), [name[:40] for name, _ in rows], fontsize=8)
@@ -299,8 +302,8 @@ def comparison_figure(found: Comparison) -> "Figure":
     return figure
 
 
-def _draw_row(axes: "Axes", place: int, row: Difference, *, bold: bool) -> None:
+def _draw_row(axes: "Axes", y: int, row: Difference, *, bold: bool) -> None:
     assert row.interval
     ink, wide = INKS[row.better], 2.5 if bold else 1.4
-    axes.plot(row.interval, (place, place), color=ink, lw=wide, solid_capstyle="butt")
-    axes.plot([row.value], [place], "D" if bold else "o", color=ink, ms=6 if bold else 4)
+    axes.plot(row.interval, (y, y), color=ink, lw=wide, solid_capstyle="butt")
+    axes.plot([row.value], [y], "D" if bold else "o", color=ink, ms=6 if bold else 4)

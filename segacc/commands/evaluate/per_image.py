@@ -1,4 +1,4 @@
-"""What each scored image adds to the counts, kept sparse: any set of images is scored from it."""
+"""Pixel counts of each image by class, stored sparsely, from which any set of images is scored."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,14 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 FILE, REPORT = "per_image.parquet", "evaluation.json"
-"""What `segacc evaluate` writes: these counts, and the scores with their terms."""
+"""Files written by `segacc evaluate`: these counts, and the scores with their rules."""
 COUNTS = ("hit", "labelled", "predicted")
-"""What is counted of each class: pixels that are right, that are labelled so, that are predicted
-so. Pixels labelled 255 are in none of them."""
+"""The counts of a class: correctly predicted, labelled, and predicted pixels, without those
+labelled 255."""
 
 
 def iou(counts: NDArray[Any]) -> Floats:
-    """Return hit / (labelled + predicted - hit) of counts (..., 3); nan for a class in neither."""
+    """Return the IoU, hit / (labelled + predicted - hit), of counts (..., 3); nan if absent."""
     hit, labelled, predicted = np.moveaxis(counts, -1, 0)
     return divided(hit, labelled + predicted - hit)
 
@@ -39,14 +39,14 @@ def divided(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
 
 
 def mean_of_known(values: Floats) -> Floats:
-    """Return means over the last axis, nan left out; nan where all are."""
+    """Return the means over the last axis without nan; nan where all values are nan."""
     known = ~np.isnan(values)
     return divided(np.where(known, values, 0).sum(-1), known.sum(-1))
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """The pixels of one image by class, for the n classes in its label or its prediction."""
+    """Pixel counts of one image, for the n classes in its label or its prediction."""
 
     id: str
     classes: Ints
@@ -56,17 +56,17 @@ class ImageCounts:
 
     @property
     def mean_iou(self) -> float:
-        """The mean IoU over these classes; nan where every pixel is ignored."""
+        """Mean IoU over these classes; nan if every pixel is ignored."""
         return float(mean_of_known(iou(self.counts)))
 
     @property
     def valid_pixels(self) -> int:
-        """The pixels that are not ignored."""
+        """Number of pixels that are not ignored."""
         return int(self.counts[:, 1].sum())
 
     @property
     def overall_accuracy(self) -> float:
-        """The share of them that is right; nan where every pixel is ignored."""
+        """Share of the valid pixels predicted correctly; nan if every pixel is ignored."""
         return self.counts[:, 0].sum() / self.valid_pixels if self.valid_pixels else np.nan
 
 
@@ -85,14 +85,14 @@ def count_image(name: str, prediction: "Tensor", label: "Tensor", num_classes: i
 
 @dataclass(frozen=True)
 class PerImage:
-    """The counts of N images over K classes, T of the N x K pairs being there."""
+    """Counts of N images over K classes, stored for the T image-class pairs that occur."""
 
     names: tuple[str, ...]
     """K class names."""
     ids: tuple[str, ...]
-    """N, sorted, so that nothing depends on the number of processes."""
+    """N image ids, sorted, so that nothing depends on the number of processes."""
     starts: Ints
-    """(N + 1,): where in the next two each image's classes begin, and at last T."""
+    """(N + 1,) start of each image's rows in `classes` and `counts`; the last is T."""
     classes: Ints
     """(T,)"""
     counts: Ints
@@ -100,7 +100,7 @@ class PerImage:
 
     @classmethod
     def of(cls, names: tuple[str, ...], images: Iterable[ImageCounts]) -> "PerImage":
-        """Put images together, sorted by id."""
+        """Combine the counts of images, sorted by id."""
         ordered = sorted(images, key=lambda image: image.id)
         lengths = [len(image.classes) for image in ordered]
         return cls(
@@ -112,20 +112,20 @@ class PerImage:
         )
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return len(self.ids)
 
     def __iter__(self) -> Iterator[ImageCounts]:
-        """Yield them one by one."""
+        """Yield the counts of each image."""
         for name, first, last in zip(self.ids, self.starts[:-1], self.starts[1:], strict=True):
             yield ImageCounts(name, self.classes[first:last], self.counts[first:last])
 
     def among(self, ids: frozenset[str]) -> "PerImage":
-        """Keep some of the images."""
+        """Return the counts of the images with these ids."""
         return PerImage.of(self.names, (image for image in self if image.id in ids))
 
     def dense(self, first: int, last: int) -> Floats:
-        """Return the counts of the images from `first` to before `last`: (n, K, 3)."""
+        """Return the counts of the images first..last-1: (n, K, 3)."""
         here = slice(self.starts[first], self.starts[last])
         image = np.repeat(np.arange(last - first), np.diff(self.starts[first : last + 1]))
         counts = np.zeros((last - first, len(self.names), 3))
@@ -133,16 +133,16 @@ class PerImage:
         return counts
 
     def total(self) -> Ints:
-        """Add up all images: (K, 3) int64."""
+        """Sum the counts over all images: (K, 3) int64."""
         counts = np.zeros((len(self.names), 3), np.int64)
         np.add.at(counts, self.classes, self.counts)
         return counts
 
     def write(self, path: Path) -> None:
-        """Write a parquet file: a row for each image, its counts as lists, and its two scores.
+        """Write a parquet file with a row for each image: its counts as lists, and its two scores.
 
-        A score is null where every pixel is ignored. The file's metadata `segacc` is JSON and
-        holds the class names. It appears whole or not at all.
+        A score is null if every pixel is ignored. The file's metadata `segacc` is JSON with the
+        class names. The file is replaced atomically.
         """
         import pyarrow as pa
         from pyarrow import parquet
@@ -161,7 +161,7 @@ class PerImage:
             "overall_accuracy": scores("overall_accuracy"),
             "valid_pixels": pa.array([row.valid_pixels for row in rows], pa.int64()),
             "classes": lists(self.classes),
-            **{name: lists(self.counts[:, place]) for place, name in enumerate(COUNTS)},
+            **{name: lists(self.counts[:, column]) for column, name in enumerate(COUNTS)},
         }
         about = {"segacc": json.dumps({"classes": self.names})}
         temporary = path.with_name(f".{path.name}.tmp")
@@ -170,10 +170,10 @@ class PerImage:
 
     @classmethod
     def read(cls, path: Path) -> "PerImage":
-        """Read what `write` wrote.
+        """Read a file written by `write`.
 
         Raises:
-            DataError: it is damaged, or something else.
+            DataError: it is damaged, or another file.
         """
         import pyarrow as pa
         from pyarrow import compute, parquet
@@ -187,7 +187,7 @@ class PerImage:
             )
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path}: not a file that `segacc evaluate` wrote ({_first_line(error)})."
+                f"{path}: not a file written by `segacc evaluate` ({_first_line(error)})."
             ) from None
         starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
         ids = tuple(table["id"].to_pylist())

@@ -1,4 +1,4 @@
-"""What `segacc evaluate` leaves behind: evaluation.json, per_image.parquet, pictures/worst/."""
+"""The output of `segacc evaluate`: evaluation.json, per_image.parquet and pictures/worst/."""
 
 import json
 import tempfile
@@ -20,7 +20,7 @@ from segacc.labels import LabelMap
 def show(
     console: Console, found: Evaluation, labels: LabelMap, *, title: str, terms: Terms
 ) -> None:
-    """Print the table of scores with their intervals."""
+    """Print the scores with their intervals."""
     print_scores(
         console,
         found.scores,
@@ -33,7 +33,7 @@ def show(
 
 
 def write_evaluation(
-    place: Path,
+    folder: Path,
     found: Evaluation,
     report: Mapping[str, Any],
     *,
@@ -41,47 +41,47 @@ def write_evaluation(
     metrics: Sequence[Chosen],
     counted: Mapping[str, MetricState],
 ) -> None:
-    """Write the folder of an evaluation; evaluation.json comes last.
+    """Write the folder of an evaluation, with evaluation.json as the last file.
 
     Args:
-        place: the folder; it is made when it is missing.
-        found: what was scored.
-        report: what evaluation.json holds.
-        labels: whose names and palette the pictures have.
-        metrics: those that were asked for; some write files of their own.
-        counted: the same by their texts, with the states of the whole split.
+        folder: the folder; it is created if missing.
+        found: the results.
+        report: the content of evaluation.json.
+        labels: the label map, with the names and the palette for pictures.
+        metrics: the metrics of the evaluation; some write files of their own.
+        counted: the same metrics, keyed by text, with the states of the whole split.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    files = write_metric_files(place, [counted[one.text] for one in metrics if one.record.writes])
-    found.images.write(place / FILE)
-    worst = place / "pictures" / "worst"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = write_metric_files(folder, [counted[one.text] for one in metrics if one.record.writes])
+    found.images.write(folder / FILE)
+    worst = folder / "pictures" / "worst"
     draw_worst(found.worst, worst, names=labels.names, palette=labels.palette)
-    temporary = place / f".{REPORT}.tmp"
+    temporary = folder / f".{REPORT}.tmp"
     temporary.write_text(json.dumps({**report, "files": files}, indent=1), encoding="utf-8")
-    temporary.replace(place / REPORT)
+    temporary.replace(folder / REPORT)
 
 
-def write_metric_files(place: Path, metrics: Sequence[Any]) -> list[str]:
-    """Let metrics write into a folder, in place of what those of the evaluation before wrote.
+def write_metric_files(folder: Path, metrics: Sequence[Any]) -> list[str]:
+    """Write the files of metrics into a folder, replacing those of an earlier evaluation.
 
     Returns:
-        The names of their files.
+        The names of the files.
     """
-    with tempfile.TemporaryDirectory(dir=place, prefix=".metrics-") as folder:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".metrics-") as temporary:
         for metric in metrics:
-            metric.write(Path(folder))
-        written = sorted(Path(folder).iterdir())
-        for name in stored_files(place):
-            (place / name).unlink(missing_ok=True)
+            metric.write(Path(temporary))
+        written = sorted(Path(temporary).iterdir())
+        for name in stored_files(folder):
+            (folder / name).unlink(missing_ok=True)
         for file in written:
-            file.replace(place / file.name)
+            file.replace(folder / file.name)
     return [file.name for file in written]
 
 
-def stored_files(place: Path) -> list[str]:
-    """Name the files of metrics that an evaluation before left in its folder."""
+def stored_files(folder: Path) -> list[str]:
+    """Return the names of the metric files of an earlier evaluation in a folder."""
     try:
-        names = json.loads((place / REPORT).read_text(encoding="utf-8")).get("files", [])
+        names = json.loads((folder / REPORT).read_text(encoding="utf-8")).get("files", [])
     except (OSError, ValueError):
         return []
     return [name for name in names if Path(name).name == name]

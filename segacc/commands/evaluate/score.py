@@ -1,4 +1,4 @@
-"""`segacc evaluate`: scores a model folder on a split, on any number of processes."""
+"""`segacc evaluate`: score a model folder on a split, on any number of processes."""
 
 import re
 from bisect import insort
@@ -45,33 +45,33 @@ if TYPE_CHECKING:
     from segacc.data.batches import Item
 
 COUNT = 20
-"""Images that are kept."""
+"""Number of worst images that are kept."""
 
 
 @dataclass(frozen=True)
 class Bad:
-    """An image, its scores, and what a panel shows of it."""
+    """One of the worst images, with its counts and the content of its panel."""
 
     counts: ImageCounts
     example: Example
-    """At the size of a panel, so that what is kept stays small."""
+    """Image, label and prediction, resized to a panel to save memory."""
 
     @property
     def key(self) -> tuple[float, str]:
-        """The worst comes first; of equal ones the first by id."""
+        """Sort key: the lowest mean IoU first, then by id."""
         return self.counts.mean_iou, self.counts.id
 
 
 @dataclass
 class Worst:
-    """The images of this process with the lowest mean IoU so far."""
+    """Collects the images of this process with the lowest mean IoU."""
 
     count: int = COUNT
     kept: list[Bad] = field(default_factory=list)
-    """At most `count`, the worst one first."""
+    """At most `count` images, the worst one first."""
 
     def add(self, counts: ImageCounts, item: "Item", prediction: "Tensor") -> None:
-        """Keep an image if it is one of the worst; one without a valid pixel is none."""
+        """Keep an image if it is one of the worst and has a valid pixel."""
         score = counts.mean_iou
         full = len(self.kept) == self.count
         if isnan(score) or (full and (score, counts.id) >= self.kept[-1].key):
@@ -81,7 +81,7 @@ class Worst:
         del self.kept[self.count :]
 
     def of_all(self) -> list[Bad]:
-        """Return the worst of all processes, on each of them; all must call it."""
+        """Return the worst images of all processes, on every process; all must call it."""
         keys: Any = gather_object([bad.key for bad in self.kept])
         chosen = set(sorted(keys)[: self.count])
         found: list[Bad] = gather_object([bad for bad in self.kept if bad.key in chosen])
@@ -91,11 +91,11 @@ class Worst:
 def draw_worst(
     worst: Sequence[Bad], folder: Path, *, names: Sequence[str], palette: Sequence[Color]
 ) -> None:
-    """Write a panel for each: RANK-iou-SCORE-ID.png; those of an earlier evaluation go.
+    """Write a panel RANK-iou-SCORE-ID.png for each, and delete those of an earlier evaluation.
 
     Args:
-        worst: the worst first.
-        folder: is made when it is missing.
+        worst: the images, the worst one first.
+        folder: the folder; it is created if missing.
         names: K class names.
         palette: K RGB colours, 0..255.
     """
@@ -105,7 +105,7 @@ def draw_worst(
         counts = bad.counts
         plain = re.sub(r"[^\w.+-]+", "_", counts.id)[-80:]
         told = f"mean IoU {counts.mean_iou:.4f} over {len(counts.classes)} classes, "
-        told += f"{100 * counts.overall_accuracy:.1f} % of the pixels right"
+        told += f"{100 * counts.overall_accuracy:.1f} % of the pixels correct"
         draw_examples(
             [bad.example],
             names=names,
@@ -118,7 +118,7 @@ def draw_worst(
 
 @dataclass
 class Collector:
-    """What is kept of each image while this process scores its share."""
+    """Collects counts and worst images while this process scores its share."""
 
     names: tuple[str, ...]
     """K class names."""
@@ -126,7 +126,7 @@ class Collector:
     worst: Worst = field(default_factory=Worst)
 
     def see(self, item: "Item", prediction: "Tensor") -> None:
-        """Count an image that was predicted, (H, W) uint8; see `Scoring.seen`."""
+        """Count a prediction (H, W) uint8; see `Scoring.seen`."""
         if item.padding or item.unreadable:
             return
         counts = count_image(item.id, prediction, item.label, len(self.names))
@@ -134,13 +134,13 @@ class Collector:
         self.worst.add(counts, item, prediction)
 
     def of_all(self) -> PerImage:
-        """Return the images of all processes, on each of them; all must call it."""
+        """Return the counts of all processes, on every process; all must call it."""
         return PerImage.of(self.names, gather_object(self.images))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of scoring a split; the same on all processes."""
+    """The results of scoring a split, the same on all processes."""
 
     scores: Scores
     images: PerImage
@@ -148,7 +148,7 @@ class Evaluation:
 
     @cached_property
     def intervals(self) -> Intervals:
-        """Of mean_iou and of each class's IoU; the same whoever asks."""
+        """Bootstrap intervals of mean_iou and of each class's IoU."""
         return intervals(self.images)
 
 
@@ -158,7 +158,7 @@ def build_scoring(
     """Load the network and the split.
 
     Raises:
-        SegaccError: one of them is not there, or their classes differ.
+        SegaccError: one of them is not found, or their classes differ.
     """
     refuse_unused(config)
     accelerator = start_accelerator(config.mixed_precision)
@@ -179,7 +179,9 @@ def build_scoring(
     data = scored_data(samples, labels, segmenter.network.num_channels)
     refuse_batches(data, config.eval_batch_size, "--eval-batch-size")
     check_metrics(metrics, facts, "--metric")
-    joined(one.compute() for one in build_metrics(metrics, facts).values())  # before the work
+    joined(
+        one.compute() for one in build_metrics(metrics, facts).values()
+    )  # fails before the evaluation
     scoring = Scoring(
         accelerator,
         accelerator.prepare_model(segmenter.network, evaluation_mode=True),
@@ -197,40 +199,40 @@ def build_scoring(
 
 
 def weights_in(model: str) -> Weights:
-    """Tell which weights a folder holds; those of a folder that says nothing are raw."""
+    """Return the kind of weights in a model folder; raw if it is not recorded."""
     found: Weights = side_file(Path(model).expanduser()).get("terms", {}).get("weights", "raw")
     return found
 
 
 def refuse_unused(config: EvaluateConfig) -> None:
-    """Refuse what only a split that is carved out heeds.
+    """Refuse settings that only have an effect with --val-fraction.
 
     Raises:
-        OptionError: it was typed without --val-fraction.
+        OptionError: one of them is given without --val-fraction.
     """
     for key in ("train_split", "seed"):
         if config.val_fraction is None and getattr(config, key) != getattr(EvaluateConfig, key):
             raise OptionError(
-                f"--{key.replace('_', '-')}: is for --val-fraction; add that, or leave it out. The "
-                "split that is scored is named with --split."
+                f"--{key.replace('_', '-')}: only has an effect with --val-fraction; add that, or "
+                "leave it out. --split names the split that is scored."
             )
 
 
 def carved_from(config: EvaluateConfig) -> dict[str, Any] | None:
-    """Tell what a carved split depends on; None for one that the data set has."""
+    """Return the settings of a held-out split; None for a split of the data set."""
     keys = ("val_fraction", "train_split", "seed")
     return None if config.val_fraction is None else {key: getattr(config, key) for key in keys}
 
 
 def protocol_source(model: str, segmenter: Segmenter, config: EvaluateConfig) -> str:
-    """Tell where the protocol comes from."""
+    """Return where the protocol comes from."""
     if config.protocol:
-        return "typed"
+        return "from --protocol"
     if side_file(Path(model).expanduser()):
         return f"stored in {model}"
     if segmenter.protocol.short_side or segmenter.protocol.size:
-        return f"as the image processor in {model} resizes"
-    return f"fitting the network, as {model} stores none"
+        return f"from the image processor in {model}"
+    return f"chosen to fit the network, as {model} stores none"
 
 
 def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluation:
@@ -254,7 +256,7 @@ def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluat
 def report(
     model: str, scoring: Scoring, found: Evaluation, config: EvaluateConfig, source: str
 ) -> dict[str, Any]:
-    """Collect what a score must carry to be compared; `source` tells of the protocol."""
+    """Return the content of evaluation.json; `source` says where the protocol comes from."""
     terms, images = scoring.terms(), scoring.num_images + len(scoring.unreadable)
     skipped = f", {len(scoring.unreadable)} unreadable" if scoring.unreadable else ""
     return {

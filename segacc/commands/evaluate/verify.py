@@ -1,4 +1,4 @@
-"""`--verify`: scores some images again by plain numpy, and compares."""
+"""`segacc evaluate --verify`: score some images again with plain numpy code, and compare."""
 
 import io
 from dataclasses import asdict, dataclass, field, replace
@@ -28,28 +28,28 @@ Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 BAND = 2**22
-"""Numbers of full-size logits that exist at a time: 32 MiB."""
+"""Maximum number of full-size logits in memory: 32 MiB."""
 
 LIMIT, LOW_LIMIT = 1e-3, 1e-2
-"""Share of the pixels whose class may differ, since rounding decides between classes that are as
-high: in float32, and in lower precision, where two runs of a network differ by more."""
+"""Share of the pixels whose class may differ, as rounding decides between equal logits: in float32,
+and in lower precision, where two runs of a network differ more."""
 
 
 def plain_label(sample: Sample, labels: LabelMap) -> Pixels:
-    """Read a label file and send each raw id to its class: (H, W) uint8, 255 ignored.
+    """Read a label file and map raw ids to classes: (H, W) uint8, 255 ignored.
 
     Args:
-        sample: its own label map, where it has one, goes before `labels`.
-        labels: of the data set.
+        sample: the sample; its own label map, if any, overrides `labels`.
+        labels: the label map of the data set.
 
     Raises:
-        DataError: a pixel has a raw id, or a colour, that the map lacks.
+        DataError: a pixel has a raw id or a colour that is not in the map.
     """
     labels = sample.labels or labels
     given = sample.label
     with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given) as file:
         grey = file.mode in ("1", "L") and all(r == g == b for r, g, b in labels.colors)
-        in_colors = file.mode in ("RGB", "P", "RGBA", "LA", "PA")  # others, as 16 bits, hold ids
+        in_colors = file.mode in ("RGB", "P", "RGBA", "LA", "PA")  # other modes hold raw ids
         by_color = labels.colors and (in_colors or grey)
         pixels = np.asarray(file.convert("RGBA").convert("RGB") if by_color else file)
     found = np.full(pixels.shape[:2], -1, np.int64)
@@ -60,7 +60,7 @@ def plain_label(sample: Sample, labels: LabelMap) -> Pixels:
         for raw, k in labels.classes.items():
             found[pixels == raw] = k
     if (found < 0).any():
-        raise DataError(f"--verify: {sample.id}: {(found < 0).sum()} pixels are of no class.")
+        raise DataError(f"--verify: {sample.id}: {(found < 0).sum()} pixels have no class.")
     return found.astype(np.uint8)
 
 
@@ -75,10 +75,10 @@ def plain_confusion(prediction: Pixels, label: Pixels, num_classes: int) -> Ints
 def plain_scores(
     hit: Ints, labelled: Ints, predicted: Ints, names: tuple[str, ...]
 ) -> dict[str, float | dict[str, float]]:
-    """Return the five scores of `mean_iou` from K counts each, class by class.
+    """Return the five scores of the metric `mean_iou` from the counts of K classes.
 
-    A class in neither labels nor predictions has no IoU (nan), one without a labelled pixel no
-    accuracy; the means are over the others.
+    The IoU of a class in neither labels nor predictions is nan, as is the accuracy of a class
+    without labelled pixels; the means are over the other classes.
     """
     iou, accuracy, right, pixels = [], [], 0, 0
     for h, truth, said in zip(hit.tolist(), labelled.tolist(), predicted.tolist(), strict=True):
@@ -103,18 +103,18 @@ def _mean(values: list[float]) -> float:
 def plain_argmax(
     logits: NDArray[Any], size: tuple[int, int], extent: tuple[float, float]
 ) -> Pixels:
-    """Resize logits (K, h, w) bilinearly, corners not aligned, and return the highest class.
+    """Resize logits (K, h, w) bilinearly (align_corners=False) and return the argmax.
 
-    Pixel i of a side lies at (i + 0.5) h / extent - 0.5 among the h logits, and takes from the two
-    next to it in proportion; beyond the first and the last one it takes these.
+    Pixel i of a side has the coordinate (i + 0.5) h / extent - 0.5 among the h logits, clamped to
+    the first and last one, and interpolates linearly between the two nearest.
 
     Args:
         logits: (K, h, w) float.
         size: (H, W) in pixels.
-        extent: height and width that the logits reach over, in pixels, padding included.
+        extent: height and width covered by the logits, in pixels, padding included.
 
     Returns:
-        (H, W) uint8; of equal classes the first.
+        (H, W) uint8 classes; the first one of equal logits.
     """
     logits = logits.astype(np.float64)
     above, below, down = _taps(logits.shape[1], size[0], extent[0])
@@ -130,13 +130,13 @@ def plain_argmax(
 
 
 def _taps(given: int, side: int, extent: float) -> tuple[Ints, Ints, NDArray[np.float64]]:
-    place = np.clip((np.arange(side) + 0.5) * given / extent - 0.5, 0, given - 1)
-    first = np.floor(place).astype(np.int64)
-    return first, np.minimum(first + 1, given - 1), place - first
+    position = np.clip((np.arange(side) + 0.5) * given / extent - 0.5, 0, given - 1)
+    first = np.floor(position).astype(np.int64)
+    return first, np.minimum(first + 1, given - 1), position - first
 
 
 def different(found: Any, wanted: Any, *, tolerance: float = 1e-9) -> bool:
-    """Tell whether two scores, or mappings of scores, differ; nan is equal to nan."""
+    """Return whether two scores, or mappings of scores, differ; nan equals nan."""
     if isinstance(wanted, dict):
         return set(found) != set(wanted) or any(
             different(found[key], wanted[key], tolerance=tolerance) for key in wanted
@@ -146,50 +146,50 @@ def different(found: Any, wanted: Any, *, tolerance: float = 1e-9) -> bool:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the plain definitions say of one image."""
+    """The results of the plain code for one image."""
 
     id: str
     confusion: Any
     """(K, K) int64."""
     changed: int | None
-    """Pixels of another class than the plain path gives; None where it was not taken."""
+    """Number of pixels whose class differs from the plain prediction; None without one."""
     pixels: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """Whether scores and plain definitions agree, for evaluation.json."""
+    """The result of `--verify`, for evaluation.json."""
 
     num_images: int
     scores: tuple[str, ...]
-    """Names of the scores that were checked."""
+    """Names of the checked scores."""
     unchecked: tuple[str, ...]
-    """Names of those that have no plain definition here."""
+    """Names of the scores without plain code here."""
     changed_pixels: float | None
-    """Share of the pixels that another path of the prediction puts into another class; None where
-    the protocol is not `whole`."""
+    """Share of the pixels whose class differs in the plain prediction; None if the protocol is not
+    `whole`."""
     complaints: tuple[str, ...] = field(default=())
 
     @property
     def agrees(self) -> bool:
-        """Tell whether nothing differs that must not."""
+        """Whether there is no complaint."""
         return not self.complaints
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what evaluation.json holds."""
+        """Return the entry of evaluation.json."""
         return {"agrees": self.agrees, **asdict(self)}
 
     def text(self) -> str:
-        """Say in a line what was checked, or in a paragraph what differs."""
+        """Return a line on what was checked, or a paragraph on what differs."""
         if self.complaints:
             return (
-                f"segacc evaluate --verify: on {self.num_images} images the scores do not agree "
-                f"with their plain definition: {'; '.join(self.complaints)}."
+                f"segacc evaluate --verify: on {self.num_images} images the scores differ from "
+                f"their plain definition: {'; '.join(self.complaints)}."
             )
         told = f"verified on {self.num_images} images: labels, counts"
         told += "".join(f", {name}" for name in self.scores) + " agree with the plain definition"
         if self.changed_pixels is None:
-            told += "; predictions taken as they are"
+            told += "; predictions were not checked"
         else:
             told += f"; predicted again, {100 * self.changed_pixels:.4f} % of the pixels differ"
         unchecked = ", ".join(self.unchecked)
@@ -197,17 +197,17 @@ class Verified:
 
 
 def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) -> Verified:
-    """Score some images once more, evenly spread, beside the plain definitions.
+    """Score some evenly spaced images again, and compare with plain numpy code.
 
-    Labels are read from their files anew; counts and scores are taken by loops and numpy; under a
-    protocol `whole` the logits are resized by the textbook and compared pixel by pixel. All
-    processes call it, and all return the same.
+    The plain code reads labels from their files again, and computes counts and scores with loops
+    and numpy. Under a protocol `whole` it also resizes the logits, and the predictions are compared
+    pixel by pixel. All processes call it and return the same result.
 
     Args:
-        scoring: of the whole split, after its evaluation.
-        found: what that gave; its scores must be those of its own counts.
-        labels: the data set's map.
-        count: of images.
+        scoring: the scoring of the whole split, after its evaluation.
+        found: the result of that evaluation, whose scores must agree with its own counts.
+        labels: the label map of the data set.
+        count: number of images.
     """
     samples = evenly(scoring, count)
     by_id = {sample.id: sample for sample in samples}
@@ -216,7 +216,7 @@ def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) ->
 
     def see(item: Item, prediction: torch.Tensor) -> None:
         collector.see(item, prediction)
-        changed = changed_pixels(scoring, item, prediction)  # all processes make as many calls
+        changed = changed_pixels(scoring, item, prediction)  # equally often on all processes
         if not (item.padding or item.unreadable):
             label = plain_label(by_id[item.id], labels)
             matrix = plain_confusion(prediction.cpu().numpy(), label, len(names))
@@ -228,7 +228,7 @@ def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) ->
         keep=frozenset(),
         seen=see,
         num_workers=0,
-        eval_batch_size=1,  # so that all processes predict as many images the plain way, too
+        eval_batch_size=1,  # so that all processes make equally many plain predictions
     )
     scores, _ = evaluate(again)
     every: list[Checked] = gather_object(checked)
@@ -238,23 +238,23 @@ def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) ->
 
 
 def evenly(scoring: Scoring, count: int) -> list[Sample]:
-    """Choose samples evenly spread over the split; of a stream the first ones."""
+    """Return evenly spaced samples of the split; for a stream, the first ones."""
     data = scoring.data
     if not isinstance(data, EvalData):
         return list(islice(data.samples(), count))
-    return [data.source.samples[place] for place in evenly_spaced(len(data.source), count)]
+    return [data.source.samples[index] for index in evenly_spaced(len(data.source), count)]
 
 
 def judge(
     small: Evaluation, whole: Evaluation, checked: list[Checked], *, limit: float
 ) -> Verified:
-    """Compare what segacc says with what the plain definitions say.
+    """Compare segacc's results with those of the plain code.
 
     Args:
-        small: segacc's scores and counts of the images that were checked.
-        whole: of all images.
-        checked: the plain definitions' word on the former.
-        limit: share of the pixels that may be of another class.
+        small: segacc's scores and counts of the checked images.
+        whole: segacc's scores and counts of all images.
+        checked: the plain code's results for the checked images.
+        limit: share of the pixels whose class may differ.
     """
     names, complaints = small.images.names, []
     total = sum((one.confusion for one in checked), np.zeros((len(names), len(names)), np.int64))
@@ -266,14 +266,14 @@ def judge(
     complaints += _other_scores(whole.scores, by_counts, f"of all {len(whole.images)} images")
     pixels = sum(one.pixels for one in checked)
     if not checked:
-        complaints.append("none of the images that were chosen can be read")
+        complaints.append("none of the chosen images can be read")
     complaints += _other_than_before(small.images, whole.images, 3 * limit * pixels)
     changed = [one.changed for one in checked if one.changed is not None]
     share = sum(changed) / pixels if changed else None
     if share is not None and share > limit:
         complaints.append(
-            f"{100 * share:.2f} % of the pixels get another class from logits that are resized by "
-            f"the textbook, at most {100 * limit:g} % may"
+            f"{100 * share:.2f} % of the pixels have another class if the logits are resized by "
+            f"plain code; at most {100 * limit:g} % may"
         )
     return Verified(
         num_images=len(checked),
@@ -291,28 +291,28 @@ def _marginals(confusion: Any) -> tuple[Any, Any, Any]:
 def _other_counts(images: PerImage, checked: list[Checked]) -> list[str]:
     wanted = {one.id: np.stack(_marginals(one.confusion), axis=1) for one in checked}
     wrong = []
-    for place, name in enumerate(images.ids):
-        if not np.array_equal(images.dense(place, place + 1)[0], wanted[name]):
+    for index, name in enumerate(images.ids):
+        if not np.array_equal(images.dense(index, index + 1)[0], wanted[name]):
             wrong.append(name)
     if not wrong:
         return []
-    return [f"the counts of {len(wrong)} images differ, as of {wrong[0]}"]
+    return [f"the counts of {len(wrong)} images differ, such as {wrong[0]}"]
 
 
 def _other_than_before(again: PerImage, before: PerImage, most: float) -> list[str]:
-    """Compare counts of images scored one by one with those of the evaluation, in its batches.
+    """Compare the counts of images scored one by one with those of the evaluation in batches.
 
-    Labels count the same; a pixel that is predicted otherwise moves three counts at most.
+    The labelled counts must be equal; a pixel with another prediction changes at most three counts.
     """
     first = before.among(frozenset(again.ids))
     if first.ids != again.ids:
-        return ["the images that were checked are not among those that were scored"]
+        return ["the checked images are not among the scored ones"]
     if not again.ids:
         return []
     moved = abs(first.dense(0, len(first)) - again.dense(0, len(again)))
     if not moved[..., 1].any() and moved.sum() <= most:
         return []
-    return ["scored again one by one, the images give other counts than in the evaluation"]
+    return ["scored again one by one, the images have other counts than in the evaluation"]
 
 
 def _other_scores(found: Any, plain: Any, which: str) -> list[str]:
@@ -324,17 +324,17 @@ def _other_scores(found: Any, plain: Any, which: str) -> list[str]:
 
 
 def _told(found: Any, wanted: Any) -> str:
-    """Tell two scores, or of two mappings the first that differ."""
+    """Format two scores, or the first difference of two mappings."""
     if not isinstance(wanted, dict):
         return f"{found:.6f}, by definition {wanted:.6f}"
     if set(found) != set(wanted):
-        return f"of {len(found)} classes, by definition of {len(wanted)}"
+        return f"over {len(found)} classes, by definition over {len(wanted)}"
     key = next(key for key in wanted if different(found[key], wanted[key]))
     return f"{found[key]:.6f} for {key}, by definition {wanted[key]:.6f}"
 
 
 def changed_pixels(scoring: Scoring, item: Item, prediction: torch.Tensor) -> int | None:
-    """Predict an image by the plain path, and count the pixels of another class than `prediction`.
+    """Count the pixels whose class differs between `prediction` and the plain prediction.
 
     None under other protocols than `whole`.
     """
@@ -346,9 +346,9 @@ def changed_pixels(scoring: Scoring, item: Item, prediction: torch.Tensor) -> in
 
 @torch.no_grad()
 def plain_prediction(scoring: Scoring, image: torch.Tensor) -> Pixels:
-    """Predict an image (C, H, W) uint8 under a protocol `whole`, one image at a time: (H, W) uint8.
+    """Predict an image (C, H, W) uint8 under a protocol `whole`: (H, W) uint8.
 
-    The logits of the whole padded image are resized by `plain_argmax`.
+    The logits of the padded image are resized by `plain_argmax`.
     """
     network, protocol = scoring.network, scoring.protocol
     resized = protocol.resize(image.to(scoring.accelerator.device))

@@ -1,1 +1,1 @@
-"""What ends a run or skips a step: time, patience, signals, numbers that are not finite."""
+"""Time limit, early stopping, signals, and steps that are skipped as they are not finite."""

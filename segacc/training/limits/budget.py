@@ -1,4 +1,4 @@
-"""`--max-time`: the number of steps is fitted to the measured speed, and the schedule with it."""
+"""`--max-time`: fit the number of steps, and with it the schedule, to the measured speed."""
 
 import math
 import time
@@ -10,33 +10,33 @@ if TYPE_CHECKING:
     pass
 
 FIRST_GUESS = 1000
-"""Steps of a run of which nothing was measured yet."""
+"""Number of steps assumed for `--max-time` until the speed is known."""
 FIRST_FIT = 4
-"""Steps after which the speed is believed; the first one, which warms up, is left out of it."""
+"""Number of steps after which the speed is known; the first, slower one is not measured."""
 KEPT = 100
-"""Steps whose mean is the speed."""
+"""Number of newest steps over which the speed is averaged."""
 SLACK = 1.2
-"""Factor on the longest evaluation and checkpoint so far: the next may take longer."""
+"""Factor on the longest evaluation and checkpoint so far, as the next may take longer."""
 RESERVE = (3.0, 0.25, 0.02)
-"""Left for curves.png and the end of the process: seconds, or a share of what the run took up to
-its first step if that is more (a slow machine), and a share of the budget."""
+"""Time reserved for curves.png and the end of the process: the larger of some seconds and a share
+of the start-up time (for slow machines), plus a share of the time limit."""
 
 Kind = Literal["step", "evaluation", "checkpoint"]
 
 
 class Clock:
-    """Measures what a run takes; always on, and what `--max-time` is held by.
+    """Measures the time of a run, for `--max-time`.
 
     Attributes:
-        before: seconds that earlier parts of a resumed run took, up to the checkpoint.
-        laps: the newest seconds of each kind, of this process.
-        steps: taken in this part of the run.
-        startup: seconds of this part up to the end of its first step.
-        next_fit: the step from which the number of steps is fitted again.
+        before: seconds used before this resumed run's checkpoint.
+        laps: the newest durations of each kind of work on this process, in seconds.
+        steps: number of steps since the start or the last resume.
+        startup: seconds from the start or the last resume to the end of the first step.
+        next_fit: the step at which the number of steps is fitted next.
     """
 
     def __init__(self, started: float) -> None:
-        """Count from `started`, in time.monotonic's seconds."""
+        """Start at `started`, a value of time.monotonic, in seconds."""
         self.started, self.before = started, 0.0
         self.last = time.monotonic()
         self.laps: dict[Kind, deque[float]] = {
@@ -48,11 +48,11 @@ class Clock:
         self.startup = 0.0
 
     def used(self) -> float:
-        """Return the seconds of all parts of the run so far."""
+        """Return the seconds used so far, including those before the run was resumed."""
         return self.before + time.monotonic() - self.started
 
     def lap(self, kind: Kind) -> None:
-        """Put the time since the last call down to a kind of work."""
+        """Record the time since the last call as the duration of a kind of work."""
         now = time.monotonic()
         lap, self.last = now - self.last, now
         if kind == "step":
@@ -67,26 +67,26 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds that each part of a run takes."""
+    """Measured or estimated seconds of each kind of work."""
 
     step: float
     evaluation: float
     checkpoint: float
     end: float
-    """After the last checkpoint."""
+    """Time after the last checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rhythm:
-    """How often something is done."""
+    """How often evaluations or checkpoints are made."""
 
     last: int
-    """The step of the newest."""
+    """The step of the newest one."""
     every: float
-    """Steps, or a share of the run below 1."""
+    """The period in steps; below 1, as a share of the run."""
 
     def times(self, step: int, total: int) -> int:
-        """Count how often it is due from `step` to the last of `total` steps, at the most."""
+        """Return how often it is due, at most, from `step` to the last of `total` steps."""
         period = self.every if self.every >= 1 else self.every * total
         return min(total - step, math.ceil((total - self.last) / period))
 
@@ -99,10 +99,10 @@ def needed(total: int, step: int, pace: Pace, evaluation: Rhythm, checkpoint: Rh
 
 
 def fitted(left: float, step: int, pace: Pace, evaluation: Rhythm, checkpoint: Rhythm) -> int:
-    """Return the most steps of a whole run that end within `left` seconds from `step`.
+    """Return the largest total number of steps that fits in the `left` seconds after `step`.
 
     Returns:
-        `step` itself where not even one more fits.
+        The number of steps; `step` itself if not even one more fits.
     """
 
     def fits(total: int) -> bool:
@@ -111,7 +111,7 @@ def fitted(left: float, step: int, pace: Pace, evaluation: Rhythm, checkpoint: R
     if not fits(step + 1):
         return step
     low, high = step + 1, step + 2
-    while fits(high):  # what is needed never falls as steps are added
+    while fits(high):  # the time needed never decreases with the number of steps
         low, high = high, step + 2 * (high - step)
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""When a run is over, what is said then, and how many steps `--max-time` leaves it."""
+"""When and why a run ends, and the number of steps that fits in `--max-time`."""
 
 import shlex
 from collections.abc import Iterator
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 def reason(run: "Run") -> str:
-    """Say why no step is left to take; nothing while there is one."""
+    """Return why the run is over; an empty string while steps are left."""
     if run.progress.step >= run.max_steps:
         return "finished"
     return run.early_stop.reason(run.progress) if run.early_stop else ""
 
 
 def stopped(run: "Run", signal: str) -> Stopped:
-    """Make the last event: the run is over, or this signal came (perhaps to another process)."""
+    """Return the last event: the run is over, or was stopped by a signal, here or elsewhere."""
     step, why = run.progress.step, reason(run)
-    if why and not run.evaluation_due():  # a signal may have come before the last evaluation
+    if why and not run.evaluation_due():  # else it was stopped before its last evaluation
         return Stopped(step=step, reason=why)
     resume = f"accelerate launch -m segacc --resume {shlex.quote(str(run.folder))}"
     return Stopped(step=step, reason=signal or "SIGTERM", resume=resume)
 
 
 def refit(run: "Run") -> Iterator[Fitted]:
-    """Fit the number of steps, where that is due: the main process decides for all.
+    """Fit the number of steps to `--max-time` when due; the main process decides for all.
 
-    After some first steps, again after twice as many, after each evaluation and checkpoint, and
-    ever more often as the end comes near. Until the speed is known the first guess stays, unless no
-    further step fits at all.
+    It is due after the first few steps, again after twice as many, after each evaluation and
+    checkpoint, and more often near the end. Until the speed is known, the first guess is kept
+    unless not even one more step fits.
     """
     clock, progress = run.clock, run.progress
     limit, step = run.config.max_time, progress.step
@@ -56,10 +56,10 @@ def refit(run: "Run") -> Iterator[Fitted]:
 
 
 def check_fitted(run: "Run", total: int, limit: str) -> None:
-    """Refuse what asks for more steps than the run will have; all processes call it.
+    """Check the settings against the fitted number of steps; all processes call it.
 
     Raises:
-        OptionError: so.
+        OptionError: the warm-up or another setting needs more steps than the run will have.
     """
     settings = Settings(run.config, run.plan.settings.origins)
     fitted_to = settings.chosen({"max_steps": (total, f"fitted to {limit}")})
@@ -68,13 +68,13 @@ def check_fitted(run: "Run", total: int, limit: str) -> None:
 
 
 def fit(run: "Run", limit: float) -> int:
-    """Fit by what this process has measured."""
+    """Return the number of steps that fits by this process's measurements."""
     config, progress = run.config, run.progress
     assert config.eval_every and config.save_every
     least, of_startup, of_limit = RESERVE
     reserve = max(least, of_startup * run.clock.startup) + of_limit * limit
     left = limit - reserve - run.clock.used()
-    if run.clock.steps == 1:  # what the first step took, which warms up, tells nothing
+    if run.clock.steps == 1:  # the first step is slower, so it says nothing about the speed
         return progress.step + (left > 0)
     evaluation = Rhythm(last=progress.evaluated, every=config.eval_every)
     checkpoint = Rhythm(last=progress.saved, every=config.save_every)
@@ -82,9 +82,10 @@ def fit(run: "Run", limit: float) -> int:
 
 
 def measured(run: "Run", limit: float) -> Pace:
-    """Return the pace so far; what was not met yet is guessed from the size of its work.
+    """Return the measured pace, with estimates for what was not done yet.
 
-    An evaluation is taken for training on as many images, a checkpoint for a hundredth of the time.
+    An evaluation is estimated as training on the same number of images, a checkpoint as a hundredth
+    of the time limit.
     """
     laps, config = run.clock.laps, run.config
     step = sum(laps["step"]) / len(laps["step"])

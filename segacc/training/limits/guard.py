@@ -1,4 +1,4 @@
-"""Skips a step or ends a run early: numbers that are not finite, scores that do not improve."""
+"""Skip steps that are not finite (`--tolerate-nonfinite`), and `--early-stop`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +22,10 @@ from segacc.training.plan import EarlyStopOptions, Plan
 
 
 class Guard:
-    """Looks at each step's loss and gradient before the optimizer does.
+    """Checks the loss and the gradient of each step before the optimizer uses them.
 
-    A step that is not taken counts as done all the same: the order of the images and the learning
-    rate are functions of the step alone, so a resumed run comes by the same way.
+    A skipped step still counts as a step: the order of the images and the learning rate depend on
+    the step alone, so a resumed run repeats them.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Guard:
         losses: Iterable[str],
         checkpoints: Path,
     ) -> None:
-        """Allow so many skipped steps in a run.
+        """Allow a number of skipped steps in a run.
 
         Args:
-            allowed: number of steps.
-            accelerator: of the run.
-            network: the bare network, whose buffers a skipped step leaves alone.
+            allowed: number of steps that may be skipped.
+            accelerator: the accelerator of the run.
+            network: the unwrapped network, whose buffers are restored when a step is skipped.
             losses: the names of the loss terms.
             checkpoints: folder of the run's checkpoints.
         """
@@ -49,10 +49,10 @@ class Guard:
         self.losses, self.checkpoints = tuple(losses), checkpoints
         self.buffers: list[Tensor] = []
         self.overflow = False
-        """Whether fp16's gradient scaler passes over the newest step."""
+        """Whether fp16's gradient scaler skips the newest step."""
 
     def keep(self) -> None:
-        """Remember the buffers before a step: forward calls change batch norm's statistics."""
+        """Copy the buffers before a step, as the forward pass changes batch norm statistics."""
         if self.allowed:
             self.buffers = [buffer.clone() for buffer in self.network.buffers()]
 
@@ -61,35 +61,35 @@ class Guard:
         progress: checkpoint.Progress,
         losses: Tensor,
         grad_norm: Tensor | None,
-        window: list[Batch],
+        micro_batches: list[Batch],
     ) -> Skipped | None:
-        """Tell whether the step must be skipped; all processes get the same answer.
+        """Return why the step must be skipped, or None; all processes get the same answer.
 
-        Under fp16 a gradient that is not finite is the gradient scaler's business, which skips such
-        a step by itself and tries a smaller scale; there the losses alone are looked at.
+        With fp16 only the losses are checked: the gradient scaler skips steps whose gradient is not
+        finite and lowers its scale.
 
         Args:
-            progress: of the run, at the step before; a skipped step is counted there.
+            progress: the progress of the run before this step; counts the skipped steps.
             losses: (L,) float, this process's share of each loss term.
             grad_norm: scalar, the same on all processes, before clipping.
-            window: this process's micro-batches.
+            micro_batches: this process's micro-batches.
 
         Returns:
-            None for a step that can be taken.
+            The event of a skipped step; None for a step that can be taken.
 
         Raises:
-            NonFiniteError: more steps were skipped than are allowed.
+            NonFiniteError: more steps were skipped than `tolerate_nonfinite` allows.
         """
         accelerator = self.accelerator
         norm = losses.new_zeros(()) if grad_norm is None else _whole(grad_norm)
         found = torch.stack([losses.isfinite().all(), norm.isfinite()]).logical_not().int()
-        loss, gradient = accelerator.reduce(found, "sum").tolist()  # the one wait for the device
+        loss, gradient = accelerator.reduce(found, "sum").tolist()  # waits for the device
         self.overflow = bool(gradient) and accelerator.scaler is not None
         if not loss and (not gradient or self.overflow):
             return None
         progress.skipped += 1
         terms = accelerator.reduce(losses, "sum").tolist()
-        ids = gather_object([id for batch in window for id, _, _ in batch.items])
+        ids = gather_object([id for batch in micro_batches for id, _, _ in batch.items])
         skipped = Skipped(
             step=progress.step + 1,
             losses=dict(zip(self.losses, terms, strict=True)),
@@ -109,7 +109,7 @@ class Guard:
                 buffer.copy_(before)
         scaler: Any = self.accelerator.scaler
         if scaler is not None:
-            scaler.update()  # as after a step: it will be asked to unscale again
+            scaler.update()  # as after a step, since the next step unscales again
 
     def _complaint(self, skipped: Skipped) -> str:
         saved = checkpoint.complete(self.checkpoints)
@@ -117,7 +117,7 @@ class Guard:
         allowed = f" ({self.allowed} are allowed)" if self.allowed else ""
         return (
             f"step {skipped.step}: {skipped.found()}. Images of that batch: "
-            f"{', '.join(skipped.images)}. Look at them, lower --lr, or pass over up to N such "
+            f"{', '.join(skipped.images)}. Check these images, lower --lr, or skip up to N such "
             f"steps with --tolerate-nonfinite N{allowed}; {before}."
         )
 
@@ -128,23 +128,26 @@ def build_guard(
     """Build the guard of a run.
 
     Raises:
-        OptionError: DeepSpeed takes the step itself, so none can be skipped.
+        OptionError: `--tolerate-nonfinite` with DeepSpeed, which takes the step itself.
     """
     allowed = plan.settings.config.tolerate_nonfinite
     if allowed and accelerator.distributed_type == DistributedType.DEEPSPEED:
         where = plan.settings.where("tolerate_nonfinite")
-        raise OptionError(f"{where}: not with DeepSpeed, which takes its steps by itself.")
+        raise OptionError(
+            f"{where}: not supported with DeepSpeed, which takes optimizer steps itself; leave it "
+            "out."
+        )
     return Guard(allowed, accelerator, network, losses, plan.folder / "checkpoints")
 
 
 def _whole(norm: Tensor) -> Tensor:
-    """Return the norm as a plain tensor; over shards it is a DTensor."""
+    """Return the norm as a plain tensor; for a sharded network it is a DTensor."""
     full = getattr(norm, "full_tensor", None)
     return full() if full else norm
 
 
 class EarlyStop(ScoreKey):
-    """Counts the evaluations without a better score; the count is in each checkpoint."""
+    """Counts the evaluations without a better score; the count is saved in checkpoints."""
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class EarlyStop(ScoreKey):
         empty: Mapping[str, MetricState],
         where: str = "--early-stop",
     ) -> None:
-        """Check that the metrics give such a score.
+        """Check that the metrics give the score `by`.
 
         Raises:
             OptionError: they do not.
@@ -163,7 +166,7 @@ class EarlyStop(ScoreKey):
         self.options = options
 
     def note(self, scores: Scores, progress: Progress) -> None:
-        """Take over the scores of the present step; a nan is never better."""
+        """Record the scores of the current step; nan is never better."""
         value, was = self.value(scores), self._state(progress)
         if self.better(value, was["best"], self.options.min_delta):
             was = {"by": self.by, "best": value, "step": progress.step, "since": 0}
@@ -172,25 +175,25 @@ class EarlyStop(ScoreKey):
         progress.early_stop = was
 
     def reason(self, progress: Progress) -> str:
-        """Say why the run ends; nothing while it does not."""
+        """Return why the run ends; an empty string while it does not."""
         was = self._state(progress)
         if was["since"] < self.options.patience:
             return ""
-        best = f" than {was['best']:.4f} of step {was['step']}" if was["step"] else ""
+        best = f" than {was['best']:.4f} at step {was['step']}" if was["step"] else ""
         return (
             f"early stop: {self.by} has not been {'lower' if self.lower else 'higher'}{best} for "
             f"{was['since']} evaluations"
         )
 
     def _state(self, progress: Progress) -> dict[str, Any]:
-        """Return the count; it starts anew for another score."""
+        """Return the count; it restarts if the score is another one."""
         was = progress.early_stop
         fresh = {"by": self.by, "best": None, "step": 0, "since": 0}
         return dict(was) if was.get("by") == self.by else fresh
 
 
 def build_early_stop(plan: Plan, scoring: Scoring) -> EarlyStop | None:
-    """Build what ends the run when a score does not become better, where that was asked for."""
+    """Build the early stopping of a run, if `--early-stop` is given."""
     if plan.early_stop is None:
         return None
     where = plan.settings.where("early_stop")

@@ -1,4 +1,4 @@
-"""A signal asks for the end; the loop finishes its step first."""
+"""Signals that stop a run after the current step."""
 
 import signal
 import threading
@@ -7,34 +7,34 @@ from types import FrameType, TracebackType
 from typing import Any
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""Signals that ask for the end; a platform may lack some of them."""
+"""Signals that stop a run; a platform may lack some of them."""
 SAME = 2.0
-"""Seconds in which a launcher may hand on a signal that the terminal has already sent."""
+"""Seconds in which a launcher may forward a signal that the terminal has already sent."""
 
 
 class StoppedError(Exception):
-    """An evaluation was ended by a signal, on all processes."""
+    """An evaluation was interrupted by a signal, on all processes."""
 
 
 class StopSignal:
-    """Notes the signals of STOPPING while a run trains; a later SIGINT ends the process at once.
+    """Records the signals in STOPPING during training; a second SIGINT ends the process at once.
 
-    One of the others that was ignored before the block, as SIGHUP under nohup, stays ignored.
+    A signal that was ignored before the block, as SIGHUP under nohup, stays ignored, except SIGINT.
 
     Attributes:
-        name: of the first signal that came, as `SIGTERM`; empty before.
-        error: what was asked with in the place of a signal, see `ask`.
+        name: the first signal received, as `SIGTERM`; empty before.
+        error: the error that stops the run instead of a signal, see `ask`.
     """
 
     def __init__(self) -> None:
-        """Start unasked."""
+        """Start without a signal."""
         self.name = ""
         self.error: Exception | None = None
         self._when = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        """Listen; Python allows that in the main thread only."""
+        """Install the signal handlers, which Python allows in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
@@ -42,9 +42,9 @@ class StopSignal:
         return self
 
     def ask(self, error: Exception) -> None:
-        """Ask for the end as SIGTERM does, for an error after which all is saved; keep the first.
+        """Stop the run as SIGTERM does, with an error to raise once it is saved; keep the first.
 
-        So a run ends in the same order on all its processes when the main one alone cannot write.
+        All processes then stop in the same way, even if only the main process cannot write.
         """
         self.error = self.error or error
         self.name = self.name or "SIGTERM"
@@ -61,6 +61,6 @@ class StopSignal:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop listening."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

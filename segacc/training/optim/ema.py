@@ -1,4 +1,4 @@
-"""EMA: the exponential moving average of the weights, kept beside those that are trained."""
+"""The exponential moving average (EMA) of the weights, `--ema`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,33 +17,33 @@ from segacc.training.processes import bare, bare_names
 FOLDER = "ema"
 """Folder in a checkpoint."""
 FILE = "averages.safetensors"
-"""File in it: the averages, and in its header how many updates made them."""
+"""File in that folder: the averages, with the number of updates in its header."""
 STATISTICS = ("running_mean", "running_var")
-"""Of batch norm: buffers that are averaged as the weights are that they belong to."""
+"""Buffers of batch norm that are averaged like weights."""
 
 
 class Ema:
-    """The average of a network's weights over its optimizer steps, in the same float32.
+    """The exponential moving average of a network's weights, in float32 like the weights.
 
-    Parameters and the statistics of batch norm are averaged; all other buffers are copied. Each
-    process of a sharded network averages its own shard.
+    Parameters and batch norm statistics are averaged; all other buffers are copied. For a sharded
+    network, each process averages its own shard.
 
     Attributes:
-        decay: what is kept of the average in a step, once many were made.
-        updates: how many were made.
+        decay: weight of the old average in an update, after warm-up.
+        updates: number of updates so far.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from the weights that `model` has, wrapped by accelerate or bare."""
+        """Start from the current weights of `model`, wrapped by accelerate or not."""
         self.decay, self.updates = decay, 0
         self.averages = {name: one.detach().clone() for name, one in tensors(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take over the weights after an optimizer step.
+        """Update the average after an optimizer step.
 
-        The decay warms up as min(decay, (1 + t) / (10 + t)) after t updates, as in TensorFlow's
-        ExponentialMovingAverage: the first averages are not those of random weights.
+        The decay is min(decay, (1 + t) / (10 + t)) after t updates, as in TensorFlow's
+        ExponentialMovingAverage, so that the initial weights are soon forgotten.
         """
         from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -62,7 +62,7 @@ class Ema:
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
-        """Let the network have the averages inside the block, and its own weights after it."""
+        """Swap the averages into the network inside the block, and its own weights back after."""
         self._exchange(model)
         try:
             yield
@@ -78,14 +78,15 @@ class Ema:
             average.copy_(kept)
 
     def save(self, checkpoint: Path) -> None:
-        """Write into a checkpoint; all processes call it, the main one writes.
+        """Write the averages into a checkpoint; all processes call it, the main process writes.
 
-        What is not sharded is the main process's: there alone batch norm's own statistics count.
+        Tensors that are not sharded are those of the main process, as are batch norm statistics
+        elsewhere in segacc.
         """
         writes = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         whole: dict[str, Tensor] = {}
         for name, average in self.averages.items():
-            tensor = _whole(average)  # of a shard all processes must ask
+            tensor = _whole(average)  # a collective call if the tensor is sharded
             if writes:
                 whole[name] = tensor.cpu().contiguous()
         if writes:
@@ -93,23 +94,23 @@ class Ema:
             save_file(whole, checkpoint / FOLDER / FILE, {"updates": str(self.updates)})
 
     def load(self, checkpoint: Path) -> None:
-        """Read what `save` wrote; all processes call it. Nothing in it can run as code.
+        """Read the averages of a checkpoint, from safetensors only; all processes call it.
 
         Raises:
-            OptionError: it is not there, damaged, or of another network.
+            OptionError: the file is missing, damaged, or from another network.
         """
         path = checkpoint / FOLDER / FILE
         if not path.is_file() and (checkpoint / FOLDER / ".metadata").is_file():
             raise OptionError(
-                f"--resume: {checkpoint}: an older version of segacc wrote its EMA with a pickle, "
-                "which is not read as it could run code. Start a new run from best/ or last/ of "
+                f"--resume: {checkpoint}: an older version of segacc saved its EMA as a pickle, "
+                "which could run code and is not loaded. Start a new run from best/ or last/ of "
                 "that run with --weights FOLDER."
             )
         try:
             with safe_open(path, framework="pt") as file:
                 if (found := set(file.keys())) != set(self.averages):
                     other = sorted(found ^ set(self.averages))[0]
-                    raise ValueError(f"not the tensors of this network, as {other}")
+                    raise ValueError(f"its tensors are not those of this network, e.g. {other}")
                 self.updates = int(file.metadata()["updates"])
                 for name, average in self.averages.items():
                     _take(average, file.get_tensor(name))
@@ -118,17 +119,17 @@ class Ema:
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Name the parameters and saved buffers, each once, also where two names share one.
+    """Return the parameters and saved buffers by name, each once even if two names share it.
 
-    Asking for the state makes FSDP2 shard what a forward call left whole; changes of the shards
-    would not be seen otherwise.
+    Calling state_dict makes FSDP2 reshard parameters that a forward call left unsharded; changes to
+    the shards would be lost otherwise.
     """
     state = bare_names(bare(model).state_dict(keep_vars=True))
     return {name: one for one, name in {one: name for name, one in state.items()}.items()}
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """Return this process's shard, or a tensor that is not sharded."""
+    """Return this process's shard of a tensor, or the tensor if it is not sharded."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -136,7 +137,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor, gathered from its shards where it is sharded."""
+    """Return the full tensor, gathered from all processes if it is sharded."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -144,11 +145,11 @@ def _whole(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _take(average: Tensor, whole: Tensor) -> None:
-    """Copy a whole tensor into an average, or the shard of it that this process has."""
+    """Copy a full tensor into an average, or into this process's shard of it."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if average.shape != whole.shape:
-        raise ValueError(f"its sizes are {tuple(whole.shape)}, expected {tuple(average.shape)}")
+        raise ValueError(f"its shape is {tuple(whole.shape)}, expected {tuple(average.shape)}")
     if isinstance(average, DTensor):
         mesh = average.device_mesh
         whole = distribute_tensor(whole.to(mesh.device_type), mesh, average.placements).to_local()

@@ -1,10 +1,10 @@
-"""What does not learn, for good or for the first steps: `--freeze` and `--unfreeze-after`.
+"""Freeze parameters, permanently (`--freeze`) or for the first steps (`--unfreeze-after`).
 
-What is frozen for good asks for no gradient. What learns later asks for one from the start, since
-DDP fixes what it reduces when it wraps the network; until then its gradients are zeroed before they
-are clipped and its learning rate is 0. When it begins, its optimizer state starts anew: moments
-and step counters that had seen zeros only would make Adam's first steps about three times too
-large, (1 - 0.9) / sqrt(1 - 0.999) in place of 1.
+Permanently frozen parameters have requires_grad False. Parameters that are unfrozen later require
+gradients from the start, since DDP decides what to reduce when it wraps the network; until then
+their gradients are zeroed before clipping and their learning rate is 0. When they are unfrozen,
+their optimizer state is reset: moments of zeros with a high step count would make Adam's first
+steps about three times too large, (1 - 0.9) / sqrt(1 - 0.999) instead of 1.
 """
 
 from collections.abc import Iterable
@@ -20,14 +20,14 @@ from segacc.settings.sources import Settings
 
 ENCODER, NORM = "encoder", "norm"
 MANY = 12
-"""Beginnings of names that an error lists."""
+"""Number of name prefixes that an error lists."""
 
 
 def selected(network: SegmentationModel, settings: Settings) -> list[str]:
-    """Name the parameters that `--freeze` means, of those that learn, in the network's order.
+    """Return the names of the trainable parameters that `--freeze` selects, in network order.
 
     Raises:
-        OptionError: one of its values means nothing, or nothing that learns; or all is meant.
+        OptionError: a value matches no parameter, or no trainable one; or all are frozen.
     """
     where, freezes = settings.where("freeze"), settings.config.freeze
     learns = [name for name, one in network.named_parameters() if one.requires_grad]
@@ -37,8 +37,8 @@ def selected(network: SegmentationModel, settings: Settings) -> list[str]:
             raise OptionError(f"{where}: {given}: {_no_match(network, given)}")
         if set(names).isdisjoint(learns):
             raise OptionError(
-                f"{where}: {given}: the architecture keeps all of it frozen as it is; leave this "
-                "out."
+                f"{where}: {given}: the architecture already freezes all of these parameters; "
+                "leave this out."
             )
     meant = {name for given in freezes for name in matching(network, given)}
     if meant.issuperset(learns):
@@ -47,12 +47,12 @@ def selected(network: SegmentationModel, settings: Settings) -> list[str]:
 
 
 def matching(network: SegmentationModel, given: str) -> list[str]:
-    """Name the parameters that one value of `--freeze` means.
+    """Return the names of the parameters that one value of `--freeze` selects.
 
     Args:
-        network: their owner.
-        given: `encoder`, `norm`, or a pattern as in a shell (`*`, `?`, `[01]`) that a name, or its
-            beginning up to a dot, must match; a first `network.` of names may be left out.
+        network: the network.
+        given: `encoder`, `norm`, or a shell pattern (`*`, `?`, `[01]`) that the name or a prefix of
+            it up to a dot must match; the leading `network.` of names may be left out.
     """
     names = [name for name, _ in network.named_parameters()]
     if given == ENCODER:
@@ -76,7 +76,7 @@ def _module(name: str) -> str:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Tell a norm by its class, or by the name of a class without submodules, for others' norms."""
+    """Return whether a module is a norm layer, by its class or by the name of a leaf class."""
     known = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     named = "norm" in type(module).__name__.lower() and not any(module.children())
     return isinstance(module, known) or named
@@ -90,14 +90,14 @@ def _no_match(network: SegmentationModel, given: str) -> str:
     known = ", ".join(begins[:MANY])
     more = f" and {len(begins) - MANY} more" if len(begins) > MANY else ""
     return (
-        f"no parameter of the architecture has a name like this. {did_you_mean(given, every)}"
-        f'Known: "{ENCODER}", "{NORM}", and names that begin with {known}{more}; '
-        "* stands for anything."
+        f"no parameter of the architecture matches. {did_you_mean(given, every)}"
+        f'Known: "{ENCODER}", "{NORM}", and names that start with {known}{more}; '
+        "* matches anything."
     )
 
 
 def freeze_for_good(network: SegmentationModel, settings: Settings) -> None:
-    """Freeze what `--freeze` means; a frozen batch norm keeps its statistics, too.
+    """Freeze the parameters that `--freeze` selects, and the statistics of frozen batch norms.
 
     Raises:
         OptionError: see `selected`.
@@ -109,7 +109,7 @@ def freeze_for_good(network: SegmentationModel, settings: Settings) -> None:
 
 
 def keep_statistics(network: SegmentationModel, settings: Settings) -> None:
-    """Let the batch norms that `--freeze` means, with all they have, keep their statistics."""
+    """Freeze the statistics of batch norms whose parameters `--freeze` all selects."""
     meant = {name for given in settings.config.freeze for name in matching(network, given)}
     network.still_batchnorms = frozenset(
         path
@@ -119,23 +119,23 @@ def keep_statistics(network: SegmentationModel, settings: Settings) -> None:
 
 
 def forget(optimizer: Any, step: int) -> None:
-    """Drop the optimizer's state of the groups that begin in this step."""
+    """Reset the optimizer state of the groups that are unfrozen in this step."""
     for group in optimizer.param_groups:
         if group["frozen_until"] == step:
-            group.pop("step", None)  # where timm's LAMB and Adan count
+            group.pop("step", None)  # the step count of timm's LAMB and Adan
             for parameter in group["params"]:
                 optimizer.state.pop(parameter, None)
 
 
 def hold(groups: Iterable[dict[str, Any]], step: int) -> None:
-    """Take the learning rate from the groups that begin after `step`."""
+    """Set the learning rate of the groups that are still frozen in this step to 0."""
     for group in groups:
         if step < group["frozen_until"]:
             group["lr"] = 0.0
 
 
 def silence(groups: Iterable[dict[str, Any]], step: int) -> None:
-    """Zero the gradients of the groups that begin after `step`, so that no norm counts them."""
+    """Zero the gradients of the groups still frozen in this step; the norm then excludes them."""
     for group in groups:
         if step < group["frozen_until"]:
             for parameter in group["params"]:

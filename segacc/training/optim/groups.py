@@ -1,4 +1,4 @@
-"""Parameter groups by rule: encoder or head, depth, with or without decay; and their table."""
+"""Parameter groups by encoder or head, depth and weight decay, and the table of them."""
 
 import json
 import re
@@ -18,30 +18,30 @@ NO_DECAY = re.compile(
     r"(^|[._])(pos(ition(al)?)?_?emb\w*|rel(ative)?_pos\w*|(cls|mask|reg\w*)_token\w*|level_embed\w*"
     r"|continuous_position_bias_mlp|cpb_mlp)"
 )
-"""Names of embeddings that must not be pulled to zero, Swin V2's network of positions among them
-(its authors leave that out, too)."""
+"""Names of embeddings without weight decay, including Swin V2's continuous position bias, as its
+authors do."""
 FILE = "parameter_groups.json"
 """File in the run folder."""
 MANY = 14
-"""Groups that are all told at the start; of more, as many first and last ones."""
+"""Largest number of groups that are all printed; else half as many first and last ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A group, as it is told and stored."""
+    """A parameter group, as printed and as stored in parameter_groups.json."""
 
     name: str
     head: bool
     tensors: int
     parameters: int
-    """Numbers in the tensors."""
+    """Total number of elements of the tensors."""
     lr: float | None = None
-    """At its peak; None for what is frozen for good."""
+    """Peak learning rate; None for parameters that are never trained."""
     weight_decay: float | None = None
     frozen_until: int | None = None
-    """The first step, counted from 0, in which it learns; None for what never does."""
+    """First step, counted from 0, in which it is trained; None for never."""
     names: tuple[str, ...]
-    """Of the parameters."""
+    """Names of the parameters."""
 
 
 def parameter_groups(
@@ -54,24 +54,24 @@ def parameter_groups(
     late: Collection[str] = (),
     frozen_until: int = 0,
 ) -> list[dict[str, Any]]:
-    """Group the trainable parameters: encoder or head, depth, late or not, with or without decay.
+    """Group the trainable parameters by encoder or head, depth, `late` and weight decay.
 
-    Norms, biases, scales and embeddings have no decay. With `layer_decay` below 1 the learning rate
-    at depth d is layer_decay ** (L + 1 - d) of the usual one, after BEiT (Bao et al., ICLR 2022;
-    optim_factory.py of unilm/beit): 1 for the head at depth L + 1.
+    Norms, biases, scales and embeddings have no weight decay. With `layer_decay` below 1 the
+    learning rate at depth d is multiplied by layer_decay ** (L + 1 - d), which is 1 for the head at
+    depth L + 1, as in BEiT (Bao et al., ICLR 2022; optim_factory.py of unilm/beit).
 
     Args:
-        model: without the parameters that are frozen for good.
+        model: the network; permanently frozen parameters have requires_grad False.
         lr: peak learning rate of the encoder.
-        head_lr_scale: factor on that of the head.
-        weight_decay: where there is any.
-        layer_decay: factor from one of the encoder's layers to the one before.
-        late: names of parameters that do not learn before step `frozen_until`.
-        frozen_until: the step, counted from 0.
+        head_lr_scale: factor on the learning rate of the head.
+        weight_decay: weight decay of the parameters that have it.
+        layer_decay: factor on the learning rate from a layer of the encoder to the one before it.
+        late: names of the parameters that are frozen until step `frozen_until`.
+        frozen_until: that step, counted from 0.
 
     Returns:
-        What torch's optimizers take, the deepest of the encoder first, and in each group `name`,
-        `head`, `initial_lr` (the peak) and `frozen_until` (0: it learns from the start).
+        Parameter groups for a torch optimizer, the earliest encoder layer first. Each also has
+        `name`, `head`, `initial_lr` (the peak) and `frozen_until` (0: trained from the start).
     """
     depths = model.parameter_depths() if layer_decay < 1 else {}
     deepest = max(depths.values(), default=0)
@@ -105,11 +105,11 @@ def _name(head: bool, depth: int | None, plain: bool, frozen_until: int) -> str:
 
 
 def decays(model: SegmentationModel, name: str) -> bool:
-    """Tell whether a parameter is pulled to zero: a weight of a linear layer or a convolution.
+    """Return whether a parameter has weight decay: a weight of a linear layer or convolution.
 
-    Not so are parameters of one dimension (norms, biases, layer scale), or of more of which but one
-    is longer than 1, unless a layer has them so (norms that keep the image's dimensions, scales of
-    attention heads, tokens); and embeddings, by class or name.
+    One-dimensional parameters (norms, biases, layer scale) and embeddings (by class or name) have
+    none. Nor have parameters outside linear layers and convolutions of which only one dimension is
+    longer than 1 (norms that keep the image's dimensions, scales of attention heads, tokens).
     """
     parameter, owner = model.get_parameter(name), model.get_submodule(name.rpartition(".")[0])
     if parameter.ndim <= 1 or NO_DECAY.search(name) or isinstance(owner, nn.Embedding):
@@ -119,29 +119,30 @@ def decays(model: SegmentationModel, name: str) -> bool:
 
 
 def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[str, Any]]:
-    """Group a network's parameters as the settings say.
+    """Group a network's parameters by the settings.
 
     Raises:
-        OptionError: `--layer-decay` would do nothing, or `--freeze` names nothing.
+        OptionError: `--layer-decay` or `--encoder-warmup-steps` would have no effect, or `--freeze`
+            matches no parameter.
     """
     config, where = settings.config, settings.where("layer_decay")
     assert config.lr and config.head_lr_scale
     trained = [name for name, one in network.named_parameters() if one.requires_grad]
     if config.layer_decay < 1 and not network.parameter_depths():
         raise OptionError(
-            f"{where}: {config.layer_decay:g}: no numbered layers are found in the names of the "
-            "architecture's parameters. Leave this out, or let the plugin set block_pattern or "
-            "override parameter_depths (segacc.model.SegmentationModel)."
+            f"{where}: {config.layer_decay:g}: the parameter names of the architecture have no "
+            "numbered layers. Leave this out, or set block_pattern or override parameter_depths "
+            "in the plugin (segacc.model.SegmentationModel)."
         )
     if config.encoder_warmup_steps and all(network.is_head(name) for name in trained):
         raise OptionError(
             f"{settings.where('encoder_warmup_steps')}: {config.encoder_warmup_steps:g}: only the "
-            "head is trained, so no encoder warms up; leave this out."
+            "head is trained, not the encoder; leave this out."
         )
     if config.layer_decay < 1 and all(network.is_head(name) for name in trained):
         raise OptionError(
-            f"{where}: {config.layer_decay:g}: only the head is trained, so there are no layers "
-            "to tell apart; leave this out."
+            f"{where}: {config.layer_decay:g}: only the head is trained, which has no layers for "
+            "it; leave this out."
         )
     return parameter_groups(
         network,
@@ -155,11 +156,11 @@ def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[s
 
 
 def table(network: SegmentationModel, groups: Sequence[dict[str, Any]]) -> list[Row]:
-    """Tell the groups, and what is frozen for good.
+    """Return a row for each group, and for the parameters that are never trained.
 
     Args:
-        network: not yet wrapped.
-        groups: of its parameters.
+        network: the network, not yet wrapped by accelerate.
+        groups: its parameter groups.
     """
     called = {id(parameter): name for name, parameter in network.named_parameters()}
     told = ("name", "head", "weight_decay", "frozen_until")
@@ -171,8 +172,8 @@ def table(network: SegmentationModel, groups: Sequence[dict[str, Any]]) -> list[
     still = [name for name, one in network.named_parameters() if not one.requires_grad]
     for head in (False, True):
         if names := [name for name in still if network.is_head(name) == head]:
-            called_so = ("head" if head else "encoder") + ", frozen"
-            rows.append(_row(network, names, name=called_so, head=head))
+            title = ("head" if head else "encoder") + ", no gradient"
+            rows.append(_row(network, names, name=title, head=head))
     return rows
 
 
@@ -182,7 +183,7 @@ def _row(network: SegmentationModel, names: list[str], **known: Any) -> Row:
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
-    """Lay the table out, with the peak of each learning rate."""
+    """Return the lines of the table, with the peak learning rates."""
     told = [
         (
             row.name,
@@ -211,4 +212,4 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     """Write parameter_groups.json: each group with the names of its parameters."""
     part = folder / f".{FILE}.part"
     part.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
-    part.replace(folder / FILE)  # a reader finds the old one or the new one
+    part.replace(folder / FILE)  # atomic: a reader never sees a partial file

@@ -1,7 +1,7 @@
-"""The learning rate as a function of the step alone: warm-up in one or two stages, then a decay.
+"""Learning-rate schedules: warm-up in one or two stages, then a decay.
 
-Counted in optimizer steps, so neither the number of processes nor accumulation plays a part; and a
-resumed run needs nothing but its step.
+The learning rate is a function of the optimizer step alone. It does not depend on the number of
+processes or accumulation steps, and a resumed run needs only its step.
 """
 
 import math
@@ -22,10 +22,10 @@ Factor = Annotated[float, Gt(1), AllowInfNan(False)]
 
 
 class Decay(Protocol):
-    """What the learning rate does after the warm-up."""
+    """The learning rate after the warm-up."""
 
     def factor(self, step: int, total: int) -> float:
-        """Return the factor on the peak in step 0..total-1 after the warm-up."""
+        """Return the factor on the peak learning rate in step 0..total-1 after the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,24 +33,24 @@ class Poly:
     """Options of the schedule `poly`: torch's PolynomialLR, mmsegmentation's PolyLR."""
 
     power: Annotated[float, Gt(0), AllowInfNan(False)] = 1.0
-    """1 is linear; 0.9 is usual for convolutional networks."""
+    """Exponent of the decay; 1 is linear, 0.9 is usual for convolutional networks."""
     floor: Share = 0.0
-    """Share of the peak that the decay ends at, one step after the last."""
+    """Final learning rate, as a share of the peak, one step after the last."""
 
     def factor(self, step: int, total: int) -> float:
-        """Fall as (1 - step / total) ** power."""
+        """Decay as (1 - step / total) ** power."""
         return float(self.floor + (1 - self.floor) * (1 - step / total) ** self.power)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Options of the schedule `cosine`: half a wave (Loshchilov and Hutter 2017), no restarts."""
+    """Options of the schedule `cosine` (Loshchilov and Hutter 2017), without restarts."""
 
     floor: Share = 0.0
-    """Share of the peak that the decay ends at, one step after the last."""
+    """Final learning rate, as a share of the peak, one step after the last."""
 
     def factor(self, step: int, total: int) -> float:
-        """Fall as the first half of a cosine."""
+        """Decay as the first half of a cosine wave."""
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * step / total)) / 2
 
 
@@ -59,10 +59,10 @@ class Linear:
     """Options of the schedule `linear`."""
 
     floor: Share = 0.0
-    """Share of the peak that the decay ends at, one step after the last."""
+    """Final learning rate, as a share of the peak, one step after the last."""
 
     def factor(self, step: int, total: int) -> float:
-        """Fall on a straight line."""
+        """Decay linearly."""
         return 1 - (1 - self.floor) * step / total
 
 
@@ -77,22 +77,23 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle:
-    """Options of the schedule `one_cycle` (Smith and Topin 2017), as torch's OneCycleLR has them.
+    """Options of the schedule `one_cycle` (Smith and Topin 2017), as of torch's OneCycleLR.
 
-    It rises and falls over the whole run, so it has no other warm-up. Momentum stays as it is.
+    The learning rate rises and falls over the whole run, without a separate warm-up. Unlike torch's
+    it does not cycle momentum.
     """
 
     pct_start: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Share of the run in which the learning rate rises."""
     div_factor: Factor = 25.0
-    """The first step has the peak divided by this."""
+    """Ratio of the peak to the learning rate of the first step."""
     final_div_factor: Factor = 1e4
-    """The last step has the first one's learning rate divided by this."""
+    """Ratio of the learning rate of the first step to that of the last step."""
     anneal_strategy: Literal["cos", "linear"] = "cos"
-    """Form of the rise and of the fall."""
+    """Shape of the rise and of the fall: cosine or linear."""
 
     def factor(self, step: int, total: int) -> float:
-        """Rise from the first step to the peak, and fall until the last step."""
+        """Rise from the first step to the peak, then fall until the last step."""
         first, top = 1 / self.div_factor, max(0.0, self.pct_start * total - 1)
         if step < top:
             return self._between(first, 1.0, step / top)
@@ -115,10 +116,10 @@ DECAYS: dict[str, type[Any]] = {
 
 
 def parse_schedule(given: Any, where: str) -> Decay:
-    """Read `name:key=value,...` or a mapping with `name`.
+    """Parse `name:key=value,...` or a mapping with `name`.
 
     Raises:
-        OptionError: an unknown name, or an unknown or wrong option.
+        OptionError: the name or an option is unknown, or an option is invalid.
     """
     named = parse_component(given, where)
     if named.name not in DECAYS:
@@ -132,10 +133,10 @@ def parse_schedule(given: Any, where: str) -> Decay:
 
 
 def choose_schedule(settings: Settings) -> Decay:
-    """Read what the settings name; a schedule that has its own warm-up takes no other.
+    """Parse the schedule of the settings.
 
     Raises:
-        OptionError: so, or see `parse_schedule`.
+        OptionError: a warm-up is given with a schedule that has its own; or see `parse_schedule`.
     """
     decay = parse_schedule(settings.config.schedule, settings.where("schedule"))
     for key in ("warmup_steps", "encoder_warmup_steps"):
@@ -152,19 +153,19 @@ def lr_factor(
 ) -> float:
     """Return the factor on a group's peak learning rate in step 0..total-1.
 
-    The first step of a warm-up has 1 / (warmup + 1) of the peak, the first step after it all of it.
-    With a second stage the head warms up first, while the encoder's learning rate is 0; then the
-    encoder does, while the head decays; each decays from the end of its own warm-up. That is EoMT's
-    published schedule (Kerssies et al. 2025, two_stage_warmup_poly_schedule.py: 500 steps of the
-    head, 1000 of the encoder, poly 0.9), except that there a warm-up's first step has 0.
+    The factor rises linearly from 1 / (warmup + 1) in the first step to 1 in the first step after
+    the warm-up. With a second stage the head warms up first, while the encoder's learning rate is
+    0; then the encoder warms up while the head decays. Each decays from the end of its own warm-up.
+    This is EoMT's published schedule (Kerssies et al. 2025, two_stage_warmup_poly_schedule.py: 500
+    steps for the head, 1000 for the encoder, poly 0.9), except that its warm-ups start at 0.
 
     Args:
-        decay: what follows the warm-up.
-        step: optimizer steps done before this one.
-        total: of the whole run.
+        decay: the schedule after the warm-up.
+        step: number of optimizer steps done before this one.
+        total: number of optimizer steps of the whole run.
         warmup: steps of the first stage.
-        encoder_warmup: steps of the second; 0 lets encoder and head warm up together.
-        head: whether the group is the head's.
+        encoder_warmup: steps of the second stage; with 0 encoder and head warm up together.
+        head: whether the group belongs to the head.
     """
     second = encoder_warmup and not head
     if second and step < warmup:
@@ -176,7 +177,7 @@ def lr_factor(
 
 
 def set_lr(optimizer: Any, decay: Decay, step: int, total: int, config: TrainConfig) -> None:
-    """Set each group's learning rate to its peak, `initial_lr`, times the factor of this step."""
+    """Set each group's learning rate to its peak `initial_lr` times the factor of this step."""
     warmup = steps_of(config.warmup_steps or 0, total)
     second = steps_of(config.encoder_warmup_steps, total)
     for group in optimizer.param_groups:
