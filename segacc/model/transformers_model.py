@@ -174,9 +174,7 @@ class TransformersModel(SegmentationModel):
         encoders = [self.network.get_submodule(name) for name in self.encoders]
         for part in (self.network, *encoders):
             if getattr(part, "supports_gradient_checkpointing", False):
-                old = (
-                    part.gradient_checkpointing_enable
-                )  # the name in older transformers
+                old = part.gradient_checkpointing_enable  # the name in older transformers
                 getattr(part, "activation_checkpointing_enable", old)()
                 return True
         return False
