@@ -168,7 +168,7 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
                 trouble.add(error)
         if trouble.settle(stop=bool(signal.name)):
             return
-        for batch in read:  # only now, so that a resumed run reads the batches of an untaken step
+        for batch in read:  # only now: a resumed run reads these batches again if no step is taken
             run.read_up_to(batch.position)
         yield ready
 

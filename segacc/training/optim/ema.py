@@ -80,8 +80,8 @@ class Ema:
     def save(self, checkpoint: Path) -> None:
         """Write the averages into a checkpoint; all processes call it, the main process writes.
 
-        Tensors that are not sharded are those of the main process, as are batch norm statistics
-        elsewhere in segacc.
+        Tensors that are not sharded are taken from the main process, whose batch norm statistics
+        are the ones that segacc uses.
         """
         writes = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         whole: dict[str, Tensor] = {}
