@@ -254,7 +254,7 @@ def test_plugins_name_shows_its_options(tmp_path: Path, name: str) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("architecture segacc/segformer: hierarchical transformer encoder")
     [row] = [line for line in lines if line.split()[:1] == ["drop_path"]]
-    assert "number >= 0 < 1" in row and " 0.1 " in row and "Probability that a residual" in row
+    assert "number >= 0 < 1" in row and " 0.1 " in row and "Stochastic depth rate" in row
 
 
 def test_plugins_json(tmp_path: Path) -> None:

@@ -419,7 +419,7 @@ def test_networks_that_timm_does_not_have_or_that_give_no_maps() -> None:
     pytest.importorskip("timm")
     with pytest.raises(OptionError, match=r'no network "resnet19"\. Did you mean "resnet1'):
         build(options("timm/resnet19"), facts())
-    with pytest.raises(OptionError, match="channels last"):
+    with pytest.raises(OptionError, match="channels-last"):
         build(options("timm/swin_tiny_patch4_window7_224"), facts())
     with pytest.raises(OptionError, match="only 3 feature maps; 4 are needed"):
         build(options("timm/levit_128s"), facts())
