@@ -84,7 +84,8 @@ class TrainConfig:
     # Optimization
     optimizer: Named = "adamw"
     """Optimizer, as in `sgd:momentum=0.9,nesterov=true`: adamw, adam, adamax, nadam, radam, sgd,
-    rmsprop, adagrad, adadelta, adafactor; of timm lion, lamb, lars, adan, adopt."""
+    rmsprop, adagrad, adadelta, adafactor; of timm lion, lamb, lars, adan, adopt, muon and any other
+    that its factory knows."""
     lr: PositiveFloat | None = None
     """Peak learning rate of the encoder; default of adamw 6e-5 with loaded weights, else 1e-3."""
     head_lr_scale: PositiveFloat | None = None
