@@ -2,7 +2,7 @@
 
     python benchmarks/data.py                 24 pictures of ADE20K to 512x512, in nine rounds
     python benchmarks/data.py --quality 90    the same pictures, encoded anew: harder to decode
-    python benchmarks/data.py --pillow        labels decoded by Pillow, as without segacc[fast]
+    python benchmarks/data.py --pillow        decoded by Pillow, as without torchcodec
 
 All ways run in turn in each round, in one worker of a data loader, on one core with one thread:
 
@@ -46,10 +46,10 @@ from torchvision.transforms import ColorJitter
 from transformers import SegformerImageProcessor
 
 from segacc.contracts import Facts
-from segacc.data import codecs as png
 from segacc.data.augment import Pipeline
 from segacc.data.batches import Batch, EvalData, Source, TrainData, collate, load
 from segacc.data.cache import cached
+from segacc.data.codecs import decoded_by
 from segacc.data.decode import read_image, read_label
 from segacc.data.order import Order, sample_seed, seeded
 from segacc.data.placement import packed
@@ -61,7 +61,7 @@ from segacc.registry import choose, load_registry
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT.parent / "shared" / "data" / "ade20k_sample"
 RESULTS = ROOT / "benchmarks" / "results" / "data.json"
-PACKAGES = ("torch", "torchvision", "transformers", "pillow", "imagecodecs", "numpy")
+PACKAGES = ("torch", "torchvision", "transformers", "pillow", "torchcodec", "numpy")
 TARGETS = {"worker": 8.0, "device": 3.0}
 """Times as fast as `tutorial`."""
 AUGMENTATIONS = ("random_scale_crop", "flip", "color_jitter")
@@ -76,7 +76,7 @@ def main() -> int:
     core = on_one_core()
     keep_memory()  # as a run does
     if typed.pillow:
-        sys.modules["imagecodecs"] = None  # type: ignore[assignment]
+        sys.modules["torchcodec"] = None  # type: ignore[assignment]
     split = pictures(typed.quality)
     with tempfile.TemporaryDirectory() as folder:
         ways, train = all_ways(split, folder)
@@ -90,7 +90,7 @@ def main() -> int:
         "images_per_second": {name: round(figure, 1) for name, figure in figures.items()},
         "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
         "worker_milliseconds": {name: round(median(ms), 3) for name, ms in parts.items()},
-        "png": "imagecodecs" if png.decoder() else "Pillow",
+        "decoder": decoded_by(),
         "core": core,
         "versions": {name: importlib.metadata.version(name) for name in installed(PACKAGES)},
     }
@@ -106,7 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=48, help="of each way in a round")
     parser.add_argument("--quality", type=int, help="of JPEG; default: the files as they are")
-    parser.add_argument("--pillow", action="store_true", help="decode PNG by Pillow")
+    parser.add_argument("--pillow", action="store_true", help="decode by Pillow")
     parser.add_argument("--output", type=Path, default=RESULTS)
     return parser.parse_args()
 
@@ -296,7 +296,7 @@ def report(result: dict[str, Any]) -> None:
     """Print the figures."""
     told = result["pictures"]
     each = f"{told['mean_bytes']} bytes each, {told['encoded']}"
-    print(f"{told['count']} pictures, {each}; PNG by {result['png']}")
+    print(f"{told['count']} pictures, {each}; decoded by {result['decoder']}")
     for name, figure in result["images_per_second"].items():
         target = f", at least {TARGETS[name]:g}" if name in TARGETS else ""
         print(f"{name:<16} {figure:7.1f} images/s   ({result['ratios'][name]:.2f}{target})")

@@ -157,7 +157,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pip_install(folder / "site", write_distribution(folder, "segacc-faulty", SOURCE))
 
 
-FAULT = "That is a fault of its plugin."
+FAULT = "This is a bug in its plugin."
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def returned(name: str, found: Any, given: Tensor, *, fixed: bool) -> Pair:
     raise PluginError(
         f"--aug {name}: the augmentation returned {described(found)}; expected an image of "
         f"{' or '.join(dtypes)} in 0..255, ({', '.join(sizes)}), and its label of uint8, "
-        f"({', '.join([*sizes[:-3], *sizes[-2:]])}). That is a fault of its plugin."
+        f"({', '.join([*sizes[:-3], *sizes[-2:]])}). This is a bug in its plugin."
     )
 
 
@@ -236,7 +236,7 @@ def check_classes(name: str, label: Tensor, num_classes: int) -> None:
     if strange >= num_classes:
         raise PluginError(
             f"--aug {name}: the augmentation returned a label with the value {strange}; expected "
-            f"classes 0..{num_classes - 1} and {IGNORE}, which is ignored. That is a fault of "
+            f"classes 0..{num_classes - 1} and {IGNORE}, which is ignored. This is a bug in "
             "its plugin: resize labels with nearest neighbour, fill with 255."
         )
 
@@ -251,7 +251,7 @@ def check_range(name: str, images: Tensor, brightest: float) -> None:
     if not (low >= -0.5 and high <= 255.5) or 0 < high <= 1 < brightest:  # also true for nan
         raise PluginError(
             f"--aug {name}: the augmentation returned images whose values are {low:.4g} to "
-            f"{high:.4g}; expected values in 0..255, like its input. That is a fault of its "
+            f"{high:.4g}; expected values in 0..255, like its input. This is a bug in its "
             "plugin."
         )
 

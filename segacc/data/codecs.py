@@ -3,10 +3,8 @@
 import functools
 import io
 import math
-import re
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +25,12 @@ PIXELS = 0xDA
 """Marker that the header ends with."""
 SIMPLE_MARKERS = (0xC4, 0xDB, 0xDD, 0xE0, 0xED, 0xFE)
 """Markers that say nothing of it: tables, restarts, JFIF, Photoshop's, comments."""
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-GREY, RGB = 0, 2
-"""Kinds of colour, in a PNG's header."""
-SIMPLE_CHUNKS = set(b"IHDR IDAT IEND gAMA cHRM sRGB sBIT pHYs tIME bKGD tEXt".split())
-"""Chunks that do not say how the pixels are meant, or say it to screens."""
-TURNING = re.compile(rb"exif|xmp|raw profile", re.IGNORECASE)
-"""In the name of a text that may say how the picture is turned."""
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+"""What a PNG that is whole starts and ends with."""
+EIGHT_BITS = (b"\x08\0", b"\x08\x02")
+"""Bits and kind of colour in the header of a PNG that is grey or RGB, 8 bits each."""
+UNUSUAL = (b"tRNS", b"iCCP", b"acTL", b"eXIf", b"exif", b"xmp")
+"""Parts of a PNG, and words in the names of its texts, that may say how the pixels are meant."""
 
 Pixels = np.ndarray[Any, Any]
 
@@ -47,36 +42,45 @@ LYING = (5, 6, 7, 8)
 """Values of the EXIF orientation under which height and width change places."""
 
 
-def decode_jpeg(source: bytes | Path) -> "Tensor | None":
-    """Decode a whole, upright JPEG of three colours by torchvision's operator.
+@functools.cache
+def torchcodec() -> Any:
+    """Return torchcodec's decoders; None where it is not installed, does not load or is too old."""
+    try:
+        from torchcodec import decoders
+    except (ImportError, OSError, RuntimeError):
+        return None
+    return decoders if hasattr(decoders, "decode_png") else None
 
-    Pillow copies the pixels twice on their way out; the operator, on the same libjpeg-turbo, not
-    once. Whatever is not that plain is left to Pillow, which also tells what is wrong with it.
+
+def decoded_by() -> str:
+    """Return what decodes plain JPEG and PNG files: torchcodec, or Pillow as for all others."""
+    return "torchcodec" if torchcodec() else "Pillow"
+
+
+def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
+    """Decode a plain JPEG or PNG by torchcodec, to Pillow's pixels.
+
+    A picture is left to Pillow, which also explains what is wrong with it, where it is damaged,
+    turned, transparent or larger than Pillow allows, has a palette, or has other than 8 bits.
 
     Args:
         source: an encoded picture, or its path.
+        mode: "RGB", or "UNCHANGED" to keep grey.
 
     Returns:
-        (3, H, W) uint8 RGB, the channels next to each other in memory; None for any other picture,
-        or where torchvision has no such operator.
+        (C, H, W) uint8; None for any other picture, or without torchcodec.
     """
     import torch
-    import torchvision  # noqa: F401  brings the operator
 
-    data = content(source)
-    if (
-        data[:2] != JPEG_START
-        or data[-2:] != JPEG_END
-        or not hasattr(torch.ops.image, "decode_jpeg")
-    ):
-        return None
+    decoders, data = torchcodec(), content(source)
+    png = data.startswith(PNG_START)
     try:
-        if not (is_simple_jpeg(data) or is_plain(data)):
+        if decoders is None or not (is_plain_png(data) if png else is_plain_jpeg(data)):
             return None
-        bare = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        image: Tensor = torch.ops.image.decode_jpeg(bare, 3, False)
+        decode = decoders.decode_png if png else decoders.decode_jpeg
+        image: Tensor = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=mode)
         return image
-    except Exception:  # a damaged file makes either library raise anything; Pillow tells what
+    except Exception:  # a damaged file makes either library raise anything
         return None
 
 
@@ -91,19 +95,35 @@ def is_simple_jpeg(data: bytes) -> bool:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker in FRAMES:
             bits, height, width, colors = struct.unpack_from(">BHHB", data, place + 4)
-            most = PILImage.MAX_IMAGE_PIXELS or math.inf
-            simple = bool(bits == 8 and colors == 3 and height * width <= most)
+            simple = bits == 8 and colors == 3 and is_allowed(width, height)
         elif marker not in SIMPLE_MARKERS:
             return False
         place += 2 + length
     return simple and data[place] == 0xFF
 
 
-def is_plain(data: bytes) -> bool:
-    """Tell whether Pillow takes it for an upright JPEG of three colours."""
+def is_plain_jpeg(data: bytes) -> bool:
+    """Tell whether it is a whole, upright JPEG of three colours; Pillow says so if in doubt."""
+    if not (data.startswith(JPEG_START) and data.endswith(JPEG_END)):
+        return False
+    if is_simple_jpeg(data):
+        return True
     with PILImage.open(io.BytesIO(data)) as file:
         upright = file.getexif().get(ORIENTATION, 1) == 1
-        return file.format == "JPEG" and file.mode == "RGB" and upright
+        return file.format == "JPEG" and file.mode == "RGB" and upright and is_allowed(*file.size)
+
+
+def is_plain_png(data: bytes) -> bool:
+    """Tell whether it is a whole PNG of 8 bits, grey or RGB, not transparent or turned."""
+    if not data.endswith(PNG_END) or data[24:26] not in EIGHT_BITS:
+        return False
+    plain = not any(part in data for part in UNUSUAL)
+    return plain and is_allowed(*struct.unpack_from(">II", data, 16))
+
+
+def is_allowed(width: int, height: int) -> bool:
+    """Tell whether Pillow would open a picture of this size without a warning."""
+    return width * height <= (PILImage.MAX_IMAGE_PIXELS or math.inf)
 
 
 def content(source: bytes | Path) -> bytes:
@@ -114,35 +134,6 @@ def content(source: bytes | Path) -> bytes:
         return b""
 
 
-@functools.cache
-def decoder() -> Callable[[bytes], Pixels] | None:
-    """Return what decodes, or None where imagecodecs is not installed."""
-    try:
-        from imagecodecs import png_decode
-    except ImportError:
-        return None
-    return png_decode
-
-
-def decode_png(source: bytes | Path) -> Pixels | None:
-    """Decode a whole grey or RGB PNG of 8 bits by imagecodecs, to Pillow's pixels.
-
-    Whatever is not that plain is left to Pillow, which also tells what is wrong with it.
-
-    Args:
-        source: an encoded picture, or its path.
-
-    Returns:
-        (H, W) or (H, W, 3) uint8; None for any other picture, or without imagecodecs.
-    """
-    decode = decoder()
-    data = content(source) if decode else b""
-    try:
-        return decode(data) if decode and is_simple_png(data) else None
-    except Exception:  # a damaged file; Pillow tells what
-        return None
-
-
 def refuse_wrong_checksum(source: bytes | Path) -> None:
     """Refuse a PNG with a chunk whose checksum is wrong: Pillow does not look at the pixels'.
 
@@ -150,8 +141,8 @@ def refuse_wrong_checksum(source: bytes | Path) -> None:
         ValueError: so; a file that ends too early is left to Pillow.
     """
     data = content(source)
-    place, view = len(SIGNATURE), memoryview(data)
-    while data.startswith(SIGNATURE) and place + 12 <= len(data):
+    place, view = len(PNG_START), memoryview(data)
+    while data.startswith(PNG_START) and place + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         if end + 4 <= len(data):
@@ -159,32 +150,6 @@ def refuse_wrong_checksum(source: bytes | Path) -> None:
             if zlib.crc32(view[place + 4 : end]) != stored:
                 raise ValueError(f"damaged: the checksum of its part {name!r} is wrong")
         place = end + 4
-
-
-def is_simple_png(data: bytes) -> bool:
-    """Tell whether it is whole, 8 bits, grey or RGB, not interlaced, not transparent or turned.
-
-    Damage is looked for here, as libpng would complain of it on stderr.
-    """
-    if not (data.startswith(SIGNATURE) and data.endswith(PNG_END)):
-        return False
-    width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    if bits != 8 or color not in (GREY, RGB) or interlaced:
-        return False
-    if width * height > (PILImage.MAX_IMAGE_PIXELS or math.inf):
-        return False
-    place, view = len(SIGNATURE), memoryview(data)
-    while place < len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
-        end = place + 8 + length
-        if name not in SIMPLE_CHUNKS or zlib.crc32(view[place + 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
-            return False
-        if name == b"tEXt" and TURNING.search(data[place + 8 : end].split(b"\0")[0]):
-            return False
-        place = end + 4
-    return place == len(data)
 
 
 def is_tiff(source: bytes | Path) -> bool:

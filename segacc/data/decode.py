@@ -15,9 +15,7 @@ from segacc.data.codecs import (
     LYING,
     ORIENTATION,
     channels_in_file,
-    content,
-    decode_jpeg,
-    decode_png,
+    decode_plain,
     is_tiff,
     read_tiff,
     refuse_deep_planes,
@@ -55,16 +53,9 @@ def read_image(
     """Decode a picture to (C, H, W) uint8, in any order in memory; see `read_pixels`."""
     import torch
 
-    if num_channels == 3:
-        data = content(source)
-        image = decode_jpeg(data)
-        if image is not None:
-            return image
-        pixels = decode_png(data)
-        if pixels is not None and pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, 2)
-        if pixels is not None:
-            return torch.from_numpy(pixels.transpose(2, 0, 1))
+    image = decode_plain(source) if num_channels == 3 else None
+    if image is not None:
+        return image
     return torch.from_numpy(read_pixels(source, where, num_channels, reading))
 
 
@@ -304,11 +295,12 @@ def raw_label(source: bytes | Path, labels: LabelMap, where: str) -> Pixels:
 
 def _label_pixels(source: bytes | Path, labels: LabelMap) -> tuple[Pixels, str]:
     """Return what a label picture holds, colours as RGB or RGBA, and what Pillow calls its mode."""
-    pixels = decode_png(source)
-    if pixels is not None:
-        if pixels.ndim == 3:
-            return pixels, "RGB"
-        return np.repeat(pixels[..., None], 3, 2) if _counts_by_color("L", labels) else pixels, "L"
+    plain = decode_plain(source, "UNCHANGED")
+    if plain is not None:
+        grey = len(plain) == 1
+        if grey and not _counts_by_color("L", labels):
+            return plain[0].numpy(), "L"
+        return plain.expand(3, -1, -1).permute(1, 2, 0).numpy(), "L" if grey else "RGB"
     refuse_wrong_checksum(source)
     with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         mode, colored = file.mode, _counts_by_color(file.mode, labels)

@@ -251,7 +251,7 @@ def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
         except Exception as error:  # a plugin's code may raise anything
             complaint = f"it fails on a small image: {type(error).__name__}: {error}"
         if complaint:
-            raise PluginError(f"{where} {one.text}: {complaint}. That is a fault of its plugin.")
+            raise PluginError(f"{where} {one.text}: {complaint}. This is a bug in its plugin.")
 
 
 def _misnamed(one: Chosen, scores: Scores) -> str:

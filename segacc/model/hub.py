@@ -112,12 +112,14 @@ def fetch(hub_id: str, *, only_config: bool = False) -> str:
         return cached(hub_id, type(error).__name__)
 
 
-def knock(hub_id: str, file: str) -> None:
+def knock(
+    hub_id: str, file: str, *, repo_type: str | None = None, revision: str | None = None
+) -> None:
     """Ask the Hub's file store for the first byte of a file, which a firewall may never answer."""
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+    from huggingface_hub import get_session, get_token, hf_hub_url, hf_raise_for_status
 
-    url, headers = hf_hub_url(hub_id, file), build_hf_headers()
+    url, token = hf_hub_url(hub_id, file, repo_type=repo_type, revision=revision), get_token()
+    headers = {"authorization": f"Bearer {token}"} if token else {}
     with get_session().stream(
         "GET", url, headers=headers, timeout=HUB_TIMEOUT, follow_redirects=True
     ) as answer:

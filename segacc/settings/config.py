@@ -89,7 +89,8 @@ class TrainConfig:
     # Optimization
     optimizer: Named = "adamw"
     """Optimizer, e.g. `sgd:momentum=0.9,nesterov=true`: adamw, adam, adamax, nadam, radam, sgd,
-    rmsprop, adagrad, adadelta, adafactor; from timm: lion, lamb, lars, adan, adopt."""
+    rmsprop, adagrad, adadelta, adafactor; from timm: lion, lamb, lars, adan, adopt, muon, and any
+    other name that timm's factory knows."""
     lr: PositiveFloat | None = None
     """Peak learning rate of the encoder; default for adamw: 6e-5 with pretrained weights, else
     1e-3."""

@@ -8,6 +8,7 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from segacc.contracts import Facts, LossTerm
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData
+from segacc.data.codecs import decoded_by
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, count_of
 from segacc.evaluation.protocol import Protocol, default_protocol
@@ -244,5 +245,6 @@ def describe(run: Run, report: LoadReport) -> list[str]:
         f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
         *(f"  {line}" for line in more),
         f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
+        f"JPEG and PNG files are decoded by {decoded_by()}",
         f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
     ]

@@ -43,16 +43,16 @@ def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> N
     drawn = {"cut random_scale_crop", "draw flip", "draw color_jitter"}
     assert drawn | {"decode the image", "collate"} < set(parts)
     assert min(parts.values()) > 0
-    assert {"torch", "transformers", "pillow", "imagecodecs"} < set(told["versions"])
-    assert told["png"] == "imagecodecs" and lines[0].endswith("PNG by imagecodecs")
+    assert {"torch", "transformers", "pillow", "torchcodec"} < set(told["versions"])
+    assert told["decoder"] == "torchcodec" and lines[0].endswith("decoded by torchcodec")
     assert lines[1].startswith("tutorial") and "at least 8" in lines[2]
 
 
 @pytest.mark.slow
-def test_reading_is_timed_without_the_extra(shared: Path, tmp_path: Path) -> None:
+def test_reading_is_timed_without_torchcodec(shared: Path, tmp_path: Path) -> None:
     flags = ("--rounds", 1, "--images", 8, "--pillow")
     told, _, lines = run("data.py", tmp_path / "data.json", *flags)
-    assert told["png"] == "Pillow" and lines[0].endswith("PNG by Pillow")
+    assert told["decoder"] == "Pillow" and lines[0].endswith("decoded by Pillow")
 
 
 @pytest.mark.slow

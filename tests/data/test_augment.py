@@ -169,7 +169,7 @@ SINGLE: dict[str, tuple[Any, str]] = {
 def test_what_is_no_sample_is_refused_by_name(case: str) -> None:
     change, found = SINGLE[case]
     expected = "expected an image of uint8 in 0..255, (3, H, W), and its label of uint8, (H, W)."
-    fault = " That is a fault of its plugin."
+    fault = " This is a bug in its plugin."
     assert refused(named(change).in_worker, *picture(5), nobody) == f"{found}; {expected}{fault}"
     batch = [torch.stack([one] * 2) for one in picture(5)]
     expected = expected.replace("H, W", "4, 4")
@@ -224,7 +224,7 @@ def test_labels_that_are_no_class_are_refused(on: str) -> None:
     for value in (6, 254):
         assert refused(run, paint(value)) == (
             f"a label with the value {value}; expected classes 0..5 and 255, which is ignored. "
-            "That is a fault of its plugin: resize labels with nearest neighbour, fill with 255."
+            "This is a bug in its plugin: resize labels with nearest neighbour, fill with 255."
         )
 
 

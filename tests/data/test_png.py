@@ -1,4 +1,4 @@
-"""The fast way for PNG: the pixels of Pillow, or nothing; with and without imagecodecs."""
+"""The fast way for PNG: the pixels of Pillow, or nothing; with and without torchcodec."""
 
 import io
 import subprocess
@@ -13,7 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from data_tools import encode
 from launches import environment
-from segacc.data import codecs as png
+from segacc.data import codecs
+from segacc.data.codecs import PNG_START, decode_plain
 from segacc.data.decode import raw_label, read_image, read_pixels
 from segacc.errors import DataError, UnreadableError
 from segacc.labels import LabelMap
@@ -25,11 +26,19 @@ PLAIN = LabelMap.plain([f"c{k}" for k in range(255)])
 
 
 @pytest.fixture
-def without_imagecodecs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    png.decoder.cache_clear()
+def without_torchcodec(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    codecs.torchcodec.cache_clear()
     yield
-    png.decoder.cache_clear()
+    codecs.torchcodec.cache_clear()
+
+
+def decoded(source: bytes | Path) -> np.ndarray | None:  # type: ignore[type-arg]
+    """Return (H, W) or (H, W, 3), as Pillow."""
+    found = decode_plain(source, "UNCHANGED")
+    if found is None:
+        return None
+    return found[0].numpy() if len(found) == 1 else found.permute(1, 2, 0).numpy()
 
 
 def filtered(pixels: np.ndarray, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:  # type: ignore[type-arg]
@@ -48,7 +57,7 @@ def filtered(pixels: np.ndarray, kind: int, *chunks: tuple[bytes, bytes]) -> byt
         rows.append(bytes([kind]) + row.tobytes())
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, {1: 0, 3: 2}[depth]])
     parts = [(b"IHDR", header + bytes(3)), *chunks, (b"IDAT", zlib.compress(b"".join(rows)))]
-    return png.SIGNATURE + b"".join(map(chunk, *zip(*parts, (b"IEND", b""), strict=True)))
+    return PNG_START + b"".join(map(chunk, *zip(*parts, (b"IEND", b""), strict=True)))
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -59,12 +68,12 @@ def chunk(name: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize("picture", [NOISE, SMOOTH, NOISE[..., 0], SMOOTH[..., 0]], ids="NSns")
 def test_the_fast_way_for_png_gives_pillows_pixels(picture: np.ndarray, kind: int) -> None:  # type: ignore[type-arg]
     data = filtered(picture, kind)
-    found = png.decode_png(data)
+    found = decoded(data)
     assert found is not None and found.flags.writeable
     np.testing.assert_array_equal(found, picture)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), picture)
     pillows = encode(picture)
-    np.testing.assert_array_equal(png.decode_png(pillows), picture)
+    np.testing.assert_array_equal(decoded(pillows), picture)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,7 @@ def test_the_fast_way_for_png_gives_pillows_pixels(picture: np.ndarray, kind: in
 )
 def test_what_is_said_to_screens_changes_nothing(extra: tuple[bytes, bytes]) -> None:
     data = filtered(NOISE, 4, extra)
-    np.testing.assert_array_equal(png.decode_png(data), NOISE)
+    np.testing.assert_array_equal(decoded(data), NOISE)
 
 
 def other_kinds() -> dict[str, bytes]:
@@ -105,7 +114,6 @@ def other_kinds() -> dict[str, bytes]:
         "turned by xmp": encode(rgb, pnginfo=text),
         "cut off": whole[:-20],
         "more behind": whole + b"x",
-        "a jpeg": encode(NOISE, "JPEG"),
         "nothing": b"",
         "a damaged byte": whole[:200] + bytes([whole[200] ^ 1]) + whole[201:],
     }
@@ -115,12 +123,12 @@ def other_kinds() -> dict[str, bytes]:
 def test_what_is_no_plain_png_is_left_to_pillow(
     name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert png.decode_png(other_kinds()[name]) is None
+    assert decoded(other_kinds()[name]) is None
     assert capfd.readouterr().err == ""  # libpng complains there
 
 
 def test_a_missing_file_is_left_to_pillow(tmp_path: Path) -> None:
-    assert png.decode_png(tmp_path / "gone.png") is None
+    assert decoded(tmp_path / "gone.png") is None
     with pytest.raises(UnreadableError, match="the label is missing"):
         raw_label(tmp_path / "gone.png", PLAIN, "a label")
 
@@ -149,8 +157,10 @@ def test_images_and_labels_are_the_same_without_it(
         return [read_image(path, "a").numpy(), *labels]
 
     fast = read()
-    request.getfixturevalue("without_imagecodecs")
-    assert png.decode_png(path) is None
+    assert codecs.decoded_by() == "torchcodec"
+    request.getfixturevalue("without_torchcodec")
+    assert codecs.decoded_by() == "Pillow"
+    assert decoded(path) is None
     for mine, pillows in zip(fast, read(), strict=True):
         np.testing.assert_array_equal(mine, pillows)
     np.testing.assert_array_equal(fast[0], read_pixels(path, "a"))
@@ -166,7 +176,7 @@ def test_damage_ends_in_nothing_or_pillows_pixels() -> None:
     script = """
 import io, zlib, numpy as np
 from PIL import Image
-from segacc.data.codecs import decode_png
+from segacc.data.codecs import decode_plain
 random = np.random.default_rng(0)
 picture = np.kron(random.integers(0, 9, (7, 9), np.uint8), np.ones((9, 8), np.uint8))
 file = io.BytesIO()
@@ -185,10 +195,12 @@ for turn in range(6000):
             end = place + 8 + length
             data[end:end + 4] = zlib.crc32(data[place + 4:end]).to_bytes(4, "big")
             place = end + 4
-    found = decode_png(bytes(data))
+    found = decode_plain(bytes(data), "UNCHANGED")
     if found is not None:
         decoded += 1
-        np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(bytes(data)))))
+        found = found[0] if len(found) == 1 else found.permute(1, 2, 0)
+        pillows = np.asarray(Image.open(io.BytesIO(bytes(data))))
+        np.testing.assert_array_equal(found.numpy(), pillows)
 print(decoded)
 """
     done = subprocess.run(

@@ -142,7 +142,7 @@ def test_the_count_is_in_the_checkpoint_and_more_patience_goes_on() -> None:
     assert progress.early_stop == {"by": "ece", "best": 0.4, "step": 10, "since": 2}
     rule = EarlyStop("ece", EarlyStopOptions(patience=2), CHOSEN, EMPTY)
     assert rule.reason(progress) == (
-        "early stop: ece has not been lower than 0.4000 of step 10 for 2 evaluations"
+        "early stop: ece has not been lower than 0.4000 at step 10 for 2 evaluations"
     )
     assert not EarlyStop("ece", EarlyStopOptions(patience=3), CHOSEN, EMPTY).reason(progress)
     assert not EarlyStop("accuracy", EarlyStopOptions(patience=1), CHOSEN, EMPTY).reason(progress)

@@ -244,7 +244,7 @@ def test_a_crop_or_batch_that_a_network_cannot_take_is_refused(
     done = warm(*flags, *batch, cwd=tmp_path, site=narrow)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"{TAKEN}segacc: --batch-size: the architecture needs at least 2 images"
+        f"{TAKEN}segacc: --batch-size: 1: the architecture needs at least 2 images"
     )
     assert not list(tmp_path.rglob("config.yaml"))
 

@@ -1,6 +1,5 @@
 """Optimizers by name: each takes real steps; options agree with the classes; bad ones are told."""
 
-import dataclasses
 import inspect
 import subprocess
 import sys
@@ -8,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.optim
 import torch
 from transformers.training_args import OptimizerNames
 
 from launches import ROOT, environment
 from run_tools import build, windows_of
 from segacc.errors import OptionError
-from segacc.loop import train_step
+from segacc.loop import train, train_step
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.optim import optimizers
+from segacc.training.events import StepDone
 from segacc.training.optim.optimizers import ALIASES, OPTIMIZERS, choose_optimizer
 from segacc.training.plan import gather, make_plan
 
@@ -27,6 +27,15 @@ NOT_OPTIONS = {
     *("self", "params", "lr", "weight_decay", "fused", "foreach", "capturable", "differentiable"),
     *("maximize", "corrected_weight_decay", "max_grad_norm", "clip_exp"),
 }
+LEFT_OUT = {
+    "adafactor": {"eps"},
+    "muon": {
+        *("adamw_lr", "algo", "fallback_lr_scale", "ns_coefficients", "normalize_spatial"),
+        *("safety_factor", "scale_eps", "verbose"),
+    },
+}
+CLASSES = {"adopt": "Adopt", "adan": "Adan", "lamb": "Lamb", "lars": "Lars"}
+CLASSES |= {"lion": "Lion", "muon": "Muon"}
 TYPED = {
     "sgd": "sgd:momentum=0.9,nesterov=true",
     "adamw": "adamw:betas=0.9/0.95",
@@ -36,17 +45,16 @@ TYPED = {
 
 
 def class_of(name: str) -> Any:
-    module, _, kind = OPTIMIZERS[name].place.rpartition(".")
-    __import__(module)
-    return getattr(sys.modules[module], kind)
+    torchs = OPTIMIZERS[name].torch
+    return getattr(torch.optim, torchs) if torchs else getattr(timm.optim, CLASSES[name])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_options_are_arguments_with_the_same_defaults(name: str) -> None:
     theirs = inspect.signature(class_of(name).__init__).parameters
-    left = {"eps"} if name == "adafactor" else set()
-    mine = {f.name: f.default for f in dataclasses.fields(OPTIMIZERS[name].options)}
-    assert set(mine) == set(theirs) - NOT_OPTIONS - left
+    mine = choose_optimizer(name, "--optimizer").options
+    assert mine == OPTIMIZERS[name].options
+    assert set(mine) == set(theirs) - NOT_OPTIONS - LEFT_OUT.get(name, set())
     assert mine == {key: theirs[key].default for key in mine}
 
 
@@ -119,15 +127,7 @@ def test_names_of_transformers() -> None:
         assert choose_optimizer(alias, "--optimizer") == choose_optimizer(name, "--optimizer")
 
 
-KNOWN = (
-    "adamw, adam, adamax, nadam, radam, sgd, rmsprop, adagrad, adadelta, adafactor, lion, lamb, "
-    "lars, adan, adopt"
-)
 REFUSED = [
-    (
-        {"optimizer": "adamV"},
-        f'--optimizer: unknown optimizer "adamV". Did you mean "adam"? Known: {KNOWN}.',
-    ),
     (
         {"optimizer": "sgd:momentun=0.9"},
         '--optimizer sgd: unknown option "momentun". Did you mean "momentum"? Known: momentum, '
@@ -180,13 +180,109 @@ def test_a_mistake_is_told(typed: dict[str, Any], text: str) -> None:
     assert str(error.value) == text
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizers, "find_spec", lambda package: None)
-    with pytest.raises(OptionError) as error:
-        choose_optimizer("lion", "--optimizer")
-    assert str(error.value) == (
-        '--optimizer: lion needs the package timm: pip install "segacc[timm]".'
+OTHERS = [
+    "adabelief",
+    "adamp:betas=0.9/0.95",
+    "laprop",
+    "madgrad:momentum=0.8",
+    "mars:eps=1e-6",
+    "nadamw:caution=true",
+    "nadamuon",
+    "sgdw",
+]
+
+
+@pytest.mark.parametrize("typed", OTHERS)
+def test_two_steps_of_others_that_timm_knows(typed: str, tmp_path: Path) -> None:
+    run = build(tmp_path, optimizer=typed, max_steps=3, warmup_steps=0)
+    name, _, option = typed.partition(":")
+    assert isinstance(
+        run.optimizer.optimizer, timm.optim.get_optimizer_class(name, bind_defaults=False)
     )
+    key, _, value = option.partition("=")
+    values = {"0.9/0.95": (0.9, 0.95), "0.8": 0.8, "1e-6": 1e-6, "true": True}
+    for group in run.optimizer.param_groups if key else []:
+        assert group[key] == values[value]
+    before = {key: one.detach().clone() for key, one in run.network.named_parameters()}
+    for window, _ in zip(windows_of(run), range(2), strict=False):
+        train_step(run, window)
+    moved = [key for key, one in run.network.named_parameters() if not one.equal(before[key])]
+    assert len(moved) > 0.9 * len(before)
+    assert all(one.isfinite().all() for one in run.network.parameters())
+
+
+REFUSED_WHEN_BUILT = [
+    (
+        "adamV",
+        '--optimizer adamV: unknown optimizer. Did you mean "adam"? Known: adamw, adam, adamax, '
+        "nadam, radam, sgd, rmsprop, adagrad, adadelta, adafactor, lion, lamb, lars, adan, adopt, "
+        "muon, and the names that timm.optim.list_optimizers() returns.",
+    ),
+    (
+        "sgdw:momentun=0.9",
+        '--optimizer sgdw: unknown option "momentun". Did you mean "momentum"? Known: momentum, '
+        "dampening, nesterov, caution, ",
+    ),
+    (
+        "sgdw:momentum=-1",
+        "--optimizer sgdw: timm cannot build it: Invalid momentum value: -1.",
+    ),
+    (
+        {"name": "adahessian"},
+        "--optimizer adahessian: it needs second derivatives, which training does not compute.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("typed", "text"), REFUSED_WHEN_BUILT, ids=lambda value: "")
+def test_what_timm_does_not_build_is_one_paragraph(typed: Any, text: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as error:
+        build(tmp_path, optimizer=typed, max_steps=1)
+    assert str(error.value).startswith(text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_optimizer_of_a_package_that_is_missing() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    group = {"params": [weight], "lr": 0.5, "weight_decay": 0.1}
+    with pytest.raises(OptionError, match=r"bnbadam: timm cannot build it: .*bitsandbytes"):
+        choose_optimizer("bnbadam", "--optimizer").build([group], "cpu")
+
+
+def test_muon_makes_directions_of_matrices_and_kernels_orthogonal() -> None:
+    """A first step moves matrices by an orthogonal one, kernels too; a bias as AdamW does."""
+    torch.manual_seed(0)
+    shapes = {"linear": (8, 6), "kernel": (8, 4, 3, 3), "depthwise": (8, 1, 3, 3), "bias": (8,)}
+    weights = {name: torch.nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+    before = {name: one.detach().clone() for name, one in weights.items()}
+    group = {"params": list(weights.values()), "lr": 0.01, "weight_decay": 0.0}
+    optimizer = choose_optimizer("muon", "--optimizer").build([group], "cpu")
+    for one in weights.values():
+        one.grad = torch.randn(one.shape)
+    optimizer.step()
+    moved = {name: (before[name] - one.detach()) / 0.01 for name, one in weights.items()}
+    for name, length in (("linear", 8), ("kernel", 36)):
+        found = torch.linalg.svdvals(moved[name].flatten(1)) / (0.2 * length**0.5)
+        assert (found > 0.6).all() and (found < 1.3).all(), (name, found)
+    for name in ("depthwise", "bias"):
+        torch.testing.assert_close(moved[name], weights[name].grad.sign(), rtol=1e-3, atol=1e-3)
+
+
+def test_muon_trains_and_resumes_exactly(tmp_path: Path) -> None:
+    typed = {"optimizer": "muon", "lr": 0.01, "max_steps": 8, "save_every": 5, "eval_every": 8}
+    events = list(train(build(tmp_path, **typed, log_every=1)))
+    whole = [one.loss for one in events if isinstance(one, StepDone)]
+    assert len(whole) == 8 and min(whole) < 0.85 * whole[0]
+    weights = tmp_path / "run" / "last" / "model.safetensors"
+    trained = weights.read_bytes()
+    weights.unlink()
+    stored = tmp_path / "run" / "checkpoints" / "step-00000005"
+    run = build(tmp_path, resume=str(stored))
+    kinds = {run.optimizer.state[one]["use_muon"] for one in run.network.parameters()}
+    assert kinds == {True, False}
+    for _ in train(run):
+        pass
+    assert weights.read_bytes() == trained
 
 
 def test_checking_imports_no_torch() -> None:

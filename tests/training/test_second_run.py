@@ -61,6 +61,7 @@ def test_its_precision_and_all_else_are_its_own(
             break
     started, *_ = train(TrainConfig(**small, output_dir=tmp_path / "second"))
     assert any("precision float32, total batch size 2 " in note for note in started.notes)
+    assert "JPEG and PNG files are decoded by torchcodec" in started.notes
     assert losses(tmp_path / "second") == losses(tmp_path / "fresh") != losses(tmp_path / "first")
 
 

@@ -40,7 +40,7 @@ class UperNetOptions(TransformersOptions):
     backbone: str = "convnext"
     """Backbone: convnext, convnextv2, swin, swinv2, resnet, dinov2, dinov2_with_registers,
     dinov3_vit, dinov3_convnext, beit, focalnet, hiera, pvt_v2, hgnet_v2, bit, or timm/NAME for a
-    network of timm (requires the package timm)."""
+    network of timm."""
     size: Annotated[str, BeforeValidator(str)] = ""
     """Published size of the backbone, e.g. tiny, base, 50, b2; empty for the default. The name of a
     timm network includes its size; `test` is a very small one, for tests."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.errors import DataError, OptionError, SegaccError
+from segacc.model.hub import HUB_TIMEOUT, knock
 from segacc.plugins.datasets.hub_files import (
     NAMES_FILES,
     WHERE,
@@ -18,9 +19,6 @@ from segacc.plugins.datasets.hub_files import (
     script_text,
     with_cure,
 )
-
-TIMEOUT = 5.0
-"""Seconds without a response until the Hub is treated as unreachable."""
 
 CONVERTED = "refs/convert/parquet"
 """Branch of the Hub with automatically converted data: CONFIG/SPLIT/0000.parquet."""
@@ -70,10 +68,10 @@ def listed(hub_id: str, revision: str | None) -> tuple[str, list[str]]:
     )
 
     try:
-        found = HfApi().dataset_info(hub_id, revision=revision, timeout=TIMEOUT)
+        found = HfApi().dataset_info(hub_id, revision=revision, timeout=HUB_TIMEOUT)
         files = [file.rfilename for file in found.siblings or []]
         if files:
-            knock(found.id, files[0], revision)
+            knock(found.id, files[0], repo_type="dataset", revision=revision)
         return found.id, files
     except HFValidationError:
         raise OptionError(
@@ -92,18 +90,6 @@ def listed(hub_id: str, revision: str | None) -> tuple[str, list[str]]:
         ) from None
     except RevisionNotFoundError:
         raise DataError(f"{WHERE}: id={hub_id} has no revision {revision}.") from None
-
-
-def knock(hub_id: str, file: str, revision: str | None) -> None:
-    """Request the first byte of a file, because a firewall may block the Hub's file storage."""
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
-
-    url = hf_hub_url(hub_id, file, repo_type="dataset", revision=revision)
-    with get_session().stream(
-        "GET", url, headers=build_hf_headers(), timeout=TIMEOUT, follow_redirects=True
-    ) as answer:
-        hf_raise_for_status(answer)
 
 
 def _load(hub_id: str, config: str | None, folder: str | None, revision: str | None) -> Any:
@@ -207,7 +193,7 @@ def _fetch_names(hub_id: str, revision: str | None, *, only_cached: bool = False
                     name,
                     repo_type="dataset",
                     revision=branch,
-                    etag_timeout=TIMEOUT,
+                    etag_timeout=HUB_TIMEOUT,
                     local_files_only=only_cached,
                 )
             )

@@ -1,16 +1,17 @@
-"""Optimizers by name, with typed options."""
+"""Optimizers of torch and of timm's factory, by name; the usual ones have typed options."""
 
-import importlib
+import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import yaml
 from annotated_types import Ge, Gt, Lt
-from pydantic import AllowInfNan, BeforeValidator
+from pydantic import AllowInfNan, BeforeValidator, PositiveInt
 
 from segacc.errors import OptionError, did_you_mean
-from segacc.settings.options import decode, parse_component
+from segacc.settings.options import decode, name_first, parse_component
 from segacc.settings.sources import Settings
 
 BOTH = ("cpu", "cuda")
@@ -38,191 +39,43 @@ Triple = Annotated[tuple[Share, Share, Share], _numbers(3)]
 Amount = Annotated[float, Ge(0), AllowInfNan(False)]
 Positive = Annotated[float, Gt(0), AllowInfNan(False)]
 
+HINTS: Mapping[str, Any] = {
+    "eps": Positive,  # added to the denominator
+    "alpha": Share,  # of the past in the mean of the squares
+    "rho": Share,  # of the past in the means of squares
+    "momentum": Share,  # of the past in the direction
+    "dampening": Share,  # of the gradient that the momentum leaves out
+    "momentum_decay": Amount,  # how fast the momentum rises to its value
+    "lr_decay": Amount,  # of the learning rate, beside the schedule
+    "initial_accumulator_value": Amount,  # what the sum of squares starts from
+    "beta2_decay": Annotated[float, Lt(0), AllowInfNan(False)],  # the newest square's power of step
+    "d": Annotated[
+        float, Ge(1), AllowInfNan(False)
+    ],  # root mean square that updates are clipped to
+    "trust_coeff": Positive,  # length of a step relative to the weights
+    "ns_steps": PositiveInt,  # iterations that make the direction orthogonal
+    "conv_mode": Literal[
+        "flatten", "batched"
+    ],  # one matrix of a kernel, or one of each place in it
+    "adjust_lr_fn": Literal["match_rms_adamw", "original", "rms_to_rms"],  # for a matrix's shape
+}
+"""Types of options, the same in all optimizers. Those that are not here are `betas`, shares of the
+past as in `0.9/0.95`, and switches. What each does is in torch's and timm's documentation."""
 
-@dataclass(frozen=True, kw_only=True)
-class AdamaxOptions:
-    """Options of Adamax, and what the options of Adam's kin start with."""
-
-    betas: Pair = (0.9, 0.999)
-    """Share of the past in the means of the gradient and of its square, as in `0.9/0.95`."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamWOptions(AdamaxOptions):
-    """Options of AdamW (Loshchilov and Hutter, ICLR 2019)."""
-
-    amsgrad: bool = False
-    """Divide by the largest mean of squares so far (Reddi et al., ICLR 2018)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamOptions(AdamWOptions):
-    """Options of Adam (Kingma and Ba, ICLR 2015)."""
-
-    decoupled_weight_decay: bool = False
-    """Decay as AdamW does, not through the gradient."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RAdamOptions(AdamaxOptions):
-    """Options of RAdam (Liu et al., ICLR 2020)."""
-
-    decoupled_weight_decay: bool = False
-    """Decay as AdamW does, not through the gradient."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NAdamOptions(RAdamOptions):
-    """Options of NAdam (Dozat 2016)."""
-
-    momentum_decay: Amount = 4e-3
-    """How fast the momentum rises to its value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SGDOptions:
-    """Options of stochastic gradient descent."""
-
-    momentum: Share = 0.0
-    """Share of the past in the direction, as in 0.9."""
-    dampening: Share = 0.0
-    """Share of the gradient that is left out of the momentum."""
-    nesterov: bool = False
-    """Look ahead along the momentum."""
-
-    def __post_init__(self) -> None:
-        """Refuse what torch would."""
-        if self.nesterov and (self.momentum == 0 or self.dampening > 0):
-            raise ValueError("nesterov needs a momentum above 0, and no dampening")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RMSpropOptions:
-    """Options of RMSprop."""
-
-    alpha: Share = 0.99
-    """Share of the past in the mean of the squares."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-    momentum: Share = 0.0
-    """Share of the past in the direction."""
-    centered: bool = False
-    """Divide by the variance in place of the mean of squares."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdagradOptions:
-    """Options of Adagrad (Duchi et al., JMLR 2011)."""
-
-    lr_decay: Amount = 0.0
-    """Decay of the learning rate beside the schedule."""
-    initial_accumulator_value: Amount = 0.0
-    """What the sum of squares starts from."""
-    eps: Positive = 1e-10
-    """Added to the denominator."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdadeltaOptions:
-    """Options of Adadelta (Zeiler 2012)."""
-
-    rho: Share = 0.9
-    """Share of the past in the means of squares."""
-    eps: Positive = 1e-6
-    """Added to both means."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdafactorOptions:
-    """Options of torch's Adafactor (Shazeer and Stern, ICML 2018): steps relative to weights."""
-
-    beta2_decay: Annotated[float, Lt(0), AllowInfNan(False)] = -0.8
-    """Power of the step with which the newest square counts less."""
-    d: Annotated[float, Ge(1), AllowInfNan(False)] = 1.0
-    """Updates are clipped to this root mean square."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LionOptions:
-    """Options of Lion (Chen et al., NeurIPS 2023)."""
-
-    betas: Pair = (0.9, 0.99)
-    """Share of the past in the direction, and in what is kept of it."""
-    caution: bool = False
-    """Leave out what goes against the gradient (Liang et al. 2024)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LambOptions(AdamaxOptions):
-    """Options of LAMB (You et al., ICLR 2020)."""
-
-    eps: Positive = 1e-6
-    """Added to the denominator."""
-    bias_correction: bool = True
-    """Undo that the means start from 0."""
-    grad_averaging: bool = True
-    """Weigh the gradient by 1 - beta1 in the mean."""
-    trust_clip: bool = False
-    """Never take a longer step than without the trust ratio."""
-    always_adapt: bool = False
-    """Take the trust ratio of parameters without weight decay, too."""
-    caution: bool = False
-    """Leave out what goes against the gradient (Liang et al. 2024)."""
-    decoupled_decay: bool = False
-    """Decay as AdamW does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LarsOptions(SGDOptions):
-    """Options of LARS (You et al. 2017)."""
-
-    trust_coeff: Positive = 0.001
-    """Length of a step relative to the weights."""
-    eps: Positive = 1e-8
-    """Added to the denominator of the trust ratio."""
-    trust_clip: bool = False
-    """Never take a longer step than without the trust ratio."""
-    always_adapt: bool = False
-    """Take the trust ratio of parameters without weight decay, too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdanOptions:
-    """Options of Adan (Xie et al., TPAMI 2024)."""
-
-    betas: Triple = (0.98, 0.92, 0.99)
-    """Share of the past in the means of gradient, its change, and squares, as `0.98/0.92/0.99`."""
-    eps: Positive = 1e-8
-    """Added to the denominator."""
-    no_prox: bool = False
-    """Decay as AdamW does."""
-    caution: bool = False
-    """Leave out what goes against the gradient (Liang et al. 2024)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdoptOptions:
-    """Options of ADOPT (Taniguchi et al., NeurIPS 2024)."""
-
-    betas: Pair = (0.9, 0.9999)
-    """Share of the past in the means of the gradient and of its square."""
-    eps: Positive = 1e-6
-    """Least denominator."""
-    decoupled: bool = False
-    """Decay as AdamW does."""
-    caution: bool = False
-    """Leave out what goes against the gradient (Liang et al. 2024)."""
+ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
+SGD = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
+TRUST = {"trust_clip": False, "always_adapt": False}
+CAUTION = {"caution": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """An optimizer by name."""
 
-    place: str
-    """Its module and class."""
-    options: type[Any]
+    torch: str = ""
+    """Its class in torch.optim; empty where timm's factory makes it."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The user's options with their defaults, which are the class's."""
     fused: tuple[str, ...] = ()
     """Kinds of devices on which one kernel updates all parameters."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -230,56 +83,99 @@ class Kind:
     lr: Mapping[str, float] = field(default_factory=dict)
     """Default learning rates with "loaded" and "random" weights, where AdamW's do not serve."""
 
-    @property
-    def package(self) -> str:
-        """The package that has it."""
-        return self.place.partition(".")[0]
-
 
 def _both(lr: float) -> dict[str, float]:
     return {"loaded": lr, "random": lr}
 
 
 # Left out of torch.optim: LBFGS (asks for the loss several times a step), SparseAdam (sparse
-# gradients only), Muon (2-D tensors only), Rprop (whole data sets as batches, no weight decay) and
-# ASGD (its average of the weights would go unused). Learning rates: SGD's is that of
-# mmsegmentation's schedules, Lion's a fifth of AdamW's (the paper: 3 to 10 times smaller), the
-# others are the libraries' defaults.
+# gradients only), Muon (2-D tensors only; timm's takes kernels, too), Rprop (whole data sets as
+# batches, no weight decay) and ASGD (its average of the weights would go unused). Learning rates:
+# SGD's is that of mmsegmentation's schedules, Lion's a fifth of AdamW's (the paper: 3 to 10 times
+# smaller), Muon's is AdamW's, whose steps it matches in length; the others are the libraries'.
 OPTIMIZERS: Mapping[str, Kind] = {
-    "adamw": Kind(place="torch.optim.AdamW", options=AdamWOptions, fused=BOTH),
-    "adam": Kind(place="torch.optim.Adam", options=AdamOptions, fused=BOTH),
-    "adamax": Kind(place="torch.optim.Adamax", options=AdamaxOptions),
-    "nadam": Kind(place="torch.optim.NAdam", options=NAdamOptions),
-    "radam": Kind(place="torch.optim.RAdam", options=RAdamOptions),
-    "sgd": Kind(place="torch.optim.SGD", options=SGDOptions, fused=BOTH, lr=_both(0.01)),
-    "rmsprop": Kind(place="torch.optim.RMSprop", options=RMSpropOptions),
+    "adamw": Kind(torch="AdamW", options={**ADAM, "amsgrad": False}, fused=BOTH),
+    "adam": Kind(
+        torch="Adam",
+        options={**ADAM, "amsgrad": False, "decoupled_weight_decay": False},
+        fused=BOTH,
+    ),
+    "adamax": Kind(torch="Adamax", options=ADAM),
+    "nadam": Kind(
+        torch="NAdam",
+        options={**ADAM, "decoupled_weight_decay": False, "momentum_decay": 4e-3},
+    ),
+    "radam": Kind(torch="RAdam", options={**ADAM, "decoupled_weight_decay": False}),
+    "sgd": Kind(torch="SGD", options=SGD, fused=BOTH, lr=_both(0.01)),
+    "rmsprop": Kind(
+        torch="RMSprop",
+        options={"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False},
+    ),
     "adagrad": Kind(
-        place="torch.optim.Adagrad", options=AdagradOptions, fused=BOTH, lr=_both(0.01)
+        torch="Adagrad",
+        options={"lr_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},
+        fused=BOTH,
+        lr=_both(0.01),
     ),
-    "adadelta": Kind(place="torch.optim.Adadelta", options=AdadeltaOptions, lr=_both(1.0)),
-    "adafactor": Kind(place="torch.optim.Adafactor", options=AdafactorOptions, lr=_both(0.01)),
-    "lion": Kind(
-        place="timm.optim.Lion",
-        options=LionOptions,
-        lr={"loaded": 1.2e-5, "random": 2e-4},
-    ),
+    "adadelta": Kind(torch="Adadelta", options={"rho": 0.9, "eps": 1e-6}, lr=_both(1.0)),
+    "adafactor": Kind(torch="Adafactor", options={"beta2_decay": -0.8, "d": 1.0}, lr=_both(0.01)),
+    "lion": Kind(options={"betas": (0.9, 0.99), **CAUTION}, lr={"loaded": 1.2e-5, "random": 2e-4}),
     "lamb": Kind(
-        place="timm.optim.Lamb",
-        options=LambOptions,
+        options={
+            **{"betas": (0.9, 0.999), "eps": 1e-6, "bias_correction": True},
+            **{"grad_averaging": True, **TRUST, **CAUTION, "decoupled_decay": False},
+        },
         fixed={"max_grad_norm": None},  # gradients are clipped before, as --max-grad-norm says
     ),
-    "lars": Kind(place="timm.optim.Lars", options=LarsOptions, lr=_both(1.0)),
-    "adan": Kind(place="timm.optim.Adan", options=AdanOptions),
-    "adopt": Kind(place="timm.optim.Adopt", options=AdoptOptions),
+    "lars": Kind(options={**SGD, "trust_coeff": 0.001, "eps": 1e-8, **TRUST}, lr=_both(1.0)),
+    "adan": Kind(options={"betas": (0.98, 0.92, 0.99), "eps": 1e-8, "no_prox": False, **CAUTION}),
+    "adopt": Kind(options={"betas": (0.9, 0.9999), "eps": 1e-6, "decoupled": False, **CAUTION}),
+    "muon": Kind(
+        options={
+            **{"momentum": 0.95, "nesterov": False, "betas": (0.9, 0.95), "eps": 1e-7},
+            **{"ns_steps": 5, "adjust_lr_fn": "match_rms_adamw", "conv_mode": "flatten"},
+        }
+    ),
 }
+OTHER = Kind()
+"""Any other optimizer that timm's factory knows. Its class checks the options when it is built."""
+GIVEN = ("params", "lr", "weight_decay")
+"""Arguments of optimizers that the parameter groups give."""
+
+
+def options_class(kind: Kind) -> type[Any]:
+    """Make the dataclass that an optimizer's options are decoded to."""
+    fields = [
+        (key, _hint(key, default), field(default=default)) for key, default in kind.options.items()
+    ]
+    checks = {"__post_init__": _refuse_nesterov}
+    return dataclasses.make_dataclass(
+        "Options", fields, namespace=checks, frozen=True, kw_only=True
+    )
+
+
+def _hint(key: str, default: Any) -> Any:
+    if key == "betas":
+        return Pair if len(default) == 2 else Triple
+    return HINTS.get(key, bool)
+
+
+def _refuse_nesterov(options: Any) -> None:
+    """Refuse what torch would."""
+    given = vars(options)
+    if given.get("nesterov") and (given["momentum"] == 0 or given.get("dampening", 0) > 0):
+        raise ValueError("nesterov needs a momentum above 0, and no dampening")
 
 
 @dataclass(frozen=True)
 class ChosenOptimizer:
     """An optimizer and the options it will be built with."""
 
+    name: str
     kind: Kind
-    options: Any
+    options: Mapping[str, Any]
+    label: str = field(compare=False)
+    """The name as the user typed it, and where."""
 
     def build(self, groups: list[dict[str, Any]], device: str) -> Any:
         """Build it over parameter groups, fused where it can be.
@@ -287,31 +183,75 @@ class ChosenOptimizer:
         Args:
             groups: with `lr` and `weight_decay` in each.
             device: kind of device of the parameters, as `cuda`.
+
+        Raises:
+            OptionError: timm does not know the name, or its class refuses the options.
         """
-        module, _, name = self.kind.place.rpartition(".")
+        if not self.kind.torch:
+            return from_timm(self, groups)
+        import torch
+
         fused = {"fused": True} if device in self.kind.fused else {}
-        make = getattr(importlib.import_module(module), name)
-        return make(groups, **asdict(self.options), **self.kind.fixed, **fused)
+        return getattr(torch.optim, self.kind.torch)(groups, **self.options, **fused)
+
+
+def from_timm(chosen: ChosenOptimizer, groups: list[dict[str, Any]]) -> Any:
+    """Build an optimizer by timm's factory.
+
+    Raises:
+        OptionError: timm does not know the name, or its class refuses the options.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    known = list_optimizers()
+    if chosen.name not in known:
+        near = did_you_mean(chosen.name, (*OPTIMIZERS, *ALIASES, *known))
+        raise OptionError(
+            f"{chosen.label}: unknown optimizer. {near}Known: {', '.join(OPTIMIZERS)}, and the "
+            "names that timm.optim.list_optimizers() returns."
+        )
+    try:
+        if chosen.kind is OTHER:
+            _check_signature(chosen)
+        return create_optimizer_v2(groups, chosen.name, **chosen.options, **chosen.kind.fixed)
+    except OptionError:
+        raise
+    except Exception as error:  # a class raises anything for a wrong value or a missing package
+        raise OptionError(f"{chosen.label}: timm cannot build it: {error}.") from None
+
+
+def _check_signature(chosen: ChosenOptimizer) -> None:
+    from timm.optim import get_optimizer_class, get_optimizer_info
+
+    made = get_optimizer_class(chosen.name, bind_defaults=False)
+    known = [key for key in inspect.signature(made).parameters if key not in GIVEN]
+    for key in chosen.options:
+        if key not in known:
+            raise OptionError(
+                f'{chosen.label}: unknown option "{key}". {did_you_mean(key, known)}Known: '
+                f"{', '.join(known)}."
+            )
+    if get_optimizer_info(chosen.name).second_order:
+        raise OptionError(
+            f"{chosen.label}: it needs second derivatives, which training does not compute."
+        )
 
 
 def choose_optimizer(given: Any, where: str) -> ChosenOptimizer:
     """Find an optimizer and decode its options; torch is not imported.
+
+    A name that is not in OPTIMIZERS, and its options, are checked when the optimizer is built.
 
     Args:
         given: `name:key=value,...`, or a mapping with `name`.
         where: how the user typed it.
 
     Raises:
-        OptionError: unknown name or option, wrong value, or its package is missing.
+        OptionError: unknown option, or wrong value.
     """
     component = parse_component(given, where)
     name = ALIASES.get(component.name, component.name)
-    if name not in OPTIMIZERS:
-        near = did_you_mean(component.name, (*OPTIMIZERS, *ALIASES))
-        raise OptionError(
-            f'{where}: unknown optimizer "{component.name}". {near}Known: {", ".join(OPTIMIZERS)}.'
-        )
-    kind = OPTIMIZERS[name]
+    kind = OPTIMIZERS.get(name, OTHER)
     label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
     for key in ("lr", "weight_decay"):
         if key in component.values:
@@ -320,13 +260,24 @@ def choose_optimizer(given: Any, where: str) -> ChosenOptimizer:
                 f'{label}: "{key}" is a setting of the run, not of the optimizer: use {flag} '
                 f"{component.values[key]}."
             )
-    chosen = ChosenOptimizer(kind, decode(kind.options, component.values, label))
-    if find_spec(kind.package) is None:
-        raise OptionError(
-            f"{where}: {component.name} needs the package {kind.package}: pip install "
-            f'"segacc[{kind.package}]".'
-        )
-    return chosen
+    cls = options_class(kind)
+    if kind is OTHER:
+        given = name_first(cls, component.values, label)
+        return ChosenOptimizer(name, kind, {k: _plain(v) for k, v in given.items()}, label)
+    return ChosenOptimizer(name, kind, asdict(decode(cls, component.values, label)), label)
+
+
+def _plain(value: Any) -> Any:
+    """Read the text of an option without a declared type: as YAML, or numbers as `0.9/0.95`."""
+    if not isinstance(value, str):
+        return value
+    if "/" in value:
+        return tuple(_plain(part) for part in value.split("/"))
+    try:
+        read = yaml.safe_load(value)
+        return float(read) if isinstance(read, str) else read  # to YAML, 1e-8 is a text
+    except (ValueError, yaml.YAMLError):
+        return value
 
 
 def default_lr(given: Any, start: str, usual: float) -> float:
