@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_tools import encode
-from segacc.data.decode import read_sample
+from segacc.data.sample_pair import read_sample
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import DataSplits, Sample
 from segacc.plugins.datasets.hub import build_hub, segacc_datasets

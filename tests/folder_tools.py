@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_tools import encode
-from segacc.data.decode import read_sample
+from segacc.data.sample_pair import read_sample
 from segacc.errors import SegaccError
 from segacc.hookspecs import DataSplits
 from segacc.plugins.datasets.folder import segacc_datasets

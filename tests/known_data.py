@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segacc.data.decode import read_sample
+from segacc.data.sample_pair import read_sample
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits
 from segacc.plugins.datasets import ade20k, camvid, cityscapes, coco_stuff, voc

@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from segacc.contracts import IGNORE
 from segacc.data.augment import Pair, Pipeline
 from segacc.data.codecs import picture_size
-from segacc.data.decode import MODES, read_sample
+from segacc.data.decode import MODES
 from segacc.data.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
 from segacc.data.placement import Placement, packed, scatter
+from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.hookspecs import Sample

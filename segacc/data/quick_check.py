@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from segacc.contracts import IGNORE
-from segacc.data.decode import read_sample, turn_is_open, unused_bits
+from segacc.data.decode import unused_bits
+from segacc.data.sample_pair import read_sample, turn_is_open
 from segacc.data.samples import evenly_spaced, lost_samples, read_shard
 from segacc.errors import DataError, SegaccError, UnreadableError, count_of
 from segacc.hookspecs import Sample, Stream

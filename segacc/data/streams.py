@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from segacc.data.augment import Pair, Pipeline
 from segacc.data.batches import Batch, Item, augmented, collate, load, nothing, scored_item
-from segacc.data.decode import read_sample
 from segacc.data.order import Cut, sample_seed
+from segacc.data.sample_pair import read_sample
 from segacc.data.samples import read_shard
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample, Stream

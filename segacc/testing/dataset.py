@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from segacc.contracts import IGNORE
-from segacc.data.decode import read_sample
 from segacc.data.order import seeded
+from segacc.data.sample_pair import read_sample
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream
 from segacc.testing.tools import Report, few
 

@@ -22,7 +22,7 @@ from check_tools import (
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
 from segacc.commands.check_data.verdict import Finding, judge
-from segacc.data.decode import read_sample
+from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
 from segacc.errors import DataError
 from segacc.hookspecs import Sample, Stream

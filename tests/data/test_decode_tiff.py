@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from data_tools import encode
-from segacc.data.decode import read_image, read_sample
+from segacc.data.decode import read_image
+from segacc.data.sample_pair import read_sample
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap

@@ -11,8 +11,8 @@ import pytest
 from check_tools import SPOILS, chosen
 from cli_tools import write_data
 from data_tools import encode, random_sample
-from segacc.data.decode import read_sample
 from segacc.data.quick_check import check_for_all, quick_check
+from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import DataSplits, Sample, Stream

@@ -11,7 +11,8 @@ from check_tools import chosen
 from data_tools import encode
 from folder_tools import fill
 from segacc.data.codecs import picture_size
-from segacc.data.decode import read_image, read_sample
+from segacc.data.decode import read_image
+from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
 from segacc.errors import DataError
 from segacc.hookspecs import USUAL, Reading, Sample, Stream

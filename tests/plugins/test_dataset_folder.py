@@ -8,7 +8,7 @@ import pytest
 
 from data_tools import encode
 from folder_tools import build, fill, refusal
-from segacc.data.decode import read_sample
+from segacc.data.sample_pair import read_sample
 from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import OptionError, UnreadableError
 from segacc.plugins.datasets.folder import FolderOptions

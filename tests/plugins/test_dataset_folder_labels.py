@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from folder_tools import build, read_labels, refusal, save
-from segacc.data.decode import read_sample
+from segacc.data.sample_pair import read_sample
 from segacc.errors import DataError
 
 IMAGE = np.zeros((4, 6, 3))

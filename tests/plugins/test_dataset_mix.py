@@ -11,8 +11,9 @@ from PIL import Image
 
 from cli_tools import write_data
 from data_tools import encode
-from segacc.data.decode import read_label, read_sample
+from segacc.data.decode import read_label
 from segacc.data.order import Order
+from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.hookspecs import DataSplits, Sample, Stream

@@ -13,8 +13,8 @@ import torch
 from data_tools import random_sample
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source
-from segacc.data.decode import read_sample
 from segacc.data.order import Cut
+from segacc.data.sample_pair import read_sample
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import DataError, OptionError, SegaccError, UnreadableError
 from segacc.hookspecs import DataSplits, Sample, Stream

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import folder_tools
-from segacc.data.decode import read_sample
+from segacc.data.sample_pair import read_sample
 from segacc.errors import OptionError
 from segacc.hookspecs import DataSplits, Sample
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei

@@ -12,7 +12,8 @@ from PIL import Image
 
 from segacc.commands.check_data.duplicates import fingerprint
 from segacc.contracts import IGNORE
-from segacc.data.decode import raw_label, read_pixels, sizes_text, turn_is_open, unused_bits
+from segacc.data.decode import raw_label, read_pixels, unused_bits
+from segacc.data.sample_pair import sizes_text, turn_is_open
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap

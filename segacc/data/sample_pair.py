@@ -1,0 +1,90 @@
+"""Reads the image and the label of a sample together, and checks that their sizes agree."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segacc.data.codecs import (
+    LYING,
+    turn_of,
+)
+from segacc.data.decode import BACK, MODES, read_image, read_label
+from segacc.errors import DataError
+from segacc.hookspecs import Sample
+from segacc.labels import LabelMap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tuple[Tensor, Tensor]":
+    """Decode a sample to image (C, H, W) uint8 and label (H, W) uint8.
+
+    Args:
+        sample: its own label map, where it has one, goes before `labels`.
+        labels: of the data set.
+        num_channels: C, see `read_image`.
+
+    Raises:
+        DataError: see `read_image` and `read_label`; or their sizes differ.
+    """
+    where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
+    picture = str(sample.image) if isinstance(sample.image, Path) else where
+    image = read_image(sample.image, picture, num_channels, sample.reading)
+    label = read_label(sample.label, sample.labels or labels, where)
+    if image.shape[-2:] != label.shape:
+        sizes = (label.shape[0], label.shape[1]), (image.shape[-2], image.shape[-1])
+        raise DataError(sizes_text(sample, where, *sizes, num_channels))
+    return image, label
+
+
+def sizes_text(
+    sample: Sample,
+    where: str,
+    label: tuple[int, int],
+    image: tuple[int, int],
+    num_channels: int,
+) -> str:
+    """Say that a label has not its image's size, and whether the image's EXIF may be why.
+
+    Args:
+        sample: of both.
+        where: what to call the label.
+        label: (height, width) in pixels.
+        image: likewise, as it was read.
+        num_channels: that it was read with.
+    """
+    turned = num_channels in MODES and turn_of(sample.image) in LYING
+    if not turned or label != image[::-1]:
+        return (
+            f"{where}: the label is {label[0]}x{label[1]} pixels, its image {image[0]}x{image[1]} "
+            "(height x width). They must be of one size: export the label again, "
+            "or resize it with nearest neighbour."
+        )
+    kept = sample.reading.exif == "stored"
+    stored, shown = (image, label) if kept else (label, image)
+    name = sample.image if isinstance(sample.image, Path) else "its image"
+    now = f", which says exif={sample.reading.exif} now" if sample.reading.exif else ""
+    return (
+        f"{where}: the label is {label[0]}x{label[1]} pixels (height x width), but {name} is read "
+        f"as {image[0]}x{image[1]}: its EXIF turns it from {stored[0]}x{stored[1]} to "
+        f"{shown[0]}x{shown[1]}. Add exif=stored to the options of the data set{now}, as in "
+        "folder:root=DIR,exif=stored, if its labels are drawn on images as they are stored, or "
+        "exif=upright if they are drawn on images as they are shown; a label of the other kind "
+        "must be exported again."
+    )
+
+
+def turn_is_open(sample: Sample, size: tuple[int, int], num_channels: int) -> bool:
+    """Tell whether EXIF turns an image, and nothing says whether it turns the label too.
+
+    Where height and width differ and change places, the label's size has said it.
+
+    Args:
+        sample: its data set may have said it, too.
+        size: of the image.
+        num_channels: that it was read with.
+    """
+    if sample.reading.exif or num_channels not in MODES:
+        return False
+    turn = turn_of(sample.image)
+    return turn in BACK and (turn not in LYING or size[0] == size[1])
