@@ -106,7 +106,7 @@ def _passing(skip_unreadable: bool) -> Iterator[None]:
         yield
     except UnreadableError as error:
         if not skip_unreadable:
-            told = " To pass over up to N such files, add --skip-unreadable N."
+            told = " To skip up to N such files, add --skip-unreadable N."
             raise DataError(f"{error}{told}") from None
 
 

@@ -136,7 +136,7 @@ class Trouble:
                 allowed = (
                     f" ({self.allowed} are allowed by --skip-unreadable)" if self.allowed else ""
                 )
-                more = f" To pass over up to N such files, add --skip-unreadable N{allowed}."
+                more = f" To skip up to N such files, add --skip-unreadable N{allowed}."
                 raise DataError(f"{reason}{more}")
             if self.accelerator.is_main_process:
                 sys.stderr.write(f"skipped, {len(self.seen)} of {self.allowed} allowed: {reason}\n")

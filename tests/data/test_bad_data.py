@@ -30,7 +30,7 @@ FLAGS = (
     *("--aug", "flip", "--log-every", "1", "--output-dir", "run"),
 )
 LABEL, IMAGE = "annotations/train/train1.png", "images/train/train1.png"
-UNREADABLE = " To pass over up to N such files, add --skip-unreadable N."
+UNREADABLE = " To skip up to N such files, add --skip-unreadable N."
 
 
 def foreign_values(path: Path) -> None:

@@ -61,7 +61,7 @@ def test_it_stops_a_run_as_the_first_batch_would(tmp_path: Path, name: str) -> N
     with pytest.raises(DataError) as expected:
         read_sample(built.splits["train"][1], built.labels)
     unreadable = isinstance(expected.value, UnreadableError)
-    more = " To pass over up to N such files, add --skip-unreadable N." if unreadable else ""
+    more = " To skip up to N such files, add --skip-unreadable N." if unreadable else ""
     with pytest.raises(DataError) as error:
         quick_check(built.splits, built.labels, 3, skip_unreadable=False, seconds=60)
     assert str(error.value) == f"{expected.value}{more}"

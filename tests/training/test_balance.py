@@ -159,11 +159,11 @@ def test_labels_that_cannot_be_read_are_counted_as_they_are_in_training(
     train, plan = split(more=missing), planned(registry, class_weights="enet")
     reason = "the label is missing; each image needs one of the same stem."
     assert refusal(plan, train, kind=DataError) == (
-        f"{tmp_path}/a.png: {reason} To pass over up to N such files, add --skip-unreadable N."
+        f"{tmp_path}/a.png: {reason} To skip up to N such files, add --skip-unreadable N."
     )
     one = planned(registry, class_weights="enet", skip_unreadable="1")
     assert refusal(one, train, kind=DataError) == (
-        f"{tmp_path}/b.png: {reason} To pass over up to N such files, add --skip-unreadable N "
+        f"{tmp_path}/b.png: {reason} To skip up to N such files, add --skip-unreadable N "
         "(1 are allowed by --skip-unreadable)."
     )
     two = planned(registry, class_weights="enet", skip_unreadable="2")
