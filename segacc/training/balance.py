@@ -178,9 +178,7 @@ def _passed_over(unreadable: set[str], allowed: int) -> list[str]:
     if len(unreadable) > allowed:
         reason = sorted(unreadable)[allowed]
         limit = f" ({allowed} are allowed by --skip-unreadable)" if allowed else ""
-        raise DataError(
-            f"{reason} To skip up to N such files, add --skip-unreadable N{limit}."
-        )
+        raise DataError(f"{reason} To skip up to N such files, add --skip-unreadable N{limit}.")
     many = "1 label" if len(unreadable) == 1 else f"{len(unreadable)} labels"
     return [f"{many} could not be read and were not counted"] if unreadable else []
 

@@ -126,7 +126,6 @@ def test_the_comment_on_top_holds_a_command_that_is_right(name: str) -> None:
 SCRIPT = """
 import json, os, sys, torch
 from accelerate.utils import gather_object
-from launches import ROOT
 from segacc.__main__ import end_with
 from segacc.training.processes import start_accelerator
 
