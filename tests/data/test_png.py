@@ -174,7 +174,7 @@ def test_colours_without_a_table_are_refused_as_before() -> None:
 def test_damage_ends_in_nothing_or_pillows_pixels() -> None:
     """In a process of its own: a decoder that crashes takes it along."""
     script = """
-import io, zlib, numpy as np
+import io, zlib, numpy as np, torch
 from PIL import Image
 from segacc.data.codecs import decode_plain
 random = np.random.default_rng(0)
