@@ -159,6 +159,7 @@ def with_dots(root: Path, names: list[str]) -> Path:
     return write_tar(root / "train.tar", members)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "fields", "lost", "first"),
     [

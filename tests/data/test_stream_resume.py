@@ -89,6 +89,7 @@ def stopped(warm: Warm, number: int, step: int, *args: object, run: Path) -> int
     return code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "step", "number"),
     [(0, 13, signal.SIGKILL), (2, 8, signal.SIGKILL), (2, 16, signal.SIGTERM)],

@@ -80,6 +80,7 @@ def trained() -> Any:
 # ------------------------------------------------------------------------------------- the records
 
 
+@pytest.mark.slow
 @each
 def test_the_contract_is_kept(name: str) -> None:
     check_architecture(ARCHITECTURES[name])

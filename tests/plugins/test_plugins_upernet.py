@@ -209,6 +209,7 @@ def test_hiera_is_built_for_the_largest_square_in_the_crop() -> None:
 # ---------------------------------------------------------------------------------- weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [*BACKBONES, "timm/test_efficientnet"])
 def test_a_saved_network_comes_back(backbone: str, tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation

@@ -33,6 +33,10 @@ BUILT_IN = {
 }
 
 
+QUICK = ("segformer", "mask2former", "upernet", "deeplabv3")
+"""Architectures whose step on two processes is compared by `make test`, too."""
+
+
 @pytest.fixture
 def example(example_plugin: ModuleType) -> Any:
     """Finds the example plugin's records."""
@@ -47,7 +51,13 @@ def test_built_in_architectures(name: str) -> None:
 
 
 @pytest.mark.launch
-@pytest.mark.parametrize("name", BUILT_IN["architecture"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in BUILT_IN["architecture"]
+    ],
+)
 def test_built_in_architectures_on_two_processes(name: str) -> None:
     from segacc.testing.architecture import check_processes
     from segacc.testing.subject import subject_of

@@ -238,6 +238,7 @@ OTHER_CLASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", OTHER_CLASSES)
 def test_other_classes_would_not_be_the_same_run(
     trained: Path, data: Path, tmp_path: Path, warm: Warm, change: str
