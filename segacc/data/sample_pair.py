@@ -3,10 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segacc.data.codecs import (
-    LYING,
-    turn_of,
-)
+from segacc.data.codecs import LYING, turn_of
 from segacc.data.decode import BACK, MODES, read_image, read_label
 from segacc.errors import DataError
 from segacc.hookspecs import Sample

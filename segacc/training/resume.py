@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.utils import broadcast_object_list, load
 
@@ -18,9 +18,7 @@ from segacc.training.limits.budget import FIRST_GUESS
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.plan import as_stored
 from segacc.training.processes import on_all
-
-if TYPE_CHECKING:
-    from segacc.training.run import Run
+from segacc.training.run import Run
 
 SAME_BATCH = (
     "Use the same data, and a number of processes, batch size and accumulation steps with the same "
@@ -32,7 +30,7 @@ SAME_READERS = (
 )
 
 
-def lock_folder(run: "Run") -> None:
+def lock_folder(run: Run) -> None:
     """Lock the run folder against other runs.
 
     Raises:
@@ -54,7 +52,7 @@ def lock_folder(run: "Run") -> None:
         lock.share()
 
 
-def prepare_folder(run: "Run", settings: Settings) -> None:
+def prepare_folder(run: Run, settings: Settings) -> None:
     """Create the run folder with config.yaml and the other files of a start; starts trackers."""
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
@@ -78,7 +76,7 @@ def unchanged(settings: Settings, stored: Path) -> bool:
     return all(where == f"{stored}: {key}" for key, where in typed.items())
 
 
-def resume(run: "Run") -> None:
+def resume(run: Run) -> None:
     """Load the checkpoint of the plan, if any.
 
     Raises:
@@ -137,14 +135,14 @@ def resume(run: "Run") -> None:
         fit_first(run, run.config.max_time)
 
 
-def verified(run: "Run", folder: Path) -> checkpoint.Progress:
+def verified(run: Run, folder: Path) -> checkpoint.Progress:
     """Verify a checkpoint's checksums and read its progress."""
     main = run.accelerator.is_main_process
     on_all(run.accelerator, lambda: checkpoint.verify(folder) if main else None)
     return on_all(run.accelerator, lambda: checkpoint.read(folder))
 
 
-def give_up_later(run: "Run", step: int) -> None:
+def give_up_later(run: Run, step: int) -> None:
     """When resuming from an earlier checkpoint, delete the later ones; rename a later best/."""
     best = run.folder / "best"
     was_of = side_file(best).get("step", 0)
@@ -156,7 +154,7 @@ def give_up_later(run: "Run", step: int) -> None:
         )
 
 
-def forget_best(run: "Run") -> None:
+def forget_best(run: Run) -> None:
     """Reset the best score if best/ does not exist any more."""
     (there,) = broadcast_object_list([(run.folder / "best").is_dir()])
     if run.progress.best is not None and not there:
@@ -164,7 +162,7 @@ def forget_best(run: "Run") -> None:
         run.notes.append("best/ was removed, so the next evaluation counts as the best")
 
 
-def fit_first(run: "Run", limit: str) -> None:
+def fit_first(run: Run, limit: str) -> None:
     """Assume a number of steps for a run with `--max-time` until its speed is known.
 
     Raises:
@@ -187,7 +185,7 @@ def fit_first(run: "Run", limit: str) -> None:
     )
 
 
-def read_state(run: "Run", stored: Path) -> None:
+def read_state(run: Run, stored: Path) -> None:
     """Load a checkpoint with accelerate.
 
     Raises:
@@ -205,7 +203,7 @@ def read_state(run: "Run", stored: Path) -> None:
         raise OptionError(checkpoint.damaged(stored, f"{type(error).__name__}: {error}")) from None
 
 
-def load_state(run: "Run", stored: Path) -> None:
+def load_state(run: Run, stored: Path) -> None:
     """Load weights, optimizer and random state, but keep the optimizer options of this run.
 
     torch's load_state_dict would replace the groups' learning rates and options with the stored
@@ -219,7 +217,7 @@ def load_state(run: "Run", stored: Path) -> None:
         group.update(own)
 
 
-def order_settings(run: "Run") -> dict[str, Any]:
+def order_settings(run: Run) -> dict[str, Any]:
     """Return the settings and digests that determine the order of the training samples.
 
     Samples are identified by their ids, not by their paths, so that a data set can be moved.

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,9 +22,6 @@ from segacc.training.optim.ema import Ema
 from segacc.training.plan import Plan
 from segacc.training.processes import bare, bare_names
 from segacc.training.run import Run
-
-if TYPE_CHECKING:
-    from segacc.training.run import Run
 
 
 def save_model(run: Run, name: str) -> Path:
@@ -112,7 +109,7 @@ def score_table(scores: Scores) -> str:
     return "\n".join(rows)
 
 
-def kinds(run: "Run") -> tuple[Weights, ...]:
+def kinds(run: Run) -> tuple[Weights, ...]:
     """Return the kinds of weights that are scored; the last one decides what is best and saved."""
     return ("raw", "ema") if run.ema else ("raw",)
 
@@ -135,7 +132,7 @@ def build_ema(plan: Plan, model: Any, accelerator: Accelerator) -> Ema | None:
 
 
 @contextmanager
-def using(run: "Run", weights: Weights) -> Iterator[None]:
+def using(run: Run, weights: Weights) -> Iterator[None]:
     """Use these weights for the network inside the block, identical on all processes."""
     run.scoring.weights = weights
     with run.ema.in_place_of(run.model) if run.ema and weights == "ema" else nullcontext():
@@ -145,7 +142,7 @@ def using(run: "Run", weights: Weights) -> Iterator[None]:
         yield
 
 
-def average(run: "Run") -> None:
+def average(run: Run) -> None:
     """Update the EMA after an optimizer step, if there is one.
 
     Steps that fp16's gradient scaler skipped do not count. For a fused optimizer accelerate does

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from accelerate.utils import broadcast_object_list
 
@@ -12,19 +11,17 @@ from segacc.training.defaults import check_warmup
 from segacc.training.events import Fitted, Stopped
 from segacc.training.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
 from segacc.training.optim.optimizers import check_length
-
-if TYPE_CHECKING:
-    from segacc.training.run import Run
+from segacc.training.run import Run
 
 
-def reason(run: "Run") -> str:
+def reason(run: Run) -> str:
     """Return why the run is over; an empty string while steps are left."""
     if run.progress.step >= run.max_steps:
         return "finished"
     return run.early_stop.reason(run.progress) if run.early_stop else ""
 
 
-def stopped(run: "Run", signal: str) -> Stopped:
+def stopped(run: Run, signal: str) -> Stopped:
     """Return the last event: the run is over, or was stopped by a signal, here or elsewhere."""
     step, why = run.progress.step, reason(run)
     if why and not run.evaluation_due():  # else it was stopped before its last evaluation
@@ -33,7 +30,7 @@ def stopped(run: "Run", signal: str) -> Stopped:
     return Stopped(step=step, reason=signal or "SIGTERM", resume=resume)
 
 
-def refit(run: "Run") -> Iterator[Fitted]:
+def refit(run: Run) -> Iterator[Fitted]:
     """Fit the number of steps to `--max-time` when due; the main process decides for all.
 
     It is due after the first few steps, again after twice as many, after each evaluation and
@@ -55,7 +52,7 @@ def refit(run: "Run") -> Iterator[Fitted]:
         yield Fitted(step=step, max_steps=total, limit=limit, used=clock.used())
 
 
-def check_fitted(run: "Run", total: int, limit: str) -> None:
+def check_fitted(run: Run, total: int, limit: str) -> None:
     """Check the settings against the fitted number of steps; all processes call it.
 
     Raises:
@@ -67,7 +64,7 @@ def check_fitted(run: "Run", total: int, limit: str) -> None:
     check_warmup(fitted_to, total, f"{total}")
 
 
-def fit(run: "Run", limit: float) -> int:
+def fit(run: Run, limit: float) -> int:
     """Return the number of steps that fits by this process's measurements."""
     config, progress = run.config, run.progress
     assert config.eval_every and config.save_every
@@ -81,7 +78,7 @@ def fit(run: "Run", limit: float) -> int:
     return fitted(left, progress.step, measured(run, limit), evaluation, checkpoint)
 
 
-def measured(run: "Run", limit: float) -> Pace:
+def measured(run: Run, limit: float) -> Pace:
     """Return the measured pace, with estimates for what was not done yet.
 
     An evaluation is estimated as training on the same number of images, a checkpoint as a hundredth
