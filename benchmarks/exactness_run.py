@@ -27,7 +27,7 @@ from segacc.settings.sources import Layer
 from segacc.training.events import StepDone
 from segacc.training.feed import Meter, windows
 from segacc.training.limits.signals import StopSignal
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
 
@@ -94,7 +94,7 @@ def main() -> None:
     way, precision, settings, result = *sys.argv[1:3], *map(Path, sys.argv[3:])
     torch.set_default_dtype(getattr(torch, precision))
     layer = Layer(json.loads(settings.read_text()), str(settings))
-    run = build_run(make_plan(gather([layer]), load_registry()))
+    run = build_run(make_plan([layer], load_registry()))
     made, build = [], run.scoring.metrics
     run.scoring.metrics = lambda: made.append(build()) or made[-1]
     before = trained(run)

@@ -8,7 +8,7 @@ from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.feed import Meter, windows
 from segacc.training.limits.signals import StopSignal
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
 
@@ -27,7 +27,7 @@ def build(folder: Path, **settings: object) -> Run:
     """Build a run of a tiny network as the command line does, in `folder`/run, or resume it."""
     fixed = {} if "resume" in settings else FIXED
     values = {**fixed, "output_dir": folder / "run", **settings}
-    return build_run(make_plan(gather([Layer(values, "command line")]), load_registry()))
+    return build_run(make_plan([Layer(values, "command line")], load_registry()))
 
 
 def windows_of(run: Run) -> Iterator[list[Batch]]:

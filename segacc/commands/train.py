@@ -13,7 +13,7 @@ from segacc.errors import WriteError
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 
 if TYPE_CHECKING:
     from segacc.training.events import Event
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def train_command(layers: list[Layer]) -> int:
     """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
-    plan = make_plan(gather(layers), load_plugins(), started=process_start())
+    plan = make_plan(layers, load_plugins(), started=process_start())
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
@@ -92,8 +92,8 @@ def train(config: TrainConfig) -> "Iterator[Event]":
     typed = {
         f.name: getattr(config, f.name) for f in fields if getattr(config, f.name) != f.default
     }
-    settings = gather([Layer(typed, "TrainConfig")])
-    yield from events(build_run(make_plan(settings, load_registry())))
+    layers = [Layer(typed, "TrainConfig")]
+    yield from events(build_run(make_plan(layers, load_registry())))
 
 
 def events(run: "Run") -> "Iterator[Event]":

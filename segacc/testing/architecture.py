@@ -35,7 +35,7 @@ from segacc.testing.tools import (
 from segacc.testing.training import different, learn
 from segacc.training.feed import Meter, windows
 from segacc.training.limits.signals import StopSignal
-from segacc.training.plan import Plan, gather, make_plan
+from segacc.training.plan import Plan, make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
 
@@ -135,7 +135,7 @@ def plan_of(subject: Subject, folder: Path, **more: Any) -> Plan:
         **more,
     }
     layer = Layer(settings, "segacc.testing")
-    return make_plan(gather([layer]), registry_with(subject.record, data))
+    return make_plan([layer], registry_with(subject.record, data))
 
 
 def check_run(subject: Subject) -> None:

@@ -60,6 +60,17 @@ class Progress:
     """Settings that determine the order of samples; they must be the same in a resumed run."""
 
 
+@dataclass(frozen=True)
+class Resume:
+    """The checkpoint that a run continues from."""
+
+    folder: Path
+    """The run folder."""
+    checkpoint: Path
+    progress: Progress
+    """As stored; of a streamed run it has the positions of all processes."""
+
+
 def write_folder(
     folder: Path,
     fill: Callable[[Path], None],
@@ -236,11 +247,11 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{COMPLETE}"))
 
 
-def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
-    """Return (run folder, checkpoint) for `--resume`: `auto`, a run folder, or a checkpoint.
+def find(given: str, output_dir: Path | None) -> Resume:
+    """Find and read the checkpoint for `--resume`: `auto`, a run folder, or a checkpoint.
 
     Raises:
-        OptionError: there is no checkpoint, or none with checksums.
+        OptionError: there is no checkpoint, none with checksums, or it is damaged.
     """
     if given == "auto" and output_dir is None:
         raise OptionError("--resume auto needs --output-dir DIR; or use --resume DIR.")
@@ -251,7 +262,7 @@ def find(given: str, output_dir: Path | None) -> tuple[Path, Path]:
     if not found:
         _refuse_older(given, path)
         raise OptionError(f"--resume {given}: no complete checkpoint in {path / 'checkpoints'}.")
-    return found[-1].parents[1], found[-1]
+    return Resume(found[-1].parents[1], found[-1], read(found[-1]))
 
 
 def _refuse_older(given: str, folder: Path) -> None:

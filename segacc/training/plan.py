@@ -53,7 +53,7 @@ class Plan:
     metric: tuple[Chosen, ...]
     folder: Path
     """The run folder."""
-    resume: Path | None
+    resume: checkpoint.Resume | None
     """The checkpoint to resume from."""
     schedule: Decay
     early_stop: tuple[str, EarlyStopOptions] | None
@@ -62,23 +62,34 @@ class Plan:
     """Start of the run, as a value of time.monotonic, in seconds."""
 
 
-def gather(layers: list[Layer]) -> Settings:
+def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
     """Merge the sources of the settings; with `--resume`, on top of the run's own config.yaml.
 
     Raises:
-        OptionError: see `merge`; or a setting that a resumed run cannot change was changed.
+        OptionError: see `merge`; there is no checkpoint to resume from; or a setting that a
+            resumed run cannot change was changed.
     """
     settings = merge(layers)
     if not settings.config.resume:
-        return settings
-    folder, _ = checkpoint.find(settings.config.resume, settings.config.output_dir)
+        return settings, None
+    resume = checkpoint.find(settings.config.resume, settings.config.output_dir)
+    folder = resume.folder
     if settings.config.output_dir and settings.config.output_dir.expanduser().resolve() != folder:
         raise OptionError(f"--resume continues the run in {folder}; leave --output-dir out.")
     stored = read_yaml(folder / "config.yaml", "--resume")
     resumed = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))
     typed = [Layer(_without(layer.values, ABOUT_THE_PLACE), layer.source) for layer in layers]
     _refuse_changes(settings, merge([stored]), folder)
-    return merge([stored, *typed, resumed])
+    return _as_started(merge([stored, *typed, resumed])), resume
+
+
+def _as_started(settings: Settings) -> Settings:
+    """Make a resumed run read the network's config from its run folder."""
+    arch, network = settings.config.arch, (settings.config.output_dir or Path()) / NETWORK
+    if not (isinstance(arch, dict) and arch.get("config") and network.is_dir()):
+        return settings
+    config = dataclasses.replace(settings.config, arch={**arch, "config": str(network)})
+    return Settings(config, settings.origins)
 
 
 def _refuse_changes(typed: Settings, stored: Settings, folder: Path) -> None:
@@ -105,17 +116,18 @@ def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]
     return {key: value for key, value in values.items() if key not in keys}
 
 
-def make_plan(settings: Settings, registry: Registry, *, started: float | None = None) -> Plan:
+def make_plan(layers: list[Layer], registry: Registry, *, started: float | None = None) -> Plan:
     """Check everything that can be checked without torch.
 
     Args:
-        settings: the merged settings.
+        layers: the sources of the settings; later ones override earlier ones.
         registry: the known components.
         started: start of the run, as a value of time.monotonic, in seconds; default now.
 
     Raises:
         SegaccError: a setting is invalid; the first one found, and where it was given.
     """
+    settings, resume = gather(layers)
     settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
     check_optimization(settings)
@@ -138,7 +150,7 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
         many("loss", "loss"),
         many("metric", "metric"),
         run_folder(settings, arch, dataset),
-        checkpoint.find(config.resume, config.output_dir)[1] if config.resume else None,
+        resume,
         choose_schedule(settings),
         choose_early_stop(settings),
         time.monotonic() if started is None else started,
@@ -148,8 +160,7 @@ def make_plan(settings: Settings, registry: Registry, *, started: float | None =
     refuse_twins([one.text for one in plan.metric], settings.where("metric"))
     if config.class_weights is not None:
         _check_class_weights(plan, config.class_weights)
-    if plan.resume:
-        _check_length(plan)
+    refuse_done(resume, settings)
     return plan
 
 
@@ -160,9 +171,7 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
         SegaccError: the weights do not exist, or no architecture reads them.
     """
     given, where = settings.config.weights, settings.where("weights")
-    if settings.config.resume:
-        return _as_started(settings)
-    if given in ("auto", "none"):
+    if settings.config.resume or given in ("auto", "none"):
         return settings
     _check_weights(given, where)
     refuse_own(settings, given)
@@ -201,25 +210,18 @@ def _check_class_weights(plan: Plan, given: str) -> None:
         )
 
 
-def _check_length(plan: Plan) -> None:
-    """Refuse a `max_steps` that the checkpoint has already passed."""
-    assert plan.resume
-    done, last = checkpoint.read(plan.resume).step, plan.settings.config.max_steps
-    if last and done > last:
+def refuse_done(resume: checkpoint.Resume | None, settings: Settings) -> None:
+    """Refuse to resume a run that has already passed its last step.
+
+    Raises:
+        OptionError: the checkpoint is after `max_steps`.
+    """
+    last = settings.config.max_steps
+    if resume and last and resume.progress.step > last:
         raise OptionError(
-            f"{plan.settings.where('max_steps')}: {last}: {plan.resume} is already at step {done}."
+            f"{settings.where('max_steps')}: {last}: {resume.checkpoint} is already at step "
+            f"{resume.progress.step}; give more with --max-steps or --epochs."
         )
-
-
-def _as_started(settings: Settings) -> Settings:
-    """Make a resumed run read the network's config from its run folder."""
-    folder, _ = checkpoint.find(settings.config.resume or "", settings.config.output_dir)
-    arch = settings.config.arch
-    if not (isinstance(arch, dict) and arch.get("config") and (folder / NETWORK).is_dir()):
-        return settings
-    arch = {**arch, "config": str(folder / NETWORK)}
-    config = dataclasses.replace(settings.config, arch=arch)
-    return Settings(config, settings.origins)
 
 
 def _check_weights(given: str, where: str) -> None:

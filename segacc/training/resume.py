@@ -1,6 +1,7 @@
 """Lock and prepare the run folder at the start of a run, and load the checkpoint to resume."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def resume(run: Run) -> None:
     now, streamed = order_settings(run), isinstance(run.train_data, TrainStream)
     run.progress.positions = [None] * max(1, run.config.num_workers) if streamed else []
     if run.plan.resume:
-        stored = verified(run, run.plan.resume)
+        found, main = run.plan.resume, run.accelerator.is_main_process
+        on_all(run.accelerator, lambda: checkpoint.verify(found.checkpoint) if main else None)
+        stored = deepcopy(found.progress)
         was = stored.settings
         missing = [key for key in now if key not in was]
         if missing and streamed == ("shards" in was):
@@ -106,18 +109,11 @@ def resume(run: Run) -> None:
                 f"--resume {run.config.resume}: the settings differ from those of the checkpoint: "
                 f"{'; '.join(different)}. {SAME_READERS if streamed else SAME_BATCH}"
             )
-        last = run.config.max_steps
-        if last is not None and stored.step > last:
-            where = f"--resume {run.config.resume}"
-            raise OptionError(
-                f"{where}: the checkpoint is at step {stored.step}, and the run has {last} steps; "
-                "give more with --max-steps or --epochs."
-            )
-        load_state(run, run.plan.resume)
+        load_state(run, found.checkpoint)
         run.unreadable.update(stored.unreadable)
         if run.ema:
-            ema, stored_in = run.ema, run.plan.resume
-            on_all(run.accelerator, lambda: ema.load(stored_in))
+            ema = run.ema
+            on_all(run.accelerator, lambda: ema.load(found.checkpoint))
         if streamed:
             stored.positions = stored.positions[run.accelerator.process_index]
         run.progress, run.clock.before = stored, stored.seconds
@@ -133,13 +129,6 @@ def resume(run: Run) -> None:
     run.progress.settings = now
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
-
-
-def verified(run: Run, folder: Path) -> checkpoint.Progress:
-    """Verify a checkpoint's checksums and read its progress."""
-    main = run.accelerator.is_main_process
-    on_all(run.accelerator, lambda: checkpoint.verify(folder) if main else None)
-    return on_all(run.accelerator, lambda: checkpoint.read(folder))
 
 
 def give_up_later(run: Run, step: int) -> None:

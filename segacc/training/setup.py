@@ -31,7 +31,7 @@ from segacc.training.limits.budget import Clock
 from segacc.training.limits.guard import build_early_stop, build_guard
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.optimizers import choose_optimizer
-from segacc.training.plan import Plan
+from segacc.training.plan import Plan, refuse_done
 from segacc.training.processes import idle_cores, on_all, save_bare, start_accelerator
 from segacc.training.resume import lock_folder, prepare_folder, resume
 from segacc.training.run import Best, Run
@@ -180,6 +180,7 @@ def build_run(plan: Plan) -> Run:
     loaded, processes = bool(built.report.loaded), accelerator.num_processes
     count = data.num_training_samples
     settings = choose_settings(plan.settings, loaded, facts.crop_size, count, processes)
+    refuse_done(plan.resume, settings)
     losses = build_losses(plan, network, facts)
     if list(losses) != [one.name for one in plan.loss]:
         settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own loss")})

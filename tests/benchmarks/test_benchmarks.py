@@ -12,7 +12,7 @@ import pytest
 from launches import ROOT, environment
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 
 
 @pytest.mark.slow
@@ -95,6 +95,6 @@ def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path
             key = flag[2:].replace("-", "_")
             many = key in ("aug", "loss")
             values[key] = [*values.get(key, []), value] if many else value
-        plan = make_plan(gather([Layer(values, "command line")]), load_registry())
+        plan = make_plan([Layer(values, "command line")], load_registry())
         assert [one.name for one in plan.loss] == ["cross_entropy", "dice"]
         assert len(plan.loss[0].options.class_weights) == 11

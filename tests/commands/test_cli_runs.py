@@ -91,7 +91,8 @@ def test_a_resume_that_is_refused_changes_nothing(
     )
     assert_refused(
         warm("--resume", "run", "--max-steps", "2", cwd=tmp_path),
-        f"--max-steps: 2: {run}/checkpoints/step-00000040 is already at step 40.",
+        f"--max-steps: 2: {run}/checkpoints/step-00000040 is already at step 40; give more with "
+        "--max-steps or --epochs.",
     )
     assert contents(run) == before
 

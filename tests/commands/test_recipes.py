@@ -80,7 +80,7 @@ def test_there_are_these() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_is_as_published(name: str) -> None:
-    plan = make_plan(gather([read_recipe(name)]), load_registry())
+    plan = make_plan([read_recipe(name)], load_registry())
     config = plan.settings.config
     for key, value in {**ADE20K, **PUBLISHED[name]}.items():
         assert getattr(config, key) == value, key
@@ -98,7 +98,7 @@ def test_a_recipe_is_as_published(name: str) -> None:
 
 
 def test_the_tutorial_is_the_tutorials() -> None:
-    plan = make_plan(gather([read_recipe("tutorial")]), load_registry())
+    plan = make_plan([read_recipe("tutorial")], load_registry())
     config = plan.settings.config
     expected = {
         **{"weights": "nvidia/mit-b0", "train_split": "train[:50]", "val_fraction": 0.2},
@@ -146,7 +146,7 @@ def test_flags_go_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> 
         patch.setattr("segacc.commands.train.train_command", keep)
         flags = ["--recipe", "tutorial", "--batch-size", "3"]
         cli.run([*flags, "--config", str(tmp_path / "mine.yaml")])
-    settings = gather(found)
+    settings, _ = gather(found)
     config = settings.config
     assert (config.batch_size, config.lr, config.keep) == (3, 1e-3, 3)
     assert (config.max_steps, config.epochs) == (7, None)

@@ -22,7 +22,7 @@ from segacc.data.placement import (
 )
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.setup import build_pipeline
 
 TARGETS = ((20, 30), (48, 64), (1, 7), (7, 1), (131, 97), (61, 75))
@@ -74,5 +74,5 @@ def test_windows_move_with_the_batch() -> None:
 @pytest.mark.parametrize(("device", "count"), [("cuda", 2), ("cpu", 2), ("mps", 0), ("xpu", 0)])
 def test_only_devices_that_scale_antialiased_are_left_to_it(device: str, count: int) -> None:
     values = {**FIXED, "aug": ["random_scale_crop", "flip"], "dataset": "nuclei"}
-    plan = make_plan(gather([Layer(values, "command line")]), load_registry())
+    plan = make_plan([Layer(values, "command line")], load_registry())
     assert len(build_pipeline(plan, facts(crop_size=(64, 64)), device).late) == count

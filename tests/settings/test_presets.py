@@ -13,7 +13,7 @@ from run_tools import build
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import AUGMENT, Layer, read_yaml
-from segacc.training.plan import Plan, gather, make_plan
+from segacc.training.plan import Plan, make_plan
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -36,7 +36,7 @@ def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def plan(folder: Path, **values: Any) -> Plan:
     return make_plan(
-        gather([Layer({"output_dir": folder / "run", **values}, "command line")]), load_registry()
+        [Layer({"output_dir": folder / "run", **values}, "command line")], load_registry()
     )
 
 

@@ -29,7 +29,7 @@ from segacc.registry import Registry, load_registry
 from segacc.settings.sources import Layer
 from segacc.training.balance import Balance, balance
 from segacc.training.class_weights import FORM, check_class_weights, read_class_weights
-from segacc.training.plan import Plan, gather, make_plan
+from segacc.training.plan import Plan, make_plan
 from segacc.training.processes import start_accelerator
 from segacc.training.setup import build_losses
 
@@ -46,7 +46,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 def planned(registry: Registry, *, source: str = "command line", **values: Any) -> Plan:
-    return make_plan(gather([Layer({"num_workers": "0", **values}, source)]), registry)
+    return make_plan([Layer({"num_workers": "0", **values}, source)], registry)
 
 
 def labels(count: int = 6) -> list[Any]:

@@ -19,6 +19,7 @@ from segacc.errors import OptionError, WriteError
 from segacc.loop import train as train_run
 from segacc.training.checkpoint import (
     Progress,
+    Resume,
     complete,
     fault,
     find,
@@ -299,7 +300,7 @@ def run(tmp_path: Path, accelerator: Accelerator) -> Path:
 
 
 def test_the_newest_checkpoint_of_a_run_is_found(run: Path, monkeypatch: Any) -> None:
-    newest = (run, run / "checkpoints" / name(10))
+    newest = Resume(run, run / "checkpoints" / name(10), Progress(step=10))
     assert find("auto", run) == newest
     assert find(str(run), None) == newest
     assert find(str(run), Path("elsewhere")) == newest
@@ -312,9 +313,10 @@ def test_the_newest_checkpoint_of_a_run_is_found(run: Path, monkeypatch: Any) ->
 
 def test_a_checkpoint_can_be_named(run: Path, monkeypatch: Any) -> None:
     older = run / "checkpoints" / name(5)
-    assert find(str(older), None) == (run, older)
+    found = Resume(run, older, Progress(step=5))
+    assert find(str(older), None) == found
     monkeypatch.chdir(older)
-    assert find(".", None) == (run, older)
+    assert find(".", None) == found
 
 
 def test_auto_needs_a_folder() -> None:

@@ -23,7 +23,7 @@ from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.events import Evaluated, StepDone
 from segacc.training.optim.ema import Ema
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.saving import build_ema
 from segacc.training.setup import build_run
 
@@ -118,7 +118,7 @@ def run_of(folder: Path, data: Path, **more: Any) -> Any:
         **{"dataset": f"folder:root={data}", "output_dir": folder, "max_steps": 24},
         **{"eval_every": 12, "log_every": 1, "num_pictures": 1, **more},
     }
-    return build_run(make_plan(gather([Layer(values, "test")]), load_registry()))
+    return build_run(make_plan([Layer(values, "test")], load_registry()))
 
 
 def test_a_run_scores_both_and_saves_the_average(data: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_run_scores_both_and_saves_the_average(data: Path, tmp_path: Path) -> 
 
 def test_deepspeeds_weights_are_not_followed(data: Path, tmp_path: Path) -> None:
     values = {"arch": "segformer", "dataset": f"folder:root={data}", "ema": 0.9}
-    plan = make_plan(gather([Layer(values, "command line")]), load_registry())
+    plan = make_plan([Layer(values, "command line")], load_registry())
     strange: Any = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, is_fsdp2=False)
     with pytest.raises(OptionError) as error:
         build_ema(plan, Small(), strange)

@@ -17,7 +17,7 @@ from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.feed import Meter, windows
 from segacc.training.limits.signals import StopSignal
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
 
@@ -73,7 +73,7 @@ def build(folder: Path, **settings: object) -> Run:
         "max_grad_norm": 1e9,
         "output_dir": folder / "run",
     }
-    plan = make_plan(gather([Layer({**fixed, **settings}, "test")]), load_registry())
+    plan = make_plan([Layer({**fixed, **settings}, "test")], load_registry())
     assert isinstance(plan.settings.config, TrainConfig)
     return build_run(plan)
 

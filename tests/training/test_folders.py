@@ -13,7 +13,7 @@ from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.folders import BALANCE, MARK, NETWORK, TRIAL, clear, writable
 from segacc.training.optim.groups import FILE
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -22,8 +22,8 @@ TIMES = 200
 
 def plan(folder: Path, **values: Any) -> Path:
     """Return the run folder of a plan."""
-    settings = gather([Layer({"output_dir": folder, **values}, "command line")])
-    return make_plan(settings, load_registry()).folder
+    layers = [Layer({"output_dir": folder, **values}, "command line")]
+    return make_plan(layers, load_registry()).folder
 
 
 def try_often(folder: str) -> None:
@@ -54,7 +54,7 @@ def test_a_default_folder_that_cannot_be_made_is_told_at_once(
 ) -> None:
     monkeypatch.chdir("/proc")
     with pytest.raises(OptionError) as told:
-        make_plan(gather([Layer({}, "command line")]), load_registry())
+        make_plan([Layer({}, "command line")], load_registry())
     assert str(told.value).startswith(
         "--output-dir is not given: runs/segformer-nuclei: cannot write in"
     )

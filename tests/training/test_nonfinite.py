@@ -24,7 +24,7 @@ from segacc.errors import NonFiniteError
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.events import Skipped, StepDone
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
 
@@ -63,7 +63,7 @@ def build(folder: Path, data: Path, **more: Any) -> Run:
         **{"dataset": f"folder:root={data}", "output_dir": folder / "run", "max_steps": 9},
         **{"log_every": 1, "eval_every": 9, "save_every": 3, "ema": 0.9, "lr": 0.01, **more},
     }
-    return build_run(make_plan(gather([Layer(values, "test")]), load_registry()))
+    return build_run(make_plan([Layer(values, "test")], load_registry()))
 
 
 def state(run: Run) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.events import StepDone
 from segacc.training.optim.optimizers import ALIASES, OPTIMIZERS, choose_optimizer
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 
 # Given by the groups, by segacc itself, or about how the same numbers are computed; `eps` of
 # Adafactor is a pair with None, and LAMB's own clipping is turned off.
@@ -176,7 +176,7 @@ REFUSED = [
 @pytest.mark.parametrize(("typed", "text"), REFUSED, ids=lambda value: "")
 def test_a_mistake_is_told(typed: dict[str, Any], text: str) -> None:
     with pytest.raises(OptionError) as error:
-        make_plan(gather([Layer(typed, "command line")]), load_registry())
+        make_plan([Layer(typed, "command line")], load_registry())
     assert str(error.value) == text
 
 

@@ -16,7 +16,7 @@ from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.feed import Meter, windows
 from segacc.training.limits.signals import StopSignal
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
 
@@ -44,7 +44,7 @@ def build(folder: Path, data: Path, **more: Any) -> Run:
         **{"max_steps": STEPS, "freeze_batchnorm": True, "max_grad_norm": 1e9, "lr": 1e-3},
         **{"output_dir": folder / "run", **more},
     }
-    return build_run(make_plan(gather([Layer(values, "test")]), load_registry()))
+    return build_run(make_plan([Layer(values, "test")], load_registry()))
 
 
 def plain_gradients(run: Run, window: Any) -> dict[str, torch.Tensor]:

@@ -12,10 +12,10 @@ from segacc.errors import OptionError, SegaccError
 from segacc.registry import Registry, load_registry, options_text
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import literal_choices
-from segacc.settings.sources import AUGMENT, Layer, merge, read_yaml, to_yaml
+from segacc.settings.sources import AUGMENT, Layer, read_yaml, to_yaml
 from segacc.training.checkpoint import Progress, seal
 from segacc.training.folders import model_folder, writable
-from segacc.training.plan import Plan, gather, make_plan
+from segacc.training.plan import Plan, make_plan
 
 
 @pytest.fixture
@@ -30,7 +30,14 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(registry: Registry, **values: Any) -> Plan:
-    return make_plan(gather([Layer(values, "command line")]), registry)
+    return make_plan([Layer(values, "command line")], registry)
+
+
+def resumed(registry: Registry, given: str) -> Path:
+    """Return the checkpoint from which `--resume` continues."""
+    made = plan(registry, resume=given)
+    assert made.resume is not None
+    return made.resume.checkpoint
 
 
 def refusal(registry: Registry, **values: Any) -> str:
@@ -95,7 +102,7 @@ def test_a_preset_is_written_as_its_row_and_read_again(registry: Registry) -> No
     assert row.strip() == "aug: [random_scale_crop, flip]"
     assert comment == "chosen: --augment light"
     Path("config.yaml").write_text(text)
-    again = make_plan(merge([read_yaml(Path("config.yaml"))]), registry)
+    again = make_plan([read_yaml(Path("config.yaml"))], registry)
     assert again.settings.config == settings.config
     assert [one.name for one in again.aug] == ["random_scale_crop", "flip"]
 
@@ -107,9 +114,9 @@ def test_a_later_row_or_preset_replaces_the_earlier_one(registry: Registry) -> N
     for file in ("aug.yaml", "augment.yaml"):
         for values, expected in zip(typed, (("flip:p=1",), AUGMENT["standard"]), strict=True):
             layers = [read_yaml(Path(file)), Layer(values, "command line")]
-            settings = make_plan(gather(layers), registry).settings
+            settings = make_plan(layers, registry).settings
             assert settings.config.aug == expected
-    settings = make_plan(gather([read_yaml(Path("augment.yaml"))]), registry).settings
+    settings = make_plan([read_yaml(Path("augment.yaml"))], registry).settings
     assert settings.where("aug") == "chosen: augment.yaml: augment light"
 
 
@@ -297,7 +304,8 @@ def test_a_resumed_run_keeps_its_settings(registry: Registry, tmp_path: Path) ->
     ):
         made = plan(registry, **given)
         config = made.settings.config
-        assert (made.folder, made.resume) == (run, run / "checkpoints" / "step-00000002")
+        assert made.resume is not None and made.resume.folder == made.folder == run
+        assert made.resume.checkpoint == run / "checkpoints" / "step-00000002"
         assert (config.seed, config.keep, config.max_steps) == (3, 7, 4)
         assert made.arch.options.variant == "tiny"
     assert plan(registry, resume="run", keep=1).settings.config.keep == 1
@@ -310,9 +318,9 @@ def test_the_newest_checkpoint_is_resumed_and_half_written_ones_do_not_count(
     run = write_run(tmp_path / "run", registry)
     newer = run / "checkpoints" / "step-00000003"
     newer.mkdir()
-    assert plan(registry, resume="run").resume == run / "checkpoints" / "step-00000002"
+    assert resumed(registry, "run") == run / "checkpoints" / "step-00000002"
     write_checkpoint(newer, 3)
-    assert plan(registry, resume="run").resume == newer
+    assert resumed(registry, "run") == newer
 
 
 @pytest.mark.parametrize(
@@ -332,7 +340,7 @@ def test_the_newest_checkpoint_is_resumed_and_half_written_ones_do_not_count(
         ),
         ({"best_by": "x"}, "--best-by: x: the run in {run} was started with mean_iou, which "),
         ({"overwrite": True}, "--overwrite: --resume continues the run in {run}; leave this out."),
-        ({"max_steps": 1}, "--max-steps: 1: {run}/checkpoints/step-00000002 is already at step 2."),
+        ({"max_steps": 1}, "--max-steps: 1: {run}/checkpoints/step-00000002 is already at step 2"),
         ({"output_dir": "other"}, "--resume continues the run in {run}; leave --output-dir out."),
     ],
 )

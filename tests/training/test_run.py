@@ -10,7 +10,7 @@ import torch
 from segacc.errors import OptionError
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.plan import gather, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.processes import idle_cores, start_accelerator
 from segacc.training.setup import build_run
 
@@ -21,7 +21,7 @@ def needy(options: object, facts: object) -> None:
 
 def test_a_missing_package_of_an_architecture_is_named(tmp_path: Path) -> None:
     values = {"arch": "segformer:variant=tiny", "weights": "none", "output_dir": tmp_path / "run"}
-    plan = make_plan(gather([Layer(values, "command line")]), load_registry())
+    plan = make_plan([Layer(values, "command line")], load_registry())
     record = dataclasses.replace(plan.arch.record, build=needy)
     plan = dataclasses.replace(plan, arch=dataclasses.replace(plan.arch, record=record))
     with pytest.raises(OptionError) as error:
