@@ -3,20 +3,21 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from segacc.contracts import Facts
 from segacc.model import SegmentationModel
+from segacc.model.contract import build_fitting
 from segacc.model.probe import Findings, probe
 from segacc.registry import Offer, Registry
+from segacc.settings.config import DEFAULT_CROP
 from segacc.settings.options import decode, describe, parse_component
 
 CLASSES = 150
 """Number of classes of the head, that of ADE20K."""
-SIDE = 512
-"""Side of the crop for the dry pass in pixels, changed to fit the network."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def datasheet(record: Any, typed: str = "") -> Datasheet:
     try:
         findings = probe(network, facts.crop_size)
     except Exception:  # it needs values, which meta tensors do not have
-        network, facts = construct(record, options, nullcontext(), side=128)
+        network, facts = construct(record, options, nullcontext(), size=(128, 128))
         findings = probe(network, facts.crop_size)
     return _sheet(record, options, where, parameters, rule.text(), findings, network)
 
@@ -101,18 +102,16 @@ def _sheet(
 
 
 def construct(
-    record: Any, options: Any, device: AbstractContextManager[Any], side: int = SIDE
+    record: Any,
+    options: Any,
+    device: AbstractContextManager[Any],
+    size: tuple[int, int] = DEFAULT_CROP,
 ) -> tuple[SegmentationModel, Facts]:
     """Build a network on a device, for a crop size that fits it."""
-    size = (side, side)
     names = tuple(f"class {k}" for k in range(CLASSES))
     facts = Facts(num_classes=CLASSES, class_names=names, crop_size=size)
     with device:
-        network: SegmentationModel = record.build(options, facts)
-        if (fitting := network.size_rule.fit(size)) != size:
-            facts = Facts(num_classes=CLASSES, class_names=names, crop_size=fitting)
-            network = record.build(options, facts)
-    return network, facts
+        return build_fitting(partial(record.build, options), facts)
 
 
 def markdown(registry: Registry) -> Iterator[str]:

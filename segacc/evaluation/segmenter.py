@@ -21,6 +21,7 @@ from segacc.labels import LabelMap
 from segacc.model.contract import SegmentationModel, SizeRule, stored_names
 from segacc.model.transformers_weights import first_line, quiet_bars, read_config
 from segacc.registry import load_registry
+from segacc.settings.config import DEFAULT_CROP
 from segacc.settings.options import decode
 
 
@@ -244,7 +245,7 @@ def facts_of(folder: Path, side: dict[str, Any]) -> Facts:
     if side:
         return Facts(**{**side["facts"], "crop_size": tuple(side["facts"]["crop_size"])})
     config, names = read_config(folder), stored_names(folder)
-    size = config.get("image_size") or 512
+    size = config.get("image_size") or DEFAULT_CROP
     crop = (size, size) if isinstance(size, int) else tuple(size)
     inner = config.get("backbone_config") or {}
     channels = config.get("num_channels") or inner.get("num_channels") or 3

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segacc.contracts import Facts, LossTerm
-from segacc.errors import WeightsError
+from segacc.errors import OptionError, WeightsError
 from segacc.model.transfer import LoadReport, Place, carry_over
 
 BLOCKS = (
@@ -89,6 +89,56 @@ class SizeRule:
         if min(size) < self.minimum:
             return f"takes only images of at least {self.minimum} pixels a side"
         return ""
+
+
+class CropError(OptionError):
+    """The crop size does not fit the network; `rule` is the network's."""
+
+    rule: SizeRule
+
+
+def refuse_crop(rule: SizeRule, crop: tuple[int, int], where: str = "crop_size") -> None:
+    """Refuse a crop size (height, width) that the network does not accept.
+
+    Raises:
+        CropError: the crop size does not fit; the message begins with `where` it was given.
+    """
+    if complaint := rule.complaint(crop):
+        height, width = rule.fit(crop)
+        error = CropError(
+            f"{where}: {crop[0]}x{crop[1]}: the architecture {complaint}; {height}x{width} fits."
+        )
+        error.rule = rule
+        raise error
+
+
+def build_fitting(
+    build: "Callable[[Facts], SegmentationModel]", facts: Facts, given: str = ""
+) -> "tuple[SegmentationModel, Facts]":
+    """Build a network for the nearest crop size that it accepts.
+
+    Args:
+        build: builds the network; it may be called twice.
+        facts: the facts of the run, with the crop size that is wanted.
+        given: where the user gave the crop size, which is refused if it does not fit.
+
+    Returns:
+        The network, and the facts with the crop size for which it was built.
+
+    Raises:
+        CropError: a crop size that the user gave does not fit.
+    """
+    try:
+        network = build(facts)
+        rule = network.size_rule
+    except CropError as error:  # raised before anything is built
+        rule = error.rule
+    if given:
+        refuse_crop(rule, facts.crop_size, given)
+    if (crop := rule.fit(facts.crop_size)) != facts.crop_size:
+        facts = replace(facts, crop_size=crop)
+        network = build(facts)
+    return network, facts
 
 
 def stored_names(folder: Path) -> list[str]:

@@ -8,8 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from segacc.contracts import Facts, TransformersOptions
-from segacc.errors import OptionError, WeightsError
-from segacc.model.contract import Logits, SegmentationModel, SizeRule, extend, stored_names
+from segacc.errors import WeightsError
+from segacc.model.contract import (
+    Logits,
+    SegmentationModel,
+    SizeRule,
+    extend,
+    refuse_crop,
+    stored_names,
+)
 from segacc.model.transfer import LoadReport, Place, carry_over, resize_bias_table, resize_positions
 from segacc.model.transformers_weights import (
     channels_of,
@@ -65,15 +72,10 @@ def square_side(facts: Facts, multiple: int) -> int:
     """Return the side of the crop, for a network that is built for squares of one size.
 
     Raises:
-        OptionError: the crop is not square, or not a multiple of `multiple`.
+        CropError: the crop is not square, or not a multiple of `multiple`.
     """
-    height, width = facts.crop_size
-    if complaint := SizeRule(multiple=multiple, square=True).complaint((height, width)):
-        raise OptionError(
-            f"crop_size: {height}x{width}: the architecture {complaint}. Choose a square crop "
-            f"whose side is a multiple of {multiple}, e.g. {max(1, height // multiple) * multiple}."
-        )
-    return height
+    refuse_crop(SizeRule(multiple=multiple, square=True), facts.crop_size)
+    return facts.crop_size[0]
 
 
 def reset_batchnorm(network: nn.Module) -> None:

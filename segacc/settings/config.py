@@ -17,6 +17,8 @@ Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 """The range that numpy accepts."""
 Named = str | dict[str, Any]
 """A component: `name:key=value,...`, or in YAML a mapping with the key `name`."""
+DEFAULT_CROP = (512, 512)
+"""(height, width) of the training crop if neither the user nor the data set gives one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
+from segacc.model.contract import build_fitting
 from segacc.model.hub import Source, choose, fetch
 from segacc.model.probe import freeze, probe
 from segacc.model.transfer import LoadReport
-from segacc.training.defaults import DEFAULT_CROP, check_batch, check_crop
+from segacc.training.defaults import check_batch, default_crop
 from segacc.training.folders import NETWORK
 from segacc.training.optim.freezing import freeze_for_good, keep_statistics
 from segacc.training.plan import Plan
@@ -125,30 +127,19 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
 def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]:
     """Build the network with random weights, for a crop size that fits it.
 
-    A default crop size is changed to fit; a given one that does not fit is refused.
+    Raises:
+        CropError: the crop size that was given does not fit.
     """
     config, labels = plan.settings.config, splits.labels
     facts = Facts(
         num_classes=len(labels.names),
         class_names=labels.names,
-        crop_size=config.crop_size or splits.crop_size or DEFAULT_CROP,
+        crop_size=config.crop_size or default_crop(splits)[0],
         num_channels=config.num_channels,
         seed=config.seed,
     )
-    try:
-        network = build(plan, facts)
-    except OptionError:  # it may only support squares; a default crop size can be changed
-        if config.crop_size is not None:
-            raise
-        side = max(32, min(facts.crop_size) // 32 * 32)
-        facts = replace(facts, crop_size=(side, side))
-        network = build(plan, facts)
-    fitting = network.size_rule.fit(facts.crop_size)
-    if config.crop_size is None and fitting != facts.crop_size:
-        facts = replace(facts, crop_size=fitting)
-        network = build(plan, facts)
-    check_crop(network, plan.settings, facts.crop_size)
-    return network, facts
+    given = plan.settings.where("crop_size") if config.crop_size else ""
+    return build_fitting(partial(build, plan), facts, given)
 
 
 def build(plan: Plan, facts: Facts) -> SegmentationModel:

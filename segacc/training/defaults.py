@@ -1,36 +1,43 @@
-"""Default settings that depend on the data and the network, and checks of crop and batch size."""
+"""Default settings that depend on the data and the network, and a check of the batch size."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from segacc.contracts import MetricState
 from segacc.errors import OptionError
+from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
+from segacc.settings.config import DEFAULT_CROP
 from segacc.settings.sources import Settings
 from segacc.settings.units import steps_of
 from segacc.training.optim.optimizers import check_length, default_lr
 from segacc.training.optim.schedule import OneCycle, parse_schedule
 
 DEFAULT_EPOCHS = 10.0
-DEFAULT_CROP = (512, 512)
 LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
 """Learning rate and factor of the head: SegFormer's recipe for loaded weights, and one for random
 weights."""
 SOME = 10**6
 """Number of steps assumed to check a warm-up while the number of steps is not known."""
+Crop = tuple[tuple[int, int], str]
+"""(height, width) in pixels, and the reason of this choice."""
 Choices = dict[str, tuple[Any, str]]
 """For each setting, a value and its reason."""
 
 
 def choose_settings(
-    settings: Settings, loaded: bool, crop: tuple[int, int], samples: int | None, processes: int
+    settings: Settings,
+    loaded: bool,
+    crop: Crop,
+    samples: int | None,
+    processes: int,
 ) -> Settings:
     """Fill in the settings that were not given, each with a reason.
 
     Args:
         settings: the settings of the plan.
         loaded: whether pretrained encoder weights were loaded.
-        crop: (height, width) that fits the network.
+        crop: a size that fits the network.
         samples: number of training samples; None for a stream of unknown length.
         processes: number of processes.
 
@@ -63,7 +70,7 @@ def choose_settings(
     return done
 
 
-def choose_shares(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Settings:
+def choose_shares(settings: Settings, loaded: bool, crop: Crop) -> Settings:
     """Fill in the settings that were not given, for a run with `max_time`."""
     open_ends = {
         **of_the_network(settings, loaded, crop),
@@ -76,15 +83,30 @@ def choose_shares(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Se
     return done
 
 
-def of_the_network(settings: Settings, loaded: bool, crop: tuple[int, int]) -> Choices:
+def of_the_network(settings: Settings, loaded: bool, crop: Crop) -> Choices:
     """Choose the settings that depend on the network, its weights and the optimizer."""
     start = "loaded" if loaded else "random"
     lr = default_lr(settings.config.optimizer, start, LR[start][0])
     return {
-        "crop_size": (crop, "the data set's default"),
+        "crop_size": crop,
         "lr": (lr, f"weights are {start}"),
         "head_lr_scale": (LR[start][1], f"weights are {start}"),
     }
+
+
+def default_crop(splits: DataSplits) -> Crop:
+    """Return the crop size without `--crop-size`, before it is fitted to the network."""
+    if splits.crop_size:
+        return splits.crop_size, "the data set's default"
+    return DEFAULT_CROP, "the default for data sets without their own"
+
+
+def fitted_crop(splits: DataSplits, fitting: tuple[int, int]) -> Crop:
+    """Return the crop size for which the network was built, with its reason."""
+    (height, width), origin = default_crop(splits)
+    if (height, width) == fitting:
+        return fitting, origin
+    return fitting, f"{origin} is {height}x{width}, which the architecture does not accept"
 
 
 def warmup(settings: Settings, steps: float) -> tuple[float, str]:
@@ -129,17 +151,6 @@ def check_warmup(settings: Settings, steps: int, told: str) -> None:
         raise OptionError(
             f"{where}: a warm-up of {both} steps leaves none of {told} steps after it; give fewer."
         )
-
-
-def check_crop(network: SegmentationModel, settings: Settings, crop: tuple[int, int]) -> None:
-    """Refuse a crop size that does not fit the network.
-
-    Raises:
-        OptionError: the crop size does not fit.
-    """
-    if complaint := network.size_rule.complaint(crop):
-        where = settings.where("crop_size")
-        raise OptionError(f"{where}: {crop[0]}x{crop[1]}: the architecture {complaint}.")
 
 
 def check_batch(network: SegmentationModel, settings: Settings, processes: int) -> None:

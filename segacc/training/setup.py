@@ -25,7 +25,7 @@ from segacc.settings.sources import Settings
 from segacc.training import checkpoint
 from segacc.training.build import build_network
 from segacc.training.data import load_data
-from segacc.training.defaults import choose_score, choose_settings
+from segacc.training.defaults import choose_score, choose_settings, fitted_crop
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
 from segacc.training.limits.guard import build_early_stop, build_guard
@@ -178,8 +178,8 @@ def build_run(plan: Plan) -> Run:
     built = build_network(plan, data.splits, accelerator)
     network, facts = built.network, data.balance.inform(built.facts)
     loaded, processes = bool(built.report.loaded), accelerator.num_processes
-    count = data.num_training_samples
-    settings = choose_settings(plan.settings, loaded, facts.crop_size, count, processes)
+    crop, count = fitted_crop(data.splits, facts.crop_size), data.num_training_samples
+    settings = choose_settings(plan.settings, loaded, crop, count, processes)
     refuse_done(plan.resume, settings)
     losses = build_losses(plan, network, facts)
     if list(losses) != [one.name for one in plan.loss]:

@@ -94,6 +94,12 @@ def test_a_resume_that_is_refused_changes_nothing(
         f"--max-steps: 2: {run}/checkpoints/step-00000040 is already at step 40; give more with "
         "--max-steps or --epochs.",
     )
+    shorter = warm("--resume", "run", "--epochs", "5", cwd=tmp_path)
+    assert_refused(
+        shorter,
+        f"chosen: 5 epochs of 4 images, 4 per step: 5: {run}/checkpoints/step-00000040 is already "
+        "at step 40; give more with --max-steps or --epochs.",
+    )
     assert contents(run) == before
 
 

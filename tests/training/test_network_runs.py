@@ -161,10 +161,14 @@ def test_a_crop_that_was_not_typed_is_made_to_fit(warm: Warm, data: Path, tmp_pa
     given = ("--arch", "linear:size=test", "--weights", "none", "--dataset", f"folder:root={data}")
     assert_succeeded(warm(*steps, *given, cwd=tmp_path))
     assert config(tmp_path / "run")["crop_size"] == [504, 504]
+    assert (
+        "crop_size: [504, 504]                        # chosen: the default for data sets without "
+        "their own is 512x512, which the architecture does not accept"
+    ) in (tmp_path / "run/config.yaml").read_text().splitlines()
     typed = (*given, "--crop-size", "64", "--overwrite")
     assert_refused(
         warm(*steps, *typed, cwd=tmp_path),
-        "--crop-size: 64x64: the architecture takes only multiples of 14 pixels.",
+        "--crop-size: 64x64: the architecture takes only multiples of 14 pixels; 56x56 fits.",
     )
 
 
