@@ -1,11 +1,10 @@
 """Fixtures of the command line's tests; a test module asks for them by `pytest_plugins`."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli_tools import SHORT, Warm, assert_succeeded, write_data
+from cli_tools import SHORT, Warm, assert_succeeded, warm_segacc, write_data
 
 
 @pytest.fixture(scope="session")
@@ -15,11 +14,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+def warm() -> Warm:
     """Return what runs segacc with torch already imported."""
-    runner = Warm(tmp_path_factory.mktemp("warm"))
-    yield runner
-    runner.close()
+    return warm_segacc()
 
 
 @pytest.fixture(scope="session")

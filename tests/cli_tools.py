@@ -1,13 +1,16 @@
 """Runs segacc as a user does, in a folder of its own, on a small data set that is written here."""
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 from collections.abc import Sequence
@@ -56,21 +59,27 @@ class Warm:
         self.folder = folder
         self.server = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "warm_segacc.py")],
-            env=environment({}),
+            env=environment({"HF_HOME": str(folder / "home")}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def __call__(self, *arguments: object, cwd: Path, site: Path | None = None) -> Done:
-        """Run `python -m segacc` in the folder `cwd`, with plugins that pip put into `site`."""
+    def __call__(
+        self, *arguments: object, cwd: Path, site: Path | None = None, processes: int = 0
+    ) -> Done:
+        """Run `python -m segacc` in the folder `cwd`, with plugins that pip put into `site`.
+
+        With `processes` it runs in so many, in the environment that `accelerate launch` gives them.
+        """
         command = [str(argument) for argument in arguments]
         if sys.platform == "darwin":  # a fork without exec is not safe there
-            return segacc(*command, cwd=cwd, PYTHONPATH=str(site or ""))
+            more = {"PYTHONPATH": str(site or "")}
+            return start([*launcher(processes), *command], cwd, more)
         files = {name: self.folder / name for name in ("stdout", "stderr")}
         for path in files.values():
             path.write_text("")
-        code = self._run(command, cwd, files["stdout"], files["stderr"], site)
+        code = self._run(command, cwd, files["stdout"], files["stderr"], site, processes)
         return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
 
     def on_terminal(self, *arguments: object, cwd: Path) -> Done:
@@ -88,10 +97,17 @@ class Warm:
         return Done(command, code, (self.folder / "stdout").read_text(), seen.decode())
 
     def _run(
-        self, command: list[str], cwd: Path, stdout: Path, stderr: Path, site: Path | None = None
+        self,
+        command: list[str],
+        cwd: Path,
+        stdout: Path,
+        stderr: Path,
+        site: Path | None = None,
+        processes: int = 0,
     ) -> int:
         assert self.server.stdin and self.server.stdout
-        job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr, "site": site}
+        job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr}
+        job |= {"site": site, "processes": processes}
         self.server.stdin.write(json.dumps(job, default=str) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
@@ -103,6 +119,16 @@ class Warm:
         self.server.wait(30)
 
 
+@functools.cache
+def warm_segacc() -> Warm:
+    """Return the one Warm of this test process."""
+    folder = tempfile.TemporaryDirectory(prefix="segacc-warm-")
+    runner = Warm(Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(runner.close)
+    return runner
+
+
 def _drain(master: int, into: bytearray) -> None:
     """Read a terminal until its other side is closed."""
     with contextlib.suppress(OSError):
@@ -110,11 +136,20 @@ def _drain(master: int, into: bytearray) -> None:
             into += data
 
 
+def launcher(processes: int) -> list[str]:
+    """Return `accelerate launch -m segacc` for so many CPU processes; for 0 without launcher."""
+    if not processes:
+        return [sys.executable, "-m", "segacc"]
+    name = "cpu" if processes == 1 else "cpu_2_processes"
+    config = ROOT / "accelerate_configs" / f"{name}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(config), "--main_process_port", "0"]
+    return [*command, "--num_processes", str(processes), "-m", "segacc"]
+
+
 def launch(*arguments: object, cwd: Path, **more: str) -> Done:
     """Run `accelerate launch -m segacc` on two processes of the CPU."""
-    config = ROOT / "accelerate_configs" / "cpu_2_processes.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--main_process_port", "0", "-m", "segacc", *map(str, arguments)]
+    command = [*launcher(2), *map(str, arguments)]
     return start(command, cwd, {"ACCELERATE_USE_CPU": "true", **more})
 
 

@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-CONFIGS = ROOT / "accelerate_configs"
+from cli_tools import ROOT, launcher, warm_segacc
+
 TINY = ("--arch", "segformer:variant=tiny", "--weights", "none")
 
 
@@ -19,33 +18,25 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(*args: object, processes: int) -> list[str]:
-    """Return `accelerate launch -m segacc ...` for so many CPU processes."""
-    name = "cpu" if processes == 1 else "cpu_2_processes"
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    where = ["--config_file", str(CONFIGS / f"{name}.yaml"), "--main_process_port", "0"]
-    count = ["--num_processes", str(processes)]
-    return [*launcher, *where, *count, "-m", "segacc", *map(str, args)]
+    """Return `accelerate launch -m segacc ...` for so many CPU processes; for 0 no launcher."""
+    return [*launcher(processes), *map(str, args)]
 
 
-def launch(*args: object, processes: int = 1, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run segacc to its end; it must succeed."""
-    done = subprocess.run(
-        command(*args, processes=processes),
-        env=environment(**more),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def launch(*args: object, processes: int = 1) -> "subprocess.CompletedProcess[str]":
+    """Run segacc to its end on so many processes; it must succeed.
+
+    They are forks of a process that has imported torch, in the environment of `accelerate launch`.
+    Tests of the launcher itself, of signals and of imports run `command`.
+    """
+    done = warm_segacc()(*args, cwd=ROOT, processes=processes)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done
 
 
 def start(*args: object, processes: int = 0) -> "subprocess.Popen[str]":
     """Start segacc, without a launcher unless told, and leave it running in its own session."""
-    plain = [sys.executable, "-m", "segacc", *map(str, args)]
     return subprocess.Popen(
-        command(*args, processes=processes) if processes else plain,
+        command(*args, processes=processes),
         env=environment(),
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -1,15 +1,31 @@
 """Runs many `python -m segacc` in processes of their own that share one import of torch.
 
 It reads a JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files),
-`site` (a folder to import from, or null). It forks, and the child does what `python -m segacc`
-does; the exit code is written as one line.
+`site` (a folder to import from, or null), and `processes` (0: no launcher). It forks, and each
+child does what `python -m segacc` does, in the environment that `accelerate launch` gives it; the
+exit code is written as one line.
 """
 
 import json
 import os
+import signal
+import socket
 import sys
+import time
 import traceback
 from typing import Any
+
+LIMIT = 300.0
+"""Seconds after which the processes of a run are killed."""
+LAUNCHED = {
+    "ACCELERATE_MIXED_PRECISION": "no",
+    "ACCELERATE_DYNAMO_BACKEND": "NO",
+    "ACCELERATE_DYNAMO_MODE": "default",
+    "ACCELERATE_DYNAMO_USE_FULLGRAPH": "False",
+    "ACCELERATE_DYNAMO_USE_DYNAMIC": "False",
+    "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "False",
+}
+"""What `accelerate launch` sets with the configurations for CPUs."""
 
 
 def serve() -> None:
@@ -21,12 +37,52 @@ def serve() -> None:
     import segacc.training.setup  # noqa: F401
 
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            os._exit(run(json.loads(line)))
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        job = json.loads(line)
+        children = []
+        for environment in environments(job["processes"]):
+            child = os.fork()
+            if not child:
+                os.environ.update(environment)
+                os._exit(run(job))
+            children.append(child)
+        sys.stdout.write(f"{exit_code(children)}\n")
         sys.stdout.flush()
+
+
+def environments(processes: int) -> list[dict[str, str]]:
+    """Return what a launcher adds to the environment of each process."""
+    if processes < 2:
+        return [{**LAUNCHED, "ACCELERATE_USE_CPU": "True"} if processes else {}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    count = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    common = {**LAUNCHED, **count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = map(str, range(processes))
+    return [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
+
+
+def exit_code(children: list[int]) -> int:
+    """Wait for the processes; one that fails stops the others, as a launcher does."""
+    code, end = 0, time.monotonic() + LIMIT
+    while children:
+        for child in list(children):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                children.remove(child)
+                code = code or os.waitstatus_to_exitcode(status)
+                if code:
+                    stop(children, signal.SIGTERM)
+        if children and time.monotonic() > end:
+            stop(children, signal.SIGKILL)
+        time.sleep(0.002)
+    return code
+
+
+def stop(children: list[int], number: int) -> None:
+    """Send a signal to all processes of a run."""
+    for child in children:
+        os.kill(child, number)
 
 
 def run(job: dict[str, Any]) -> int:
@@ -37,7 +93,7 @@ def run(job: dict[str, Any]) -> int:
         (1, job["stdout"], os.O_WRONLY),
         (2, job["stderr"], os.O_WRONLY),
     ):
-        os.dup2(os.open(path, mode), number)
+        os.dup2(os.open(path, mode | os.O_APPEND), number)
     sys.argv = ["segacc", *job["arguments"]]
     sys.path[:0] = [job["site"]] if job["site"] else []
     from segacc.__main__ import main

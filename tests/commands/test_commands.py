@@ -14,7 +14,6 @@ from cli_tools import (
     Warm,
     assert_refused,
     assert_succeeded,
-    launch,
     metrics,
     segacc,
     write_data,
@@ -114,7 +113,7 @@ def test_what_only_a_carved_split_heeds_is_not_ignored(
 def test_two_processes_score_as_one(trained: Path, data: Path, tmp_path: Path, warm: Warm) -> None:
     evaluate(warm, trained / "best", data, tmp_path)
     given = ("--dataset", f"folder:root={data}", "--num-workers", "0", "--output-dir", "two")
-    done = assert_succeeded(launch("evaluate", trained / "best", *given, cwd=tmp_path))
+    done = assert_succeeded(warm("evaluate", trained / "best", *given, cwd=tmp_path, processes=2))
     one, two = report(tmp_path / "out"), report(tmp_path / "two")
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["scores"] == one["scores"]

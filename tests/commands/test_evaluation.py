@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli_tools import Warm, assert_refused, assert_succeeded, launch, write_data
+from cli_tools import Warm, assert_refused, assert_succeeded, write_data
 from plugin_tools import pip_install, write_distribution
 from segacc.commands.evaluate.per_image import PerImage
 
@@ -237,7 +237,7 @@ def test_two_processes_leave_the_same(
 ) -> None:
     run = ("evaluate", trained / "best", *given(spoiled, "--verify", "3"))
     assert_succeeded(warm(*run, "--output-dir", "one", cwd=tmp_path))
-    done = assert_succeeded(launch(*run, "--output-dir", "two", cwd=tmp_path))
+    done = assert_succeeded(warm(*run, "--output-dir", "two", cwd=tmp_path, processes=2))
     assert done.stdout.count("verified on 3 images") == 1
     one, two = (told(tmp_path / name) for name in ("one", "two"))
     assert (one["processes"], two["processes"], one["num_images"]) == (1, 2, 5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics, write_data
+from cli_tools import Warm, assert_refused, assert_succeeded, metrics, write_data
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -46,7 +46,7 @@ def test_all_at_once_are_logged_and_do_not_depend_on_the_cut(
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     assert_succeeded(warm(*cut(4, 1), *given, cwd=tmp_path / "whole"))
-    assert_succeeded(launch(*cut(1, 2), *given, cwd=tmp_path / "cut"))
+    assert_succeeded(warm(*cut(1, 2), *given, cwd=tmp_path / "cut", processes=2))
     for name in ("whole", "cut"):
         rows = metrics(tmp_path / name / "run", "train")
         assert [row["step"] for row in rows] == [1, 2]

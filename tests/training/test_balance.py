@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics
+from cli_tools import Warm, assert_refused, assert_succeeded, metrics
 from data_tools import encode, facts
 from segacc.data.batches import Source
 from segacc.data.label_counts import (
@@ -423,9 +423,9 @@ def test_a_resumed_run_keeps_its_temperature(
 @pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_count_what_one_does(
-    trained_folder: tuple[Path, str], tmp_path: Path
+    warm: Warm, trained_folder: tuple[Path, str], tmp_path: Path
 ) -> None:
-    assert_succeeded(launch(*FLAGS, "--max-steps", "1", cwd=tmp_path))
+    assert_succeeded(warm(*FLAGS, "--max-steps", "1", cwd=tmp_path, processes=2))
     one, two = (
         (place / "run" / "class_balance.json").read_text()
         for place in (trained_folder[0], tmp_path)

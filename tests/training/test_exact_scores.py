@@ -59,12 +59,10 @@ def run(camvid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def scores_of(
-    run: Path, camvid: Path, place: Path, processes: int, *more: object, **home: str
-) -> str:
+def scores_of(run: Path, camvid: Path, place: Path, processes: int, *more: object) -> str:
     """Evaluate the best weights; return the scores as text."""
     data = ("--dataset", f"folder:root={camvid}", "--output-dir", place)
-    launch("evaluate", run / "best", *data, *more, processes=processes, **home)
+    launch("evaluate", run / "best", *data, *more, processes=processes)
     told = json.loads((place / "evaluation.json").read_text())
     assert (told["processes"], told["num_images"]) == (processes, 7)
     return json.dumps(told["scores"])
@@ -81,11 +79,7 @@ def test_camvid_scores_are_equal_on_1_2_and_3_processes(
     module.write_text(MODULE)
     names = ("mean_iou", "dice", "boundary_iou", f"evaluate:{module}")
     given = [part for name in names for part in ("--metric", name)]
-    home = {"HF_HOME": str(tmp_path / "home")}
-    texts = [
-        scores_of(run, camvid, tmp_path / f"on-{count}", count, *given, **home)
-        for count in (1, 2, 3)
-    ]
+    texts = [scores_of(run, camvid, tmp_path / f"on-{count}", count, *given) for count in (1, 2, 3)]
     assert texts[0] == texts[1] == texts[2]
     scores = json.loads(texts[0])
     assert 0.02 < scores["mean_iou"] < 1
