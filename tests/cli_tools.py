@@ -66,20 +66,27 @@ class Warm:
         )
 
     def __call__(
-        self, *arguments: object, cwd: Path, site: Path | None = None, processes: int = 0
+        self,
+        *arguments: object,
+        cwd: Path,
+        site: Path | None = None,
+        processes: int = 0,
+        **more: str,
     ) -> Done:
         """Run `python -m segacc` in the folder `cwd`, with plugins that pip put into `site`.
 
         With `processes` it runs in so many, in the environment that `accelerate launch` gives them.
+        `more` are environment variables, but for those that are read by an import.
         """
         command = [str(argument) for argument in arguments]
         if sys.platform == "darwin":  # a fork without exec is not safe there
-            more = {"PYTHONPATH": str(site or "")}
-            return start([*launcher(processes), *command], cwd, more)
+            path = {"PYTHONPATH": str(site or "")}
+            return start([*launcher(processes), *command], cwd, {**path, **more})
         files = {name: self.folder / name for name in ("stdout", "stderr")}
         for path in files.values():
             path.write_text("")
-        code = self._run(command, cwd, files["stdout"], files["stderr"], site, processes)
+        where = {"site": site, "processes": processes, "more": more}
+        code = self._run(command, cwd, files["stdout"], files["stderr"], **where)
         return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
 
     def on_terminal(self, *arguments: object, cwd: Path) -> Done:
@@ -97,17 +104,11 @@ class Warm:
         return Done(command, code, (self.folder / "stdout").read_text(), seen.decode())
 
     def _run(
-        self,
-        command: list[str],
-        cwd: Path,
-        stdout: Path,
-        stderr: Path,
-        site: Path | None = None,
-        processes: int = 0,
+        self, command: list[str], cwd: Path, stdout: Path, stderr: Path, **where: object
     ) -> int:
         assert self.server.stdin and self.server.stdout
         job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr}
-        job |= {"site": site, "processes": processes}
+        job = {"site": None, "processes": 0, "more": {}, **job, **where}
         self.server.stdin.write(json.dumps(job, default=str) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())

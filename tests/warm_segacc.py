@@ -1,9 +1,9 @@
 """Runs many `python -m segacc` in processes of their own that share one import of torch.
 
 It reads a JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files),
-`site` (a folder to import from, or null), and `processes` (0: no launcher). It forks, and each
-child does what `python -m segacc` does, in the environment that `accelerate launch` gives it; the
-exit code is written as one line.
+`site` (a folder to import from, or null), `processes` (0: no launcher), and `more`, environment
+variables. It forks, and each child does what `python -m segacc` does, in the environment that
+`accelerate launch` gives it; the exit code is written as one line.
 """
 
 import json
@@ -42,7 +42,7 @@ def serve() -> None:
         for environment in environments(job["processes"]):
             child = os.fork()
             if not child:
-                os.environ.update(environment)
+                os.environ.update({**environment, **job["more"]})
                 os._exit(run(job))
             children.append(child)
         sys.stdout.write(f"{exit_code(children)}\n")

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForSemanticSegmentation
 
-from cli_tools import ROOT, Done, Warm, assert_succeeded, metrics, start
+from cli_tools import Done, Warm, assert_succeeded, launcher, metrics, start, warm_segacc
 
 pytestmark = pytest.mark.launch
 pytest_plugins = ["cli_fixtures"]
@@ -21,16 +20,10 @@ RUN = (
 )
 
 
-def compiled(
-    *arguments: object, cwd: Path, processes: int = 1, flags: tuple[str, ...] = ()
-) -> Done:
-    """Run `accelerate launch --dynamo_backend eager -m segacc` on processes of the CPU."""
-    config = (
-        ROOT / "accelerate_configs" / ("cpu.yaml" if processes == 1 else "cpu_2_processes.yaml")
-    )
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    launcher += ["--main_process_port", "0", "--dynamo_backend", "eager", *flags, "-m", "segacc"]
-    return start([*launcher, *map(str, arguments)], cwd, {"ACCELERATE_USE_CPU": "true"})
+def compiled(*arguments: object, cwd: Path, processes: int = 1) -> Done:
+    """Run segacc on processes of the CPU, as with `accelerate launch --dynamo_backend eager`."""
+    backend = {"ACCELERATE_DYNAMO_BACKEND": "EAGER"}
+    return warm_segacc()(*arguments, cwd=cwd, processes=processes, **backend)
 
 
 def losses(run: Path) -> list[float]:
@@ -117,7 +110,10 @@ def test_a_network_that_is_compiled_in_parts_is_refused(
     runs: tuple[Path, Path, tuple[object, ...]], tmp_path: Path
 ) -> None:
     parts = ("--dynamo_use_regional_compilation",)
-    done = compiled(*runs[2], "--output-dir", tmp_path / "run", cwd=tmp_path, flags=parts)
+    *begin, module, name = launcher(1)
+    command = [*begin, "--dynamo_backend", "eager", *parts, module, name, *runs[2]]
+    asked = [*map(str, command), "--output-dir", str(tmp_path / "run")]
+    done = start(asked, tmp_path, {"ACCELERATE_USE_CPU": "true"})
     assert done.returncode != 0
     (told,) = [line for line in done.stderr.splitlines() if line.startswith("segacc: ")]
     assert told == (

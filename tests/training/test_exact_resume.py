@@ -6,14 +6,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from cli_tools import Warm
-from launches import ROOT, assert_same, environment, launch, rows, start
+from launches import assert_same, launch, rows, start
 
 # Dropout and drop path draw from the global random state; augmentations from each sample's own.
 SETTINGS = (
@@ -23,12 +22,9 @@ SETTINGS = (
 )
 
 
-def finish(*args: object, code: int = 0) -> str:
+def finish(*args: object) -> str:
     """Run to the end and return what was printed."""
-    process = start(*args)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output[-4000:]
-    return output
+    return launch(*args, processes=0).stdout
 
 
 def stop_at(step: int, number: int, *args: object, run: Path) -> "subprocess.Popen[str]":
@@ -198,7 +194,6 @@ def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.launch
-@pytest.mark.launch
 def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
     """A window of two micro-batches takes the place of two processes, after an odd step."""
     run = tmp_path / "run"
@@ -218,17 +213,10 @@ def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_batch_would_not_be_the_same_run(uninterrupted: Path) -> None:
-    process = subprocess.run(
-        [sys.executable, "-m", "segacc", "--resume", str(uninterrupted), "--batch-size", "2"],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 2
-    assert "total_batch_size was 4, now 2" in process.stderr
+def test_another_batch_would_not_be_the_same_run(warm: Warm, uninterrupted: Path) -> None:
+    done = warm("--resume", uninterrupted, "--batch-size", 2, cwd=uninterrupted)
+    assert done.returncode == 2
+    assert "total_batch_size was 4, now 2" in done.stderr
 
 
 OTHER_CLASSES = {
