@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from check_tools import chosen
 from data_tools import random_sample
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source
 from segacc.data.order import Cut
 from segacc.data.sample_pair import read_sample
+from segacc.data.samples import build_splits
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import DataError, OptionError, SegaccError, UnreadableError
 from segacc.hookspecs import DataSplits, Sample, Stream
@@ -23,7 +25,6 @@ from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.plugins.datasets.shard_files import ShardReader
 from segacc.plugins.datasets.shard_names import braces
 from segacc.plugins.datasets.shards import ShardsOptions, build_shards, roles, segacc_datasets
-from segacc.settings.options import decode, parse_component
 from stream_tools import Plain, Ranges, content, serving, write_parquet, write_samples, write_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
@@ -32,8 +33,7 @@ READ = ShardReader("jpg", "seg.png")
 
 def build(text: str) -> DataSplits:
     """Build as the command line does."""
-    given = parse_component(f"shards:{text}", "--dataset")
-    return build_shards(decode(ShardsOptions, given.values, "--dataset shards"))
+    return build_splits(chosen(f"shards:{text}"))
 
 
 def refusal(text: str) -> str:

@@ -1,15 +1,13 @@
 """`folder`: images and labels in folders on disk, or listed in files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES
+from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, in_root
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import edit
 from segacc.plugins.datasets.files import (
     SPLITS,
     by_stem,
@@ -25,7 +23,6 @@ from segacc.plugins.datasets.folder_layout import (
     SPLIT,
     WHERE,
     Layout,
-    in_root,
     label_map,
     label_place,
     labelled,
@@ -77,8 +74,6 @@ class FolderOptions:
     """Raw label ids to ignore, e.g. `ignore=11` or `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
     """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in classes.json."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
     def __post_init__(self) -> None:
         """Reject options that exclude each other."""
@@ -98,7 +93,8 @@ def build_folder(options: FolderOptions) -> DataSplits:
             a list, colour table or edit is invalid.
     """
     root = open_root(options.root, WHERE)
-    lists = {split: in_root(root, getattr(options, split)) for split in SPLITS}
+    typed = {split: getattr(options, split) for split in SPLITS}
+    lists = {split: path and in_root(root, path) for split, path in typed.items()}
     layout = _layout(options, root, needed=not any(lists.values()))
     found: dict[str, list[Sample]] = {}
     for split, path in lists.items():
@@ -106,12 +102,7 @@ def build_folder(options: FolderOptions) -> DataSplits:
         if samples is not None:
             found[split] = samples
     found = found or _without_splits(layout)
-    labels = label_map(options, root, found)
-    return DataSplits(found, edit(labels, _edits(options, root), f"{WHERE}: map"))
-
-
-def _edits(options: FolderOptions, root: Path) -> Path | Mapping[str, Any] | None:
-    return in_root(root, options.map) if isinstance(options.map, Path) else options.map
+    return DataSplits(found, label_map(options, root, found))
 
 
 def _layout(options: FolderOptions, root: Path, *, needed: bool) -> Layout:

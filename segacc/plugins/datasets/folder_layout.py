@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from segacc.contracts import IGNORE
+from segacc.data.samples import in_root
 from segacc.errors import DataError, did_you_mean
 from segacc.hookspecs import Sample
 from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
@@ -181,14 +182,6 @@ def _endings(images: Mapping[str, Path], labels: Path) -> list[str]:
     return sorted(end for end in found if end and not end[0].isalnum())[:8]
 
 
-def in_root(root: Path, path: Path | None) -> Path | None:
-    """Return a path as typed, or relative to `root` if only that exists."""
-    if path is None:
-        return None
-    typed = path.expanduser()
-    return root / typed if not typed.exists() and (root / typed).exists() else typed
-
-
 def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) -> LabelMap:
     """Build the label map: raw ids or colours and class names.
 
@@ -201,9 +194,9 @@ def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) 
         DataError: no class names, an invalid file, or labels that are not binary.
     """
     if options.colors is not None:
-        told = read_colors(in_root(root, options.colors) or options.colors)
+        told = read_colors(in_root(root, options.colors))
         return replace(_plain(told, options), colors=told.colors)
-    path = in_root(root, options.names) or _names_in(root)
+    path = in_root(root, options.names) if options.names else _names_in(root)
     if options.binary:
         told = read_names(path) if path else NamesFile(list(BINARY_NAMES))
         samples = [sample for some in splits.values() for sample in some]

@@ -8,7 +8,7 @@ from typing import Any
 
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import LabelMap, NamesFile, edit, read_names
+from segacc.labels import LabelMap, NamesFile, read_names
 from segacc.plugins.datasets.hub_columns import Columns, find_columns, sample_ids
 from segacc.plugins.datasets.hub_files import (
     NAMES_FILES,
@@ -47,8 +47,6 @@ class HubOptions:
     reduce_labels: bool | None = None
     """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in the names
     file."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
     def __post_init__(self) -> None:
         """Check that exactly one of `id` and `path` is given, and a revision only with `id`."""
@@ -179,10 +177,9 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
         )
     reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
     ignore = (*told.ignored, *options.ignore)
-    labels = LabelMap.plain(
+    return LabelMap.plain(
         told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
     )
-    return edit(labels, options.map, f"{WHERE}: map")
 
 
 def _read(path: Path, column: str, *, typed: bool) -> NamesFile:

@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 
 from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
-from segacc.labels import LabelMap, edit, read_names
+from segacc.labels import LabelMap, read_names
 from segacc.plugins.datasets.files import LABEL_SUFFIXES
 from segacc.plugins.datasets.shard_access import is_far
 from segacc.plugins.datasets.shard_names import WHERE, name_of, shards_of, suffix
@@ -47,8 +47,6 @@ class ShardsOptions:
     """Raw label ids to ignore, e.g. `ignore=11` or `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
     """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in classes.json."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
     image: str | None = None
     """Extension of image files in a tar, e.g. `jpg`, or the image column; default: detected from
     the first sample."""
@@ -134,15 +132,14 @@ def label_map(options: ShardsOptions, path: Path, label: str) -> LabelMap:
     """Build the label map from the class names for a label field or column.
 
     Raises:
-        DataError: the class names are unreadable. OptionError: see `edit`.
+        DataError: the class names are unreadable.
     """
     told = read_names(path, label)
     reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
     ignore = (*told.ignored, *options.ignore)
-    labels = LabelMap.plain(
+    return LabelMap.plain(
         told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
     )
-    return edit(labels, options.map, f"{WHERE}: map")
 
 
 # ----------------------------------------------------------------------------- contents of shards
