@@ -93,7 +93,7 @@ def pick_split(
         if not isinstance(whole, Stream) and not len(whole):
             raise DataError(f'{where}: the split "{name}" is empty.')
         return whole
-    match = _parsed(name, where)
+    match = parsed_slice(name, where)
     base = match["base"] if match else name
     if base not in splits.splits:
         raise OptionError(
@@ -106,13 +106,13 @@ def pick_split(
             f'{where}: "{name}" is a slice of "{base}", which is streamed and cannot be '
             f"sliced; give the whole split, {base}."
         )
-    indices = _indices(match, len(whole))
+    indices = slice_indices(match, len(whole))
     if not indices:
         raise DataError(f'{where}: "{name}" is empty: the split has {_samples(len(whole))}.')
     return Part(whole, indices)
 
 
-def _parsed(name: str, where: str) -> re.Match[str] | None:
+def parsed_slice(name: str, where: str) -> re.Match[str] | None:
     """Parse the slice in a name; None if there is no bracket."""
     match = _SLICE.fullmatch(name)
     if match is None:
@@ -132,7 +132,8 @@ def _parsed(name: str, where: str) -> re.Match[str] | None:
     return match
 
 
-def _indices(match: re.Match[str], count: int) -> range:
+def slice_indices(match: re.Match[str], count: int) -> range:
+    """Return the indices of a parsed slice in a split of `count` samples."""
     first = _bound(match["first"], count) if match["first"] else 0
     last = _bound(match["last"], count) if match["last"] else count
     return range(first, max(first, last))
@@ -159,7 +160,7 @@ def chances_of(splits: DataSplits, name: str) -> Sequence[float] | None:
     whole = splits.chances.get(match["base"]) if match else None
     if match is None or whole is None:
         return None
-    return _taken(whole, _indices(match, len(whole)))
+    return _taken(whole, slice_indices(match, len(whole)))
 
 
 def carve(

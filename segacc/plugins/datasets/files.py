@@ -8,6 +8,7 @@ from typing import Any
 from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
+from segacc.labels import LabelMap, NamesFile
 
 SPLITS = {
     "train": ("train", "training"),
@@ -15,6 +16,9 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 """Name of each split in segacc, and its usual folder names."""
+
+NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
+"""Names of a file of class names beside the data."""
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -237,6 +241,20 @@ def _named(line: str, images: Mapping[str, Path]) -> str:
     stems = [(Path(text).name, Path(text).stem) for text in (line.split()[0], line)]
     known = [name for both in stems for name in both if name in images]
     return known[0] if known else stems[0][1]
+
+
+def names_beside(folder: Path) -> Path | None:
+    """Find a file of class names in a folder."""
+    return next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
+
+
+def plain_map(told: NamesFile, options: Any) -> LabelMap:
+    """Build a label map from class names, with the options `ignore` and `reduce_labels`."""
+    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
+    ignore = (*told.ignored, *options.ignore)
+    return LabelMap.plain(
+        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
+    )
 
 
 def table(name: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from segacc.plugins.datasets.files import (
     expect_labels,
     first_folder,
     listing,
+    names_beside,
+    plain_map,
     with_labels,
 )
 
@@ -23,7 +25,6 @@ WHERE = "--dataset folder"
 SPLIT = "SPLIT"
 """Placeholder for the name of a split in a template."""
 
-NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 BINARY_NAMES = ("background", "foreground")
 
 
@@ -195,8 +196,8 @@ def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) 
     """
     if options.colors is not None:
         told = read_colors(in_root(root, options.colors))
-        return replace(_plain(told, options), colors=told.colors)
-    path = in_root(root, options.names) if options.names else _names_in(root)
+        return replace(plain_map(told, options), colors=told.colors)
+    path = in_root(root, options.names) if options.names else names_beside(root)
     if options.binary:
         told = read_names(path) if path else NamesFile(list(BINARY_NAMES))
         samples = [sample for some in splits.values() for sample in some]
@@ -207,19 +208,7 @@ def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) 
             "names=FILE (a text file with one class name per line), colors=FILE if labels contain "
             "colours, or binary=true if they contain 0 and one other value."
         )
-    return _plain(read_names(path), options)
-
-
-def _names_in(root: Path) -> Path | None:
-    return next((root / name for name in NAMES_FILES if (root / name).is_file()), None)
-
-
-def _plain(told: NamesFile, options: Any) -> LabelMap:
-    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
-    ignore = (*told.ignored, *options.ignore)
-    return LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
+    return plain_map(read_names(path), options)
 
 
 def _binary(

@@ -9,9 +9,9 @@ from typing import Any
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, NamesFile, read_names
+from segacc.plugins.datasets.files import NAMES_FILES, plain_map
 from segacc.plugins.datasets.hub_columns import Columns, find_columns, sample_ids
 from segacc.plugins.datasets.hub_files import (
-    NAMES_FILES,
     WHERE,
     Loaded,
     choose,
@@ -175,11 +175,7 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
             'with one per line, or JSON such as {"0": "road", "1": "sky"}), or put it next to the '
             f"data as {' or '.join(NAMES_FILES)}."
         )
-    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
-    ignore = (*told.ignored, *options.ignore)
-    return LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
+    return plain_map(told, options)
 
 
 def _read(path: Path, column: str, *, typed: bool) -> NamesFile:

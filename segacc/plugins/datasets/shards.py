@@ -11,12 +11,11 @@ from annotated_types import Ge
 from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
-from segacc.labels import LabelMap, read_names
-from segacc.plugins.datasets.files import LABEL_SUFFIXES
+from segacc.labels import read_names
+from segacc.plugins.datasets.files import LABEL_SUFFIXES, names_beside, plain_map
 from segacc.plugins.datasets.shard_access import is_far
 from segacc.plugins.datasets.shard_names import WHERE, name_of, shards_of, suffix
 
-NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 IMAGE_WORDS = ("image", "img", "picture", "photo", "rgb")
 LABEL_WORDS = (
     *("label", "labels", "mask", "masks", "seg", "annotation", "annotations", "segmentation"),
@@ -79,7 +78,7 @@ def build_shards(options: ShardsOptions) -> DataSplits:
     first = next(iter(found.values()))[0]
     path = names_of(options, first)
     image, label = roles(first, fields_of(first), options.image, options.label)
-    labels = label_map(options, path, label)
+    labels = plain_map(read_names(path, label), options)
     splits = {
         split: stream(shards, image, label, options, split) for split, shards in found.items()
     }
@@ -115,10 +114,8 @@ def names_of(options: ShardsOptions, first: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    folder = Path(first).parent
-    beside = [] if is_far(first) else [folder / name for name in NAMES_FILES]
-    path = options.names.expanduser() if options.names else None
-    path = path or next((one for one in beside if one.is_file()), None)
+    beside = None if is_far(first) else names_beside(Path(first).parent)
+    path = options.names.expanduser() if options.names else beside
     if path is None:
         put = "" if is_far(first) else ", or put classes.txt next to the first shard"
         raise DataError(
@@ -126,20 +123,6 @@ def names_of(options: ShardsOptions, first: str) -> Path:
             f"or JSON){put}."
         )
     return path
-
-
-def label_map(options: ShardsOptions, path: Path, label: str) -> LabelMap:
-    """Build the label map from the class names for a label field or column.
-
-    Raises:
-        DataError: the class names are unreadable.
-    """
-    told = read_names(path, label)
-    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
-    ignore = (*told.ignored, *options.ignore)
-    return LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
 
 
 # ----------------------------------------------------------------------------- contents of shards
