@@ -20,11 +20,16 @@ from segacc.data.samples import build_splits
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import DataError, OptionError, SegaccError, UnreadableError
 from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.plugins.datasets import shard_access
+from segacc.plugins.datasets import shard_files
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.plugins.datasets.shard_files import ShardReader
-from segacc.plugins.datasets.shard_names import braces
-from segacc.plugins.datasets.shards import ShardsOptions, build_shards, roles, segacc_datasets
+from segacc.plugins.datasets.shards import (
+    ShardsOptions,
+    braces,
+    build_shards,
+    roles,
+    segacc_datasets,
+)
 from stream_tools import Plain, Ranges, content, serving, write_parquet, write_samples, write_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
@@ -65,7 +70,7 @@ def some(count: int, where: str = "s") -> list[Sample]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long before a broken connection is tried again; local servers need no proxy."""
-    monkeypatch.setattr(shard_access, "PAUSE", 0.01)
+    monkeypatch.setattr(shard_files, "PAUSE", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
