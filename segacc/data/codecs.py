@@ -4,7 +4,6 @@ import functools
 import io
 import math
 import struct
-import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,11 +68,8 @@ def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
         mode: "RGB", or "UNCHANGED" to keep grey.
 
     Returns:
-        (C, H, W) uint8; None for any other picture, without torchcodec, or as long as torch is not
-        imported: `segacc check-data` does without it.
+        (C, H, W) uint8; None for any other picture, or without torchcodec.
     """
-    if "torch" not in sys.modules:
-        return None
     import torch
 
     decoders, data = torchcodec(), content(source)
