@@ -80,8 +80,7 @@ def _side_by_side(root: Path) -> dict[str, list[Sample]]:
                 f"contains {listing(root)}."
             )
         if images is not None and labels is not None:
-            found[split] = pairs(images, labels, label_endings=ENDINGS)
-            expect_labels(WHERE, found[split])
+            found[split] = pairs(WHERE, images, labels, label_endings=ENDINGS)
     return found
 
 

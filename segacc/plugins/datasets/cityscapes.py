@@ -10,7 +10,6 @@ from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
     expect_folders,
-    expect_labels,
     listing,
     open_root,
     pairs,
@@ -70,11 +69,8 @@ def _cities(images: Path, labels: Path, ending: str) -> list[Sample]:
     for city in sorted(path for path in images.iterdir() if path.is_dir()):
         if not (labels / city.name).is_dir():
             raise DataError(f"{WHERE}: {city} has no label folder in {labels}.")
-        found = pairs(
-            city, labels / city.name, image_ending="_leftImg8bit", label_endings=(ending,)
-        )
-        expect_labels(WHERE, found)
-        samples += found
+        both = city, labels / city.name
+        samples += pairs(WHERE, *both, image_ending="_leftImg8bit", label_endings=(ending,))
     if not samples:
         raise DataError(
             f"{WHERE}: {images} must contain a folder for each city; it contains {listing(images)}."

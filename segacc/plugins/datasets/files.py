@@ -1,6 +1,7 @@
 """Functions shared by the data sets on disk: folders, pairs of files, class and colour tables."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 """Names of a file of class names beside the data."""
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+LOSSY = (
+    "labels must be PNG or another lossless format: JPEG alters the ids. Export the labels again."
+)
 
 
 def open_root(root: Path, where: str) -> Path:
@@ -84,6 +88,7 @@ def by_stem(folder: Path, suffixes: tuple[str, ...], *, ending: str = "") -> dic
 
 
 def pairs(
+    where: str,
     image_folder: Path,
     label_folder: Path,
     *,
@@ -95,16 +100,19 @@ def pairs(
     A missing label raises when the sample is read, where `skip_unreadable` may skip it.
 
     Args:
+        where: start of error messages.
         image_folder: the stems of its images, without `image_ending`, are the ids.
         label_folder: folder of the labels, whose stems are the ids plus an ending.
         image_ending: ending of an image's stem, e.g. `_leftImg8bit`.
         label_endings: endings of a label's stem, e.g. `_L`; the first one that occurs is used.
 
     Raises:
-        DataError: no image, two files with the same stem, or JPEG labels.
+        DataError: no image, no label, two files with the same stem, or JPEG labels.
     """
     images = pictures(image_folder, ending=image_ending)
-    return with_labels(images, label_folder, endings=label_endings)
+    found = with_labels(images, label_folder, endings=label_endings)
+    expect_labels(where, found)
+    return found
 
 
 def pictures(folder: Path, *, ending: str = "") -> dict[str, Path]:
@@ -133,10 +141,7 @@ def with_labels(
     ending = next((end for end in endings if not found[end].keys().isdisjoint(images)), endings[0])
     jpegs = by_stem(label_folder, JPEG_SUFFIXES, ending=ending)
     if lossy := next((path for stem, path in jpegs.items() if stem in images), None):
-        raise DataError(
-            f"{lossy}: labels must be PNG or another lossless format: JPEG alters the ids. Export "
-            "the labels again."
-        )
+        raise DataError(f"{lossy}: {LOSSY}")
     return [
         Sample(path, found[ending].get(stem, label_folder / f"{stem}{ending}.png"), stem)
         for stem, path in images.items()
@@ -169,8 +174,7 @@ def split_pairs(
         if pair[0] and not pair[1]:
             raise DataError(f"{where}: {pair[0]} has no label folder in {labels}.")
         if pair[0] and pair[1]:
-            found[split] = pairs(pair[0], pair[1], label_endings=label_endings)
-            expect_labels(where, found[split])
+            found[split] = pairs(where, pair[0], pair[1], label_endings=label_endings)
     if not found:
         wanted = " or ".join(names[0] for names in called.values())
         raise DataError(
@@ -230,10 +234,14 @@ def listed(path: Path, images: Mapping[str, Path], image_folder: Path) -> dict[s
             f"{path}: {len(gone)} of its {len(stems)} names have no image in {image_folder}: "
             f"{told}. Is part of the data missing?"
         )
-    if len(set(stems)) < len(stems):
-        again = next(stem for k, stem in enumerate(stems) if stem in stems[:k])
-        raise DataError(f"{path}: {again} is listed twice; keep one of the lines.")
+    refuse_twins(path, stems)
     return {stem: images[stem] for stem in stems}
+
+
+def refuse_twins(path: Path, names: Iterable[str]) -> None:
+    """Reject a list that has a name twice."""
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise DataError(f"{path}: {twice} is listed twice; keep one of the lines.")
 
 
 def _named(line: str, images: Mapping[str, Path]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from segacc.contracts import IGNORE
-from segacc.data.samples import in_root
+from segacc.data.samples import in_root, is_image
 from segacc.errors import DataError, did_you_mean
 from segacc.hookspecs import Sample
 from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
@@ -17,6 +17,7 @@ from segacc.plugins.datasets.files import (
     first_folder,
     listing,
     names_beside,
+    pictures,
     plain_map,
     with_labels,
 )
@@ -140,28 +141,25 @@ def _folders(parent: Path) -> list[Path]:
 
 def _stems(folder: Path) -> list[str]:
     """Return the stems of the label files in a folder."""
-    return [
-        path.stem
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in LABEL_SUFFIXES and not path.name.startswith(".")
-    ]
+    return [path.stem for path in sorted(folder.iterdir()) if is_image(path, LABEL_SUFFIXES)]
 
 
 def labelled(
-    layout: Layout, images: Mapping[str, Path], folder: Path, place: tuple[Path, str]
+    layout: Layout, split: str, folder: Path, chosen: Mapping[str, Path] | None = None
 ) -> list[Sample]:
     """Assign each image its label.
 
     Args:
         layout: the folders and naming of files.
-        images: images by name, without the image suffix.
-        folder: folder of the images, for errors.
-        place: the labels' folder and suffix, see `label_place`.
+        split: name of the split in segacc.
+        folder: folder of the images.
+        chosen: images by name, without the image suffix; default: all in the folder.
 
     Raises:
-        DataError: two labels for one image, JPEG labels, or no labels.
+        DataError: see `label_place`; or two labels for one image, JPEG labels, or no labels.
     """
-    labels, ending = place
+    labels, ending = label_place(layout, split, folder)
+    images = pictures(folder, ending=layout.image_suffix) if chosen is None else chosen
     if labels == folder and ending:
         images = {stem: path for stem, path in images.items() if not stem.endswith(ending)}
     samples = with_labels(images, labels, endings=(ending,))
