@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -198,21 +198,28 @@ def on_some(accelerator: Accelerator, call: Callable[[], Any] | None) -> list[An
     Raises:
         SegaccError: the first error of any process, on all processes.
     """
-    group = None
-    if accelerator.num_processes > 1:  # gloo, because a GPU would be busy with waiting for NCCL
-        group = cast("Any", torch.distributed.new_group(timeout=LONGEST, backend="gloo"))
-    mine: tuple[Any, SegaccError | None] = (None, None)
+    several = accelerator.num_processes > 1
+    group: Any = torch.distributed.new_group(timeout=LONGEST) if several else None
+
+    def gathered(one: Any) -> list[Any]:
+        told = [one] * accelerator.num_processes
+        if several:
+            torch.distributed.all_gather_object(told, one, group)
+        return told
+
+    gathered(None)  # connects the processes, before the wait
+    error: SegaccError | None = None
+    result = None
     try:
-        mine = (call() if call else None, None)
-    except SegaccError as error:
-        mine = (None, error)
-    told = [mine] * accelerator.num_processes
-    if group is not None:
-        torch.distributed.all_gather_object(told, mine, group)
+        result = call() if call else None
+    except SegaccError as problem:
+        error = problem
+    told = gathered((result, error))
+    if several:
         torch.distributed.destroy_process_group(group)
-    for _, problem in told:
-        if problem is not None:
-            raise problem
+    for _, one in told:
+        if one is not None:
+            raise one
     return [result for result, _ in told]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segacc.data.samples import build_splits, ids_of
-from segacc.errors import DataError, OptionError
+from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 
 DRAW = 0x5641
@@ -108,7 +108,9 @@ def pick_split(
         )
     indices = slice_indices(match, len(whole))
     if not indices:
-        raise DataError(f'{where}: "{name}" is empty: the split has {_samples(len(whole))}.')
+        raise DataError(
+            f'{where}: "{name}" is empty: the split has {count_of(len(whole), "sample")}.'
+        )
     return Part(whole, indices)
 
 
@@ -232,8 +234,9 @@ def carved_line(
     scored = _base(validation)
     left, share = carved.splits[train], carved.splits[scored]
     assert not isinstance(left, Stream) and not isinstance(share, Stream)
+    whole = count_of(len(share) + len(left), "sample")
     return (
-        f"held out {len(share)} of {_samples(len(share) + len(left))} of {train} as {scored} "
+        f"held out {len(share)} of {whole} of {train} as {scored} "
         f"(--val-fraction {fraction:g}, seed {seed})"
     )
 
@@ -246,7 +249,3 @@ def _base(name: str) -> str:
 
 def _taken(values: Sequence[float], indices: Iterable[int]) -> list[float]:
     return [values[index] for index in indices]
-
-
-def _samples(count: int) -> str:
-    return "1 sample" if count == 1 else f"{count} samples"
