@@ -193,7 +193,7 @@ def open_parquet(shard: str) -> Iterator[Any]:
 
     source: Any = shard
     if is_far(shard):
-        system, path = far_system(shard)
+        system, path = file_system(shard)
         source = system.open(path, "rb")
     file = ParquetFile(source, pre_buffer=False)
     try:
@@ -258,8 +258,8 @@ def count_rows(shard: str) -> int:
 
 
 # ----------------------------------------------------------------------------------------- opening
-def far_system(shard: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and the path in it."""
+def file_system(shard: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a path or URL, and the path in it."""
     from fsspec.core import url_to_fs
 
     options: dict[str, Any] = {}
@@ -278,11 +278,7 @@ def open_at(shard: str, position: int) -> Any:
     An HTTP server sends a single response; if it does not support ranges, the bytes before the
     position are sent too and skipped.
     """
-    if not is_far(shard):
-        file: Any = Path(shard).open("rb")  # noqa: SIM115
-        file.seek(position)
-        return file
-    system, path = far_system(shard)
+    system, path = file_system(shard)
     if "http" not in system.protocol:
         file = system.open(path, "rb")
         file.seek(position)

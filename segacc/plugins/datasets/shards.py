@@ -18,7 +18,7 @@ from segacc.plugins.datasets.shard_files import (
     LostSamples,
     ShardReader,
     count_rows,
-    far_system,
+    file_system,
     is_far,
     name_of,
     once,
@@ -196,7 +196,7 @@ def globbed(split: str, text: str) -> list[str]:
             index = next(k for k, link in enumerate(links) if set("*[") & set(link))
             before = "".join(f"{link}::" for link in links[:index])
             behind = "".join(f"::{link}" for link in links[index + 1 :])
-            system, path = far_system(text)
+            system, path = file_system(text)
             whole = (system.unstrip_protocol(one) for one in system.glob(path))
             return sorted(f"{before}{one}{behind}" for one in whole)
 
