@@ -30,7 +30,7 @@ hookimpl = pluggy.HookimplMarker("segacc")
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the image files of a data set are interpreted; options of every data set."""
+    """How the image files of a data set are interpreted."""
 
     exif: Literal["upright", "stored"] | None = None
     """Orientation of images with an EXIF rotation: `upright` applies it to image and label;
@@ -42,6 +42,19 @@ class Reading:
 
 
 USUAL = Reading()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(Reading):
+    """Options of every data set, unless it has one of the same name itself."""
+
+    map: Path | dict[str, Any] | None = None
+    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the image files are interpreted."""
+        return Reading(exif=self.exif, bits=self.bits)
 
 
 @dataclass(frozen=True)
@@ -226,8 +239,8 @@ class Chosen:
     """Written as `name:key=value,...`."""
     parts: "tuple[Chosen, ...]" = ()
     """The parts of a composed data set."""
-    reading: Reading = USUAL
-    """How the images of a data set are interpreted."""
+    common: DatasetOptions = DatasetOptions()
+    """The options that every data set has."""
 
     @property
     def name(self) -> str:
@@ -238,4 +251,4 @@ class Chosen:
     def bits(self) -> int:
         """Number of bits used in 16-bit images; 16 if the parts differ."""
         found = {part.bits for part in self.parts}
-        return found.pop() if self.reading.bits == 16 and len(found) == 1 else self.reading.bits
+        return found.pop() if self.common.bits == 16 and len(found) == 1 else self.common.bits

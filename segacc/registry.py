@@ -19,9 +19,9 @@ from segacc.hookspecs import (
     Augmentation,
     Chosen,
     Dataset,
+    DatasetOptions,
     Loss,
     Metric,
-    Reading,
     Record,
 )
 from segacc.settings.options import Component, decode, name_first, parse_component
@@ -281,17 +281,17 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
     given_values = name_first(record.options, component.values, label)
     own = {field.name for field in dataclasses.fields(record.options)}
-    common = {field.name for field in dataclasses.fields(Reading)} - own
-    common = common if kind == "dataset" else set()
-    options = decode(
-        record.options, {k: v for k, v in given_values.items() if k not in common}, label
-    )
-    reading = decode(Reading, {k: v for k, v in given_values.items() if k in common}, label)
+    every = {field.name for field in dataclasses.fields(DatasetOptions)} - own
+    every = every if kind == "dataset" else set()
+    mine = {key: value for key, value in given_values.items() if key not in every}
+    options = decode(record.options, mine, label, others=sorted(every))
+    rest = {key: value for key, value in given_values.items() if key in every}
+    common = decode(DatasetOptions, rest, label)
     values = ",".join(f"{key}={_text(value)}" for key, value in given_values.items())
     text = f"{component.name}:{values}" if values else component.name
     inner = getattr(record, "parts", None)
     parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
-    return Chosen(record, options, text, parts, reading)
+    return Chosen(record, options, text, parts, common)
 
 
 def _text(value: Any) -> str:

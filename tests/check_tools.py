@@ -22,7 +22,7 @@ LABEL, IMAGE = "annotations/train/train1.png", "images/train/train1.png"
 QUIET = Console(quiet=True)
 
 
-def chosen(typed: str, kind: str = "dataset") -> Chosen:
+def chosen(typed: Any, kind: str = "dataset") -> Chosen:
     """Choose a component as the command line does."""
     return choose(load_registry(), kind, typed, f"--{kind}")
 

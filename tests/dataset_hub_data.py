@@ -8,21 +8,18 @@ import datasets
 import numpy as np
 import pytest
 
+from check_tools import chosen
 from data_tools import encode
 from segacc.data.sample_pair import read_sample
+from segacc.data.samples import build_splits
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import DataSplits, Sample
-from segacc.plugins.datasets.hub import build_hub, segacc_datasets
-from segacc.settings.options import decode
 
 NAMES = ("sky", "road", "tree")
 
 
 def build(**values: Any) -> DataSplits:
-    (record,) = segacc_datasets()
-    assert record.name == "hub" and record.build is build_hub
-    splits: DataSplits = record.build(decode(record.options, values, "--dataset hub"))
-    return splits
+    return build_splits(chosen({"name": "hub", **values}))
 
 
 def refusal(kind: type[SegaccError] = DataError, **values: Any) -> str:

@@ -7,20 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from check_tools import chosen
 from data_tools import encode
 from segacc.data.sample_pair import read_sample
+from segacc.data.samples import build_splits
 from segacc.errors import SegaccError
 from segacc.hookspecs import DataSplits
-from segacc.plugins.datasets.folder import segacc_datasets
-from segacc.settings.options import decode
 
 
 def build(root: Path | str, **values: Any) -> DataSplits:
     """Build `folder` from what a user types."""
-    (record,) = segacc_datasets()
-    given = {"root": str(root), **values}
-    splits: DataSplits = record.build(decode(record.options, given, "--dataset folder"))
-    return splits
+    return build_splits(chosen({"name": "folder", "root": str(root), **values}))
 
 
 def refusal(root: Path | str, **values: Any) -> str:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from check_tools import chosen
 from segacc.data.sample_pair import read_sample
+from segacc.data.samples import build_splits
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits
 from segacc.plugins.datasets import ade20k, camvid, cityscapes, coco_stuff, voc
@@ -24,8 +26,7 @@ def options(name: str, **values: Any) -> Any:
 
 
 def build(name: str, **values: Any) -> DataSplits:
-    splits: DataSplits = RECORDS[name].build(options(name, **values))
-    return splits
+    return build_splits(chosen({"name": name, **values}))
 
 
 def refusal(name: str, **values: Any) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from segacc.commands.console import load_plugins, quiet_libraries
 from segacc.commands.new_plugin import write_plugin
 from segacc.errors import PluginError, did_you_mean
-from segacc.hookspecs import Reading
+from segacc.hookspecs import DatasetOptions
 from segacc.registry import KINDS, Offer, Registry, load_registry
 from segacc.settings.options import OptionDoc, describe
 
@@ -116,8 +116,9 @@ def print_component(registry: Registry, name: str, console: Console) -> None:
 
 def options_of(offer: Offer) -> "list[OptionDoc]":
     """List the options of a component; for a data set, also those of all data sets."""
-    common = describe(Reading) if offer.kind == "dataset" else ()
-    return [*describe(offer.record.options), *common]
+    own = describe(offer.record.options)
+    common = describe(DatasetOptions) if offer.kind == "dataset" else ()
+    return [*own, *(one for one in common if one.name not in {other.name for other in own})]
 
 
 def _default(value: Any) -> str:

@@ -3,25 +3,33 @@
 import os
 import shutil
 import tempfile
-import time
 import weakref
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from datetime import timedelta
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from segacc.data.augment import Pair
 from segacc.data.batches import EvalData, Source
-from segacc.data.cache_files import DATA, INDEX, Notice, Work, estimate, gigabytes, is_whole, stored
-from segacc.data.cache_key import key_of
+from segacc.data.cache_files import (
+    DATA,
+    INDEX,
+    Notice,
+    build,
+    estimate,
+    gigabytes,
+    is_whole,
+    key_of,
+    remove_unlocked,
+)
 from segacc.errors import DataError, OptionError, SegaccError, count_of
 from segacc.hookspecs import Stream
 
@@ -38,8 +46,8 @@ SHARED = Path("/dev/shm")
 ALIVE = "alive.lock"
 """A lock file in a room, held while the process that made it is alive."""
 
-PULSE = 5.0
-"""Seconds between two collective calls while others wait: collectives time out after minutes."""
+LONGEST = timedelta(days=7)
+"""Time for which processes wait for those that decode; by default, torch waits some minutes."""
 
 
 @dataclass(frozen=True)
@@ -123,28 +131,19 @@ def sweep(base: Path) -> None:
     """
     with FileLock(base / f"{_prefix()}rooms.lock"):
         for left in filter(Path.is_dir, base.glob(f"{_prefix()}*")):
-            with suppress(Timeout), FileLock(left / ALIVE).acquire(timeout=0):
-                shutil.rmtree(left, ignore_errors=True)
+            remove_unlocked(left, left / ALIVE)
 
 
 def available_memory() -> int:
     """Return the available memory in bytes, within the container's limit."""
-    try:
-        told = dict(line.split(":", 1) for line in _lines(Path("/proc/meminfo")))
-        kernel = 1024 * int(told["MemAvailable"].split()[0])
-    except OSError:  # not Linux: total memory
-        kernel = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    machine = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        parts = dict(line.split() for line in _lines(group / "memory.stat"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no such group, or "max", which is no limit
-        return kernel
-    return min(kernel, limit - used + int(parts["inactive_file"]))  # old file pages make way
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()
+        return machine
+    return min(machine, limit - used + int(parts["inactive_file"]))  # old file pages make way
 
 
 def base_of_room(need: int, where: str) -> Path:
@@ -168,73 +167,60 @@ def base_of_room(need: int, where: str) -> Path:
     return SHARED if roomy else temporary
 
 
-class Keeper:
-    """Finds or builds the cache folders of some splits, and owns their room, if any."""
+def store(
+    sources: Sequence[Source], given: str, where: str, notice: Notice, rooms: list[Room]
+) -> tuple[Path, ...]:
+    """Find or build the cache folder of each split; a room that is made for them joins `rooms`.
 
-    def __init__(self, given: str, where: str) -> None:
-        """Store the value of `--cache` and its origin."""
-        self.given, self.where = given, where
-        self.room: Room | None = None
-
-    def store(self, sources: Sequence[Source], notice: Notice) -> Work[tuple[Path, ...]]:
-        """Return the complete cache folder of each split.
-
-        Raises:
-            SegaccError: see `stored`; or there is not enough memory.
-        """
-        keys, lasting = [], None if self.given == RAM else Path(self.given).expanduser().absolute()
-        for source in sources:
-            keys.append((yield from key_of(source, lasting, notice)))
-        by_key = dict(zip(keys, sources, strict=True))
-        root = lasting or self._in_memory(by_key.values())
-        if missing := [one for key, one in by_key.items() if not is_whole(root / key)]:
-            count, size = sum(map(len, missing)), gigabytes(sum(map(estimate, missing)))
-            notice.start(f"decoding {count_of(count, 'sample')}, about {size}, into {root}")
-        for key, source in by_key.items():
-            yield from stored(source, root / key, self.where, notice)
-        return tuple(root / key for key in keys)
-
-    def _in_memory(self, sources: Iterable[Source]) -> Path:
-        self.room = Room(base_of_room(sum(map(estimate, sources)), self.where))
-        return self.room.folder
+    Raises:
+        SegaccError: see `build`; or there is not enough memory.
+    """
+    lasting = None if given == RAM else Path(given).expanduser().absolute()
+    keys = [key_of(source, lasting, notice) for source in sources]
+    by_key = dict(zip(keys, sources, strict=True))
+    if lasting is None:
+        rooms.append(Room(base_of_room(sum(map(estimate, by_key.values())), where)))
+    root = lasting or rooms[-1].folder
+    if missing := [one for key, one in by_key.items() if not is_whole(root / key)]:
+        count, size = sum(map(len, missing)), gigabytes(sum(map(estimate, missing)))
+        notice.start(f"decoding {count_of(count, 'sample')}, about {size}, into {root}")
+    for key, source in by_key.items():
+        build(source, root / key, where, notice)
+    return tuple(root / key for key in keys)
 
 
-State = tuple[bool, Any, SegaccError | None]
-"""Whether a process has finished, its result, and its error."""
-
-
-def together(work: Work[Any] | None, accelerator: Accelerator) -> list[Any]:
-    """Run the work of some processes while the others keep making collective calls.
+def on_some(accelerator: Accelerator, call: Callable[[], Any] | None) -> list[Any]:
+    """Call a function on the processes that have one, while the others wait for them.
 
     Returns:
-        Each process's result, on all processes; None for one without work.
+        Each process's result, on all processes; None for one without a function.
 
     Raises:
         SegaccError: the first error of any process, on all processes.
     """
-    mine: State = (work is None, None, None)
-    while True:
-        if work is not None and not mine[0]:
-            mine = _for_a_while(work)
-        states: list[State] = gather_object([mine])
-        if all(done for done, _, _ in states):
-            break
-    for _, _, error in states:
-        if error is not None:
-            raise error
-    return [result for _, result, _ in states]
+    several = accelerator.num_processes > 1
+    group: Any = torch.distributed.new_group(timeout=LONGEST) if several else None
 
+    def gathered(one: Any) -> list[Any]:
+        told = [one] * accelerator.num_processes
+        if several:
+            torch.distributed.all_gather_object(told, one, group)
+        return told
 
-def _for_a_while(work: Work[Any]) -> State:
-    until = time.monotonic() + PULSE
+    gathered(None)  # connects the processes, before the wait
+    error: SegaccError | None = None
+    result = None
     try:
-        while time.monotonic() < until:
-            next(work)
-    except StopIteration as end:
-        return True, end.value, None
-    except SegaccError as error:
-        return True, None, error
-    return False, None, None
+        result = call() if call else None
+    except SegaccError as problem:
+        error = problem
+    told = gathered((result, error))
+    if several:
+        torch.distributed.destroy_process_group(group)
+    for _, one in told:
+        if one is not None:
+            raise one
+    return [result for result, _ in told]
 
 
 def cached(
@@ -266,13 +252,14 @@ def cached(
             f"{where}: {given}: the {which} is streamed shard by shard because it "
             "may not fit on a disk. Omit this option, or use a data set whose samples are on disk."
         )
-    sources, keeper = (train, scored.source), Keeper(given, where)
+    sources, rooms = (train, scored.source), list[Room]()
     notice = Notice(speaks=accelerator.is_main_process)
-    work = keeper.store(sources, notice) if accelerator.is_local_main_process else None
-    told = together(work, accelerator)
+    work = partial(store, sources, given, where, notice, rooms)
+    told = on_some(accelerator, work if accelerator.is_local_main_process else None)
     folders = told[accelerator.process_index - accelerator.local_process_index]
-    pairs = zip(sources, folders, strict=True)
+    room = rooms[0] if rooms else None
     kept = [
-        CachedSource(**vars(source), folder=folder, room=keeper.room) for source, folder in pairs
+        CachedSource(**vars(source), folder=folder, room=room)
+        for source, folder in zip(sources, folders, strict=True)
     ]
     return kept[0], EvalData(kept[1])

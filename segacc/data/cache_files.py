@@ -1,6 +1,6 @@
-"""The folder of a cached split: how its size is estimated, and how it is built.
+"""The folder of a cached split: its key, the estimate of its size, and how it is built.
 
-`DIR/<key>/`, with a key from `cache_key`, contains
+`DIR/<key>/` contains
 
     data.bin     image and label (H, W), uint8, of one sample after the other; the image in the
                  memory format of the decoder, (C, H, W) or (H, W, C)
@@ -9,27 +9,37 @@
     meta.json    written last: the size of data.bin, and what it was made from
 
 It is written to `DIR/.<key>.part` under a file lock, which the operating system releases if the
-process dies, and renamed when it is complete.
+process dies, and renamed when it is complete. The key is a hash of the files' contents and the
+options. The contents are read once: after that, `DIR/.<identity>.key` contains the key, where the
+identity is a hash of file metadata that is available without reading the files.
 """
 
-import io
 import json
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from errno import EDQUOT, ENOSPC
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
+import PIL
+import torchvision
 from filelock import FileLock, Timeout
-from PIL import Image as PILImage
 
 from segacc.data.batches import EvalData, Source
+from segacc.data.codecs import picture_size
+from segacc.data.samples import evenly_spaced
 from segacc.errors import OptionError, SegaccError
+from segacc.hookspecs import USUAL
+from segacc.labels import LabelMap
 
 FORMAT = 2
 """Increased whenever decoding gives other pixels or another memory format, or the files change."""
@@ -45,9 +55,7 @@ FEW = 64
 FIRST, THEN = 5.0, 15.0
 """Seconds until the first progress line of a long job, and between two lines."""
 
-T = TypeVar("T")
-Work = Generator[None, None, T]
-"""Work in small steps: the generator yields between them, and returns its result."""
+new_digest = partial(blake2b, digest_size=16)
 
 
 class Notice:
@@ -76,20 +84,16 @@ def gigabytes(size: float) -> str:
 
 def estimate(source: Source) -> int:
     """Estimate the bytes of all decoded samples from some of the image headers."""
-    count = min(HEADERS, len(source))
-    indices = [turn * len(source) // count for turn in range(count)]
-    found = [pixels for index in indices if (pixels := _pixels(source.samples[index].image))]
-    mean = sum(found) / max(1, len(found))
+    indices = evenly_spaced(len(source), HEADERS)
+    found = [size for index in indices if (size := picture_size(source.samples[index].image))]
+    mean = sum(height * width for height, width in found) / max(1, len(found))
     return int(mean * (source.num_channels + 1) * len(source))
 
 
-def _pixels(file: bytes | Path) -> int:
-    """Return the number of pixels of an image; 0 if it cannot be read."""
-    try:
-        with PILImage.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
-            return picture.width * picture.height
-    except Exception:  # Pillow may raise anything for a damaged file
-        return 0
+def remove_unlocked(folder: Path, lock: Path) -> None:
+    """Remove what a killed process left: the operating system has released its lock."""
+    with suppress(Timeout), FileLock(lock).acquire(timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_whole(folder: Path) -> bool:
@@ -101,7 +105,7 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def stored(source: Source, folder: Path, where: str, notice: Notice) -> Work[None]:
+def build(source: Source, folder: Path, where: str, notice: Notice) -> None:
     """Build the folder of a split, or wait until another process has built it.
 
     Raises:
@@ -112,24 +116,25 @@ def stored(source: Source, folder: Path, where: str, notice: Notice) -> Work[Non
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-        while True:
-            with suppress(Timeout):
-                lock.acquire(timeout=0.2)
-                break
-            notice.tell(f"waiting for another process that builds {folder}")
-            yield
-        try:
+        with _locked(folder, notice):
             if not is_whole(folder):
-                yield from _build(source, folder, where, notice)
-        finally:
-            lock.release()
+                _build(source, folder, where, notice)
     except OSError as error:
         raise OptionError(_complaint(error, source, folder.parent, where)) from None
 
 
-def _build(source: Source, folder: Path, where: str, notice: Notice) -> Work[None]:
-    _sweep(folder.parent)
+def _locked(folder: Path, notice: Notice) -> Any:
+    """Wait for the lock of a folder, and return the context that releases it."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    while True:
+        with suppress(Timeout):
+            return lock.acquire(timeout=0.2)
+        notice.tell(f"waiting for another process that builds {folder}")
+
+
+def _build(source: Source, folder: Path, where: str, notice: Notice) -> None:
+    for other in folder.parent.glob(".*.part"):
+        remove_unlocked(other, other.with_suffix(".lock"))
     part = folder.with_name(f".{folder.name}.part")
     for left in (part, folder):  # left by a killed run; incomplete
         shutil.rmtree(left, ignore_errors=True)
@@ -141,21 +146,14 @@ def _build(source: Source, folder: Path, where: str, notice: Notice) -> Work[Non
         )
     part.mkdir()
     try:
-        yield from _fill(part, source, folder, notice)
+        _fill(part, source, folder, notice)
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
-def _sweep(root: Path) -> None:
-    """Remove incomplete folders of killed runs for other keys, whose locks are free."""
-    for part in root.glob(".*.part"):
-        with suppress(Timeout), FileLock(part.with_suffix(".lock")).acquire(timeout=0):
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _fill(part: Path, source: Source, folder: Path, notice: Notice) -> Work[None]:
+def _fill(part: Path, source: Source, folder: Path, notice: Notice) -> None:
     index = np.zeros((len(source), 4), np.int64)
     workers = _workers(len(source))
     items = EvalData(source).loader(process=0, processes=1, num_workers=workers)
@@ -170,7 +168,6 @@ def _fill(part: Path, source: Source, folder: Path, notice: Notice) -> Work[None
                 for tensor in (image, item.label):
                     file.write(tensor.contiguous().numpy().data)
             notice.tell(f"{k + 1} of {len(source)} samples decoded into {folder}")
-            yield
         file.flush()
         os.fsync(file.fileno())  # written to disk before the rename marks it complete
         size = file.tell()
@@ -200,3 +197,92 @@ def _complaint(error: OSError, source: Source, root: Path, where: str) -> str:
             f"{gigabytes(estimate(source))}. Name a folder on a larger disk, or omit this option."
         )
     return f"{where}: {root} cannot be written: {error.strerror or error}."
+
+
+# --------------------------------------------------------------------------------------------- key
+
+
+def key_of(source: Source, root: Path | None, notice: Notice) -> str:
+    """Return the key of a split: a hash of 32 hexadecimal digits over all that its data depends on.
+
+    These are FORMAT, the versions of Pillow and torchvision, the label map, the number of channels,
+    and for each sample in order: its id, its own label map, the contents of both files, and its
+    Reading if it is not the default. So a data set that was copied, moved or touched keeps its
+    key.
+
+    Args:
+        source: the split.
+        root: the folder of the caches, which stores known keys; None for a temporary cache, for
+            which the files need not be read.
+        notice: prints progress.
+    """
+    embedded = True
+
+    def known(file: bytes | Path) -> tuple[Any, ...]:
+        nonlocal embedded
+        embedded &= isinstance(file, bytes)
+        return identity(file)
+
+    quick = _digest(source, known)
+    if embedded or root is None:
+        return quick
+    memory = root / f".{quick}.key"
+    with suppress(OSError):
+        if re.fullmatch(
+            "[0-9a-f]{32}", key := memory.read_text(encoding="ascii", errors="replace")
+        ):
+            return key
+    key = _digest(source, contents, notice)
+    with suppress(OSError):  # not writable: read the files again next time
+        root.mkdir(parents=True, exist_ok=True)
+        memory.write_text(key, encoding="ascii")
+    return key
+
+
+def _digest(
+    source: Source, of_file: Callable[[bytes | Path], Any], notice: Notice | None = None
+) -> str:
+    labels = source.labels.to_dict()
+    given = [FORMAT, PIL.__version__, torchvision.__version__, source.num_channels, labels]
+    digest = new_digest(json.dumps(given).encode())
+    last: LabelMap | None = None
+    own = ""
+    for index in range(len(source)):
+        sample = source.samples[index]
+        if sample.labels is not last:  # usually the same one for all samples
+            last = sample.labels
+            own = json.dumps(last.to_dict()) if last else ""
+        row: list[Any] = [sample.id, of_file(sample.image), of_file(sample.label), own]
+        if sample.reading != USUAL:
+            row.append(asdict(sample.reading))
+        digest.update(json.dumps(row).encode())
+        if notice:
+            notice.tell(
+                f"computing the cache key: read the files of {index + 1} of {len(source)} samples"
+            )
+    return digest.hexdigest()
+
+
+def contents(file: bytes | Path) -> str | int:
+    """Return a hash of the contents of a file, or the errno of the error when reading it."""
+    if isinstance(file, bytes):
+        return new_digest(file).hexdigest()
+    try:
+        with file.open("rb") as opened:
+            return file_digest(opened, new_digest).hexdigest()
+    except OSError as error:  # the key changes once it can be read
+        return error.errno or 0
+
+
+def identity(file: bytes | Path) -> tuple[Any, ...]:
+    """Return values that change whenever a file is written or replaced, without reading it.
+
+    The ctime of an inode cannot be set by users; embedded data is identified by its bytes.
+    """
+    if isinstance(file, bytes):
+        return (contents(file),)
+    try:
+        told = file.stat()
+    except OSError as error:
+        return (str(file.absolute()), error.errno)
+    return (str(file.resolve()), told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)

@@ -4,7 +4,6 @@ import functools
 import io
 import math
 import struct
-import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,6 @@ ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is turned; 1 is upright."""
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 """What a JPEG that is whole starts and ends with."""
-FRAMES = (0xC0, 0xC1, 0xC2)
-"""Markers of a picture's header: baseline, extended, progressive."""
-PIXELS = 0xDA
-"""Marker that the header ends with."""
-SIMPLE_MARKERS = (0xC4, 0xDB, 0xDD, 0xE0, 0xED, 0xFE)
-"""Markers that say nothing of it: tables, restarts, JFIF, Photoshop's, comments."""
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 """What a PNG that is whole starts and ends with."""
 EIGHT_BITS = (b"\x08\0", b"\x08\x02")
@@ -69,11 +62,8 @@ def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
         mode: "RGB", or "UNCHANGED" to keep grey.
 
     Returns:
-        (C, H, W) uint8; None for any other picture, without torchcodec, or as long as torch is not
-        imported: `segacc check-data` does without it.
+        (C, H, W) uint8; None for any other picture, or without torchcodec.
     """
-    if "torch" not in sys.modules:
-        return None
     import torch
 
     decoders, data = torchcodec(), content(source)
@@ -88,30 +78,10 @@ def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
         return None
 
 
-def is_simple_jpeg(data: bytes) -> bool:
-    """Tell whether a header has three colours of 8 bits and nothing that says how they are meant.
-
-    Pillow's own reading of a header takes longer, most of all in a worker between other work. A
-    size that Pillow would warn of is left to it.
-    """
-    place, simple = 2, False
-    while data[place] == 0xFF and data[place + 1] != PIXELS:
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker in FRAMES:
-            bits, height, width, colors = struct.unpack_from(">BHHB", data, place + 4)
-            simple = bits == 8 and colors == 3 and is_allowed(width, height)
-        elif marker not in SIMPLE_MARKERS:
-            return False
-        place += 2 + length
-    return simple and data[place] == 0xFF
-
-
 def is_plain_jpeg(data: bytes) -> bool:
-    """Tell whether it is a whole, upright JPEG of three colours; Pillow says so if in doubt."""
+    """Tell whether it is a whole, upright JPEG of three colours, by its header."""
     if not (data.startswith(JPEG_START) and data.endswith(JPEG_END)):
         return False
-    if is_simple_jpeg(data):
-        return True
     with PILImage.open(io.BytesIO(data)) as file:
         upright = file.getexif().get(ORIENTATION, 1) == 1
         return file.format == "JPEG" and file.mode == "RGB" and upright and is_allowed(*file.size)

@@ -264,22 +264,23 @@ def read_label(source: bytes | Path, labels: LabelMap, where: str) -> "Tensor":
     """
     import torch
 
-    return torch.from_numpy(labels.apply(raw_label(source, labels, where), where))
+    return torch.from_numpy(labels.apply(raw_label(source, labels, where, codec=True), where))
 
 
-def raw_label(source: bytes | Path, labels: LabelMap, where: str) -> Pixels:
+def raw_label(source: bytes | Path, labels: LabelMap, where: str, *, codec: bool = False) -> Pixels:
     """Decode a label picture to raw ids (H, W), of any integer dtype; the map is not applied.
 
     A palette PNG is read as indices, ids of 16 and 32 bits are kept. Where `labels.colors` names
     colours, RGB and palette pictures are read by their colours, and grey ones as ids unless all the
-    colours are grey.
+    colours are grey. With `codec`, torchcodec decodes a plain JPEG or PNG, to the same pixels;
+    without it, torch is not imported.
 
     Raises:
         UnreadableError: missing or not a picture.
         DataError: it has colours that no table names, or fractions.
     """
     try:
-        raw, mode = _label_pixels(source, labels)
+        raw, mode = _label_pixels(source, labels, codec=codec)
     except FileNotFoundError:
         raise UnreadableError(
             f"{where}: the label is missing; each image needs one of the same stem."
@@ -291,9 +292,9 @@ def raw_label(source: bytes | Path, labels: LabelMap, where: str) -> Pixels:
     return _ids(raw, mode, where)
 
 
-def _label_pixels(source: bytes | Path, labels: LabelMap) -> tuple[Pixels, str]:
+def _label_pixels(source: bytes | Path, labels: LabelMap, *, codec: bool) -> tuple[Pixels, str]:
     """Return what a label picture holds, colours as RGB or RGBA, and what Pillow calls its mode."""
-    plain = decode_plain(source, "UNCHANGED")
+    plain = decode_plain(source, "UNCHANGED") if codec else None
     if plain is not None:
         grey = len(plain) == 1
         if grey and not _counts_by_color("L", labels):

@@ -9,8 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.errors import DataError, SegaccError, count_of
-from segacc.hookspecs import USUAL, Chosen, DataSplits, Reading, Sample, Stream
+from segacc.errors import DataError, OptionError, SegaccError, count_of
+from segacc.hookspecs import Chosen, DatasetOptions, DataSplits, Reading, Sample, Stream
+from segacc.labels import edit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -75,10 +76,10 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
 # --------------------------------------------------------------------- how images are interpreted
 @dataclass(frozen=True)
 class ReadAs(Sequence[Sample]):
-    """Samples with a Reading applied on access."""
+    """Samples with the options of every data set applied on access."""
 
     samples: Sequence[Sample]
-    reading: Reading
+    common: DatasetOptions
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -93,51 +94,69 @@ class ReadAs(Sequence[Sample]):
         """Return one Sample, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[k] for k in range(len(self))[index]]
-        return meant(self.samples[index], self.reading)
+        return meant(self.samples[index], self.common)
 
 
 @dataclass(frozen=True)
 class ReadStream:
-    """The `read` of a stream with a Reading applied to its samples."""
+    """The `read` of a stream with the options of every data set applied to its samples."""
 
     stream: Stream
-    reading: Reading
+    common: DatasetOptions
 
     def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
-        """Yield the stream's samples with the Reading applied."""
+        """Yield the stream's samples with the options applied."""
         for sample, behind in self.stream.read(shard, position):
-            yield meant(sample, self.reading), behind
+            yield meant(sample, self.common), behind
 
 
-def meant(sample: Sample, reading: Reading) -> Sample:
-    """Apply a Reading to a sample; values that the sample already has are kept."""
+def meant(sample: Sample, common: DatasetOptions) -> Sample:
+    """Apply a Reading to a sample; values that the sample already has are kept.
+
+    Raises:
+        OptionError: the label map is edited, and the sample has another one.
+    """
+    if common.map is not None and sample.labels is not None:
+        raise OptionError(
+            f"map: sample {sample.id} has a label map of its own, to which the edits of the data "
+            "set's label map do not apply. Leave out map."
+        )
     own = {k: v for k, v in asdict(sample.reading).items() if v != getattr(Reading, k)}
-    return replace(sample, reading=replace(reading, **own))
+    return replace(sample, reading=replace(common.reading, **own))
 
 
 def build_splits(dataset: Chosen) -> DataSplits:
     """Build a data set, after the data sets that it is made of.
 
     Raises:
-        DataError: the data is missing or invalid.
+        DataError: the data is missing or invalid. OptionError: `map` does not fit the classes.
     """
     parts = () if dataset.record.parts is None else (tuple(map(build_splits, dataset.parts)),)
-    return read_as(dataset.reading, dataset.record.build(dataset.options, *parts))
-
-
-def read_as(reading: Reading, data: DataSplits) -> DataSplits:
-    """Apply a Reading to all samples of a data set."""
-    if reading == USUAL:
+    data: DataSplits = dataset.record.build(dataset.options, *parts)
+    if dataset.common == DatasetOptions():
         return data
-    splits: dict[str, Sequence[Sample] | Stream] = {}
-    for name, some in data.splits.items():
-        if isinstance(some, Stream):
-            splits[name] = replace(some, read=ReadStream(some, reading))
-        elif isinstance(some, list | tuple):
-            splits[name] = [meant(sample, reading) for sample in some]
-        else:
-            splits[name] = ReadAs(some, reading)
-    return replace(data, splits=splits)
+    edits, root = dataset.common.map, getattr(dataset.options, "root", None)
+    if isinstance(edits, Path) and isinstance(root, Path):
+        edits = in_root(root.expanduser(), edits)
+    labels = edit(data.labels, edits, f"--dataset {dataset.name}: map")
+    splits = {name: _with_options(some, dataset.common) for name, some in data.splits.items()}
+    return replace(data, splits=splits, labels=labels)
+
+
+def _with_options(
+    some: Sequence[Sample] | Stream, common: DatasetOptions
+) -> Sequence[Sample] | Stream:
+    if isinstance(some, Stream):
+        return replace(some, read=ReadStream(some, common))
+    if isinstance(some, list | tuple):
+        return [meant(sample, common) for sample in some]
+    return ReadAs(some, common)
+
+
+def in_root(root: Path, path: Path) -> Path:
+    """Return a path as typed, or relative to `root` if only that exists."""
+    typed = path.expanduser()
+    return root / typed if not typed.exists() and (root / typed).exists() else typed
 
 
 # ------------------------------------------------------------------------- files that are not read

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segacc.data.samples import build_splits, ids_of
-from segacc.errors import DataError, OptionError
+from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 
 DRAW = 0x5641
@@ -93,7 +93,7 @@ def pick_split(
         if not isinstance(whole, Stream) and not len(whole):
             raise DataError(f'{where}: the split "{name}" is empty.')
         return whole
-    match = _parsed(name, where)
+    match = parsed_slice(name, where)
     base = match["base"] if match else name
     if base not in splits.splits:
         raise OptionError(
@@ -106,13 +106,15 @@ def pick_split(
             f'{where}: "{name}" is a slice of "{base}", which is streamed and cannot be '
             f"sliced; give the whole split, {base}."
         )
-    indices = _indices(match, len(whole))
+    indices = slice_indices(match, len(whole))
     if not indices:
-        raise DataError(f'{where}: "{name}" is empty: the split has {_samples(len(whole))}.')
+        raise DataError(
+            f'{where}: "{name}" is empty: the split has {count_of(len(whole), "sample")}.'
+        )
     return Part(whole, indices)
 
 
-def _parsed(name: str, where: str) -> re.Match[str] | None:
+def parsed_slice(name: str, where: str) -> re.Match[str] | None:
     """Parse the slice in a name; None if there is no bracket."""
     match = _SLICE.fullmatch(name)
     if match is None:
@@ -132,7 +134,8 @@ def _parsed(name: str, where: str) -> re.Match[str] | None:
     return match
 
 
-def _indices(match: re.Match[str], count: int) -> range:
+def slice_indices(match: re.Match[str], count: int) -> range:
+    """Return the indices of a parsed slice in a split of `count` samples."""
     first = _bound(match["first"], count) if match["first"] else 0
     last = _bound(match["last"], count) if match["last"] else count
     return range(first, max(first, last))
@@ -159,7 +162,7 @@ def chances_of(splits: DataSplits, name: str) -> Sequence[float] | None:
     whole = splits.chances.get(match["base"]) if match else None
     if match is None or whole is None:
         return None
-    return _taken(whole, _indices(match, len(whole)))
+    return _taken(whole, slice_indices(match, len(whole)))
 
 
 def carve(
@@ -231,8 +234,9 @@ def carved_line(
     scored = _base(validation)
     left, share = carved.splits[train], carved.splits[scored]
     assert not isinstance(left, Stream) and not isinstance(share, Stream)
+    whole = count_of(len(share) + len(left), "sample")
     return (
-        f"held out {len(share)} of {_samples(len(share) + len(left))} of {train} as {scored} "
+        f"held out {len(share)} of {whole} of {train} as {scored} "
         f"(--val-fraction {fraction:g}, seed {seed})"
     )
 
@@ -245,7 +249,3 @@ def _base(name: str) -> str:
 
 def _taken(values: Sequence[float], indices: Iterable[int]) -> list[float]:
     return [values[index] for index in indices]
-
-
-def _samples(count: int) -> str:
-    return "1 sample" if count == 1 else f"{count} samples"

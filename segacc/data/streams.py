@@ -24,8 +24,8 @@ PATIENCE = 20
 
 
 @dataclass(frozen=True)
-class Place:
-    """Position of a reader: a block, and how many of its samples were taken."""
+class Position:
+    """Where a reader is: a block, and how many of its samples were taken."""
 
     epoch: int = 0
     shard: int = 0
@@ -67,21 +67,17 @@ def deal(order: Sequence[int], reader: int, readers: int) -> list[tuple[int, int
 class Reader:
     """One of several readers of a training stream: one worker of one process.
 
-    It reads its part endlessly, epoch after epoch. The result of `items` is a function of (seed,
-    number, readers) alone.
+    It reads its part endlessly, epoch after epoch. The result of `items` is a function of (seed of
+    the run, number, readers) alone.
     """
 
-    stream: Stream
-    labels: LabelMap
-    num_channels: int
-    pipeline: Pipeline
-    seed: int
+    train: "TrainStream"
     number: int
     """Index of this reader, 0..readers-1."""
     readers: int
     """Number of workers of all processes."""
 
-    def items(self, place: Place) -> Iterator[tuple[Item | SegaccError, Place]]:
+    def items(self, position: Position) -> Iterator[tuple[Item | SegaccError, Position]]:
         """Yield decoded, augmented samples from a position on, each with the position after it.
 
         Undecoded samples are read in blocks, which are permuted. To resume inside a block, it is
@@ -90,34 +86,34 @@ class Reader:
         Raises:
             SegaccError: a shard cannot be read, or this reader gets no samples.
         """
-        size = max(1, self.stream.buffer // self.readers)
+        size = max(1, self.train.stream.buffer // self.readers)
         block: list[Sample] = []
         barren = 0
         while True:
-            start, rows = place, self.rows(place)
+            start, rows = position, self.rows(position)
             while behind := refill(block, rows, size):
-                after = replace(behind, block=place.block + 1, offset=0)
-                order = self._draw(place.epoch, place.block).permutation(len(block)).tolist()
-                for turn in range(place.offset, len(block)):
-                    key = (place.epoch, self.number, place.block, turn)
-                    item = self._item(block, order[turn], sample_seed(self.seed, *key))
+                after = replace(behind, block=position.block + 1, offset=0)
+                order = self._draw(position.epoch, position.block).permutation(len(block)).tolist()
+                for turn in range(position.offset, len(block)):
+                    key = (position.epoch, self.number, position.block, turn)
+                    item = self._item(block, order[turn], sample_seed(self.train.seed, *key))
                     last = turn + 1 == len(block)
-                    yield item, after if last else replace(place, offset=turn + 1)
-                place = after
-            barren = barren + 1 if place == start == Place(epoch=place.epoch) else 0
+                    yield item, after if last else replace(position, offset=turn + 1)
+                position = after
+            barren = barren + 1 if position == start == Position(epoch=position.epoch) else 0
             if barren == PATIENCE:
                 raise DataError(self._complaint())
-            place = Place(epoch=place.epoch + 1)
+            position = Position(epoch=position.epoch + 1)
 
-    def rows(self, start: Place) -> Iterator[tuple[Sample, Place]]:
+    def rows(self, start: Position) -> Iterator[tuple[Sample, Position]]:
         """Yield this reader's undecoded samples of an epoch from a position on, see `items`."""
-        order = self._draw(start.epoch).permutation(len(self.stream.shards)).tolist()
+        order = self._draw(start.epoch).permutation(len(self.train.stream.shards)).tolist()
         mine = deal(order, self.number, self.readers)
         for turn, (shard, part, parts) in enumerate(mine[start.shard :], start.shard):
-            here = start if turn == start.shard else Place(epoch=start.epoch, shard=turn)
+            here = start if turn == start.shard else Position(epoch=start.epoch, shard=turn)
             passed = here.passed
-            name = self.stream.shards[shard]
-            for sample, position in read_shard(self.stream, name, here.position):
+            name = self.train.stream.shards[shard]
+            for sample, position in read_shard(self.train.stream, name, here.position):
                 passed += 1
                 if (passed - 1) % parts == part:
                     yield sample, replace(here, position=position, passed=passed)
@@ -125,23 +121,23 @@ class Reader:
     def _draw(self, epoch: int, block: int | None = None) -> np.random.Generator:
         """Return the generator for the order of an epoch's shards (all readers), or of a block."""
         key = (0,) if block is None else (1, self.number, block)
-        return np.random.default_rng((self.seed, epoch, *key))
+        return np.random.default_rng((self.train.seed, epoch, *key))
 
     def _item(self, block: Sequence[Sample], index: int, seed: int) -> Item | SegaccError:
         return augmented(
             block[index].id,
             lambda: self._read(block[index]),
-            self.pipeline,
+            self.train.pipeline,
             seed,
             fetch=lambda: self._read(block[int(torch.randint(len(block), ()))]),
-            num_channels=self.num_channels,
+            num_channels=self.train.num_channels,
         )
 
     def _read(self, sample: Sample) -> Pair:
-        return read_sample(sample, self.labels, self.num_channels)
+        return read_sample(sample, self.train.labels, self.train.num_channels)
 
     def _complaint(self) -> str:
-        shards = self.stream.shards
+        shards = self.train.stream.shards
         more = f" ... {shards[-1]}" if len(shards) > 1 else ""
         return (
             f"{shards[0]}{more}: {PATIENCE} epochs contained no sample for reader "
@@ -150,7 +146,9 @@ class Reader:
         )
 
 
-def refill(block: list[Sample], rows: Iterator[tuple[Sample, Place]], size: int) -> Place | None:
+def refill(
+    block: list[Sample], rows: Iterator[tuple[Sample, Position]], size: int
+) -> Position | None:
     """Replace the contents of a block by the next `size` samples, fewer at the end of an epoch.
 
     It is emptied first, since two blocks would need twice the memory.
@@ -159,7 +157,7 @@ def refill(block: list[Sample], rows: Iterator[tuple[Sample, Place]], size: int)
         The position after the last sample; None if there are no more.
     """
     block.clear()
-    behind: Place | None = None
+    behind: Position | None = None
     for row in islice(rows, size):
         block.append(row[0])
         behind = row[1]
@@ -189,8 +187,8 @@ class TrainStream:
         Args:
             cut: how a step is split over processes and micro-batches.
             steps: range of steps to load.
-            positions: one for each of this process's workers, from their last batches: a Place as a
-                dict, or None for the start.
+            positions: one for each of this process's workers, from their last batches: a Position
+                as a dict, or None for the start.
             num_workers: 0 loads in this process.
             pin_memory: for asynchronous copies to a GPU.
 
@@ -203,12 +201,11 @@ class TrainStream:
         return load(train, num_workers, ahead=4, batch_size=None, pin_memory=pin_memory)
 
     def batches(
-        self, cut: Cut, mine: int, workers: int, place: Place
+        self, cut: Cut, mine: int, workers: int, position: Position
     ) -> Iterator[Batch | SegaccError]:
         """Yield the micro-batches of one of a process's readers, endlessly, see `loader`."""
         number, readers = cut.process * workers + mine, cut.processes * workers
-        given = self.labels, self.num_channels, self.pipeline, self.seed
-        items = Reader(self.stream, *given, number, readers).items(place)
+        items = Reader(self, number, readers).items(position)
         try:
             while True:
                 taken = list(islice(items, cut.batch_size))
@@ -236,8 +233,8 @@ class Turns(IterableDataset[Any]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         mine = (self.turns.start + worker) % workers  # a loader starts with its worker 0
-        place = self.positions[mine] if self.positions else None
-        batches = self.train.batches(self.cut, mine, workers, Place(**place or {}))
+        position = self.positions[mine] if self.positions else None
+        batches = self.train.batches(self.cut, mine, workers, Position(**position or {}))
         yield from islice(batches, len(self.turns[worker::workers]))
 
 

@@ -7,7 +7,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -118,15 +118,17 @@ def _split(text: str) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
-def decode(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+def decode(cls: type[T], values: Mapping[str, Any], where: str, *, others: Sequence[str] = ()) -> T:
     """Convert texts and YAML values to a validated instance of the dataclass `cls`.
 
-    A text given for a tuple is split at `/`, as in `ignore=0/11`.
+    A text given for a tuple is split at `/`, as in `ignore=0/11`. Keys in `others` are decoded
+    elsewhere; the error for an unknown key lists them too.
 
     Raises:
         OptionError: unknown key, wrong type or value out of range; the message starts with `where`.
     """
     values, names = name_first(cls, values, where), [one.name for one in _fields(cls)]
+    names += others
     for key in values:
         if key not in names:
             known = f"Known: {', '.join(names)}." if names else "It has no options."

@@ -171,7 +171,7 @@ def refuse_inputs(settings: Settings, dataset: Chosen) -> None:
 
 def _texts(dataset: Chosen) -> Iterator[str]:
     """Yield the option values of a data set and its parts that may be paths."""
-    for value in vars(dataset.options).values():
+    for value in (*vars(dataset.options).values(), dataset.common.map):
         many = value if isinstance(value, tuple | list) else (value,)
         yield from (str(one) for one in many if isinstance(one, str | Path))
     for part in dataset.parts:

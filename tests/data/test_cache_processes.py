@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from cache_tools import LABELS, assert_same, kept, rooms, whole
 from cli_tools import Warm, assert_succeeded, segacc
@@ -31,6 +33,8 @@ from segacc.training.processes import start_accelerator
 pytest_plugins = ["cli_fixtures"]
 
 forks = pytest.mark.skipif(sys.platform == "darwin", reason="a fork without exec is not safe there")
+PATIENCE = 3
+"""Seconds that torch's own collectives wait for a process."""
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is Linux's")
 
 
@@ -142,22 +146,24 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def as_launched(rank: int, port: int, job: Callable[[Any], None]) -> None:
+def as_launched(rank: int, port: int, job: Callable[[Any], None], machines: int) -> None:
     """Do a job as one of two processes that a launcher started."""
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank // machines, "WORLD_SIZE": 2}
+    ranks["LOCAL_WORLD_SIZE"] = 2 // machines
     os.environ.update({name: str(value) for name, value in ranks.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = start_accelerator(None)
+    seconds = InitProcessGroupKwargs(timeout=timedelta(seconds=PATIENCE))
+    accelerator = start_accelerator(None, kwargs_handlers=[seconds])
     assert accelerator.num_processes == 2
     job(accelerator)
     accelerator.end_training()
 
 
-def launch_two(job: Callable[[Any], None]) -> None:
+def launch_two(job: Callable[[Any], None], machines: int = 1) -> None:
     port = free_port()
-    assert_ends_well(*[forked(as_launched, rank, port, job) for rank in range(2)])
+    assert_ends_well(*[forked(as_launched, rank, port, job, machines) for rank in range(2)])
 
 
 @forks
@@ -178,6 +184,28 @@ def test_processes_of_one_run_share_what_one_of_them_builds(given: str, tmp_path
     first, second = ((tmp_path / f"folder-{rank}").read_text() for rank in range(2))
     assert first == second
     assert Path(first).is_dir() == (given == "cache")
+
+
+@forks
+def test_machines_with_a_disk_each_wait_for_the_last_one(tmp_path: Path) -> None:
+    """One has the samples from an earlier run; the other decodes for longer than torch waits."""
+    source = noted(FEW - 1, tmp_path)
+    disks = [tmp_path / "disk-0", tmp_path / "disk-1"]
+    forked(kept, source, disks[1]).join()
+    times = []
+
+    def job(accelerator: Any) -> None:
+        start = time.monotonic()
+        cache = kept(source, disks[accelerator.process_index], accelerator)
+        times.append(time.monotonic() - start)
+        accelerator.wait_for_everyone()
+        assert cache.folder.parent == disks[accelerator.process_index]
+        assert times[0] > PATIENCE
+        (tmp_path / "slow").unlink(missing_ok=True)
+        assert_same(cache, source)
+
+    launch_two(job, machines=2)
+    assert [len(whole(disk)) for disk in disks] == [2, 2]
 
 
 @forks

@@ -153,7 +153,12 @@ def test_images_and_labels_are_the_same_without_it(
     maps = [LabelMap(("a", "b"), dict.fromkeys(range(2000), 0), colors=table) for table in tables]
 
     def read() -> list[np.ndarray]:  # type: ignore[type-arg]
-        labels = [raw_label(source, one, "a") for one in maps for source in (path, encode(picture))]
+        labels = [
+            raw_label(source, one, "a", codec=codec)
+            for one in maps
+            for source in (path, encode(picture))
+            for codec in (True, False)
+        ]
         return [read_image(path, "a").numpy(), *labels]
 
     fast = read()
@@ -214,7 +219,8 @@ print(decoded)
     assert int(done.stdout) > 50
 
 
-def test_a_label_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", [True, False])
+def test_a_label_with_a_wrong_checksum_is_refused(codec: bool, tmp_path: Path) -> None:
     path, labels = tmp_path / "label.png", LabelMap.plain(tuple("abcdefgh"))
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) // 8).save(path)
     raw_label(path, labels, "label.png")
@@ -222,4 +228,4 @@ def test_a_label_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     data[data.index(b"IDAT") + 12] ^= 1
     path.write_bytes(data)
     with pytest.raises(UnreadableError, match=r"label\.png: the label cannot be read: damaged: "):
-        raw_label(path, labels, "label.png")
+        raw_label(path, labels, "label.png", codec=codec)

@@ -1,6 +1,7 @@
 """How images are meant: turned by EXIF or as stored, and how many bits of 16 are used."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from segacc.data.codecs import picture_size
 from segacc.data.decode import read_image
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
-from segacc.errors import DataError
-from segacc.hookspecs import USUAL, Reading, Sample, Stream
+from segacc.data.splits import Part
+from segacc.errors import DataError, OptionError
+from segacc.hookspecs import USUAL, Dataset, Reading, Sample, Stream
+from segacc.plugins.datasets.nuclei import NucleiOptions
+from segacc.registry import Offer, Registry, choose
 from stream_tools import write_samples
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
@@ -55,6 +59,34 @@ def test_every_data_set_has_the_options_and_mixes_keep_those_of_their_sets(
     assert one[0].reading == one[:1][0].reading == Reading(exif="upright")
     with pytest.raises(Exception, match="nuclei: \"exif\" is 'sideways'"):
         chosen("nuclei:exif=sideways")
+
+
+def test_every_label_map_can_be_edited(tmp_path: Path) -> None:
+    data = build_splits(chosen("nuclei:border=true,map={drop: [nucleus_border]}"))
+    assert data.labels.names == ("background", "nucleus")
+    label = read_sample(data.splits["train"][0], data.labels)[1]
+    assert set(label.unique().tolist()) == {0, 1, 255}
+    with pytest.raises(OptionError, match=r"--dataset nuclei: map: drop: there is no class \"cell"):
+        build_splits(chosen("nuclei:map={drop: [cell]}"))
+    with pytest.raises(OptionError, match=r'unknown option "mapp"\. Did you mean "map"'):
+        chosen("nuclei:mapp={drop: [cell]}")
+
+
+def test_edits_need_one_label_map() -> None:
+    nuclei = build_splits(chosen("nuclei"))
+    own = replace(nuclei.splits["train"][0], labels=nuclei.labels)
+    for some in ([own], Part([own], (0,))):
+        record = Dataset(
+            name="own",
+            summary="",
+            options=NucleiOptions,
+            build=lambda options, some=some: replace(nuclei, splits={"train": some}),
+        )
+        registry = Registry([Offer("dataset", record, "own", "1")])
+        dropped = choose(registry, "dataset", {"name": "own", "map": {"rename": {}}}, "--dataset")
+        with pytest.raises(OptionError, match="has a label map of its own") as error:
+            _ = build_splits(dropped).splits["train"][0]
+        assert own.id in str(error.value)
 
 
 def test_streams_too(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from data_tools import encode, facts, random_sample
 from segacc.data.augment import Pipeline
 from segacc.data.batches import Batch, EvalData, Item, Source
 from segacc.data.order import Cut
-from segacc.data.streams import EvalStream, Place, Reader, TrainStream, deal
+from segacc.data.streams import EvalStream, Position, Reader, TrainStream, deal
 from segacc.errors import DataError
 from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import Sample, Stream
@@ -154,11 +154,11 @@ def test_an_epoch_has_each_sample_once(
 
 
 def reader(stream: Stream, number: int = 0, readers: int = 1, seed: int = 3) -> Reader:
-    return Reader(stream, LABELS, 3, Pipeline(), seed, number, readers)
+    return Reader(TrainStream(stream, LABELS, 3, Pipeline(), seed), number, readers)
 
 
-def names(one: Reader, count: int, place: Place | None = None) -> list[str]:
-    return [item.id for item, _ in islice(one.items(place or Place()), count)]
+def names(one: Reader, count: int, position: Position | None = None) -> list[str]:
+    return [item.id for item, _ in islice(one.items(position or Position()), count)]
 
 
 def test_the_order_is_another_in_each_epoch_and_for_each_seed() -> None:
@@ -210,8 +210,8 @@ def test_it_goes_on_from_any_batch(processes: int, workers: int, batch_size: int
     for step in range(last):
         stored = json.loads(json.dumps(positions))
         assert_equal_batches(load(data, cut, range(step, last), workers, stored), whole[step:])
-        turn, place = whole[step].position
-        positions[turn] = place
+        turn, position = whole[step].position
+        positions[turn] = position
 
 
 def test_it_goes_on_between_micro_batches_of_several_epochs() -> None:
@@ -234,12 +234,12 @@ def test_a_place_opens_one_shard_where_it_stands() -> None:
         return lists.read(shard, position)
 
     one = reader(replace(lists, read=read))
-    row = [(item.id, place) for item, place in islice(one.items(Place()), 15)]
+    row = [(item.id, position) for item, position in islice(one.items(Position()), 15)]
     order = [shard for shard, _ in asked]
     asked.clear()
-    place = row[13][1]
-    assert place == Place(epoch=0, shard=1, position=6, passed=6, block=3, offset=2)
-    assert names(one, 1, place) == [row[14][0]]
+    position = row[13][1]
+    assert position == Position(epoch=0, shard=1, position=6, passed=6, block=3, offset=2)
+    assert names(one, 1, position) == [row[14][0]]
     assert asked == [(order[1], 6), (order[2], None)]
 
 

@@ -440,7 +440,7 @@ def test_no_names_at_all(tmp_path: Path) -> None:
     ways = (
         'Add names=FILE (a text file with one per line, or JSON such as {"0": "road", "1": '
         '"sky"}), or '
-        "put it next to the data as id2label.json or classes.json or classes.txt."
+        "put it next to the data as classes.json or id2label.json or classes.txt."
     )
     file = parquet(tmp_path / "data" / "train.parquet", pairs(1))
     assert refusal(path=str(file)) == (f"--dataset hub: path={file} has no class names. {ways}")

@@ -10,20 +10,26 @@ from typing import Any
 import pytest
 import torch
 
+from check_tools import chosen
 from data_tools import random_sample
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source
 from segacc.data.order import Cut
 from segacc.data.sample_pair import read_sample
+from segacc.data.samples import build_splits
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import DataError, OptionError, SegaccError, UnreadableError
 from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.plugins.datasets import shard_access
+from segacc.plugins.datasets import shard_files
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.plugins.datasets.shard_files import ShardReader
-from segacc.plugins.datasets.shard_names import braces
-from segacc.plugins.datasets.shards import ShardsOptions, build_shards, roles, segacc_datasets
-from segacc.settings.options import decode, parse_component
+from segacc.plugins.datasets.shards import (
+    ShardsOptions,
+    braces,
+    build_shards,
+    roles,
+    segacc_datasets,
+)
 from stream_tools import Plain, Ranges, content, serving, write_parquet, write_samples, write_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
@@ -32,8 +38,7 @@ READ = ShardReader("jpg", "seg.png")
 
 def build(text: str) -> DataSplits:
     """Build as the command line does."""
-    given = parse_component(f"shards:{text}", "--dataset")
-    return build_shards(decode(ShardsOptions, given.values, "--dataset shards"))
+    return build_splits(chosen(f"shards:{text}"))
 
 
 def refusal(text: str) -> str:
@@ -65,7 +70,7 @@ def some(count: int, where: str = "s") -> list[Sample]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long before a broken connection is tried again; local servers need no proxy."""
-    monkeypatch.setattr(shard_access, "PAUSE", 0.01)
+    monkeypatch.setattr(shard_files, "PAUSE", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 

@@ -20,11 +20,9 @@ from segacc.data.order import Cut
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits, Sample, Stream
-from segacc.plugins.datasets import shard_access
-from segacc.plugins.datasets.shard_access import is_far
-from segacc.plugins.datasets.shard_files import ShardReader
-from segacc.plugins.datasets.shard_names import shards_of
-from segacc.plugins.datasets.shards import ShardsOptions, build_shards
+from segacc.plugins.datasets import shard_files
+from segacc.plugins.datasets.shard_files import ShardReader, is_far
+from segacc.plugins.datasets.shards import ShardsOptions, build_shards, shards_of
 from segacc.settings.options import decode, parse_component
 from stream_tools import write_parquet, write_samples
 
@@ -197,7 +195,7 @@ def test_a_far_shard_that_breaks_off_is_taken_up_where_it_broke(
     path = write_samples(tmp_path / "big.tar", samples)
     fsspec.filesystem("memory").pipe_file(f"{far}/big.tar", path.read_bytes())
     whole = list(TAR(str(path), None))
-    monkeypatch.setattr(shard_access, "PAUSE", 0.0)
+    monkeypatch.setattr(shard_files, "PAUSE", 0.0)
     read, asked = MemoryFile.read, list[int]()
 
     def breaking(file: Any, *size: int) -> Any:

@@ -25,9 +25,10 @@ from known_data import (
     scatter,
     sizes,
 )
+from segacc.commands.plugins import options_of
 from segacc.errors import DataError, OptionError
 from segacc.plugins.datasets import files as tables
-from segacc.settings.options import describe
+from segacc.registry import Offer
 from segacc.testing import check_dataset
 
 DATA = Path(tables.__file__).parent / "data"
@@ -90,7 +91,7 @@ def test_an_unknown_choice_is_refused() -> None:
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
 def test_every_option_says_what_it_is(name: str) -> None:
-    told = {one.name: one for one in describe(RECORDS[name].options)}
+    told = {one.name: one for one in options_of(Offer("dataset", RECORDS[name], "segacc", "0"))}
     assert all(one.doc for one in told.values())
     assert (told["root"].type, told["map"].type) == ("path", "path or mapping")
 

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
-from segacc.labels import LabelMap, edit
+from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
     expect_folders,
     first_folder,
@@ -27,8 +26,6 @@ class Ade20kOptions:
     with training/ and validation/."""
     full_names: bool = False
     """True: use all names of a class, e.g. `building, edifice`; by default only the first."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_ade20k(options: Ade20kOptions) -> DataSplits:
@@ -44,7 +41,7 @@ def build_ade20k(options: Ade20kOptions) -> DataSplits:
     facts = table("ade20k")
     names = facts["names"] if options.full_names else [n.split(",")[0] for n in facts["names"]]
     labels = LabelMap.plain(names, reduce_labels=True, palette=facts["palette"])
-    return DataSplits(splits, edit(labels, options.map, f"{WHERE}: map"), crop_size=(512, 512))
+    return DataSplits(splits, labels, crop_size=(512, 512))
 
 
 @hookimpl

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import LabelMap, edit
+from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
     SPLITS,
     by_stem,
@@ -46,8 +46,6 @@ class CamvidOptions:
     classes: Literal[11, 32] = 11
     """11: the usual groups of the 32 classes, from PNGs with their ids or from the original
     colours; 32: all classes except Void, from the original colours."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_camvid(options: CamvidOptions) -> DataSplits:
@@ -66,7 +64,7 @@ def build_camvid(options: CamvidOptions) -> DataSplits:
             "of 11 classes. Leave out classes, or use the original labels."
         )
     labels = _all_classes() if options.classes == 32 else _usual_classes(colored=ids is None)
-    return DataSplits(splits, edit(labels, options.map, f"{WHERE}: map"))
+    return DataSplits(splits, labels)
 
 
 def _side_by_side(root: Path) -> dict[str, list[Sample]]:
@@ -82,8 +80,7 @@ def _side_by_side(root: Path) -> dict[str, list[Sample]]:
                 f"contains {listing(root)}."
             )
         if images is not None and labels is not None:
-            found[split] = pairs(images, labels, label_endings=ENDINGS)
-            expect_labels(WHERE, found[split])
+            found[split] = pairs(WHERE, images, labels, label_endings=ENDINGS)
     return found
 
 

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import LabelMap, edit
+from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
     expect_folders,
-    expect_labels,
     listing,
     open_root,
     pairs,
@@ -41,8 +40,6 @@ class CityscapesOptions:
     coarse: bool = False
     """True: train on gtCoarse, with its 19998 additional images as split train_extra; validation
     still uses gtFine."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_cityscapes(options: CityscapesOptions) -> DataSplits:
@@ -64,8 +61,7 @@ def build_cityscapes(options: CityscapesOptions) -> DataSplits:
         folders = " or ".join(f"{folder}/" for folder, _ in layout.values())
         images = root / "leftImg8bit"
         raise DataError(f"{WHERE}: {images} must contain {folders}; it contains {listing(images)}.")
-    labels = edit(_labels(options.labels), options.map, f"{WHERE}: map")
-    return DataSplits(splits, labels, crop_size=(512, 1024))
+    return DataSplits(splits, _labels(options.labels), crop_size=(512, 1024))
 
 
 def _cities(images: Path, labels: Path, ending: str) -> list[Sample]:
@@ -73,11 +69,8 @@ def _cities(images: Path, labels: Path, ending: str) -> list[Sample]:
     for city in sorted(path for path in images.iterdir() if path.is_dir()):
         if not (labels / city.name).is_dir():
             raise DataError(f"{WHERE}: {city} has no label folder in {labels}.")
-        found = pairs(
-            city, labels / city.name, image_ending="_leftImg8bit", label_endings=(ending,)
-        )
-        expect_labels(WHERE, found)
-        samples += found
+        both = city, labels / city.name
+        samples += pairs(WHERE, *both, image_ending="_leftImg8bit", label_endings=(ending,))
     if not samples:
         raise DataError(
             f"{WHERE}: {images} must contain a folder for each city; it contains {listing(images)}."

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import LabelMap, edit
+from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
     bit_color,
     first_folder,
@@ -33,8 +32,6 @@ class CocoStuffOptions:
     """Contains images/ and annotations/ (or stuffthingmaps/), each with train2017/ and val2017/.
     The labels are those of stuffthingmaps_trainval2017.zip, or X_labelTrainIds.png if only these
     exist."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_coco_stuff(options: CocoStuffOptions) -> DataSplits:
@@ -53,8 +50,8 @@ def build_coco_stuff(options: CocoStuffOptions) -> DataSplits:
             f"annotations/); it contains {listing(root)}."
         )
     splits = split_pairs(WHERE, images, labels, SPLITS, label_endings=("", CONVERTED))
-    made = edit(_labels(converted=_converted(splits)), options.map, f"{WHERE}: map")
-    return DataSplits(splits, made, crop_size=(512, 512))
+    labels_map = _labels(converted=_converted(splits))
+    return DataSplits(splits, labels_map, crop_size=(512, 512))
 
 
 def _holder(root: Path, candidates: tuple[str, ...]) -> Path | None:

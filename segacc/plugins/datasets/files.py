@@ -1,6 +1,7 @@
 """Functions shared by the data sets on disk: folders, pairs of files, class and colour tables."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
+from segacc.labels import LabelMap, NamesFile
 
 SPLITS = {
     "train": ("train", "training"),
@@ -16,7 +18,13 @@ SPLITS = {
 }
 """Name of each split in segacc, and its usual folder names."""
 
+NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
+"""Names of a file of class names beside the data."""
+
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+LOSSY = (
+    "labels must be PNG or another lossless format: JPEG alters the ids. Export the labels again."
+)
 
 
 def open_root(root: Path, where: str) -> Path:
@@ -80,6 +88,7 @@ def by_stem(folder: Path, suffixes: tuple[str, ...], *, ending: str = "") -> dic
 
 
 def pairs(
+    where: str,
     image_folder: Path,
     label_folder: Path,
     *,
@@ -91,16 +100,19 @@ def pairs(
     A missing label raises when the sample is read, where `skip_unreadable` may skip it.
 
     Args:
+        where: start of error messages.
         image_folder: the stems of its images, without `image_ending`, are the ids.
         label_folder: folder of the labels, whose stems are the ids plus an ending.
         image_ending: ending of an image's stem, e.g. `_leftImg8bit`.
         label_endings: endings of a label's stem, e.g. `_L`; the first one that occurs is used.
 
     Raises:
-        DataError: no image, two files with the same stem, or JPEG labels.
+        DataError: no image, no label, two files with the same stem, or JPEG labels.
     """
     images = pictures(image_folder, ending=image_ending)
-    return with_labels(images, label_folder, endings=label_endings)
+    found = with_labels(images, label_folder, endings=label_endings)
+    expect_labels(where, found)
+    return found
 
 
 def pictures(folder: Path, *, ending: str = "") -> dict[str, Path]:
@@ -129,10 +141,7 @@ def with_labels(
     ending = next((end for end in endings if not found[end].keys().isdisjoint(images)), endings[0])
     jpegs = by_stem(label_folder, JPEG_SUFFIXES, ending=ending)
     if lossy := next((path for stem, path in jpegs.items() if stem in images), None):
-        raise DataError(
-            f"{lossy}: labels must be PNG or another lossless format: JPEG alters the ids. Export "
-            "the labels again."
-        )
+        raise DataError(f"{lossy}: {LOSSY}")
     return [
         Sample(path, found[ending].get(stem, label_folder / f"{stem}{ending}.png"), stem)
         for stem, path in images.items()
@@ -165,8 +174,7 @@ def split_pairs(
         if pair[0] and not pair[1]:
             raise DataError(f"{where}: {pair[0]} has no label folder in {labels}.")
         if pair[0] and pair[1]:
-            found[split] = pairs(pair[0], pair[1], label_endings=label_endings)
-            expect_labels(where, found[split])
+            found[split] = pairs(where, pair[0], pair[1], label_endings=label_endings)
     if not found:
         wanted = " or ".join(names[0] for names in called.values())
         raise DataError(
@@ -226,10 +234,14 @@ def listed(path: Path, images: Mapping[str, Path], image_folder: Path) -> dict[s
             f"{path}: {len(gone)} of its {len(stems)} names have no image in {image_folder}: "
             f"{told}. Is part of the data missing?"
         )
-    if len(set(stems)) < len(stems):
-        again = next(stem for k, stem in enumerate(stems) if stem in stems[:k])
-        raise DataError(f"{path}: {again} is listed twice; keep one of the lines.")
+    refuse_twins(path, stems)
     return {stem: images[stem] for stem in stems}
+
+
+def refuse_twins(path: Path, names: Iterable[str]) -> None:
+    """Reject a list that has a name twice."""
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise DataError(f"{path}: {twice} is listed twice; keep one of the lines.")
 
 
 def _named(line: str, images: Mapping[str, Path]) -> str:
@@ -237,6 +249,20 @@ def _named(line: str, images: Mapping[str, Path]) -> str:
     stems = [(Path(text).name, Path(text).stem) for text in (line.split()[0], line)]
     known = [name for both in stems for name in both if name in images]
     return known[0] if known else stems[0][1]
+
+
+def names_beside(folder: Path) -> Path | None:
+    """Find a file of class names in a folder."""
+    return next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
+
+
+def plain_map(told: NamesFile, options: Any) -> LabelMap:
+    """Build a label map from class names, with the options `ignore` and `reduce_labels`."""
+    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
+    ignore = (*told.ignored, *options.ignore)
+    return LabelMap.plain(
+        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
+    )
 
 
 def table(name: str) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """`folder`: images and labels in folders on disk, or listed in files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES
+from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, in_root
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import edit
 from segacc.plugins.datasets.files import (
+    LOSSY,
     SPLITS,
     by_stem,
     expect_labels,
@@ -20,14 +19,13 @@ from segacc.plugins.datasets.files import (
     open_root,
     pictures,
     read_lines,
+    refuse_twins,
 )
 from segacc.plugins.datasets.folder_layout import (
     SPLIT,
     WHERE,
     Layout,
-    in_root,
     label_map,
-    label_place,
     labelled,
     template,
 )
@@ -77,8 +75,6 @@ class FolderOptions:
     """Raw label ids to ignore, e.g. `ignore=11` or `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
     """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in classes.json."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
     def __post_init__(self) -> None:
         """Reject options that exclude each other."""
@@ -98,7 +94,8 @@ def build_folder(options: FolderOptions) -> DataSplits:
             a list, colour table or edit is invalid.
     """
     root = open_root(options.root, WHERE)
-    lists = {split: in_root(root, getattr(options, split)) for split in SPLITS}
+    typed = {split: getattr(options, split) for split in SPLITS}
+    lists = {split: path and in_root(root, path) for split, path in typed.items()}
     layout = _layout(options, root, needed=not any(lists.values()))
     found: dict[str, list[Sample]] = {}
     for split, path in lists.items():
@@ -106,12 +103,7 @@ def build_folder(options: FolderOptions) -> DataSplits:
         if samples is not None:
             found[split] = samples
     found = found or _without_splits(layout)
-    labels = label_map(options, root, found)
-    return DataSplits(found, edit(labels, _edits(options, root), f"{WHERE}: map"))
-
-
-def _edits(options: FolderOptions, root: Path) -> Path | Mapping[str, Any] | None:
-    return in_root(root, options.map) if isinstance(options.map, Path) else options.map
+    return DataSplits(found, label_map(options, root, found))
 
 
 def _layout(options: FolderOptions, root: Path, *, needed: bool) -> Layout:
@@ -161,8 +153,7 @@ def _from_folders(layout: Layout, split: str) -> list[Sample] | None:
     images = layout.find(layout.images, split)
     if images is None:
         return None
-    found = label_place(layout, split, images)
-    return labelled(layout, pictures(images, ending=layout.image_suffix), images, found)
+    return labelled(layout, split, images)
 
 
 def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
@@ -180,8 +171,7 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
             f"{path}: its images must be in {images}, which is not a folder, or be "
             f"paths in {layout.root}."
         )
-    labels = label_place(layout, split, images)
-    return labelled(layout, chosen, images, labels)
+    return labelled(layout, split, images, chosen)
 
 
 def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
@@ -189,10 +179,7 @@ def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
     images = layout.fixed(layout.images)
     flat = layout.images.endswith(f"/{SPLIT}") and by_stem(images, IMAGE_SUFFIXES)
     if flat:
-        labels = label_place(layout, "train", images)
-        return {
-            "train": labelled(layout, pictures(images, ending=layout.image_suffix), images, labels)
-        }
+        return {"train": labelled(layout, "train", images)}
     called = "train, validation or test (or training, val, valid, dev, eval, testing)"
     if layout.images.endswith(f"/{SPLIT}"):
         raise DataError(
@@ -262,12 +249,9 @@ def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample
         )
     jpegs = [label for _, label in found if label.lower().endswith(JPEG_SUFFIXES)]
     if jpegs:
-        raise DataError(
-            f"{path}: {jpegs[0]}: labels must be PNG or another lossless format: JPEG alters the "
-            "ids. Export the labels again."
-        )
+        raise DataError(f"{path}: {jpegs[0]}: {LOSSY}")
     images = [image for image, _ in found]
-    _refuse_twins(path, images)
+    refuse_twins(path, images)
     stems = [Path(image).stem for image in images]
     ids = stems if len(set(stems)) == len(stems) else [str(Path(i).with_suffix("")) for i in images]
     samples = [
@@ -285,13 +269,5 @@ def images_of_rows(path: Path, found: Sequence[Row], root: Path, *, ending: str)
         DataError: two have the same stem.
     """
     stems = [Path(image).stem.removesuffix(ending) for (image,) in found]
-    _refuse_twins(path, stems)
+    refuse_twins(path, stems)
     return {stem: root / image for stem, (image,) in zip(stems, found, strict=True)}
-
-
-def _refuse_twins(path: Path, names: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{path}: {name} is listed twice; keep one of the lines.")
-        seen.add(name)

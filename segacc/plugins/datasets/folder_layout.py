@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from segacc.contracts import IGNORE
+from segacc.data.samples import in_root, is_image
 from segacc.errors import DataError, did_you_mean
 from segacc.hookspecs import Sample
 from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
@@ -15,6 +16,9 @@ from segacc.plugins.datasets.files import (
     expect_labels,
     first_folder,
     listing,
+    names_beside,
+    pictures,
+    plain_map,
     with_labels,
 )
 
@@ -22,7 +26,6 @@ WHERE = "--dataset folder"
 SPLIT = "SPLIT"
 """Placeholder for the name of a split in a template."""
 
-NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 BINARY_NAMES = ("background", "foreground")
 
 
@@ -138,28 +141,25 @@ def _folders(parent: Path) -> list[Path]:
 
 def _stems(folder: Path) -> list[str]:
     """Return the stems of the label files in a folder."""
-    return [
-        path.stem
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in LABEL_SUFFIXES and not path.name.startswith(".")
-    ]
+    return [path.stem for path in sorted(folder.iterdir()) if is_image(path, LABEL_SUFFIXES)]
 
 
 def labelled(
-    layout: Layout, images: Mapping[str, Path], folder: Path, place: tuple[Path, str]
+    layout: Layout, split: str, folder: Path, chosen: Mapping[str, Path] | None = None
 ) -> list[Sample]:
     """Assign each image its label.
 
     Args:
         layout: the folders and naming of files.
-        images: images by name, without the image suffix.
-        folder: folder of the images, for errors.
-        place: the labels' folder and suffix, see `label_place`.
+        split: name of the split in segacc.
+        folder: folder of the images.
+        chosen: images by name, without the image suffix; default: all in the folder.
 
     Raises:
-        DataError: two labels for one image, JPEG labels, or no labels.
+        DataError: see `label_place`; or two labels for one image, JPEG labels, or no labels.
     """
-    labels, ending = place
+    labels, ending = label_place(layout, split, folder)
+    images = pictures(folder, ending=layout.image_suffix) if chosen is None else chosen
     if labels == folder and ending:
         images = {stem: path for stem, path in images.items() if not stem.endswith(ending)}
     samples = with_labels(images, labels, endings=(ending,))
@@ -181,14 +181,6 @@ def _endings(images: Mapping[str, Path], labels: Path) -> list[str]:
     return sorted(end for end in found if end and not end[0].isalnum())[:8]
 
 
-def in_root(root: Path, path: Path | None) -> Path | None:
-    """Return a path as typed, or relative to `root` if only that exists."""
-    if path is None:
-        return None
-    typed = path.expanduser()
-    return root / typed if not typed.exists() and (root / typed).exists() else typed
-
-
 def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) -> LabelMap:
     """Build the label map: raw ids or colours and class names.
 
@@ -201,9 +193,9 @@ def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) 
         DataError: no class names, an invalid file, or labels that are not binary.
     """
     if options.colors is not None:
-        told = read_colors(in_root(root, options.colors) or options.colors)
-        return replace(_plain(told, options), colors=told.colors)
-    path = in_root(root, options.names) or _names_in(root)
+        told = read_colors(in_root(root, options.colors))
+        return replace(plain_map(told, options), colors=told.colors)
+    path = in_root(root, options.names) if options.names else names_beside(root)
     if options.binary:
         told = read_names(path) if path else NamesFile(list(BINARY_NAMES))
         samples = [sample for some in splits.values() for sample in some]
@@ -214,19 +206,7 @@ def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) 
             "names=FILE (a text file with one class name per line), colors=FILE if labels contain "
             "colours, or binary=true if they contain 0 and one other value."
         )
-    return _plain(read_names(path), options)
-
-
-def _names_in(root: Path) -> Path | None:
-    return next((root / name for name in NAMES_FILES if (root / name).is_file()), None)
-
-
-def _plain(told: NamesFile, options: Any) -> LabelMap:
-    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
-    ignore = (*told.ignored, *options.ignore)
-    return LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
+    return plain_map(read_names(path), options)
 
 
 def _binary(

@@ -1,17 +1,16 @@
 """`hub`: data sets on the Hugging Face Hub, and local files that `datasets` can load."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from segacc.errors import DataError
+from segacc.errors import DataError, OptionError, did_you_mean
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import LabelMap, NamesFile, edit, read_names
-from segacc.plugins.datasets.hub_columns import Columns, find_columns, sample_ids
+from segacc.labels import LabelMap, NamesFile, read_names
+from segacc.plugins.datasets.files import NAMES_FILES, plain_map
 from segacc.plugins.datasets.hub_files import (
-    NAMES_FILES,
     WHERE,
     Loaded,
     choose,
@@ -19,6 +18,14 @@ from segacc.plugins.datasets.hub_files import (
     quiet_datasets,
 )
 from segacc.plugins.datasets.hub_repository import from_hub
+
+IMAGE_NAMES = ("image", "img", "pixel_values", "picture", "photo", "jpg", "jpeg")
+LABEL_NAMES = (
+    *("label", "labels", "label_map", "label_image", "annotation", "annotations"),
+    *("mask", "masks", "segmentation_mask", "semantic_mask", "semantic_segmentation"),
+    *("segmentation", "segmentation_map", "semseg", "ground_truth", "gt"),
+)
+ID_NAMES = ("id", "image_id", "file_name", "filename")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +54,6 @@ class HubOptions:
     reduce_labels: bool | None = None
     """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in the names
     file."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
     def __post_init__(self) -> None:
         """Check that exactly one of `id` and `path` is given, and a revision only with `id`."""
@@ -56,6 +61,18 @@ class HubOptions:
             raise ValueError("give either id=USER/NAME or path=FOLDER")
         if self.path is not None and self.revision is not None:
             raise ValueError("revision is only valid with id=USER/NAME, not with path")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of image and label."""
+
+    image: str
+    label: str
+    names: tuple[str, ...] | None
+    """Class names, if a feature has them."""
+    passed_over: tuple[str, ...] = ()
+    """Columns with class names that do not refer to pixels."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +194,7 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
             'with one per line, or JSON such as {"0": "road", "1": "sky"}), or put it next to the '
             f"data as {' or '.join(NAMES_FILES)}."
         )
-    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
-    ignore = (*told.ignored, *options.ignore)
-    labels = LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
-    return edit(labels, options.map, f"{WHERE}: map")
+    return plain_map(told, options)
 
 
 def _read(path: Path, column: str, *, typed: bool) -> NamesFile:
@@ -196,6 +208,168 @@ def _read(path: Path, column: str, *, typed: bool) -> NamesFile:
             else " It is next to the data; use names=FILE of --dataset hub to override it."
         )
         raise DataError(f"{error}{more}") from None
+
+
+# ----------------------------------------------------------------------------------------- columns
+
+
+def find_columns(features: Mapping[str, Any], image: str | None, label: str | None) -> Columns:
+    """Detect the columns by their type and usual names, unless the user gave them.
+
+    Raises:
+        OptionError: a given column does not exist or has another type. DataError: no or several
+            columns match.
+    """
+    image = _typed(features, "image", image, ("picture", "path"))
+    label = _typed(features, "label", label, ("picture", "path", "ids"))
+    image = image or _found(features, "image", IMAGE_NAMES, LABEL_NAMES, label)
+    label = label or _found(features, "label", LABEL_NAMES, IMAGE_NAMES, image)
+    if image == label:
+        raise OptionError(f"{WHERE}: image={image},label={label}: the two must differ.")
+    names, passed_over = _names(features, label)
+    return Columns(image, label, names, passed_over)
+
+
+def _typed(
+    features: Mapping[str, Any], option: str, given: str | None, kinds: tuple[str, ...]
+) -> str | None:
+    if given is not None and given not in features:
+        raise OptionError(
+            f"{WHERE}: {option}={given}: there is no such column. {did_you_mean(given, features)}"
+            f"The columns are {tell(features)}."
+        )
+    if given is not None and kind(features[given]) not in kinds:
+        ids = ", nor integers in two dimensions" if "ids" in kinds else ""
+        raise OptionError(
+            f"{WHERE}: {option}={given}: the column contains {type_name(features[given])}, which "
+            f"is not an image{ids}. The columns are {tell(features)}."
+        )
+    return given
+
+
+def _found(
+    features: Mapping[str, Any],
+    option: str,
+    usual: tuple[str, ...],
+    others: tuple[str, ...],
+    taken: str | None,
+) -> str:
+    """Detect a column: the one with a usual name, or else the only remaining one but `taken`."""
+    wanted = ("picture", "ids") if option == "label" else ("picture",)
+    fit = [name for name, one in features.items() if kind(one) in wanted and name != taken]
+    known = [name for name in fit if name.lower() in usual]
+    known = known or [name for name in fit if name.lower() not in others]
+    if len(known) == 1:
+        return known[0]
+    ways = " or ".join(f"{option}={name}" for name in known)
+    why = f"several columns may be the {option}" if known else f"no column looks like the {option}"
+    say = f"add {ways}" if known else f"add {option}=COLUMN if one of them is"
+    raise DataError(f"{WHERE}: {why}; {say}. The columns are {tell(features)}.")
+
+
+def kind(feature: Any) -> str:
+    """Return how a feature can be read.
+
+    Returns:
+        `picture`: an encoded image; `ids`: integers in two dimensions; `path`: a text that may be
+        the path of an image; or an empty text.
+    """
+    import datasets
+
+    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
+        return "picture"
+    leaf, depth = _leaf(feature)
+    if isinstance(leaf, datasets.ClassLabel):
+        return "ids" if depth == 2 else ""
+    dtype = str(getattr(leaf, "dtype", "")) if isinstance(leaf, datasets.Value) else ""
+    if depth == 2 and (dtype.startswith(("int", "uint")) or dtype == "bool"):
+        return "ids"
+    if depth:
+        return ""
+    return {"binary": "picture", "string": "path"}.get(dtype.removeprefix("large_"), "")
+
+
+def _leaf(feature: Any) -> tuple[Any, int]:
+    """Return the innermost feature of nested lists, and their depth."""
+    import datasets
+
+    depth = 0
+    while isinstance(feature, datasets.List | datasets.LargeList):
+        feature, depth = feature.feature, depth + 1
+    if isinstance(feature, datasets.Array2D):
+        return datasets.Value(feature.dtype), depth + 2
+    return feature, depth
+
+
+def type_name(feature: Any) -> str:
+    """Describe a feature in a word or two."""
+    import datasets
+
+    leaf, depth = _leaf(feature)
+    if isinstance(leaf, dict):
+        name = f"struct of {', '.join(leaf)}"
+    elif isinstance(leaf, datasets.Value):
+        name = leaf.dtype
+    else:
+        name = type(leaf).__name__
+    return "list of " * depth + name
+
+
+def tell(features: Mapping[str, Any]) -> str:
+    """List columns with their types."""
+    return ", ".join(f"{name} ({type_name(feature)})" for name, feature in features.items())
+
+
+def _names(
+    features: Mapping[str, Any], label: str
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Find class names: those of the label, or of a list of the classes in the image.
+
+    A single class per row, such as a scene or species, describes the whole image, so its names are
+    not those of pixels. Names are not used either if several lists have different ones.
+    """
+    import datasets
+
+    leaf, _ = _leaf(features[label])
+    if isinstance(leaf, datasets.ClassLabel):
+        return tuple(leaf.names), ()
+    inner = {name: _leaf(feature) for name, feature in features.items()}
+    classes = {name: one for name, one in inner.items() if isinstance(one[0], datasets.ClassLabel)}
+    lists = {tuple(leaf.names) for leaf, depth in classes.values() if depth}
+    return (lists.pop(), ()) if len(lists) == 1 else (None, tuple(classes))
+
+
+def sample_ids(data: Any, image: str, start: int) -> tuple[str, ...]:
+    """Return a split's ids, all different: from an id column, from image file names, or numbers."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = data.with_format("arrow")[:]  # a view: images are not read
+    for name in ID_NAMES:
+        if kind(data.features.get(name)) == "path" or _is_integer(data.features.get(name)):
+            values = rows.column(name).to_pylist()
+            if _differ(values):
+                return tuple(map(str, values))
+    paths, feature = rows.column(image), data.features[image]
+    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "path" in feature):
+        paths = pc.struct_field(paths, "path")
+    is_text = pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)
+    stems = [path and PurePath(path).stem for path in paths.to_pylist()] if is_text else []
+    if stems and _differ(stems):
+        return tuple(stems)
+    return tuple(map(str, range(start, start + len(data))))
+
+
+def _is_integer(feature: Any) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint"))
+
+
+def _differ(values: list[Any]) -> bool:
+    """True if no value is missing and all are different."""
+    return None not in values and "" not in values and len(set(values)) == len(values)
 
 
 @hookimpl

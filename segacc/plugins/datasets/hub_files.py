@@ -10,11 +10,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from segacc.data.splits import parsed_slice, slice_indices
 from segacc.errors import DataError, OptionError
-from segacc.plugins.datasets.files import listing
-
-NAMES_FILES = ("id2label.json", "classes.json", "classes.txt")
-"""Names of a file of class names next to the data."""
+from segacc.plugins.datasets.files import listing, names_beside
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Names of the table that pairs the files of an image folder in `datasets`."""
@@ -256,11 +254,6 @@ def _read_files(kind: str, files: Sequence[Path]) -> Any:
     return datasets.load_dataset(kind, data_files=names, split="train")
 
 
-def names_beside(folder: Path) -> Path | None:
-    """Find a file of class names in a folder."""
-    return next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
-
-
 def by_split(
     files: Sequence[Path], root: Path, what: str, *, by_file: bool = True
 ) -> dict[str, list[Path]]:
@@ -328,7 +321,7 @@ def choose(
 
     Args:
         splits: functions that load them, by name.
-        given: a name, or a slice in the syntax of `datasets`: `train[:50]`, `train[10%:20%]`.
+        given: a name, or a slice such as `train[:50]` or `train[10%:20%]`.
 
     Returns:
         The splits by name, and the row number at which a slice starts.
@@ -336,35 +329,18 @@ def choose(
     Raises:
         OptionError: `given` is malformed, or not a split. DataError: the slice is empty.
     """
-    import datasets
-
     if given is None:
         return {name: load() for name, load in splits.items()}, 0
-    match = re.fullmatch(r"([^\[\]+]+)(\[[^\[\]]*\])?", given)
-    if match is None:
-        raise OptionError(_unreadable(given))
-    name = match[1] if match[1] in splits else usual(match[1])
+    where = f"{WHERE}: split={given}"
+    match = parsed_slice(given, f"{WHERE}: split")
+    base = match["base"] if match else given
+    name = base if base in splits else usual(base)
     if name not in splits:
-        raise OptionError(
-            f'{WHERE}: split={given}: there is no split "{match[1]}"; there is {", ".join(splits)}.'
-        )
+        raise OptionError(f'{where}: there is no split "{base}"; there is {", ".join(splits)}.')
     data = splits[name]()
-    if match[2] is None:
+    if match is None:
         return {name: data}, 0
-    try:
-        slices = datasets.ReadInstruction.from_spec(f"all{match[2]}").to_absolute(
-            {"all": len(data)}
-        )
-    except ValueError:
-        raise OptionError(_unreadable(given)) from None
-    first, last = slices[0].from_, slices[0].to
-    if first >= last:
-        raise DataError(f"{WHERE}: split={given} is empty: {name} has {len(data)} samples.")
-    return {name: data.select(range(first, last))}, first
-
-
-def _unreadable(given: str) -> str:
-    return (
-        f"{WHERE}: cannot read split={given}. Expected is one split, such as train, or a slice of "
-        "it, such as train[:50], train[50:], train[-20:] or train[10%:20%]."
-    )
+    rows = slice_indices(match, len(data))
+    if not rows:
+        raise DataError(f"{where} is empty: {name} has {len(data)} samples.")
+    return {name: data.select(rows)}, rows.start

@@ -8,8 +8,8 @@ from typing import Any
 
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.model.hub import HUB_TIMEOUT, knock
+from segacc.plugins.datasets.files import NAMES_FILES
 from segacc.plugins.datasets.hub_files import (
-    NAMES_FILES,
     WHERE,
     Loaded,
     by_name,

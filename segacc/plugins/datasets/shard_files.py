@@ -9,18 +9,20 @@ that of `datasets`.
 
 import re
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from segacc.data.samples import IMAGE_SUFFIXES
+from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample
-from segacc.plugins.datasets.shard_access import CHUNK, far_system, is_far, open_at, patiently
-from segacc.plugins.datasets.shard_names import name_of, suffix
 
+T = TypeVar("T")
 Pictures = tuple[str, Mapping[str, bytes | Path]]
 """A sample in a shard: its key, and encoded images (or their paths) by field."""
 ROWS = 16
@@ -29,6 +31,32 @@ MOST_FIELDS = 64
 """Maximum number of files of one sample in a tar; more raise an error."""
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<field>[^/]+)")
 """KEY.FIELD, with the key up to the first dot of the name, as in WebDataset; no hidden files."""
+
+TRIES = 3
+"""Number of consecutive attempts to read a remote shard if the connection breaks."""
+PAUSE = 1.0
+"""Seconds before the second attempt, doubled for each further one."""
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
+"""Seconds without a response of an HTTP server."""
+CHUNK = 1 << 16
+
+
+def is_far(shard: str) -> bool:
+    """True for a URL, false for a path."""
+    return "://" in shard
+
+
+def name_of(shard: str) -> PurePosixPath:
+    """Return the path of a shard, without the host and query of a URL."""
+    if not is_far(shard):
+        return PurePosixPath(shard)
+    # In a chain such as zip://a.tar::https://..., the first link that has a path.
+    return PurePosixPath(urlsplit(next(link for link in shard.split("::") if is_far(link))).path)
+
+
+def suffix(shard: str) -> str:
+    """Return the file ending of a shard, such as `.tar` or `.parquet`."""
+    return name_of(shard).suffix.lower()
 
 
 @dataclass(frozen=True)
@@ -165,7 +193,7 @@ def open_parquet(shard: str) -> Iterator[Any]:
 
     source: Any = shard
     if is_far(shard):
-        system, path = far_system(shard)
+        system, path = file_system(shard)
         source = system.open(path, "rb")
     file = ParquetFile(source, pre_buffer=False)
     try:
@@ -221,5 +249,87 @@ def picture_columns(shard: str) -> list[str]:
 
 def count_rows(shard: str) -> int:
     """Return the number of rows of a parquet file from its footer."""
-    with open_parquet(shard) as file:
-        return int(file.metadata.num_rows)
+
+    def look() -> int:
+        with open_parquet(shard) as file:
+            return int(file.metadata.num_rows)
+
+    return once(shard, look)
+
+
+# ----------------------------------------------------------------------------------------- opening
+def file_system(shard: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a path or URL, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    options: dict[str, Any] = {}
+    if shard.startswith(("http://", "https://")):
+        from aiohttp import ClientTimeout
+
+        limits = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+        options = {"client_kwargs": {"timeout": limits, "trust_env": True}}
+    system, path = url_to_fs(shard, **options)
+    return system, path
+
+
+def open_at(shard: str, position: int) -> Any:
+    """Open a shard for reading from a byte position to its end.
+
+    An HTTP server sends a single response; if it does not support ranges, the bytes before the
+    position are sent too and skipped.
+    """
+    system, path = file_system(shard)
+    if "http" not in system.protocol:
+        file = system.open(path, "rb")
+        file.seek(position)
+        return file
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={position}-"}
+    # Block size 0 means a single response; with a given size, it is not requested first.
+    file = system.open(path, "rb", block_size=0, size=1, headers=headers)
+    before = 0 if file.r.status == 206 else position
+    while before and (passed := len(file.read(min(before, CHUNK)))):
+        before -= passed
+    return file
+
+
+def patiently(
+    shard: str, read: Callable[[Any], Iterator[tuple[T, Any]]], position: Any = None
+) -> Iterator[tuple[T, Any]]:
+    """Yield from `read` starting at a position; resume there if a connection breaks.
+
+    Raises:
+        DataError: the shard is missing, damaged or unreachable.
+    """
+    failed = 0
+    while True:
+        try:
+            for thing, behind in read(position):
+                yield thing, behind
+                position, failed = behind, 0
+            return
+        except SegaccError:
+            raise
+        except Exception as error:  # readers and file systems may raise anything
+            failed += 1
+            final, why = explain(error)
+            if final or failed == TRIES or not is_far(shard):
+                tried = f" (tried {failed} times)" if failed > 1 else ""
+                raise DataError(f"{shard}: the shard cannot be read: {why}{tried}.") from None
+            time.sleep(PAUSE * 2 ** (failed - 1))
+
+
+def once(shard: str, look: Callable[[], T]) -> T:
+    """Call a function that inspects a shard, with the same retries and errors."""
+    return next(patiently(shard, lambda _: iter([(look(), None)])))[0]
+
+
+def explain(error: BaseException) -> tuple[bool, str]:
+    """Return whether an error is permanent, and a short description."""
+    while error.__cause__ is not None and (isinstance(error, FileNotFoundError) or not str(error)):
+        error = error.__cause__  # fsspec wraps any error when it requests the size
+    status = getattr(error, "status", 0)  # aiohttp's
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return True, "there is no such file"
+    why = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    final = isinstance(error, ImportError | ValueError) or 400 <= status < 408
+    return final, why.rstrip(".")

@@ -1,22 +1,35 @@
 """`shards`: WebDataset tars or parquet files, local or remote, read sequentially."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 
 from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
-from segacc.labels import LabelMap, edit, read_names
-from segacc.plugins.datasets.files import LABEL_SUFFIXES
-from segacc.plugins.datasets.shard_access import is_far
-from segacc.plugins.datasets.shard_names import WHERE, name_of, shards_of, suffix
+from segacc.labels import read_names
+from segacc.plugins.datasets.files import LABEL_SUFFIXES, names_beside, plain_map
+from segacc.plugins.datasets.shard_files import (
+    LostSamples,
+    ShardReader,
+    count_rows,
+    file_system,
+    is_far,
+    name_of,
+    once,
+    picture_columns,
+    suffix,
+    tar_groups,
+)
 
-NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
+WHERE = "--dataset shards"
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 IMAGE_WORDS = ("image", "img", "picture", "photo", "rgb")
 LABEL_WORDS = (
     *("label", "labels", "mask", "masks", "seg", "annotation", "annotations", "segmentation"),
@@ -47,8 +60,6 @@ class ShardsOptions:
     """Raw label ids to ignore, e.g. `ignore=11` or `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
     """True: raw id 0 is ignored, raw id i is class i - 1 (ADE20K); default: as in classes.json."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
     image: str | None = None
     """Extension of image files in a tar, e.g. `jpg`, or the image column; default: detected from
     the first sample."""
@@ -81,7 +92,7 @@ def build_shards(options: ShardsOptions) -> DataSplits:
     first = next(iter(found.values()))[0]
     path = names_of(options, first)
     image, label = roles(first, fields_of(first), options.image, options.label)
-    labels = label_map(options, path, label)
+    labels = plain_map(read_names(path, label), options)
     splits = {
         split: stream(shards, image, label, options, split) for split, shards in found.items()
     }
@@ -94,12 +105,10 @@ def stream(
     """Create the stream of a split; parquet files are opened to count the samples."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from segacc.plugins.datasets.shard_files import LostSamples, ShardReader
-
     count = options.num_samples if split == "train" else None
     if count is None and suffix(shards[0]) == ".parquet":
         with ThreadPoolExecutor(16) as pool:  # remote files respond slowly
-            count = sum(pool.map(num_rows, shards))
+            count = sum(pool.map(count_rows, shards))
     stems = {name_of(shard).stem for shard in shards}
     read = ShardReader(image, label, whole_names=len(stems) < len(shards))
     return Stream(
@@ -117,10 +126,8 @@ def names_of(options: ShardsOptions, first: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    folder = Path(first).parent
-    beside = [] if is_far(first) else [folder / name for name in NAMES_FILES]
-    path = options.names.expanduser() if options.names else None
-    path = path or next((one for one in beside if one.is_file()), None)
+    beside = None if is_far(first) else names_beside(Path(first).parent)
+    path = options.names.expanduser() if options.names else beside
     if path is None:
         put = "" if is_far(first) else ", or put classes.txt next to the first shard"
         raise DataError(
@@ -130,19 +137,78 @@ def names_of(options: ShardsOptions, first: str) -> Path:
     return path
 
 
-def label_map(options: ShardsOptions, path: Path, label: str) -> LabelMap:
-    """Build the label map from the class names for a label field or column.
+# --------------------------------------------------------------------------------- names of shards
+
+
+def shards_of(split: str, typed: str | Sequence[str]) -> list[str]:
+    """Expand ranges and globs.
 
     Raises:
-        DataError: the class names are unreadable. OptionError: see `edit`.
+        DataError: nothing matches, a local shard is missing, or the format is not supported.
     """
-    told = read_names(path, label)
-    reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
-    ignore = (*told.ignored, *options.ignore)
-    labels = LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
-    return edit(labels, options.map, f"{WHERE}: map")
+    given = (typed,) if isinstance(typed, str) else typed
+    found = [shard for text in given for one in braces(text) for shard in globbed(split, one)]
+    for shard in found:
+        if suffix(shard) not in (".tar", ".parquet"):
+            wild = is_far(shard) and "?" in shard
+            raise DataError(
+                f"{WHERE}: {split}: {shard} is not in a supported format: .tar (not "
+                "compressed) or .parquet, e.g. data/*.tar."
+                + (" In a URL ? starts a query; use [0-9] or *." if wild else "")
+            )
+    missing = [shard for shard in found if not is_far(shard) and not Path(shard).is_file()]
+    if missing:
+        more = f" ({len(missing)} of {len(found)} shards are missing)" if len(found) > 1 else ""
+        raise DataError(f"{WHERE}: {split}: there is no file {missing[0]}{more}.")
+    if twice := [shard for shard, count in Counter(found).items() if count > 1]:
+        raise DataError(f"{WHERE}: {split}: {twice[0]} is given twice.")
+    return found
+
+
+def braces(text: str) -> list[str]:
+    """Expand `{000..010}` and `{a,b}` like a shell."""
+    if found := RANGE.search(text):
+        ends = found.groups()
+        first, last = map(int, ends)
+        padded = any(len(end) > 1 and end[0] == "0" for end in ends)
+        width, step = max(map(len, ends)) if padded else 0, 1 if first <= last else -1
+        words = [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    elif found := CHOICE.search(text):
+        words = found[1].split(",")
+    else:
+        return [text]
+    start, end = text[: found.start()], text[found.end() :]
+    return [whole for word in words for whole in braces(f"{start}{word}{end}")]
+
+
+def globbed(split: str, text: str) -> list[str]:
+    """Return what a path or URL with `*`, `?` or `[...]` matches, in order.
+
+    Raises:
+        DataError: nothing matches, or listing is not possible.
+    """
+    if is_far(text):
+        if not set("*[") & set(text):  # a question mark starts a query
+            return [text]
+
+        def look() -> list[str]:
+            links = text.split("::")  # a chain such as simplecache::https://...
+            index = next(k for k, link in enumerate(links) if set("*[") & set(link))
+            before = "".join(f"{link}::" for link in links[:index])
+            behind = "".join(f"::{link}" for link in links[index + 1 :])
+            system, path = file_system(text)
+            whole = (system.unstrip_protocol(one) for one in system.glob(path))
+            return sorted(f"{before}{one}{behind}" for one in whole)
+
+        found = once(text, look)
+    else:
+        path = Path(text).expanduser()
+        if path.is_file() or not set("*?[") & set(text):
+            return [str(path)]
+        found = sorted(map(str, Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
+    if not found:
+        raise DataError(f"{WHERE}: {split}: nothing matches {text}.")
+    return found
 
 
 # ----------------------------------------------------------------------------- contents of shards
@@ -154,8 +220,6 @@ def fields_of(shard: str) -> list[str]:
     Raises:
         DataError: the shard is unreadable, or contains nothing suitable.
     """
-    from segacc.plugins.datasets.shard_access import once
-    from segacc.plugins.datasets.shard_files import picture_columns, tar_groups
 
     def look() -> list[str]:
         if suffix(shard) == ".parquet":
@@ -168,14 +232,6 @@ def fields_of(shard: str) -> list[str]:
         what = "no column of encoded images" if suffix(shard) == ".parquet" else "no sample"
         raise DataError(f"{WHERE}: {shard} contains {what}.")
     return found
-
-
-def num_rows(shard: str) -> int:
-    """Return the number of rows of a parquet file from its footer."""
-    from segacc.plugins.datasets.shard_access import once
-    from segacc.plugins.datasets.shard_files import count_rows
-
-    return once(shard, lambda: count_rows(shard))
 
 
 def roles(

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
-from segacc.labels import LabelMap, edit
+from segacc.labels import LabelMap
 from segacc.plugins.datasets.files import (
     LABEL_SUFFIXES,
     bit_color,
@@ -41,8 +40,6 @@ class VocOptions:
     augmented: bool = False
     """True: use trainaug.txt for the split train, with the additional labels in
     SegmentationClassAug/ (10582 images with those of SBD)."""
-    map: Path | dict[str, Any] | None = None
-    """Edits of the label map: a YAML file or mapping, see docs/data.md."""
 
 
 def build_voc(options: VocOptions) -> DataSplits:
@@ -65,7 +62,7 @@ def build_voc(options: VocOptions) -> DataSplits:
             splits[split] = with_labels(chosen, root / "SegmentationClass")
         expect_labels(WHERE, splits[split])
     palette = tuple(map(bit_color, range(len(NAMES))))
-    labels = edit(LabelMap.plain(NAMES, palette=palette), options.map, f"{WHERE}: map")
+    labels = LabelMap.plain(NAMES, palette=palette)
     return DataSplits(splits, labels, crop_size=(512, 512))
 
 
