@@ -200,7 +200,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(args: list[str]) -> int:
-    parser = make_parser(usage="\n" + USAGE, description="Train a semantic-segmentation network.")
+    parser = make_parser(usage="\n" + USAGE, description="Train a semantic segmentation model.")
     parser.add_argument("--version", action="version", version=f"segacc {VERSION}")
     parser.add_argument(
         "--config", metavar="FILE", action=Once, help="YAML file of settings; flags override it."
@@ -311,10 +311,10 @@ def _plugins(args: list[str]) -> int:
     if args[:1] == ["new"]:
         return _new_plugin(args[1:])
     parser = make_parser(
-        prog="segacc plugins", description="List all components, and plugins that are broken."
+        prog="segacc plugins", description="List all components, and plugins that failed to load."
     )
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", default=None, help="a component whose options to show"
+        "name", metavar="NAME", nargs="?", default=None, help="show the options of this component"
     )
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", default=False, help="print JSON")

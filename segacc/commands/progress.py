@@ -28,11 +28,11 @@ from segacc.training.events import (
 )
 
 MANY_CLASSES = 25
-"""Largest number of classes of which an evaluation during training prints all."""
+"""Maximum number of classes for which an evaluation during training prints all scores."""
 NEWS = 0.1
-"""Relative change of the fitted number of steps from which it is printed again."""
+"""Relative change of the fitted number of steps above which it is printed again."""
 QUIET = 5.0
-"""Seconds without an event (as in an evaluation) after which the bar shows for how long."""
+"""Seconds after which the bar shows how long ago the last event was, as during an evaluation."""
 
 
 class Display:
@@ -59,10 +59,10 @@ class Display:
         """Prepare the display of a run; nothing is printed yet.
 
         Args:
-            console: the console; a terminal gets a bar, others get lines.
+            console: the console; a bar on a terminal, plain lines elsewhere.
             names: K class names.
             palette: K RGB colours, 0..255.
-            best_by: the score shown with the bar, as `mean_iou` or `per_category_iou/nucleus`.
+            best_by: the score shown with the bar, such as `mean_iou` or `per_category_iou/nucleus`.
             clock: returns the time in seconds, for elapsed and remaining time.
         """
         self.console, self.names, self.palette = console, names, palette

@@ -98,7 +98,7 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     fresh = config.head == "fresh"
     report = load_weights(network, source, class_names=facts.class_names, fresh_head=fresh)
     if plan.resume:
-        report = LoadReport(f"those of {plan.resume.checkpoint.name}")
+        report = LoadReport(f"checkpoint {plan.resume.checkpoint.name}")
         if (plan.folder / NETWORK).is_dir():
             network.load_settings(plan.folder / NETWORK)
     if config.freeze_batchnorm:

@@ -36,7 +36,7 @@ class Progress:
     """The best score so far, by `best_by`."""
     best_step: int | None = None
     early_stop: dict[str, Any] = field(default_factory=dict)
-    """Of early stopping: the score, its best value, the step of it, and evaluations since."""
+    """State of early stopping: the score, its best value and step, and evaluations since."""
     evaluated: int = 0
     """The step of the newest evaluation."""
     saved: int = 0
@@ -68,7 +68,7 @@ class Resume:
     """The run folder."""
     checkpoint: Path
     progress: Progress
-    """As stored; of a streamed run it has the positions of all processes."""
+    """The stored progress; for a streamed run, with the stream positions of all processes."""
 
 
 def write_folder(

@@ -15,12 +15,11 @@ from segacc.training.optim.schedule import OneCycle, parse_schedule
 
 DEFAULT_EPOCHS = 10.0
 LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
-"""Learning rate and factor of the head: SegFormer's recipe for loaded weights, and one for random
-weights."""
+"""Learning rate and `head_lr_scale` for pretrained weights (SegFormer's recipe) and random ones."""
 SOME = 10**6
 """Number of steps assumed to check a warm-up while the number of steps is not known."""
 Crop = tuple[tuple[int, int], str]
-"""(height, width) in pixels, and the reason of this choice."""
+"""(height, width) in pixels, and the reason for this choice."""
 Choices = dict[str, tuple[Any, str]]
 """For each setting, a value and its reason."""
 
@@ -61,7 +60,7 @@ def choose_settings(
         "max_steps": (steps, f"{epochs:g} epochs of {samples} images, {total} per step"),
         "warmup_steps": warmup(settings, min(1500, steps // 20)),
         "eval_every": (period, "a fifth of the run"),
-        "save_every": (config.eval_every or period, "as eval_every"),
+        "save_every": (config.eval_every or period, "same as eval_every"),
     }
     done = filled(settings, open_ends)
     done = done.chosen({"epochs": (None, "")}) if config.epochs else done
@@ -76,7 +75,7 @@ def choose_shares(settings: Settings, loaded: bool, crop: Crop) -> Settings:
         **of_the_network(settings, loaded, crop),
         "warmup_steps": warmup(settings, 0.05),
         "eval_every": (0.2, "a fifth of the run"),
-        "save_every": (settings.config.eval_every or 0.2, "as eval_every"),
+        "save_every": (settings.config.eval_every or 0.2, "same as eval_every"),
     }
     done = filled(settings, open_ends)
     check_warmup(done, SOME, "the run's")

@@ -34,14 +34,14 @@ WRITTEN = (
     ".*.part",
     ".*.old",
 )
-"""Files and folders that a run writes (`segacc` is that of the trackers); only these are ever
+"""Files and folders that a run writes (`segacc` is the trackers' folder); only these are ever
 deleted. MARK stays, as the next run locks it."""
 TRIAL = ".segacc-"
 """Prefix of the temporary folder that is created to test whether a folder is writable."""
 
 MARK = ".segacc_run"
-"""File in every run folder that the run locks. It lists the run's processes. Nothing is deleted in
-a folder without it."""
+"""Name of the file in a run folder that the run locks and that lists its processes. Nothing is
+deleted in a folder without it."""
 
 _open: "weakref.WeakSet[IO[str]]" = weakref.WeakSet()
 
@@ -113,7 +113,7 @@ def writable(folder: Path, where: str) -> Path:
     """
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if not above.is_dir():
-        raise OptionError(f"{where}: {folder}: {above} is a file.")
+        raise OptionError(f"{where}: cannot create {folder}: {above} is a file.")
     try:  # permissions are not enough: the file system may be read-only
         TemporaryDirectory(prefix=TRIAL, dir=above).cleanup()
     except OSError as error:

@@ -138,8 +138,8 @@ def give_up_later(run: Run, step: int) -> None:
     if checkpoint.forget_later(run.folder / "checkpoints", step) and was_of > step:
         kept = checkpoint.set_aside(best, was_of)
         run.notes.append(
-            f"best/ is from step {was_of}, after step {step} from which this run is resumed, and "
-            f"was renamed to {kept.name}/"
+            f"this run is resumed from step {step}; best/ is from the later step {was_of} and was "
+            f"renamed to {kept.name}/"
         )
 
 

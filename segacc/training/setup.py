@@ -95,7 +95,7 @@ def build_optimizer(
     """
     config, deepspeed = settings.config, accelerator.state.deepspeed_plugin
     groups = parameter_groups.choose_groups(network, settings)
-    if deepspeed is not None:  # it would ask accelerate's data loader, which segacc does not use
+    if deepspeed is not None:  # by default read from a data loader that segacc does not use
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
         deepspeed.deepspeed_config["gradient_clipping"] = config.max_grad_norm
         if config.unfreeze_after:
@@ -231,7 +231,7 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     plan, accelerator, config = run.plan, run.accelerator, run.config
     millions = sum(parameter.numel() for parameter in run.network.parameters()) / 1e6
     training, scored = (
-        "a stream of" if one.num_samples is None else one.num_samples
+        "streamed" if one.num_samples is None else one.num_samples
         for one in (run.train_data, run.scoring.data)
     )
     images = f"{training} training, {scored} validation images"

@@ -160,8 +160,8 @@ REFUSED = {
     ("a", "labels"): "a and labels have different labels for 1 of the 40 common images, such as "
     "image 007: each class must have the same number of labelled pixels. Evaluate both networks on "
     "the same files, with the same label map.",
-    ("a", "a", "--output-dir", "a/evaluation.json"): "--output-dir: a/evaluation.json: "
-    "a/evaluation.json is a file.",
+    ("a", "a", "--output-dir", "a/evaluation.json"): "--output-dir: cannot create "
+    "a/evaluation.json: a/evaluation.json is a file.",
 }
 
 

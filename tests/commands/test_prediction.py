@@ -235,8 +235,8 @@ def test_pictures_that_would_be_lost_are_refused(
         (str(data / "images"),): f"{data}/images: no image in this folder; looked for "
         f"{', '.join(IMAGE_SUFFIXES)}. {data}/images: skipped 2 subfolders with 7 images, such as "
         f"{data}/images/train; add --recursive to include them.",
-        ("a/train1.png", "--output-dir", "a/train2.png"): "--output-dir: a/train2.png: "
-        "a/train2.png is a file.",
+        ("a/train1.png", "--output-dir", "a/train2.png"): "--output-dir: cannot create "
+        "a/train2.png: a/train2.png is a file.",
     }.items():
         assert_refused(warm("predict", best, *given, cwd=tmp_path), text)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before

@@ -93,8 +93,8 @@ def test_a_better_network_of_a_future_that_is_given_up_is_put_aside(
     output = finish("--resume", oldest)
     kept = run / "best-step-00000060"
     assert (
-        f"best/ is from step 60, after step {step} from which this run is resumed, and was "
-        f"renamed to {kept.name}/" in " ".join(output.split())
+        f"this run is resumed from step {step}; best/ is from the later step 60 and was renamed to "
+        f"{kept.name}/" in " ".join(output.split())
     )
     assert json.loads((kept / "segacc.json").read_text())["step"] == 60
     progress = json.loads((max((run / "checkpoints").iterdir()) / "progress.json").read_text())

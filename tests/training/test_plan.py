@@ -231,7 +231,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     for given in ("file", "file/run/a"):
         with pytest.raises(OptionError) as caught:
             writable(Path(given), "--output-dir")
-        assert str(caught.value) == f"--output-dir: {given}: {Path(given).parts[0]} is a file."
+        assert (
+            str(caught.value)
+            == f"--output-dir: cannot create {given}: {Path(given).parts[0]} is a file."
+        )
     with pytest.raises(OptionError, match=r"^--output-dir: /proc/run: cannot write in "):
         writable(Path("/proc/run"), "--output-dir")
     assert writable(tmp_path / "new" / "run", "--output-dir") == tmp_path / "new" / "run"
