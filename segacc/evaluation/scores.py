@@ -1,10 +1,8 @@
 """Scores, and the rules of an evaluation that make them comparable."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, Literal
 
 Scores = dict[str, float | dict[str, float]]
 
@@ -12,6 +10,15 @@ Weights = Literal["raw", "ema"]
 """The trained weights, or their exponential moving average."""
 IGNORED = "ignore_index=255"
 ABSENT = "classes absent from labels and predictions excluded from the mean"
+
+
+def flat(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores by name; those of classes get names as `per_category_iou/nucleus`."""
+    numbers: dict[str, Any] = {}
+    for key, value in scores.items():
+        many = isinstance(value, Mapping)
+        numbers |= {f"{key}/{name}": one for name, one in value.items()} if many else {key: value}
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)

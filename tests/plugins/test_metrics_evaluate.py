@@ -12,7 +12,6 @@ import torch
 from data_tools import facts
 from metric_tools import METRICS, assert_close, drawn, mean
 from segacc.errors import OptionError
-from segacc.evaluation.scoring import build_metrics
 from segacc.hookspecs import Metric
 from segacc.plugins.metrics.evaluate_module import EvaluateModule, EvaluateOptions
 from segacc.registry import choose, load_registry
@@ -283,10 +282,9 @@ def test_which_scores_are_better_low_is_told_by_whoever_names_the_module(modules
     both = [f"evaluate:{modules / name}" for name in ("agreement", "rows")]
     both[0] += ",lower_is_better=agreement"
     chosen = [choose(load_registry(), "metric", one, "--metric") for one in both]
-    empty = build_metrics(chosen, facts(4))
-    assert list(empty) == [one.text for one in chosen] and len(empty) == 2
-    assert Best("agreement", chosen, empty).better(0.2, 0.3)
-    assert not Best("right", chosen, build_metrics(chosen, facts(4))).better(0.2, 0.3)
+    for name, better in (("agreement", True), ("right", False)):
+        empty = {one.text: one.record.build(one.options, facts(4)) for one in chosen}
+        assert Best(name, chosen, empty).better(0.2, 0.3) is better
     with pytest.raises(OptionError) as error:
         build(modules / "agreement", lower_is_better=("agreement", "loss"))
     assert str(error.value) == (

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
-from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage, iou, mean_of_known
+from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
 from segacc.commands.tables import class_lines, class_table, interval_text
 from segacc.errors import DataError, OptionError
 from segacc.evaluation.scores import Terms
+from segacc.kernels.counts import iou, mean_of_known
 from segacc.training.events import finite
 
 if TYPE_CHECKING:
