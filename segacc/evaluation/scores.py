@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from segacc.errors import count_of, first_of
+
 Scores = dict[str, float | dict[str, float]]
 
 Weights = Literal["raw", "ema"]
@@ -19,6 +21,11 @@ def flat(scores: Mapping[str, Any]) -> dict[str, Any]:
         many = isinstance(value, Mapping)
         numbers |= {f"{key}/{name}": one for name, one in value.items()} if many else {key: value}
     return numbers
+
+
+def classes_in(names: tuple[str, ...]) -> str:
+    """Return the number of classes and the first names, as `2 classes (a, b)`."""
+    return f"{count_of(len(names), 'class', 'classes')} ({first_of(names, 6)})"
 
 
 @dataclass(frozen=True, kw_only=True)

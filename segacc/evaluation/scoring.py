@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data.batches import MOST_PIXELS, EvalData, Item, Source
 from segacc.data.streams import EvalStream
-from segacc.errors import OptionError, PluginError, SegaccError
+from segacc.errors import OptionError, PluginError, SegaccError, first_of
 from segacc.evaluation.memory import memory_returned
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
@@ -220,8 +220,10 @@ class ScoreKey:
         """
         known = flat(scores)
         if self.by not in known:
-            names = ", ".join(sorted(known, key=lambda name: "/" in name)[:12])
-            raise OptionError(f"{self.where} {self.by}: no such score. Known: {names}.")
+            names = sorted(known, key=lambda name: "/" in name)  # those over all classes first
+            raise OptionError(
+                f"{self.where} {self.by}: no such score. Known: {first_of(names, 12)}."
+            )
         return float(known[self.by])
 
 
@@ -339,13 +341,22 @@ def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
                 "expected the same names, shapes and dtypes from the start"
             )
     for name, whole in both.items():
-        total, slack = first[name] + second[name], 1e-5 if whole.is_floating_point() else 0.0
-        if not torch.allclose(total.double(), whole.double(), rtol=slack, atol=slack):
+        if not _same(first[name] + second[name], whole):
             return (
                 f'its state "{name}" for two images is not the sum of the states for each, as '
                 "summing over processes requires: keep sums and counts, and divide in compute()"
             )
+    if one.record.from_confusion:
+        pixels = replace(one, record=replace(one.record, from_confusion=False))
+        for name, state in _fed(pixels, facts, 0, 1).state.items():
+            if not _same(state, both[name]):
+                return f'add() changes its state "{name}" differently from update()'
     return ""
+
+
+def _same(state: Tensor, wanted: Tensor) -> bool:
+    slack = 1e-5 if wanted.is_floating_point() else 0.0
+    return torch.allclose(state.double(), wanted.double(), rtol=slack, atol=slack)
 
 
 def _fed(one: Chosen, facts: Facts, *images: int) -> Any:

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data.order import seeded
-from segacc.evaluation.scores import flat
 from segacc.hookspecs import Metric
-from segacc.kernels.resize import confusion
 from segacc.loop import gather_scores
 from segacc.testing.tools import Report, alone_on_cpu, close, facts_of, forked, some_labels
 from segacc.training.processes import start_accelerator
@@ -79,7 +77,6 @@ def check_metric(
     metric without state, which gathers its inputs itself, the scores do not depend on how images
     are split into updates. Ignored pixels have no effect; empty states give the score names and no
     exception; a perfect prediction is not worse than a wrong one, according to `lower_is_better`;
-    `add` changes the state as `update` does if `from_confusion` is set;
     files are written if `writes` is set.
 
     Args:
@@ -101,7 +98,6 @@ def check_metric(
         pixels = subject.draw()
         names = empty(subject)
         additive(subject, pixels)
-        counted(subject, pixels)
         ignored(subject, pixels)
         named(subject, scores_of(subject.fed(pixels)), names)
         order(subject, pixels)
@@ -159,21 +155,6 @@ def additive(subject: Subject, pixels: Pixels) -> None:
         expected = "compute() to depend on the summed `state` only"
         same = alike(flat(scores_of(total)), scores)
         report.require(same, expected, "other scores for a summed state")
-
-
-def counted(subject: Subject, pixels: Pixels) -> None:
-    """Check `from_confusion`: adding confusion matrices gives the state that updates give."""
-    if not subject.record.from_confusion:
-        return
-    report, metric = subject.report, subject.make()
-    add: Any = getattr(metric, "add", None)
-    report.require(callable(add), "add(confusion), as declared by `from_confusion`", "none")
-    for one in pixels.cut([1] * len(pixels.labels)):
-        add(confusion(one.predictions, one.labels, subject.facts.num_classes))
-    for name, state in subject.fed(pixels).state.items():
-        same = torch.equal(metric.state[name], state)
-        expected = "add() of each image's confusion matrix to change the state as update() does"
-        report.require(same, expected, f"another state[{name!r}]")
 
 
 def ignored(subject: Subject, pixels: Pixels) -> None:
@@ -292,3 +273,12 @@ def alike(mine: dict[str, Any], theirs: dict[str, Any]) -> bool:
         or (math.isnan(mine[name]) and math.isnan(other))
         for name, other in theirs.items()
     )
+
+
+def flat(scores: dict[str, Any]) -> dict[str, Any]:
+    """Flatten per-class scores to `score/class`."""
+    values: dict[str, Any] = {}
+    for name, score in scores.items():
+        parts = score.items() if isinstance(score, dict) else [("", score)]
+        values |= {f"{name}/{part}" if part else name: value for part, value in parts}
+    return values

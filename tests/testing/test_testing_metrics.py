@@ -169,20 +169,6 @@ class Nameless(RightMetric):
         return super().compute() if self.state["all"] else {}
 
 
-class Sums(RightMetric):
-    """One that adds confusion matrices; `factor` 2 counts them twice."""
-
-    factor = 1
-
-    def add(self, confusion: Tensor) -> None:
-        self.state["all"] += self.factor * confusion.sum()
-        self.state["right"] += self.factor * confusion.diagonal().sum()
-
-
-class SumsTwice(Sums):
-    factor = 2
-
-
 def metric(kind: type[RightMetric], **more: Any) -> Metric:
     build = lambda options, facts: kind(facts)  # noqa: E731
     return Metric(name="metric", summary="metric", options=NoOptions, build=build, **more)
@@ -194,7 +180,6 @@ def test_a_right_metric() -> None:
     check_metric(metric(Confident, wants_confidence=True), num_classes=2)
     check_metric(metric(Writes, writes=True))
     check_metric(metric(GathersRight))
-    check_metric(metric(Sums, from_confusion=True))
 
 
 @pytest.mark.launch
@@ -275,15 +260,6 @@ def test_a_metric_on_several_processes() -> None:
             metric(DividesFiles, writes=True),
             "write(folder) of an empty metric to write files; found ZeroDivisionError: division "
             "by zero.",
-        ),
-        (
-            metric(RightMetric, from_confusion=True),
-            "add(confusion), as declared by `from_confusion`; found none.",
-        ),
-        (
-            metric(SumsTwice, from_confusion=True),
-            "add() of each image's confusion matrix to change the state as update() does; found "
-            "another state['right'].",
         ),
         (
             metric(GathersLast),

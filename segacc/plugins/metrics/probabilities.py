@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Le
 
 from segacc.contracts import IGNORE, Facts
-from segacc.errors import OptionError
+from segacc.errors import OptionError, first_of
 from segacc.hookspecs import Metric, hookimpl
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def positive_class(given: str | int | None, names: tuple[str, ...]) -> int:
     if len(names) != 2:
         raise OptionError(
             f"--metric binary: it needs 2 classes, but the data set has {len(names)}: "
-            f"{', '.join(names[:8])}{' ...' if len(names) > 8 else ''}. For more classes, use "
-            "mean_iou or dice."
+            f"{first_of(names, 8)}. For more classes, use mean_iou or dice."
         )
     if given is None:
         return 1
