@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from segacc.commands.evaluate.bootstrap import differences, intervals, sums, weights
-from segacc.commands.evaluate.per_image import ImageCounts, PerImage, iou, mean_of_known
+from segacc.commands.evaluate.per_image import ImageCounts, PerImage
+from segacc.kernels.counts import iou, mean_of_known
 
 RESULTS = Path(__file__).parent / "results" / "bootstrap.json"
 LIMIT = 2.0

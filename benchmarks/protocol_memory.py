@@ -117,7 +117,7 @@ def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     from segacc.contracts import Facts
     from segacc.data.batches import EvalData, Source
     from segacc.evaluation.protocol import Protocol
-    from segacc.evaluation.scoring import Scoring, build_metrics
+    from segacc.evaluation.scoring import Scoring
     from segacc.hookspecs import Sample
     from segacc.labels import LabelMap
     from segacc.loop import evaluate
@@ -138,8 +138,9 @@ def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
         network,
         network,
         EvalData(Source([small], LabelMap.plain(names))),
-        lambda: build_metrics([metric], facts),
         Protocol.parse(CASES[case], "-"),
+        facts,
+        [metric],
     )
     evaluate(scoring)
     scoring.data = EvalData(Source([large], LabelMap.plain(names)))

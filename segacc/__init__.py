@@ -36,7 +36,15 @@ if _is_main_program():
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from segacc.contracts import VERSION, BatchChange, Facts, LossTerm, MetricFiles, MetricState
+from segacc.contracts import (
+    VERSION,
+    BatchChange,
+    Facts,
+    LossTerm,
+    MetricFiles,
+    MetricState,
+    MetricSums,
+)
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
@@ -71,6 +79,7 @@ __all__ = [
     "Metric",
     "MetricFiles",
     "MetricState",
+    "MetricSums",
     "Sample",
     "Segmenter",
     "Stream",

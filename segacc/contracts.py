@@ -67,6 +67,21 @@ class MetricState(Protocol):
         """
 
 
+class MetricSums(Protocol):
+    """The additional method of a metric with `from_confusion`.
+
+    Each image is counted once for all these metrics, and for the counts of `segacc evaluate`.
+    """
+
+    def add(self, confusion: "Tensor") -> None:
+        """Add an image to the state, as `update` would, from its confusion matrix.
+
+        Args:
+            confusion: (K, K) int64, pixels by label (rows) and prediction (columns), without
+                those labelled 255; not to be changed in place.
+        """
+
+
 class MetricFiles(Protocol):
     """The additional method of a metric with `writes`."""
 

@@ -193,6 +193,8 @@ class Metric(Record):
     """`build(options, facts)` returns an empty MetricState."""
     wants_confidence: bool = False
     """True if `update` takes the confidence of each pixel as well."""
+    from_confusion: bool = False
+    """True if it implements `MetricSums.add`, which is then called in place of `update`."""
     writes: bool = False
     """True if it implements `MetricFiles.write`, which `segacc evaluate` calls."""
     lower_is_better: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()

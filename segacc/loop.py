@@ -179,13 +179,10 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
     for batch in scored(scoring.loader(), trouble, scoring.data, scoring.stand_in()):
         found = scoring.decide(stacked([item.image for item in batch]).to(accelerator.device))
         for item, one in zip(batch, found.each(), strict=True):
-            prediction = one.classes[0]
-            scoring.seen(item, prediction)
-            if item.padding or item.unreadable:
-                continue
-            images += 1
-            scoring.count(metrics, one, item.label)
-            if item.id in scoring.keep:
+            prediction, confusion = one.classes[0], scoring.count(metrics, item, one)
+            scoring.seen(item, prediction, confusion)
+            images += confusion is not None
+            if confusion is not None and item.id in scoring.keep:
                 examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
         if stop is not None and any(on_any(accelerator, stop())):
             raise StoppedError

@@ -60,7 +60,6 @@ BUILT_IN = (
     "segacc.plugins.losses.pixel",
     "segacc.plugins.losses.region",
     "segacc.plugins.metrics.boundary",
-    "segacc.plugins.metrics.confusion",
     "segacc.plugins.metrics.evaluate_module",
     "segacc.plugins.metrics.overlap",
     "segacc.plugins.metrics.probabilities",

@@ -1,6 +1,7 @@
 """Makes pictures, samples and networks for tests."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from segacc.contracts import Facts
-from segacc.hookspecs import Sample
+from segacc.hookspecs import Chosen, Metric, Sample
 from segacc.model import TransformersModel
 from segacc.plugins.architectures.segformer import SegformerOptions, build
 
@@ -62,3 +63,9 @@ class Counts:
     def compute(self) -> dict[str, Any]:
         counts = self.state["counts"].tolist()
         return {f"{k}{j}": counts[k][j] for k in range(3) for j in range(3)}
+
+
+def chosen_metric(name: str, build: Callable[[], Any], **flags: bool) -> Chosen:
+    """Choose a metric without options."""
+    record = Metric(name=name, summary="", options=None, build=lambda *_: build(), **flags)
+    return Chosen(record, None, name)

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from segacc.commands.evaluate.per_image import PerImage, count_image
+from segacc.commands.evaluate.per_image import ImageCounts, PerImage
+from segacc.kernels.resize import confusion
 
 Pair = tuple[Any, Any]
 """A prediction and a label, (H, W) uint8."""
@@ -26,11 +27,17 @@ def pairs(count: int, num_classes: int, *, seed: int = 0, right: float = 0.6) ->
     return drawn
 
 
+def count_image(name: str, prediction: Any, label: Any, num_classes: int) -> ImageCounts:
+    """Count a prediction (H, W) uint8 against a label (H, W) uint8."""
+    said, true = torch.as_tensor(prediction), torch.as_tensor(label)
+    return ImageCounts.of(name, confusion(said, true, num_classes))
+
+
 def counted(images: dict[str, Pair], num_classes: int) -> PerImage:
     """Count them, in any order."""
     names = tuple(f"c{k}" for k in range(num_classes))
     found = [
-        count_image(name, torch.from_numpy(said), torch.from_numpy(label), num_classes)
+        count_image(name, said, label, num_classes)
         for name, (said, label) in reversed(images.items())
     ]
     return PerImage.of(names, found)

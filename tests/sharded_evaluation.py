@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_tools import Counts, encode
+from data_tools import Counts, chosen_metric, encode, facts
 from segacc.__main__ import end_with
 from segacc.data.batches import EvalData, Source
 from segacc.data.streams import EvalStream
@@ -49,9 +49,7 @@ class Only32(SegmentationModel):
         return Logits(self.layer(images))
 
 
-def counts() -> dict[str, Any]:
-    """Make empty metrics."""
-    return {"counts": Counts()}
+METRICS = [chosen_metric("counts", Counts)]
 
 
 def samples() -> list[Sample]:
@@ -99,7 +97,7 @@ def main() -> int:
     if sys.argv[1:] == ["broken"]:
         far = EvalStream(Stream(shards=("far.tar",), read=broken), labels, 3)
         whole = default_protocol(network, (32, 32))
-        scoring = Scoring(accelerator, model, network, far, counts, whole)
+        scoring = Scoring(accelerator, model, network, far, whole, facts(), METRICS)
         sys.stdout.write(json.dumps(refused(scoring)) + "\n")
         accelerator.end_training()
         return 0
@@ -113,8 +111,9 @@ def main() -> int:
             model,
             network,
             EvalData(Source(samples(), labels)),
-            counts,
             protocol,
+            facts(),
+            METRICS,
             eval_batch_size=size,
         )
         scores.append(evaluate(scoring)[0])

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from data_tools import Counts, tiny_segformer
+from data_tools import Counts, chosen_metric, facts, tiny_segformer
 from segacc.__main__ import end_with
 from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source
@@ -71,7 +71,8 @@ def score(splits: Any, accelerator: Any) -> dict[str, Any]:
     told = {}
     for name, data in ways.items():
         protocol = default_protocol(network, (32, 32))
-        scoring = Scoring(accelerator, model, network, data, lambda: {"counts": Counts()}, protocol)
+        metrics = [chosen_metric("counts", Counts)]
+        scoring = Scoring(accelerator, model, network, data, protocol, facts(), metrics)
         scores, _ = evaluate(scoring)
         told[name] = {"scores": scores, "images": scoring.num_images}
     return told

@@ -10,10 +10,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from segacc.evaluation.scores import Scores
+from segacc.evaluation.scores import Scores, flat
 from segacc.labels import Color
 from segacc.training.events import Evaluated, StepDone
-from segacc.training.tracking import flat
 
 if TYPE_CHECKING:
     from segacc.commands.evaluate.bootstrap import Interval, Intervals

@@ -1,10 +1,10 @@
 """Scores, and the rules of an evaluation that make them comparable."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    pass
+from segacc.errors import count_of, first_of
 
 Scores = dict[str, float | dict[str, float]]
 
@@ -12,6 +12,20 @@ Weights = Literal["raw", "ema"]
 """The trained weights, or their exponential moving average."""
 IGNORED = "ignore_index=255"
 ABSENT = "classes absent from labels and predictions excluded from the mean"
+
+
+def flat(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores by name; those of classes get names as `per_category_iou/nucleus`."""
+    numbers: dict[str, Any] = {}
+    for key, value in scores.items():
+        many = isinstance(value, Mapping)
+        numbers |= {f"{key}/{name}": one for name, one in value.items()} if many else {key: value}
+    return numbers
+
+
+def classes_in(names: tuple[str, ...]) -> str:
+    """Return the number of classes and the first names, as `2 classes (a, b)`."""
+    return f"{count_of(len(names), 'class', 'classes')} ({first_of(names, 6)})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor
 from segacc.contracts import IGNORE, Facts, MetricState
 from segacc.data.batches import MOST_PIXELS, EvalData, Item, Source
 from segacc.data.streams import EvalStream
-from segacc.errors import OptionError, PluginError, SegaccError
+from segacc.errors import OptionError, PluginError, SegaccError, first_of
 from segacc.evaluation.memory import memory_returned
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
-from segacc.evaluation.scores import Scores, Terms, Weights
+from segacc.evaluation.scores import Scores, Terms, Weights, flat
 from segacc.hookspecs import Chosen, Sample, Stream
-from segacc.kernels.resize import Decided
+from segacc.kernels.resize import Decided, confusion
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
+from segacc.settings.config import EvaluateConfig, TrainConfig
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Distributed types whose forward calls gather weights from all processes."""
@@ -41,27 +42,31 @@ class Scoring:
     network: SegmentationModel
     """The same network, unwrapped."""
     data: EvalData | EvalStream
-    metrics: Callable[[], dict[str, MetricState]]
-    """Builds empty metrics, keyed by their text, as `boundary_iou:dilation_ratio=0.01`."""
     protocol: Protocol
+    facts: Facts
+    chosen: Sequence[Chosen]
+    """The metrics."""
     num_workers: int = 0
     skip_unreadable: int = 0
     keep: frozenset[str] = frozenset()
     """Ids of the samples whose predictions are kept for pictures."""
-    seen: Callable[[Item, Tensor], None] = lambda item, prediction: None
-    """Called for each image, padding included, with its prediction (H, W) uint8."""
+    seen: Callable[[Item, Tensor, Tensor | None], None] = lambda item, prediction, confusion: None
+    """Called for each image with its prediction (H, W) uint8 and its confusion matrix (K, K), which
+    is None for padding and unreadable images."""
     unreadable: set[str] = field(default_factory=set)
     """Messages about the unreadable files that were skipped so far."""
     num_images: int = 0
     """Number of images in the newest evaluation."""
     weights: Weights = "raw"
     """The kind of weights that the network has in the newest evaluation."""
-    confident: frozenset[str] = frozenset()
-    """Texts of the metrics that need the confidence of each pixel."""
     eval_batch_size: int | None = None
     """Maximum batch size, in images of one size; default `BATCH`, on a CPU 1."""
     counted: dict[str, MetricState] = field(default_factory=dict)
-    """Metrics of the newest evaluation, with states summed over all processes."""
+    """Metrics of the newest evaluation by text, with states summed over all processes."""
+
+    def metrics(self) -> dict[str, MetricState]:
+        """Build empty metrics, keyed by their text, as `boundary_iou:dilation=0.01`."""
+        return {one.text: one.record.build(one.options, self.facts) for one in self.chosen}
 
     def loader(self) -> Iterable[list[Item | SegaccError]]:
         """Return this process's share of the split, in batches of images of one size."""
@@ -87,15 +92,30 @@ class Scoring:
     def decide(self, images: Tensor) -> Decided:
         """Predict images (N, C, H, W) uint8 of one size, with confidence if a metric needs it."""
         given = self.model, self.network, images, self.protocol, self.most
+        confidence = any(one.record.wants_confidence for one in self.chosen)
         with returned_of(images):
-            return decide_batch(*given, confidence=bool(self.confident))
+            return decide_batch(*given, confidence=confidence)
 
-    def count(self, metrics: Mapping[str, Any], found: Decided, label: Tensor) -> None:
-        """Update metrics with the prediction of one image (N = 1) and its label (H, W) uint8."""
-        with returned_of(label):
-            given = found.classes.long(), label[None].to(found.classes.device).long()
-            for name, metric in metrics.items():
-                metric.update(*given, *([found.confidence] if name in self.confident else []))
+    def count(self, metrics: Mapping[str, Any], item: Item, found: Decided) -> Tensor | None:
+        """Count one image, and add it to the metrics.
+
+        Args:
+            metrics: the metrics by text.
+            item: the image with its label.
+            found: its prediction, N = 1.
+
+        Returns:
+            Its confusion matrix (K, K) int64; None for padding and unreadable images, which do not
+            count.
+        """
+        if item.padding or item.unreadable:
+            return None
+        with returned_of(item.label):
+            labels = item.label[None].to(found.classes.device)
+            counts = confusion(found.classes, labels, self.facts.num_classes)
+            for one in self.chosen:
+                feed(one, metrics[one.text], found, labels, counts)
+        return counts
 
     def terms(self) -> Terms:
         """Return the rules, the images and the weights of the newest evaluation."""
@@ -121,6 +141,23 @@ class Scoring:
             return count
         counts = torch.tensor([count], device=self.accelerator.device)
         return int(self.accelerator.gather(counts).max())
+
+
+def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Tensor) -> None:
+    """Add images to a metric: their confusion matrix (K, K), or their pixels.
+
+    Args:
+        one: the metric's record and options.
+        metric: the metric.
+        found: the predictions, with confidence if the metric wants it.
+        labels: (N, H, W) integers, 255 ignored.
+        counts: the confusion matrix of all of them.
+    """
+    if one.record.from_confusion:
+        metric.add(counts)
+    else:
+        confidence = [found.confidence] if one.record.wants_confidence else []
+        metric.update(found.classes.long(), labels.long(), *confidence)
 
 
 def returned_of(pixels: Tensor) -> AbstractContextManager[None]:
@@ -165,8 +202,7 @@ class ScoreKey:
         Raises:
             OptionError: they do not.
         """
-        self.by, (name, _, self.category) = by, by.partition("/")
-        self.name, self.where = name, where
+        self.by, self.where, name = by, where, by.partition("/")[0]
         self.lower = any(name in one.record.lower(one.options) for one in chosen)
         self.value(joined(metric.compute() for metric in empty.values()))
 
@@ -182,22 +218,13 @@ class ScoreKey:
         Raises:
             OptionError: there is no such score.
         """
-        value = scores.get(self.name)
-        if isinstance(value, dict):
-            value = value.get(self.category)
-        elif self.category:
-            value = None
-        if value is None:
-            plain = [key for key, one in scores.items() if isinstance(one, float)]
-            parts = [
-                f"{key}/{part}"
-                for key, many in scores.items()
-                if isinstance(many, dict)
-                for part in many
-            ]
-            known = ", ".join([*plain, *parts][:12])
-            raise OptionError(f"{self.where} {self.by}: no such score. Known: {known}.")
-        return value
+        known = flat(scores)
+        if self.by not in known:
+            names = sorted(known, key=lambda name: "/" in name)  # those over all classes first
+            raise OptionError(
+                f"{self.where} {self.by}: no such score. Known: {first_of(names, 12)}."
+            )
+        return float(known[self.by])
 
 
 def scored_data(
@@ -207,6 +234,51 @@ def scored_data(
     if isinstance(samples, Stream):
         return EvalStream(samples, labels, num_channels)
     return EvalData(Source(samples, labels, num_channels))
+
+
+def checked_scoring(
+    accelerator: Any,
+    model: Any,
+    network: SegmentationModel,
+    data: EvalData | EvalStream,
+    protocol: Protocol,
+    *,
+    facts: Facts,
+    metrics: Sequence[Chosen],
+    config: TrainConfig | EvaluateConfig,
+    where: Callable[[str], str],
+) -> Scoring:
+    """Build a Scoring after checks of the metrics and of `eval_batch_size`.
+
+    Args:
+        accelerator: the accelerator.
+        model: the network as wrapped by it.
+        network: the same network, unwrapped.
+        data: see `scored_data`.
+        protocol: how images become the network's input.
+        facts: the classes.
+        metrics: the metrics.
+        config: settings of the data loader and of what is unreadable.
+        where: says where a setting was typed.
+
+    Raises:
+        PluginError: a metric is broken.
+        OptionError: two metrics have a score of the same name, or batches of a stream are wanted.
+    """
+    check_metrics(metrics, facts, where("metric"))
+    refuse_batches(data, config.eval_batch_size, where("eval_batch_size"))
+    return Scoring(
+        accelerator,
+        model,
+        network,
+        data,
+        protocol,
+        facts,
+        metrics,
+        num_workers=config.num_workers,
+        skip_unreadable=config.skip_unreadable,
+        eval_batch_size=config.eval_batch_size,
+    )
 
 
 def refuse_batches(data: EvalData | EvalStream, batch_size: int | None, where: str) -> None:
@@ -222,36 +294,29 @@ def refuse_batches(data: EvalData | EvalStream, batch_size: int | None, where: s
         )
 
 
-def confident(chosen: Sequence[Chosen]) -> frozenset[str]:
-    """Return the texts of the metrics that need the confidence of each pixel."""
-    return frozenset(one.text for one in chosen if one.record.wants_confidence)
-
-
-def build_metrics(chosen: Sequence[Chosen], facts: Facts) -> dict[str, MetricState]:
-    """Build empty metrics, keyed by text, as there may be several of `evaluate:...`."""
-    return {one.text: one.record.build(one.options, facts) for one in chosen}
-
-
 def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
     """Check each metric on two small images, as its states will be summed over processes.
 
     Raises:
         PluginError: its state is not a sum over images, or its `lower_is_better` is wrong.
+        OptionError: two metrics have a score of the same name.
     """
+    found: list[Scores] = []
     for one in chosen:
         empty = one.record.build(one.options, facts)
         try:
-            if getattr(empty, "state", None) == {}:  # it gathers its results itself
-                complaint = _misnamed(one, empty.compute())
-            else:
-                complaint = _not_additive(one, empty, facts)
-                complaint = complaint or _misnamed(one, _fed(one, facts, 0, 1).compute())
+            alone = getattr(empty, "state", None) == {}  # it gathers its results itself
+            complaint = "" if alone else _not_additive(one, empty, facts)
+            if not complaint:
+                found.append((empty if alone else _fed(one, facts, 0, 1)).compute())
+                complaint = _misnamed(one, found[-1])
         except SegaccError:
             raise
         except Exception as error:  # a plugin's code may raise anything
             complaint = f"it fails on a small image: {type(error).__name__}: {error}"
         if complaint:
             raise PluginError(f"{where} {one.text}: {complaint}. This is a bug in its plugin.")
+    joined(found)
 
 
 def _misnamed(one: Chosen, scores: Scores) -> str:
@@ -276,24 +341,34 @@ def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
                 "expected the same names, shapes and dtypes from the start"
             )
     for name, whole in both.items():
-        total, slack = first[name] + second[name], 1e-5 if whole.is_floating_point() else 0.0
-        if not torch.allclose(total.double(), whole.double(), rtol=slack, atol=slack):
+        if not _same(first[name] + second[name], whole):
             return (
                 f'its state "{name}" for two images is not the sum of the states for each, as '
                 "summing over processes requires: keep sums and counts, and divide in compute()"
             )
+    if one.record.from_confusion:
+        pixels = replace(one, record=replace(one.record, from_confusion=False))
+        for name, state in _fed(pixels, facts, 0, 1).state.items():
+            if not _same(state, both[name]):
+                return f'add() changes its state "{name}" differently from update()'
     return ""
 
 
+def _same(state: Tensor, wanted: Tensor) -> bool:
+    slack = 1e-5 if wanted.is_floating_point() else 0.0
+    return torch.allclose(state.double(), wanted.double(), rtol=slack, atol=slack)
+
+
 def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
-    """Build a metric and update it with the given ones of two small images."""
+    """Build a metric and feed it with the given ones of two small images."""
     draw = torch.Generator().manual_seed(0)
     labels, predictions = torch.randint(facts.num_classes, (2, 2, 1, 24, 32), generator=draw)
     labels[..., :4] = IGNORE
-    more = [torch.full((1, 24, 32), 0.75)] if one.record.wants_confidence else []
     metric = one.record.build(one.options, facts)
     for k in images:
-        metric.update(predictions[k].clone(), labels[k].clone(), *more)
+        found = Decided(predictions[k], torch.full((1, 24, 32), 0.75))
+        counts = confusion(predictions[k], labels[k], facts.num_classes)
+        feed(one, metric, found, labels[k], counts)
     return metric
 
 

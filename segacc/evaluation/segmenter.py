@@ -16,6 +16,7 @@ from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
 from segacc.evaluation.model_folder import SIDE_FILE, WHOLE, architecture_of, side_file
 from segacc.evaluation.predict import predict
 from segacc.evaluation.protocol import Protocol, default_protocol
+from segacc.evaluation.scores import classes_in
 from segacc.hookspecs import USUAL, Reading
 from segacc.labels import LabelMap
 from segacc.model.contract import SegmentationModel, SizeRule, stored_names
@@ -63,13 +64,12 @@ class Segmenter:
                 f"{folder}: not a model folder (no config.json in {path.resolve()}).{hint}"
             )
         side = side_file(path, WHOLE)
+        parts = read_parts(path, side) if side else {}
+        network, facts = load_network(path, parts.get("facts"))
         if side:
-            check_side(path, side)
-        network, facts = load_network(path, side)
-        if side:
-            labels = LabelMap.from_dict(side["labels"])
-            protocol = Protocol.parse(side["protocol"], str(path / SIDE_FILE))
-            network.size_rule = SizeRule.from_dict(side["size_rule"])
+            labels, protocol, network.size_rule = (
+                parts[key] for key in ("labels", "protocol", "size_rule")
+            )
         else:
             labels, protocol = LabelMap.plain(facts.class_names), protocol_of(path, network, facts)
         reading = Reading(bits=side.get("bits", 16))
@@ -192,17 +192,21 @@ def channels_last(
     )
 
 
-def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel, Facts]:
+def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel, Facts]:
     """Build the network of a model folder and load all its weights.
+
+    Args:
+        folder: the model folder.
+        stored: the facts in segacc.json; None without one.
 
     Raises:
         WeightsError: no architecture reads the folder, or tensors are missing.
     """
     registry = load_registry()
     named = architecture_of(registry, folder, str(folder))
-    where = str(folder / (SIDE_FILE if side and "model_type" not in read_config(folder) else ""))
+    where = str(folder / (SIDE_FILE if stored and "model_type" not in read_config(folder) else ""))
     record, component = registry.component("architecture", named, where)
-    facts = facts_of(folder, side)
+    facts = stored or facts_of(folder)
     network: SegmentationModel = record.build(
         decode(record.options, component.values, component.where), facts
     )
@@ -217,33 +221,33 @@ def load_network(folder: Path, side: dict[str, Any]) -> tuple[SegmentationModel,
     return network, facts
 
 
-def check_side(folder: Path, side: dict[str, Any]) -> None:
-    """Check that all parts of a segacc.json can be read.
+def read_parts(folder: Path, side: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts, labels, protocol and size rule that a segacc.json holds.
 
     Raises:
         WeightsError: a part cannot be read.
     """
     readers: dict[str, Callable[[Any], Any]] = {
-        "facts": lambda _: facts_of(folder, side),
+        "facts": lambda facts: Facts(**{**facts, "crop_size": tuple(facts["crop_size"])}),
         "labels": LabelMap.from_dict,
         "protocol": lambda text: Protocol.parse(text, str(folder / SIDE_FILE)),
         "size_rule": SizeRule.from_dict,
     }
+    parts = {}
     for key, read in readers.items():
         try:
-            read(side[key])
+            parts[key] = read(side[key])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise WeightsError(
                 f"{folder / SIDE_FILE}: {key} cannot be read ({type(error).__name__}: {error}): "
                 "it is damaged, or from another version of segacc. Without this file the folder "
                 "is loaded as a transformers model."
             ) from None
+    return parts
 
 
-def facts_of(folder: Path, side: dict[str, Any]) -> Facts:
-    """Read classes, input channels and crop size from segacc.json, else from config.json."""
-    if side:
-        return Facts(**{**side["facts"], "crop_size": tuple(side["facts"]["crop_size"])})
+def facts_of(folder: Path) -> Facts:
+    """Read classes, input channels and crop size from config.json."""
     config, names = read_config(folder), stored_names(folder)
     size = config.get("image_size") or DEFAULT_CROP
     crop = (size, size) if isinstance(size, int) else tuple(size)
@@ -301,13 +305,8 @@ def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:
     mine, theirs = segmenter.labels.names, labels.names
     if mine != theirs:
         raise OptionError(
-            f"{where}: the data set has {_short(theirs)}, but the network predicts "
-            f"{_short(mine)}. Evaluation needs the same classes in the same order."
+            f"{where}: the data set has {classes_in(theirs)}, but the network predicts "
+            f"{classes_in(mine)}. Evaluation needs the same classes in the same order."
         )
     theirs_in_my_colors = replace(labels, palette=segmenter.labels.palette)
     return Segmenter(segmenter.network, theirs_in_my_colors, segmenter.protocol, segmenter.reading)
-
-
-def _short(names: tuple[str, ...]) -> str:
-    few = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-    return f"{len(names)} class{'es' if len(names) != 1 else ''} ({few})"

@@ -12,13 +12,7 @@ from segacc.data.codecs import decoded_by
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, count_of
 from segacc.evaluation.protocol import Protocol, default_protocol
-from segacc.evaluation.scoring import (
-    Scoring,
-    build_metrics,
-    check_metrics,
-    confident,
-    refuse_batches,
-)
+from segacc.evaluation.scoring import Scoring, checked_scoring
 from segacc.model import SegmentationModel
 from segacc.model.transfer import LoadReport
 from segacc.settings.sources import Settings
@@ -122,21 +116,19 @@ def build_scoring(
     if config.protocol:
         protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
     refuse_silent(plan, facts)
-    check_metrics(plan.metric, facts, plan.settings.where("metric"))
-    refuse_batches(data, config.eval_batch_size, plan.settings.where("eval_batch_size"))
-    return Scoring(
+    scoring = checked_scoring(
         accelerator,
         model,
         network,
         data,
-        lambda: build_metrics(plan.metric, facts),
         protocol,
-        num_workers=config.num_workers,
-        skip_unreadable=config.skip_unreadable,
-        keep=on_all(accelerator, lambda: data.example_ids(config.num_pictures)),
-        confident=confident(plan.metric),
-        eval_batch_size=config.eval_batch_size,
+        facts=facts,
+        metrics=plan.metric,
+        config=config,
+        where=plan.settings.where,
     )
+    scoring.keep = on_all(accelerator, lambda: data.example_ids(config.num_pictures))
+    return scoring
 
 
 def refuse_silent(plan: Plan, facts: Facts) -> None:

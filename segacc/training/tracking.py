@@ -11,7 +11,7 @@ import numpy as np
 
 from segacc.data.pictures import draw_examples
 from segacc.errors import DataError, WriteError
-from segacc.evaluation.scores import Scores
+from segacc.evaluation.scores import flat
 from segacc.labels import Color
 from segacc.training.events import (
     Evaluated,
@@ -121,25 +121,18 @@ def eval_row(event: Evaluated) -> dict[str, Any]:
     return {"kind": "eval", **facts, **asdict(event.terms), **event.scores}
 
 
-def flat(scores: Mapping[str, Any] | Scores) -> dict[str, float]:
-    """Return the numbers by name; nested ones get names as `per_category_iou/nucleus`."""
-    numbers: dict[str, float] = {}
-    for key, value in scores.items():
-        if isinstance(value, Mapping):
-            numbers |= {f"{key}/{name}": number for name, number in value.items()}
-        elif isinstance(value, int | float):
-            numbers[key] = value
-    return numbers
-
-
 def _write(path: Path, row: dict[str, Any], log: Log | None) -> None:
     """Append one line and close the file, so that each printed number is on disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(_line(row))
     if log is not None:
-        numbers = {key: value for key, value in flat(row).items() if key not in ("step", "best")}
         kind = "eval_ema" if row.get("weights") == "ema" else row["kind"]
-        log({f"{kind}/{key}": value for key, value in numbers.items()}, row["step"])
+        numbers = {
+            f"{kind}/{key}": value
+            for key, value in flat(row).items()
+            if isinstance(value, int | float) and key not in ("step", "best")
+        }
+        log(numbers, row["step"])
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from scipy import stats
 from score_tools import counted, pairs, scores_of
 from segacc.commands.evaluate import bootstrap
 from segacc.commands.evaluate.bootstrap import differences, intervals, weights
-from segacc.commands.evaluate.per_image import iou, mean_of_known
+from segacc.kernels.counts import iou, mean_of_known
 
 K, N = 6, 12
 

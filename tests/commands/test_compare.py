@@ -153,10 +153,10 @@ REFUSED = {
         "a",
         "bare",
     ): "B: bare has no per_image.parquet; give an output folder of `segacc evaluate`.",
-    ("a", "classes"): "a has 6 classes (c0, c1, c2, c3, ...), but classes has 5 (c0, c1, c2, c3, "
-    "...). A comparison needs the same classes in the same order.",
+    ("a", "classes"): "a has 6 classes (c0, c1, c2, c3, c4, c5), but classes has 5 classes (c0, "
+    "c1, c2, c3, c4). A comparison needs the same classes in the same order.",
     ("a", "ids"): "a and ids have 0 images in common, of 40 and 3: A has image 000, image 001, "
-    "image 002, image 003, ...; B has x, y, z. Score both networks on the same split.",
+    "image 002, image 003 and 36 more; B has x, y, z. Score both networks on the same split.",
     ("a", "labels"): "a and labels have different labels for 1 of the 40 common images, such as "
     "image 007: each class must have the same number of labelled pixels. Evaluate both networks on "
     "the same files, with the same label map.",

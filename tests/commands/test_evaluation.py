@@ -221,7 +221,7 @@ def test_verify_finds_a_wrong_metric(
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     start = (
         "segacc evaluate --verify: on 2 images the scores differ from their plain definition: "
-        "mean_iou of these 2 images is 0."
+        "mean_iou of all 5 images is 0."
     )
     assert done.stderr.startswith(start)
     assert "; overall_accuracy of all 5 images is 0." in done.stderr

@@ -8,9 +8,10 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from score_tools import counted, pairs, scores_of
-from segacc.commands.evaluate.per_image import PerImage, count_image, iou, mean_of_known
+from score_tools import count_image, counted, pairs, scores_of
+from segacc.commands.evaluate.per_image import PerImage
 from segacc.errors import DataError
+from segacc.kernels.counts import iou, mean_of_known
 
 K = 7
 IMAGES = pairs(9, K)

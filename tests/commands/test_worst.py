@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segacc.commands.evaluate.per_image import count_image
+from score_tools import count_image
 from segacc.commands.evaluate.score import Worst, draw_worst
 from segacc.data.batches import Item
 from segacc.data.pictures import TILE, WRONG

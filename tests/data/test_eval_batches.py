@@ -2,7 +2,6 @@
 
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,22 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from data_tools import encode, random_sample, tiny_segformer
+from data_tools import chosen_metric, encode, facts, random_sample, tiny_segformer
 from segacc.data.batches import EvalData, Item, Source, nothing
 from segacc.data.codecs import picture_size
 from segacc.data.decode import read_image
 from segacc.data.order import of_one_size
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, OptionError, SegaccError
+from segacc.evaluation import scoring as scoring_room
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scoring import Scoring, refuse_batches
-from segacc.hookspecs import Sample, Stream
+from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
+from segacc.registry import choose
+from segacc.testing import registry_of
 from segacc.training.feed import Trouble, scored
 
 LABELS = LabelMap.plain(["a", "b", "c"])
@@ -203,18 +205,22 @@ class Sure:
         return {"sure": float(self.state["sum"] / self.state["pixels"])}
 
 
-def scoring_of(given: list[Sample], make: Callable[[], Any], **more: Any) -> Scoring:
+COUNTS = chosen_metric("counts", Counts)
+SURE = chosen_metric("sure", Sure, wants_confidence=True)
+
+
+def scoring_of(given: list[Sample], *metrics: Chosen, **more: Any) -> Scoring:
     network, protocol = tiny_segformer(), Protocol.parse("tta:scales=0.75/1,pad=32", "-")
     data, accelerator = EvalData(Source(given, LABELS)), Accelerator(cpu=True)
-    return Scoring(accelerator, network, network, data, make, protocol, **more)
+    return Scoring(accelerator, network, network, data, protocol, facts(), metrics, **more)
 
 
 def test_the_size_of_a_batch_changes_no_count() -> None:
     told, seen = [], []
     for size in (None, 1, 2, 3, 8):
-        scoring = scoring_of(samples(), lambda: {"counts": Counts()}, eval_batch_size=size)
+        scoring = scoring_of(samples(), COUNTS, eval_batch_size=size)
         scoring.keep, ids = frozenset({"s1", "s6"}), []
-        scoring.seen = lambda item, prediction, ids=ids: ids.append((item.id, prediction.shape))
+        scoring.seen = lambda item, prediction, _, ids=ids: ids.append((item.id, prediction.shape))
         scores, examples = evaluate(scoring)
         told.append(scores)
         assert (scoring.num_images, scoring.share()) == (8, 8)
@@ -227,10 +233,7 @@ def test_the_size_of_a_batch_changes_no_count() -> None:
 
 
 def test_metrics_that_want_the_confidence_are_handed_it() -> None:
-    def make() -> dict[str, Any]:
-        return {"counts": Counts(), "sure": Sure()}
-
-    scoring = scoring_of(samples(), make, eval_batch_size=3, confident=frozenset({"sure"}))
+    scoring = scoring_of(samples(), COUNTS, SURE, eval_batch_size=3)
     scores, _ = evaluate(scoring)
     network, found = scoring.network, []
     for place in range(8):
@@ -239,16 +242,36 @@ def test_metrics_that_want_the_confidence_are_handed_it() -> None:
         assert decided.confidence is not None
         found.append(decided.confidence.double().flatten())
     assert scores["sure"] == pytest.approx(float(torch.cat(found).mean()), rel=1e-6)
-    plain, _ = evaluate(scoring_of(samples(), lambda: {"counts": Counts()}))
+    plain, _ = evaluate(scoring_of(samples(), COUNTS))
     assert plain["counts"] == scores["counts"]
+
+
+def test_an_image_is_counted_once_for_all_that_read_its_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, seen, count = [], [], scoring_room.confusion
+    monkeypatch.setattr(
+        scoring_room, "confusion", lambda *given: calls.append(given) or count(*given)
+    )
+    registry = registry_of()
+    metrics = [choose(registry, "metric", name, "-") for name in ("mean_iou", "dice", "confusion")]
+    scoring = scoring_of(samples(), *metrics, COUNTS)
+    scoring.seen = lambda item, prediction, confusion: seen.append(confusion)
+    scores, _ = evaluate(scoring)
+    assert len(calls) == len(seen) == 8
+    total = torch.stack(seen).sum(0)
+    assert list(scores["counts"].values()) == total.ravel().tolist()  # type: ignore[union-attr]
+    for one in metrics:
+        assert torch.equal(scoring.counted[one.text].state["confusion"], total)
+    assert scores["overall_accuracy"] == total.diagonal().sum() / total.sum()
 
 
 def test_no_probability_is_computed_that_nobody_wants() -> None:
     images = nothing(3)[0][None]
-    for wanted in (frozenset(), frozenset({"sure"})):
-        scoring = scoring_of(samples(), dict, confident=wanted)
+    for wanted in ([], [COUNTS], [COUNTS, SURE]):
+        scoring = scoring_of(samples(), *wanted)
         scoring.protocol = Protocol()
-        assert (scoring.decide(images).confidence is not None) == bool(wanted)
+        assert (scoring.decide(images).confidence is not None) == (SURE in wanted)
 
 
 def test_a_stream_is_scored_image_by_image() -> None:
@@ -256,7 +279,7 @@ def test_a_stream_is_scored_image_by_image() -> None:
         return ((sample, None) for sample in samples())
 
     data = EvalStream(Stream(shards=("one",), read=read, num_samples=8), LABELS, 3)
-    scoring = scoring_of(samples(), lambda: {"counts": Counts()})
+    scoring = scoring_of(samples(), COUNTS)
     listed, _ = evaluate(scoring)
     scoring.data = data
     assert evaluate(scoring)[0] == listed and scoring.share() == 8

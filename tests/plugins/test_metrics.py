@@ -9,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from data_tools import Counts, chosen_metric, facts
 from metric_tools import metric_of
+from segacc.errors import PluginError
+from segacc.evaluation.scoring import check_metrics
 from segacc.plugins.datasets.folder import FolderOptions, build_folder
+from segacc.plugins.metrics.overlap import MeanIou
 
 
 def mean_iou(num_classes: int) -> Any:
@@ -153,3 +157,27 @@ def test_counts_beyond_what_float32_holds_stay_exact() -> None:
     np.testing.assert_allclose(
         scores["per_category_iou"]["c1"], (2**24 + 1) / (2**24 + 2), rtol=0, atol=1e-15
     )
+
+
+class Sums(MeanIou):
+    """Counts ignored pixels as class 0, but only where pixels are given."""
+
+    def update(self, predictions: torch.Tensor, labels: torch.Tensor) -> None:
+        super().update(predictions, labels.where(labels != 255, 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Sums, 'add() changes its state "confusion" differently from update()'),
+        (
+            Counts,
+            "it fails on a small image: AttributeError: 'Counts' object has no attribute 'add'",
+        ),
+    ],
+)
+def test_a_metric_from_confusion_that_adds_otherwise_is_refused(kind: Any, text: str) -> None:
+    build = Counts if kind is Counts else lambda: kind(facts(3))
+    with pytest.raises(PluginError) as error:
+        check_metrics([chosen_metric("sums", build, from_confusion=True)], facts(3), "--metric")
+    assert str(error.value) == f"--metric sums: {text}. This is a bug in its plugin."

@@ -12,7 +12,7 @@ from PIL import Image
 from data_tools import facts
 from metric_tools import METRICS, drawn, fed
 from segacc.contracts import Facts
-from segacc.plugins.metrics.confusion import draw
+from segacc.plugins.metrics.overlap import draw
 
 
 def test_the_table(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import torch
 from data_tools import facts
 from metric_tools import METRICS, assert_close, drawn, mean
 from segacc.errors import OptionError
-from segacc.evaluation.scoring import build_metrics
 from segacc.hookspecs import Metric
 from segacc.plugins.metrics.evaluate_module import EvaluateModule, EvaluateOptions
 from segacc.registry import choose, load_registry
@@ -216,7 +215,10 @@ def test_processes_give_the_scores_of_one(modules: Path) -> None:
     assert not list((modules / "metrics").iterdir())
 
 
-GIVE = "Give the module's .py file, or a folder that contains one with the folder's name."
+GIVE = (
+    "there is no such module. Give the module's .py file, or a folder that contains one with the "
+    "folder's name."
+)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +227,11 @@ GIVE = "Give the module's .py file, or a folder that contains one with the folde
         (
             "{root}/gone",
             {},
-            "{root}/gone: there is no such file or folder (looked at {root}/gone). " + GIVE,
+            "{root}/gone (looked at {root}/gone): " + GIVE,
         ),
-        ("{root}", {}, "{root}: it contains no {root.name}.py (looked at {root}). " + GIVE),
+        ("{root}", {}, "{root} (looked at {root}): " + GIVE),
+        ("{root}/lacks.txt", {}, "{root}/lacks.txt (looked at {root}/lacks.txt): " + GIVE),
+        ("./gone", {}, "./gone (looked at {here}/gone): " + GIVE),
         (
             "{root}/lacks.py",
             {},
@@ -238,7 +242,7 @@ GIVE = "Give the module's .py file, or a folder that contains one with the folde
         (
             "a_metric_of_nobody",
             {},
-            "a_metric_of_nobody cannot be loaded: there is no file or folder of that name, the Hub "
+            "a_metric_of_nobody: there is no file or folder of that name, the Hub "
             "does not respond (OfflineModeIsEnabled), and the cache of `evaluate` does not contain "
             "it. On a computer with network access, download a_metric_of_nobody.py from "
             "https://huggingface.co/spaces/evaluate-metric/a_metric_of_nobody, and give the copy's "
@@ -247,13 +251,14 @@ GIVE = "Give the module's .py file, or a folder that contains one with the folde
         (
             "{root}/image_iou",
             {"powers": 3},
-            "kwargs: {root}/image_iou does not accept powers. Known: num_labels, ignore_index, "
-            "power.",
+            "kwargs: {root}/image_iou: got an unexpected keyword argument 'powers'. It takes "
+            "num_labels, ignore_index, power, given as kwargs={{NAME: VALUE}}.",
         ),
         (
             "{root}/needy",
             {},
-            "{root}/needy needs average; add kwargs={{average: VALUE}}.",
+            "kwargs: {root}/needy: missing a required argument: 'average'. It takes average, "
+            "labels, given as kwargs={{NAME: VALUE}}.",
         ),
         (
             "{root}/breaks",
@@ -274,7 +279,7 @@ def test_what_is_refused(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OptionError) as error:
         build(path.format(root=modules), kwargs=kwargs)
-    wanted = text.replace("--metric evaluate: ", "").format(root=modules)
+    wanted = text.replace("--metric evaluate: ", "").format(root=modules, here=Path.cwd())
     assert str(error.value) == f"--metric evaluate: {wanted}"
     assert not list((modules / "metrics").glob("segacc-*"))
 
@@ -283,10 +288,9 @@ def test_which_scores_are_better_low_is_told_by_whoever_names_the_module(modules
     both = [f"evaluate:{modules / name}" for name in ("agreement", "rows")]
     both[0] += ",lower_is_better=agreement"
     chosen = [choose(load_registry(), "metric", one, "--metric") for one in both]
-    empty = build_metrics(chosen, facts(4))
-    assert list(empty) == [one.text for one in chosen] and len(empty) == 2
-    assert Best("agreement", chosen, empty).better(0.2, 0.3)
-    assert not Best("right", chosen, build_metrics(chosen, facts(4))).better(0.2, 0.3)
+    for name, better in (("agreement", True), ("right", False)):
+        empty = {one.text: one.record.build(one.options, facts(4)) for one in chosen}
+        assert Best(name, chosen, empty).better(0.2, 0.3) is better
     with pytest.raises(OptionError) as error:
         build(modules / "agreement", lower_is_better=("agreement", "loss"))
     assert str(error.value) == (

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from segacc.data.pictures import Example
-from segacc.evaluation.scores import Scores, Terms
+from segacc.evaluation.scores import Scores, Terms, flat
 from segacc.training.events import Evaluated, Event, Started, StepDone, Stopped
-from segacc.training.tracking import flat, record
+from segacc.training.tracking import record
 
 NAMES = ("background", "nucleus")
 PALETTE = ((40, 40, 40), (255, 200, 0))
@@ -194,4 +194,4 @@ def test_trackers_get_flat_numbers(tmp_path: Path) -> None:
 
 
 def test_flat() -> None:
-    assert flat({"a": 1.0, "b": {"c/d": 2.0}, "text": "x"}) == {"a": 1.0, "b/c/d": 2.0}
+    assert flat({"a": 1.0, "b": {"c/d": 2.0}}) == {"a": 1.0, "b/c/d": 2.0}

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segacc.commands.evaluate.per_image import Floats, PerImage, iou, mean_of_known
+from segacc.commands.evaluate.per_image import PerImage
+from segacc.kernels.counts import Floats, iou, mean_of_known
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 CHUNK = 2**22

@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -11,9 +10,6 @@ from segacc.commands.console import is_main, load_plugins, quiet_libraries
 from segacc.registry import choose, refuse_twins
 from segacc.settings.config import CompareConfig, EvaluateConfig
 from segacc.training.folders import evaluation_folder, model_folder, writable
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate_command(model: str, config: EvaluateConfig) -> int:
@@ -29,9 +25,10 @@ def evaluate_command(model: str, config: EvaluateConfig) -> int:
     console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
-        from segacc.commands.evaluate.report import show, write_evaluation
+        from segacc.commands.evaluate.report import write_evaluation
         from segacc.commands.evaluate.score import build_scoring, protocol_source, report, score
         from segacc.commands.evaluate.verify import verify
+        from segacc.commands.tables import print_scores
 
         scoring, segmenter = build_scoring(model, dataset, metrics, config)
     labels, source = segmenter.labels, protocol_source(model, segmenter, config)
@@ -41,9 +38,16 @@ def evaluate_command(model: str, config: EvaluateConfig) -> int:
     if is_main():
         told = report(model, scoring, found, config, source)
         told |= {"verified": verified.to_dict()} if verified else {}
-        counted = scoring.counted
-        write_evaluation(folder, found, told, labels=labels, metrics=metrics, counted=counted)
-        show(console, found, labels, title=told["title"], terms=scoring.terms())
+        write_evaluation(folder, scoring, found, told, labels)
+        print_scores(
+            console,
+            found.scores,
+            names=labels.names,
+            palette=labels.palette,
+            title=told["title"],
+            rules=scoring.terms().rules(),
+            intervals=found.intervals if "mean_iou" in found.scores else None,
+        )
         console.out(f"written to {folder}", highlight=False)
         if verified:
             (sys.stdout if verified.agrees else sys.stderr).write(f"{verified.text()}\n")

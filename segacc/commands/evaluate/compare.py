@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
-from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage, iou, mean_of_known
+from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
 from segacc.commands.tables import class_lines, class_table, interval_text
-from segacc.errors import DataError, OptionError
-from segacc.evaluation.scores import Terms
+from segacc.errors import DataError, OptionError, count_of, first_of
+from segacc.evaluation.scores import Terms, classes_in
+from segacc.kernels.counts import iou, mean_of_known
 from segacc.training.events import finite
 
 if TYPE_CHECKING:
@@ -166,9 +167,9 @@ def compare(a: Side, b: Side, *, resamples: int, seed: int) -> Comparison:
     both = frozenset(a.images.ids) & frozenset(b.images.ids)
     if len(both) < 2:
         raise OptionError(
-            f"{a.folder} and {b.folder} have {len(both)} images in common, of {len(a.images)} and "
-            f"{len(b.images)}: A has {_some(a.images.ids)}; B has {_some(b.images.ids)}. Score "
-            "both networks on the same split."
+            f"{a.folder} and {b.folder} have {count_of(len(both), 'image')} in common, of "
+            f"{len(a.images)} and {len(b.images)}: A has {first_of(a.images.ids, 4)}; B has "
+            f"{first_of(b.images.ids, 4)}. Score both networks on the same split."
         )
     one, other = a.images.among(both), b.images.among(both)
     refuse_other_labels(one, other, a, b)
@@ -200,8 +201,8 @@ def refuse_other_classes(a: Side, b: Side) -> None:
     one, other = a.images.names, b.images.names
     if one != other:
         raise OptionError(
-            f"{a.folder} has {len(one)} classes ({_some(one)}), but {b.folder} has {len(other)} "
-            f"({_some(other)}). A comparison needs the same classes in the same order."
+            f"{a.folder} has {classes_in(one)}, but {b.folder} has {classes_in(other)}. A "
+            "comparison needs the same classes in the same order."
         )
 
 
@@ -220,13 +221,9 @@ def refuse_other_labels(one: PerImage, other: PerImage, a: Side, b: Side) -> Non
     if wrong:
         raise OptionError(
             f"{a.folder} and {b.folder} have different labels for {len(wrong)} of the {len(one)} "
-            f"common images, such as {_some(wrong)}: each class must have the same number of "
+            f"common images, such as {first_of(wrong, 4)}: each class must have the same number of "
             "labelled pixels. Evaluate both networks on the same files, with the same label map."
         )
-
-
-def _some(names: Any) -> str:
-    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

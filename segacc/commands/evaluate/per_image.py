@@ -7,41 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segacc.contracts import IGNORE
 from segacc.errors import DataError
+from segacc.kernels.counts import COUNTS, Floats, Ints, class_counts, divided, iou, mean_of_known
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
 FILE, REPORT = "per_image.parquet", "evaluation.json"
 """Files written by `segacc evaluate`: these counts, and the scores with their rules."""
-COUNTS = ("hit", "labelled", "predicted")
-"""The counts of a class: correctly predicted, labelled, and predicted pixels, without those
-labelled 255."""
-
-
-def iou(counts: NDArray[Any]) -> Floats:
-    """Return the IoU, hit / (labelled + predicted - hit), of counts (..., 3); nan if absent."""
-    hit, labelled, predicted = np.moveaxis(counts, -1, 0)
-    return divided(hit, labelled + predicted - hit)
-
-
-def divided(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    """Divide arrays of one shape; nan where `whole` is 0."""
-    result = np.full(whole.shape, np.nan)
-    np.divide(part, whole, out=result, where=whole > 0)
-    return result
-
-
-def mean_of_known(values: Floats) -> Floats:
-    """Return the means over the last axis without nan; nan where all values are nan."""
-    known = ~np.isnan(values)
-    return divided(np.where(known, values, 0).sum(-1), known.sum(-1))
 
 
 @dataclass(frozen=True)
@@ -53,6 +27,13 @@ class ImageCounts:
     """(n,) ascending."""
     counts: Ints
     """(n, 3): COUNTS."""
+
+    @classmethod
+    def of(cls, name: str, confusion: "Tensor") -> "ImageCounts":
+        """Return the counts of an image by its confusion matrix (K, K) int64."""
+        counts = class_counts(confusion)
+        (classes,) = np.nonzero(counts.any(axis=1))
+        return cls(name, classes, counts[classes])
 
     @property
     def mean_iou(self) -> float:
@@ -67,20 +48,7 @@ class ImageCounts:
     @property
     def overall_accuracy(self) -> float:
         """Share of the valid pixels predicted correctly; nan if every pixel is ignored."""
-        return self.counts[:, 0].sum() / self.valid_pixels if self.valid_pixels else np.nan
-
-
-def count_image(name: str, prediction: "Tensor", label: "Tensor", num_classes: int) -> ImageCounts:
-    """Count a prediction (H, W) uint8 against a label (H, W) uint8, 255 ignored, on its device."""
-    import torch
-
-    label = label.to(prediction.device)
-    valid = label != IGNORE
-    truth, said = label[valid], prediction[valid]
-    parts = (truth[truth == said], truth, said)
-    counts = torch.stack([part.bincount(minlength=num_classes) for part in parts], 1).cpu().numpy()
-    (classes,) = np.nonzero(counts.any(axis=1))
-    return ImageCounts(name, classes, counts[classes])
+        return float(divided(self.counts[:, 0].sum(), self.counts[:, 1].sum()))
 
 
 @dataclass(frozen=True)

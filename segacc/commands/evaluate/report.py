@@ -6,53 +6,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from segacc.commands.evaluate.per_image import FILE, REPORT
 from segacc.commands.evaluate.score import Evaluation, draw_worst
-from segacc.commands.tables import print_scores
-from segacc.contracts import MetricState
-from segacc.evaluation.scores import Terms
-from segacc.hookspecs import Chosen
+from segacc.evaluation.scoring import Scoring
 from segacc.labels import LabelMap
-
-
-def show(
-    console: Console, found: Evaluation, labels: LabelMap, *, title: str, terms: Terms
-) -> None:
-    """Print the scores with their intervals."""
-    print_scores(
-        console,
-        found.scores,
-        names=labels.names,
-        palette=labels.palette,
-        title=title,
-        rules=terms.rules(),
-        intervals=found.intervals if "mean_iou" in found.scores else None,
-    )
 
 
 def write_evaluation(
     folder: Path,
+    scoring: Scoring,
     found: Evaluation,
     report: Mapping[str, Any],
-    *,
     labels: LabelMap,
-    metrics: Sequence[Chosen],
-    counted: Mapping[str, MetricState],
 ) -> None:
     """Write the folder of an evaluation, with evaluation.json as the last file.
 
     Args:
         folder: the folder; it is created if missing.
+        scoring: the evaluation, some of whose metrics write files of their own.
         found: the results.
         report: the content of evaluation.json.
         labels: the label map, with the names and the palette for pictures.
-        metrics: the metrics of the evaluation; some write files of their own.
-        counted: the same metrics, keyed by text, with the states of the whole split.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = write_metric_files(folder, [counted[one.text] for one in metrics if one.record.writes])
+    writing = [scoring.counted[one.text] for one in scoring.chosen if one.record.writes]
+    files = write_metric_files(folder, writing)
     found.images.write(folder / FILE)
     worst = folder / "pictures" / "worst"
     draw_worst(found.worst, worst, names=labels.names, palette=labels.palette)

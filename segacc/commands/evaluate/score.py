@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segacc.commands.evaluate.bootstrap import Intervals, intervals
-from segacc.commands.evaluate.per_image import ImageCounts, PerImage, count_image
+from segacc.commands.evaluate.per_image import ImageCounts, PerImage
 from segacc.contracts import VERSION, Facts
 from segacc.data.pictures import Example, draw_examples, shrunk
 from segacc.data.splits import data_splits, pick_split
@@ -24,11 +24,7 @@ from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scores import Scores, Weights
 from segacc.evaluation.scoring import (
     Scoring,
-    build_metrics,
-    check_metrics,
-    confident,
-    joined,
-    refuse_batches,
+    checked_scoring,
     scored_data,
 )
 from segacc.evaluation.segmenter import Segmenter, relabel
@@ -125,13 +121,12 @@ class Collector:
     images: list[ImageCounts] = field(default_factory=list)
     worst: Worst = field(default_factory=Worst)
 
-    def see(self, item: "Item", prediction: "Tensor") -> None:
-        """Count a prediction (H, W) uint8; see `Scoring.seen`."""
-        if item.padding or item.unreadable:
-            return
-        counts = count_image(item.id, prediction, item.label, len(self.names))
-        self.images.append(counts)
-        self.worst.add(counts, item, prediction)
+    def see(self, item: "Item", prediction: "Tensor", confusion: "Tensor | None") -> None:
+        """Collect an image that counts; see `Scoring.seen`."""
+        if confusion is not None:
+            counts = ImageCounts.of(item.id, confusion)
+            self.images.append(counts)
+            self.worst.add(counts, item, prediction)
 
     def of_all(self) -> PerImage:
         """Return the counts of all processes, on every process; all must call it."""
@@ -176,26 +171,24 @@ def build_scoring(
     samples = pick_split(splits, config.split, "--split")
     labels = splits.labels
     facts = Facts(num_classes=len(labels.names), class_names=labels.names)
-    data = scored_data(samples, labels, segmenter.network.num_channels)
-    refuse_batches(data, config.eval_batch_size, "--eval-batch-size")
-    check_metrics(metrics, facts, "--metric")
-    joined(
-        one.compute() for one in build_metrics(metrics, facts).values()
-    )  # fails before the evaluation
-    scoring = Scoring(
+    scoring = checked_scoring(
         accelerator,
         accelerator.prepare_model(segmenter.network, evaluation_mode=True),
         segmenter.network,
-        data,
-        lambda: build_metrics(metrics, facts),
+        scored_data(samples, labels, segmenter.network.num_channels),
         segmenter.protocol,
-        num_workers=config.num_workers,
-        skip_unreadable=config.skip_unreadable,
-        confident=confident(metrics),
-        eval_batch_size=config.eval_batch_size,
-        weights=weights_in(model),
+        facts=facts,
+        metrics=metrics,
+        config=config,
+        where=flag,
     )
+    scoring.weights = weights_in(model)
     return scoring, segmenter
+
+
+def flag(key: str) -> str:
+    """Return the flag of a setting, as `--eval-batch-size`."""
+    return f"--{key.replace('_', '-')}"
 
 
 def weights_in(model: str) -> Weights:
@@ -213,7 +206,7 @@ def refuse_unused(config: EvaluateConfig) -> None:
     for key in ("train_split", "seed"):
         if config.val_fraction is None and getattr(config, key) != getattr(EvaluateConfig, key):
             raise OptionError(
-                f"--{key.replace('_', '-')}: only has an effect with --val-fraction; add that, or "
+                f"{flag(key)}: only has an effect with --val-fraction; add that, or "
                 "leave it out. --split names the split that is scored."
             )
 
@@ -244,8 +237,8 @@ def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluat
     ) as bar:
         task = bar.add_task("", total=scoring.share())
 
-        def see(item: "Item", prediction: "Tensor") -> None:
-            collector.see(item, prediction)
+        def see(item: "Item", prediction: "Tensor", confusion: "Tensor | None") -> None:
+            collector.see(item, prediction, confusion)
             bar.advance(task)
 
         scoring.seen = see

@@ -1,9 +1,8 @@
 """`segacc evaluate --verify`: score some images again with plain numpy code, and compare."""
 
 import io
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,20 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from PIL import Image
 
-from segacc.commands.evaluate.per_image import PerImage
-from segacc.commands.evaluate.score import Collector, Evaluation
+from segacc.commands.evaluate.score import Evaluation
 from segacc.contracts import IGNORE
 from segacc.data.batches import EvalData, Item, Source
 from segacc.data.samples import evenly_spaced
-from segacc.errors import DataError
+from segacc.errors import DataError, count_of
+from segacc.evaluation.scores import Scores, flat
 from segacc.evaluation.scoring import Scoring
 from segacc.hookspecs import Sample
+from segacc.kernels.counts import class_counts
 from segacc.labels import LabelMap
 from segacc.loop import evaluate
 
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
-
-BAND = 2**22
-"""Maximum number of full-size logits in memory: 32 MiB."""
 
 LIMIT, LOW_LIMIT = 1e-3, 1e-2
 """Share of the pixels whose class may differ, as rounding decides between equal logits: in float32,
@@ -64,28 +61,26 @@ def plain_label(sample: Sample, labels: LabelMap) -> Pixels:
     return found.astype(np.uint8)
 
 
-def plain_confusion(prediction: Pixels, label: Pixels, num_classes: int) -> Ints:
-    """Count pixels by label (rows) and prediction (columns), 255 left out: (K, K) int64."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
+def plain_counts(prediction: Pixels, label: Pixels, num_classes: int) -> Ints:
+    """Count the hit, labelled and predicted pixels of each class, 255 left out: (K, 3)."""
     valid = label != IGNORE
-    np.add.at(matrix, (label[valid], prediction[valid]), 1)
-    return matrix
+    truth, said = label[valid], prediction[valid]
+    parts = (truth[truth == said], truth, said)
+    return np.stack([np.bincount(part, minlength=num_classes) for part in parts], axis=1)
 
 
-def plain_scores(
-    hit: Ints, labelled: Ints, predicted: Ints, names: tuple[str, ...]
-) -> dict[str, float | dict[str, float]]:
-    """Return the five scores of the metric `mean_iou` from the counts of K classes.
+def plain_scores(counts: Ints, names: tuple[str, ...]) -> Scores:
+    """Return the scores of the metric `mean_iou` from the counts (K, 3) of `plain_counts`.
 
     The IoU of a class in neither labels nor predictions is nan, as is the accuracy of a class
     without labelled pixels; the means are over the other classes.
     """
-    iou, accuracy, right, pixels = [], [], 0, 0
-    for h, truth, said in zip(hit.tolist(), labelled.tolist(), predicted.tolist(), strict=True):
-        either = truth + said - h
-        iou.append(h / either if either else np.nan)
-        accuracy.append(h / truth if truth else np.nan)
-        right, pixels = right + h, pixels + truth
+    iou, accuracy = [], []
+    for hit, labelled, predicted in counts.tolist():
+        either = labelled + predicted - hit
+        iou.append(hit / either if either else np.nan)
+        accuracy.append(hit / labelled if labelled else np.nan)
+    right, pixels, _ = counts.sum(axis=0).tolist()
     return {
         "mean_iou": _mean(iou),
         "mean_accuracy": _mean(accuracy),
@@ -96,7 +91,7 @@ def plain_scores(
 
 
 def _mean(values: list[float]) -> float:
-    known = [value for value in values if not isnan(value)]
+    known = [value for value in values if not np.isnan(value)]
     return sum(known) / len(known) if known else np.nan
 
 
@@ -117,16 +112,12 @@ def plain_argmax(
         (H, W) uint8 classes; the first one of equal logits.
     """
     logits = logits.astype(np.float64)
-    above, below, down = _taps(logits.shape[1], size[0], extent[0])
     left, right, along = _taps(logits.shape[2], size[1], extent[1])
-    result, step = np.empty(size, np.uint8), max(1, BAND // (len(logits) * size[1]))
-    for first in range(0, size[0], step):
-        ys = slice(first, first + step)
-        part = down[ys, None]
-        band = logits[:, above[ys]] * (1 - part) + logits[:, below[ys]] * part  # (K, ys, w)
-        full = band[:, :, left] * (1 - along) + band[:, :, right] * along  # (K, ys, W)
-        result[ys] = full.argmax(axis=0)
-    return result
+    rows = []
+    for above, below, down in zip(*_taps(logits.shape[1], size[0], extent[0]), strict=True):
+        row = logits[:, above] * (1 - down) + logits[:, below] * down  # (K, w)
+        rows.append((row[:, left] * (1 - along) + row[:, right] * along).argmax(axis=0))
+    return np.stack(rows).astype(np.uint8)
 
 
 def _taps(given: int, side: int, extent: float) -> tuple[Ints, Ints, NDArray[np.float64]]:
@@ -135,13 +126,19 @@ def _taps(given: int, side: int, extent: float) -> tuple[Ints, Ints, NDArray[np.
     return first, np.minimum(first + 1, given - 1), position - first
 
 
-def different(found: Any, wanted: Any, *, tolerance: float = 1e-9) -> bool:
-    """Return whether two scores, or mappings of scores, differ; nan equals nan."""
-    if isinstance(wanted, dict):
-        return set(found) != set(wanted) or any(
-            different(found[key], wanted[key], tolerance=tolerance) for key in wanted
-        )
-    return not (isnan(found) and isnan(wanted)) and not abs(found - wanted) <= tolerance
+@torch.no_grad()
+def plain_prediction(scoring: Scoring, image: torch.Tensor) -> Pixels:
+    """Predict an image (C, H, W) uint8 under a protocol `whole`: (H, W) uint8."""
+    network, protocol = scoring.network, scoring.protocol
+    resized = protocol.resize(image.to(scoring.accelerator.device))
+    seen = (resized.shape[-2], resized.shape[-1])
+    height, width = protocol.padded(seen, network.size_rule)
+    padding = (0, width - seen[1], 0, height - seen[0])
+    images = F.pad(network.normalize(resized[None]), padding)  # (1, C, height, width)
+    logits = scoring.model(images).main[0].float().cpu().numpy()
+    size = (image.shape[-2], image.shape[-1])
+    extent = (size[0] * height / seen[0], size[1] * width / seen[1])
+    return plain_argmax(logits, size, extent)
 
 
 @dataclass(frozen=True)
@@ -149,10 +146,12 @@ class Checked:
     """The results of the plain code for one image."""
 
     id: str
-    confusion: Any
-    """(K, K) int64."""
+    counts: Ints
+    """(K, 3), see `plain_counts`."""
+    agrees: bool
+    """Whether segacc's counts of the same prediction are equal."""
     changed: int | None
-    """Number of pixels whose class differs from the plain prediction; None without one."""
+    """Number of pixels whose class differs in the plain prediction; None without one."""
     pixels: int
 
 
@@ -168,7 +167,7 @@ class Verified:
     changed_pixels: float | None
     """Share of the pixels whose class differs in the plain prediction; None if the protocol is not
     `whole`."""
-    complaints: tuple[str, ...] = field(default=())
+    complaints: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -181,94 +180,80 @@ class Verified:
 
     def text(self) -> str:
         """Return a line on what was checked, or a paragraph on what differs."""
+        images = count_of(self.num_images, "image")
         if self.complaints:
             return (
-                f"segacc evaluate --verify: on {self.num_images} images the scores differ from "
-                f"their plain definition: {'; '.join(self.complaints)}."
+                f"segacc evaluate --verify: on {images} the scores differ from their plain "
+                f"definition: {'; '.join(self.complaints)}."
             )
-        told = f"verified on {self.num_images} images: labels, counts"
-        told += "".join(f", {name}" for name in self.scores) + " agree with the plain definition"
+        told = f"verified on {images}: {', '.join(('labels', 'counts', *self.scores))}"
+        told += " agree with the plain definition; "
         if self.changed_pixels is None:
-            told += "; predictions were not checked"
+            told += "predictions were not checked"
         else:
-            told += f"; predicted again, {100 * self.changed_pixels:.4f} % of the pixels differ"
-        unchecked = ", ".join(self.unchecked)
-        return f"{told}; not checked: {unchecked}" if unchecked else told
+            told += f"predicted again, {100 * self.changed_pixels:.4f} % of the pixels differ"
+        return told + (f"; not checked: {', '.join(self.unchecked)}" if self.unchecked else "")
 
 
 def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) -> Verified:
-    """Score some evenly spaced images again, and compare with plain numpy code.
+    """Compare an evaluation with plain numpy code; all processes get the same result.
 
-    The plain code reads labels from their files again, and computes counts and scores with loops
-    and numpy. Under a protocol `whole` it also resizes the logits, and the predictions are compared
-    pixel by pixel. All processes call it and return the same result.
+    The scores are computed again from the counts of all images. For some evenly spaced images the
+    labels are read from their files again and the pixels of another prediction are counted; under a
+    protocol `whole` the logits are resized again as well.
 
     Args:
         scoring: the scoring of the whole split, after its evaluation.
-        found: the result of that evaluation, whose scores must agree with its own counts.
+        found: the result of that evaluation.
         labels: the label map of the data set.
         count: number of images.
     """
-    samples = evenly(scoring, count)
+    data, protocol = scoring.data, scoring.protocol
+    if isinstance(data, EvalData):
+        samples = [data.source.samples[index] for index in evenly_spaced(len(data.source), count)]
+    else:
+        samples = list(islice(data.samples(), count))
     by_id = {sample.id: sample for sample in samples}
-    names, collector = labels.names, Collector(labels.names)
+    whole = not protocol.windows and protocol.views == [(1.0, False)]
     checked: list[Checked] = []
 
-    def see(item: Item, prediction: torch.Tensor) -> None:
-        collector.see(item, prediction)
-        changed = changed_pixels(scoring, item, prediction)  # equally often on all processes
-        if not (item.padding or item.unreadable):
+    def see(item: Item, prediction: torch.Tensor, confusion: torch.Tensor | None) -> None:
+        said = prediction.cpu().numpy()
+        plain = plain_prediction(scoring, item.image) if whole else None  # on all processes
+        if confusion is not None:
             label = plain_label(by_id[item.id], labels)
-            matrix = plain_confusion(prediction.cpu().numpy(), label, len(names))
-            checked.append(Checked(item.id, matrix, changed, label.size))
+            counts = plain_counts(said, label, len(labels.names))
+            agrees = np.array_equal(counts, class_counts(confusion))
+            changed = None if plain is None else int((plain != said).sum())
+            checked.append(Checked(item.id, counts, agrees, changed, label.size))
 
     again = replace(
         scoring,
-        data=EvalData(Source(samples, labels, scoring.data.num_channels)),
+        data=EvalData(Source(samples, labels, data.num_channels)),
+        chosen=(),
         keep=frozenset(),
         seen=see,
         num_workers=0,
         eval_batch_size=1,  # so that all processes make equally many plain predictions
     )
-    scores, _ = evaluate(again)
-    every: list[Checked] = gather_object(checked)
-    small = Evaluation(scores, collector.of_all(), [])
-    exact = scoring.terms().precision == "no"
-    return judge(small, found, every, limit=LIMIT if exact else LOW_LIMIT)
+    evaluate(again)
+    limit = LIMIT if scoring.terms().precision == "no" else LOW_LIMIT
+    return judge(found, gather_object(checked), limit=limit)
 
 
-def evenly(scoring: Scoring, count: int) -> list[Sample]:
-    """Return evenly spaced samples of the split; for a stream, the first ones."""
-    data = scoring.data
-    if not isinstance(data, EvalData):
-        return list(islice(data.samples(), count))
-    return [data.source.samples[index] for index in evenly_spaced(len(data.source), count)]
-
-
-def judge(
-    small: Evaluation, whole: Evaluation, checked: list[Checked], *, limit: float
-) -> Verified:
-    """Compare segacc's results with those of the plain code.
+def judge(found: Evaluation, checked: list[Checked], *, limit: float) -> Verified:
+    """Compare the results of an evaluation with those of the plain code.
 
     Args:
-        small: segacc's scores and counts of the checked images.
-        whole: segacc's scores and counts of all images.
+        found: the scores and counts of all images.
         checked: the plain code's results for the checked images.
         limit: share of the pixels whose class may differ.
     """
-    names, complaints = small.images.names, []
-    total = sum((one.confusion for one in checked), np.zeros((len(names), len(names)), np.int64))
-    plain = plain_scores(*_marginals(total), names)
-    complaints += _other_counts(small.images, checked)
-    complaints += _other_scores(small.scores, plain, f"of these {len(checked)} images")
-    hit, labelled, predicted = whole.images.total().T
-    by_counts = plain_scores(hit, labelled, predicted, names)
-    complaints += _other_scores(whole.scores, by_counts, f"of all {len(whole.images)} images")
-    pixels = sum(one.pixels for one in checked)
-    if not checked:
-        complaints.append("none of the chosen images can be read")
-    complaints += _other_than_before(small.images, whole.images, 3 * limit * pixels)
+    plain = plain_scores(found.images.total(), found.images.names)
+    complaints = other_scores(found.scores, plain, f"of all {len(found.images)} images")
+    complaints += other_counts(found, checked, limit)
     changed = [one.changed for one in checked if one.changed is not None]
+    pixels = sum(one.pixels for one in checked)
     share = sum(changed) / pixels if changed else None
     if share is not None and share > limit:
         complaints.append(
@@ -277,86 +262,44 @@ def judge(
         )
     return Verified(
         num_images=len(checked),
-        scores=tuple(name for name in small.scores if name in plain),
-        unchecked=tuple(name for name in small.scores if name not in plain),
+        scores=tuple(name for name in found.scores if name in plain),
+        unchecked=tuple(name for name in found.scores if name not in plain),
         changed_pixels=share,
         complaints=tuple(complaints),
     )
 
 
-def _marginals(confusion: Any) -> tuple[Any, Any, Any]:
-    return confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+def other_scores(found: Scores, plain: Scores, which: str) -> list[str]:
+    """Return a text for each score that is not the plain one, with the first class that differs."""
+    told = []
+    for name in [name for name in plain if name in found]:
+        mine, wanted = flat({name: found[name]}), flat({name: plain[name]})
+        for key in wanted | mine:  # a missing class has inf
+            pair = mine.get(key, np.inf), wanted.get(key, np.inf)
+            if not np.isclose(*pair, rtol=0, atol=1e-9, equal_nan=True):
+                told.append(f"{key} {which} is {pair[0]:.6f}, by definition {pair[1]:.6f}")
+                break
+    return told
 
 
-def _other_counts(images: PerImage, checked: list[Checked]) -> list[str]:
-    wanted = {one.id: np.stack(_marginals(one.confusion), axis=1) for one in checked}
-    wrong = []
-    for index, name in enumerate(images.ids):
-        if not np.array_equal(images.dense(index, index + 1)[0], wanted[name]):
-            wrong.append(name)
-    if not wrong:
-        return []
-    return [f"the counts of {len(wrong)} images differ, such as {wrong[0]}"]
+def other_counts(found: Evaluation, checked: list[Checked], limit: float) -> list[str]:
+    """Return what is wrong with the counts of the checked images.
 
-
-def _other_than_before(again: PerImage, before: PerImage, most: float) -> list[str]:
-    """Compare the counts of images scored one by one with those of the evaluation in batches.
-
-    The labelled counts must be equal; a pixel with another prediction changes at most three counts.
+    In batches, rounding may change some predictions; such a pixel changes at most three counts, and
+    none of the labelled pixels.
     """
-    first = before.among(frozenset(again.ids))
-    if first.ids != again.ids:
-        return ["the checked images are not among the scored ones"]
-    if not again.ids:
-        return []
-    moved = abs(first.dense(0, len(first)) - again.dense(0, len(again)))
-    if not moved[..., 1].any() and moved.sum() <= most:
-        return []
-    return ["scored again one by one, the images have other counts than in the evaluation"]
-
-
-def _other_scores(found: Any, plain: Any, which: str) -> list[str]:
-    return [
-        f"{name} {which} is {_told(found[name], wanted)}"
-        for name, wanted in plain.items()
-        if name in found and different(found[name], wanted)
-    ]
-
-
-def _told(found: Any, wanted: Any) -> str:
-    """Format two scores, or the first difference of two mappings."""
-    if not isinstance(wanted, dict):
-        return f"{found:.6f}, by definition {wanted:.6f}"
-    if set(found) != set(wanted):
-        return f"over {len(found)} classes, by definition over {len(wanted)}"
-    key = next(key for key in wanted if different(found[key], wanted[key]))
-    return f"{found[key]:.6f} for {key}, by definition {wanted[key]:.6f}"
-
-
-def changed_pixels(scoring: Scoring, item: Item, prediction: torch.Tensor) -> int | None:
-    """Count the pixels whose class differs between `prediction` and the plain prediction.
-
-    None under other protocols than `whole`.
-    """
-    if scoring.protocol.windows or scoring.protocol.views != [(1.0, False)]:
-        return None
-    plain = plain_prediction(scoring, item.image)
-    return int((plain != prediction.cpu().numpy()).sum())
-
-
-@torch.no_grad()
-def plain_prediction(scoring: Scoring, image: torch.Tensor) -> Pixels:
-    """Predict an image (C, H, W) uint8 under a protocol `whole`: (H, W) uint8.
-
-    The logits of the padded image are resized by `plain_argmax`.
-    """
-    network, protocol = scoring.network, scoring.protocol
-    resized = protocol.resize(image.to(scoring.accelerator.device))
-    seen = (resized.shape[-2], resized.shape[-1])
-    height, width = protocol.padded(seen, network.size_rule)
-    padding = (0, width - seen[1], 0, height - seen[0])
-    images = F.pad(network.normalize(resized[None]), padding)  # (1, C, height, width)
-    logits = scoring.model(images).main[0].float().cpu().numpy()
-    size = (image.shape[-2], image.shape[-1])
-    extent = (size[0] * height / seen[0], size[1] * width / seen[1])
-    return plain_argmax(logits, size, extent)
+    if not checked:
+        return ["none of the chosen images can be read"]
+    told = []
+    if wrong := [one.id for one in checked if not one.agrees]:
+        few = count_of(len(wrong), "image")
+        told.append(f"the counts of {few} differ from plain ones, such as {wrong[0]}")
+    by_id = {one.id: one for one in checked}
+    stored = found.images.among(frozenset(by_id))
+    if set(stored.ids) != set(by_id):
+        return [*told, "the checked images are not among the scored ones"]
+    wanted = np.stack([by_id[name].counts for name in stored.ids])
+    moved = abs(stored.dense(0, len(stored)) - wanted)
+    if moved[..., 1].any() or moved.sum() > 3 * limit * sum(one.pixels for one in checked):
+        told.append("scored again one by one, the images have other counts than in the evaluation")
+    return told

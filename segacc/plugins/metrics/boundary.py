@@ -9,7 +9,6 @@ from annotated_types import Gt, Le
 
 from segacc.contracts import IGNORE, Facts
 from segacc.hookspecs import Metric, hookimpl
-from segacc.plugins.metrics.counts import by_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +62,7 @@ class BoundaryIou:
         iou = self.state["intersection"].cpu().double() / self.state["union"].cpu()
         return {
             "mean_boundary_iou": iou.nanmean().item(),
-            "per_category_boundary_iou": by_class(self.names, iou),
+            "per_category_boundary_iou": dict(zip(self.names, iou.tolist(), strict=True)),
         }
 
 

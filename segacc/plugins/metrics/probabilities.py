@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Le
 
 from segacc.contracts import IGNORE, Facts
-from segacc.errors import OptionError
+from segacc.errors import OptionError, first_of
 from segacc.hookspecs import Metric, hookimpl
-from segacc.plugins.metrics.counts import Confusion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,31 +46,33 @@ class Binary:
         import torch
 
         self.positive = positive_class(options.positive, facts.class_names)
-        self.counts = Confusion(facts)
-        self.state = self.counts.state  # the same mapping, because its states may be replaced
-        self.state["log_odds"] = torch.zeros(2, BINS, dtype=torch.int64)
+        # Pixels by label and by prediction (0 background, 1 foreground) and by their log-odds.
+        self.state = {"log_odds": torch.zeros(2, 2, BINS, dtype=torch.int64)}
 
     def update(self, predictions: "Tensor", labels: "Tensor", confidence: "Tensor") -> None:
         """Add predictions and labels (N, H, W) int64, with confidence (N, H, W) float32."""
-        self.counts.update(predictions, labels)
         valid = labels != IGNORE
+        truth, guess = (one[valid] == self.positive for one in (labels, predictions))
         sure = confidence[valid].float().clamp(0, 1)
-        odds = sure.where(predictions[valid] == self.positive, 1 - sure).logit()
+        odds = sure.where(guess, 1 - sure).logit()
         index = ((odds + SPAN) * (BINS / (2 * SPAN))).clamp(0, BINS - 1).long()
-        index += BINS * (labels[valid] == self.positive)
-        counts = index.bincount(minlength=2 * BINS).view(2, BINS)
+        index += BINS * (2 * truth + guess)
+        counts = index.bincount(minlength=4 * BINS).view(2, 2, BINS)
         self.state["log_odds"] = self.state["log_odds"].to(counts.device) + counts
 
     def compute(self) -> dict[str, float | dict[str, float]]:
         """Return IoU, precision and recall of the foreground, and the AUROC, 0..1."""
-        right, labelled, predicted = (one[self.positive] for one in self.counts.areas())
-        background, foreground = self.state["log_odds"].cpu().double()
+        from segacc.kernels.counts import class_counts, divided, iou
+
+        counts = class_counts(self.state["log_odds"].sum(2))[1]
+        hit, labelled, predicted = counts
+        background, foreground = self.state["log_odds"].sum(1).cpu().double()
         below = background.cumsum(0) - background / 2
         pairs = foreground.sum() * background.sum()
         return {
-            "foreground_iou": (right / (labelled + predicted - right)).item(),
-            "foreground_precision": (right / predicted).item(),
-            "foreground_recall": (right / labelled).item(),
+            "foreground_iou": float(iou(counts)),
+            "foreground_precision": float(divided(hit, predicted)),
+            "foreground_recall": float(divided(hit, labelled)),
             "auroc": ((foreground * below).sum() / pairs).item(),
         }
 
@@ -85,8 +86,7 @@ def positive_class(given: str | int | None, names: tuple[str, ...]) -> int:
     if len(names) != 2:
         raise OptionError(
             f"--metric binary: it needs 2 classes, but the data set has {len(names)}: "
-            f"{', '.join(names[:8])}{' ...' if len(names) > 8 else ''}. For more classes, use "
-            "mean_iou or dice."
+            f"{first_of(names, 8)}. For more classes, use mean_iou or dice."
         )
     if given is None:
         return 1
