@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segacc import loop
 from segacc.contracts import IGNORE
-from segacc.data.batches import Batch
+from segacc.data.items import Batch
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.events import StepDone

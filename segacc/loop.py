@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from segacc.contracts import IGNORE, MetricState
-from segacc.data.batches import Batch
+from segacc.data.items import Batch
 from segacc.data.pictures import Example
 from segacc.errors import DataError, SegaccError, WriteError
 from segacc.evaluation.scores import Scores

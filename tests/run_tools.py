@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from segacc.data.batches import Batch
+from segacc.data.items import Batch
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.feed import Meter, windows

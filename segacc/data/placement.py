@@ -2,6 +2,7 @@
 
 A crop that is last in the worker, or followed by flips only, cuts its window there and defers the
 rest to the device. The windows of a batch are copied to it concatenated, each with its Placement.
+Scaling is most of a crop's cost, and the device does it while the worker decodes.
 """
 
 from collections.abc import Sequence
@@ -38,15 +39,14 @@ class Placement:
         return replace(self, mirrored=self.mirrored ^ {axis})
 
 
-class LateCrop(Protocol):
-    """A crop in the worker whose scaling can be deferred to the device.
+class DeferrableCrop(Protocol):
+    """What a record with `deferrable = "crop"` builds, beside being called.
 
-    It is deferred if only LateFlips follow it in the worker and all BatchChanges have
-    `draws_unseen`. A subclass that overrides `__call__` must override `late_cut` too; the same
-    holds for flips.
+    The crop is deferred if only deferrable flips follow it in the worker, and all BatchChanges have
+    `draws_unseen`.
     """
 
-    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+    def deferred_crop(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
         """Cut a window of image (C, H, W) and label (H, W), and return its geometry.
 
         All are plain uint8 tensors; the windows may be views of the arguments. `placed` must turn
@@ -54,30 +54,19 @@ class LateCrop(Protocol):
         """
 
 
-class LateFlip(Protocol):
-    """A flip after a LateCrop that can be deferred to the device."""
+class DeferrableFlip(Protocol):
+    """What a record with `deferrable = "flip"` builds, beside being called."""
 
-    def late_flip(self, placement: Placement) -> Placement:
-        """Draw what `__call__` would draw, and add it to the placement."""
-
-
-def own(
-    whole: "Tensor", image: "Tensor", label: "Tensor", placement: Placement
-) -> "tuple[Tensor, Tensor, Placement]":
-    """Copy a small window, so that a worker does not keep all images of a batch in memory."""
-    if image.numel() * KEPT < whole.numel():
-        image, label = copied(image), label.clone()
-    return image, label, placement
+    def deferred_flip(self, placement: Placement) -> Placement:
+        """Draw what `__call__` would draw, and add it to the placement of a deferred crop."""
 
 
 def copied(image: "Tensor") -> "Tensor":
     """Copy an image (C, H, W) or a window of one, keeping channels-last memory."""
     import torch
 
-    if image.stride(0) != 1:
-        return image.clone(memory_format=torch.contiguous_format)
-    beside = image.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
-    return beside.permute(2, 0, 1)
+    order = torch.channels_last if image.stride(0) == 1 else torch.contiguous_format
+    return image[None].clone(memory_format=order)[0]
 
 
 def placed(image: "Tensor", label: "Tensor", to: Placement) -> "tuple[Tensor, Tensor]":

@@ -71,8 +71,8 @@ def test_each_step_has_the_whole_effective_batch_and_its_plain_gradient(
     run.optimizer.optimizer.register_step_pre_hook(keep)
     with StopSignal() as signal:
         for window in windows(run, Meter(run), signal):
-            ids = [name for batch in window for name, _, _ in batch.items]
-            assert [len(batch.items) for batch in window] == [BATCH] * ACCUMULATION
+            ids = [name for batch in window for name in batch.ids]
+            assert [len(batch.ids) for batch in window] == [BATCH] * ACCUMULATION
             wanted = plain_gradients(run, window)
             valid = train_step(run, window).valid
             run.progress.step += 1

@@ -16,7 +16,8 @@ from PIL import Image
 from segacc.commands.evaluate.per_image import PerImage
 from segacc.commands.evaluate.score import Collector, Evaluation
 from segacc.contracts import IGNORE
-from segacc.data.batches import EvalData, Item, Source
+from segacc.data.batches import EvalData, Source
+from segacc.data.items import Item
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError
 from segacc.evaluation.scoring import Scoring

@@ -71,9 +71,9 @@ class RandomScaleCrop:
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
         """Return image (C, h, w) and label (h, w) of the crop size."""
-        return as_pair(*placed(*self.late_cut(image, label)))
+        return as_pair(*placed(*self.deferred_crop(image, label)))
 
-    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+    def deferred_crop(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
         """Draw a crop; return its unscaled window of image and label, and its geometry."""
         first, *positions = uniforms(1 + 2 * TRIES)
         scale = between(self.options.scale_min, self.options.scale_max, first)
@@ -175,7 +175,7 @@ class Mirror:
         image, label = plain(image, label)
         return as_pair(image.flip(self.axis), label.flip(self.axis))
 
-    def late_flip(self, placement: Placement) -> Placement:
+    def deferred_flip(self, placement: Placement) -> Placement:
         """Draw the flip, and add it to the placement."""
         return placement.mirror(self.axis) if chance(self.p) else placement
 
@@ -222,18 +222,21 @@ def segacc_augmentations() -> list[Augmentation]:
             summary="random scale, then a random crop of crop_size that no class dominates",
             options=RandomScaleCropOptions,
             build=RandomScaleCrop,
+            deferrable="crop",
         ),
         Augmentation(
             name="flip",
             summary="random horizontal flip",
             options=FlipOptions,
             build=lambda options, facts: Mirror(options.p, -1),
+            deferrable="flip",
         ),
         Augmentation(
             name="vertical_flip",
             summary="random vertical flip",
             options=VerticalFlipOptions,
             build=lambda options, facts: Mirror(options.p, -2),
+            deferrable="flip",
         ),
         Augmentation(
             name="rotate",

@@ -189,6 +189,7 @@ def segacc_augmentations() -> list[Augmentation]:
             summary="like random_scale_crop, but shows a rare class of the image",
             options=RareClassCropOptions,
             build=RareClassCrop,
+            deferrable="crop",
             wants_shares=True,
         ),
         Augmentation(
