@@ -275,8 +275,7 @@ def spent(train: TrainData, turn: int) -> Counter[str]:
         with watch("seed"), seeded(sample_seed(0, turn, place)):
             pass
         with seeded(sample_seed(0, turn, place)):
-            (_, crop), (_, flip) = pipeline.worker
-            [(_, colors)] = pipeline.device
+            crop, flip, colors = (one.change for one in (*pipeline.worker, *pipeline.device))
             with watch("cut random_scale_crop"):
                 image, label, placement = crop.deferred_crop(image, label)
             with watch("draw flip"):

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from segacc.contracts import Facts
-from segacc.hookspecs import Augmentation, Sample
+from segacc.hookspecs import Sample
 from segacc.model import TransformersModel
 from segacc.plugins.architectures.segformer import SegformerOptions, build
 
@@ -36,12 +36,6 @@ def facts(num_classes: int = 3, **values: Any) -> Facts:
     """Give the facts of a run with classes called c0, c1, ..."""
     names = tuple(f"c{k}" for k in range(num_classes))
     return Facts(num_classes=num_classes, class_names=names, **values)
-
-
-def built(change: Any, **fields: Any) -> tuple[Augmentation, Any]:
-    """Give an augmentation with a record, as a Pipeline holds it; `fields` are the record's."""
-    given: Any = {"name": "strange", "summary": "", "options": dict, **fields}
-    return Augmentation(build=lambda options, facts: change, **given), change
 
 
 def tiny_segformer(

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,16 +24,22 @@ LOOKS = 32
 synchronizes with the device."""
 
 
-Built = tuple[Augmentation, Any]
-"""A record, and what it built."""
+@dataclass(frozen=True)
+class Stage:
+    """A built augmentation, with what is needed of its record, which may not be picklable."""
+
+    change: Any
+    name: str = ""
+    partners: bool = False
+    deferrable: Literal["crop", "flip"] | None = None
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """All augmentations of a run in the given order, those in the worker first."""
 
-    worker: tuple[Built, ...] = ()
-    device: tuple[Built, ...] = ()
+    worker: tuple[Stage, ...] = ()
+    device: tuple[Stage, ...] = ()
     """Called per image, or BatchChanges."""
     defers: bool = True
     """Whether the device applies the geometry of crops at the end of the worker's."""
@@ -45,12 +51,14 @@ class Pipeline:
     @classmethod
     def of(cls, chosen: Sequence[Chosen], facts: Facts, *, defers: bool = True) -> "Pipeline":
         """Build augmentations, and assign each to the worker or the device."""
-        worker: list[Built] = []
-        device: list[Built] = []
+        worker: list[Stage] = []
+        device: list[Stage] = []
         for one in chosen:
-            on = one.record.on(one.options) if callable(one.record.on) else one.record.on
-            built = one.record, one.record.build(one.options, facts)
-            (worker if on == "worker" else device).append(built)
+            record: Augmentation = one.record
+            on = record.on(one.options) if callable(record.on) else record.on
+            change = record.build(one.options, facts)
+            stage = Stage(change, record.name, record.partners, record.deferrable)
+            (worker if on == "worker" else device).append(stage)
         return cls(tuple(worker), tuple(device), defers, facts.num_classes)
 
     def in_worker(self, item: Item, fetch: Callable[[], Pair]) -> Item:
@@ -67,26 +75,26 @@ class Pipeline:
         if end := len(self.worker) - len(self.deferred):
             image, label = self._through(end, image, label, fetch)
             image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
-        for record, change in self.deferred:
+        for stage in self.deferred:
             if placement is None:
-                image, label, placement = self._cut(record, change, image, label)
+                image, label, placement = self._cut(stage, image, label)
             else:
-                placement = change.deferred_flip(placement)
+                placement = stage.change.deferred_flip(placement)
         drawn = tuple(change.draw(image, label).float() for change in self.of_batches)
         return replace(item, image=image, label=label, drawn=drawn, placement=placement)
 
     @cached_property
     def of_batches(self) -> list[Any]:
         """The BatchChanges."""
-        return [change for _, change in self.device if hasattr(change, "draw")]
+        return [stage.change for stage in self.device if hasattr(stage.change, "draw")]
 
     @cached_property
-    def deferred(self) -> tuple[Built, ...]:
+    def deferred(self) -> tuple[Stage, ...]:
         """The worker's last crop and the flips after it, if their geometry is left to the device.
 
         Nothing else follows them in the worker, and no BatchChange depends on their result.
         """
-        kinds = [None if record.partners else record.deferrable for record, _ in self.worker]
+        kinds = [None if stage.partners else stage.deferrable for stage in self.worker]
         unseen = all(getattr(change, "draws_unseen", False) for change in self.of_batches)
         if not self.defers or not unseen or "crop" not in kinds:
             return ()
@@ -95,24 +103,22 @@ class Pipeline:
 
     def _through(self, end: int, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Pair:
         image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
-        for index, (record, change) in enumerate(self.worker[:end]):
-            more = [self._another(index, fetch)] if record.partners else []
-            found, moved = self._checked(record, change(image, label, *more), image)
+        for index, stage in enumerate(self.worker[:end]):
+            more = [self._another(index, fetch)] if stage.partners else []
+            found, moved = self._checked(stage.name, stage.change(image, label, *more), image)
             image, label = tv_tensors.Image(found), tv_tensors.Mask(moved)
         return image, label
 
     def _another(self, end: int, fetch: Callable[[], Pair]) -> Callable[[], Pair]:
         return lambda: self._through(end, *fetch(), fetch)
 
-    def _cut(
-        self, record: Augmentation, change: Any, image: Tensor, label: Tensor
-    ) -> tuple[Tensor, Tensor, Placement]:
+    def _cut(self, stage: Stage, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Placement]:
         """Cut the window of a deferred crop.
 
         A small one is copied, so that a worker does not keep all images of a batch in memory.
         """
-        *pair, placement = change.deferred_crop(image, label)
-        window, classes = self._checked(record, pair, image)
+        *pair, placement = stage.change.deferred_crop(image, label)
+        window, classes = self._checked(stage.name, pair, image)
         if window.numel() * KEPT < image.numel():
             window, classes = copied(window), classes.clone()
         return window, classes, placement
@@ -131,38 +137,33 @@ class Pipeline:
         """
         batch = batch.laid_out()
         rest, images, labels = iter(batch.drawn), batch.images.contiguous(), batch.labels
-        for index, (record, change) in enumerate(self.device):
+        for index, stage in enumerate(self.device):
+            name, change = stage.name, stage.change
             look = self.looks[index] < LOOKS
             self.looks[index] += 1
             if hasattr(change, "draw"):
                 given = images if getattr(change, "takes_bytes", False) else images.float()
                 brightest = float(given.max()) if look else 0.0
                 found = change(given, labels, next(rest))
-                images, labels = self._checked(record, found, given, fixed=True, look=look)
+                images, labels = self._checked(name, found, given, fixed=True, look=look)
                 if look:
-                    check_range(record.name, images, brightest)
+                    check_range(name, images, brightest)
             else:
                 own = [seed + 1 + index for seed in batch.seeds]
                 given = bytes_of(images)
                 pairs = [
-                    self._checked(record, pair, given[0], fixed=True, look=look)
+                    self._checked(name, pair, given[0], fixed=True, look=look)
                     for pair in one_by_one(change, given, labels, own)
                 ]
                 images, labels = (torch.stack(many) for many in zip(*pairs, strict=True))
         return replace(batch, images=images, labels=labels, drawn=())
 
     def _checked(
-        self,
-        record: Augmentation,
-        found: Any,
-        given: Tensor,
-        *,
-        fixed: bool = False,
-        look: bool = True,
+        self, name: str, found: Any, given: Tensor, *, fixed: bool = False, look: bool = True
     ) -> Pair:
-        image, label = returned(record.name, found, given, fixed=fixed)
+        image, label = returned(name, found, given, fixed=fixed)
         if look:
-            check_classes(record.name, label, self.num_classes)
+            check_classes(name, label, self.num_classes)
         return image, label
 
 

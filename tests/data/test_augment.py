@@ -1,5 +1,6 @@
 """The pipeline: which augmentation runs where, what partners went through, what a batch gets."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -7,12 +8,12 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from data_tools import built, facts
-from segacc.data.augment import Pipeline
+from data_tools import facts
+from segacc.data.augment import Pipeline, Stage
 from segacc.data.items import Batch, Item, collate
 from segacc.data.order import seeded
 from segacc.errors import PluginError
-from segacc.hookspecs import Chosen
+from segacc.hookspecs import Augmentation, Chosen
 from segacc.registry import load_registry
 
 
@@ -27,7 +28,7 @@ def average(image: Any, label: Any, another: Any) -> Any:
     return image + other, beside
 
 
-MIXES = built(average, partners=True)
+MIXES = Stage(average, partners=True)
 
 
 class Shift:
@@ -56,12 +57,17 @@ def collated(items: list[Item]) -> Batch:
     return batch
 
 
+def recorded(change: Any, on: Any) -> Augmentation:
+    build = lambda options, facts: change  # noqa: E731
+    return Augmentation(name="strange", summary="", options=dict, build=build, on=on)
+
+
 def nobody() -> tuple[Tensor, Tensor]:
     raise AssertionError("nothing here mixes samples")
 
 
 def test_a_partner_has_been_through_what_stands_before_and_nothing_else() -> None:
-    pipeline = Pipeline((built(add(1)), MIXES, built(add(10))))
+    pipeline = Pipeline((Stage(add(1)), MIXES, Stage(add(10))))
     found = pipeline.in_worker(Item(*picture(5)), lambda: picture(7))
     assert (int(found.image[0, 0, 0]), int(found.label[0, 0])) == ((5 + 1) + (7 + 1) + 10, 7)
     assert type(found.image) is type(found.label) is Tensor
@@ -77,7 +83,7 @@ def test_two_that_mix_reach_further_samples() -> None:
 
 
 def test_parameters_are_drawn_for_the_picture_as_it_leaves_the_worker() -> None:
-    pipeline = Pipeline((built(add(3)),), (built(Shift()), built(add(1)), built(Shift())))
+    pipeline = Pipeline((Stage(add(3)),), (Stage(Shift()), Stage(add(1)), Stage(Shift())))
     with seeded(0):
         drawn = pipeline.in_worker(Item(*picture(5)), nobody).drawn
     with seeded(0):
@@ -88,8 +94,8 @@ def test_parameters_are_drawn_for_the_picture_as_it_leaves_the_worker() -> None:
 
 
 def test_the_device_goes_through_the_pipeline_in_order() -> None:
-    double = built(lambda image, label: (image * 2, label))
-    pipeline = Pipeline((), (built(Shift()), double, built(Shift())))
+    double = Stage(lambda image, label: (image * 2, label))
+    pipeline = Pipeline((), (Stage(Shift()), double, Stage(Shift())))
     drawn = torch.tensor([0.75, 2.25]), torch.tensor([0.5, 0.0])
     found = pipeline.on_device(batch_of(picture(5), picture(20), drawn=drawn))
     assert found.images.dtype == torch.float32 and found.labels.dtype == torch.uint8
@@ -107,20 +113,26 @@ def test_changes_of_single_pictures_draw_by_their_own_seeds() -> None:
     def noise(image: Any, label: Any) -> Any:
         return image + torch.randint(200, image.shape, dtype=torch.uint8), label
 
-    pipeline = Pipeline((), (built(noise), built(noise)))
+    pipeline = Pipeline((), (Stage(noise), Stage(noise)))
     images = pipeline.on_device(batch_of(*[picture(0)] * 3, seeds=(7, 7, 8))).images
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
     alone = pipeline.on_device(batch_of(picture(0), seeds=(8,))).images
     assert torch.equal(alone[0], images[2])
-    single = Pipeline((), (built(noise),)).on_device(batch_of(picture(0), seeds=(8,))).images
+    single = Pipeline((), (Stage(noise),)).on_device(batch_of(picture(0), seeds=(8,))).images
     assert not torch.equal(alone, single * 2)  # the second draws anew
 
 
 @pytest.mark.parametrize(("on", "worker", "device"), [("worker", 1, 0), ("device", 0, 1)])
 def test_records_say_where_they_run(on: str, worker: int, device: int) -> None:
-    for record, _ in (built(add(1), on=on), built(add(1), on=lambda options: options["on"])):
-        pipeline = Pipeline.of([Chosen(record, {"on": on}, "")], facts())
+    for given in (on, lambda options: options["on"]):
+        pipeline = Pipeline.of([Chosen(recorded(add(1), given), {"on": on}, "")], facts())
         assert (len(pipeline.worker), len(pipeline.device)) == (worker, device)
+
+
+def test_a_pipeline_reaches_workers_that_are_not_forked() -> None:
+    offers = load_registry().of_kind("augmentation")
+    chosen = [Chosen(offer.record, offer.record.options(), "") for offer in offers]
+    pickle.loads(pickle.dumps(Pipeline.of(chosen, facts())))
 
 
 def test_built_in_changes_of_batches_do_not_look_at_the_neighbours() -> None:
@@ -145,8 +157,7 @@ def test_built_in_changes_of_batches_do_not_look_at_the_neighbours() -> None:
 
 
 def named(change: Any, on: Any = "worker", *, num_classes: int = 20) -> Pipeline:
-    record, _ = built(change, on=on)
-    return Pipeline.of([Chosen(record, {}, "")], facts(num_classes))
+    return Pipeline.of([Chosen(recorded(change, on), {}, "")], facts(num_classes))
 
 
 def refused(call: Any, *given: Any) -> str:
@@ -194,11 +205,11 @@ def test_a_deferred_crop_and_partners_are_looked_at_too() -> None:
         def deferred_crop(self, image: Any, label: Any) -> Any:
             return image / 255, label, None
 
-    deferred = Pipeline((built(Crop(), deferrable="crop"),))
+    deferred = Pipeline((Stage(Crop(), "strange", deferrable="crop"),))
     text = refused(deferred.in_worker, Item(*picture(5)), nobody)
     assert text.startswith("(float32 (3, 4, 4), ")
-    strange = built(lambda image, label: (image, label.float()))
-    mixing = Pipeline((strange, built(average, name="fine", partners=True)))
+    strange = Stage(lambda image, label: (image, label.float()), "strange")
+    mixing = Pipeline((strange, MIXES))
     text = refused(mixing.in_worker, Item(*picture(5)), lambda: picture(7))
     assert "float32 (4, 4)" in text
 
@@ -295,5 +306,5 @@ def test_the_next_one_is_given_kinds_that_move_together() -> None:
         seen.extend([type(image), type(label)])
         return image, label
 
-    Pipeline((built(plain), built(look))).in_worker(Item(*picture(5)), nobody)
+    Pipeline((Stage(plain), Stage(look))).in_worker(Item(*picture(5)), nobody)
     assert seen == [tv_tensors.Image, tv_tensors.Mask]

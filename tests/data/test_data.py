@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from data_tools import built, encode, facts, random_sample
-from segacc.data.augment import Pipeline
+from data_tools import encode, facts, random_sample
+from segacc.data.augment import Pipeline, Stage
 from segacc.data.batches import EvalData, Source, TrainData, load
 from segacc.data.items import Batch, Item, collate
 from segacc.data.order import Cut, Order, StepSampler
@@ -63,8 +63,8 @@ class Fade:
 def pipeline(size: int = 16) -> Pipeline:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(size, size)))
     flip = Mirror(0.5, -1)
-    worker = built(numpy_noise), built(crop), built(mix_halves, partners=True), built(flip)
-    return Pipeline(worker, (built(Fade()),))
+    worker = Stage(numpy_noise), Stage(crop), Stage(mix_halves, partners=True), Stage(flip)
+    return Pipeline(worker, (Stage(Fade()),))
 
 
 def train_data(samples: Any = None, *, seed: int = 0, through: Any = None) -> TrainData:
@@ -110,8 +110,8 @@ def test_without_augmentations_a_sample_is_its_files() -> None:
 def windows() -> Pipeline:
     """Return a pipeline whose crop leaves its scaling to the device."""
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(16, 16)))
-    flip = built(Mirror(0.5, -1), deferrable="flip")
-    return Pipeline((built(numpy_noise), built(crop, deferrable="crop"), flip))
+    flip = Stage(Mirror(0.5, -1), deferrable="flip")
+    return Pipeline((Stage(numpy_noise), Stage(crop, deferrable="crop"), flip))
 
 
 def batches(num_workers: int, *, first: int = 0, data: TrainData | None = None) -> list[Any]:

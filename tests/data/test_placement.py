@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from augmentation_tools import RECORDS, apply, build, places
-from data_tools import built, facts
-from segacc.data.augment import Pipeline
+from data_tools import facts
+from segacc.data.augment import Pipeline, Stage
 from segacc.data.items import Batch, Item, collate
 from segacc.data.order import seeded
 from segacc.data.placement import Placement, packed, padding_color, placed, resized, scatter
@@ -68,7 +68,7 @@ def batch_of(pipeline: Pipeline, samples: Sequence[tuple[Tensor, Tensor]]) -> Ba
 def test_the_device_makes_what_the_worker_would_have_made(name: str, channels: int) -> None:
     late = pipeline_of(name, "flip", "vertical_flip", "color_jitter", scale_min=0.3)
     assert len(late.deferred) == 3
-    at_once = [change for _, change in late.worker]
+    at_once = [stage.change for stage in late.worker]
     samples = [pixels(SIZES[k % len(SIZES)], channels, seed=k) for k in range(30)]
     planes = [(image.contiguous(), label) for image, label in samples[20:]]  # as TIFFs may be
     samples = samples[:20] + planes
@@ -82,7 +82,7 @@ def test_the_device_makes_what_the_worker_would_have_made(name: str, channels: i
         with seeded(seed):
             for change in at_once:
                 pair = change(*pair)
-            drawn = late.device[0][1].draw(*pair)
+            drawn = late.device[0].change.draw(*pair)  # type: ignore[attr-defined]
         assert torch.equal(laid.images[seed], pair[0].as_subclass(Tensor))
         assert torch.equal(laid.labels[seed], pair[1].as_subclass(Tensor))
         assert torch.equal(laid.drawn[0][seed], drawn)
@@ -117,10 +117,10 @@ def test_a_crop_is_left_to_the_device_where_only_flips_follow(
 ) -> None:
     pipeline = pipeline_of(*names)
     assert len(pipeline.deferred) == count
-    looking = Pipeline(pipeline.worker, (*pipeline.device, built(Look())))
+    looking = Pipeline(pipeline.worker, (*pipeline.device, Stage(Look())))
     assert looking.deferred == ()  # it would see another picture
     alone = Pipeline(
-        pipeline.worker, (*pipeline.device, built(lambda image, label: (image, label)))
+        pipeline.worker, (*pipeline.device, Stage(lambda image, label: (image, label)))
     )
     assert len(alone.deferred) == count  # what comes picture by picture comes after that
 
@@ -135,9 +135,9 @@ class Darker(RandomScaleCrop):
 
 def test_only_what_its_record_says_is_deferred() -> None:
     """A stranger's subclass with a call of its own is called."""
-    darker = built(Darker(RandomScaleCropOptions(), facts(crop_size=CROP)))
+    darker = Stage(Darker(RandomScaleCropOptions(), facts(crop_size=CROP)))
     crop, flip = pipeline_of("random_scale_crop", "flip").worker
-    rarely, mixing = built(flip[1]), built(crop[1], deferrable="crop", partners=True)
+    rarely, mixing = replace(flip, deferrable=None), replace(crop, partners=True)
     cases = [([crop], 1), ([crop, flip], 2), ([darker], 0), ([crop, rarely], 0), ([mixing], 0)]
     for worker, count in [*cases, ([darker, flip], 0), ([crop, flip, crop], 1)]:
         assert len(Pipeline(tuple(worker)).deferred) == count
@@ -161,10 +161,10 @@ def test_a_stranger_is_given_plain_tensors_wherever_it_stands() -> None:
             seen.extend((type(image), type(label)))
             return torch.zeros(1)
 
-    crop = built(Noting(RandomScaleCropOptions(), facts(crop_size=CROP)), deferrable="crop")
-    nothing = built(Mirror(0.0, -1))
+    crop = Stage(Noting(RandomScaleCropOptions(), facts(crop_size=CROP)), deferrable="crop")
+    nothing = Stage(Mirror(0.0, -1))
     for worker in ([crop], [nothing, crop], [nothing], []):
-        pipeline = Pipeline(tuple(worker), (built(Drawing()),))
+        pipeline = Pipeline(tuple(worker), (Stage(Drawing()),))
         pipeline.in_worker(Item(*pixels((90, 130), 3)), nobody)
     assert len(seen) == 12 and set(seen) == {Tensor}
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from data_tools import built, encode, facts, random_sample
-from segacc.data.augment import Pipeline
+from data_tools import encode, facts, random_sample
+from segacc.data.augment import Pipeline, Stage
 from segacc.data.batches import EvalData, Source
 from segacc.data.items import Batch, Item
 from segacc.data.order import Cut
@@ -60,7 +60,7 @@ class Fade:
 
 def pipeline() -> Pipeline:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(8, 8)))
-    return Pipeline((built(roll), built(crop), built(halves, partners=True)), (built(Fade()),))
+    return Pipeline((Stage(roll), Stage(crop), Stage(halves, partners=True)), (Stage(Fade()),))
 
 
 def training(stream: Stream, through: Pipeline | None = None, seed: int = 3) -> TrainStream:
@@ -93,7 +93,7 @@ def states() -> tuple[Any, ...]:
 
 def test_windows_of_a_stream_go_on_from_any_batch() -> None:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(8, 8)))
-    pipeline = Pipeline((built(crop, deferrable="crop"),))
+    pipeline = Pipeline((Stage(crop, deferrable="crop"),))
     data, cut = training(small_stream(7, 5, 9), pipeline), Cut(batch_size=3)
     whole = load(data, cut, range(8), 2)
     assert all(len(batch.placements) == 3 for batch in whole)
@@ -271,7 +271,7 @@ def test_partners_come_from_the_block() -> None:
         "a": [Sample(encode(one), encode(one[..., 0] * 0), f"a{k}") for k, one in enumerate(grey)]
     }
     stream = Stream(shards=("a",), read=FromLists(samples), buffer=4)
-    data = training(stream, Pipeline((built(halves, partners=True),)))
+    data = training(stream, Pipeline((Stage(halves, partners=True),)))
     batches = load(data, Cut(batch_size=1), range(48), 0)
     partners = set()
     for batch in batches:
