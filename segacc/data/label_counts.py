@@ -42,14 +42,7 @@ class _Pixels(Dataset[Any]):
 
 
 def read_classes(source: Source, index: int) -> Tensor:
-    """Read a label, without its image if the source stores them separately.
-
-    Returns:
-        (H, W) uint8 classes, 255 ignored.
-
-    Raises:
-        SegaccError: see `read_label`.
-    """
+    """Read a label (H, W) uint8, without its image if the source stores them separately."""
     if type(source) is not Source:  # a cache stores both together
         return source.read(index)[1]
     sample = source.samples[index]

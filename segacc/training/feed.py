@@ -144,7 +144,7 @@ class Trouble:
         self.unreadable = set()
 
 
-def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]:
+def step_batches(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]:
     """Yield the micro-batches of each step, on the device, until the run ends or is stopped.
 
     All processes yield equally often. Bad data on one of them raises on all, before the step.

@@ -15,7 +15,7 @@ from segacc.plugins.augmentations.pairs import (
     chance,
     check_range,
     meeting,
-    paste,
+    pasted,
     plain,
     random_index,
     resized_pair,
@@ -99,7 +99,6 @@ class ClassMix:
 
         if not chance(self.options.p):
             return image, label
-        image, label = (one.clone() for one in plain(image, label))
         other, beside = plain(*another())
         mine, theirs = meeting(label, beside)
         over = other[:, *theirs], beside[theirs]
@@ -108,9 +107,7 @@ class ClassMix:
         classes = found.nonzero()[:, 0]
         kept = classes[torch.randperm(len(classes))[: math.ceil(len(classes) * self.options.share)]]
         chosen = torch.zeros(256, dtype=torch.bool).index_fill_(0, kept, True)
-        pasted = paste((image[:, *mine], label[mine]), over, chosen[over[1].int()])
-        image[:, *mine], label[mine] = pasted
-        return as_pair(image, label)
+        return pasted(image, label, mine, over, chosen[over[1].int()])
 
 
 @dataclass(frozen=True, kw_only=True)

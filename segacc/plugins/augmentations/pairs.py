@@ -93,10 +93,21 @@ def meeting(mine: "Tensor", theirs: "Tensor") -> tuple[Window, Window]:
     return (rows, columns), (their_rows, their_columns)
 
 
-def paste(
-    under: "tuple[Tensor, Tensor]", over: "tuple[Tensor, Tensor]", where: "Tensor"
-) -> "tuple[Tensor, Tensor]":
-    """Paste image and label over others of the same size, at the pixels of `where` (H, W) bool."""
+def pasted(
+    image: "Tensor", label: "Tensor", window: Window, over: "tuple[Tensor, Tensor]", where: "Tensor"
+) -> Pair:
+    """Paste a pair into a window of image (C, H, W) and label (H, W), which are not modified.
+
+    Args:
+        image: any memory format.
+        label: uint8.
+        window: where the other pair lies.
+        over: image (C, h, w) and label (h, w) of the window's size.
+        where: (h, w) bool, the pixels that are pasted.
+    """
     import torch
 
-    return torch.where(where, over[0], under[0]), torch.where(where, over[1], under[1])
+    image, label = (one.clone() for one in plain(image, label))
+    image[:, *window] = torch.where(where, over[0], image[:, *window])
+    label[window] = torch.where(where, over[1], label[window])
+    return as_pair(image, label)

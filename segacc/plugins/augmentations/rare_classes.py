@@ -17,7 +17,7 @@ from segacc.plugins.augmentations.pairs import (
     chance,
     check_range,
     meeting,
-    paste,
+    pasted,
     plain,
     resized_pair,
     uniform,
@@ -141,12 +141,9 @@ class CopyPaste:
         if not chance(self.options.p) or (found := self._find(another)) is None:
             return image, label
         other, beside = self._varied(*found)
-        image, label = (one.clone() for one in plain(image, label))
         mine, theirs = meeting(label, beside)
         over = other[:, *theirs], beside[theirs]
-        pasted = paste((image[:, *mine], label[mine]), over, over[1] != self.ignore)
-        image[:, *mine], label[mine] = pasted
-        return as_pair(image, label)
+        return pasted(image, label, mine, over, over[1] != self.ignore)
 
     def _find(self, another: Another) -> "tuple[Tensor, Tensor] | None":
         """Return the bounding box of the drawn classes in a sample; the rest is ignored."""
