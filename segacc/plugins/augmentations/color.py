@@ -15,10 +15,10 @@ from segacc.contracts import Facts
 from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Pair,
+    RangeOptions,
     as_pair,
     between,
     chance,
-    check_range,
     uniform,
     uniforms,
 )
@@ -225,7 +225,7 @@ def distortion_steps(options: PhotometricDistortionOptions) -> list[Step]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TfColorOptions:
+class TfColorOptions(RangeOptions):
     """Options of tf_color."""
 
     brightness: Annotated[float, Ge(0), Le(1)] = 0.25
@@ -243,11 +243,6 @@ class TfColorOptions:
     exact: bool = False
     """True: one by one in the worker, with saturation and hue of HSV as in TensorFlow. False: fused
     to one change on the device; saturation and hue then keep the grey value."""
-
-    def __post_init__(self) -> None:
-        """Reject empty ranges."""
-        check_range(self, "contrast")
-        check_range(self, "saturation")
 
 
 def tf_color_steps(options: TfColorOptions) -> list[Step]:

@@ -12,10 +12,10 @@ from segacc.data.placement import Placement, padding_color, placed, resized
 from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Pair,
+    RangeOptions,
     as_pair,
     between,
     chance,
-    check_range,
     plain,
     uniform,
     uniforms,
@@ -34,7 +34,7 @@ SHRUNK = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomScaleCropOptions:
+class RandomScaleCropOptions(RangeOptions):
     """Options of random_scale_crop."""
 
     scale_min: Annotated[float, Gt(0)] = 0.5
@@ -47,10 +47,6 @@ class RandomScaleCropOptions:
     short_side: PositiveInt | None = None
     """Resize the shorter side to this many pixels before scaling, as in mmsegmentation's
     RandomResize; default: the image's own size."""
-
-    def __post_init__(self) -> None:
-        """Reject an empty range."""
-        check_range(self, "scale")
 
 
 class RandomScaleCrop:

@@ -11,9 +11,9 @@ from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Another,
     Pair,
+    RangeOptions,
     as_pair,
     chance,
-    check_range,
     meeting,
     pasted,
     plain,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutMixOptions:
+class CutMixOptions(RangeOptions):
     """Options of cutmix."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -36,10 +36,6 @@ class CutMixOptions:
     """Smallest fraction of the image that the rectangle covers."""
     area_max: Annotated[float, Gt(0), Le(1)] = 0.5
     """Largest fraction of the image that the rectangle covers."""
-
-    def __post_init__(self) -> None:
-        """Reject an empty range."""
-        check_range(self, "area")
 
 
 class CutMix:

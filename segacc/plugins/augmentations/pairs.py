@@ -1,6 +1,7 @@
 """Functions shared by the augmentations: random draws, resizing and pasting of pairs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segacc.data import placement
@@ -16,15 +17,16 @@ Window = tuple[slice, slice]
 """Rows and columns of an image."""
 
 
-def check_range(options: Any, name: str) -> None:
-    """Reject an empty range `<name>_min` to `<name>_max`.
+@dataclass(frozen=True, kw_only=True)
+class RangeOptions:
+    """Base class of options with ranges `<name>_min` to `<name>_max`."""
 
-    Raises:
-        ValueError: the minimum is above the maximum.
-    """
-    low, high = getattr(options, f"{name}_min"), getattr(options, f"{name}_max")
-    if low > high:
-        raise ValueError(f"{name}_min {low} is above {name}_max {high}")
+    def __post_init__(self) -> None:
+        """Reject empty ranges."""
+        for name, low in vars(self).items():
+            most = name.removesuffix("_min") + "_max"
+            if name.endswith("_min") and low > (high := getattr(self, most)):
+                raise ValueError(f"{name} {low} is above {most} {high}")
 
 
 def uniform(low: float, high: float) -> float:

@@ -13,9 +13,9 @@ from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCr
 from segacc.plugins.augmentations.pairs import (
     Another,
     Pair,
+    RangeOptions,
     as_pair,
     chance,
-    check_range,
     meeting,
     pasted,
     plain,
@@ -101,7 +101,7 @@ class RareClassCrop(RandomScaleCrop):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyPasteOptions:
+class CopyPasteOptions(RangeOptions):
     """Options of copy_paste."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -119,10 +119,6 @@ class CopyPasteOptions:
     """Smallest scale factor of the pasted pixels."""
     scale_max: Annotated[float, Gt(0)] = 1.25
     """Largest scale factor of the pasted pixels."""
-
-    def __post_init__(self) -> None:
-        """Reject an empty range."""
-        check_range(self, "scale")
 
 
 class CopyPaste:
