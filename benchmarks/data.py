@@ -47,10 +47,11 @@ from transformers import SegformerImageProcessor
 
 from segacc.contracts import Facts
 from segacc.data.augment import Pipeline
-from segacc.data.batches import Batch, EvalData, Source, TrainData, collate, load
+from segacc.data.batches import EvalData, Source, TrainData, load
 from segacc.data.cache import cached
 from segacc.data.codecs import decoded_by
 from segacc.data.decode import read_image, read_label
+from segacc.data.items import Batch, collate
 from segacc.data.order import Order, sample_seed, seeded
 from segacc.data.placement import packed
 from segacc.data.samples import build_splits
@@ -169,9 +170,8 @@ def all_ways(split: Source, folder: str) -> tuple[dict[str, Way], TrainData]:
     registry, names = load_registry(), split.labels.names
     facts = Facts(num_classes=len(names), class_names=names, crop_size=(SIDE, SIDE))
     chosen = [choose(registry, "augmentation", name, "--aug") for name in AUGMENTATIONS]
-    built = [(one.record, one.options, one.record.build(one.options, facts)) for one in chosen]
     arch = choose(registry, "architecture", "segformer:variant=tiny", "--arch")
-    network, pipeline = arch.record.build(arch.options, facts), Pipeline.of(built)
+    network, pipeline = arch.record.build(arch.options, facts), Pipeline.of(chosen, facts)
     accelerator = Accelerator(cpu=True)
     kept, _ = cached(split, EvalData(split), folder, accelerator, "--cache")
     order = Order(len(split), seed=0)
@@ -216,10 +216,8 @@ def device(worker: Way, pipeline: Pipeline, network: Any) -> Way:
     """Do what a training step does with a worker's batch before the network sees it."""
 
     def read(turn: int, places: Sequence[int]) -> Any:
-        batch = worker(turn, places).laid_out()
-        seeds = [seed for _, seed, _ in batch.items]
-        images, labels = pipeline.on_device(batch.images, batch.labels, batch.drawn, seeds)
-        return network.normalize(images), labels.long()
+        batch = pipeline.on_device(worker(turn, places))
+        return network.normalize(batch.images), batch.labels.long()
 
     return read
 
@@ -277,12 +275,11 @@ def spent(train: TrainData, turn: int) -> Counter[str]:
         with watch("seed"), seeded(sample_seed(0, turn, place)):
             pass
         with seeded(sample_seed(0, turn, place)):
-            (crop, _), (flip, _) = pipeline.worker
-            [colors] = pipeline.device
+            crop, flip, colors = (one.change for one in (*pipeline.worker, *pipeline.device))
             with watch("cut random_scale_crop"):
-                image, label, placement = crop.late_cut(image, label)
+                image, label, placement = crop.deferred_crop(image, label)
             with watch("draw flip"):
-                flip.late_flip(placement)
+                flip.deferred_flip(placement)
             with watch("draw color_jitter"):
                 colors.draw(image, label)
         windows.append((image, label))

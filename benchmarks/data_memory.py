@@ -28,7 +28,8 @@ import pyarrow as pa
 
 from segacc.contracts import Facts
 from segacc.data.augment import Pipeline
-from segacc.data.batches import Batch, Source, TrainData
+from segacc.data.batches import Source, TrainData
+from segacc.data.items import Batch
 from segacc.data.order import Cut, Order
 from segacc.data.samples import build_splits
 from segacc.hookspecs import Sample
@@ -118,8 +119,7 @@ def through(source: Source, crop_size: Any) -> dict[str, Any]:
     names = source.labels.names
     facts = Facts(num_classes=len(names), class_names=names, crop_size=crop_size)
     chosen = [choose(load_registry(), "augmentation", name, "--aug") for name in AUGMENTATIONS]
-    built = [(one.record, one.options, one.record.build(one.options, facts)) for one in chosen]
-    train = TrainData(source, Pipeline.of(built), Order(len(source), seed=0))
+    train = TrainData(source, Pipeline.of(chosen, facts), Order(len(source), seed=0))
     steps, cut = len(source) // BATCH, Cut(batch_size=BATCH)
     loader = train.loader(cut, range(steps), positions=[], num_workers=WORKERS, pin_memory=False)
     looks = []

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from segacc import loop
 from segacc.contracts import IGNORE
-from segacc.data.batches import Batch
+from segacc.data.items import Batch
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.events import StepDone
-from segacc.training.feed import Meter, windows
+from segacc.training.feed import Meter, step_batches
 from segacc.training.limits.signals import StopSignal
 from segacc.training.plan import make_plan
 from segacc.training.run import Run
@@ -41,7 +41,7 @@ def usual_losses(run: Run) -> list[float]:
     """Train with means of means and score; return what such a loop logs for each step."""
     losses = []
     with StopSignal() as signal:
-        for window in windows(run, Meter(run), signal):
+        for window in step_batches(run, Meter(run), signal):
             mean = usual_step(run, window)
             losses.append(float(run.accelerator.reduce(mean, "mean")))
             run.progress.step += 1

@@ -93,7 +93,7 @@ class BatchChange(Protocol):
     """An augmentation of whole batches; the parameters of each sample are drawn in the worker.
 
     With `takes_bytes = True` it accepts images that are still uint8. `draws_unseen = True` declares
-    that `draw` does not depend on pixels or sizes, so a crop may defer scaling to the device.
+    that `draw` does not depend on pixels or sizes, so that a crop before it can be deferred.
     """
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":

@@ -164,8 +164,7 @@ class Augmentation(Record):
     With `partners` it gets a third argument: a function without arguments that returns another
     (image, label) of the training split after the preceding augmentations.
 
-    With `on = "batch"` it returns a BatchChange. Crops and flips may implement the protocols of
-    `segacc.data.placement`."""
+    With `on = "batch"` it returns a BatchChange."""
     on: Literal["worker", "device", "batch"] | Callable[[Any], str] = "worker"
     """Where it runs: in the data loader worker, on the training device image by image, or on the
     device on whole batches; or a function of the options that returns one of these."""
@@ -173,6 +172,9 @@ class Augmentation(Record):
     """True if it mixes several samples."""
     wants_shares: bool = False
     """True if it uses `facts.class_shares`."""
+    deferrable: Literal["crop", "flip"] | None = None
+    """`crop` or `flip` if the device can apply its geometry later, together with that of the batch:
+    `build` then returns a DeferrableCrop or DeferrableFlip of `segacc.data.placement`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from segacc.contracts import IGNORE, MetricState
-from segacc.data.batches import Batch
+from segacc.data.items import Batch
 from segacc.data.pictures import Example
 from segacc.errors import DataError, SegaccError, WriteError
 from segacc.evaluation.scores import Scores
@@ -17,7 +17,7 @@ from segacc.evaluation.scoring import Scoring, joined
 from segacc.model import Logits
 from segacc.training import checkpoint
 from segacc.training.events import Evaluated, Event, Saved, Started
-from segacc.training.feed import Meter, StepNumbers, Trouble, on_any, scored, stacked, windows
+from segacc.training.feed import Meter, StepNumbers, Trouble, on_any, scored, stacked, step_batches
 from segacc.training.limits import ending
 from segacc.training.limits.ending import refit
 from segacc.training.limits.signals import StoppedError
@@ -44,7 +44,7 @@ def train(run: Run) -> Iterator[Event]:
             yield from evaluation(run)
 
         try:
-            for micro_batches in windows(run, meter, signal):
+            for micro_batches in step_batches(run, meter, signal):
                 numbers = train_step(run, micro_batches)
                 progress.step += 1
                 clock.lap("step")

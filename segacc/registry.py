@@ -40,7 +40,6 @@ BUILT_IN = (
     "segacc.plugins.architectures.torchvision_networks",
     "segacc.plugins.architectures.upernet",
     "segacc.plugins.augmentations.color",
-    "segacc.plugins.augmentations.color_recipes",
     "segacc.plugins.augmentations.geometry",
     "segacc.plugins.augmentations.mixing",
     "segacc.plugins.augmentations.pixels",

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from segacc.data.batches import Batch
+from segacc.data.items import Batch
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.feed import Meter, windows
+from segacc.training.feed import Meter, step_batches
 from segacc.training.limits.signals import StopSignal
 from segacc.training.plan import make_plan
 from segacc.training.run import Run
@@ -33,6 +33,6 @@ def build(folder: Path, **settings: object) -> Run:
 def windows_of(run: Run) -> Iterator[list[Batch]]:
     """Yield each step's micro-batches; whoever asks for the next one has taken a step."""
     with StopSignal() as signal:
-        for window in windows(run, Meter(run), signal):
+        for window in step_batches(run, Meter(run), signal):
             yield window
             run.progress.step += 1

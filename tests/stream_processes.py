@@ -49,8 +49,9 @@ def train(splits: Any, accelerator: Any, folder: Path) -> list[dict[str, Any]]:
     stored = checkpoint.read(place).positions
     again = load(data, accelerator, STOP, stored[accelerator.process_index])
     told = {
-        "seen": [(batch.position[1]["epoch"], batch.items[0][0]) for batch in whole],
-        "again": [batch.items for batch in again] == [batch.items for batch in whole[STOP:]],
+        "seen": [(batch.position[1]["epoch"], batch.ids[0]) for batch in whole],
+        "again": [(one.ids, one.seeds) for one in again]
+        == [(one.ids, one.seeds) for one in whole[STOP:]],
         "own": stored[accelerator.process_index] == progress.positions,
         "stored": len(stored),
     }

@@ -2,19 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from segacc.contracts import IGNORE
+from segacc.contracts import IGNORE, Facts
+from segacc.data.items import Batch, Item
 from segacc.data.order import seeded
-from segacc.data.placement import Placement, own
+from segacc.data.placement import KEPT, Placement, copied
 from segacc.errors import PluginError
-from segacc.hookspecs import Augmentation
+from segacc.hookspecs import Augmentation, Chosen
 
 Pair = tuple[Tensor, Tensor]
 """Image (C, H, W) uint8 and label (H, W) uint8."""
@@ -24,160 +25,142 @@ synchronizes with the device."""
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A sample as it leaves the worker."""
+class Stage:
+    """A built augmentation, with what is needed of its record, which may not be picklable."""
 
-    image: Tensor
-    """(C, h, w) uint8."""
-    label: Tensor
-    """(h, w) uint8, 255 ignored."""
-    drawn: tuple[Tensor, ...] = ()
-    """Parameters of each BatchChange, float32."""
-    placement: Placement | None = None
-    """The geometry of a window that the device has to scale."""
+    change: Any
+    name: str = ""
+    partners: bool = False
+    deferrable: Literal["crop", "flip"] | None = None
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """All augmentations of a run in the given order, those in the worker first."""
 
-    worker: tuple[tuple[Callable[..., Any], bool], ...] = ()
-    """Each with a flag whether it takes partners."""
-    device: tuple[Callable[..., Any], ...] = field(default=())
+    worker: tuple[Stage, ...] = ()
+    device: tuple[Stage, ...] = ()
     """Called per image, or BatchChanges."""
-    scales: bool = True
-    """Whether scaling of crops at the end is deferred to the device."""
-    names: tuple[str, ...] = ()
-    """Names of all augmentations, the worker's first, for errors."""
+    defers: bool = True
+    """Whether the device applies the geometry of crops at the end of the worker's."""
     num_classes: int = IGNORE
     """K; labels must be below K or 255."""
     looks: Counter[int] = field(default_factory=Counter, compare=False)
     """Number of batches of each device augmentation whose values were checked."""
 
     @classmethod
-    def of(
-        cls,
-        chosen: Sequence[tuple[Augmentation, Any, Any]],
-        *,
-        scales: bool = True,
-        num_classes: int = IGNORE,
-    ) -> "Pipeline":
-        """Assign (record, options, built augmentation) to worker or device."""
-        worker, device = [], []
-        names: tuple[list[str], list[str]] = [], []
-        for record, options, change in chosen:
-            on = record.on(options) if callable(record.on) else record.on
-            if on == "worker":
-                worker.append((change, record.partners))
-            else:
-                device.append(change)
-            names[on != "worker"].append(record.name)
-        told = (*names[0], *names[1])
-        return cls(tuple(worker), tuple(device), scales, told, num_classes)
+    def of(cls, chosen: Sequence[Chosen], facts: Facts, *, defers: bool = True) -> "Pipeline":
+        """Build augmentations, and assign each to the worker or the device."""
+        worker: list[Stage] = []
+        device: list[Stage] = []
+        for one in chosen:
+            record: Augmentation = one.record
+            on = record.on(one.options) if callable(record.on) else record.on
+            change = record.build(one.options, facts)
+            stage = Stage(change, record.name, record.partners, record.deferrable)
+            (worker if on == "worker" else device).append(stage)
+        return cls(tuple(worker), tuple(device), defers, facts.num_classes)
 
-    def in_worker(self, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Changed:
+    def in_worker(self, item: Item, fetch: Callable[[], Pair]) -> Item:
         """Augment one sample, and draw the parameters of the batch augmentations.
 
         Args:
-            image: (C, H, W) uint8.
-            label: (H, W) uint8, 255 ignored.
+            item: decoded and mapped.
             fetch: reads another sample of the split, without augmentation.
 
         Raises:
             PluginError: an augmentation returned an invalid sample.
         """
-        placement: Placement | None = None
-        at_once = len(self.worker) - len(self.late)
-        if at_once:
-            image, label = self._through(at_once, image, label, fetch)
-        image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
-        whole = image
-        for change in self.late:
+        image, label, placement = item.image, item.label, None
+        if end := len(self.worker) - len(self.deferred):
+            image, label = self._through(end, image, label, fetch)
+            image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
+        for stage in self.deferred:
             if placement is None:
-                *pair, placement = change.late_cut(image, label)
-                image, label = self._checked(at_once, pair, whole)
-                image, label, placement = own(whole, image, label, placement)
+                image, label, placement = self._cut(stage, image, label)
             else:
-                placement = change.late_flip(placement)
-        drawn = [change.draw(image, label).float() for change in self.of_batches]
-        return Changed(image, label, tuple(drawn), placement)
+                placement = stage.change.deferred_flip(placement)
+        drawn = tuple(change.draw(image, label).float() for change in self.of_batches)
+        return replace(item, image=image, label=label, drawn=drawn, placement=placement)
 
     @cached_property
     def of_batches(self) -> list[Any]:
         """The BatchChanges."""
-        return [change for change in self.device if batched(change)]
+        return [stage.change for stage in self.device if hasattr(stage.change, "draw")]
 
     @cached_property
-    def late(self) -> tuple[Any, ...]:
-        """The LateCrop that is deferred to the device and the LateFlips after it, or none.
+    def deferred(self) -> tuple[Stage, ...]:
+        """The worker's last crop and the flips after it, if their geometry is left to the device.
 
-        They are the last in the worker, and no BatchChange depends on their result.
+        Nothing else follows them in the worker, and no BatchChange depends on their result.
         """
+        kinds = [None if stage.partners else stage.deferrable for stage in self.worker]
         unseen = all(getattr(change, "draws_unseen", False) for change in self.of_batches)
-        if not self.scales or not unseen:
+        if not self.defers or not unseen or "crop" not in kinds:
             return ()
-        for index, (change, partners) in reversed(list(enumerate(self.worker))):
-            if not partners and can_wait(change, "late_cut"):
-                return tuple(change for change, _ in self.worker[index:])
-            if partners or not can_wait(change, "late_flip"):
-                break
-        return ()
+        crop = len(kinds) - 1 - kinds[::-1].index("crop")
+        return self.worker[crop:] if set(kinds[crop + 1 :]) <= {"flip"} else ()
 
     def _through(self, end: int, image: Tensor, label: Tensor, fetch: Callable[[], Pair]) -> Pair:
         image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
-        for index, (change, partners) in enumerate(self.worker[:end]):
-            more = [self._another(index, fetch)] if partners else []
-            found, moved = self._checked(index, change(image, label, *more), image)
+        for index, stage in enumerate(self.worker[:end]):
+            more = [self._another(index, fetch)] if stage.partners else []
+            found, moved = self._checked(stage.name, stage.change(image, label, *more), image)
             image, label = tv_tensors.Image(found), tv_tensors.Mask(moved)
         return image, label
 
     def _another(self, end: int, fetch: Callable[[], Pair]) -> Callable[[], Pair]:
         return lambda: self._through(end, *fetch(), fetch)
 
-    def on_device(
-        self, images: Tensor, labels: Tensor, drawn: Sequence[Tensor], seeds: Sequence[int]
-    ) -> Pair:
-        """Augment a batch: images (N, C, H, W) uint8 or float32 in 0..255, labels (N, H, W) uint8.
+    def _cut(self, stage: Stage, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Placement]:
+        """Cut the window of a deferred crop.
+
+        A small one is copied, so that a worker does not keep all images of a batch in memory.
+        """
+        *pair, placement = stage.change.deferred_crop(image, label)
+        window, classes = self._checked(stage.name, pair, image)
+        if window.numel() * KEPT < image.numel():
+            window, classes = copied(window), classes.clone()
+        return window, classes, placement
+
+    def on_device(self, batch: Batch) -> Batch:
+        """Apply what the worker left to the device: deferred geometry, then the augmentations.
 
         Args:
-            images: on the device, in any memory format; augmentations and network get contiguous
-                tensors.
-            labels: on the same device; 255 is ignored.
-            drawn: (N, ...) float32 for each BatchChange.
-            seeds: N seeds for the augmentations that are called per image.
+            batch: on the device; labels are uint8.
+
+        Returns:
+            Contiguous images (N, C, H, W), uint8 or float32 in 0..255, and labels (N, H, W) uint8.
 
         Raises:
             PluginError: an augmentation returned an invalid batch.
         """
-        rest, images = iter(drawn), images.contiguous()
-        for index, change in enumerate(self.device, len(self.worker)):
+        batch = batch.laid_out()
+        rest, images, labels = iter(batch.drawn), batch.images.contiguous(), batch.labels
+        for index, stage in enumerate(self.device):
+            name, change = stage.name, stage.change
             look = self.looks[index] < LOOKS
             self.looks[index] += 1
-            if batched(change):
+            if hasattr(change, "draw"):
                 given = images if getattr(change, "takes_bytes", False) else images.float()
                 brightest = float(given.max()) if look else 0.0
                 found = change(given, labels, next(rest))
-                images, labels = self._checked(index, found, given, fixed=True, look=look)
+                images, labels = self._checked(name, found, given, fixed=True, look=look)
                 if look:
-                    check_range(self.name(index), images, brightest)
+                    check_range(name, images, brightest)
             else:
-                own = [seed + 1 + index - len(self.worker) for seed in seeds]
+                own = [seed + 1 + index for seed in batch.seeds]
                 given = bytes_of(images)
                 pairs = [
-                    self._checked(index, pair, given[0], fixed=True, look=look)
+                    self._checked(name, pair, given[0], fixed=True, look=look)
                     for pair in one_by_one(change, given, labels, own)
                 ]
                 images, labels = (torch.stack(many) for many in zip(*pairs, strict=True))
-        return images, labels
-
-    def name(self, index: int) -> str:
-        """Return the name of an augmentation by its index in the pipeline."""
-        return self.names[index] if self.names else f"number {index + 1}"
+        return replace(batch, images=images, labels=labels, drawn=())
 
     def _checked(
-        self, index: int, found: Any, given: Tensor, *, fixed: bool = False, look: bool = True
+        self, name: str, found: Any, given: Tensor, *, fixed: bool = False, look: bool = True
     ) -> Pair:
-        name = self.name(index)
         image, label = returned(name, found, given, fixed=fixed)
         if look:
             check_classes(name, label, self.num_classes)
@@ -254,17 +237,6 @@ def check_range(name: str, images: Tensor, brightest: float) -> None:
             f"{high:.4g}; expected values in 0..255, like its input. This is a bug in its "
             "plugin."
         )
-
-
-def can_wait(change: Any, way: str) -> bool:
-    """True if a change has this method of deferring, and no subclass overrides only `__call__`."""
-    told = [kind for kind in type(change).__mro__ if {way, "__call__"} & vars(kind).keys()]
-    return bool(told) and way in vars(told[0])
-
-
-def batched(change: Any) -> bool:
-    """True for a BatchChange, false for an augmentation of single images."""
-    return hasattr(change, "draw")
 
 
 def bytes_of(images: Tensor) -> Tensor:

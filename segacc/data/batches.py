@@ -1,4 +1,4 @@
-"""Samples as tensors, and the batches that training and evaluation read."""
+"""The splits that training and evaluation read, and the data loaders that read them."""
 
 import atexit
 import gc
@@ -6,94 +6,26 @@ import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segacc.contracts import IGNORE
 from segacc.data.augment import Pair, Pipeline
 from segacc.data.codecs import picture_size
 from segacc.data.decode import MODES
+from segacc.data.items import Item, collate, nothing
 from segacc.data.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
-from segacc.data.placement import Placement, packed, scatter
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
-from segacc.errors import DataError, SegaccError, UnreadableError
+from segacc.errors import SegaccError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 MOST_PIXELS = 2**22
 """Maximum pixels of a batch of several images: 16 images of 512x512, 2 of 1024x2048."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One decoded and mapped sample, augmented in training, as it leaves a worker."""
-
-    image: Tensor
-    """(C, H, W) uint8 RGB, in any memory format; or an unscaled crop, see `placement`."""
-    label: Tensor
-    """(H, W) uint8, 255 ignored."""
-    id: str
-    seed: int
-    """Random seed of its device augmentations."""
-    padding: bool = False
-    """True for padding that keeps the processes in step: it is excluded from scores and losses."""
-    unreadable: str = ""
-    """Error message if its files could not be read; the label is then 255 everywhere."""
-    drawn: tuple[Tensor, ...] = ()
-    """Parameters of the batch augmentations on the device, float32."""
-    placement: Placement | None = None
-    """Geometry to apply on the device if image and label are an unscaled crop."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the sample in training."""
-        height, width = self.placement.sample if self.placement else self.label.shape
-        return height, width
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A micro-batch of N images of the same size."""
-
-    images: Tensor
-    """(N, C, H, W) uint8, in any memory format; float32 in 0..255 after augmentations on the
-    device. With `placements` (n, C): the pixels of the unscaled crops, concatenated."""
-    labels: Tensor
-    """(N, H, W) uint8; int64 on the device. With `placements` (n,)."""
-    items: tuple[tuple[str, int, str], ...]
-    """(id, seed, error message if unreadable) of each sample."""
-    drawn: tuple[Tensor, ...] = ()
-    """(N, ...) float32 for each batch augmentation on the device."""
-    position: Any = None
-    """For a stream: the reader's position after this batch, as plain JSON."""
-    placements: tuple[Placement, ...] = ()
-    """The geometry of N unscaled crops; otherwise empty."""
-
-    def pin_memory(self) -> "Batch":
-        """Copy to pinned memory (called by the DataLoader)."""
-        return self.each(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "Batch":
-        """Move to a device; asynchronously from pinned memory."""
-        return self.each(lambda one: one.to(device, non_blocking=True))
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Apply a function to all tensors."""
-        drawn = tuple(map(change, self.drawn))
-        return replace(self, images=change(self.images), labels=change(self.labels), drawn=drawn)
-
-    def laid_out(self) -> "Batch":
-        """Scale unscaled crops; a batch without placements is returned unchanged."""
-        if not self.placements:
-            return self
-        images, labels = scatter(self.images, self.labels, self.placements)
-        return replace(self, images=images, labels=labels, placements=())
 
 
 @dataclass(frozen=True)
@@ -211,63 +143,13 @@ def augmented(
     """
     try:
         with seeded(seed):
-            changed = pipeline.in_worker(*read(), fetch)
-        return Item(id=name, seed=seed, **vars(changed))
+            return pipeline.in_worker(Item(*read(), name, seed), fetch)
     except UnreadableError as error:
+        item = Item(*nothing(num_channels), name, seed, unreadable=str(error))
         with seeded(seed):
-            changed = pipeline.in_worker(*nothing(num_channels), lambda: nothing(num_channels))
-        return Item(id=name, seed=seed, unreadable=str(error), **vars(changed))
+            return pipeline.in_worker(item, lambda: nothing(num_channels))
     except SegaccError as error:
         return error
-
-
-def collate(items: list[Item | SegaccError]) -> Batch | SegaccError:
-    """Stack items of one size, or return the first error. Unreadable items get the others' size."""
-    ready = []
-    for item in items:
-        if isinstance(item, SegaccError):
-            return item
-        ready.append(item)
-    late = ready[0].placement is not None
-    sizes = sorted({item.size for item in ready if not item.unreadable})
-    if len(sizes) == 1:
-        ready = [blank(item, sizes[0]) if item.unreadable else item for item in ready]
-    if len(sizes) > 1:
-        return DataError(
-            "--aug: the images of a batch have different sizes after augmentation: "
-            f"{', '.join(map(str, sizes))}. "
-            "Add `--aug random_scale_crop` last, or use batch_size 1."
-        )
-    images, labels = [item.image for item in ready], [item.label for item in ready]
-    return Batch(
-        *(packed(images, labels) if late else (as_they_lie(images), torch.stack(labels))),
-        tuple((one.id, one.seed, one.unreadable) for one in ready),
-        tuple(torch.stack(parts) for parts in zip(*(one.drawn for one in ready), strict=True)),
-        placements=tuple(one.placement for one in ready if one.placement),
-    )
-
-
-def blank(item: Item, size: tuple[int, int]) -> Item:
-    """Return an unreadable item resized to `size`."""
-    image, label = nothing(item.image.shape[0], *size)
-    whole = Placement(size, size, size) if item.placement else None
-    return replace(item, image=image, label=label, placement=whole)
-
-
-def as_they_lie(images: Sequence[Tensor]) -> Tensor:
-    """Stack images (C, H, W) to (N, C, H, W), keeping their memory format."""
-    side_by_side = images[0].stride(0) == 1  # the channels
-    order = torch.channels_last if side_by_side else torch.contiguous_format
-    batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, memory_format=order)
-    for index, image in enumerate(images):
-        batch[index] = image
-    return batch
-
-
-def nothing(num_channels: int, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]:
-    """Return a blank image (C, H, W) uint8 and its label, which is all ignored."""
-    label = torch.full((height, width), IGNORE, dtype=torch.uint8)
-    return torch.zeros(num_channels, height, width, dtype=torch.uint8), label
 
 
 def quiet(worker: int) -> None:
@@ -346,14 +228,8 @@ class EvalData(Dataset[Any]):
         self, *, process: int, processes: int, num_workers: int, batch_size: int
     ) -> DataLoader[Any]:
         """Return a loader of one process's batches: lists of Item or SegaccError of one size."""
-        return DataLoader(
-            self,
-            batch_sampler=self.share(process=process, processes=processes, batch_size=batch_size),
-            collate_fn=list,
-            num_workers=num_workers,
-            worker_init_fn=quiet,
-            generator=torch.Generator(),
-        )
+        share = self.share(process=process, processes=processes, batch_size=batch_size)
+        return load(self, num_workers, batch_sampler=share, collate_fn=list)
 
     def count(self, *, process: int, processes: int, batch_size: int) -> int:
         """Return the number of images of one process, including padding."""

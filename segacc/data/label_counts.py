@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from segacc.data.batches import Source, quiet
+from segacc.data.batches import Source, load
 from segacc.data.decode import read_label
 from segacc.errors import SegaccError, UnreadableError
 
@@ -43,14 +42,7 @@ class _Pixels(Dataset[Any]):
 
 
 def read_classes(source: Source, index: int) -> Tensor:
-    """Read a label, without its image if the source stores them separately.
-
-    Returns:
-        (H, W) uint8 classes, 255 ignored.
-
-    Raises:
-        SegaccError: see `read_label`.
-    """
+    """Read a label (H, W) uint8, without its image if the source stores them separately."""
     if type(source) is not Source:  # a cache stores both together
         return source.read(index)[1]
     sample = source.samples[index]
@@ -85,14 +77,9 @@ def count_labels(
     Raises:
         SegaccError: the first label that is invalid.
     """
-    loader: DataLoader[Any] = DataLoader(
-        _Pixels(source),
-        batch_size=None,
-        sampler=range(len(source)) if places is None else places,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        worker_init_fn=quiet,
-        generator=torch.Generator(),
+    sampler = range(len(source)) if places is None else places
+    loader = load(
+        _Pixels(source), num_workers, batch_size=None, sampler=sampler, collate_fn=_as_it_is
     )
     rows = []
     for found in loader:

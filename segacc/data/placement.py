@@ -2,11 +2,13 @@
 
 A crop that is last in the worker, or followed by flips only, cuts its window there and defers the
 rest to the device. The windows of a batch are copied to it concatenated, each with its Placement.
+Scaling is most of a crop's cost, and the device does it while the worker decodes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from segacc.contracts import IGNORE
 
@@ -38,15 +40,14 @@ class Placement:
         return replace(self, mirrored=self.mirrored ^ {axis})
 
 
-class LateCrop(Protocol):
-    """A crop in the worker whose scaling can be deferred to the device.
+class DeferrableCrop(Protocol):
+    """What a record with `deferrable = "crop"` builds, beside being called.
 
-    It is deferred if only LateFlips follow it in the worker and all BatchChanges have
-    `draws_unseen`. A subclass that overrides `__call__` must override `late_cut` too; the same
-    holds for flips.
+    The crop is deferred if only deferrable flips follow it in the worker, and all BatchChanges have
+    `draws_unseen`.
     """
 
-    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+    def deferred_crop(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
         """Cut a window of image (C, H, W) and label (H, W), and return its geometry.
 
         All are plain uint8 tensors; the windows may be views of the arguments. `placed` must turn
@@ -54,30 +55,19 @@ class LateCrop(Protocol):
         """
 
 
-class LateFlip(Protocol):
-    """A flip after a LateCrop that can be deferred to the device."""
+class DeferrableFlip(Protocol):
+    """What a record with `deferrable = "flip"` builds, beside being called."""
 
-    def late_flip(self, placement: Placement) -> Placement:
-        """Draw what `__call__` would draw, and add it to the placement."""
-
-
-def own(
-    whole: "Tensor", image: "Tensor", label: "Tensor", placement: Placement
-) -> "tuple[Tensor, Tensor, Placement]":
-    """Copy a small window, so that a worker does not keep all images of a batch in memory."""
-    if image.numel() * KEPT < whole.numel():
-        image, label = copied(image), label.clone()
-    return image, label, placement
+    def deferred_flip(self, placement: Placement) -> Placement:
+        """Draw what `__call__` would draw, and add it to the placement of a deferred crop."""
 
 
 def copied(image: "Tensor") -> "Tensor":
     """Copy an image (C, H, W) or a window of one, keeping channels-last memory."""
     import torch
 
-    if image.stride(0) != 1:
-        return image.clone(memory_format=torch.contiguous_format)
-    beside = image.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
-    return beside.permute(2, 0, 1)
+    order = torch.channels_last if image.stride(0) == 1 else torch.contiguous_format
+    return image[None].clone(memory_format=order)[0]
 
 
 def placed(image: "Tensor", label: "Tensor", to: Placement) -> "tuple[Tensor, Tensor]":
@@ -92,20 +82,18 @@ def placed(image: "Tensor", label: "Tensor", to: Placement) -> "tuple[Tensor, Te
 
 def packed(images: "Sequence[Tensor]", labels: "Sequence[Tensor]") -> "tuple[Tensor, Tensor]":
     """Concatenate windows (C, h, w) and (h, w): pixels (n, C) and classes (n,), uint8."""
-    import numpy as np
     import torch
 
-    sides = [label.shape for label in labels]
-    counts, channels = [height * width for height, width in sides], images[0].shape[0]
-    pixels = np.empty((sum(counts), channels), np.uint8)  # numpy copies windows faster than torch
-    classes = np.empty(sum(counts), np.uint8)
-    start = 0
-    for image, label, (height, width) in zip(images, labels, sides, strict=True):
-        part = slice(start, start + height * width)
-        pixels[part].reshape(height, width, channels)[:] = image.permute(1, 2, 0).numpy()
-        classes[part].reshape(height, width)[:] = label.numpy()
-        start = part.stop
-    return torch.from_numpy(pixels), torch.from_numpy(classes)
+    counts = [label.numel() for label in labels]
+    pixels = torch.empty((sum(counts), images[0].shape[0]), dtype=torch.uint8)
+    classes = torch.empty(sum(counts), dtype=torch.uint8)
+    parts = zip(
+        images, labels, torch.split(pixels, counts), torch.split(classes, counts), strict=True
+    )
+    for image, label, rows, row in parts:  # numpy copies windows faster than torch
+        rows.view(*label.shape, -1).numpy()[:] = image.permute(1, 2, 0).numpy()
+        row.view(label.shape).numpy()[:] = label.numpy()
+    return pixels, classes
 
 
 def scatter(
@@ -113,20 +101,18 @@ def scatter(
 ) -> "tuple[Tensor, Tensor]":
     """Build a batch (N, C, H, W) and (N, H, W) from pixels (n, C) and classes (n,) on any device.
 
-    All are uint8.
-
-    A sample does not depend on the others; on the CPU it equals `placed` of its window.
+    All are uint8. A sample does not depend on the others: on the CPU it is `placed` of its window.
     """
-    counts = [height * width for height, width in (one.window for one in placements)]
+    import torch
+
+    counts = [math.prod(one.window) for one in placements]
     channels, shape = pixels.shape[1], placements[0].sample
     images = pixels.new_empty((len(placements), channels, *shape))
     labels = classes.new_empty((len(placements), *shape))
-    start = 0
-    for index, (count, to) in enumerate(zip(counts, placements, strict=True)):
-        window = pixels[start : start + count].view(*to.window, channels).permute(2, 0, 1)
-        label = classes[start : start + count].view(to.window)
-        images[index], labels[index] = placed(window, label, to)
-        start += count
+    parts = zip(torch.split(pixels, counts), torch.split(classes, counts), placements, strict=True)
+    for index, (rows, row, to) in enumerate(parts):
+        window = rows.view(*to.window, channels).permute(2, 0, 1)
+        images[index], labels[index] = placed(window, row.view(to.window), to)
     return images, labels
 
 
@@ -137,7 +123,10 @@ def resized(image: "Tensor", label: "Tensor", size: Size) -> "tuple[Tensor, Tens
     here = image.device.type == "cpu"
     if image.shape[-2:] != size:
         if here and size[1] > 1:  # torch is wrong for uint8 if a row is one pixel
-            image = F.interpolate(alone(image), size, mode="bilinear", antialias=True)[0]
+            batch = image[None]
+            if image.stride(0) == 1:  # with the strides of a channels-last batch, torch is faster
+                batch = image.permute(1, 2, 0)[None].contiguous().permute(0, 3, 1, 2)
+            image = F.interpolate(batch, size, mode="bilinear", antialias=True)[0]
         else:
             image = resized_as_floats(image, size)
     if label.shape != size:
@@ -154,17 +143,6 @@ def resized_as_floats(image: "Tensor", size: Size) -> "Tensor":
     return pixels.round().clamp(0, 255).to(image.dtype)
 
 
-def alone(image: "Tensor") -> "Tensor":
-    """Add a batch dimension to an image or to a window of one: (1, C, H, W).
-
-    Channels-last memory is kept, with contiguous rows and the strides of such a batch: torch then
-    resizes in a third of the time, with the same result.
-    """
-    if image.stride(0) != 1:
-        return image[None]
-    return image.permute(1, 2, 0)[None].contiguous().permute(0, 3, 1, 2)
-
-
 def nearest_classes(label: "Tensor", size: Size) -> "Tensor":
     """Resize a label (H, W) uint8 on the CPU with nearest neighbour.
 
@@ -172,9 +150,13 @@ def nearest_classes(label: "Tensor", size: Size) -> "Tensor":
     is its NEAREST_EXACT in a third of the time, and exact even if a centre falls between two
     pixels.
     """
+    import numpy as np
     import torch
 
-    rows, columns = (nearest(old, new) for old, new in zip(label.shape, size, strict=True))
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for old, new in zip(label.shape, size, strict=True)
+    )
     classes = label.numpy()
     if size[0] < label.shape[0]:
         classes = classes.take(rows, 0).take(columns, 1)
@@ -196,19 +178,10 @@ def nearest_by_index(label: "Tensor", size: Size) -> "Tensor":
     return label
 
 
-def nearest(old: int, new: int) -> Any:
-    """Return for each of `new` pixels the index of the `old` pixel at its centre: (new,) int."""
-    import numpy as np
-
-    return (2 * np.arange(new) + 1) * old // (2 * new)
-
-
 def padded(image: "Tensor", label: "Tensor", size: Size, ignore: int) -> "tuple[Tensor, Tensor]":
     """Pad image (C, h, w) and label (h, w), uint8, at the right and bottom to a size."""
     channels, height, width = image.shape
-    whole = image.new_empty((*size, channels)).permute(
-        2, 0, 1
-    )  # channels last, like decoded and resized images
+    whole = image.new_empty((*size, channels)).permute(2, 0, 1)  # channels last, as decoded
     classes = label.new_full(size, ignore)
     whole[:, :height, :width] = image
     for plane, level in zip(whole, padding_color(channels), strict=True):

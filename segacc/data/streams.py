@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from segacc.data.augment import Pair, Pipeline
-from segacc.data.batches import Batch, Item, augmented, collate, load, nothing, scored_item
+from segacc.data.batches import augmented, load, scored_item
+from segacc.data.items import Batch, Item, collate, nothing
 from segacc.data.order import Cut, sample_seed
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import read_shard
@@ -312,4 +313,4 @@ class Share(IterableDataset[Any]):
             yield error
             return
         for _ in range(-(-count // self.processes) - given):
-            yield Item(*nothing(data.num_channels), "", 0, padding=True)
+            yield Item(*nothing(data.num_channels), padding=True)

@@ -10,7 +10,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts, MetricState
-from segacc.data.batches import MOST_PIXELS, EvalData, Item, Source
+from segacc.data.batches import MOST_PIXELS, EvalData, Source
+from segacc.data.items import Item
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, PluginError, SegaccError, first_of
 from segacc.evaluation.memory import memory_returned

@@ -33,7 +33,7 @@ from segacc.testing.tools import (
     some_labels,
 )
 from segacc.testing.training import different, learn
-from segacc.training.feed import Meter, windows
+from segacc.training.feed import Meter, step_batches
 from segacc.training.limits.signals import StopSignal
 from segacc.training.plan import Plan, make_plan
 from segacc.training.run import Run
@@ -240,7 +240,7 @@ def step(subject: Subject, folder: Path, *, batch_size: int) -> dict[str, Any]:
         run = build_run(plan_of(subject, folder, batch_size=batch_size, **more))
         without_dropout(run.network)
         with StopSignal() as signal:
-            window = next(windows(run, Meter(run), signal))
+            window = next(step_batches(run, Meter(run), signal))
         losses = loop.train_step(run, window).losses
     run.lock.release()
     network, state = run.network, run.optimizer.state

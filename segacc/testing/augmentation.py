@@ -9,7 +9,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from segacc.contracts import IGNORE, Facts
-from segacc.data.augment import can_wait
 from segacc.data.order import seeded
 from segacc.data.placement import Placement, placed
 from segacc.hookspecs import Augmentation
@@ -27,7 +26,6 @@ SHARES = (0.6, 0.3, 0.1)
 """Fractions of the classes, for augmentations that use them."""
 CROP = (64, 80)
 SEEDS = 24
-Change = Callable[..., Any]
 
 Pair = tuple[Tensor, Tensor]
 
@@ -39,7 +37,7 @@ class Subject:
     report: Report
     record: Augmentation
     place: str
-    change: Change
+    change: Any
     facts: Facts
 
 
@@ -53,7 +51,7 @@ def check_augmentation(
     size are accepted; the result depends on the seed only. On the device, the size is unchanged.
     One that mixes samples gets partners of its own size and of others. A batch augmentation draws
     float32 parameters, stays within 0..255, and its result for a sample does not depend on the
-    batch. Deferring a LateCrop or LateFlip to the device gives the same result as calling it.
+    batch. A deferred crop or flip gives the same result as calling it.
 
     Image and label are compared by colour: each class has one, so if both were transformed
     together, pixels of one class still have the same colour, whatever happened to the colours.
@@ -244,22 +242,20 @@ def seeds(subject: Subject, options: Any) -> None:
 
 
 def left_to_the_device(subject: Subject) -> None:
-    """Check that `late_cut` or `late_flip` gives the same result as a call with the same seed."""
-    change: Any = subject.change
-    kind = next((name for name in ("late_cut", "late_flip") if can_wait(change, name)), None)
+    """Check that a deferred crop or flip gives the same result as a call with the same seed."""
+    change, kind, size = subject.change, subject.record.deferrable, (120, 150)
     for seed in range(8 if kind else 0):
-        image, label = pair((120, 150), subject.facts.num_channels, 16, seed)
+        image, label = pair(size, subject.facts.num_channels, 16, seed)
         at_once = apply(subject, image, label, seed)
-        size = 120, 150
-        with subject.report.attempt(f"`{kind}` to be called"), seeded(seed):
-            if kind == "late_cut":
-                found = placed(*change.late_cut(image, label))
+        with subject.report.attempt(f"`deferred_{kind}` to be called"), seeded(seed):
+            if kind == "crop":
+                found = placed(*change.deferred_crop(image, label))
             else:
-                found = placed(image, label, change.late_flip(Placement(size, size, size)))
+                found = placed(image, label, change.deferred_flip(Placement(size, size, size)))
         same = all(torch.equal(a, b) for a, b in zip(found, at_once, strict=True))
         expected = (
-            f"`{kind}` and `segacc.data.placement.placed` to give the result of a call with the "
-            "same seed"
+            f"`deferred_{kind}` and `segacc.data.placement.placed` to give the result of a call "
+            "with the same seed"
         )
         subject.report.require(same, expected, f"another sample under seed {seed}")
 

@@ -11,7 +11,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from segacc.data.batches import Batch, EvalData, Item, nothing
+from segacc.data.batches import EvalData
+from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, PluginError, SegaccError
 from segacc.training.events import Skipped, StepDone
@@ -143,7 +144,7 @@ class Trouble:
         self.unreadable = set()
 
 
-def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]:
+def step_batches(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]:
     """Yield the micro-batches of each step, on the device, until the run ends or is stopped.
 
     All processes yield equally often. Bad data on one of them raises on all, before the step.
@@ -161,7 +162,7 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
             if isinstance(batch, SegaccError):
                 trouble.add(batch)
                 continue
-            trouble.unreadable.update(why for _, _, why in batch.items if why)
+            trouble.unreadable.update(filter(None, batch.unreadable))
             try:
                 ready.append(to_device(batch, run))
             except PluginError as error:  # an augmentation failed on the device
@@ -174,12 +175,9 @@ def windows(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Batch]]
 
 
 def to_device(batch: Batch, run: Run) -> Batch:
-    """Move a batch to the device, labels as int64, and run the augmentations left to the device."""
-    device = run.accelerator.device
-    batch = batch.to(device).laid_out()
-    seeds = [seed for _, seed, _ in batch.items]
-    images, labels = run.pipeline.on_device(batch.images, batch.labels, batch.drawn, seeds)
-    return replace(batch, images=images, labels=labels.long(), drawn=())
+    """Move a batch to the device, run what is left to the device, and make its labels int64."""
+    batch = run.pipeline.on_device(batch.to(run.accelerator.device))
+    return replace(batch, labels=batch.labels.long())
 
 
 def scored(
@@ -200,7 +198,7 @@ def scored(
                 trouble.add(error)
             return
         read = [one for one in batch if isinstance(one, Item) and _is_read(one)]
-        first = read[0] if read else Item(*nothing(num_channels, *stand_in), "", 0)
+        first = read[0] if read else Item(*nothing(num_channels, *stand_in))
         items = [_ready(item, first, trouble) for item in batch]
         del batch[:]  # frees the originals of images that were copied to be contiguous
         yield items
@@ -218,8 +216,7 @@ def _is_read(item: Item) -> bool:
 
 def _ready(item: Item | SegaccError, first: Item, trouble: Trouble) -> Item:
     """Return an item of the size of the batch's first one, and record its error if it has one."""
-    num_channels, *size = first.image.shape
-    if isinstance(item, Item) and _is_read(item) and list(item.label.shape) != size:
+    if isinstance(item, Item) and _is_read(item) and item.size != first.size:
         mine, other = ("x".join(map(str, one.label.shape)) for one in (first, item))
         item = DataError(
             f"{first.id} is {mine} pixels (height x width) and {item.id} is {other}, though their "
@@ -228,9 +225,8 @@ def _ready(item: Item | SegaccError, first: Item, trouble: Trouble) -> Item:
         )
     if isinstance(item, SegaccError):
         trouble.add(item)
-        return Item(*nothing(num_channels, *size), "", 0, padding=True)
+        return Item(first.image, first.label, padding=True).blank(first.size)
     if not _is_read(item):
         trouble.unreadable.update({item.unreadable} - {""})
-        image, label = nothing(num_channels, *size)
-        return replace(item, image=image, label=label)
+        return item.blank(first.size)
     return replace(item, image=item.image.contiguous())

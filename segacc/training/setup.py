@@ -151,9 +151,7 @@ def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
     Crops are resized on the device if that is CUDA or the CPU (whose cores the workers would use
     otherwise); not all other devices can resize with antialiasing.
     """
-    built = [(one.record, one.options, one.record.build(one.options, facts)) for one in plan.aug]
-    scales = device in ("cpu", "cuda")
-    return Pipeline.of(built, scales=scales, num_classes=facts.num_classes)
+    return Pipeline.of(plan.aug, facts, defers=device in ("cpu", "cuda"))
 
 
 def build_run(plan: Plan) -> Run:

@@ -24,7 +24,8 @@ from segacc.commands.check_data.pictures import (
 )
 from segacc.contracts import Facts
 from segacc.data.augment import Pipeline
-from segacc.data.batches import Batch, Item, Source, TrainData, collate
+from segacc.data.batches import Source, TrainData
+from segacc.data.items import Batch, Item, collate
 from segacc.data.order import Order
 from segacc.data.pictures import PAPER
 from segacc.data.samples import build_splits
@@ -192,24 +193,20 @@ def test_the_pictures_are_those_of_the_first_epochs(tmp_path: Path, row: tuple[s
     changes = [chosen(name, "augmentation") for name in row]
     data, places = _training(found, found.splits["train"], changes)
     assert places == [0, 2, 3, 5]
-    built = [(c.record, c.options, c.record.build(c.options, facts_of(found))) for c in changes]
     splits = build_splits(found.data.dataset)
     samples = splits.splits["train"]
-    training = TrainData(Source(samples, splits.labels), Pipeline.of(built), Order(6, seed=5))
+    pipeline = Pipeline.of(changes, facts_of(found))
+    training = TrainData(Source(samples, splits.labels), pipeline, Order(6, seed=5))
     for epoch, place in ((0, 2), (3, 5)):
         item = training[epoch, place]
         assert isinstance(item, Item)
         batch = collate([item])
         assert isinstance(batch, Batch)
-        batch = batch.laid_out()
-        seeds = [seed for _, seed, _ in batch.items]
-        images, labels = training.pipeline.on_device(
-            batch.images, batch.labels, list(batch.drawn), seeds
-        )
+        batch = pipeline.on_device(batch)
         image, classes = augmented(data, epoch, place)
-        shown = images[0].float().round().clamp(0, 255).to(torch.uint8)
+        shown = batch.images[0].float().round().clamp(0, 255).to(torch.uint8)
         np.testing.assert_array_equal(image, shown.permute(1, 2, 0).numpy())
-        np.testing.assert_array_equal(classes, labels[0].numpy())
+        np.testing.assert_array_equal(classes, batch.labels[0].numpy())
 
 
 def test_the_sheet_of_augmented_samples_follows_the_seed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from score_tools import count_image
 from segacc.commands.evaluate.score import Worst, draw_worst
-from segacc.data.batches import Item
+from segacc.data.items import Item
 from segacc.data.pictures import TILE, WRONG
 
 NAMES, PALETTE = ("no", "yes"), ((40, 40, 40), (255, 200, 0))

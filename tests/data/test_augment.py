@@ -1,5 +1,6 @@
-"""The row of augmentations: who runs where, what partners have been through, what a batch gets."""
+"""The pipeline: which augmentation runs where, what partners went through, what a batch gets."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from data_tools import facts
-from segacc.data.augment import Pipeline
+from segacc.data.augment import Pipeline, Stage
+from segacc.data.items import Batch, Item, collate
 from segacc.data.order import seeded
 from segacc.errors import PluginError
-from segacc.hookspecs import Augmentation
+from segacc.hookspecs import Augmentation, Chosen
 from segacc.registry import load_registry
 
 
@@ -24,6 +26,9 @@ def average(image: Any, label: Any, another: Any) -> Any:
     """Return the sum of this picture and another, and the other's label."""
     other, beside = another()
     return image + other, beside
+
+
+MIXES = Stage(average, partners=True)
 
 
 class Shift:
@@ -41,13 +46,29 @@ def picture(value: int, size: int = 4) -> tuple[Tensor, Tensor]:
     return image, torch.full((size, size), value, dtype=torch.uint8)
 
 
+def batch_of(*pairs: tuple[Tensor, Tensor], seeds: Any = (1, 2), drawn: Any = ()) -> Batch:
+    images, labels = (torch.stack(many) for many in zip(*pairs, strict=True))
+    return Batch(images, labels, seeds=seeds[: len(pairs)], drawn=drawn)
+
+
+def collated(items: list[Item]) -> Batch:
+    batch = collate(items)
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def recorded(change: Any, on: Any) -> Augmentation:
+    build = lambda options, facts: change  # noqa: E731
+    return Augmentation(name="strange", summary="", options=dict, build=build, on=on)
+
+
 def nobody() -> tuple[Tensor, Tensor]:
     raise AssertionError("nothing here mixes samples")
 
 
 def test_a_partner_has_been_through_what_stands_before_and_nothing_else() -> None:
-    row = Pipeline(((add(1), False), (average, True), (add(10), False)))
-    found = row.in_worker(*picture(5), lambda: picture(7))
+    pipeline = Pipeline((Stage(add(1)), MIXES, Stage(add(10))))
+    found = pipeline.in_worker(Item(*picture(5)), lambda: picture(7))
     assert (int(found.image[0, 0, 0]), int(found.label[0, 0])) == ((5 + 1) + (7 + 1) + 10, 7)
     assert type(found.image) is type(found.label) is Tensor
     assert (found.drawn, found.placement) == ((), None)
@@ -55,60 +76,63 @@ def test_a_partner_has_been_through_what_stands_before_and_nothing_else() -> Non
 
 def test_two_that_mix_reach_further_samples() -> None:
     fetched = iter(range(1, 10))
-    row = Pipeline(((average, True), (average, True)))
-    found = row.in_worker(*picture(100), lambda: picture(next(fetched)))
+    pipeline = Pipeline((MIXES, MIXES))
+    found = pipeline.in_worker(Item(*picture(100)), lambda: picture(next(fetched)))
     assert int(found.image[0, 0, 0]) == 100 + 1 + (2 + 3)
     assert next(fetched) == 4
 
 
 def test_parameters_are_drawn_for_the_picture_as_it_leaves_the_worker() -> None:
-    row = Pipeline(((add(3), False),), (Shift(), add(1), Shift()))
+    pipeline = Pipeline((Stage(add(3)),), (Stage(Shift()), Stage(add(1)), Stage(Shift())))
     with seeded(0):
-        drawn = row.in_worker(*picture(5), nobody).drawn
+        drawn = pipeline.in_worker(Item(*picture(5)), nobody).drawn
     with seeded(0):
-        again = row.in_worker(*picture(5), nobody).drawn
+        again = pipeline.in_worker(Item(*picture(5)), nobody).drawn
     assert [one.dtype for one in drawn] == [torch.float32] * 2
     assert {8.0, 9.0} >= {float(one) for one in drawn}
     assert list(map(float, drawn)) == list(map(float, again))
 
 
-def test_the_device_goes_through_the_row_in_order() -> None:
-    row = Pipeline((), (Shift(), lambda image, label: (image * 2, label), Shift()))
-    images, labels = (torch.stack(many) for many in zip(picture(5), picture(20), strict=True))
-    drawn = [torch.tensor([0.75, 2.25]), torch.tensor([0.5, 0.0])]
-    images, labels = row.on_device(images, labels, drawn, [1, 2])
-    assert images.dtype == torch.float32 and labels.dtype == torch.uint8
-    assert images[:, 0, 0, 0].tolist() == [2 * 6 + 0.5, 2 * 22 + 0.0]  # whole numbers in between
-    assert labels[:, 0, 0].tolist() == [5, 20]
+def test_the_device_goes_through_the_pipeline_in_order() -> None:
+    double = Stage(lambda image, label: (image * 2, label))
+    pipeline = Pipeline((), (Stage(Shift()), double, Stage(Shift())))
+    drawn = torch.tensor([0.75, 2.25]), torch.tensor([0.5, 0.0])
+    found = pipeline.on_device(batch_of(picture(5), picture(20), drawn=drawn))
+    assert found.images.dtype == torch.float32 and found.labels.dtype == torch.uint8
+    assert found.images[:, 0, 0, 0].tolist() == [2 * 6 + 0.5, 2 * 22 + 0.0]  # whole in between
+    assert found.labels[:, 0, 0].tolist() == [5, 20] and found.drawn == ()
 
 
 def test_without_device_changes_a_batch_stays_as_it_is() -> None:
-    images, labels = (one[None] for one in picture(5))
-    found = Pipeline().on_device(images, labels, [], [0])
-    assert found[0] is images and found[1] is labels
+    batch = batch_of(picture(5))
+    found = Pipeline().on_device(batch)
+    assert found.images is batch.images and found.labels is batch.labels
 
 
 def test_changes_of_single_pictures_draw_by_their_own_seeds() -> None:
     def noise(image: Any, label: Any) -> Any:
         return image + torch.randint(200, image.shape, dtype=torch.uint8), label
 
-    row = Pipeline((), (noise, noise))
-    pair = [torch.stack([one] * 3) for one in picture(0)]
-    images, _ = row.on_device(*pair, [], [7, 7, 8])
+    pipeline = Pipeline((), (Stage(noise), Stage(noise)))
+    images = pipeline.on_device(batch_of(*[picture(0)] * 3, seeds=(7, 7, 8))).images
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
-    alone, _ = row.on_device(*(one[:1] for one in pair), [], [8])
+    alone = pipeline.on_device(batch_of(picture(0), seeds=(8,))).images
     assert torch.equal(alone[0], images[2])
-    single, _ = Pipeline((), (noise,)).on_device(*(one[:1] for one in pair), [], [8])
+    single = Pipeline((), (Stage(noise),)).on_device(batch_of(picture(0), seeds=(8,))).images
     assert not torch.equal(alone, single * 2)  # the second draws anew
 
 
 @pytest.mark.parametrize(("on", "worker", "device"), [("worker", 1, 0), ("device", 0, 1)])
 def test_records_say_where_they_run(on: str, worker: int, device: int) -> None:
-    fixed: Any = Augmentation(name="a", summary="", options=dict, build=add, on=on)  # type: ignore[arg-type]
-    asked = Augmentation(name="b", summary="", options=dict, build=add, on=lambda o: o["on"])
-    for record in (fixed, asked):
-        row = Pipeline.of([(record, {"on": on}, add(1))])
-        assert (len(row.worker), len(row.device)) == (worker, device)
+    for given in (on, lambda options: options["on"]):
+        pipeline = Pipeline.of([Chosen(recorded(add(1), given), {"on": on}, "")], facts())
+        assert (len(pipeline.worker), len(pipeline.device)) == (worker, device)
+
+
+def test_a_pipeline_reaches_workers_that_are_not_forked() -> None:
+    offers = load_registry().of_kind("augmentation")
+    chosen = [Chosen(offer.record, offer.record.options(), "") for offer in offers]
+    pickle.loads(pickle.dumps(Pipeline.of(chosen, facts())))
 
 
 def test_built_in_changes_of_batches_do_not_look_at_the_neighbours() -> None:
@@ -120,25 +144,20 @@ def test_built_in_changes_of_batches_do_not_look_at_the_neighbours() -> None:
         record, options = offer.record, offer.record.options()
         if (record.on(options) if callable(record.on) else record.on) != "batch":
             continue
-        row = Pipeline.of([(record, options, record.build(options, facts()))])
-        drawn = [
-            [one]
-            for one in (
-                row.in_worker(*pair, nobody).drawn[0] for pair in zip(images, labels, strict=True)
-            )
+        pipeline = Pipeline.of([Chosen(record, options, "")], facts(4))
+        items = [
+            pipeline.in_worker(Item(*pair), nobody) for pair in zip(images, labels, strict=True)
         ]
-        whole, _ = row.on_device(images, labels, [torch.stack([d[0] for d in drawn])], [0] * 3)
-        for place in range(3):
-            part = slice(place, place + 1)
-            alone, _ = row.on_device(images[part], labels[part], [drawn[place][0][None]], [0])
-            assert torch.equal(alone[0], whole[place]), record.name
+        whole = pipeline.on_device(collated(items)).images
+        for index, item in enumerate(items):
+            alone = pipeline.on_device(collated([item])).images
+            assert torch.equal(alone[0], whole[index]), record.name
         checked += 1
     assert checked >= 3
 
 
 def named(change: Any, on: Any = "worker", *, num_classes: int = 20) -> Pipeline:
-    record = Augmentation(name="strange", summary="", options=dict, build=add, on=on)
-    return Pipeline.of([(record, {}, change)], num_classes=num_classes)
+    return Pipeline.of([Chosen(recorded(change, on), {}, "")], facts(num_classes))
 
 
 def refused(call: Any, *given: Any) -> str:
@@ -149,6 +168,7 @@ def refused(call: Any, *given: Any) -> str:
     return text.removeprefix("--aug strange: the augmentation returned ")
 
 
+TWO = batch_of(picture(5), picture(5))
 SINGLE: dict[str, tuple[Any, str]] = {
     "fractions": (lambda i, a: (i / 255, a), "(float32 (3, 4, 4), uint8 (4, 4))"),
     "int64": (lambda i, a: (i.long(), a), "(int64 (3, 4, 4), uint8 (4, 4))"),
@@ -170,37 +190,36 @@ def test_what_is_no_sample_is_refused_by_name(case: str) -> None:
     change, found = SINGLE[case]
     expected = "expected an image of uint8 in 0..255, (3, H, W), and its label of uint8, (H, W)."
     fault = " This is a bug in its plugin."
-    assert refused(named(change).in_worker, *picture(5), nobody) == f"{found}; {expected}{fault}"
-    batch = [torch.stack([one] * 2) for one in picture(5)]
+    text = refused(named(change).in_worker, Item(*picture(5)), nobody)
+    assert text == f"{found}; {expected}{fault}"
     expected = expected.replace("H, W", "4, 4")
-    text = refused(named(change, "device").on_device, *batch, [], [1, 2])
+    text = refused(named(change, "device").on_device, TWO)
     assert text == f"{found}; {expected}{fault}"
 
 
-def test_a_crop_that_waits_and_partners_are_looked_at_too() -> None:
+def test_a_deferred_crop_and_partners_are_looked_at_too() -> None:
     class Crop:
         def __call__(self, image: Any, label: Any) -> Any:
-            raise AssertionError("it waits")
+            raise AssertionError("it is deferred")
 
-        def late_cut(self, image: Any, label: Any) -> Any:
+        def deferred_crop(self, image: Any, label: Any) -> Any:
             return image / 255, label, None
 
-    assert refused(named(Crop()).in_worker, *picture(5), nobody).startswith("(float32 (3, 4, 4), ")
-    record = Augmentation(name="fine", summary="", options=dict, build=add, partners=True)
-    strange = named(lambda image, label: (image, label.float()))
-    row = Pipeline(
-        (strange.worker[0], (average, True)), names=("strange", record.name), num_classes=20
-    )
-    assert "float32 (4, 4)" in refused(row.in_worker, *picture(5), lambda: picture(7))
+    deferred = Pipeline((Stage(Crop(), "strange", deferrable="crop"),))
+    text = refused(deferred.in_worker, Item(*picture(5)), nobody)
+    assert text.startswith("(float32 (3, 4, 4), ")
+    strange = Stage(lambda image, label: (image, label.float()), "strange")
+    mixing = Pipeline((strange, MIXES))
+    text = refused(mixing.in_worker, Item(*picture(5)), lambda: picture(7))
+    assert "float32 (4, 4)" in text
 
 
 def test_sizes_may_change_in_the_worker_only() -> None:
     def cut(image: Any, label: Any) -> Any:
         return image[..., 1:], label[..., 1:]
 
-    assert named(cut).in_worker(*picture(5), nobody).image.shape == (3, 4, 3)
-    batch = [torch.stack([one] * 2) for one in picture(5)]
-    text = refused(named(cut, "device").on_device, *batch, [], [1, 2])
+    assert named(cut).in_worker(Item(*picture(5)), nobody).image.shape == (3, 4, 3)
+    text = refused(named(cut, "device").on_device, TWO)
     assert text.startswith("(uint8 (3, 4, 3), uint8 (4, 3)); expected an ")
 
 
@@ -213,11 +232,10 @@ def test_labels_that_are_no_class_are_refused(on: str) -> None:
 
         return named(change, on, num_classes=6)
 
-    def run(row: Pipeline) -> Any:
-        image, label = picture(5)
+    def run(pipeline: Pipeline) -> Any:
         if on == "worker":
-            return row.in_worker(image, label, nobody)
-        return row.on_device(image[None], label[None], [], [1])
+            return pipeline.in_worker(Item(*picture(5)), nobody)
+        return pipeline.on_device(batch_of(picture(5)))
 
     for fine in (0, 5, 255):
         run(paint(fine))
@@ -265,18 +283,16 @@ WHOLE: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("case", WHOLE)
 def test_what_is_no_batch_is_refused_by_name(case: str) -> None:
     change, text = WHOLE[case]
-    batch = [torch.stack([one] * 2) for one in picture(5)]
-    row = named(Batched(change), "batch")
-    assert refused(row.on_device, *batch, [torch.zeros(2, 1)], [1, 2]).startswith(text)
+    batch = batch_of(picture(5), picture(5), drawn=(torch.zeros(2, 1),))
+    assert refused(named(Batched(change), "batch").on_device, batch).startswith(text)
 
 
 def test_black_batches_and_such_as_are_dark_already_are_fine() -> None:
     for factor, value in ((0, 5), (1, 1), (1, 0), (51, 5)):
-        row = named(
+        pipeline = named(
             Batched(lambda images, labels, factor=factor: (images * factor, labels)), "batch"
         )
-        pair = [one[None] for one in picture(value)]
-        images, _ = row.on_device(*pair, [torch.zeros(1, 1)], [1])
+        images = pipeline.on_device(batch_of(picture(value), drawn=(torch.zeros(1, 1),))).images
         assert images.unique().tolist() == [value * factor]
 
 
@@ -290,5 +306,5 @@ def test_the_next_one_is_given_kinds_that_move_together() -> None:
         seen.extend([type(image), type(label)])
         return image, label
 
-    Pipeline(((plain, False), (look, False))).in_worker(*picture(5), nobody)
+    Pipeline((Stage(plain), Stage(look))).in_worker(Item(*picture(5)), nobody)
     assert seen == [tv_tensors.Image, tv_tensors.Mask]

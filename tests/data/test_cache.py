@@ -17,9 +17,10 @@ from accelerate import Accelerator
 
 from cache_tools import LABELS, assert_same, kept, on_disk, whole
 from data_tools import encode, random_sample
-from segacc.data.batches import EvalData, Item, Source
+from segacc.data.batches import EvalData, Source
 from segacc.data.cache import available_memory, cached
 from segacc.data.cache_files import DATA, FEW, gigabytes
+from segacc.data.items import Item
 from segacc.errors import DataError, OptionError, UnreadableError
 from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import Sample, Stream

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
-from segacc.data.augment import Pipeline
-from segacc.data.batches import Batch, EvalData, Item, Source, TrainData, collate, load
+from segacc.data.augment import Pipeline, Stage
+from segacc.data.batches import EvalData, Source, TrainData, load
+from segacc.data.items import Batch, Item, collate
 from segacc.data.order import Cut, Order, StepSampler
 from segacc.errors import DataError, SegaccError, UnreadableError
 from segacc.hookspecs import Sample
@@ -62,8 +63,8 @@ class Fade:
 def pipeline(size: int = 16) -> Pipeline:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(size, size)))
     flip = Mirror(0.5, -1)
-    worker = ((numpy_noise, False), (crop, False), (mix_halves, True), (flip, False))
-    return Pipeline(worker, (Fade(),))
+    worker = Stage(numpy_noise), Stage(crop), Stage(mix_halves, partners=True), Stage(flip)
+    return Pipeline(worker, (Stage(Fade()),))
 
 
 def train_data(samples: Any = None, *, seed: int = 0, through: Any = None) -> TrainData:
@@ -107,9 +108,10 @@ def test_without_augmentations_a_sample_is_its_files() -> None:
 
 
 def windows() -> Pipeline:
-    """Return a row whose crop leaves its scaling to the device."""
+    """Return a pipeline whose crop leaves its scaling to the device."""
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(16, 16)))
-    return Pipeline(((numpy_noise, False), (crop, False), (Mirror(0.5, -1), False)))
+    flip = Stage(Mirror(0.5, -1), deferrable="flip")
+    return Pipeline((Stage(numpy_noise), Stage(crop, deferrable="crop"), flip))
 
 
 def batches(num_workers: int, *, first: int = 0, data: TrainData | None = None) -> list[Any]:
@@ -122,7 +124,7 @@ def assert_equal_batches(found: list[Batch], wanted: list[Batch]) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
         assert one.placements == other.placements
-        assert one.items == other.items
+        assert (one.ids, one.seeds, one.unreadable) == (other.ids, other.seeds, other.unreadable)
         assert all(torch.equal(a, b) for a, b in zip(one.drawn, other.drawn, strict=True))
 
 
@@ -135,8 +137,8 @@ def test_batches_do_not_depend_on_workers_nor_on_what_came_before() -> None:
     assert_equal_batches(batches(1, first=4), alone[8:])
     assert [one.shape for one in alone[0].drawn] == [(4, 1)]
     keys = list(StepSampler(Order(13, seed=0), range(6), CUT))
-    assert [[id_ for id_, _, _ in batch.items] for batch in alone] == [
-        [f"s{index}" for _, index in keys_] for keys_ in keys
+    assert [batch.ids for batch in alone] == [
+        tuple(f"s{index}" for _, index in keys_) for keys_ in keys
     ]
 
 
@@ -217,8 +219,8 @@ def test_a_bad_sample_arrives_as_an_error_in_place_of_its_batch(
     order = StepSampler(data.order, range(3), one)
     found = dict(zip((keys[0][1] for keys in order), loader, strict=True))
     assert type(found[1]) is DataError and str(found[1]) == OUTSIDE
-    assert found[0].items[0][2] == ""
-    assert found[2].items[0][2].startswith(f"{bad[2].label}: the label is missing")
+    assert found[0].unreadable == ("",)
+    assert found[2].unreadable[0].startswith(f"{bad[2].label}: the label is missing")
     assert (found[2].labels == 255).all()
     scored = EvalData(Source(bad, LABELS)).loader(process=0, processes=1, num_workers=num_workers)
     items = list(scored)
@@ -238,21 +240,21 @@ def test_collate_stacks_items_of_one_size() -> None:
     batch = collate([item(4, 6), item(4, 6)])
     assert isinstance(batch, Batch)
     assert batch.images.shape == (2, 3, 4, 6) and batch.labels.shape == (2, 4, 6)
-    assert batch.items == (("4x6", 1, ""), ("4x6", 1, ""))
+    assert (batch.ids, batch.seeds, batch.unreadable) == (("4x6",) * 2, (1, 1), ("", ""))
 
 
 def test_a_batch_lies_in_memory_as_its_images_do_and_goes_to_the_network_in_planes() -> None:
     pixels = torch.arange(2 * 3 * 4 * 6, dtype=torch.uint8).view(2, 4, 6, 3).permute(0, 3, 1, 2)
     label = torch.zeros(4, 6, dtype=torch.uint8)
-    beside = collate([Item(one, label, "a", 0) for one in pixels])
-    planes = collate([Item(one.contiguous(), label, "a", 0) for one in pixels])
-    mixed = collate([Item(pixels[0], label, "a", 0), Item(pixels[1].contiguous(), label, "b", 0)])
+    beside = collate([Item(one, label) for one in pixels])
+    planes = collate([Item(one.contiguous(), label) for one in pixels])
+    mixed = collate([Item(pixels[0], label), Item(pixels[1].contiguous(), label)])
     orders = (torch.channels_last, torch.contiguous_format, torch.channels_last)
     for batch, order in zip((beside, planes, mixed), orders, strict=True):
         assert isinstance(batch, Batch)
         assert torch.equal(batch.images, pixels)
         assert batch.images.is_contiguous(memory_format=order)
-        images, _ = Pipeline().on_device(batch.images, batch.labels, (), ())
+        images = Pipeline().on_device(batch).images
         assert torch.equal(images, pixels) and images.is_contiguous()
 
 
@@ -276,7 +278,7 @@ def test_an_unreadable_item_takes_the_size_of_the_others() -> None:
     assert batch.images.shape == (3, 3, 4, 6)
     assert (batch.labels[1] == 255).all() and (batch.labels[[0, 2]] == 0).all()
     assert (batch.images[1] == 0).all()
-    assert batch.items[1] == ("64x64", 1, "why")
+    assert (batch.ids[1], batch.unreadable) == ("64x64", ("", "why", ""))
     alone = collate([item(64, 64, unreadable="why")] * 2)
     assert isinstance(alone, Batch) and alone.images.shape == (2, 3, 64, 64)
 

@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from data_tools import chosen_metric, encode, facts, random_sample, tiny_segformer
-from segacc.data.batches import EvalData, Item, Source, nothing
+from segacc.data.batches import EvalData, Source
 from segacc.data.codecs import picture_size
 from segacc.data.decode import read_image
+from segacc.data.items import Item, nothing
 from segacc.data.order import of_one_size
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, OptionError, SegaccError

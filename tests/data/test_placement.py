@@ -1,6 +1,7 @@
 """Windows that the device scales become what the worker would have made of them, bit for bit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from torchvision.transforms.v2 import functional as F
 
 from augmentation_tools import RECORDS, apply, build, places
 from data_tools import facts
-from segacc.data.augment import Pipeline
-from segacc.data.batches import Batch, Item, collate
+from segacc.data.augment import Pipeline, Stage
+from segacc.data.items import Batch, Item, collate
 from segacc.data.order import seeded
 from segacc.data.placement import Placement, packed, padding_color, placed, resized, scatter
-from segacc.hookspecs import Augmentation
+from segacc.hookspecs import Augmentation, Chosen
 from segacc.plugins.augmentations.geometry import (
     Mirror,
     RandomScaleCrop,
@@ -28,15 +29,14 @@ CROP = (48, 64)
 SIZES = ((90, 130), (61, 75), (37, 201), (17, 23), (200, 40))
 
 
-def row(*names: str, **values: Any) -> Pipeline:
-    """Build a row of augmentations; `values` are the first one's options."""
+def pipeline_of(*names: str, **values: Any) -> Pipeline:
+    """Build a pipeline; `values` are the first augmentation's options."""
     chosen = []
     for name in names:
         record: Augmentation = RECORDS[name]
         options = decode(record.options, values if name == names[0] else {}, "test")
-        told = facts(crop_size=CROP, class_shares=(0.6, 0.3, 0.1))
-        chosen.append((record, options, record.build(options, told)))
-    return Pipeline.of(chosen)
+        chosen.append(Chosen(record, options, name))
+    return Pipeline.of(chosen, facts(crop_size=CROP, class_shares=(0.6, 0.3, 0.1)))
 
 
 def nobody() -> Any:
@@ -57,8 +57,8 @@ def batch_of(pipeline: Pipeline, samples: Sequence[tuple[Tensor, Tensor]]) -> Ba
     items = []
     for seed, (image, label) in enumerate(samples):
         with seeded(seed):
-            items.append(Item(id="", seed=seed, **vars(pipeline.in_worker(image, label, nobody))))
-    batch = collate(list(items))
+            items.append(pipeline.in_worker(Item(image, label, seed=seed), nobody))
+    batch = collate(items)
     assert isinstance(batch, Batch)
     return batch
 
@@ -66,9 +66,9 @@ def batch_of(pipeline: Pipeline, samples: Sequence[tuple[Tensor, Tensor]]) -> Ba
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
 @pytest.mark.parametrize("name", ["random_scale_crop", "rare_class_crop"])
 def test_the_device_makes_what_the_worker_would_have_made(name: str, channels: int) -> None:
-    late = row(name, "flip", "vertical_flip", "color_jitter", scale_min=0.3)
-    assert len(late.late) == 3
-    at_once = [change for change, _ in late.worker]
+    late = pipeline_of(name, "flip", "vertical_flip", "color_jitter", scale_min=0.3)
+    assert len(late.deferred) == 3
+    at_once = [stage.change for stage in late.worker]
     samples = [pixels(SIZES[k % len(SIZES)], channels, seed=k) for k in range(30)]
     planes = [(image.contiguous(), label) for image, label in samples[20:]]  # as TIFFs may be
     samples = samples[:20] + planes
@@ -82,7 +82,7 @@ def test_the_device_makes_what_the_worker_would_have_made(name: str, channels: i
         with seeded(seed):
             for change in at_once:
                 pair = change(*pair)
-            drawn = late.device[0].draw(*pair)  # type: ignore[attr-defined]
+            drawn = late.device[0].change.draw(*pair)  # type: ignore[attr-defined]
         assert torch.equal(laid.images[seed], pair[0].as_subclass(Tensor))
         assert torch.equal(laid.labels[seed], pair[1].as_subclass(Tensor))
         assert torch.equal(laid.drawn[0][seed], drawn)
@@ -98,7 +98,7 @@ class Look:
         return images, labels
 
 
-LATE = {
+DEFERRED = {
     ("random_scale_crop",): 1,
     ("flip", "random_scale_crop"): 1,
     ("random_scale_crop", "flip", "grayscale"): 2,
@@ -111,16 +111,18 @@ LATE = {
 }
 
 
-@pytest.mark.parametrize(("names", "count"), LATE.items(), ids=str)
+@pytest.mark.parametrize(("names", "count"), DEFERRED.items(), ids=str)
 def test_a_crop_is_left_to_the_device_where_only_flips_follow(
     names: tuple[str, ...], count: int
 ) -> None:
-    pipeline = row(*names)
-    assert len(pipeline.late) == count
-    looking = Pipeline(pipeline.worker, (*pipeline.device, Look()))
-    assert looking.late == ()  # it would see another picture
-    alone = Pipeline(pipeline.worker, (*pipeline.device, lambda image, label: (image, label)))
-    assert len(alone.late) == count  # what comes picture by picture comes after that
+    pipeline = pipeline_of(*names)
+    assert len(pipeline.deferred) == count
+    looking = Pipeline(pipeline.worker, (*pipeline.device, Stage(Look())))
+    assert looking.deferred == ()  # it would see another picture
+    alone = Pipeline(
+        pipeline.worker, (*pipeline.device, Stage(lambda image, label: (image, label)))
+    )
+    assert len(alone.deferred) == count  # what comes picture by picture comes after that
 
 
 class Darker(RandomScaleCrop):
@@ -131,37 +133,26 @@ class Darker(RandomScaleCrop):
         return tv_tensors.Image(image // 2), label
 
 
-class DarkerLater(Darker):
-    def late_cut(self, image: Any, label: Any) -> Any:
-        image, label, placement = super().late_cut(image, label)
-        return image // 2, label, placement
-
-
-class Rarely(Mirror):
-    def __call__(self, image: Any, label: Any) -> Any:
-        return image, label
-
-
-def test_a_subclass_with_a_call_of_its_own_is_called() -> None:
-    told = facts(crop_size=CROP)
-    crop, darker, later = (
-        kind(RandomScaleCropOptions(), told) for kind in (RandomScaleCrop, Darker, DarkerLater)
-    )
-    flip, rarely = Mirror(0.5, -1), Rarely(0.5, -1)
-    late = {1: [[crop], [later]], 2: [[crop, flip]], 0: [[darker], [crop, rarely], [darker, flip]]}
-    for count, rows in late.items():
-        for changes in rows:
-            assert len(Pipeline(tuple((one, False) for one in changes)).late) == count
-    assert Pipeline(((crop, True),)).late == ()  # one that mixes
+def test_only_what_its_record_says_is_deferred() -> None:
+    """A stranger's subclass with a call of its own is called."""
+    darker = Stage(Darker(RandomScaleCropOptions(), facts(crop_size=CROP)))
+    crop, flip = pipeline_of("random_scale_crop", "flip").worker
+    rarely, mixing = replace(flip, deferrable=None), replace(crop, partners=True)
+    cases = [([crop], 1), ([crop, flip], 2), ([darker], 0), ([crop, rarely], 0), ([mixing], 0)]
+    for worker, count in [*cases, ([darker, flip], 0), ([crop, flip, crop], 1)]:
+        assert len(Pipeline(tuple(worker)).deferred) == count
+    image, label = pixels((90, 130), 3)
+    found = Pipeline((darker,)).in_worker(Item(image, label), nobody)
+    assert found.image.max() < 128 and found.placement is None
 
 
 def test_a_stranger_is_given_plain_tensors_wherever_it_stands() -> None:
     seen: list[type] = []
 
     class Noting(RandomScaleCrop):
-        def late_cut(self, image: Any, label: Any) -> Any:
+        def deferred_crop(self, image: Any, label: Any) -> Any:
             seen.extend((type(image), type(label)))
-            return super().late_cut(image, label)
+            return super().deferred_crop(image, label)
 
     class Drawing(Look):
         draws_unseen = True
@@ -170,11 +161,11 @@ def test_a_stranger_is_given_plain_tensors_wherever_it_stands() -> None:
             seen.extend((type(image), type(label)))
             return torch.zeros(1)
 
-    crop = Noting(RandomScaleCropOptions(), facts(crop_size=CROP))
-    nothing = Mirror(0.0, -1)
+    crop = Stage(Noting(RandomScaleCropOptions(), facts(crop_size=CROP)), deferrable="crop")
+    nothing = Stage(Mirror(0.0, -1))
     for worker in ([crop], [nothing, crop], [nothing], []):
-        row_ = Pipeline(tuple((one, False) for one in worker), (Drawing(),))
-        row_.in_worker(*pixels((90, 130), 3), nobody)
+        pipeline = Pipeline(tuple(worker), (Stage(Drawing()),))
+        pipeline.in_worker(Item(*pixels((90, 130), 3)), nobody)
     assert len(seen) == 12 and set(seen) == {Tensor}
 
 
@@ -184,11 +175,12 @@ def test_a_worker_does_not_hold_large_pictures_for_their_windows(
     side_by_side: bool, size: tuple[int, int]
 ) -> None:
     """Nor where a window is as wide or as high as its picture."""
-    pipeline = row("random_scale_crop", "flip")
+    pipeline = pipeline_of("random_scale_crop", "flip")
     for seed in range(20):
         image, label = pixels(size, 3)
         with seeded(seed):
-            found = pipeline.in_worker(image if side_by_side else image.contiguous(), label, nobody)
+            given = Item(image if side_by_side else image.contiguous(), label)
+            found = pipeline.in_worker(given, nobody)
         held = found.image.untyped_storage().nbytes() + found.label.untyped_storage().nbytes()
         assert held <= 4 * (found.image.numel() + found.label.numel())
         assert (found.image.stride(0) == 1) == side_by_side
@@ -235,7 +227,7 @@ def test_no_window_is_more_than_twice_the_crop_each_way() -> None:
     seen = []
     for seed in range(60):
         with seeded(seed):
-            window, classes, placement = change.late_cut(image, label)
+            window, classes, placement = change.deferred_crop(image, label)
         assert window.shape[1:] == classes.shape == placement.window
         assert placement.window[0] <= 2 * CROP[0] + 2 and placement.window[1] <= 2 * CROP[1] + 2
         seen.append(placement.window == placement.scaled)
@@ -255,14 +247,13 @@ def test_a_sample_of_a_batch_does_not_depend_on_the_others() -> None:
 
 
 def test_an_unreadable_sample_is_ignored_beside_windows() -> None:
-    pipeline = row("random_scale_crop", "flip")
-    [one] = [pipeline.in_worker(*pixels((90, 130), 3), nobody)]
-    good = Item(id="a", seed=0, **vars(one))
-    bad = Item(torch.zeros(3, 9, 9), torch.zeros(9, 9), "b", 1, unreadable="why")
-    bad = Item(**{**vars(bad), "placement": Placement((9, 9), (9, 9), (9, 9))})
+    pipeline = pipeline_of("random_scale_crop", "flip")
+    good = pipeline.in_worker(Item(*pixels((90, 130), 3)), nobody)
+    bad = Item(torch.zeros(3, 9, 9), torch.zeros(9, 9), unreadable="why")
+    bad = replace(bad, placement=Placement((9, 9), (9, 9), (9, 9)))
     batch = collate([bad, good, bad])
     assert isinstance(batch, Batch)
     laid = batch.laid_out()
     assert laid.images.shape == (3, 3, *CROP)
     assert (laid.labels[0] == 255).all() and (laid.labels[2] == 255).all()
-    assert torch.equal(laid.labels[1], placed(one.image, one.label, good.placement)[1])  # type: ignore[arg-type]
+    assert torch.equal(laid.labels[1], placed(good.image, good.label, good.placement)[1])  # type: ignore[arg-type]

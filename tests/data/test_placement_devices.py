@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from test_placement import SIZES, batch_of, pixels, row
+from test_placement import SIZES, batch_of, pipeline_of, pixels
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -65,7 +65,7 @@ def test_each_operation_takes_what_it_is_given() -> None:
 
 
 def test_windows_move_with_the_batch() -> None:
-    batch = batch_of(row("random_scale_crop"), [pixels((90, 130), 3)])
+    batch = batch_of(pipeline_of("random_scale_crop"), [pixels((90, 130), 3)])
     moved = batch.to(torch.device("meta"))
     assert moved.images.device.type == moved.labels.device.type == "meta"
     assert moved.placements == batch.placements
@@ -75,4 +75,4 @@ def test_windows_move_with_the_batch() -> None:
 def test_only_devices_that_scale_antialiased_are_left_to_it(device: str, count: int) -> None:
     values = {**FIXED, "aug": ["random_scale_crop", "flip"], "dataset": "nuclei"}
     plan = make_plan([Layer(values, "command line")], load_registry())
-    assert len(build_pipeline(plan, facts(crop_size=(64, 64)), device).late) == count
+    assert len(build_pipeline(plan, facts(crop_size=(64, 64)), device).deferred) == count

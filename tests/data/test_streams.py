@@ -14,8 +14,9 @@ import torch
 from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
-from segacc.data.augment import Pipeline
-from segacc.data.batches import Batch, EvalData, Item, Source
+from segacc.data.augment import Pipeline, Stage
+from segacc.data.batches import EvalData, Source
+from segacc.data.items import Batch, Item
 from segacc.data.order import Cut
 from segacc.data.streams import EvalStream, Position, Reader, TrainStream, deal
 from segacc.errors import DataError
@@ -59,7 +60,7 @@ class Fade:
 
 def pipeline() -> Pipeline:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(8, 8)))
-    return Pipeline(((roll, False), (crop, False), (halves, True)), (Fade(),))
+    return Pipeline((Stage(roll), Stage(crop), Stage(halves, partners=True)), (Stage(Fade()),))
 
 
 def training(stream: Stream, through: Pipeline | None = None, seed: int = 3) -> TrainStream:
@@ -72,13 +73,13 @@ def load(data: TrainStream, cut: Cut, steps: range, workers: int, positions: Any
 
 
 def ids(batch: Batch) -> list[str]:
-    return [name for name, _, _ in batch.items]
+    return list(batch.ids)
 
 
 def assert_equal_batches(found: list[Batch], wanted: list[Batch]) -> None:
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
-        assert one.items == other.items
+        assert (one.ids, one.seeds, one.unreadable) == (other.ids, other.seeds, other.unreadable)
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
         assert one.placements == other.placements
         assert all(torch.equal(a, b) for a, b in zip(one.drawn, other.drawn, strict=True))
@@ -92,7 +93,8 @@ def states() -> tuple[Any, ...]:
 
 def test_windows_of_a_stream_go_on_from_any_batch() -> None:
     crop = RandomScaleCrop(RandomScaleCropOptions(), facts(crop_size=(8, 8)))
-    data, cut = training(small_stream(7, 5, 9), Pipeline(((crop, False),))), Cut(batch_size=3)
+    pipeline = Pipeline((Stage(crop, deferrable="crop"),))
+    data, cut = training(small_stream(7, 5, 9), pipeline), Cut(batch_size=3)
     whole = load(data, cut, range(8), 2)
     assert all(len(batch.placements) == 3 for batch in whole)
     assert all(batch.laid_out().images.shape == (3, 3, 8, 8) for batch in whole)
@@ -258,7 +260,7 @@ def test_global_states_are_left_alone(workers: int) -> None:
 def test_a_sample_is_drawn_anew_in_each_epoch() -> None:
     data = training(small_stream(1, buffer=1))
     first, second = load(data, Cut(batch_size=1), range(2), 0)
-    assert ids(first) == ids(second) and first.items != second.items
+    assert ids(first) == ids(second) and first.seeds != second.seeds
     assert not torch.equal(first.images, second.images)
     assert not torch.equal(first.drawn[0], second.drawn[0])
 
@@ -269,7 +271,7 @@ def test_partners_come_from_the_block() -> None:
         "a": [Sample(encode(one), encode(one[..., 0] * 0), f"a{k}") for k, one in enumerate(grey)]
     }
     stream = Stream(shards=("a",), read=FromLists(samples), buffer=4)
-    data = training(stream, Pipeline(((halves, True),)))
+    data = training(stream, Pipeline((Stage(halves, partners=True),)))
     batches = load(data, Cut(batch_size=1), range(48), 0)
     partners = set()
     for batch in batches:
@@ -293,7 +295,7 @@ def spoilt(label: bytes) -> Stream:
 def test_an_unreadable_sample_weighs_nothing() -> None:
     batches = load(training(spoilt(b"no picture"), Pipeline()), Cut(batch_size=3), range(2), 0)
     why = "sample a2: the label cannot be read: not a picture of a known format."
-    assert [reason for _, _, reason in batches[0].items] == ["", "", why]
+    assert batches[0].unreadable == ("", "", why)
     assert (batches[0].labels[2] == 255).all() and (batches[0].labels[:2] < 3).all()
     assert ids(batches[1]) == ["a3", "a4", "a5"]
 

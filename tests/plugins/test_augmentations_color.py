@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from augmentation_tools import RECORDS, apply, blocks, build
 from segacc.data.decode import read_image
 from segacc.data.order import seeded
-from segacc.plugins.augmentations.color_recipes import PIXELS
+from segacc.plugins.augmentations.color import PIXELS
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.settings.options import decode
 
@@ -233,7 +233,7 @@ def test_contrast_comes_first_or_last() -> None:
         change = build("photometric_distortion", exact="true", **both)
         out = apply(change, image.contiguous(), label, seed)[0][:, 0, 0].numpy().astype(float)
         with seeded(seed):
-            steps = dict(change.change.draw_steps())
+            steps = dict(build("photometric_distortion", **both).draw_steps())
         times, factor = steps["brightness"], steps["saturation"]
         most, rest = min(250 * times, 255), 40 * times
         early = [most, *[max(0.0, most - (most - rest) * factor)] * 2]

@@ -333,7 +333,7 @@ def test_workers_load_over_http_what_is_on_disk(folder: Path, workers: int) -> N
         far = batches(address)
     near = batches(str(folder))
     assert not [one for one in (*far, *near) if isinstance(one, SegaccError)]
-    assert [one.items for one in far] == [one.items for one in near]
+    assert [(one.ids, one.seeds) for one in far] == [(one.ids, one.seeds) for one in near]
     assert all(torch.equal(a.images, b.images) for a, b in zip(far, near, strict=True))
 
 

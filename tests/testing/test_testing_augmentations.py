@@ -272,12 +272,12 @@ class Turn:
             return image, label
         return functional.horizontal_flip(image), functional.horizontal_flip(label)
 
-    def late_flip(self, placement: Placement) -> Placement:
+    def deferred_flip(self, placement: Placement) -> Placement:
         return placement if torch.rand(()) < 0.5 else placement.mirror(-1)
 
 
 class TurnElsewhere(Turn):
-    def late_flip(self, placement: Placement) -> Placement:
+    def deferred_flip(self, placement: Placement) -> Placement:
         return placement.mirror(-1)
 
 
@@ -288,20 +288,20 @@ class Half:
         rows = label.shape[0] // 2
         return tv_tensors.Image(image[:, :rows]), tv_tensors.Mask(label[:rows])
 
-    def late_cut(self, image: Any, label: Any) -> Any:
-        image, label = (one.as_subclass(Tensor) for one in self(image, label))
+    def deferred_crop(self, image: Any, label: Any) -> Any:
+        image, label = (one.as_subclass(Tensor) for one in Half.__call__(self, image, label))
         size = (label.shape[0], label.shape[1])
         return image, label, Placement(size, size, size)
 
 
 class OtherHalf(Half):
-    def late_cut(self, image: Any, label: Any) -> Any:
-        image, label, placement = super().late_cut(image, label)
+    def deferred_crop(self, image: Any, label: Any) -> Any:
+        image, label, placement = super().deferred_crop(image, label)
         return image, label.flip(0), placement
 
 
 class DarkHalf(Half):
-    """With a call of its own, so that a run leaves nothing of it to the device."""
+    """With a call of its own, so that it must not be declared deferrable."""
 
     def __call__(self, image: Any, label: Any) -> Any:
         image, label = super().__call__(image, label)
@@ -309,15 +309,15 @@ class DarkHalf(Half):
 
 
 def test_what_is_left_to_the_device_is_what_a_call_gives() -> None:
-    for change in (Turn(), Half(), DarkHalf()):
-        check_augmentation(augmentation(change))
+    check_augmentation(augmentation(Turn(), deferrable="flip"))
+    check_augmentation(augmentation(Half(), deferrable="crop"))
+    check_augmentation(augmentation(DarkHalf()))
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [(TurnElsewhere(), "late_flip"), (OtherHalf(), "late_cut")]
+    ("change", "kind"), [(TurnElsewhere(), "flip"), (OtherHalf(), "crop"), (DarkHalf(), "crop")]
 )
-def test_another_sample_on_the_device_is_told(change: Any, name: str) -> None:
-    with pytest.raises(
-        AssertionError, match=f"`{name}` and `segacc.data.placement.placed` to give"
-    ):
-        check_augmentation(augmentation(change))
+def test_another_sample_on_the_device_is_told(change: Any, kind: Any) -> None:
+    expected = f"`deferred_{kind}` and `segacc.data.placement.placed` to give"
+    with pytest.raises(AssertionError, match=expected):
+        check_augmentation(augmentation(change, deferrable=kind))

@@ -15,7 +15,7 @@ from segacc import TrainConfig
 from segacc.loop import train_step
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.feed import Meter, windows
+from segacc.training.feed import Meter, step_batches
 from segacc.training.limits.signals import StopSignal
 from segacc.training.plan import make_plan
 from segacc.training.run import Run
@@ -82,7 +82,7 @@ def test_gradient_is_that_of_the_plain_definition(tmp_path: Path) -> None:
     """One pass over the whole batch, mean over its valid pixels, in plain torch."""
     run = build(tmp_path, crop_size=320, batch_size=2, gradient_accumulation_steps=4, max_steps=3)
     with StopSignal() as signal:
-        window = next(windows(run, Meter(run), signal))
+        window = next(step_batches(run, Meter(run), signal))
     images = torch.cat([run.network.normalize(batch.images) for batch in window])
     labels = torch.cat([batch.labels for batch in window])
     counts = [(batch.labels != 255).sum().item() for batch in window]
@@ -127,7 +127,7 @@ def test_ignored_micro_batches_add_nothing(tmp_path: Path) -> None:
         crop_size=64,
     )
     with StopSignal() as signal:
-        for window in windows(run, Meter(run), signal):
+        for window in step_batches(run, Meter(run), signal):
             numbers = train_step(run, window)
             losses, norm, valid = numbers.losses, numbers.grad_norm, numbers.valid
             run.progress.step += 1
@@ -142,7 +142,7 @@ def test_ignored_micro_batches_add_nothing(tmp_path: Path) -> None:
 def test_a_batch_without_any_label_leaves_a_zero_gradient(tmp_path: Path) -> None:
     run = build(tmp_path, crop_size=64, batch_size=2, max_steps=2)
     with StopSignal() as signal:
-        window = next(windows(run, Meter(run), signal))
+        window = next(step_batches(run, Meter(run), signal))
     for batch in window:
         batch.labels.fill_(255)
     numbers = train_step(run, window)

@@ -14,7 +14,7 @@ from cli_tools import write_data
 from segacc.loop import train_step
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.feed import Meter, windows
+from segacc.training.feed import Meter, step_batches
 from segacc.training.limits.signals import StopSignal
 from segacc.training.plan import make_plan
 from segacc.training.run import Run
@@ -70,9 +70,9 @@ def test_each_step_has_the_whole_effective_batch_and_its_plain_gradient(
 
     run.optimizer.optimizer.register_step_pre_hook(keep)
     with StopSignal() as signal:
-        for window in windows(run, Meter(run), signal):
-            ids = [name for batch in window for name, _, _ in batch.items]
-            assert [len(batch.items) for batch in window] == [BATCH] * ACCUMULATION
+        for window in step_batches(run, Meter(run), signal):
+            ids = [name for batch in window for name in batch.ids]
+            assert [len(batch.ids) for batch in window] == [BATCH] * ACCUMULATION
             wanted = plain_gradients(run, window)
             valid = train_step(run, window).valid
             run.progress.step += 1

@@ -217,14 +217,14 @@ def _training(
         seed=config.seed,
         class_shares=tuple(facts.share(k) for k in range(len(labels.names))),
     )
-    built = [(one.record, one.options, one.record.build(one.options, told)) for one in chosen]
     samples, indices = found.data.splits[facts.name], [index for index, _ in facts.examples]
     if isinstance(samples, Stream) or facts.faults:
         samples = [sample for _, sample in facts.examples]
         indices = list(range(len(samples)))
     source = Source(samples, labels, config.num_channels)
-    pipeline = Pipeline.of(built, num_classes=told.num_classes)
-    return TrainData(source, pipeline, Order(len(samples), seed=config.seed)), indices
+    return TrainData(
+        source, Pipeline.of(chosen, told), Order(len(samples), seed=config.seed)
+    ), indices
 
 
 def augmented(data: "TrainData", epoch: int, index: int) -> tuple[Pixels, Pixels]:
@@ -233,12 +233,11 @@ def augmented(data: "TrainData", epoch: int, index: int) -> tuple[Pixels, Pixels
     Raises:
         SegaccError: an augmentation refuses it.
     """
-    from segacc.data.batches import collate
+    from segacc.data.items import collate
 
     batch = collate([data[(epoch, index)]])
     if isinstance(batch, Exception):
         raise batch
-    batch, seeds = batch.laid_out(), [seed for _, seed, _ in batch.items]
-    images, classes = data.pipeline.on_device(batch.images, batch.labels, batch.drawn, seeds)
-    image = images[0].float().round().clamp(0, 255).byte()
-    return _shown(image.numpy()), classes[0].numpy()
+    batch = data.pipeline.on_device(batch)
+    image = batch.images[0].float().round().clamp(0, 255).byte()
+    return _shown(image.numpy()), batch.labels[0].numpy()

@@ -38,7 +38,7 @@ from segacc.training.processes import start_accelerator
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segacc.data.batches import Item
+    from segacc.data.items import Item
 
 COUNT = 20
 """Number of worst images that are kept."""

@@ -14,7 +14,8 @@ from PIL import Image
 
 from segacc.commands.evaluate.score import Evaluation
 from segacc.contracts import IGNORE
-from segacc.data.batches import EvalData, Item, Source
+from segacc.data.batches import EvalData, Source
+from segacc.data.items import Item
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, count_of
 from segacc.evaluation.scores import Scores, flat

@@ -12,10 +12,10 @@ from segacc.data.placement import Placement, padding_color, placed, resized
 from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Pair,
+    RangeOptions,
     as_pair,
     between,
     chance,
-    check_range,
     plain,
     uniform,
     uniforms,
@@ -34,7 +34,7 @@ SHRUNK = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomScaleCropOptions:
+class RandomScaleCropOptions(RangeOptions):
     """Options of random_scale_crop."""
 
     scale_min: Annotated[float, Gt(0)] = 0.5
@@ -47,10 +47,6 @@ class RandomScaleCropOptions:
     short_side: PositiveInt | None = None
     """Resize the shorter side to this many pixels before scaling, as in mmsegmentation's
     RandomResize; default: the image's own size."""
-
-    def __post_init__(self) -> None:
-        """Reject an empty range."""
-        check_range(self, "scale")
 
 
 class RandomScaleCrop:
@@ -71,9 +67,9 @@ class RandomScaleCrop:
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
         """Return image (C, h, w) and label (h, w) of the crop size."""
-        return as_pair(*placed(*self.late_cut(image, label)))
+        return as_pair(*placed(*self.deferred_crop(image, label)))
 
-    def late_cut(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
+    def deferred_crop(self, image: "Tensor", label: "Tensor") -> "tuple[Tensor, Tensor, Placement]":
         """Draw a crop; return its unscaled window of image and label, and its geometry."""
         first, *positions = uniforms(1 + 2 * TRIES)
         scale = between(self.options.scale_min, self.options.scale_max, first)
@@ -175,7 +171,7 @@ class Mirror:
         image, label = plain(image, label)
         return as_pair(image.flip(self.axis), label.flip(self.axis))
 
-    def late_flip(self, placement: Placement) -> Placement:
+    def deferred_flip(self, placement: Placement) -> Placement:
         """Draw the flip, and add it to the placement."""
         return placement.mirror(self.axis) if chance(self.p) else placement
 
@@ -222,18 +218,21 @@ def segacc_augmentations() -> list[Augmentation]:
             summary="random scale, then a random crop of crop_size that no class dominates",
             options=RandomScaleCropOptions,
             build=RandomScaleCrop,
+            deferrable="crop",
         ),
         Augmentation(
             name="flip",
             summary="random horizontal flip",
             options=FlipOptions,
             build=lambda options, facts: Mirror(options.p, -1),
+            deferrable="flip",
         ),
         Augmentation(
             name="vertical_flip",
             summary="random vertical flip",
             options=VerticalFlipOptions,
             build=lambda options, facts: Mirror(options.p, -2),
+            deferrable="flip",
         ),
         Augmentation(
             name="rotate",

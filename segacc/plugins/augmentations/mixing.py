@@ -11,11 +11,11 @@ from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Another,
     Pair,
+    RangeOptions,
     as_pair,
     chance,
-    check_range,
     meeting,
-    paste,
+    pasted,
     plain,
     random_index,
     resized_pair,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutMixOptions:
+class CutMixOptions(RangeOptions):
     """Options of cutmix."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -36,10 +36,6 @@ class CutMixOptions:
     """Smallest fraction of the image that the rectangle covers."""
     area_max: Annotated[float, Gt(0), Le(1)] = 0.5
     """Largest fraction of the image that the rectangle covers."""
-
-    def __post_init__(self) -> None:
-        """Reject an empty range."""
-        check_range(self, "area")
 
 
 class CutMix:
@@ -99,7 +95,6 @@ class ClassMix:
 
         if not chance(self.options.p):
             return image, label
-        image, label = (one.clone() for one in plain(image, label))
         other, beside = plain(*another())
         mine, theirs = meeting(label, beside)
         over = other[:, *theirs], beside[theirs]
@@ -108,9 +103,7 @@ class ClassMix:
         classes = found.nonzero()[:, 0]
         kept = classes[torch.randperm(len(classes))[: math.ceil(len(classes) * self.options.share)]]
         chosen = torch.zeros(256, dtype=torch.bool).index_fill_(0, kept, True)
-        pasted = paste((image[:, *mine], label[mine]), over, chosen[over[1].int()])
-        image[:, *mine], label[mine] = pasted
-        return as_pair(image, label)
+        return pasted(image, label, mine, over, chosen[over[1].int()])
 
 
 @dataclass(frozen=True, kw_only=True)

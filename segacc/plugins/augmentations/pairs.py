@@ -1,6 +1,7 @@
 """Functions shared by the augmentations: random draws, resizing and pasting of pairs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segacc.data import placement
@@ -16,15 +17,16 @@ Window = tuple[slice, slice]
 """Rows and columns of an image."""
 
 
-def check_range(options: Any, name: str) -> None:
-    """Reject an empty range `<name>_min` to `<name>_max`.
+@dataclass(frozen=True, kw_only=True)
+class RangeOptions:
+    """Base class of options with ranges `<name>_min` to `<name>_max`."""
 
-    Raises:
-        ValueError: the minimum is above the maximum.
-    """
-    low, high = getattr(options, f"{name}_min"), getattr(options, f"{name}_max")
-    if low > high:
-        raise ValueError(f"{name}_min {low} is above {name}_max {high}")
+    def __post_init__(self) -> None:
+        """Reject empty ranges."""
+        for name, low in vars(self).items():
+            most = name.removesuffix("_min") + "_max"
+            if name.endswith("_min") and low > (high := getattr(self, most)):
+                raise ValueError(f"{name} {low} is above {most} {high}")
 
 
 def uniform(low: float, high: float) -> float:
@@ -93,10 +95,21 @@ def meeting(mine: "Tensor", theirs: "Tensor") -> tuple[Window, Window]:
     return (rows, columns), (their_rows, their_columns)
 
 
-def paste(
-    under: "tuple[Tensor, Tensor]", over: "tuple[Tensor, Tensor]", where: "Tensor"
-) -> "tuple[Tensor, Tensor]":
-    """Paste image and label over others of the same size, at the pixels of `where` (H, W) bool."""
+def pasted(
+    image: "Tensor", label: "Tensor", window: Window, over: "tuple[Tensor, Tensor]", where: "Tensor"
+) -> Pair:
+    """Paste a pair into a window of image (C, H, W) and label (H, W), which are not modified.
+
+    Args:
+        image: any memory format.
+        label: uint8.
+        window: where the other pair lies.
+        over: image (C, h, w) and label (h, w) of the window's size.
+        where: (h, w) bool, the pixels that are pasted.
+    """
     import torch
 
-    return torch.where(where, over[0], under[0]), torch.where(where, over[1], under[1])
+    image, label = (one.clone() for one in plain(image, label))
+    image[:, *window] = torch.where(where, over[0], image[:, *window])
+    label[window] = torch.where(where, over[1], label[window])
+    return as_pair(image, label)

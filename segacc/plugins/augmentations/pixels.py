@@ -11,9 +11,9 @@ from segacc.data.placement import padding_color
 from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Pair,
+    RangeOptions,
     as_pair,
     chance,
-    check_range,
     plain,
     random_index,
     uniform,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianBlurOptions:
+class GaussianBlurOptions(RangeOptions):
     """Options of gaussian_blur."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -33,10 +33,6 @@ class GaussianBlurOptions:
     """Smallest standard deviation in pixels."""
     sigma_max: Annotated[float, Gt(0), Le(20)] = 2.0
     """Largest standard deviation in pixels."""
-
-    def __post_init__(self) -> None:
-        """Reject an empty range."""
-        check_range(self, "sigma")
 
 
 class GaussianBlur:
@@ -65,7 +61,7 @@ class GaussianBlur:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomErasingOptions:
+class RandomErasingOptions(RangeOptions):
     """Options of random_erasing."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -80,11 +76,6 @@ class RandomErasingOptions:
     """Largest ratio of height to width of the rectangle."""
     fill: Literal["noise", "mean"] = "noise"
     """Fill value: a random colour for each pixel, or ImageNet's mean colour."""
-
-    def __post_init__(self) -> None:
-        """Reject empty ranges."""
-        check_range(self, "area")
-        check_range(self, "ratio")
 
 
 class RandomErasing:

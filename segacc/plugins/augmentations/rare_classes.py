@@ -13,11 +13,11 @@ from segacc.plugins.augmentations.geometry import RandomScaleCrop, RandomScaleCr
 from segacc.plugins.augmentations.pairs import (
     Another,
     Pair,
+    RangeOptions,
     as_pair,
     chance,
-    check_range,
     meeting,
-    paste,
+    pasted,
     plain,
     resized_pair,
     uniform,
@@ -101,7 +101,7 @@ class RareClassCrop(RandomScaleCrop):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyPasteOptions:
+class CopyPasteOptions(RangeOptions):
     """Options of copy_paste."""
 
     p: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -120,10 +120,6 @@ class CopyPasteOptions:
     scale_max: Annotated[float, Gt(0)] = 1.25
     """Largest scale factor of the pasted pixels."""
 
-    def __post_init__(self) -> None:
-        """Reject an empty range."""
-        check_range(self, "scale")
-
 
 class CopyPaste:
     """Paste the pixels of rare classes of another sample, at a random position.
@@ -141,12 +137,9 @@ class CopyPaste:
         if not chance(self.options.p) or (found := self._find(another)) is None:
             return image, label
         other, beside = self._varied(*found)
-        image, label = (one.clone() for one in plain(image, label))
         mine, theirs = meeting(label, beside)
         over = other[:, *theirs], beside[theirs]
-        pasted = paste((image[:, *mine], label[mine]), over, over[1] != self.ignore)
-        image[:, *mine], label[mine] = pasted
-        return as_pair(image, label)
+        return pasted(image, label, mine, over, over[1] != self.ignore)
 
     def _find(self, another: Another) -> "tuple[Tensor, Tensor] | None":
         """Return the bounding box of the drawn classes in a sample; the rest is ignored."""
@@ -189,6 +182,7 @@ def segacc_augmentations() -> list[Augmentation]:
             summary="like random_scale_crop, but shows a rare class of the image",
             options=RareClassCropOptions,
             build=RareClassCrop,
+            deferrable="crop",
             wants_shares=True,
         ),
         Augmentation(

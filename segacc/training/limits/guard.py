@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 
 from segacc.contracts import MetricState
-from segacc.data.batches import Batch
+from segacc.data.items import Batch
 from segacc.errors import NonFiniteError, OptionError
 from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import ScoreKey, Scoring
@@ -89,7 +89,7 @@ class Guard:
             return None
         progress.skipped += 1
         terms = accelerator.reduce(losses, "sum").tolist()
-        ids = gather_object([id for batch in micro_batches for id, _, _ in batch.items])
+        ids = gather_object([id for batch in micro_batches for id in batch.ids])
         skipped = Skipped(
             step=progress.step + 1,
             losses=dict(zip(self.losses, terms, strict=True)),
