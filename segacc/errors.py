@@ -4,9 +4,15 @@ import difflib
 from collections.abc import Iterable
 
 
-def count_of(count: int, word: str) -> str:
-    """Return a count with its noun, as `1 pixel` or `2 pixels`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+def count_of(count: int, word: str, several: str | None = None) -> str:
+    """Return a count with its noun, as `1 pixel` or `2 pixels`; `several` is another plural."""
+    return f"{count} {word if count == 1 else several or f'{word}s'}"
+
+
+def first_of(values: Iterable[object], most: int) -> str:
+    """Return the first values, as `a, b, c and 5 more`."""
+    told = [str(value) for value in values]
+    return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
 class SegaccError(Exception):

@@ -105,14 +105,15 @@ def class_table(
         table.add_column(header, justify="right", no_wrap=True)
     for name in rows:
         cells = (Text(values.get(name, "-")) for values in columns.values())
-        table.add_row(_swatch(name, colors) if colors else Text(name), *cells)
+        table.add_row(swatch(name, colors[name]) if colors else Text(name), *cells)
     return table
 
 
-def _swatch(name: str, colors: Mapping[str, Color]) -> Text:
+def swatch(name: str, color: Color) -> Text:
+    """Return a class name behind its colour."""
     # A coloured background, not a block character: it also works where the output is ASCII.
-    color = Style(bgcolor="rgb({},{},{})".format(*colors[name]))
-    return Text.assemble(Text("  ", style=color), " ", name)
+    style = Style(bgcolor="rgb({},{},{})".format(*color))
+    return Text.assemble(Text("  ", style=style), " ", name)
 
 
 def class_lines(columns: Columns, rows: Sequence[str]) -> list[str]:

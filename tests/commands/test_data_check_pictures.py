@@ -18,7 +18,6 @@ from segacc.commands.check_data.pictures import (
     _training,
     augmented,
     bar_length,
-    blend,
     draw_augmented,
     draw_check,
 )
@@ -26,7 +25,7 @@ from segacc.contracts import Facts
 from segacc.data.augment import Pipeline
 from segacc.data.batches import Batch, Item, Source, TrainData, collate
 from segacc.data.order import Order
-from segacc.data.pictures import PAPER
+from segacc.data.pictures import PAPER, blend
 from segacc.data.samples import build_splits
 from segacc.errors import DataError
 from segacc.labels import spread_colors
