@@ -1,11 +1,15 @@
 """Draws label maps with absent classes and ignored pixels, and counts them as segacc does."""
 
+import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from segacc.commands.evaluate.per_image import PerImage, count_image
+from segacc.commands.tables import print_scores
 
 Pair = tuple[Any, Any]
 """A prediction and a label, (H, W) uint8."""
@@ -24,6 +28,14 @@ def pairs(count: int, num_classes: int, *, seed: int = 0, right: float = 0.6) ->
         said = np.where((random.random(size) < right) & (label != 255), label, guess)
         drawn[f"image {number:03}"] = (said.astype(np.uint8), label)
     return drawn
+
+
+def plain_scores(scores: Any, names: Sequence[str], **given: Any) -> str:
+    """Return what is printed of scores where there is no terminal, without the title."""
+    console, palette = Console(file=io.StringIO()), [(0, 0, 0)] * len(names)
+    print_scores(console, scores, names=names, palette=palette, title="", **given)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text.removesuffix("\n")
 
 
 def counted(images: dict[str, Pair], num_classes: int) -> PerImage:

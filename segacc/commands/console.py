@@ -9,12 +9,8 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segacc.errors import is_main
 from segacc.registry import Registry, load_registry
-
-
-def is_main() -> bool:
-    """Return whether this is the main process, before accelerate is started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def load_plugins() -> Registry:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from segacc.commands.console import is_main, progress_bar, quiet_libraries
+from segacc.commands.console import progress_bar, quiet_libraries
 from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
-from segacc.errors import OptionError, UnreadableError, count_of
+from segacc.errors import OptionError, UnreadableError, count_of, is_main
 from segacc.settings.config import PredictConfig
 from segacc.training.folders import model_folder, writable
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.commands.console import is_main, load_plugins, quiet_libraries
-from segacc.errors import WriteError
+from segacc.commands.console import load_plugins, quiet_libraries
+from segacc.errors import WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer

@@ -202,11 +202,8 @@ def _histogram(plane: NDArray[Any]) -> list[int]:
 
 def _sums(plane: NDArray[np.uint8]) -> tuple[int, int]:
     """Return the sum of the pixels of a plane (H, W), and the sum of their squares."""
-    histogram = list(enumerate(_histogram(plane)))
-    return (
-        sum(level * count for level, count in histogram),
-        sum(level * level * count for level, count in histogram),
-    )
+    histogram, levels = np.array(_histogram(plane)), np.arange(256)
+    return int(levels @ histogram), int(levels**2 @ histogram)
 
 
 def fingerprint(pixels: NDArray[np.uint8]) -> bytes:

@@ -5,7 +5,8 @@ import sys
 
 from rich.console import Console
 
-from segacc.commands.console import is_main, load_plugins
+from segacc.commands.console import load_plugins
+from segacc.errors import is_main
 from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose
 from segacc.settings.config import CheckConfig
