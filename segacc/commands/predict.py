@@ -26,7 +26,7 @@ def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -
     model_folder(model, "MODEL_FOLDER")
     folder = writable(config.output_dir, "--output-dir")
     jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
-    console = Console(stderr=True, soft_wrap=True) if is_main() else Console(quiet=True)
+    console = Console(stderr=True, soft_wrap=True, quiet=not is_main())
     for note in notes:
         console.out(note, highlight=False)
     with console.status("Loading torch and the weights ..."):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def train_command(layers: list[Layer]) -> int:
     """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
     plan = make_plan(gather(layers), load_plugins(), started=process_start())
-    console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
+    console = Console(soft_wrap=True, quiet=not is_main())
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
         from segacc.training.events import Stopped

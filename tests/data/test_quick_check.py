@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from check_tools import SPOILS, chosen
+from check_tools import chosen
 from cli_tools import write_data
 from data_tools import encode, random_sample
 from segacc.data.quick_check import quick_check
-from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
-from segacc.errors import DataError, UnreadableError
+from segacc.errors import DataError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from stream_tools import write_samples
@@ -49,23 +48,6 @@ class Counted(Sequence[Sample]):
     def __getitem__(self, index: Any) -> Any:
         self.asked.append(index)
         return random_sample(index % 5, where=f"{self.count}-{index}-")
-
-
-@pytest.mark.parametrize("name", SPOILS)
-def test_it_stops_a_run_as_the_first_batch_would(tmp_path: Path, name: str) -> None:
-    file, spoil, _, _ = SPOILS[name]
-    root = write_data(tmp_path / "d")
-    spoil(root / file)
-    built = build_splits(chosen(f"folder:root={root}"))
-    with pytest.raises(DataError) as expected:
-        read_sample(built.splits["train"][1], built.labels)
-    unreadable = isinstance(expected.value, UnreadableError)
-    more = " To skip up to N such files, add --skip-unreadable N." if unreadable else ""
-    with pytest.raises(DataError) as error:
-        quick_check(built.splits, built.labels, 3, skip_unreadable=False, seconds=60)
-    assert str(error.value) == f"{expected.value}{more}"
-    if unreadable:
-        assert quick_check(built.splits, built.labels, 3, skip_unreadable=True, seconds=60) == ()
 
 
 def test_good_data_is_not_talked_about(tmp_path: Path) -> None:

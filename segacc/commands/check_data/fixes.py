@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segacc.commands.check_data.check import Findings
-from segacc.commands.check_data.verdict import Finding, imbalance, outside
+from segacc.commands.check_data.verdict import Finding, outside
 from segacc.data.scan import UNREADABLE, SplitFacts
 from segacc.errors import OptionError, first_of
 from segacc.hookspecs import Chosen, Stream
@@ -164,10 +164,10 @@ def _for_balance(found: Findings, train: SplitFacts) -> Iterator[Fix]:
     if isinstance(found.data.splits[train.name], Stream):
         return
     names = found.data.labels.names
-    uneven = imbalance(train, len(names))
-    if uneven and uneven[0] > IMBALANCE:
-        times, frequent, rare = uneven
-        why = f"{names[frequent]} has {times:.0f} times the pixels of {names[rare]}"
+    present = sorted((train.pixels[k], k) for k in range(len(names)) if train.pixels[k])
+    if present and present[-1][0] > IMBALANCE * present[0][0]:
+        (pixels, rare), (most, frequent) = present[0], present[-1]
+        why = f"{names[frequent]} has {most / pixels:.0f} times the pixels of {names[rare]}"
         yield Fix(why, {"--class-weights": "enet"})
     few = [name for k, name in enumerate(names) if 0 < train.images[k] < RARE * train.read]
     if few and train.read >= ENOUGH:

@@ -151,15 +151,3 @@ def _duplicates(found: Findings, twins: Twins) -> Finding:
     filmed = within and twins.kind == "near" and len(twins.pairs) >= FILMED * (read - 1)
     files = tuple(f"{a} = {b}" for a, b, _ in twins.pairs)
     return Finding("fact" if filmed else "warning", second if within else "", text, files)
-
-
-def imbalance(facts: SplitFacts, num_classes: int) -> tuple[float, int, int] | None:
-    """Return the ratio of pixels of the most frequent to the rarest class, and these two classes.
-
-    Absent classes are left out; None if fewer than two classes occur.
-    """
-    present = sorted((facts.pixels[k], k) for k in range(num_classes) if facts.pixels[k])
-    if len(present) < 2:
-        return None
-    (few, rare), (many, frequent) = present[0], present[-1]
-    return many / few, frequent, rare
