@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from segacc.errors import SegaccError
+from segacc.errors import SegaccError, is_main
 
 LINGER = 10.0
 """Seconds that other processes wait before exit code 2, so that the main process can print the
@@ -33,12 +33,12 @@ def main() -> int:
 
         return cli.run(sys.argv[1:])
     except SegaccError as error:
-        if os.environ.get("RANK", "0") != "0":
+        if not is_main():
             time.sleep(LINGER)
         sys.stderr.write(paragraph(f"segacc: {error}") + "\n")
         return 2
     except KeyboardInterrupt:  # once training has begun, it handles Ctrl+C itself
-        sys.stderr.write("segacc: interrupted.\n" if os.environ.get("RANK", "0") == "0" else "")
+        sys.stderr.write("segacc: interrupted.\n" if is_main() else "")
         return 130
     except BrokenPipeError:
         sys.stderr.close()

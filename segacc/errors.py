@@ -1,7 +1,13 @@
 """Errors caused by user input; each message is a paragraph: where, what is wrong, how to fix it."""
 
 import difflib
+import os
 from collections.abc import Iterable
+
+
+def is_main() -> bool:
+    """Return whether this is the main process, which alone prints, before accelerate is started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def count_of(count: int, word: str, several: str | None = None) -> str:

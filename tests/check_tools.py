@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cli_tools import NAMES, draw
 from segacc.commands.check_data.check import Findings, check, open_data
-from segacc.commands.check_data.fixes import cures, paste
+from segacc.commands.check_data.fixes import fixes, paste
 from segacc.commands.check_data.verdict import Finding, judge
 from segacc.hookspecs import Chosen, Dataset, DataSplits
 from segacc.labels import LabelMap
@@ -167,4 +167,4 @@ def texts(found: Findings) -> list[str]:
 
 def pastes(found: Findings, *, sure: bool | None = None) -> list[str]:
     """Return what is suggested, all of it or only what is (not) sure."""
-    return [paste(found.data.dataset, c) for c in cures(found) if sure in (None, c.sure)]
+    return [paste(found.data.dataset, [c]) for c in fixes(found) if sure in (None, c.sure)]

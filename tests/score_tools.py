@@ -1,11 +1,15 @@
 """Draws label maps with absent classes and ignored pixels, and counts them as segacc does."""
 
+import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
+from segacc.commands.tables import print_scores
 from segacc.kernels.resize import confusion
 
 Pair = tuple[Any, Any]
@@ -31,6 +35,14 @@ def count_image(name: str, prediction: Any, label: Any, num_classes: int) -> Ima
     """Count a prediction (H, W) uint8 against a label (H, W) uint8."""
     said, true = torch.as_tensor(prediction), torch.as_tensor(label)
     return ImageCounts.of(name, confusion(said, true, num_classes))
+
+
+def plain_scores(scores: Any, names: Sequence[str], **given: Any) -> str:
+    """Return what is printed of scores where there is no terminal, without the title."""
+    console, palette = Console(file=io.StringIO()), [(0, 0, 0)] * len(names)
+    print_scores(console, scores, names=names, palette=palette, title="", **given)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text.removesuffix("\n")
 
 
 def counted(images: dict[str, Pair], num_classes: int) -> PerImage:

@@ -20,6 +20,7 @@ LIGHT = [
     "segacc.commands.train",
     "segacc.data.decode",
     "segacc.data.quick_check",
+    "segacc.data.scan",
     "segacc.data.splits",
     "segacc.evaluation.model_folder",
     "segacc.labels",

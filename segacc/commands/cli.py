@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, did_you_mean
@@ -24,7 +24,7 @@ from segacc.settings.config import (
 from segacc.settings.options import OptionDoc, describe, literal_choices
 from segacc.settings.sources import Layer, check_layer, read_yaml
 
-COMMANDS = ("evaluate", "compare", "predict", "check-data", "plugins")
+C = TypeVar("C")
 USAGE = """\
   accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
   python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
@@ -180,23 +180,33 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         SegaccError: an argument is invalid.
     """
+    commands = {
+        "evaluate": _evaluate,
+        "compare": _compare,
+        "predict": _predict,
+        "check-data": _check_data,
+        "plugins": _plugins,
+    }
     args = [dashes(arg) for arg in argv]
-    if args and not args[0].startswith("-"):
-        name, rest = args[0], args[1:]
-        if name not in COMMANDS:
-            raise OptionError(
-                f'unknown command "{name}". {did_you_mean(name, COMMANDS)}'
-                f"Commands: {', '.join(COMMANDS)}; without a command segacc trains."
-            )
-        run_command = {
-            "evaluate": _evaluate,
-            "compare": _compare,
-            "predict": _predict,
-            "check-data": _check_data,
-            "plugins": _plugins,
-        }[name]
-        return run_command(rest)
-    return _train(args)
+    if not args or args[0].startswith("-"):
+        return _train(args)
+    if args[0] not in commands:
+        raise OptionError(
+            f'unknown command "{args[0]}". {did_you_mean(args[0], commands)}'
+            f"Commands: {', '.join(commands)}; without a command segacc trains."
+        )
+    return commands[args[0]](args[1:])
+
+
+def config_of(cls: type[C], typed: Mapping[str, Any]) -> C:
+    """Return the settings of a command from its flags.
+
+    Raises:
+        OptionError: a value is invalid, or `--dataset` is missing.
+    """
+    if any(option.name == "dataset" for option in describe(cls)) and "dataset" not in typed:
+        raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
+    return cls(**check_layer(cls, Layer(typed, "command line")))
 
 
 def _train(args: list[str]) -> int:
@@ -226,19 +236,19 @@ def _evaluate(args: list[str]) -> int:
     parser = make_parser(
         prog="segacc evaluate", description="Score a model folder on a split of a data set."
     )
-    parser.add_argument(
-        "model", metavar="MODEL_FOLDER", help="best/ or last/ of a run, or any transformers folder"
-    )
+    _add_model(parser)
     add_flags(parser, EvaluateConfig)
     typed = parse(parser, args)
     model = typed.pop("model")
-    if "dataset" not in typed:
-        raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
+    config = config_of(EvaluateConfig, typed)
     from segacc.commands.evaluate.command import evaluate_command
 
-    return evaluate_command(
-        model, EvaluateConfig(**check_layer(EvaluateConfig, Layer(typed, "command line")))
-    )
+    return evaluate_command(model, config)
+
+
+def _add_model(parser: Parser) -> None:
+    text = "best/ or last/ of a run, or any transformers folder"
+    parser.add_argument("model", metavar="MODEL_FOLDER", help=text)
 
 
 def _compare(args: list[str]) -> int:
@@ -251,11 +261,10 @@ def _compare(args: list[str]) -> int:
     add_flags(parser, CompareConfig)
     typed = parse(parser, args)
     a, b = (Path(typed.pop(name)).expanduser() for name in ("a", "b"))
+    config = config_of(CompareConfig, typed)
     from segacc.commands.evaluate.command import compare_command
 
-    return compare_command(
-        a, b, CompareConfig(**check_layer(CompareConfig, Layer(typed, "command line")))
-    )
+    return compare_command(a, b, config)
 
 
 def _predict(args: list[str]) -> int:
@@ -263,9 +272,7 @@ def _predict(args: list[str]) -> int:
         prog="segacc predict",
         description="Segment images; write PNGs of label ids and overlays.",
     )
-    parser.add_argument(
-        "model", metavar="MODEL_FOLDER", help="best/ or last/ of a run, or any transformers folder"
-    )
+    _add_model(parser)
     parser.add_argument(
         "inputs", metavar="IMAGE_OR_FOLDER", nargs="+", help="images, or folders of images"
     )
@@ -273,11 +280,10 @@ def _predict(args: list[str]) -> int:
     parser.add_argument("-r", dest="recursive", action="store_true", help="the same as --recursive")
     typed = parse(parser, args)
     model, inputs = typed.pop("model"), [Path(given) for given in typed.pop("inputs")]
+    config = config_of(PredictConfig, typed)
     from segacc.commands.predict import predict_command
 
-    return predict_command(
-        model, inputs, PredictConfig(**check_layer(PredictConfig, Layer(typed, "command line")))
-    )
+    return predict_command(model, inputs, config)
 
 
 def _check_data(args: list[str]) -> int:
@@ -287,24 +293,19 @@ def _check_data(args: list[str]) -> int:
     )
     add_flags(parser, CheckConfig)
     typed = parse(parser, args)
-    if "dataset" not in typed:
-        raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
-    if not typed.get("show_augmented"):
-        unused = [f"--{key}" for key in ("aug", "augment") if key in typed]
-        if unused:
-            raise OptionError(
-                f"{unused[0]}: only has an effect with --show-augmented; add that, or leave it out."
-            )
-        if "seed" in typed and "val_fraction" not in typed:
-            raise OptionError(
-                "--seed: only has an effect with --val-fraction or --show-augmented; add one, or "
-                "leave it out."
-            )
-    elif "aug" in typed and "augment" in typed:
-        raise OptionError("--aug and --augment exclude each other; give one.")
+    config, unused = config_of(CheckConfig, typed), ""
+    if config.show_augmented:
+        if "aug" in typed and "augment" in typed:
+            raise OptionError("--aug and --augment exclude each other; give one.")
+    elif flag := next((key for key in ("aug", "augment") if key in typed), ""):
+        unused = f"--{flag}: only has an effect with --show-augmented; add that"
+    elif "seed" in typed and "val_fraction" not in typed:
+        unused = "--seed: only has an effect with --val-fraction or --show-augmented; add one"
+    if unused:
+        raise OptionError(f"{unused}, or leave it out.")
     from segacc.commands.check_data.command import check_data_command
 
-    return check_data_command(CheckConfig(**check_layer(CheckConfig, Layer(typed, "command line"))))
+    return check_data_command(config)
 
 
 def _plugins(args: list[str]) -> int:

@@ -1,14 +1,16 @@
-"""Shared by all commands: the main process, plugin warnings and quiet libraries."""
+"""Shared by all commands: plugin warnings, quiet libraries and a progress bar."""
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segacc.errors import is_main
 from segacc.registry import Registry, load_registry
-
-
-def is_main() -> bool:
-    """Return whether this is the main process, before accelerate is started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def load_plugins() -> Registry:
@@ -36,3 +38,23 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"torch(\.|$)|accelerate(\.|$)|transformers(\.|$)")
+
+
+@contextmanager
+def progress_bar(
+    console: Console, total: int | None, text: str = ""
+) -> Iterator[Callable[..., None]]:
+    """Show a progress bar if the console is a terminal.
+
+    Yields:
+        A function to call with `advance=1` after each item, or with `description=TEXT`.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=off) as progress:
+        yield partial(progress.update, progress.add_task(text, total=total))

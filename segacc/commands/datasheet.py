@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from segacc.contracts import Facts
+from segacc.errors import count_of
 from segacc.model import SegmentationModel
 from segacc.model.contract import build_fitting
-from segacc.model.probe import Findings, probe
+from segacc.model.probe import probe
 from segacc.registry import Offer, Registry
 from segacc.settings.config import DEFAULT_CROP
 from segacc.settings.options import decode, describe, parse_component
@@ -43,14 +44,13 @@ class Datasheet:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return the facts as pairs of name and value."""
-        images = "image" if self.min_batch_size == 1 else "images"
         frozen = f"{self.unused} tensors get no gradient and are frozen" if self.unused else "all"
         terms = f" ({self.license})" if self.weights and self.license else ""
         return [
             ("parameters", f"{self.parameters / 1e6:.2f} million, head for {CLASSES} classes"),
             ("logits", f"1/{self.stride:g} of the image's height and width"),
             ("image size", self.sizes),
-            ("smallest batch", f"{self.min_batch_size} {images} per process in training"),
+            ("smallest batch", f"{count_of(self.min_batch_size, 'image')} per process in training"),
             ("trained", frozen),
             ("gradient checkpointing", "yes" if self.checkpointing else "no"),
             ("default weights", f"{self.weights or 'none'}{terms}"),
@@ -69,35 +69,22 @@ def datasheet(record: Any, typed: str = "") -> Datasheet:
     where = f"{record.name}:{typed}" if typed else str(record.name)
     options = decode(record.options, parse_component(where, where).values, where)
     network, facts = construct(record, options, torch.device("meta"))
-    parameters = sum(one.numel() for one in network.parameters())
-    rule = network.size_rule
+    parameters, sizes = sum(one.numel() for one in network.parameters()), network.size_rule.text()
     try:
-        findings = probe(network, facts.crop_size)
+        found = probe(network, facts.crop_size)
     except Exception:  # it needs values, which meta tensors do not have
         network, facts = construct(record, options, nullcontext(), size=(128, 128))
-        findings = probe(network, facts.crop_size)
-    return _sheet(record, options, where, parameters, rule.text(), findings, network)
-
-
-def _sheet(
-    record: Any,
-    options: Any,
-    where: str,
-    parameters: int,
-    sizes: str,
-    findings: Findings,
-    network: SegmentationModel,
-) -> Datasheet:
+        found = probe(network, facts.crop_size)
     return Datasheet(
-        where,
-        parameters,
-        findings.stride,
-        sizes,
-        max(network.min_batch_size, findings.min_batch_size),
-        len(findings.unused),
-        network.enable_gradient_checkpointing(),
-        record.default_weights(options) or "",
-        record.weights_license(options),
+        typed=where,
+        parameters=parameters,
+        stride=found.stride,
+        sizes=sizes,
+        min_batch_size=max(network.min_batch_size, found.min_batch_size),
+        unused=len(found.unused),
+        checkpointing=network.enable_gradient_checkpointing(),
+        weights=record.default_weights(options) or "",
+        license=record.weights_license(options),
     )
 
 

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from segacc.settings.options import OptionDoc, describe
 def plugins_command(name: str | None, *, form: str) -> int:
     """List all components or show one; return 1 if a plugin is broken."""
     registry, console = load_registry(), Console(soft_wrap=True)
+    offers = registry.offers if name is None else named(registry, name)
     if form == "markdown":
         quiet_libraries()
         from segacc.commands.datasheet import markdown
@@ -29,13 +31,12 @@ def plugins_command(name: str | None, *, form: str) -> int:
         for line in markdown(registry):
             console.out(line, highlight=False)
     elif form == "json":
-        console.out(json.dumps(listing_json(registry, name), indent=1), highlight=False)
+        console.out(json.dumps(listing_json(registry, offers), indent=1), highlight=False)
     elif name is None:
         print_listing(registry, console)
     else:
-        if any(offer.kind == "architecture" for offer in named(registry, name)):
-            quiet_libraries()  # its datasheet builds the network
-        print_component(registry, name, console)
+        for offer in offers:
+            print_component(offer, console)
     return 1 if registry.failures else 0
 
 
@@ -84,8 +85,21 @@ def print_listing(registry: Registry, console: Console) -> None:
     _say(console, "`segacc plugins NAME` shows the options of a component.")
 
 
+def print_component(offer: Offer, console: Console) -> None:
+    """Print the options of a component, and the facts of an architecture."""
+    _say(console, f"{offer.kind} {offer.full_name}: {offer.record.summary}")
+    rows = [(o.name, o.type, _default(o.default), o.doc) for o in options_of(offer)]
+    if not rows:
+        _say(console, "It has no options.")
+        return
+    _print_table(console, ("option", "type", "default", "what it does"), rows)
+    if offer.kind == "architecture":
+        print_datasheet(offer, console)
+
+
 def print_datasheet(offer: Offer, console: Console) -> None:
     """Print the facts of an architecture from a dry pass, or why it cannot be built."""
+    quiet_libraries()
     from segacc.commands.datasheet import datasheet
 
     try:
@@ -98,20 +112,6 @@ def print_datasheet(offer: Offer, console: Console) -> None:
         _say(console, f"It cannot be built with default options: {type(error).__name__}: {reason}")
         return
     _print_table(console, ("with default options", ""), rows)
-
-
-def print_component(registry: Registry, name: str, console: Console) -> None:
-    """Print the options of all components called `name`."""
-    for offer in named(registry, name):
-        _say(console, f"{offer.kind} {offer.full_name}: {offer.record.summary}")
-        options = options_of(offer)
-        if not options:
-            _say(console, "It has no options.")
-            continue
-        rows = [(o.name, o.type, _default(o.default), o.doc) for o in options]
-        _print_table(console, ("option", "type", "default", "what it does"), rows)
-        if offer.kind == "architecture":
-            print_datasheet(offer, console)
 
 
 def options_of(offer: Offer) -> "list[OptionDoc]":
@@ -143,9 +143,8 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-def listing_json(registry: Registry, name: str | None) -> dict[str, Any]:
-    """Return all components, or those called `name`, with their options, and broken plugins."""
-    offers = registry.offers if name is None else named(registry, name)
+def listing_json(registry: Registry, offers: Iterable[Offer]) -> dict[str, Any]:
+    """Return components with their options, and broken plugins."""
     return {
         "components": [
             {
@@ -154,10 +153,7 @@ def listing_json(registry: Registry, name: str | None) -> dict[str, Any]:
                 "distribution": offer.distribution,
                 "version": offer.version,
                 "summary": offer.record.summary,
-                "options": [
-                    {"name": o.name, "type": o.type, "default": str(o.default), "doc": o.doc}
-                    for o in options_of(offer)
-                ],
+                "options": [asdict(o) | {"default": str(o.default)} for o in options_of(offer)],
             }
             for offer in offers
         ],

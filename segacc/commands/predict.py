@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segacc.commands.console import is_main, quiet_libraries
+from segacc.commands.console import progress_bar, quiet_libraries
 from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
-from segacc.errors import OptionError, UnreadableError, count_of
+from segacc.errors import OptionError, UnreadableError, count_of, is_main
 from segacc.settings.config import PredictConfig
 from segacc.training.folders import model_folder, writable
 
@@ -27,7 +26,7 @@ def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -
     model_folder(model, "MODEL_FOLDER")
     folder = writable(config.output_dir, "--output-dir")
     jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
-    console = Console(stderr=True, soft_wrap=True) if is_main() else Console(quiet=True)
+    console = Console(stderr=True, soft_wrap=True, quiet=not is_main())
     for note in notes:
         console.out(note, highlight=False)
     with console.status("Loading torch and the weights ..."):
@@ -149,19 +148,10 @@ def segment_all(
         OptionError: the raw label ids do not fit in a PNG.
     """
     refuse_wide(segmenter.labels)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     failed = []
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=len(jobs))
+    with progress_bar(console, len(jobs)) as tick:
         for job in jobs:
-            bar.update(task, description=job.picture.name)
+            tick(description=job.picture.name)
             try:
                 job.index.parent.mkdir(parents=True, exist_ok=True)
                 segment(segmenter, job, overlay=config.overlay)
@@ -169,7 +159,7 @@ def segment_all(
                 failed.append(str(error))
             except OptionError as error:  # an image size that the network does not support
                 failed.append(f"{job.picture}: {error}")
-            bar.advance(task)
+            tick(advance=1)
     return failed
 
 

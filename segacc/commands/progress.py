@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -150,8 +149,15 @@ class Display:
         title = f"evaluation at step {event.step}: {event.terms.num_images} images in "
         title += f"{event.seconds:.1f} s, {event.terms.short()}"
         title += " (best so far)" if event.best else ""
-        print_classes = partial(print_scores, names=self.names, palette=self.palette)
-        print_classes(self.console, event.scores, title=title, rules=rules, limit=MANY_CLASSES)
+        print_scores(
+            self.console,
+            event.scores,
+            names=self.names,
+            palette=self.palette,
+            title=title,
+            rules=rules,
+            limit=MANY_CLASSES,
+        )
 
     def _show_stop(self, event: Stopped) -> None:
         self.live.stop()

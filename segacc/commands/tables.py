@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -38,84 +38,67 @@ def print_scores(
     limit: int | None = None,
     intervals: "Intervals | None" = None,
 ) -> None:
-    """Print a title and the scores: with colours on a terminal, as plain text elsewhere.
+    """Print a title, the means, and a table with one row for each of the K classes.
 
     Args:
-        console: the console.
+        console: the console; a terminal gets colours, others get plain text.
         scores: scores by name.
         names: K class names.
         palette: K RGB colours, 0..255.
         title: the first line.
         rules: a line under the title on how pixels and classes are counted; empty for none.
-        limit: see `scores_table`.
+        limit: with more classes than this, only the best and the worst are shown, with a note.
         intervals: intervals of mean_iou and of each class's IoU, shown next to them.
     """
-    if console.is_terminal:
-        table = scores_table(scores, names, palette, limit=limit, intervals=intervals)
-        parts = [Text(title, style="bold"), *([Text(rules, style="dim")] if rules else []), table]
-        for part in parts:
-            console.print(part)
-    else:
-        text = scores_text(scores, names, limit=limit, intervals=intervals)
-        for line in (title, *([f"  {rules}"] if rules else []), text):
-            console.out(line, highlight=False)
-
-
-def scores_table(
-    scores: Scores,
-    names: Sequence[str],
-    palette: Sequence[Color],
-    *,
-    limit: int | None = None,
-    intervals: "Intervals | None" = None,
-) -> Group:
-    """Build the means and a table with one row for each of the K classes, for a terminal.
-
-    With more classes than `limit`, only the best and the worst are shown, with a note.
-    """
     columns, rows, note = _by_class(scores, names, limit)
-    colors = dict(zip(names, palette, strict=True))
-    shown = [class_table(_texts(columns, intervals), rows, colors)] if rows else []
-    notes = [line for line in (note, _note(intervals)) if line]
-    return Group(Text(_means(scores, names, intervals)), *shown, *map(Text, notes))
+    _say(console, title, style="bold", indent="")
+    _say(console, rules, style="dim")
+    _say(console, _means(scores, names, intervals))
+    if rows:
+        colors = dict(zip(names, palette, strict=True))
+        print_columns(console, _texts(columns, intervals), rows, colors)
+    _say(console, note)
+    _say(console, intervals.text() if intervals else "")
 
 
-def scores_text(
-    scores: Scores,
-    names: Sequence[str],
-    *,
-    limit: int | None = None,
-    intervals: "Intervals | None" = None,
-) -> str:
-    """Return the content of `scores_table` as plain text."""
-    columns, rows, note = _by_class(scores, names, limit)
-    lines = [_means(scores, names, intervals)]
-    lines += class_lines(_texts(columns, intervals), rows) if rows else []
-    return "\n".join(f"  {line}" for line in [*lines, note, _note(intervals)] if line)
+def _say(console: Console, line: str, *, style: str = "", indent: str = "  ") -> None:
+    """Print a line unless it is empty; it is indented except on a terminal."""
+    if line and console.is_terminal:
+        console.print(Text(line, style=style))
+    elif line:
+        console.out(f"{indent}{line}", highlight=False)
 
 
-def class_table(
-    columns: Columns, rows: Sequence[str], colors: Mapping[str, Color] | None = None
-) -> Table:
-    """Build a table with one row for each class, with its colour if `colors` are given."""
+def print_columns(
+    console: Console,
+    columns: Columns,
+    rows: Sequence[str],
+    colors: Mapping[str, Color] | None = None,
+) -> None:
+    """Print one row for each class, with its colour if `colors` are given."""
+    if not console.is_terminal:
+        for line in _lines(columns, rows):
+            _say(console, line)
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")
     for header in columns:
         table.add_column(header, justify="right", no_wrap=True)
     for name in rows:
         cells = (Text(values.get(name, "-")) for values in columns.values())
-        table.add_row(_swatch(name, colors) if colors else Text(name), *cells)
-    return table
+        table.add_row(swatch(name, colors[name]) if colors else Text(name), *cells)
+    console.print(table)
 
 
-def _swatch(name: str, colors: Mapping[str, Color]) -> Text:
+def swatch(name: str, color: Color) -> Text:
+    """Return a class name behind its colour."""
     # A coloured background, not a block character: it also works where the output is ASCII.
-    color = Style(bgcolor="rgb({},{},{})".format(*colors[name]))
-    return Text.assemble(Text("  ", style=color), " ", name)
+    style = Style(bgcolor="rgb({},{},{})".format(*color))
+    return Text.assemble(Text("  ", style=style), " ", name)
 
 
-def class_lines(columns: Columns, rows: Sequence[str]) -> list[str]:
-    """Return the content of `class_table` as lines of plain text, the headings first."""
+def _lines(columns: Columns, rows: Sequence[str]) -> list[str]:
+    """Return the rows as lines of plain text, the headings first."""
     lines = [["class", *rows]]
     for header, values in columns.items():
         lines.append([header, *(values.get(name, "-") for name in rows)])
@@ -171,10 +154,6 @@ def _texts(columns: Mapping[str, Mapping[str, float]], intervals: "Intervals | N
 def interval_text(ends: "Interval", *, sign: str = "") -> str:
     """Format an interval as `0.4310 to 0.5021`; `sign` is that of a format specification."""
     return " to ".join(f"{end:{sign}.4f}" for end in ends)
-
-
-def _note(intervals: "Intervals | None") -> str:
-    return "" if intervals is None else intervals.text()
 
 
 def _means(scores: Scores, names: Sequence[str], intervals: "Intervals | None") -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.commands.console import is_main, load_plugins, quiet_libraries
-from segacc.errors import WriteError
+from segacc.commands.console import load_plugins, quiet_libraries
+from segacc.errors import WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def train_command(layers: list[Layer]) -> int:
     """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
     plan = make_plan(layers, load_plugins(), started=process_start())
-    console = Console(soft_wrap=True) if is_main() else Console(quiet=True)
+    console = Console(soft_wrap=True, quiet=not is_main())
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
         from segacc.training.events import Stopped

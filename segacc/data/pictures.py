@@ -20,7 +20,6 @@ Pixels = NDArray[np.uint8]
 TILE = 256
 """Height of an image in a panel, in pixels; the width is at most twice this."""
 GAP = 12
-NEAREST = Image.Resampling.NEAREST
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (255, 0, 40)
 HATCH = np.array([[205, 205, 205], [165, 165, 165]], np.uint8)
 """The two greys of the stripes on ignored pixels."""
@@ -51,23 +50,29 @@ def _stripes(shape: tuple[int, ...]) -> Pixels:
     return cast(Pixels, HATCH[(rows + columns) // 4 % 2])
 
 
-def overlay(
-    image: Pixels, prediction: Pixels, palette: Sequence[Color], *, alpha: float = 0.55
+def blend(
+    image: Pixels, classes: Pixels, palette: Sequence[Color], *, alpha: float = 0.55
 ) -> Pixels:
-    """Blend class colours into an image.
+    """Blend class colours into an image, and grey stripes into ignored pixels.
 
     Args:
         image: (H, W, 3) uint8.
-        prediction: (H, W) uint8; pixels with 255 are left unchanged.
+        classes: (H, W) uint8.
         palette: K RGB colours, 0..255.
         alpha: opacity of the colours, 0..1.
 
     Returns:
         (H, W, 3) uint8.
     """
-    blend = (1 - alpha) * image + alpha * colorize(prediction, palette)
+    return np.rint((1 - alpha) * image + alpha * colorize(classes, palette)).astype(np.uint8)
+
+
+def overlay(
+    image: Pixels, prediction: Pixels, palette: Sequence[Color], *, alpha: float = 0.55
+) -> Pixels:
+    """Blend class colours into an image like `blend`, but leave ignored pixels unchanged."""
     kept = (prediction == IGNORE)[..., None]
-    return np.where(kept, image, np.rint(blend).astype(np.uint8))
+    return np.where(kept, image, blend(image, prediction, palette, alpha=alpha))
 
 
 def errors(image: Pixels, label: Pixels, prediction: Pixels) -> Pixels:
@@ -171,20 +176,33 @@ def draw_examples(
     headings = ("image", "truth", "prediction", "error (wrong pixels red)")
     parts = [text_strip([title], width, 18), text_strip(headings, column, 15)]
     for caption, row in zip(captions, rows, strict=True):
-        strip = Image.new("RGB", (width - 2 * GAP, max(tile.height for tile in row)), PAPER)
-        for index, tile in enumerate(row):
-            strip.paste(tile, (index * (column + GAP), 0))
-        parts += [text_strip([caption], width - 2 * GAP, 13), strip]
+        parts += [text_strip([caption], width - 2 * GAP, 13), tile_row(row, column)]
     ids = [part.numpy() for e in examples for part in (e.label, e.prediction)]
-    used = {int(k) for part in ids for k in np.unique(part)}
-    parts.append(legend(names, palette, used, width - 2 * GAP))
+    parts.append(legend(names, palette, classes_in(ids), width - 2 * GAP))
     write_picture(stacked(parts, width), path)
 
 
-def visible(image: "Tensor") -> Pixels:
-    """Convert an image (C, H, W) uint8 with 1, 3 or more channels to (H, W, 3) uint8."""
-    shown = image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
-    return cast(Pixels, shown.permute(1, 2, 0).contiguous().numpy())
+def visible(image: "Tensor | Pixels") -> Pixels:
+    """Convert an image (C, H, W) uint8 with any number of channels to (H, W, 3) uint8."""
+    pixels = np.asarray(image)
+    three = pixels[:3] if len(pixels) >= 3 else pixels[:1].repeat(3, axis=0)
+    return np.ascontiguousarray(np.moveaxis(three, 0, -1))
+
+
+def resized(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Resize an image (H, W, 3) or classes (H, W) to fit in `width` x `height` pixels."""
+    picture = Image.fromarray(pixels)
+    scale = min(height / picture.height, width / picture.width)
+    size = (max(1, round(scale * picture.width)), max(1, round(scale * picture.height)))
+    smooth = pixels.ndim == 3
+    return np.array(
+        picture.resize(size, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+    )
+
+
+def classes_in(labels: Iterable[Pixels]) -> set[int]:
+    """Return the classes that occur in some labels."""
+    return {int(k) for classes in labels for k in np.unique(classes)}
 
 
 def shrunk(example: Example) -> Example:
@@ -194,16 +212,11 @@ def shrunk(example: Example) -> Example:
     """
     import torch
 
-    image = Image.fromarray(visible(example.image))
-    scale = min(TILE / image.height, 2 * TILE / image.width)
-    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
-    small = np.array(image.resize(size, Image.Resampling.LANCZOS))
-    label, prediction = (
-        torch.from_numpy(np.array(Image.fromarray(ids.numpy()).resize(size, NEAREST)))
-        for ids in (example.label, example.prediction)
+    image, label, prediction = (
+        torch.from_numpy(resized(pixels, 2 * TILE, TILE))
+        for pixels in (visible(example.image), example.label.numpy(), example.prediction.numpy())
     )
-    pixels = torch.from_numpy(small).permute(2, 0, 1)
-    return Example(example.id, pixels, label, prediction)
+    return Example(example.id, image.permute(2, 0, 1), label, prediction)
 
 
 def _tiles(example: Example, palette: Sequence[Color]) -> list[Image.Image]:
@@ -229,6 +242,15 @@ def text_strip(texts: Sequence[str], column: int, size: int) -> Image.Image:
         x = index * (column + GAP)
         draw.text((x, 0.65 * size), _fit(text, font, column), INK, font, anchor="lm")
     return strip
+
+
+def tile_row(tiles: Sequence[Image.Image], column: int) -> Image.Image:
+    """Put pictures next to each other in columns of `column` pixels."""
+    width = len(tiles) * (column + GAP) - GAP
+    row = Image.new("RGB", (width, max(tile.height for tile in tiles)), PAPER)
+    for index, tile in enumerate(tiles):
+        row.paste(tile, (index * (column + GAP), 0))
+    return row
 
 
 def stacked(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Image.Image:

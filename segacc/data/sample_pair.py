@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segacc.data.codecs import LYING, turn_of
-from segacc.data.decode import BACK, MODES, read_image, read_label
+from segacc.data.decode import MODES, read_image, read_label
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
@@ -69,19 +69,3 @@ def sizes_text(
         "exif=upright if they are drawn on images as they are shown; a label of the other kind "
         "must be exported again."
     )
-
-
-def turn_is_open(sample: Sample, size: tuple[int, int], num_channels: int) -> bool:
-    """Tell whether EXIF turns an image, and nothing says whether it turns the label too.
-
-    Where height and width differ and change places, the label's size has said it.
-
-    Args:
-        sample: its data set may have said it, too.
-        size: of the image.
-        num_channels: that it was read with.
-    """
-    if sample.reading.exif or num_channels not in MODES:
-        return False
-    turn = turn_of(sample.image)
-    return turn in BACK and (turn not in LYING or size[0] == size[1])

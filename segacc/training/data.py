@@ -8,7 +8,7 @@ from segacc.data.augment import Pipeline
 from segacc.data.batches import EvalData, Source, TrainData
 from segacc.data.cache import cached
 from segacc.data.order import Order
-from segacc.data.quick_check import check_for_all
+from segacc.data.quick_check import quick_check
 from segacc.data.samples import passed_over
 from segacc.data.splits import chances_of, data_splits, pick_split
 from segacc.data.streams import EvalStream, TrainStream
@@ -61,8 +61,12 @@ def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
     validation = pick_split(splits, config.eval_split, where("eval_split"), hint=hint)
     labels, channels = splits.labels, config.num_channels
     seen = {config.train_split: given, config.eval_split: validation}
-    skip = config.skip_unreadable > 0
-    warnings = check_for_all(seen, labels, channels, accelerator, skip_unreadable=skip)
+
+    def check() -> tuple[str, ...]:
+        skip = config.skip_unreadable > 0
+        return quick_check(seen, labels, channels, skip_unreadable=skip)
+
+    warnings = on_all(accelerator, lambda: check() if accelerator.is_main_process else ())
     train = given if isinstance(given, Stream) else Source(given, labels, channels)
     scored = scored_data(validation, labels, channels)
     if config.cache:

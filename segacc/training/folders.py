@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from segacc.errors import OptionError
+from segacc.errors import OptionError, is_main
 from segacc.hookspecs import Chosen
 from segacc.settings.sources import Settings
 
@@ -82,7 +82,7 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
     # Another process may be testing at the same time whether it can write there.
     inside = folder.iterdir() if folder.is_dir() else ()
     occupied = any(path.name != MARK and not path.name.startswith(TRIAL) for path in inside)
-    if os.environ.get("RANK", "0") == "0" and RunLock(folder).held():
+    if is_main() and RunLock(folder).held():
         where = f"--resume {config.resume}" if config.resume else settings.where("output_dir")
         raise OptionError(f"{where}: {in_use(folder)}")
     if occupied and not (config.resume or config.overwrite):

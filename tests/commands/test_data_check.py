@@ -22,9 +22,10 @@ from check_tools import (
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
 from segacc.commands.check_data.verdict import Finding, judge
+from segacc.data.quick_check import quick_check
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
-from segacc.errors import DataError
+from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 
@@ -132,14 +133,20 @@ def test_each_fault_is_what_would_stop_a_run(tmp_path: Path, name: str) -> None:
     [fault] = found.splits["train"].faults
     assert (fault.kind, fault.file) == (kind, str(root / file))
     assert found.splits["train"].read == 4, "the others are counted all the same"
-    splits = build_splits(found.data.dataset)
-    for sample in splits.splits["train"]:
+    splits, labels = build_splits(found.data.dataset).splits, found.data.labels
+    for sample in splits["train"]:
         if sample.id != "train1":
-            read_sample(sample, splits.labels)
-            continue
-        with pytest.raises(DataError) as error:
-            read_sample(sample, splits.labels)
-        assert str(error.value).startswith(fault.text)
+            read_sample(sample, labels)
+    with pytest.raises(DataError) as error:
+        read_sample(splits["train"][1], labels)
+    assert str(error.value) == fault.text
+    unreadable = isinstance(error.value, UnreadableError)
+    more = " To skip up to N such files, add --skip-unreadable N." if unreadable else ""
+    with pytest.raises(DataError) as stopped:
+        quick_check(splits, labels, 3, skip_unreadable=False, seconds=60)
+    assert str(stopped.value) == f"{fault.text}{more}"
+    if unreadable:
+        assert quick_check(splits, labels, 3, skip_unreadable=True, seconds=60) == ()
 
 
 def test_every_file_is_told_with_its_values(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from segacc.commands.check_data.pictures import (
     _training,
     augmented,
     bar_length,
-    blend,
     draw_augmented,
     draw_check,
 )
@@ -27,7 +26,7 @@ from segacc.data.augment import Pipeline
 from segacc.data.batches import Source, TrainData
 from segacc.data.items import Batch, Item, collate
 from segacc.data.order import Order
-from segacc.data.pictures import PAPER
+from segacc.data.pictures import PAPER, blend
 from segacc.data.samples import build_splits
 from segacc.errors import DataError
 from segacc.labels import spread_colors

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from score_tools import plain_scores
 from segacc.commands.progress import Display
-from segacc.commands.tables import print_scores, scores_table, scores_text
+from segacc.commands.tables import print_scores
 from segacc.evaluation.scores import Scores, Terms
 from segacc.training.events import (
     Evaluated,
@@ -235,32 +236,32 @@ def test_best_by_a_class() -> None:
 def test_swatches_have_the_colours_of_the_palette() -> None:
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system="truecolor", width=100)
-    console.print(scores_table(make_scores(0.7), NAMES, PALETTE))
+    print_scores(console, make_scores(0.7), names=NAMES, palette=PALETTE, title="")
     assert "\x1b[48;2;255;200;0m  \x1b[0m nucleus" in file.getvalue()
 
 
 def test_many_classes_are_cut_to_best_and_worst() -> None:
     names = tuple(f"class{k}" for k in range(150))
     iou = {name: k / 150 for k, name in enumerate(names)} | {"class7": math.nan}
-    text = scores_text({"per_category_iou": iou}, names, limit=6)
+    text = plain_scores({"per_category_iou": iou}, names, limit=6)
     rows = [line.split()[0] for line in text.splitlines()[1:-1]]
     assert rows == ["class149", "class148", "class147", "class2", "class1", "class0"]
     assert text.splitlines()[-1].strip() == (
         "the 3 best and 3 worst of 150 classes by IoU; all: metrics.jsonl"
     )
-    assert len(scores_text({"per_category_iou": iou}, names).splitlines()) == 151
+    assert len(plain_scores({"per_category_iou": iou}, names).splitlines()) == 151
 
 
 def test_of_many_classes_few_occur() -> None:
     names = tuple(f"class{k}" for k in range(150))
     iou = dict.fromkeys(names, math.nan) | {"class3": 0.5}
-    text = scores_text({"per_category_iou": iou}, names, limit=6)
+    text = plain_scores({"per_category_iou": iou}, names, limit=6)
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["class3", "the"]
     assert text.endswith("the 1 of 150 classes that occur")
 
 
 def test_a_mapping_that_is_not_by_class_is_told_by_its_keys() -> None:
-    text = scores_text({"boundary": {"2px": 0.25, "4px": 0.5}}, NAMES)
+    text = plain_scores({"boundary": {"2px": 0.25, "4px": 0.5}}, NAMES)
     assert text == "  boundary/2px 0.2500  boundary/4px 0.5000"
 
 
@@ -271,7 +272,7 @@ def test_print_scores_follows_the_console() -> None:
         console = Console(file=file, force_terminal=terminal, width=100, color_system=None)
         print_scores(console, make_scores(0.7), names=NAMES, palette=PALETTE, title="validation")
         texts.append(file.getvalue())
-    assert texts[0] == f"validation\n{scores_text(make_scores(0.7), NAMES)}\n"
+    assert texts[0] == f"validation\n{plain_scores(make_scores(0.7), NAMES)}\n"
     assert texts[1].startswith("validation\nmean_iou 0.7000")
     assert "─" in texts[1]
 

@@ -5,8 +5,9 @@ import math
 
 from rich.console import Console
 
+from score_tools import plain_scores
 from segacc.commands.evaluate.bootstrap import Intervals
-from segacc.commands.tables import print_scores, scores_text
+from segacc.commands.tables import print_scores
 
 NAMES = ("background", "nucleus", "[red]")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))
@@ -24,7 +25,7 @@ NOTE = "95 % intervals: bootstrap of 39 images, 1000 resamples, seed 0; the netw
 
 
 def test_intervals_stand_beside_the_scores() -> None:
-    assert scores_text(SCORES, NAMES, intervals=INTERVALS).splitlines() == [
+    assert plain_scores(SCORES, NAMES, intervals=INTERVALS).splitlines() == [
         "  mean_iou 0.7000 (0.6123 to 0.7505)",
         "  class            IoU     95 % interval  accuracy",
         "  background    0.9000  0.8500 to 0.9312    0.9000",
@@ -67,5 +68,5 @@ def test_150_classes_fit_a_terminal_of_80_columns() -> None:
 
 
 def test_scores_without_mean_iou_have_no_interval_beside_them() -> None:
-    text = scores_text({"area_error": 0.25}, NAMES, intervals=INTERVALS)
+    text = plain_scores({"area_error": 0.25}, NAMES, intervals=INTERVALS)
     assert text.splitlines() == ["  area_error 0.2500", f"  {NOTE}"]

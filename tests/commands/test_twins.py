@@ -11,9 +11,10 @@ from check_tools import look, of_samples, pastes, problems, texts
 from data_tools import encode, random_sample
 from segacc.commands.check_data import duplicates as twins
 from segacc.commands.check_data.check import Findings
-from segacc.commands.check_data.duplicates import BITS_APART, SIDE, exact, fingerprint, near, stack
+from segacc.commands.check_data.duplicates import BITS_APART, exact, near
 from segacc.commands.check_data.text import verdict
 from segacc.commands.check_data.verdict import judge
+from segacc.data.scan import SIDE, fingerprint
 from segacc.hookspecs import Sample
 
 
@@ -47,20 +48,26 @@ def test_near_is_what_its_definition_says(at_once: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(twins, "PAIRS_AT_ONCE", at_once)
     second, first = prints(60, 1), prints(40, 2)
     first[3:9] = second[10:16]
-    assert near(second) == plainly_near(second) and len(near(second)) > 9
-    assert near(second, first) == plainly_near(second, first) and len(near(second, first)) >= 6
+    own, other = ([row.tobytes() for row in rows] for rows in (second, first))
+    assert near(own, own) == plainly_near(second) and len(near(own, own)) > 9
+    assert near(own, other) == plainly_near(second, first) and len(near(own, other)) >= 6
     assert len(plainly_near(second)) < 40, "not all of them are alike"
+    gaps = [b"", own[0], b"", *own[1:]]
+    assert near(gaps, other) == [
+        (row + 1 + (row > 0), twin, bits) for row, twin, bits in plainly_near(second, first)
+    ]
 
 
 def test_nothing_and_flat_images_have_no_twins() -> None:
-    none = stack([])
-    assert near(none) == near(none, prints(3)) == near(prints(3), none) == []
+    some = [row.tobytes() for row in prints(3)]
+    assert near([], some) == near(some, []) == near([b""], [b""]) == []
     grey = [fingerprint(np.full((3, 20, 30), value, np.uint8)) for value in (90, 90, 91)]
-    assert near(stack(grey)) == []
+    assert near(grey, grey) == []
 
 
 def test_exact_digests() -> None:
-    assert exact([b"a", b"b", b"a", b"", b"", b"a"]) == [(2, 0, 0), (5, 0, 0)]
+    own = [b"a", b"b", b"a", b"", b"", b"a"]
+    assert exact(own, own) == [(2, 0, 0), (5, 0, 0)]
     assert exact([b"b", b"", b"c", b"a"], [b"a", b"", b"a", b"b"]) == [(0, 3, 0), (3, 0, 0)]
     assert exact([b"a", b"a"], []) == []
 

@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from check_tools import SPOILS, chosen
+from check_tools import chosen
 from cli_tools import write_data
 from data_tools import encode, random_sample
-from segacc.data.quick_check import check_for_all, quick_check
-from segacc.data.sample_pair import read_sample
+from segacc.data.quick_check import quick_check
 from segacc.data.samples import build_splits
-from segacc.errors import DataError, UnreadableError
+from segacc.errors import DataError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from stream_tools import write_samples
@@ -50,23 +48,6 @@ class Counted(Sequence[Sample]):
     def __getitem__(self, index: Any) -> Any:
         self.asked.append(index)
         return random_sample(index % 5, where=f"{self.count}-{index}-")
-
-
-@pytest.mark.parametrize("name", SPOILS)
-def test_it_stops_a_run_as_the_first_batch_would(tmp_path: Path, name: str) -> None:
-    file, spoil, _, _ = SPOILS[name]
-    root = write_data(tmp_path / "d")
-    spoil(root / file)
-    built = build_splits(chosen(f"folder:root={root}"))
-    with pytest.raises(DataError) as expected:
-        read_sample(built.splits["train"][1], built.labels)
-    unreadable = isinstance(expected.value, UnreadableError)
-    more = " To skip up to N such files, add --skip-unreadable N." if unreadable else ""
-    with pytest.raises(DataError) as error:
-        quick_check(built.splits, built.labels, 3, skip_unreadable=False, seconds=60)
-    assert str(error.value) == f"{expected.value}{more}"
-    if unreadable:
-        assert quick_check(built.splits, built.labels, 3, skip_unreadable=True, seconds=60) == ()
 
 
 def test_good_data_is_not_talked_about(tmp_path: Path) -> None:
@@ -113,7 +94,7 @@ def test_images_that_are_trained_on_and_scored() -> None:
     train = [random_sample(number) for number in range(40)]
     text = (
         "20 ids are in train and in validation, and of the 16 checked 16 have the same image "
-        "(s0, s1, s2 ...): scores will be too good."
+        "(s0, s1, s2 and 13 more): scores will be too good."
     )
     assert glance(train, train[:20]) == (text,)
     assert glance(train, train) == (), "the same split was asked for"
@@ -162,12 +143,3 @@ def test_the_first_samples_of_a_shard_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:900])
     with pytest.raises(DataError, match=r"a\.tar"):
         quick_check(built.splits, built.labels, 3, skip_unreadable=False)
-
-
-def test_the_main_process_speaks_for_all() -> None:
-    alone: Any = SimpleNamespace(is_main_process=True, num_processes=1)
-    splits = {"train": labelled([255] * 5, "i"), "validation": [random_sample(0)]}
-    [told] = check_for_all(splits, LABELS, 3, alone, skip_unreadable=False)
-    assert told.startswith("train: all 5 labels")
-    with pytest.raises(DataError, match="label values outside the 3 classes: 9"):
-        check_for_all({"train": labelled([9], "i")}, LABELS, 3, alone, skip_unreadable=False)

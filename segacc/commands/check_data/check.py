@@ -1,6 +1,5 @@
 """Read all samples of a data set as training would, and count what each split contains."""
 
-import itertools
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,27 +7,27 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segacc.commands.check_data.duplicates import Twins
-from segacc.commands.check_data.scan import Fault, SampleFacts, scan
-from segacc.commands.check_data.split_facts import Size, SplitFacts, find_twins
-from segacc.data.samples import build_splits, evenly_spaced, lost_samples, passed_over, read_shard
-from segacc.data.splits import carve, carved_line, pick_split
+from segacc.commands.check_data.duplicates import Twins, find_twins
+from segacc.commands.console import progress_bar
+from segacc.data.samples import evenly_spaced, lost_samples, passed_over, read_shard
+from segacc.data.scan import Fault, SampleFacts, Size, SplitFacts, scan
+from segacc.data.splits import data_splits, pick_split
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.settings.config import CheckConfig
 
-CHUNK = 8
-"""Number of samples passed to a process at once."""
-FEW = 4 * CHUNK
+AHEAD = 32
+"""Number of samples read in advance for each process."""
+FEW = 32
 """Number of samples up to which starting processes takes longer than reading them."""
+CROP = (512, 512)
+"""The default crop size of training, as in `segacc.training.defaults`."""
 
 Samples = Sequence[Sample] | Stream
 
@@ -41,8 +40,8 @@ class OpenData:
     config: CheckConfig
     splits: Mapping[str, Samples]
     labels: LabelMap
-    crop_size: Size | None
-    """The crop size that the data set suggests."""
+    crop_size: Size
+    """The crop size that training would use."""
     strays: Sequence[str]
     """Label files without an image."""
     passed_over: Sequence[str]
@@ -79,27 +78,26 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
     Raises:
         SegaccError: it cannot be built.
     """
-    whole = build_splits(dataset)
-    splits, notes = whole, list[str]()
-    if config.val_fraction is not None:
-        share, seed, train, scored = (
-            config.val_fraction,
-            config.seed,
-            config.train_split,
-            config.eval_split,
-        )
-        where = "--val-fraction"
-        splits = carve(whole, share, seed, train=train, validation=scored, where=where)
-        notes.append(carved_line(splits, share, seed, train=train, validation=scored))
+    train, scored = config.train_split, config.eval_split
+    splits, notes = data_splits(
+        dataset, config.val_fraction, config.seed, train=train, scored=scored
+    )
     found, complaints = of_a_run(splits, config)
     taken = {name.partition("[")[0] for name in found}
     found |= {name: some for name, some in splits.splits.items() if name not in taken}
-    crop = config.crop_size or splits.crop_size
-    lost = passed_over(whole.splits.values())
+    lost = passed_over(splits.splits.values())
     streams = {name: some for name, some in found.items() if isinstance(some, Stream)}
     lost += [line for name, some in streams.items() for line in lost_samples(name, some)]
     return OpenData(
-        dataset, config, found, splits.labels, crop, strays(whole), lost, complaints, notes
+        dataset=dataset,
+        config=config,
+        splits=found,
+        labels=splits.labels,
+        crop_size=config.crop_size or splits.crop_size or CROP,
+        strays=strays(splits),
+        passed_over=lost,
+        complaints=complaints,
+        notes=notes,
     )
 
 
@@ -166,7 +164,7 @@ def check(data: OpenData, console: Console) -> Findings:
     Raises:
         SegaccError: a worker process was killed.
     """
-    with reading(data) as pool, bar(console, data.total) as tick:
+    with reading(data) as pool, progress_bar(console, data.total, "reading") as tick:
         splits = {name: walk(data, name, pool, tick) for name in data.splits}
     run = data.config.train_split, data.config.eval_split
     return Findings(data, splits, find_twins(list(splits.values()), run))
@@ -195,38 +193,26 @@ def leave_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@contextmanager
-def bar(console: Console, total: int | None) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal; yields a function to call after each sample."""
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    off = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=off) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
-
-
 def walk(
-    data: OpenData, name: str, pool: ProcessPoolExecutor | None, tick: Callable[[], None]
+    data: OpenData, name: str, pool: ProcessPoolExecutor | None, tick: Callable[..., None]
 ) -> SplitFacts:
     """Read all samples of a split, or as many as `--sample` says."""
     samples, count = data.splits[name], data.count(name)
     if isinstance(samples, Stream):
         facts = SplitFacts(name, samples.num_samples)
-        indices: Iterable[int] = itertools.count()
-        chosen: Iterator[Sample] = islice(from_stream(samples, facts.faults), count)
+        chosen: Iterable[tuple[int, Sample]] = enumerate(
+            islice(from_stream(samples, facts.faults), count)
+        )
         out_of = count or 0
     else:
         facts = SplitFacts(name, len(samples))
-        indices = evenly_spaced(len(samples), count or 0)
-        chosen = (samples[index] for index in indices)
+        chosen = ((index, samples[index]) for index in evenly_spaced(len(samples), count or 0))
         out_of = len(samples)
-    read = partial(scan_some, labels=data.labels, num_channels=data.config.num_channels)
-    scanned = scan_all(chosen, read, pool, ahead=4 * data.config.num_workers)
-    for index, (sample, found) in zip(indices, scanned, strict=False):
+    for index, sample, found in scan_all(data, chosen, pool):
         facts.add(sample, found)
         if not found.faults:
             facts.keep(sample, index, out_of=out_of)
-        tick()
+        tick(advance=1)
     return facts
 
 
@@ -240,27 +226,19 @@ def from_stream(stream: Stream, faults: list[Fault]) -> Iterator[Sample]:
             faults.append(Fault("shard", shard, str(error)))
 
 
-def scan_some(samples: list[Sample], labels: LabelMap, num_channels: int) -> list[SampleFacts]:
-    """Scan some samples, in a worker process."""
-    return [scan(sample, labels, num_channels) for sample in samples]
-
-
 def scan_all(
-    samples: Iterator[Sample],
-    read: Callable[[list[Sample]], list[SampleFacts]],
-    pool: ProcessPoolExecutor | None,
-    *,
-    ahead: int,
-) -> Iterator[tuple[Sample, SampleFacts]]:
-    """Yield each sample with its facts, in order, reading at most `ahead` chunks in advance."""
-    waiting = deque[tuple[list[Sample], Future[list[SampleFacts]]]]()
-    while chunk := list(islice(samples, CHUNK)):
+    data: OpenData, chosen: Iterable[tuple[int, Sample]], pool: ProcessPoolExecutor | None
+) -> Iterator[tuple[int, Sample, SampleFacts]]:
+    """Yield each index and sample with the facts, in order, reading some samples in advance."""
+    waiting = deque[tuple[int, Sample, Future[SampleFacts]]]()
+    for index, sample in chosen:
         if pool is None:
-            yield from zip(chunk, read(chunk), strict=True)
+            yield index, sample, scan(sample, data.labels, data.config.num_channels)
             continue
-        waiting.append((chunk, pool.submit(read, chunk)))
-        if len(waiting) > ahead:
-            chunk, facts = waiting.popleft()
-            yield from zip(chunk, facts.result(), strict=True)
-    for chunk, facts in waiting:
-        yield from zip(chunk, facts.result(), strict=True)
+        future = pool.submit(scan, sample, data.labels, data.config.num_channels)
+        waiting.append((index, sample, future))
+        if len(waiting) > AHEAD * data.config.num_workers:
+            index, sample, future = waiting.popleft()
+            yield index, sample, future.result()
+    for index, sample, future in waiting:
+        yield index, sample, future.result()

@@ -5,7 +5,8 @@ import sys
 
 from rich.console import Console
 
-from segacc.commands.console import is_main, load_plugins
+from segacc.commands.console import load_plugins
+from segacc.errors import is_main
 from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose
 from segacc.settings.config import CheckConfig
@@ -22,9 +23,9 @@ def check_data_command(config: CheckConfig) -> int:
     changes = augmentations(registry, config)
     folder = writable(config.output_dir.expanduser(), "--output-dir")
     from segacc.commands.check_data.check import check, open_data
-    from segacc.commands.check_data.fixes import cures
+    from segacc.commands.check_data.fixes import fixes
     from segacc.commands.check_data.pictures import draw_augmented, draw_check
-    from segacc.commands.check_data.text import print_report, to_json
+    from segacc.commands.check_data.text import print_report, to_json, would_stop
     from segacc.commands.check_data.verdict import judge
 
     progress = Console(stderr=True)
@@ -37,14 +38,14 @@ def check_data_command(config: CheckConfig) -> int:
         if config.show_augmented:
             pictures.append(folder / "augmented.png")
             draw_augmented(found, changes, pictures[1])
-    told = found, judge(found), cures(found), pictures
+    told = found, judge(found), fixes(found), pictures
     wide = None if sys.stdout.isatty() else 120
     console = Console(soft_wrap=True, width=wide)
     if config.json:
         console.out(json.dumps(to_json(*told), indent=1), highlight=False)
     else:
         print_report(console, *told)
-    return 1 if any(finding.level == "problem" for finding in told[1]) else 0
+    return 1 if would_stop(told[1]) else 0
 
 
 def augmentations(registry: Registry, config: CheckConfig) -> list[Chosen]:

@@ -1,12 +1,13 @@
 """Duplicate images: identical files, or near duplicates by a difference hash of 64 bits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from segacc.data.scan import SIDE, SplitFacts
 
 BITS_APART = 6
 """Maximum number of bits of 64 in which the hashes of near duplicates differ.
@@ -22,16 +23,9 @@ ALIKE = 0.97
 0.974."""
 FLAT = 2.0
 """Standard deviation of a thumbnail, in grey levels, below which an image is flat."""
-
-SIDE = 16
-"""Side of the thumbnail in pixels."""
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 PAIRS_AT_ONCE = 250_000
 """Number of pairs compared at once, which fit in the processor's cache."""
 
-Prints = NDArray[np.uint8]
-"""(N, 8 + SIDE * SIDE): a hash of 64 bits and a thumbnail for each image."""
 Match = tuple[int, int, int]
 """Two indices, and the number of bits of 64 in which the hashes differ."""
 
@@ -52,100 +46,99 @@ class Twins:
     second split occurs once, with its nearest duplicate."""
 
 
-def fingerprint(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the fingerprint of an image (C, H, W) uint8 for `near`: a hash and a thumbnail.
+def find_twins(splits: Sequence[SplitFacts], run: Collection[str]) -> list[Twins]:
+    """Find duplicates between each two splits, then inside each split.
 
-    The 8 bytes of hash are the difference hash of Krawetz, "Kind of like that" (2013): whether the
-    mean grey level increases from each of 9 x 8 cells to its right neighbour.
+    Args:
+        splits: the splits of one data set.
+        run: names of the splits used for training and validation. Other splits may share files by
+            design, as VOC's `trainval` does with `train`, which is not reported.
     """
-    planes = pixels[: len(LUMA)] if len(pixels) >= len(LUMA) else pixels[:1]
-    parts = [_shrunk(Image.fromarray(plane), (2 * SIDE, 2 * SIDE)) for plane in planes]
-    weights = LUMA if len(parts) > 1 else (1.0,)
-    grey = sum(weight * part for weight, part in zip(weights, parts, strict=True))
-    small = Image.fromarray(np.asarray(grey, np.float32))
-    cells = _shrunk(small, (9, 8))
-    thumbnail = np.rint(_shrunk(small, (SIDE, SIDE))).astype(np.uint8)
-    return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes() + thumbnail.tobytes()
+    pairs = [(second, first) for index, second in enumerate(splits) for first in splits[:index]]
+    found = []
+    for second, first in [*pairs, *((one, one) for one in splits)]:
+        by_design = first is not second and not {second.name, first.name} <= set(run)
+        for kind, matches in _kinds(second, first):
+            told = tuple(
+                (second.ids[a], first.ids[b], bits)
+                for a, b, bits in matches
+                if not (by_design and second.files[a] and second.files[a] == first.files[b])
+            )
+            if told:
+                found.append(Twins(kind, (second.name, first.name), told))
+    return found
 
 
-def _shrunk(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Average an image in cells; `size` is (width, height) in cells."""
-    return np.asarray(picture.resize(size, Image.Resampling.BOX), np.float32)
+def _kinds(second: SplitFacts, first: SplitFacts) -> Iterator[tuple[TwinKind, list[Match]]]:
+    """Yield the matches of each kind; labels of duplicate images are not reported again."""
+    same = exact(second.image_digests, first.image_digests)
+    yield "exact", same
+    alike = [
+        (a, b, bits)
+        for a, b, bits in near(second.prints, first.prints)
+        if second.image_digests[a] != first.image_digests[b]
+    ]
+    yield "near", alike
+    told = {match[0] for match in (*same, *alike)}
+    labels = exact(second.label_digests, first.label_digests)
+    yield "label", [match for match in labels if match[0] not in told]
 
 
-def stack(prints: Sequence[bytes]) -> Prints:
-    """Stack fingerprints into an array."""
-    width = 8 + SIDE * SIDE
-    return np.frombuffer(b"".join(prints), np.uint8).reshape(len(prints), width)
-
-
-def exact(second: Sequence[bytes], first: Sequence[bytes] | None = None) -> list[Match]:
-    """Find the digests of `second` that occur in `first`; without it, earlier in `second`.
+def exact(second: Sequence[bytes], first: Sequence[bytes]) -> list[Match]:
+    """Find the digests of `second` that occur in `first`, or earlier if both are one sequence.
 
     Returns:
         The index into `second`, the index of the first equal digest, and 0. Empty digests are never
         equal.
     """
     indices: dict[bytes, int] = {}
-    for index, key in enumerate(first or ()):
+    for index, key in enumerate(first):
         indices.setdefault(key, index)
-    found = []
-    for index, key in enumerate(second):
-        if key and key in indices:
-            found.append((index, indices[key], 0))
-        elif first is None:
-            indices[key] = index
-    return found
+    return [
+        (index, indices[key], 0)
+        for index, key in enumerate(second)
+        if key and key in indices and (first is not second or indices[key] < index)
+    ]
 
 
-def near(second: Prints, first: Prints | None = None) -> list[Match]:
+def near(second: Sequence[bytes], first: Sequence[bytes]) -> list[Match]:
     """Find the near duplicates of images in another split, or earlier in the same split.
 
     Args:
-        second: (N, ...) fingerprints; each has at most one match, the nearest.
-        first: (M, ...) fingerprints of the other split; None to compare `second` with itself.
+        second: N fingerprints; each has at most one match, the nearest. Empty ones have none.
+        first: M fingerprints of the other split, or the same sequence.
 
     Returns:
-        The index into `second`, the index into the other, and the number of differing bits. Flat
+        The index into `second`, the index into `first`, and the number of differing bits. Flat
         images have no duplicates.
     """
-    own = first is None
-    other = second if first is None else first
-    rows, columns = _told_apart(second), _told_apart(other)
+    rows, hashes, thumbnails = _told_apart(second)
+    columns, others, other_thumbnails = _told_apart(first)
     if not len(rows) or not len(columns):
         return []
-    hashes, others = _hashes(second[rows]), _hashes(other[columns])
     height = max(1, PAIRS_AT_ONCE // len(others))
     found = []
     for start in range(0, len(rows), height):
         block = hashes[start : start + height]
         apart = np.bitwise_count(block[:, None] ^ others[None])  # (rows of the block, M) uint8
-        if own:
-            apart[_not_before(start, *apart.shape)] = 64
+        if first is second:  # earlier ones only
+            later = np.arange(len(others)) >= start + np.arange(len(block))[:, None]
+            apart[later] = 64
         nearest = apart.argmin(axis=1)
         bits = apart[np.arange(len(block)), nearest]
         for row in np.flatnonzero(bits <= BITS_APART).tolist():
-            one, twin = int(rows[start + row]), int(columns[nearest[row]])
-            if _correlation(second[one], other[twin]) >= ALIKE:
-                found.append((one, twin, int(bits[row])))
+            pair = thumbnails[start + row], other_thumbnails[nearest[row]]
+            if np.corrcoef(*pair)[0, 1] >= ALIKE:
+                found.append((int(rows[start + row]), int(columns[nearest[row]]), int(bits[row])))
     return found
 
 
-def _told_apart(prints: Prints) -> NDArray[Any]:
-    """Return the indices of the images that are not flat."""
-    return np.flatnonzero(prints[:, 8:].std(axis=1) >= FLAT)
-
-
-def _hashes(prints: Prints) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(prints[:, :8]).view(np.uint64)[:, 0]
-
-
-def _not_before(start: int, rows: int, columns: int) -> NDArray[np.bool_]:
-    """Mask the columns that are not before the row; the first row has the index `start`."""
-    mask: NDArray[np.bool_] = np.arange(columns)[None] >= start + np.arange(rows)[:, None]
-    return mask
-
-
-def _correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    a, b = (side[8:] - side[8:].mean() for side in (one, other))
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+def _told_apart(
+    prints: Sequence[bytes],
+) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.uint8]]:
+    """Return index, hash and thumbnail of the images that could be read and are not flat."""
+    seen = np.flatnonzero([len(one) for one in prints])
+    table = np.frombuffer(b"".join(prints), np.uint8).reshape(len(seen), 8 + SIDE * SIDE)
+    varied = table[:, 8:].std(axis=1) >= FLAT
+    hashes = np.ascontiguousarray(table[varied, :8]).view(np.uint64)[:, 0]
+    return seen[varied], hashes, table[varied, 8:]

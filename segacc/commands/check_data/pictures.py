@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from segacc.commands.check_data.check import Findings
-from segacc.commands.check_data.fixes import CROP
-from segacc.commands.check_data.split_facts import EXAMPLES, SplitFacts
 from segacc.contracts import Facts
 from segacc.data.decode import raw_label, read_pixels
 from segacc.data.pictures import (
@@ -19,13 +16,18 @@ from segacc.data.pictures import (
     INK,
     PAPER,
     Pixels,
-    colorize,
+    blend,
+    classes_in,
     legend,
+    resized,
     stacked,
     text_font,
     text_strip,
+    tile_row,
+    visible,
     write_picture,
 )
+from segacc.data.scan import EXAMPLES, SplitFacts
 from segacc.errors import DataError, count_of
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.labels import Color, LabelMap
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
 
 WIDTH = 1240
 """Width of a picture in pixels."""
+INSIDE = WIDTH - 2 * GAP
 NAMES, NUMBERS, BAR = 190, 210, 11
 """Widths of the names and of the numbers next to the bars, and height of a bar, in pixels."""
+FULL = INSIDE - NAMES - NUMBERS
+"""Length of the longest bar in pixels."""
 DECADES = 5
 """Powers of ten that a bar covers: from a thousandth of a percent to all pixels."""
 MOST = 40
@@ -46,6 +51,8 @@ NAMED = 130
 GRID = (225, 225, 225)
 TURNS = 5
 """Number of augmented versions of each sample."""
+Pair = tuple[Pixels, Pixels]
+"""Image (H, W, 3) and classes (H, W), both uint8."""
 
 
 def draw_check(found: Findings, path: Path) -> None:
@@ -54,94 +61,57 @@ def draw_check(found: Findings, path: Path) -> None:
     The file is replaced atomically; its folder is created if missing.
     """
     labels, config = found.data.labels, found.data.config
-    inside = WIDTH - 2 * GAP
-    parts = [text_strip([found.data.dataset.text], inside, 18), *_chart(found, inside)]
+    parts = [text_strip([found.data.dataset.text], INSIDE, 18), *_chart(found)]
     used = set[int]()
     for name, facts in found.splits.items():
         pairs = [_pixels(sample, labels, config.num_channels) for _, sample in facts.examples]
         if not pairs:
             continue
-        used |= {int(k) for _, classes in pairs for k in np.unique(classes)}
-        column = (inside - (EXAMPLES - 1) * GAP) // EXAMPLES
-        rows = [
-            [_fitted(image, column) for image, _ in pairs],
-            [_labelled(*pair, labels.palette, column) for pair in pairs],
-        ]
-        parts.append(text_strip([f"{name}: {facts.read} samples read"], inside, 15))
-        parts += [_row(tiles, column) for tiles in rows]
+        used |= classes_in(classes for _, classes in pairs)
+        column = (INSIDE - (EXAMPLES - 1) * GAP) // EXAMPLES
+        parts.append(text_strip([f"{name}: {facts.read} samples read"], INSIDE, 15))
+        parts += _rows(pairs, labels.palette, column)
         parts.append(text_strip([sample.id for _, sample in facts.examples], column, 12))
     if used:
-        parts.append(legend(labels.names, labels.palette, used, inside))
+        parts.append(legend(labels.names, labels.palette, used, INSIDE))
     write_picture(stacked(parts, WIDTH), path)
 
 
-def _pixels(sample: Sample, labels: LabelMap, num_channels: int) -> tuple[Pixels, Pixels]:
-    """Read the image (H, W, 3) and the classes (H, W), both uint8, of a sample without faults."""
+def _pixels(sample: Sample, labels: LabelMap, num_channels: int) -> Pair:
+    """Read the image and the classes of a sample without faults."""
     given = sample.labels or labels
     classes = given.apply(raw_label(sample.label, given, sample.id), sample.id)
-    return _shown(read_pixels(sample.image, sample.id, num_channels, sample.reading)), classes
+    return visible(read_pixels(sample.image, sample.id, num_channels, sample.reading)), classes
 
 
-def _shown(pixels: Pixels) -> Pixels:
-    """Convert pixels (C, H, W) with any number of channels to (H, W, 3)."""
-    three = pixels[:3] if len(pixels) >= 3 else pixels[:1].repeat(3, axis=0)
-    return np.ascontiguousarray(np.moveaxis(three, 0, -1))
+def _rows(pairs: Sequence[Pair], palette: Sequence[Color], column: int) -> list[Image.Image]:
+    """Draw a row of images, and a row of the same images with their labels."""
+    small = [[resized(pixels, column, column) for pixels in pair] for pair in pairs]
+    images = [Image.fromarray(image) for image, _ in small]
+    labelled = [Image.fromarray(blend(image, classes, palette)) for image, classes in small]
+    return [tile_row(images, column), tile_row(labelled, column)]
 
 
-def blend(image: Pixels, classes: Pixels, palette: Sequence[Color]) -> Pixels:
-    """Overlay class colours on an image (H, W, 3); ignored pixels have grey stripes."""
-    mixed = 0.45 * image + 0.55 * colorize(classes, palette)
-    return np.rint(mixed).astype(np.uint8)
-
-
-def _fitted(image: Pixels, column: int) -> Image.Image:
-    """Resize an image (H, W, 3) to fit in the square of a column."""
-    picture = Image.fromarray(image)
-    return picture.resize(_size(picture, column), Image.Resampling.LANCZOS)
-
-
-def _labelled(image: Pixels, classes: Pixels, palette: Sequence[Color], column: int) -> Image.Image:
-    """Resize an image and its label, and overlay the label."""
-    small = _fitted(image, column)
-    ids = Image.fromarray(classes).resize(small.size, Image.Resampling.NEAREST)
-    return Image.fromarray(blend(np.asarray(small), np.asarray(ids), palette))
-
-
-def _size(picture: Image.Image, column: int) -> tuple[int, int]:
-    scale = min(column / picture.width, column / picture.height)
-    return max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
-
-
-def _row(tiles: Sequence[Image.Image], column: int) -> Image.Image:
-    """Put tiles next to each other in columns."""
-    width = len(tiles) * (column + GAP) - GAP
-    row = Image.new("RGB", (width, max(tile.height for tile in tiles)), PAPER)
-    for index, tile in enumerate(tiles):
-        row.paste(tile, (index * (column + GAP), 0))
-    return row
-
-
-def _chart(found: Findings, width: int) -> list[Image.Image]:
+def _chart(found: Findings) -> list[Image.Image]:
     """Draw a bar for each class and split on a logarithmic scale, under a title."""
     labels, splits = found.data.labels, [one for one in found.splits.values() if one.labelled]
     if not splits:
-        return [text_strip(["no split has a pixel of any class"], width, 15)]
+        return [text_strip(["no split has a pixel of any class"], INSIDE, 15)]
     order = sorted(range(len(labels.names)), key=lambda k: -max(one.share(k) for one in splits))
     shown = sorted(order[:MOST])
     left_out = f"; the {MOST} most frequent of {len(order)} classes" if len(order) > MOST else ""
     title = f"pixel share per class, 0.001 % to 100 % (log scale, one grid line = x10){left_out}"
     height = len(splits) * (BAR + 2) + 6
-    chart = Image.new("RGB", (width, len(shown) * height), PAPER)
+    chart = Image.new("RGB", (INSIDE, len(shown) * height), PAPER)
     draw = ImageDraw.Draw(chart)
     for decade in range(DECADES + 1):
-        x = NAMES + decade * (width - NAMES - NUMBERS) // DECADES
+        x = NAMES + decade * FULL // DECADES
         draw.line((x, 0, x, chart.height), GRID)
     for turn, k in enumerate(shown):
         draw.text((0, turn * height), labels.names[k][:26], INK, text_font(13))
         for index, facts in enumerate(splits):
-            y = turn * height + index * (BAR + 2)
-            _bar(draw, (width, y), facts, k, labels.palette[k])
-    return [text_strip([title], width, 15), chart]
+            _bar(draw, turn * height + index * (BAR + 2), facts, k, labels.palette[k])
+    return [text_strip([title], INSIDE, 15), chart]
 
 
 def bar_length(share: float, full: int) -> int:
@@ -149,18 +119,13 @@ def bar_length(share: float, full: int) -> int:
     return round(full * min(1.0, max(0.0, 1 + math.log10(share) / DECADES))) if share else 0
 
 
-def _bar(
-    draw: ImageDraw.ImageDraw, position: tuple[int, int], facts: SplitFacts, k: int, color: Color
-) -> None:
-    """Draw one bar with its numbers; `position` is the chart's width and the bar's top."""
-    width, y = position
-    length = bar_length(facts.share(k), width - NAMES - NUMBERS)
-    if length:
+def _bar(draw: ImageDraw.ImageDraw, y: int, facts: SplitFacts, k: int, color: Color) -> None:
+    """Draw one bar with its numbers; `y` is its top."""
+    if length := bar_length(facts.share(k), FULL):
         draw.rectangle((NAMES, y, NAMES + length, y + BAR), color, outline=INK)
-    told = f"{facts.name}: {100 * facts.share(k):.3f} %, {count_of(facts.images[k], 'image')}"
-    if not facts.pixels[k]:
-        told = f"{facts.name}: -"
-    draw.text((width - NUMBERS + GAP, y), told[:34], INK, text_font(11))
+    told = f"{100 * facts.share(k):.3f} %, {count_of(facts.images[k], 'image')}"
+    told = f"{facts.name}: {told if facts.pixels[k] else '-'}"
+    draw.text((INSIDE - NUMBERS + GAP, y), told[:34], INK, text_font(11))
 
 
 def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> None:
@@ -179,21 +144,19 @@ def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> Non
         raise DataError("--show-augmented: the training split has no sample without a fault.")
     data, indices = _training(found, facts, chosen)
     labels = found.data.labels
-    column = (WIDTH - 2 * GAP - TURNS * GAP) // (TURNS + 1)
+    column = (INSIDE - TURNS * GAP) // (TURNS + 1)
     heads = ("original", *(f"epoch {turn + 1}" for turn in range(TURNS)))
-    named = textwrap.wrap(", ".join(one.text for one in chosen) or "none", NAMED)
-    titles = (f"augmentations: {named[0]}", *named[1:])
-    parts = [text_strip([title], WIDTH - 2 * GAP, 15) for title in titles]
+    title = f"augmentations: {', '.join(one.text for one in chosen) or 'none'}"
+    parts = [text_strip([line], INSIDE, 15) for line in textwrap.wrap(title, NAMED)]
     parts.append(text_strip(heads, column, 15))
     used = set[int]()
     for index, (_, sample) in zip(indices, facts.examples, strict=True):
         given = _pixels(sample, labels, data.source.num_channels)
         pairs = [given, *(augmented(data, epoch, index) for epoch in range(TURNS))]
-        used |= {int(k) for _, classes in pairs for k in np.unique(classes)}
-        parts.append(_row([_fitted(image, column) for image, _ in pairs], column))
-        parts.append(_row([_labelled(*pair, labels.palette, column) for pair in pairs], column))
-        parts.append(text_strip([sample.id], WIDTH - 2 * GAP, 12))
-    parts.append(legend(labels.names, labels.palette, used, WIDTH - 2 * GAP))
+        used |= classes_in(classes for _, classes in pairs)
+        parts += _rows(pairs, labels.palette, column)
+        parts.append(text_strip([sample.id], INSIDE, 12))
+    parts.append(legend(labels.names, labels.palette, used, INSIDE))
     write_picture(stacked(parts, WIDTH), path)
 
 
@@ -212,7 +175,7 @@ def _training(
     told = Facts(
         num_classes=len(labels.names),
         class_names=labels.names,
-        crop_size=found.data.crop_size or CROP,
+        crop_size=found.data.crop_size,
         num_channels=config.num_channels,
         seed=config.seed,
         class_shares=tuple(facts.share(k) for k in range(len(labels.names))),
@@ -227,8 +190,8 @@ def _training(
     ), indices
 
 
-def augmented(data: "TrainData", epoch: int, index: int) -> tuple[Pixels, Pixels]:
-    """Return a sample as augmented in an epoch: image (H, W, 3) and classes (H, W), both uint8.
+def augmented(data: "TrainData", epoch: int, index: int) -> Pair:
+    """Return a sample as augmented in an epoch.
 
     Raises:
         SegaccError: an augmentation refuses it.
@@ -240,4 +203,4 @@ def augmented(data: "TrainData", epoch: int, index: int) -> tuple[Pixels, Pixels
         raise batch
     batch = data.pipeline.on_device(batch)
     image = batch.images[0].float().round().clamp(0, 255).byte()
-    return _shown(image.numpy()), batch.labels[0].numpy()
+    return visible(image), batch.labels[0].numpy()

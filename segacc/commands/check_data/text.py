@@ -1,22 +1,23 @@
 """The report of `segacc check-data`: tables and lines, or JSON."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from segacc.commands.check_data.check import Findings
-from segacc.commands.check_data.fixes import Cure, command, paste, unmended
-from segacc.commands.check_data.split_facts import Size, SplitFacts
+from segacc.commands.check_data.fixes import Fix, command, paste, unmended
 from segacc.commands.check_data.verdict import Finding
+from segacc.commands.tables import swatch
 from segacc.contracts import IGNORE
-from segacc.errors import count_of
+from segacc.data.scan import SplitFacts
+from segacc.errors import count_of, first_of
 
 FILES = 5
 """Maximum number of files printed for a finding; JSON has them all."""
@@ -29,7 +30,7 @@ def print_report(
     console: Console,
     found: Findings,
     findings: Sequence[Finding],
-    told: Sequence[Cure],
+    told: Sequence[Fix],
     pictures: Sequence[Path],
 ) -> None:
     """Print the tables, then the findings, suggested options, and the verdict."""
@@ -44,34 +45,35 @@ def print_report(
         _print_finding(console, finding)
     if told:
         _say(console, "\nsuggested options:")
-    for cure in told:
-        _say(console, f"  {cure.why}:")
-        _say(console, f"    {paste(found.data.dataset, cure)}", style="bold")
+    for fix in told:
+        _say(console, f"  {fix.why}:")
+        _say(console, f"    {paste(found.data.dataset, [fix])}", style="bold")
     if whole := command(found, told):
-        left = count_of(len(unmended(findings, told)), "problem")
-        notes = [] if all(cure.sure for cure in told) else ["resolve the choices above first"]
-        notes += [f"no option fixes {left}"] if unmended(findings, told) else []
+        left = unmended(findings, told)
+        notes = [] if all(fix.sure for fix in told) else ["resolve the choices above first"]
+        notes += [f"no option fixes {count_of(len(left), 'problem')}"] if left else []
         condition = f" ({'; '.join(notes)})" if notes else ""
         _say(console, f"\nsuggested command{condition}:")
         _say(console, f"  {whole}", style="bold")
     for path in pictures:
         _say(console, f"written to {path}")
     told_last = verdict(findings, sample=found.data.config.sample)
-    _say(console, told_last, style="red" if _fails(findings) else "green")
+    _say(console, told_last, style="red" if would_stop(findings) else "green")
+
+
+def would_stop(findings: Sequence[Finding]) -> bool:
+    """Return whether training would fail."""
+    return any(finding.level == "problem" for finding in findings)
 
 
 def verdict(findings: Sequence[Finding], *, sample: int | None = None) -> str:
     """Return a line on whether training would fail, as far as the samples that were read show."""
     counts = Counter(finding.level for finding in findings if finding.level != "fact")
     told = ", ".join(count_of(count, word) for word, count in counts.items())
-    if counts["problem"]:
+    if would_stop(findings):
         return f"training would fail: {told}"
     what = "no problem found in the samples that were read" if sample else "no problem found"
     return f"{what}{f': {told}' if told else ''}"
-
-
-def _fails(findings: Sequence[Finding]) -> bool:
-    return any(finding.level == "problem" for finding in findings)
 
 
 def _print_finding(console: Console, finding: Finding) -> None:
@@ -101,13 +103,12 @@ def facts_table(found: Findings) -> Table:
 
 def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
     """Return the cells of a split, by row."""
-    total = "unknown" if facts.total is None else str(facts.total)
-    names = found.data.labels.names
+    names, wrong = found.data.labels.names, len({fault.file for fault in facts.faults})
     present = sum(facts.pixels[k] > 0 for k in range(len(names)))
     means, spread = facts.statistics()
     return {
-        "samples": total,
-        "read": _read(facts),
+        "samples": "unknown" if facts.total is None else str(facts.total),
+        "read": f"{facts.read}, faults in {count_of(wrong, 'file')}" if wrong else str(facts.read),
         "image size": _sizes(facts),
         "image modes": _counter(facts.image_modes),
         "labels": _counter(facts.label_kinds),
@@ -118,24 +119,12 @@ def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
     }
 
 
-def _read(facts: SplitFacts) -> str:
-    """Format the number of samples that were read, and of files with faults."""
-    wrong = len({fault.file for fault in facts.faults})
-    return f"{facts.read}, faults in {count_of(wrong, 'file')}" if wrong else str(facts.read)
-
-
 def _sizes(facts: SplitFacts) -> str:
-    sizes = facts.by_area()
-    if not sizes:
-        return "-"
-    if len(facts.sizes) == 1:
-        return _size(sizes[0])
-    ends = f"{_size(sizes[0])} to {_size(sizes[-1])}"
-    return f"{ends}, median {_size(sizes[len(sizes) // 2])}, {len(facts.sizes)} kinds"
-
-
-def _size(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
+    sizes = [f"{height}x{width}" for height, width in facts.by_area()]
+    if len(facts.sizes) < 2:
+        return sizes[0] if sizes else "-"
+    median = sizes[len(sizes) // 2]
+    return f"{sizes[0]} to {sizes[-1]}, median {median}, {len(facts.sizes)} kinds"
 
 
 def _counter(counter: Mapping[str, int]) -> str:
@@ -146,22 +135,18 @@ def _counter(counter: Mapping[str, int]) -> str:
 
 def classes_table(found: Findings) -> Table:
     """Build a table of classes: raw ids, share of the labelled pixels, number of images."""
-    labels = found.data.labels
+    labels, hidden = found.data.labels, left_out(found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")
     table.add_column("raw ids")
     for name in found.splits:
         table.add_column(Text(f"{name}: pixels"), justify="right")
         table.add_column("images", justify="right")
-    hidden = left_out(found)
     for k, name in enumerate(labels.names):
-        if k in hidden:
-            continue
-        swatch = Text("  ", style=Style(bgcolor="rgb({},{},{})".format(*labels.palette[k])))
-        cells = [cell for facts in found.splits.values() for cell in _cells(facts, k)]
-        ids = [str(raw) for raw, owner in sorted(labels.classes.items()) if owner == k]
-        told = ", ".join(ids[:4]) + (" ..." if len(ids) > 4 else "")
-        table.add_row(Text.assemble(swatch, " ", name), told, *cells)
+        if k not in hidden:
+            cells = [cell for facts in found.splits.values() for cell in _cells(facts, k)]
+            ids = first_of((raw for raw, owner in sorted(labels.classes.items()) if owner == k), 4)
+            table.add_row(swatch(name, labels.palette[k]), ids, *cells)
     return table
 
 
@@ -182,33 +167,28 @@ def _cells(facts: SplitFacts, k: int) -> tuple[Text, Text]:
 def to_json(
     found: Findings,
     findings: Sequence[Finding],
-    told: Sequence[Cure],
+    told: Sequence[Fix],
     pictures: Sequence[Path],
 ) -> dict[str, Any]:
     """Return the whole report for JSON."""
     data = found.data
     return {
         "dataset": data.dataset.text,
-        "would_stop": _fails(findings),
+        "would_stop": would_stop(findings),
         "sample": data.config.sample,
         "classes": list(data.labels.names),
         "raw_ids": {str(raw): k for raw, k in sorted(data.labels.classes.items())},
         "splits": {name: _split(facts, found) for name, facts in found.splits.items()},
-        "twins": [
-            {"kind": one.kind, "splits": list(one.splits), "pairs": [list(p) for p in one.pairs]}
-            for one in found.twins
-        ],
+        "twins": [asdict(twins) for twins in found.twins],
         "findings": [
-            {"level": f.level, "split": f.split, "text": f.text, "files": list(f.files)}
-            for f in findings
+            {"level": f.level, "split": f.split, "text": f.text, "files": f.files} for f in findings
         ],
         "cures": [
-            {"why": cure.why, "paste": paste(data.dataset, cure), "sure": cure.sure}
-            for cure in told
+            {"why": fix.why, "paste": paste(data.dataset, [fix]), "sure": fix.sure} for fix in told
         ],
         "command": command(found, told),
         "unmended": [one.text for one in unmended(findings, told)],
-        "notes": list(data.notes),
+        "notes": data.notes,
         "pictures": [str(path) for path in pictures],
     }
 
@@ -216,7 +196,11 @@ def to_json(
 def _split(facts: SplitFacts, found: Findings) -> dict[str, Any]:
     names, sizes = found.data.labels.names, facts.by_area()
     means, spread = facts.statistics()
-    edges = {"min": 0, "median": len(sizes) // 2, "max": len(sizes) - 1} if sizes else {}
+    edges = {"min": 0, "median": len(sizes) // 2, "max": -1} if sizes else {}
+    faults = [asdict(fault) for fault in facts.faults]
+    for fault in faults:
+        values = {str(raw): pixels for raw, pixels in sorted(fault.pop("values").items())}
+        fault |= {"values": values} if values else {}
     return {
         "samples": facts.total,
         "read": facts.read,
@@ -228,19 +212,11 @@ def _split(facts: SplitFacts, found: Findings) -> dict[str, Any]:
         "absent": [name for k, name in enumerate(names) if not facts.pixels[k]],
         "all_ignored": facts.all_ignored,
         "one_class": {names[k]: count for k, count in sorted(facts.constant.items())},
-        "sizes": {key: list(sizes[index]) for key, index in edges.items()},
+        "sizes": {key: sizes[index] for key, index in edges.items()},
         "num_sizes": len(facts.sizes),
-        "image_modes": dict(facts.image_modes),
-        "label_kinds": dict(facts.label_kinds),
+        "image_modes": facts.image_modes,
+        "label_kinds": facts.label_kinds,
         "mean": means,
         "deviation": spread,
-        "faults": list(_faults(facts)),
+        "faults": faults,
     }
-
-
-def _faults(facts: SplitFacts) -> Iterator[dict[str, Any]]:
-    for fault in facts.faults:
-        told: dict[str, Any] = {"kind": fault.kind, "file": fault.file, "text": fault.text}
-        if fault.values:
-            told["values"] = {str(raw): pixels for raw, pixels in sorted(fault.values.items())}
-        yield told

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segacc.commands.console import is_main, load_plugins, quiet_libraries
+from segacc.commands.console import load_plugins, quiet_libraries
+from segacc.errors import is_main
 from segacc.registry import choose, refuse_twins
 from segacc.settings.config import CompareConfig, EvaluateConfig
 from segacc.training.folders import evaluation_folder, model_folder, writable

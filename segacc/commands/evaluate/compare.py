@@ -11,7 +11,7 @@ from rich.text import Text
 
 from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
 from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
-from segacc.commands.tables import class_lines, class_table, interval_text
+from segacc.commands.tables import interval_text, print_columns
 from segacc.errors import DataError, OptionError, count_of, first_of
 from segacc.evaluation.scores import Terms, classes_in
 from segacc.kernels.counts import iou, mean_of_known
@@ -244,11 +244,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
         },
         "better": {name: row.better or "-" for name, row in rows.items()},
     }
-    if console.is_terminal:
-        console.print(class_table(columns, list(rows)))
-    else:
-        for line in class_lines(columns, list(rows)):
-            console.out(f"  {line}", highlight=False)
+    print_columns(console, columns, list(rows))
     console.out(f"{found.intervals.text()}; both sides on the same resamples", highlight=False)
     console.out(chance(found), highlight=False)
     style = {"A": "bold red", "B": "bold green", "": "bold"}[found.mean_iou.better]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segacc.commands.console import progress_bar
 from segacc.commands.evaluate.bootstrap import Intervals, intervals
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
 from segacc.contracts import VERSION, Facts
@@ -230,16 +230,12 @@ def protocol_source(model: str, segmenter: Segmenter, config: EvaluateConfig) ->
 
 def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluation:
     """Evaluate with a progress bar on a terminal."""
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     collector = Collector(names)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=scoring.share())
+    with progress_bar(console, scoring.share(), "scoring") as tick:
 
         def see(item: "Item", prediction: "Tensor", confusion: "Tensor | None") -> None:
             collector.see(item, prediction, confusion)
-            bar.advance(task)
+            tick(advance=1)
 
         scoring.seen = see
         scores, _ = evaluate(scoring)

@@ -22,8 +22,8 @@ from check_tools import (
 )
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
-from segacc.commands.check_data.check import Findings
-from segacc.commands.check_data.fixes import CROP, command, cures, paste, unmended
+from segacc.commands.check_data.check import CROP, Findings
+from segacc.commands.check_data.fixes import command, fixes, paste, unmended
 from segacc.commands.check_data.text import print_report, to_json
 from segacc.commands.check_data.verdict import judge
 from segacc.hookspecs import Sample
@@ -102,7 +102,7 @@ def test_rare_classes_and_small_images(tmp_path: Path) -> None:
     train = found.splits["train"]
     times = train.pixels[0] / train.pixels[1]
     assert times > 20
-    assert {paste(found.data.dataset, c): (c.why, c.sure) for c in cures(found)} == {
+    assert {paste(found.data.dataset, [c]): (c.why, c.sure) for c in fixes(found)} == {
         "--crop-size 32x96": (
             "a crop of 512x512 is larger than the images (median 40x100) and would be padded",
             True,
@@ -145,7 +145,7 @@ def test_the_command_keeps_what_was_typed_of_the_run(tmp_path: Path) -> None:
     root = write_data(tmp_path / "d", counts={"train": 6})
     given = {"train_split": "train[:5]", "val_fraction": 0.4, "seed": 3, "aug": ("flip", "rotate")}
     found = look(f"folder:root={root}", **given)
-    assert command(found, cures(found)) == (
+    assert command(found, fixes(found)) == (
         f"accelerate launch -m segacc --dataset folder:root={root} --crop-size 32x64 "
         "--train-split 'train[:5]' --val-fraction 0.4 --seed 3 --aug flip --aug rotate"
     )
@@ -157,21 +157,21 @@ def test_what_no_option_mends_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     foreign_values(root / "annotations/train/train1.png")
     (root / "annotations/train/train2.png").unlink()
     mended = look(f"folder:root={root}")
-    assert unmended(judge(mended), cures(mended)) == []
+    assert unmended(judge(mended), fixes(mended)) == []
     assert heading(mended, capsys) == "suggested command:"
     smaller(root / "annotations/train/train0.png")
     found = look(f"folder:root={root}")
-    (left,) = unmended(judge(found), cures(found))
+    (left,) = unmended(judge(found), fixes(found))
     assert left.text.startswith("1 label of train differs in size from its image")
     assert heading(found, capsys) == "suggested command (no option fixes 1 problem):"
-    assert to_json(found, judge(found), cures(found), [])["unmended"] == [left.text]
-    typed = command(found, cures(found))
+    assert to_json(found, judge(found), fixes(found), [])["unmended"] == [left.text]
+    typed = command(found, fixes(found))
     assert typed is not None and f"folder:root={root},ignore=7/9 --skip-unreadable 1" in typed
 
 
 def heading(found: Findings, capsys: pytest.CaptureFixture[str]) -> str:
     """Print a report; return the line above the whole command."""
-    print_report(Console(soft_wrap=True), found, judge(found), cures(found), [])
+    print_report(Console(soft_wrap=True), found, judge(found), fixes(found), [])
     lines = capsys.readouterr().out.splitlines()
     return next(line for line in lines if line.startswith("suggested command"))
 
@@ -179,7 +179,7 @@ def heading(found: Findings, capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_split_that_is_missing_is_mended() -> None:
     found = of_samples({"train": [random_sample(k) for k in range(2)], "test": [random_sample(7)]})
     assert len(problems(found)) == 1
-    assert unmended(judge(found), cures(found)) == []
+    assert unmended(judge(found), fixes(found)) == []
     assert unmended(judge(found), []) == problems(found)
 
 
