@@ -4,10 +4,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Literal
 
 FIRST_GUESS = 1000
 """Number of steps assumed for `--max-time` until the speed is known."""

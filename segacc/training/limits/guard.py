@@ -19,6 +19,7 @@ from segacc.training import checkpoint
 from segacc.training.checkpoint import Progress
 from segacc.training.events import Skipped
 from segacc.training.plan import EarlyStopOptions, Plan
+from segacc.training.processes import whole
 
 
 class Guard:
@@ -81,7 +82,7 @@ class Guard:
             NonFiniteError: more steps were skipped than `tolerate_nonfinite` allows.
         """
         accelerator = self.accelerator
-        norm = losses.new_zeros(()) if grad_norm is None else _whole(grad_norm)
+        norm = losses.new_zeros(()) if grad_norm is None else whole(grad_norm)
         found = torch.stack([losses.isfinite().all(), norm.isfinite()]).logical_not().int()
         loss, gradient = accelerator.reduce(found, "sum").tolist()  # waits for the device
         self.overflow = bool(gradient) and accelerator.scaler is not None
@@ -138,12 +139,6 @@ def build_guard(
             "out."
         )
     return Guard(allowed, accelerator, network, losses, plan.folder / "checkpoints")
-
-
-def _whole(norm: Tensor) -> Tensor:
-    """Return the norm as a plain tensor; for a sharded network it is a DTensor."""
-    full = getattr(norm, "full_tensor", None)
-    return full() if full else norm
 
 
 class EarlyStop(ScoreKey):
