@@ -35,7 +35,6 @@ from segacc.testing.tools import (
     some_labels,
 )
 from segacc.training.feed import Meter, windows
-from segacc.training.limits.signals import StopSignal
 from segacc.training.plan import gather, make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
@@ -223,8 +222,7 @@ def step(subject: Subject, folder: Path, *, batch_size: int) -> dict[str, Any]:
     more = {"freeze_batchnorm": True, "max_grad_norm": 1e9, "max_steps": 2}
     with run_of(subject, folder, batch_size=batch_size, **more) as run:
         without_dropout(run.network)
-        with StopSignal() as signal:
-            window = next(windows(run, Meter(run), signal))
+        window = next(windows(run, Meter(run), run.signal))
         losses = loop.train_step(run, window).losses
         if run.accelerator.num_processes > 1:
             losses = run.accelerator.reduce(losses, "sum")

@@ -18,6 +18,7 @@ from segacc.hookspecs import Architecture
 from segacc.loop import loss_sums
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.model.contract import stored_names
+from segacc.model.probe import check_logits
 from segacc.testing.tools import (
     attempt,
     close,
@@ -139,23 +140,19 @@ def shapes(subject: Subject, num_classes: int) -> None:
     names = list(inspect.signature(network.forward).parameters)
     expected = "forward(images) to take images only; labels are passed to losses only"
     require(len(names) == 1, expected, f"forward({', '.join(names)})")
-    wanted = f"logits (2, {num_classes}, h, w)"
     for mode in ("evaluation", "training"):
         logits = network.train(mode == "training")(subject.images(network))
-        fine = isinstance(logits, Logits)
-        require(fine, f"segacc.model.Logits in {mode}", type(logits).__name__)
-        main, count = logits.main, len(logits.auxiliary)
-        fine = main.ndim == 4 and main.shape[:2] == (2, num_classes)
-        fine = fine and main.shape[2] <= height and main.shape[3] <= width
-        require(fine, f"{wanted} of at most {height}x{width} in {mode}", f"{tuple(main.shape)}")
+        with attempt(f"segacc.model.Logits of {num_classes} classes in {mode}"):
+            check_logits(logits, 2, num_classes=num_classes, where="--arch")
+        main, weights = logits.main, [weight for _, weight in logits.auxiliary]
+        fine = main.shape[2] <= height and main.shape[3] <= width
+        require(fine, f"logits of at most {height}x{width} in {mode}", f"{tuple(main.shape)}")
         found = f"{main.dtype}" if main.isfinite().all() else f"{main.dtype} with nan or inf"
         require(found == "torch.float32", f"finite float32 logits in {mode}", found)
-        fine = mode == "training" or not count
-        require(fine, "auxiliary logits in training only", f"{count} in evaluation")
-        for one, weight in logits.auxiliary:
-            fine = one.ndim == 4 and one.shape[:2] == (2, num_classes) and weight > 0
-            found = f"{tuple(one.shape)} with {weight}"
-            require(fine, f"auxiliary {wanted} with a weight above 0", found)
+        fine = mode == "training" or not weights
+        require(fine, "auxiliary logits in training only", f"{len(weights)} in evaluation")
+        fine = all(weight > 0 for weight in weights)
+        require(fine, "auxiliary logits with weights above 0", few(weights))
 
 
 def channels(subject: Subject, num_channels: int) -> None:
