@@ -166,14 +166,13 @@ def check_run(subject: Subject) -> None:
     ):
         for _ in loop.train(run):
             pass
-        segmenter, protocol = Segmenter.from_pretrained(run.folder / "last", "cpu"), "protocol"
+        segmenter = Segmenter.from_pretrained(run.folder / "last", "cpu")
         for name, mine, theirs in (
             ("label map and palette", segmenter.labels, run.labels),
-            (protocol, segmenter.protocol, run.scoring.protocol),
+            ("protocol", segmenter.protocol, run.scoring.protocol),
         ):
-            require(
-                mine == theirs, f"the {name} of the run to be restored from its folder", f"{mine}"
-            )
+            expected = f"the {name} of the run to be restored from its folder"
+            require(mine == theirs, expected, f"{mine}")
         image = some_images((subject.size[0] + 9, subject.size[1] + 21), count=1)[0]
         network = run.network.eval()
         wanted = predict(network, network, image, run.scoring.protocol)

@@ -229,9 +229,12 @@ def deferred(subject: Subject, change: Any) -> None:
                 found = placed(*change.late_cut(image, label))
             else:
                 found = placed(image, label, change.late_flip(Placement(size, size, size)))
-        expected = f"`{kind}` and `segacc.data.placement.placed` to give the result of a call with"
-        found_text = f"another sample under seed {seed}"
-        require(equal(found, at_once), f"{expected} the same seed", found_text)
+        require(
+            equal(found, at_once),
+            f"`{kind}` and `segacc.data.placement.placed` to give the result of a call with the "
+            "same seed",
+            f"another sample under seed {seed}",
+        )
 
 
 def equal(mine: Pair, theirs: Pair) -> bool:
