@@ -276,7 +276,7 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
         SegaccError: unknown name, unknown option, or invalid value.
     """
     record, component = registry.component(kind, given, where)
-    label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
+    label = component.label
     given_values = name_first(record.options, component.values, label)
     own = {field.name for field in dataclasses.fields(record.options)}
     every = {field.name for field in dataclasses.fields(DatasetOptions)} - own

@@ -6,7 +6,7 @@ from segacc.hookspecs import Architecture
 from segacc.model import SegmentationModel
 from segacc.plugins.architectures.backbones import BACKBONES
 from segacc.plugins.architectures.upernet import UperNetOptions
-from segacc.testing.subject import Subject, subject_of
+from segacc.testing.network import Subject, subject_of
 from segacc.testing.tools import registry_of
 
 TIMM = ("timm/resnet18", "timm/convnext_atto", "timm/efficientnet_b0", "timm/regnetx_002")

@@ -41,6 +41,12 @@ class Component:
     values: Mapping[str, Any]
     where: str
 
+    @property
+    def label(self) -> str:
+        """How errors about its options start, as `--optimizer sgd` or `run.yaml: arch (dpt)`."""
+        by_flag = self.where.startswith("--")
+        return f"{self.where} {self.name}" if by_flag else f"{self.where} ({self.name})"
+
 
 @dataclasses.dataclass(frozen=True)
 class OptionDoc:

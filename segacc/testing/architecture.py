@@ -1,6 +1,7 @@
 """Checks that an architecture implements the interface of segacc.model, including a short run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,21 +22,20 @@ from segacc.evaluation.segmenter import Segmenter
 from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
 from segacc.settings.sources import Layer
-from segacc.testing import forward, saving, training
-from segacc.testing.subject import Subject, subject_of
+from segacc.testing.network import Subject, check_network, different, learn, subject_of
 from segacc.testing.tools import (
     alone_on_cpu,
+    attempt,
     changed,
     few,
     forked,
-    registry_with,
+    naming,
+    require,
     some_images,
     some_labels,
 )
-from segacc.testing.training import different, learn
 from segacc.training.feed import Meter, step_batches
-from segacc.training.limits.signals import StopSignal
-from segacc.training.plan import Plan, make_plan
+from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
 
@@ -69,14 +69,15 @@ def check_architecture(
         AssertionError: a check failed; the message says what was expected and found.
     """
     for one in options or (record.tiny(),):
-        with seeded(0):
+        with seeded(0), naming(record, one):
             subject = subject_of(record, one)
-            forward.check(subject, num_channels=num_channels)
-            training.check(subject, head_and_encoder=head_and_encoder)
-            saving.check(subject)
+            check_network(subject, num_channels=num_channels, head_and_encoder=head_and_encoder)
             check_run(subject)
             if processes > 1:
                 check_processes(subject, processes)
+
+
+# ---------------------------------------------------------------------------------- a short run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +85,17 @@ class NoOptions:
     """The test data set has no options."""
 
 
-def pictures(subject: Subject) -> Dataset:
+def noise_of(subject: Subject) -> Dataset:
     """Return a data set of the subject's crop size; raw ids are 0, 7, 14 and 255 (ignored)."""
     facts, (height, width) = subject.facts, subject.size
     ids = {7 * k: k for k in range(facts.num_classes)} | {IGNORE: IGNORE}
     palette = tuple((50 * k, 200 - 20 * k, 7) for k in range(facts.num_classes))
-    sizes = {"train": [subject.size] * 8, "validation": [(height + 11, width + 37)]}
     splits = {
-        split: [sample(size, facts.num_classes, k) for k, size in enumerate(many)]
-        for split, many in sizes.items()
+        "train": [sample(subject.size, facts.num_classes, k) for k in range(8)],
+        "validation": [sample((height + 11, width + 37), facts.num_classes, 0)],
     }
     data = DataSplits(splits, LabelMap(facts.class_names, ids, palette))
-    return Dataset(
-        name="pictures_of_the_check",
-        summary="noise",
-        options=NoOptions,
-        build=lambda options: data,
-    )
+    return Dataset(name="noise", summary="noise", options=NoOptions, build=lambda options: data)
 
 
 def sample(size: tuple[int, int], num_classes: int, number: int) -> Sample:
@@ -118,12 +113,26 @@ def png(pixels: Tensor) -> bytes:
     return file.getvalue()
 
 
-def plan_of(subject: Subject, folder: Path, **more: Any) -> Plan:
-    """Plan a run of one step in `folder`, from settings as a user types them."""
-    data = pictures(subject)
+@contextmanager
+def run_of(subject: Subject, folder: Path, **more: Any) -> Iterator[Run]:
+    """Build a run of one step from settings as a user types them, on the CPU.
+
+    The record and the test data set come from a plugin that is the only one installed.
+    """
+    data, name = noise_of(subject), "segacc-testing"
+
+    class Plugin:
+        @hookimpl
+        def segacc_architectures(self) -> list[Architecture]:
+            return [subject.record]
+
+        @hookimpl
+        def segacc_datasets(self) -> list[Dataset]:
+            return [data]
+
     settings = {
-        "arch": {"name": subject.record.name, **changed(subject.options)},
-        "dataset": data.name,
+        "arch": {"name": f"{name}/{subject.record.name}", **changed(subject.options)},
+        "dataset": f"{name}/{data.name}",
         "weights": "none",
         "aug": ("none",),
         "crop_size": subject.size,
@@ -134,123 +143,93 @@ def plan_of(subject: Subject, folder: Path, **more: Any) -> Plan:
         "output_dir": folder,
         **more,
     }
-    layer = Layer(settings, "segacc.testing")
-    return make_plan([layer], registry_with(subject.record, data))
+    points = [(name, "", SimpleNamespace(name="main", load=Plugin))]
+    with (
+        patch.object(registry, "installed_plugins", lambda: points),
+        alone_on_cpu(),
+        seeded(0),
+    ):
+        layers = [Layer(settings, "segacc.testing")]
+        run = build_run(make_plan(layers, registry.load_registry()))
+        try:
+            yield run
+        finally:
+            run.lock.release()
 
 
 def check_run(subject: Subject) -> None:
-    """Train one step, and compare a Segmenter's prediction with the run's network."""
-    expected = "a run of one step, and a Segmenter from its folder"
+    """Train one step, and check that a Segmenter from the run's folder does what the run does."""
     with (
         TemporaryDirectory() as folder,
-        subject.report.attempt(expected),
-        alone_on_cpu(),
-        seeded(0),
-        installed(subject.record),
+        attempt("a run of one step, and a Segmenter from its folder"),
+        run_of(subject, Path(folder) / "run") as run,
     ):
-        run = build_run(plan_of(subject, Path(folder) / "run"))
         for _ in loop.train(run):
             pass
-        run.lock.release()
-        survives(subject, run, run.folder / "last")
+        segmenter = Segmenter.from_pretrained(run.folder / "last", "cpu")
+        for name, mine, theirs in (
+            ("label map and palette", segmenter.labels, run.labels),
+            ("protocol", segmenter.protocol, run.scoring.protocol),
+        ):
+            expected = f"the {name} of the run to be restored from its folder"
+            require(mine == theirs, expected, f"{mine}")
+        image = some_images((subject.size[0] + 9, subject.size[1] + 21), count=1)[0]
+        network = run.network.eval()
+        wanted = predict(network, network, image, run.scoring.protocol)
+        other = (torch.from_numpy(segmenter(image)) != wanted).float().mean().item()
+        expected = "a Segmenter from the run's folder to predict the same as the run's network"
+        require(not other, expected, f"{100 * other:.2g} % other pixels")
 
 
-def installed(record: Architecture) -> Any:
-    """Make segacc find a record's plugin as if it were the only one installed."""
-
-    class Plugin:
-        @hookimpl
-        def segacc_architectures(self) -> list[Architecture]:
-            return [record]
-
-    points = [("segacc-testing", "", SimpleNamespace(name="main", load=Plugin))]
-    return patch.object(registry, "installed_plugins", lambda: points)
-
-
-def survives(subject: Subject, run: Run, folder: Path) -> None:
-    """Check that label map, palette, protocol and prediction are restored from a saved run."""
-    segmenter = Segmenter.from_pretrained(folder, "cpu")
-    wanted = {"label map and palette": run.labels, "protocol": run.scoring.protocol}
-    found = {"label map and palette": segmenter.labels, "protocol": segmenter.protocol}
-    for name, one in wanted.items():
-        expected = f"the {name} of the run to be restored from its folder"
-        subject.report.require(found[name] == one, expected, f"{found[name]}")
-    image = some_images((subject.size[0] + 9, subject.size[1] + 21), count=1)[0]
-    network = run.network.eval()
-    mine, theirs = segmenter(image), predict(network, network, image, run.scoring.protocol)
-    same = (torch.from_numpy(mine) == theirs).float().mean().item()
-    expected = "a Segmenter from the run's folder to give the same prediction as the run's network"
-    subject.report.require(same == 1, expected, f"{100 * (1 - same):.2g} % other pixels")
+# ----------------------------------------------------------------------------- several processes
 
 
 def check_processes(subject: Subject, count: int) -> None:
-    """Take a step on several processes, and check that it equals the step of one process."""
+    """Take a step on several processes, and check that it equals the step of one process.
+
+    Losses and gradients only need to be similar if they depend on random draws.
+    """
     expected = f"a step on {count} processes to equal that of one process"
-    with TemporaryDirectory() as folder, subject.report.attempt(expected):
-        with alone_on_cpu():
-            whole = step(subject, Path(folder) / "whole", batch_size=2 * count)
+    with TemporaryDirectory() as folder, attempt(expected):
+        whole = step(subject, Path(folder) / "whole", batch_size=2 * count)
         cut = Path(folder) / "cut"
-        parts = forked(lambda: step(subject, cut, batch_size=2), Path(folder), count)
-        for rank, part in enumerate(parts[1:], 1):
-            names = [n for n, one in part["weights"].items() if not same(one, parts[0], n)]
+        first, *others = forked(lambda: step(subject, cut, batch_size=2), Path(folder), count)
+        for rank, other in enumerate(others, 1):
+            weights = first["weights"]
+            names = [n for n, one in other["weights"].items() if not torch.equal(one, weights[n])]
             found = f"other weights on process {rank} in {few(names)}"
-            subject.report.require(not names, f"{expected}, with equal weights on each", found)
-        like_one(subject, parts[0], whole, expected)
-
-
-def like_one(subject: Subject, part: dict[str, Any], whole: dict[str, Any], expected: str) -> None:
-    """Compare one process's losses and gradients; approximately if they depend on random draws."""
-    exact = not draws(subject)
-    mine, theirs = part["losses"], whole["losses"]
-    subject.report.require(
-        torch.allclose(mine, theirs, rtol=1e-4 if exact else 0.2),
-        f"{expected}, with {'the same' if exact else 'about the same'} losses",
-        f"{listed(mine)} and {listed(theirs)}",
-    )
-    if exact:
-        names = different(part["gradients"], whole["gradients"], 1e-3)
-        subject.report.require(not names, f"{expected}, with the same gradients", few(names))
-        return
-    mine, theirs = length(part["gradients"]), length(whole["gradients"])
-    fine = bool(theirs / 1.5 < mine) and bool(mine < theirs * 1.5)
-    wanted = f"{expected}, with a gradient of about the same length"
-    subject.report.require(fine, wanted, f"{mine:.6g} and {theirs:.6g}")
-
-
-def length(gradients: dict[str, Tensor]) -> Tensor:
-    """Return the norm over all gradients."""
-    norm: Tensor = torch.stack([one.norm() for one in gradients.values()]).norm()
-    return norm
-
-
-def listed(losses: Tensor) -> str:
-    """Format losses with few digits."""
-    return ", ".join(f"{loss:.6g}" for loss in losses.tolist())
-
-
-def same(weight: Tensor, other: dict[str, Any], name: str) -> bool:
-    """Compare with a weight of another process."""
-    return torch.equal(weight, other["weights"][name])
+            require(not names, f"{expected}, with equal weights on each", found)
+        exact = not draws(subject)
+        mine, theirs = first["losses"], whole["losses"]
+        require(
+            torch.allclose(mine, theirs, rtol=1e-4 if exact else 0.2),
+            f"{expected}, with {'the same' if exact else 'about the same'} losses",
+            " and ".join(", ".join(f"{loss:.6g}" for loss in one) for one in (mine, theirs)),
+        )
+        if exact:
+            names = different(first["gradients"], whole["gradients"], 1e-3)
+            require(not names, f"{expected}, with the same gradients", few(names))
+        else:
+            norm = nn.utils.get_total_norm
+            mine, theirs = norm(first["gradients"].values()), norm(whole["gradients"].values())
+            wanted = f"{expected}, with a gradient of about the same length"
+            require(theirs / 1.5 < mine < theirs * 1.5, wanted, f"{mine:.6g} and {theirs:.6g}")
 
 
 def step(subject: Subject, folder: Path, *, batch_size: int) -> dict[str, Any]:
     """Take one step, and return losses, gradients and weights by name."""
     more = {"freeze_batchnorm": True, "max_grad_norm": 1e9, "max_steps": 2}
-    with seeded(0):
-        run = build_run(plan_of(subject, folder, batch_size=batch_size, **more))
+    with run_of(subject, folder, batch_size=batch_size, **more) as run:
         without_dropout(run.network)
-        with StopSignal() as signal:
-            window = next(step_batches(run, Meter(run), signal))
+        window = next(step_batches(run, Meter(run), run.signal))
         losses = loop.train_step(run, window).losses
-    run.lock.release()
-    network, state = run.network, run.optimizer.state
-    if run.accelerator.num_processes > 1:
-        losses = run.accelerator.reduce(losses, "sum")
-    named = list(network.named_parameters())
+        if run.accelerator.num_processes > 1:
+            losses = run.accelerator.reduce(losses, "sum")
+    state, named = run.optimizer.state, dict(run.network.named_parameters())
     return {
         "losses": losses,
-        "gradients": {name: state[one]["exp_avg"] * 10 for name, one in named if one in state},
-        "weights": {name: one.detach() for name, one in named},
+        "gradients": {n: state[one]["exp_avg"] * 10 for n, one in named.items() if one in state},
+        "weights": {name: one.detach() for name, one in named.items()},
     }
 
 

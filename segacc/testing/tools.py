@@ -1,6 +1,7 @@
-"""Helpers of the checks: records, registries, images, reports, forked processes."""
+"""Helpers of the checks: messages, registries, random images and labels, forked processes."""
 
 import dataclasses
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts
 from segacc.hookspecs import Record
-from segacc.registry import BUILT_IN, KINDS, Offer, Registry, check_new, offers_of
+from segacc.registry import BUILT_IN, KINDS, Registry, check_new, offers_of
 
 NAMES = ("road", "tree", "sky", "car", "house")
 """Class names for the checks; the first K are used."""
@@ -24,52 +25,49 @@ PATIENCE = timedelta(seconds=120)
 """Timeout of processes that wait for each other."""
 
 
-class Report:
-    """Raises errors that name the component under test."""
+class PromiseError(AssertionError):
+    """The component under test does not do what its interface promises."""
 
-    def __init__(self, record: Record, options: Any) -> None:
-        """Name the component as it is typed: `name:key=value,...`."""
-        kind = next(kind for kind, one in KINDS.items() if isinstance(record, one))
-        typed = ",".join(f"{key}={value}" for key, value in changed(options).items())
-        self.who = f"{kind} {record.name}{':' if typed else ''}{typed}"
 
-    def require(self, condition: Any, expected: str, found: str) -> None:
-        """Raise AssertionError unless the condition holds."""
-        if not condition:
-            raise AssertionError(f"{self.who}: expected {expected}; found {found}.")
+def require(condition: Any, expected: str, found: str) -> None:
+    """Raise PromiseError unless the condition holds."""
+    if not condition:
+        raise PromiseError(f"expected {expected}; found {found}.")
 
-    @contextmanager
-    def attempt(self, expected: str) -> Iterator[None]:
-        """Run a block, and convert any exception to our own AssertionError."""
-        try:
-            yield
-        except AssertionError as error:
-            if str(error).startswith(self.who):
-                raise
-            self._blame(error, expected)
-        except Exception as error:  # plugin code may raise anything
-            self._blame(error, expected)
 
-    def _blame(self, error: Exception, expected: str) -> None:
+@contextmanager
+def attempt(expected: str) -> Iterator[None]:
+    """Run a block, and convert any exception of the component to a PromiseError."""
+    try:
+        yield
+    except PromiseError:
+        raise
+    except Exception as error:  # plugin code may raise anything
         reason = " ".join(str(error).split())[:400].rstrip(".")
-        self._raise(f"{type(error).__name__}{': ' if reason else ''}{reason}", expected, error)
+        require(False, expected, f"{type(error).__name__}{': ' if reason else ''}{reason}")
 
-    def _raise(self, found: str, expected: str, error: Exception) -> None:
-        raise AssertionError(f"{self.who}: expected {expected}; found {found}.") from error
+
+@contextmanager
+def naming(record: Record, options: Any) -> Iterator[None]:
+    """Start the message of a failed check with the component as typed, `name:key=value,...`."""
+    kind = next(kind for kind, one in KINDS.items() if isinstance(record, one))
+    typed = ",".join(f"{key}={value}" for key, value in changed(options).items())
+    try:
+        yield
+    except PromiseError as error:
+        error.args = (f"{kind} {record.name}{':' if typed else ''}{typed}: {error}",)
+        raise
 
 
 def changed(options: Any) -> dict[str, Any]:
     """Return the options that differ from their defaults, by name."""
-    fields = {f.name: f for f in dataclasses.fields(options)}
-    values = {name: getattr(options, name) for name in fields}
-    return {name: value for name, value in values.items() if value != default(fields[name])}
-
-
-def default(field: "dataclasses.Field[Any]") -> Any:
-    """Return a field's default, or a value that equals no other."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
+    found = {}
+    for field in dataclasses.fields(options):
+        fresh = field.default_factory
+        default = field.default if fresh is dataclasses.MISSING else fresh()
+        if (value := getattr(options, field.name)) != default:
+            found[field.name] = value
+    return found
 
 
 def registry_of(*plugins: Any) -> Registry:
@@ -81,26 +79,15 @@ def registry_of(*plugins: Any) -> Registry:
     Raises:
         PluginError: a plugin offers nothing, something invalid, or a name twice.
     """
-    import importlib
-
     registry = Registry()
-    for name in BUILT_IN:
-        registry.offers += offers_of(importlib.import_module(name), name, "segacc", "")
+    modules = [(importlib.import_module(name), name, "segacc") for name in BUILT_IN]
     for index, plugin in enumerate(plugins):
         name = getattr(plugin, "__name__", type(plugin).__name__).replace("_", "-")
-        offers = offers_of(plugin, f"{name}:{index}", name, "")
+        modules.append((plugin, f"{name}:{index}", name))
+    for module, key, distribution in modules:
+        offers = offers_of(module, key, distribution, "")
         check_new(offers, registry.offers)
         registry.offers += offers
-    return registry
-
-
-def registry_with(*records: Record) -> Registry:
-    """Create a registry of the built-ins in which these records replace those of the same name."""
-    registry = registry_of()
-    for record in records:
-        kind = next(kind for kind, one in KINDS.items() if isinstance(record, one))
-        others = [o for o in registry.offers if (o.kind, o.record.name) != (kind, record.name)]
-        registry.offers = [*others, Offer(kind, record, "segacc-testing", "")]
     return registry
 
 
@@ -114,11 +101,8 @@ def some_images(size: tuple[int, int], *, count: int = 2, seed: int = 0) -> Tens
     random = torch.Generator().manual_seed(seed)
     total = torch.zeros(count, 3, *size)
     for side in (1, 4, 16):
-        shape = (count, 3, -(-size[0] // side), -(-size[1] // side))
-        noise = torch.rand(shape, generator=random)
-        for axis in (2, 3):
-            noise = noise.repeat_interleave(side, axis)
-        total += noise[..., : size[0], : size[1]]
+        noise = torch.rand(count, 3, -(-size[0] // side), -(-size[1] // side), generator=random)
+        total += enlarged(noise, side)[..., : size[0], : size[1]]
     return (total * 85).to(torch.uint8)
 
 
@@ -129,10 +113,13 @@ def some_labels(
     random = torch.Generator().manual_seed(seed + 1)
     shape = (count, -(-size[0] // side), -(-size[1] // side))
     blocks = torch.randint(num_classes + 1, shape, generator=random)
-    for axis in (1, 2):
-        blocks = blocks.repeat_interleave(side, axis)
-    labels = blocks[:, : size[0], : size[1]]
+    labels = enlarged(blocks, side)[:, : size[0], : size[1]]
     return labels.where(labels < num_classes, IGNORE)
+
+
+def enlarged(blocks: Tensor, side: int) -> Tensor:
+    """Repeat each element (..., h, w) to a block of side x side elements."""
+    return blocks.repeat_interleave(side, -2).repeat_interleave(side, -1)
 
 
 def close(mine: Tensor, theirs: Tensor, tolerance: float) -> bool:
@@ -140,9 +127,7 @@ def close(mine: Tensor, theirs: Tensor, tolerance: float) -> bool:
     if mine.shape != theirs.shape:
         return False
     scale = max(theirs.abs().max().item(), 1e-6) if theirs.numel() else 1.0
-    return bool(
-        torch.allclose(mine.float(), theirs.float(), rtol=tolerance, atol=tolerance * scale)
-    )
+    return torch.allclose(mine.float(), theirs.float(), rtol=tolerance, atol=tolerance * scale)
 
 
 def gap(mine: Tensor, theirs: Tensor) -> str:
@@ -208,8 +193,7 @@ def part(rank: int, work: Callable[[], dict[str, Any]], folder: Path, count: int
             "gloo", rank=rank, world_size=count, store=store, timeout=PATIENCE
         )
         with alone_on_cpu():
-            done = work()
-        torch.save(done, folder / f"{rank}.pt")
+            torch.save(work(), folder / f"{rank}.pt")
         distributed.destroy_process_group()
     except Exception as error:
         text = " ".join(str(error).split())

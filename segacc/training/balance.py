@@ -19,12 +19,13 @@ from segacc.data.label_counts import (
     rare_class_chances,
     shares,
 )
-from segacc.errors import DataError, OptionError, SegaccError
+from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Stream
 from segacc.labels import LabelMap
 from segacc.training.class_weights import RULES, read_class_weights
-from segacc.training.folders import BALANCE
+from segacc.training.folders import BALANCE, replacing
 from segacc.training.plan import Plan, as_stored
+from segacc.training.processes import on_all
 
 MANY = 16
 """Largest number of classes whose weights are all printed; else the lowest and the highest."""
@@ -51,18 +52,8 @@ class Balance:
     def write(self, folder: Path) -> None:
         """Write class_balance.json, if there is a table."""
         if self.table is not None:
-            part = folder / f".{BALANCE}.part"
-            part.write_text(json.dumps(self.table, indent=1), encoding="utf-8")
-            part.replace(folder / BALANCE)  # atomic: a reader never sees a partial file
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """The stored class balance of a resumed run; empty in a new run."""
-
-    weights: tuple[float, ...] | None = None
-    """Also None if --class-weights was given again."""
-    counts: Counts | None = None
+            with replacing(folder / BALANCE) as part:
+                part.write_text(json.dumps(self.table, indent=1), encoding="utf-8")
 
 
 def balance(
@@ -94,14 +85,17 @@ def balance(
     if rule is None and temperature is None and not _wants_shares(plan):
         return Balance(chances)
     _refuse_stream(plan, train)
-    found, notes = _stored(plan, labels, train), list[str]()
-    weights, counts = found.weights, found.counts
+    (weights, counts), notes = _stored(plan, labels, train), list[str]()
     by_count = temperature is not None or _wants_shares(plan) or (rule in RULES and not weights)
     if by_count and counts is None:
         assert isinstance(train, Source)  # streams were refused above
         counts, notes = count(plan, train, accelerator)
     if rule is not None and weights is None:
-        weights = _weights(plan, rule, labels, counts)
+        if counts is not None and rule in RULES:
+            weights = class_weights(rule, counts)
+        else:
+            where = plan.settings.where("class_weights")
+            weights = read_class_weights(rule, labels.names, where)
     if weights is not None:
         notes += _weights_notes(str(rule), labels.names, weights, counts)
     if temperature is not None:
@@ -152,19 +146,15 @@ def count(plan: Plan, train: Source, accelerator: Any) -> tuple[Counts, list[str
     """
     config, unreadable = plan.settings.config, set[str]()
     turn = slice(accelerator.process_index, None, accelerator.num_processes)
-    indices, error = range(len(train))[turn], None
-    rows: Any = None
-    try:
-        rows = count_labels(train, config.num_workers, places=indices, unreadable=unreadable)
-    except SegaccError as problem:  # raised below, on all processes
-        error = problem
-    found = gather_object([(error, turn, rows, unreadable)])
-    if errors := [one for one, *_ in found if one is not None]:
-        raise errors[0]
+    places, workers = range(len(train))[turn], config.num_workers
+    mine = on_all(
+        accelerator, lambda: count_labels(train, workers, places=places, unreadable=unreadable)
+    )
     counts: Counts = np.zeros((len(train), len(train.labels.names)), np.int64)
-    for _, turn, rows, _ in found:
-        counts[turn] = rows
-    notes = _passed_over(set().union(*(some for *_, some in found)), config.skip_unreadable)
+    for one, rows, some in gather_object([(turn, mine, unreadable)]):
+        counts[one] = rows
+        unreadable |= some
+    notes = _passed_over(unreadable, config.skip_unreadable)
     if not counts.any():
         raise DataError(
             f"{plan.settings.where('train_split')}: the {len(train)} labels in "
@@ -179,16 +169,8 @@ def _passed_over(unreadable: set[str], allowed: int) -> list[str]:
         reason = sorted(unreadable)[allowed]
         limit = f" ({allowed} are allowed by --skip-unreadable)" if allowed else ""
         raise DataError(f"{reason} To skip up to N such files, add --skip-unreadable N{limit}.")
-    many = "1 label" if len(unreadable) == 1 else f"{len(unreadable)} labels"
+    many = count_of(len(unreadable), "label")
     return [f"{many} could not be read and were not counted"] if unreadable else []
-
-
-def _weights(plan: Plan, rule: str, labels: LabelMap, counts: Counts | None) -> tuple[float, ...]:
-    """Return the class weights, computed by a rule or read from a file."""
-    if rule not in RULES:
-        return read_class_weights(rule, labels.names, plan.settings.where("class_weights"))
-    assert counts is not None
-    return class_weights(rule, counts)
 
 
 def _weights_notes(
@@ -244,15 +226,19 @@ def _table(
     return table
 
 
-def _stored(plan: Plan, labels: LabelMap, train: Source | Stream) -> _Stored:
-    """Read the class_balance.json of a resumed run.
+def _stored(
+    plan: Plan, labels: LabelMap, train: Source | Stream
+) -> tuple[tuple[float, ...] | None, Counts | None]:
+    """Read the weights and counts in the class_balance.json of a resumed run.
+
+    Both are None in a new run, the weights also if --class-weights was given again.
 
     Raises:
         OptionError: it was written for other classes or images.
     """
     path = plan.folder / BALANCE
     if not (plan.resume and path.is_file()):
-        return _Stored()
+        return None, None
     table = json.loads(path.read_text(encoding="utf-8"))
     rows, named = table.get("images"), table["class_weights"]
     counted = None if rows is None or isinstance(train, Stream) else len(train)
@@ -265,7 +251,7 @@ def _stored(plan: Plan, labels: LabelMap, train: Source | Stream) -> _Stored:
         )
     same = named and as_stored(plan.settings, "class_weights", plan.folder)
     weights = tuple(named[name] for name in labels.names) if same else None
-    return _Stored(weights, None if rows is None else _counts(rows, len(labels.names)))
+    return weights, None if rows is None else _counts(rows, len(labels.names))
 
 
 def _counts(rows: Sequence[str], num_classes: int) -> Counts:

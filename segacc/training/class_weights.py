@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segacc.errors import OptionError, did_you_mean
+from segacc.errors import OptionError, count_of, did_you_mean
 
 RULES = ("inverse", "enet", "effective")
 """Rules that compute weights from class frequencies; label_counts.py has their formulas."""
@@ -64,7 +64,7 @@ def read_class_weights(given: str, names: Sequence[str], where: str) -> tuple[fl
             raise OptionError(f"{told}: no weight for {', '.join(missing)}; each class needs one.")
         return tuple(content[name] for name in names)
     if len(content) != len(names):
-        count = "1 weight" if len(content) == 1 else f"{len(content)} weights"
+        count = count_of(len(content), "weight")
         raise OptionError(f"{told}: {count} for the {len(names)} classes {', '.join(names)}.")
     return tuple(content)
 
@@ -72,15 +72,13 @@ def read_class_weights(given: str, names: Sequence[str], where: str) -> tuple[fl
 def _read(path: Path, told: str) -> "Mapping[str, float] | list[float]":
     """Read the numbers in a file; errors start with `told`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        weights = _weights(text)
+        return _weights(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise OptionError(f"{told}: cannot read the file: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise OptionError(f"{told}: not a text file. {FORM}") from None
     except ValueError as error:
         raise OptionError(f"{told}: not a file of class weights ({error}). {FORM}") from None
-    return weights
 
 
 def _weights(text: str) -> "Mapping[str, float] | list[float]":

@@ -51,6 +51,11 @@ def bare(model: Any) -> Any:
             return model
 
 
+def whole(tensor: Any) -> Any:
+    """Return a plain tensor; the DTensor of a sharded network is gathered from all processes."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def bare_names(state: dict[str, Any]) -> dict[str, Any]:
     """Remove torch.compile's prefixes from the names of a state dict.
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from segacc.training.events import (
     Stopped,
     finite,
 )
+from segacc.training.folders import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,21 +92,18 @@ def start_metrics(path: Path, step: int) -> None:
 
     The lines after the checkpoint are written again by the resumed run.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = read_metrics(path) if step and path.exists() else []
     text = "".join(_line(row) for row in rows if row["step"] <= step)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def note_fitted(path: Path, max_steps: int) -> None:
     """Add the fitted number of steps to the comment of `max_time` in config.yaml."""
     note, text = f"; fitted: {max_steps} steps", path.read_text(encoding="utf-8")
     line = re.compile(r"^(max_time: .*?)(; fitted: \d+ steps)?$", re.MULTILINE)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(line.sub(lambda found: found[1] + note, text), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as part:
+        part.write_text(line.sub(lambda found: found[1] + note, text), encoding="utf-8")
 
 
 def train_row(event: StepDone) -> dict[str, Any]:
@@ -157,14 +155,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(metrics_jsonl: Path, path: Path, *, best_by: str = "mean_iou") -> None:
-    """Plot loss, learning rate and scores of a run by step, with a mark at the best score.
-
-    The file is replaced atomically.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    curves(read_metrics(metrics_jsonl), best_by=best_by).savefig(temporary, format="png")
-    temporary.replace(path)
+    """Plot loss, learning rate and scores of a run by step, with a mark at the best score."""
+    with replacing(path) as part:
+        curves(read_metrics(metrics_jsonl), best_by=best_by).savefig(part, format="png")
 
 
 def curves(rows: Sequence[dict[str, Any]], *, best_by: str) -> "Figure":
@@ -208,22 +201,15 @@ def _draw_line(
 
 
 def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], best_by: str) -> None:
-    flat = [{**row, best_by: _look_up(row, best_by)} for row in rows]
+    found = [{**row, best_by: flat(row).get(best_by)} for row in rows]
     for weights, told, style in (("raw", "", "-"), ("ema", " (EMA)", "--")):
-        of_these = [row for row in flat if row.get("weights", "raw") == weights]
+        of_these = [row for row in found if row.get("weights", "raw") == weights]
         for number, key in enumerate(dict.fromkeys((best_by, *MEANS))):
             if any(row.get(key) is not None for row in of_these):
                 _draw_line(axes, of_these, key, key + told, linestyle=style, color=f"C{number}")
-    best = next((row for row in reversed(flat) if row["best"]), None)
+    best = next((row for row in reversed(found) if row["best"]), None)
     if best is not None and best[best_by] is not None:
         axes.plot(best["step"], best[best_by], "*", ms=15, color="black", mfc="gold", zorder=5)
         axes.set_title(f"best {best_by} {best[best_by]:.4f} at step {best['step']}", fontsize=10)
     if axes.lines:
         axes.legend(frameon=False)
-
-
-def _look_up(row: dict[str, Any], key: str) -> float | None:
-    """Return a score by name; `per_category_iou/nucleus` is looked up in a mapping."""
-    outer, _, inner = key.partition("/")
-    value = row.get(key) if key in row or not inner else row.get(outer, {}).get(inner)
-    return cast("float | None", value)

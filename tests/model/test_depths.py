@@ -9,7 +9,7 @@ from torch import nn
 from data_tools import facts
 from network_tools import NETWORKS, small_network
 from segacc.model.contract import SegmentationModel, block_depths
-from segacc.testing.subject import Subject
+from segacc.testing.network import Subject
 
 
 def order_of_use(subject: Subject, model: SegmentationModel) -> list[str]:

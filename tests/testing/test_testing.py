@@ -60,7 +60,7 @@ def test_built_in_architectures(name: str) -> None:
 )
 def test_built_in_architectures_on_two_processes(name: str) -> None:
     from segacc.testing.architecture import check_processes
-    from segacc.testing.subject import subject_of
+    from segacc.testing.network import subject_of
 
     record = BUILT_IN["architecture"][name]
     check_processes(subject_of(record, record.tiny()), 2)

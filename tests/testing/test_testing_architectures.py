@@ -84,7 +84,11 @@ def test_a_right_network() -> None:
             "forward(images) to take images only; labels are passed to losses only; found "
             "forward(images, labels).",
         ),
-        (Plain, "segacc.model.Logits in evaluation; found Tensor."),
+        (
+            Plain,
+            "segacc.model.Logits of 3 classes in evaluation; found PluginError: --arch: the "
+            "network returns Tensor; expected segacc.model.Logits, as Logits(tensor).",
+        ),
         (
             Half,
             "float32 weights; the run chooses the precision; found head.bias: torch.float16, "

@@ -143,6 +143,9 @@ def test_a_change_of_batches_passes() -> None:
     check_augmentation(augmentation(Fade(), on=lambda options: "batch"), num_channels=(1, 3, 4))
 
 
+batch = "a batch to be accepted; found PluginError: --aug aug: the augmentation returned"
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -151,18 +154,22 @@ def test_a_change_of_batches_passes() -> None:
             "the same result for a sample in a batch as alone, bit for bit; found another "
             "result for sample # of #: use element-wise arithmetic only.",
         ),
-        (Brighten(), "images to stay within 0..255; found # to #."),
+        (
+            Brighten(),
+            f"{batch} images whose values are # to #; expected values in 0..255, like its input. "
+            "This is a bug in its plugin.",
+        ),
         (
             Bytes(),
-            "images (1, 1, 120, 150) torch.float32 to keep shape and dtype; found (1, 1, 120, "
-            "150) torch.uint8.",
+            "images to stay float32; found torch.uint8.",
         ),
         (
             Halves(),
-            "images (1, 1, 120, 150) torch.float32 to keep shape and dtype; found (1, 1, 120, 75) "
-            "torch.float32.",
+            f"{batch} (float32 (3, 1, 37, 27), uint8 (3, 37, 27)); expected an image of uint8 or "
+            "float32 in 0..255, (3, 1, 37, 53), and its label of uint8, (3, 37, 53). This is a "
+            "bug in its plugin.",
         ),
-        (Alone(), "the pair (images, labels) to be returned; found Tensor."),
+        (Alone(), f"{batch} float32 (3, 1, 37, 53); expected an image ..."),
         (
             Mirror(),
             "image and label to be transformed together; found that only # % of the pixels still "
@@ -171,7 +178,7 @@ def test_a_change_of_batches_passes() -> None:
         (Doubles(), "`draw` to return a float32 tensor; found torch.float64."),
         (Number(), "`draw` to return a float32 tensor; found float."),
         (Longer(), "`draw` to return the same shape for all samples; found ..."),
-        (Spoils(), "`draw` not to modify its image and label; found modified ones."),
+        (Spoils(), "`draw` not to modify its image and label; found changed ones."),
         (lambda image, label: (image, label), "a BatchChange, which has `draw`; found function."),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",

@@ -190,6 +190,11 @@ def test_right_augmentations(name: str) -> None:
     check_augmentation(augmentation(RIGHT[name]))
 
 
+returned = (
+    "images (1, 120, 150) to be accepted; found PluginError: --aug aug: the augmentation returned"
+)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -208,13 +213,16 @@ def test_right_augmentations(name: str) -> None:
             "only label values of the original (0, 1, 2, 255); found #, #, #, # and # more: "
             "resize labels with nearest neighbour, fill with 255.",
         ),
-        (floats, "the image to stay uint8; found torch.float32."),
+        (
+            floats,
+            f"{returned} (float32 (1, 120, 150), uint8 (120, 150)); expected an image of uint8 in "
+            "0..255, (1, H, W), and its label of uint8, (H, W). This is a bug in its plugin.",
+        ),
         (
             bare,
-            "the image to stay a tv_tensors.Image, which the next augmentation needs; found "
-            "Tensor.",
+            "a tv_tensors.Image, which the next augmentation needs; found Tensor.",
         ),
-        (keeps_image, "the pair (image, label) to be returned; found Image."),
+        (keeps_image, f"{returned} uint8 (1, 120, 150); expected an image ..."),
         (forgets, "a label that is all ignored (255) to stay all ignored; found 0."),
         (
             black,
@@ -225,7 +233,7 @@ def test_right_augmentations(name: str) -> None:
         (even, "images (1, 61, 75) to be accepted; found RuntimeError: ..."),
         (
             halved_image,
-            "an image (1, 120, 150), with its label's size and 1 channels; found (1, 60, 75).",
+            f"{returned} (uint8 (1, 60, 75), uint8 (120, 150)); expected an image ...",
         ),
         (
             own,
@@ -241,7 +249,6 @@ def test_a_broken_augmentation(change: Callable[..., Any], text: str) -> None:
 
 def test_an_augmentation_of_the_device_keeps_the_size() -> None:
     check_augmentation(augmentation(halved))
-    text = "an unchanged size on the device, where images are already in a batch"
-    found = "(1, 120, 150) to (1, 60, 75)"
-    text = f"augmentation aug: expected {text}; found {found}."
+    found = f"{returned} (uint8 (1, 60, 75), uint8 (60, 75)); expected an image of uint8 in 0..255"
+    text = f"augmentation aug: expected {found}, (1, 120, 150), ..."
     assert_refuses(text, check_augmentation, augmentation(halved, on="device"))

@@ -191,13 +191,17 @@ def test_a_metric_on_several_processes() -> None:
     assert_refuses(f"metric metric: expected {text}", check_metric, record, processes=2)
 
 
+told = "a metric that a run accepts; found PluginError: --metric metric:"
+
+
 @pytest.mark.parametrize(
     ("record", "text"),
     [
         (
             metric(Averages),
-            "state['share'] of 4 images to be the sum over 4 parts of them, as over processes; "
-            "found another one: keep sums and counts in the state, and divide in compute() only.",
+            f'{told} its state "share" for two images is not the sum of the states for each, as '
+            "summing over processes requires: keep sums and counts, and divide in compute(). This "
+            "is a bug in its plugin.",
         ),
         (
             metric(Remembers),
@@ -206,8 +210,9 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(Grows),
-            "state['all'] to keep its shape and dtype, for processes without images; found "
-            "another one after an update.",
+            f"{told} its state changes in an update, from {{'right': 'int64 ()', 'all': 'int64 "
+            "()'} to {'right': 'int64 ()', 'all': 'int64 (1,)'}; expected the same names, shapes "
+            "and dtypes from the start. This is a bug in its plugin.",
         ),
         (
             metric(Counts255),
@@ -238,12 +243,11 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(Confident),
-            "scores of predictions (N, H, W) against labels (N, H, W); found TypeError: ...",
+            f"{told} it fails on a small image: TypeError: ...missing ...'confidence'...",
         ),
         (
             metric(RightMetric, wants_confidence=True),
-            "scores of predictions (N, H, W) and their confidence against labels (N, H, W); found "
-            "TypeError: ...",
+            f"{told} it fails on a small image: TypeError: ...4 were given...",
         ),
         (
             metric(SureOf255, wants_confidence=True),
@@ -263,8 +267,8 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(GathersLast),
-            "the scores of 4 images not to depend on how they are split into updates; found other "
-            "scores from 4 parts of them.",
+            "the scores not to depend on how images are split into updates; found other scores "
+            "from 4 parts of 4 images.",
         ),
         (
             metric(Gathers255),
@@ -277,7 +281,8 @@ def test_a_metric_on_several_processes() -> None:
         ),
         (
             metric(RightMetric, lower_is_better=("errors",)),
-            "lower_is_better to name some of the scores share; found errors.",
+            f"{told} lower_is_better has the unknown score errors; known: share. This is a bug in "
+            "its plugin.",
         ),
     ],
 )

@@ -16,9 +16,10 @@ from run_tools import build, windows_of
 from segacc.errors import OptionError
 from segacc.loop import train, train_step
 from segacc.registry import load_registry
+from segacc.settings.options import _own_docs
 from segacc.settings.sources import Layer
 from segacc.training.events import StepDone
-from segacc.training.optim.optimizers import ALIASES, OPTIMIZERS, choose_optimizer
+from segacc.training.optim.optimizers import ALIASES, OPTIMIZERS, Typed, choose_optimizer
 from segacc.training.plan import make_plan
 
 # Given by the groups, by segacc itself, or about how the same numbers are computed; `eps` of
@@ -56,6 +57,11 @@ def test_options_are_arguments_with_the_same_defaults(name: str) -> None:
     assert mine == OPTIMIZERS[name].options
     assert set(mine) == set(theirs) - NOT_OPTIONS - LEFT_OUT.get(name, set())
     assert mine == {key: theirs[key].default for key in mine}
+
+
+def test_each_typed_option_is_described() -> None:
+    options = {key for kind in OPTIMIZERS.values() for key in kind.options}
+    assert set(_own_docs(Typed)) == set(Typed.__annotations__) == options
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from segacc.contracts import Facts
 from segacc.hookspecs import Loss, hookimpl
-from segacc.plugins.losses.weighing import LossOptions, Weight
+from segacc.plugins.losses.pixel import LossOptions, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,22 +1,41 @@
-"""`cross_entropy`, `focal`, `ohem` and `bce`: pixel-wise losses."""
+"""`cross_entropy`, `focal`, `ohem` and `bce`: pixel-wise losses; and the options of all losses."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AllowInfNan
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError
 from segacc.hookspecs import Loss, hookimpl
-from segacc.plugins.losses.weighing import (
-    ClassWeightedOptions,
-    LossOptions,
-    Weight,
-    check_class_weights,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Weight = Annotated[float, Gt(0), AllowInfNan(False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Options of every loss."""
+
+    weight: Weight = 1.0
+    """Factor of this term in the sum of all losses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassWeightedOptions(LossOptions):
+    """Options of a loss with class weights."""
+
+    class_weights: tuple[Annotated[float, Ge(0), AllowInfNan(False)], ...] = ()
+    """Weight of each class in order, e.g. `class_weights=1/1/4.5`; default: --class-weights if
+    given, else 1 for all."""
+
+    def __post_init__(self) -> None:
+        """Reject class weights that are all 0."""
+        if self.class_weights and not any(self.class_weights):
+            raise ValueError("class_weights: no weight is above 0")
 
 
 @dataclass(frozen=True)
@@ -28,8 +47,22 @@ class ClassWeighted:
     facts: Facts
 
     def __post_init__(self) -> None:
-        """Check that there is one weight per class; raise OptionError otherwise."""
-        check_class_weights(self.options, self.facts, self.name)
+        """Check that there is one weight per class.
+
+        Raises:
+            OptionError: the number of weights is wrong, or --class-weights is given as well.
+        """
+        given, facts = len(self.options.class_weights), self.facts
+        if given and facts.class_weights is not None:
+            raise OptionError(
+                f"--loss {self.name}: class_weights is given here and as --class-weights; give one "
+                "of them."
+            )
+        if given not in (0, facts.num_classes):
+            raise OptionError(
+                f"--loss {self.name}: class_weights has {given} numbers, the data set "
+                f"{facts.num_classes} classes: {', '.join(facts.class_names)}."
+            )
 
     def count(self, labels: "Tensor") -> "Tensor":
         """Sum the class weights of labelled pixels in labels (N, H, W): a float scalar."""

@@ -2,12 +2,10 @@
 
 import math
 import time
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Literal
 
 FIRST_GUESS = 1000
 """Number of steps assumed for `--max-time` until the speed is known."""
@@ -105,15 +103,9 @@ def fitted(left: float, step: int, pace: Pace, evaluation: Rhythm, checkpoint: R
         The number of steps; `step` itself if not even one more fits.
     """
 
-    def fits(total: int) -> bool:
-        return needed(total, step, pace, evaluation, checkpoint) <= left
+    def seconds(total: int) -> float:
+        return needed(total, step, pace, evaluation, checkpoint)
 
-    if not fits(step + 1):
-        return step
-    low, high = step + 1, step + 2
-    while fits(high):  # the time needed never decreases with the number of steps
-        low, high = high, step + 2 * (high - step)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    most = step + math.ceil(max(0.0, left) / pace.step)  # with no evaluation or checkpoint
+    totals = range(step + 1, most + 2)  # the time needed never decreases with the number of steps
+    return step + bisect_right(totals, left, key=seconds)

@@ -1,6 +1,7 @@
 """Skip steps that are not finite (`--tolerate-nonfinite`), and `--early-stop`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from segacc.training import checkpoint
 from segacc.training.checkpoint import Progress
 from segacc.training.events import Skipped
 from segacc.training.plan import EarlyStopOptions, Plan
+from segacc.training.processes import whole
 
 
+@dataclass
 class Guard:
     """Checks the loss and the gradient of each step before the optimizer uses them.
 
@@ -28,28 +31,18 @@ class Guard:
     the step alone, so a resumed run repeats them.
     """
 
-    def __init__(
-        self,
-        allowed: int,
-        accelerator: Accelerator,
-        network: nn.Module,
-        losses: Iterable[str],
-        checkpoints: Path,
-    ) -> None:
-        """Allow a number of skipped steps in a run.
-
-        Args:
-            allowed: number of steps that may be skipped.
-            accelerator: the accelerator of the run.
-            network: the unwrapped network, whose buffers are restored when a step is skipped.
-            losses: the names of the loss terms.
-            checkpoints: folder of the run's checkpoints.
-        """
-        self.allowed, self.accelerator, self.network = allowed, accelerator, network
-        self.losses, self.checkpoints = tuple(losses), checkpoints
-        self.buffers: list[Tensor] = []
-        self.overflow = False
-        """Whether fp16's gradient scaler skips the newest step."""
+    allowed: int
+    """Number of steps that may be skipped in a run."""
+    accelerator: Accelerator
+    network: nn.Module
+    """The unwrapped network, whose buffers are restored when a step is skipped."""
+    losses: tuple[str, ...]
+    """Names of the loss terms."""
+    checkpoints: Path
+    """Folder of the run's checkpoints."""
+    buffers: list[Tensor] = field(default_factory=list)
+    overflow: bool = False
+    """Whether fp16's gradient scaler skips the newest step."""
 
     def keep(self) -> None:
         """Copy the buffers before a step, as the forward pass changes batch norm statistics."""
@@ -81,7 +74,7 @@ class Guard:
             NonFiniteError: more steps were skipped than `tolerate_nonfinite` allows.
         """
         accelerator = self.accelerator
-        norm = losses.new_zeros(()) if grad_norm is None else _whole(grad_norm)
+        norm = losses.new_zeros(()) if grad_norm is None else whole(grad_norm)
         found = torch.stack([losses.isfinite().all(), norm.isfinite()]).logical_not().int()
         loss, gradient = accelerator.reduce(found, "sum").tolist()  # waits for the device
         self.overflow = bool(gradient) and accelerator.scaler is not None
@@ -137,13 +130,7 @@ def build_guard(
             f"{where}: not supported with DeepSpeed, which takes optimizer steps itself; leave it "
             "out."
         )
-    return Guard(allowed, accelerator, network, losses, plan.folder / "checkpoints")
-
-
-def _whole(norm: Tensor) -> Tensor:
-    """Return the norm as a plain tensor; for a sharded network it is a DTensor."""
-    full = getattr(norm, "full_tensor", None)
-    return full() if full else norm
+    return Guard(allowed, accelerator, network, tuple(losses), plan.folder / "checkpoints")
 
 
 class EarlyStop(ScoreKey):

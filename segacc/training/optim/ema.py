@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segacc.errors import OptionError
 from segacc.training.checkpoint import damaged
-from segacc.training.processes import bare, bare_names
+from segacc.training.processes import bare, bare_names, whole
 
 FOLDER = "ema"
 """Folder in a checkpoint."""
@@ -84,14 +84,15 @@ class Ema:
         are the ones that segacc uses.
         """
         writes = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        whole: dict[str, Tensor] = {}
+        full: dict[str, Tensor] = {}
         for name, average in self.averages.items():
-            tensor = _whole(average)  # a collective call if the tensor is sharded
+            with torch.no_grad():
+                tensor = whole(average)  # a collective call if the tensor is sharded
             if writes:
-                whole[name] = tensor.cpu().contiguous()
+                full[name] = tensor.cpu().contiguous()
         if writes:
             (checkpoint / FOLDER).mkdir()
-            save_file(whole, checkpoint / FOLDER / FILE, {"updates": str(self.updates)})
+            save_file(full, checkpoint / FOLDER / FILE, {"updates": str(self.updates)})
 
     def load(self, checkpoint: Path) -> None:
         """Read the averages of a checkpoint, from safetensors only; all processes call it.
@@ -128,29 +129,19 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: one for one, name in {one: name for name, one in state.items()}.items()}
 
 
-def _local(tensor: Tensor) -> Tensor:
+def _local(tensor: Any) -> Any:
     """Return this process's shard of a tensor, or the tensor if it is not sharded."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @torch.no_grad()
-def _whole(tensor: Tensor) -> Tensor:
-    """Return the full tensor, gathered from all processes if it is sharded."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-@torch.no_grad()
-def _take(average: Tensor, whole: Tensor) -> None:
+def _take(average: Tensor, full: Tensor) -> None:
     """Copy a full tensor into an average, or into this process's shard of it."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if average.shape != whole.shape:
-        raise ValueError(f"its shape is {tuple(whole.shape)}, expected {tuple(average.shape)}")
+    if average.shape != full.shape:
+        raise ValueError(f"its shape is {tuple(full.shape)}, expected {tuple(average.shape)}")
     if isinstance(average, DTensor):
         mesh = average.device_mesh
-        whole = distribute_tensor(whole.to(mesh.device_type), mesh, average.placements).to_local()
-    _local(average).copy_(whole)
+        full = distribute_tensor(full.to(mesh.device_type), mesh, average.placements).to_local()
+    _local(average).copy_(full)

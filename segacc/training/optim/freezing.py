@@ -40,10 +40,15 @@ def selected(network: SegmentationModel, settings: Settings) -> list[str]:
                 f"{where}: {given}: the architecture already freezes all of these parameters; "
                 "leave this out."
             )
-    meant = {name for given in freezes for name in matching(network, given)}
+    meant = meant_by(network, freezes)
     if meant.issuperset(learns):
         raise OptionError(f"{where}: {', '.join(freezes)}: nothing is left to train.")
     return [name for name in learns if name in meant]
+
+
+def meant_by(network: SegmentationModel, freezes: Iterable[str]) -> set[str]:
+    """Return the names of the parameters that several values of `--freeze` select."""
+    return {name for given in freezes for name in matching(network, given)}
 
 
 def matching(network: SegmentationModel, given: str) -> list[str]:
@@ -110,7 +115,7 @@ def freeze_for_good(network: SegmentationModel, settings: Settings) -> None:
 
 def keep_statistics(network: SegmentationModel, settings: Settings) -> None:
     """Freeze the statistics of batch norms whose parameters `--freeze` all selects."""
-    meant = {name for given in settings.config.freeze for name in matching(network, given)}
+    meant = meant_by(network, settings.config.freeze)
     network.still_batchnorms = frozenset(
         path
         for path, norm in network.batchnorms().items()

@@ -12,6 +12,7 @@ from torch import nn
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
 from segacc.settings.sources import Settings
+from segacc.training.folders import replacing
 from segacc.training.optim.freezing import selected
 
 NO_DECAY = re.compile(
@@ -210,6 +211,5 @@ def _rate(value: float | None) -> str:
 
 def write(rows: Sequence[Row], folder: Path) -> None:
     """Write parameter_groups.json: each group with the names of its parameters."""
-    part = folder / f".{FILE}.part"
-    part.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
-    part.replace(folder / FILE)  # atomic: a reader never sees a partial file
+    with replacing(folder / FILE) as part:
+        part.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")

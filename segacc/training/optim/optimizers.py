@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from annotated_types import Ge, Gt, Lt
@@ -22,7 +22,7 @@ ALIASES = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "lion_32bit": "
 
 
 def _numbers(count: int) -> BeforeValidator:
-    """Split `0.9/0.95`, and want so many numbers."""
+    """Split a text such as `0.9/0.95`, and check how many numbers it has."""
 
     def split(value: Any) -> Any:
         parts = value.split("/") if isinstance(value, str) else value
@@ -39,28 +39,65 @@ Triple = Annotated[tuple[Share, Share, Share], _numbers(3)]
 Amount = Annotated[float, Ge(0), AllowInfNan(False)]
 Positive = Annotated[float, Gt(0), AllowInfNan(False)]
 
-HINTS: Mapping[str, Any] = {
-    "eps": Positive,  # added to the denominator
-    "alpha": Share,  # of the past in the mean of the squares
-    "rho": Share,  # of the past in the means of squares
-    "momentum": Share,  # of the past in the direction
-    "dampening": Share,  # of the gradient that the momentum leaves out
-    "momentum_decay": Amount,  # how fast the momentum rises to its value
-    "lr_decay": Amount,  # of the learning rate, beside the schedule
-    "initial_accumulator_value": Amount,  # what the sum of squares starts from
-    "beta2_decay": Annotated[float, Lt(0), AllowInfNan(False)],  # the newest square's power of step
-    "d": Annotated[
-        float, Ge(1), AllowInfNan(False)
-    ],  # root mean square that updates are clipped to
-    "trust_coeff": Positive,  # length of a step relative to the weights
-    "ns_steps": PositiveInt,  # iterations that make the direction orthogonal
-    "conv_mode": Literal[
-        "flatten", "batched"
-    ],  # one matrix of a kernel, or one of each place in it
-    "adjust_lr_fn": Literal["match_rms_adamw", "original", "rms_to_rms"],  # for a matrix's shape
-}
-"""Types of options, the same in all optimizers. Those that are not here are `betas`, shares of the
-past as in `0.9/0.95`, and switches. What each does is in torch's and timm's documentation."""
+
+class Typed:
+    """Types of options, the same in all optimizers; torch's and timm's documentation has more."""
+
+    betas: Pair | Triple
+    """Shares of the past in the means of the gradient and of its square, as in `0.9/0.95`."""
+    eps: Positive
+    """Number added to the denominator."""
+    alpha: Share
+    """Share of the past in the mean of the squares."""
+    rho: Share
+    """Share of the past in the means of the squares."""
+    momentum: Share
+    """Share of the past in the direction."""
+    dampening: Share
+    """Share of the gradient that does not enter the momentum."""
+    momentum_decay: Amount
+    """How fast the momentum rises to its value."""
+    lr_decay: Amount
+    """Decay of the learning rate, in addition to the schedule."""
+    initial_accumulator_value: Amount
+    """Start of the sum of the squares."""
+    beta2_decay: Annotated[float, Lt(0), AllowInfNan(False)]
+    """Power of the step that gives the weight of the newest square."""
+    d: Annotated[float, Ge(1), AllowInfNan(False)]
+    """Root mean square to which updates are clipped."""
+    trust_coeff: Positive
+    """Length of a step relative to that of the weights."""
+    ns_steps: PositiveInt
+    """Number of iterations that make the direction orthogonal."""
+    conv_mode: Literal["flatten", "batched"]
+    """Whether a kernel is one matrix, or one for each of its pixels."""
+    adjust_lr_fn: Literal["match_rms_adamw", "original", "rms_to_rms"]
+    """How the learning rate depends on the shape of a matrix."""
+    amsgrad: bool
+    """Divide by the largest mean of the squares so far."""
+    decoupled_weight_decay: bool
+    """Shrink the weights themselves instead of adding to the gradient, as AdamW does."""
+    nesterov: bool
+    """Look ahead by the momentum (Nesterov 1983)."""
+    centered: bool
+    """Subtract the squared mean of the gradient from the mean of the squares."""
+    bias_correction: bool
+    """Correct the means for their start at 0."""
+    grad_averaging: bool
+    """Weight the newest gradient by 1 - beta."""
+    trust_clip: bool
+    """Limit the trust ratio to 1."""
+    always_adapt: bool
+    """Apply the trust ratio also to parameters without weight decay."""
+    caution: bool
+    """Skip elements of the update whose sign differs from the gradient's (Liang et al. 2024)."""
+    decoupled_decay: bool
+    """Shrink the weights themselves instead of adding to the update."""
+    decoupled: bool
+    """Shrink the weights themselves instead of adding to the gradient."""
+    no_prox: bool
+    """Shrink the weights as AdamW does instead of dividing them after the step."""
+
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
 SGD = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
@@ -145,23 +182,18 @@ GIVEN = ("params", "lr", "weight_decay")
 
 def options_class(kind: Kind) -> type[Any]:
     """Make the dataclass that an optimizer's options are decoded to."""
-    fields = [
-        (key, _hint(key, default), field(default=default)) for key, default in kind.options.items()
-    ]
+    types = get_type_hints(Typed, include_extras=True)
+    if "betas" in kind.options:
+        types["betas"] = {2: Pair, 3: Triple}[len(kind.options["betas"])]
+    fields = [(key, types[key], field(default=value)) for key, value in kind.options.items()]
     checks = {"__post_init__": _refuse_nesterov}
     return dataclasses.make_dataclass(
         "Options", fields, namespace=checks, frozen=True, kw_only=True
     )
 
 
-def _hint(key: str, default: Any) -> Any:
-    if key == "betas":
-        return Pair if len(default) == 2 else Triple
-    return HINTS.get(key, bool)
-
-
 def _refuse_nesterov(options: Any) -> None:
-    """Refuse what torch would."""
+    """Refuse Nesterov momentum where torch does."""
     given = vars(options)
     if given.get("nesterov") and (given["momentum"] == 0 or given.get("dampening", 0) > 0):
         raise ValueError("nesterov needs a momentum above 0, and no dampening")
@@ -252,7 +284,7 @@ def choose_optimizer(given: Any, where: str) -> ChosenOptimizer:
     component = parse_component(given, where)
     name = ALIASES.get(component.name, component.name)
     kind = OPTIMIZERS.get(name, OTHER)
-    label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
+    label = component.label
     for key in ("lr", "weight_decay"):
         if key in component.values:
             flag = f"--{key.replace('_', '-')}"
@@ -281,21 +313,21 @@ def _plain(value: Any) -> Any:
 
 
 def default_lr(given: Any, start: str, usual: float) -> float:
-    """Return the learning rate that a run takes where none was typed.
+    """Return an optimizer's default learning rate, or `usual`, which is AdamW's.
 
     Args:
-        given: the optimizer, as it was typed; `choose_optimizer` takes it.
+        given: the optimizer as the user typed it.
         start: "loaded" or "random", as the weights are.
-        usual: AdamW's.
+        usual: the learning rate of an optimizer that has no default of its own.
     """
     return choose_optimizer(given, "").kind.lr.get(start, usual)
 
 
 def check_optimization(settings: Settings) -> None:
-    """Check what can be checked of the optimizer and of what is frozen without torch.
+    """Check the optimizer and `--unfreeze-after`, as far as that needs no torch.
 
     Raises:
-        OptionError: so.
+        OptionError: an option is unknown or wrong, or what is frozen would never learn.
     """
     config = settings.config
     choose_optimizer(config.optimizer, settings.where("optimizer"))
@@ -308,11 +340,7 @@ def check_optimization(settings: Settings) -> None:
 
 
 def check_length(settings: Settings) -> None:
-    """Refuse a run that ends before what is frozen begins to learn.
-
-    Raises:
-        OptionError: so.
-    """
+    """Refuse a run that ends before what is frozen begins to learn, with an OptionError."""
     config = settings.config
     if config.max_steps and config.unfreeze_after and config.max_steps <= config.unfreeze_after:
         raise OptionError(

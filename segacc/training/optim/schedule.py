@@ -127,8 +127,7 @@ def parse_schedule(given: Any, where: str) -> Decay:
             f'{where}: unknown schedule "{named.name}". {did_you_mean(named.name, DECAYS)}'
             f"Known: {', '.join(DECAYS)}."
         )
-    label = f"{where} {named.name}" if where.startswith("--") else f"{where} ({named.name})"
-    decay: Decay = decode(DECAYS[named.name], named.values, label)
+    decay: Decay = decode(DECAYS[named.name], named.values, named.label)
     return decay
 
 
