@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segacc.contracts import IGNORE
+from segacc.data.atomic import replacing
 from segacc.labels import Color
 
 if TYPE_CHECKING:
@@ -266,7 +267,5 @@ def stacked(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Im
 
 def write_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG atomically; its folder is created if necessary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing(path) as part:
+        picture.save(part, format="PNG")

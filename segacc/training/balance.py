@@ -10,6 +10,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from segacc.contracts import Facts
+from segacc.data.atomic import replacing
 from segacc.data.batches import Source
 from segacc.data.label_counts import (
     Counts,
@@ -23,7 +24,7 @@ from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Stream
 from segacc.labels import LabelMap
 from segacc.training.class_weights import RULES, read_class_weights
-from segacc.training.folders import BALANCE, replacing
+from segacc.training.folders import BALANCE
 from segacc.training.plan import Plan, as_stored
 from segacc.training.processes import on_all
 

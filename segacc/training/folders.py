@@ -5,7 +5,6 @@ import shutil
 import socket
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -21,8 +20,6 @@ BALANCE = "class_balance.json"
 WRITTEN = (
     "config.yaml",
     "metrics.jsonl",
-    ".metrics.jsonl.tmp",
-    ".config.yaml.tmp",
     BALANCE,
     "parameter_groups.json",
     NETWORK,
@@ -47,15 +44,6 @@ deleted in a folder without it."""
 _open: "weakref.WeakSet[IO[str]]" = weakref.WeakSet()
 
 NO_LOCKS = "{} cannot be locked ({}), so a second run in it would not be noticed"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; it replaces `path` at the end, so it is never partial."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    part.replace(path)
 
 
 def model_folder(given: str, where: str) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segacc.data.atomic import replacing
 from segacc.data.pictures import draw_examples
 from segacc.errors import DataError, WriteError
 from segacc.evaluation.scores import flat
@@ -23,7 +24,6 @@ from segacc.training.events import (
     Stopped,
     finite,
 )
-from segacc.training.folders import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

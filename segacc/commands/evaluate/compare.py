@@ -12,6 +12,7 @@ from rich.text import Text
 from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
 from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
 from segacc.commands.tables import interval_text, print_columns
+from segacc.data.atomic import replacing
 from segacc.errors import DataError, OptionError, count_of, first_of
 from segacc.evaluation.scores import Terms, classes_in
 from segacc.kernels.counts import iou, mean_of_known
@@ -264,10 +265,8 @@ def draw_comparison(found: Comparison, path: Path) -> None:
 
     The file is replaced atomically; its folder is created if missing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    comparison_figure(found).savefig(temporary, format="png")
-    temporary.replace(path)
+    with replacing(path) as part:
+        comparison_figure(found).savefig(part, format="png")
 
 
 def comparison_figure(found: Comparison) -> "Figure":

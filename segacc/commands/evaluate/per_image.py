@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segacc.data.atomic import replacing
 from segacc.errors import DataError
 from segacc.kernels.counts import COUNTS, Floats, Ints, class_counts, divided, iou, mean_of_known
 
@@ -132,9 +133,8 @@ class PerImage:
             **{name: lists(self.counts[:, column]) for column, name in enumerate(COUNTS)},
         }
         about = {"segacc": json.dumps({"classes": self.names})}
-        temporary = path.with_name(f".{path.name}.tmp")
-        parquet.write_table(pa.table(columns).replace_schema_metadata(about), temporary)
-        temporary.replace(path)
+        with replacing(path) as part:
+            parquet.write_table(pa.table(columns).replace_schema_metadata(about), part)
 
     @classmethod
     def read(cls, path: Path) -> "PerImage":

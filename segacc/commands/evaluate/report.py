@@ -8,6 +8,7 @@ from typing import Any
 
 from segacc.commands.evaluate.per_image import FILE, REPORT
 from segacc.commands.evaluate.score import Evaluation, draw_worst
+from segacc.data.atomic import replacing
 from segacc.evaluation.scoring import Scoring
 from segacc.labels import LabelMap
 
@@ -34,9 +35,8 @@ def write_evaluation(
     found.images.write(folder / FILE)
     worst = folder / "pictures" / "worst"
     draw_worst(found.worst, worst, names=labels.names, palette=labels.palette)
-    temporary = folder / f".{REPORT}.tmp"
-    temporary.write_text(json.dumps({**report, "files": files}, indent=1), encoding="utf-8")
-    temporary.replace(folder / REPORT)
+    with replacing(folder / REPORT) as part:
+        part.write_text(json.dumps({**report, "files": files}, indent=1), encoding="utf-8")
 
 
 def write_metric_files(folder: Path, metrics: Sequence[Any]) -> list[str]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from segacc.data.atomic import replacing
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
 from segacc.settings.sources import Settings
-from segacc.training.folders import replacing
 from segacc.training.optim.freezing import selected
 
 NO_DECAY = re.compile(
