@@ -132,7 +132,10 @@ def test_records_say_where_they_run(on: str, worker: int, device: int) -> None:
 def test_a_pipeline_reaches_workers_that_are_not_forked() -> None:
     offers = load_registry().of_kind("augmentation")
     chosen = [Chosen(offer.record, offer.record.options(), "") for offer in offers]
-    pickle.loads(pickle.dumps(Pipeline.of(chosen, facts())))
+    sent = Pipeline.of(chosen, facts())
+    received = pickle.loads(pickle.dumps(sent))
+    names = [[stage.name for stage in (*one.worker, *one.device)] for one in (sent, received)]
+    assert names[0] == names[1] and len(names[0]) == len(offers)
 
 
 def test_built_in_changes_of_batches_do_not_look_at_the_neighbours() -> None:
