@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segacc import loop, registry
 from segacc.contracts import IGNORE
 from segacc.data.order import seeded
+from segacc.errors import first_of
 from segacc.evaluation.predict import predict
 from segacc.evaluation.segmenter import Segmenter
 from segacc.hookspecs import Architecture, Dataset, DataSplits, Sample, hookimpl
@@ -27,7 +28,6 @@ from segacc.testing.tools import (
     alone_on_cpu,
     attempt,
     changed,
-    few,
     forked,
     naming,
     require,
@@ -197,7 +197,7 @@ def check_processes(subject: Subject, count: int) -> None:
         for rank, other in enumerate(others, 1):
             weights = first["weights"]
             names = [n for n, one in other["weights"].items() if not torch.equal(one, weights[n])]
-            found = f"other weights on process {rank} in {few(names)}"
+            found = f"other weights on process {rank} in {first_of(names, 4)}"
             require(not names, f"{expected}, with equal weights on each", found)
         exact = not draws(subject)
         mine, theirs = first["losses"], whole["losses"]
@@ -208,7 +208,7 @@ def check_processes(subject: Subject, count: int) -> None:
         )
         if exact:
             names = different(first["gradients"], whole["gradients"], 1e-3)
-            require(not names, f"{expected}, with the same gradients", few(names))
+            require(not names, f"{expected}, with the same gradients", first_of(names, 4))
         else:
             norm = nn.utils.get_total_norm
             mine, theirs = norm(first["gradients"].values()), norm(whole["gradients"].values())

@@ -12,8 +12,9 @@ from segacc.contracts import IGNORE, Facts
 from segacc.data.augment import check_range, returned
 from segacc.data.order import seeded
 from segacc.data.placement import Placement, placed
+from segacc.errors import first_of
 from segacc.hookspecs import Augmentation
-from segacc.testing.tools import attempt, facts_of, few, naming, require, some_labels
+from segacc.testing.tools import attempt, facts_of, naming, require, some_labels
 
 COLORS = (
     (20, 30, 90, 9, 40, 140),
@@ -115,15 +116,15 @@ def accepts(subject: Subject, change: Any, size: tuple[int, int]) -> list[float]
             strange = sorted(values(new_label) - allowed)
             require(
                 not strange,
-                f"only label values of the original ({few(sorted(allowed))})",
-                f"{few(strange)}: resize labels with nearest neighbour, fill with {IGNORE}",
+                f"only label values of the original ({first_of(sorted(allowed), 4)})",
+                f"{first_of(strange, 4)}: resize labels with nearest neighbour, fill with {IGNORE}",
             )
             if tall > 100 and (share := agreement(new_image, new_label)) is not None:
                 shares.append(share)
         empty = torch.full(size, IGNORE, dtype=torch.uint8)
         _, ignored = apply(subject, change, image, empty, 0)
         expected = "a label that is all ignored (255) to stay all ignored"
-        require((ignored == IGNORE).all(), expected, few(sorted(values(ignored))))
+        require((ignored == IGNORE).all(), expected, first_of(sorted(values(ignored)), 4))
     return shares
 
 

@@ -11,8 +11,9 @@ from segacc.contracts import IGNORE
 from segacc.data.order import seeded
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
+from segacc.errors import first_of
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream
-from segacc.testing.tools import attempt, few, naming, require
+from segacc.testing.tools import attempt, naming, require
 
 
 def check_dataset(
@@ -62,7 +63,7 @@ def described(data: DataSplits) -> None:
     require(isinstance(data, DataSplits), "DataSplits", type(data).__name__)
     require(data.splits, "at least one split", "none")
     missing = [n for k, n in enumerate(data.labels.names) if k not in data.labels.classes.values()]
-    require(not missing, "a raw label id for each class", f"none for {few(missing)}")
+    require(not missing, "a raw label id for each class", f"none for {first_of(missing, 4)}")
     fine = data.crop_size is None or min(data.crop_size) > 0
     require(fine, "a crop_size (height, width) above 0", f"{data.crop_size}")
 
@@ -90,9 +91,9 @@ def listed(name: str, samples: Sequence[Sample]) -> None:
     require(kinds == {Sample}, f"segacc.Sample in split {name}", found)
     counts = Counter(samples[k].id for k in range(len(samples)))
     twice = sorted(one for one, count in counts.items() if count > 1)
-    require(not twice, f"one id for each sample of split {name}", f"{few(twice)} twice")
+    require(not twice, f"one id for each sample of split {name}", f"{first_of(twice, 4)} twice")
     broken = [repr(one) for one in counts if not one or re.search(r"[\n\r\0]", one)]
-    require(not broken, f"single-line ids in split {name}", few(broken))
+    require(not broken, f"single-line ids in split {name}", first_of(broken, 4))
 
 
 def equal(name: str, samples: Sequence[Sample], again: Sequence[Sample], num_samples: int) -> None:

@@ -14,6 +14,7 @@ from accelerate.utils.operations import convert_to_fp32
 from torch import Tensor
 
 from segacc.contracts import Facts
+from segacc.errors import first_of
 from segacc.hookspecs import Architecture
 from segacc.loop import loss_sums
 from segacc.model import Logits, SegmentationModel, SizeRule
@@ -23,7 +24,6 @@ from segacc.testing.tools import (
     attempt,
     close,
     facts_of,
-    few,
     gap,
     registry_of,
     require,
@@ -127,11 +127,11 @@ def same_weights(subject: Subject) -> None:
     require(
         not names and len(first) == len(again),
         "two networks built with the same torch seed to have equal weights",
-        f"other weights in {few(names)}: use torch's generator to draw them",
+        f"other weights in {first_of(names, 4)}: use torch's generator to draw them",
     )
     kinds = {f"{name}: {one.dtype}" for name, one in first.items() if one.is_floating_point()}
     others = sorted(kind for kind in kinds if not kind.endswith("torch.float32"))
-    require(not others, "float32 weights; the run chooses the precision", few(others))
+    require(not others, "float32 weights; the run chooses the precision", first_of(others, 4))
 
 
 def shapes(subject: Subject, num_classes: int) -> None:
@@ -152,7 +152,7 @@ def shapes(subject: Subject, num_classes: int) -> None:
         fine = mode == "training" or not weights
         require(fine, "auxiliary logits in training only", f"{len(weights)} in evaluation")
         fine = all(weight > 0 for weight in weights)
-        require(fine, "auxiliary logits with weights above 0", few(weights))
+        require(fine, "auxiliary logits with weights above 0", first_of(weights, 4))
 
 
 def channels(subject: Subject, num_channels: int) -> None:
@@ -248,7 +248,7 @@ def learn(
     named = network.named_parameters()
     gradients = {name: one.grad for name, one in named if one.grad is not None}
     broken = [name for name, one in gradients.items() if not one.isfinite().all()]
-    require(not broken, f"finite gradients{precision}", f"inf or nan for {few(broken)}")
+    require(not broken, f"finite gradients{precision}", f"inf or nan for {first_of(broken, 4)}")
     return total.detach(), gradients
 
 
@@ -261,7 +261,7 @@ def reached(subject: Subject) -> None:
     missing = [name for name in wanted if name not in gradients]
     share = sum(wanted[name] for name in missing) / sum(wanted.values())
     expected = "a gradient for most parameters (segacc freezes the others)"
-    found = f"none for {few(missing)}: {100 * share:.0f} % of all parameters"
+    found = f"none for {first_of(missing, 4)}: {100 * share:.0f} % of all parameters"
     require(share <= 0.5, expected, found)
 
 
@@ -292,9 +292,9 @@ def checkpointed(subject: Subject) -> None:
     require(same, "the same loss with gradient checkpointing as without", found)
     expected = "the same gradients with gradient checkpointing as without"
     missing = sorted({*plain} ^ {*gradients})
-    require(not missing, expected, f"none for {few(missing)}")
+    require(not missing, expected, f"none for {first_of(missing, 4)}")
     off = different(gradients, plain, 1e-5)
-    require(not off, expected, f"other ones for {few(off)}")
+    require(not off, expected, f"other ones for {first_of(off, 4)}")
 
 
 def different(mine: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> list[str]:
@@ -330,7 +330,7 @@ def config_file(subject: Subject, folder: Path) -> None:
     names, kinds = subject.facts.class_names, subject.record.model_types
     found = stored_names(folder)
     expected = f"id2label in config.json to be {', '.join(names)}"
-    require(tuple(found) == names, expected, few(found) or "none")
+    require(tuple(found) == names, expected, first_of(found, 4) or "none")
     told = str(json.loads((folder / "config.json").read_text()).get("model_type"))
     require(not kinds or told in kinds, f"model_type in config.json: {' or '.join(kinds)}", told)
 
@@ -354,8 +354,10 @@ def comes_back(
     again = subject.build(seed=2, options=options)
     report = again.load_weights(folder, class_names=subject.facts.class_names)
     what, how = "all tensors of save_pretrained", f"{how} and load_weights"
-    require(not report.new, f"{what} to be restored by {how}", f"that {few(report.new)} are new")
-    found = f"that {few(report.dropped)} are not used"
+    require(
+        not report.new, f"{what} to be restored by {how}", f"that {first_of(report.new, 4)} are new"
+    )
+    found = f"that {first_of(report.dropped, 4)} are not used"
     require(not report.dropped, f"{what} to be used by {how}", found)
     mine, theirs = subject.main(again), subject.main(network)
     expected = f"the same logits after save_pretrained, {how}"
@@ -371,7 +373,7 @@ def fresh_head(subject: Subject, folder: str) -> None:
     heads = {n: one for n, one in network.named_parameters() if network.is_head(n)}
     moved = [name for name, one in heads.items() if not torch.equal(one, before[name])]
     expected = "load_weights(fresh_head=True) not to load the head"
-    require(not moved, expected, f"that {few(moved)} changed")
+    require(not moved, expected, f"that {first_of(moved, 4)} changed")
 
 
 def other_classes(subject: Subject, network: SegmentationModel, folder: str) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -135,12 +135,6 @@ def gap(mine: Tensor, theirs: Tensor) -> str:
     if mine.shape != theirs.shape:
         return f"shapes {tuple(mine.shape)} and {tuple(theirs.shape)}"
     return f"a difference of up to {(mine.float() - theirs.float()).abs().max().item():.3g}"
-
-
-def few(names: Sequence[Any]) -> str:
-    """List a few names."""
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(map(str, names[:4])) + more
 
 
 @contextmanager

@@ -22,12 +22,11 @@ from check_tools import (
 )
 from cli_tools import NAMES, write_data
 from data_tools import encode, random_sample
-from segacc.commands.check_data.check import CROP, Findings
+from segacc.commands.check_data.check import Findings
 from segacc.commands.check_data.fixes import command, fixes, paste, unmended
 from segacc.commands.check_data.text import print_report, to_json
 from segacc.commands.check_data.verdict import judge
 from segacc.hookspecs import Sample
-from segacc.training.defaults import DEFAULT_CROP
 
 
 def test_ids_that_start_at_one(tmp_path: Path) -> None:
@@ -114,7 +113,6 @@ def test_rare_classes_and_small_images(tmp_path: Path) -> None:
         ),
     }
     assert "--crop-size 32x96" not in pastes(look(f"folder:root={root}", crop_size=(32, 64)))
-    assert CROP == DEFAULT_CROP
 
 
 @pytest.mark.parametrize(

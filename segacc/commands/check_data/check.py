@@ -20,14 +20,12 @@ from segacc.data.splits import data_splits, pick_split
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.settings.config import CheckConfig
+from segacc.settings.config import DEFAULT_CROP, CheckConfig
 
 AHEAD = 32
 """Number of samples read in advance for each process."""
 FEW = 32
 """Number of samples up to which starting processes takes longer than reading them."""
-CROP = (512, 512)
-"""The default crop size of training, as in `segacc.training.defaults`."""
 
 Samples = Sequence[Sample] | Stream
 
@@ -93,7 +91,7 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
         config=config,
         splits=found,
         labels=splits.labels,
-        crop_size=config.crop_size or splits.crop_size or CROP,
+        crop_size=config.crop_size or splits.crop_size or DEFAULT_CROP,
         strays=strays(splits),
         passed_over=lost,
         complaints=complaints,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from segacc.errors import OptionError, did_you_mean
+from segacc.errors import OptionError, did_you_mean, first_of
 from segacc.model import SegmentationModel
 from segacc.model.probe import freeze
 from segacc.settings.sources import Settings
@@ -92,11 +92,9 @@ def _no_match(network: SegmentationModel, given: str) -> str:
     parts = [name.split(".") for name in names]
     begins = list(dict.fromkeys(".".join(part[:2]) for part in parts))
     every = dict.fromkeys(".".join(part[:k]) for part in parts for k in range(1, len(part) + 1))
-    known = ", ".join(begins[:MANY])
-    more = f" and {len(begins) - MANY} more" if len(begins) > MANY else ""
     return (
         f"no parameter of the architecture matches. {did_you_mean(given, every)}"
-        f'Known: "{ENCODER}", "{NORM}", and names that start with {known}{more}; '
+        f'Known: "{ENCODER}", "{NORM}", and names that start with {first_of(begins, MANY)}; '
         "* matches anything."
     )
 
