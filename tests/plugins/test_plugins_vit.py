@@ -18,12 +18,13 @@ from segacc.evaluation.protocol import Protocol
 from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.model.probe import probe
-from segacc.plugins.architectures import beit, dpt, mobilevit, mobilevitv2
+from segacc.plugins.architectures import beit, dpt, mobile
 
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record
-    for module in (beit, dpt, mobilevit, mobilevitv2)
+    for module in (beit, dpt, mobile)
     for record in module.segacc_architectures()
+    if record.name != "mobilenet_v2"
 }
 WITH_AUXILIARY = ("beit", "data2vec_vision", "dpt")
 
@@ -388,13 +389,13 @@ def test_default_weights_are_named_for_the_variants_that_are_published() -> None
         (dpt.default_weights, dpt.DptOptions(), "Intel/dpt-large-ade"),
         (dpt.default_weights, dpt.DptOptions(variant="hybrid"), "Intel/dpt-hybrid-midas"),
         (
-            mobilevit.default_weights,
-            mobilevit.MobileViTOptions(variant="xx_small"),
+            mobile.mobilevit_weights,
+            mobile.MobileViTOptions(variant="xx_small"),
             "apple/mobilevit-xx-small",
         ),
         (
-            mobilevitv2.default_weights,
-            mobilevitv2.MobileViTV2Options(),
+            mobile.mobilevitv2_weights,
+            mobile.MobileViTV2Options(),
             "apple/mobilevitv2-1.0-imagenet1k-256",
         ),
     ]
