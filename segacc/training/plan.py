@@ -13,7 +13,7 @@ from pydantic import AllowInfNan, PositiveInt
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import architecture_of
 from segacc.hookspecs import Chosen
-from segacc.model.hub import find, is_path
+from segacc.model.hub import find, local_folder
 from segacc.registry import Registry, choose, refuse_twins
 from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
@@ -164,7 +164,8 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
         return _as_started(settings)
     if given in ("auto", "none"):
         return settings
-    _check_weights(given, where)
+    if local_folder(given, where):
+        model_folder(given, where)
     refuse_own(settings, given)
     if "arch" in settings.origins:
         return settings
@@ -220,17 +221,6 @@ def _as_started(settings: Settings) -> Settings:
     arch = {**arch, "config": str(folder / NETWORK)}
     config = dataclasses.replace(settings.config, arch=arch)
     return Settings(config, settings.origins)
-
-
-def _check_weights(given: str, where: str) -> None:
-    """Refuse a path that is not a model folder; anything else may be a Hub id."""
-    folder = Path(given).expanduser()
-    if folder.is_dir():
-        model_folder(given, where)
-    elif folder.exists():
-        raise OptionError(f"{where}: {given} is a file; give the folder that holds it.")
-    elif is_path(given):
-        raise OptionError(f"{where}: no such folder: {given}.")
 
 
 def choose_early_stop(settings: Settings) -> tuple[str, EarlyStopOptions] | None:
