@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BeforeValidator
 
 from segacc.contracts import TransformersOptions
-from segacc.errors import OptionError, WeightsError, did_you_mean
+from segacc.errors import OptionError, WeightsError, did_you_mean, unknown
 from segacc.plugins.architectures.backbone_table import BACKBONES, UNUSABLE
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def check_backbone(name: str, size: str) -> None:
     if name in UNUSABLE:
         raise ValueError(f"the backbone {name} cannot be used: {UNUSABLE[name]}")
     if name not in BACKBONES:
-        known = f"Known: {', '.join(BACKBONES)}, and timm/NAME for a network of timm"
-        raise ValueError(f'unknown backbone "{name}". {did_you_mean(name, BACKBONES)}{known}')
+        more = ", and timm/NAME for a network of timm"
+        raise ValueError(unknown("backbone", name, BACKBONES, more))
     sizes = (*BACKBONES[name].sizes, TEST)
     if size and size not in sizes:
         known = f"Known: {', '.join(sizes)}"

@@ -252,7 +252,7 @@ def choose_optimizer(given: Any, where: str) -> ChosenOptimizer:
     component = parse_component(given, where)
     name = ALIASES.get(component.name, component.name)
     kind = OPTIMIZERS.get(name, OTHER)
-    label = f"{where} {component.name}" if where.startswith("--") else f"{where} ({component.name})"
+    label = component.label
     for key in ("lr", "weight_decay"):
         if key in component.values:
             flag = f"--{key.replace('_', '-')}"
