@@ -97,9 +97,10 @@ class TransformersModel(SegmentationModel):
             that the network accepts.
         encoder: name of the encoder submodule, e.g. `segformer`; the rest is the head. Weights of a
             bare encoder with another model_type are loaded into it.
-        classifiers: names of the modules in the network with one row per class.
+        classifiers: names of the modules in the network with one row per class; those of a head
+            that the network was built without are left out.
         auxiliary: name of a submodule that outputs auxiliary logits, and their loss weight; used in
-            training only.
+            training only, and only if the network has it.
         kept: config values that are taken from fine-tuned weights, not from the options (such as
             BEiT's `out_indices`).
         as_stored: config values with which the weights are read as they were saved, before `adapt`
@@ -131,7 +132,8 @@ class TransformersModel(SegmentationModel):
         self.image_processor = image_processor
         parts = (encoder,) if isinstance(encoder, str) else tuple(encoder)
         self.encoders = parts or (network.base_model_prefix,)
-        self.classifiers = tuple(f"network.{name}" for name in classifiers)
+        there = [name for name in classifiers if getattr(network, name.split(".")[0]) is not None]
+        self.classifiers = tuple(f"network.{name}" for name in there)
         self.size_rule = size_rule or SizeRule()
         self.kept = tuple(kept)
         self.as_stored, self.adapt = tuple(as_stored), adapt
@@ -141,7 +143,7 @@ class TransformersModel(SegmentationModel):
         self._no_split_modules = tuple(units or ())
         self.min_batch_size = min_batch_size
         self._auxiliary: list[tuple[Tensor, float]] = []
-        if auxiliary is not None:
+        if auxiliary is not None and getattr(network, auxiliary[0]) is not None:
             self._watch(*auxiliary)
 
     def _take_colors(self, found: dict[str, Any]) -> None:

@@ -292,13 +292,16 @@ def test_fine_tuned_networks_keep_the_blocks_they_were_trained_with(tmp_path: Pa
         assert build(name, config=folder).network.config.out_indices == theirs
 
 
-@pytest.mark.parametrize(("blocks", "used"), [(12, 11), (24, 23)])
-def test_beit_has_the_output_of_all_blocks_but_the_last(blocks: int, used: int) -> None:
+@pytest.mark.parametrize(("variant", "blocks"), [("base", 12), ("large", 24)])
+def test_beit_has_the_output_of_all_blocks_but_the_last(variant: str, blocks: int) -> None:
     """transformers allows no index behind the last block; Data2Vec-Vision's last one is used."""
     from transformers import BeitConfig
 
-    places = beit._quarters(blocks)
-    assert places[-1] - 1 == used
+    record = ARCHITECTURES["beit"]
+    with torch.device("meta"):
+        model: Any = record.build(record.options(variant=variant), facts())
+    places = model.network.config.out_indices
+    assert places[-1] == blocks  # the input of the last block, counted from 1
     with pytest.raises(ValueError, match="valid indices"):
         BeitConfig(num_hidden_layers=blocks, out_indices=[place + 1 for place in places])
 

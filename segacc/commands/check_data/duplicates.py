@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segacc.kernels import LUMA
+
 BITS_APART = 6
 """Maximum number of bits of 64 in which the hashes of near duplicates differ.
 
@@ -25,8 +27,6 @@ FLAT = 2.0
 
 SIDE = 16
 """Side of the thumbnail in pixels."""
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 PAIRS_AT_ONCE = 250_000
 """Number of pairs compared at once, which fit in the processor's cache."""
 

@@ -134,17 +134,12 @@ def _wrap(network: Any, encoder: str, unit: str, rule: Any, **resize: Any) -> "S
 
     from segacc.model import TransformersModel
 
-    config, heads = network.config, ["decode_head.classifier"]
-    auxiliary = None
-    if config.use_auxiliary_head:
-        heads.append("auxiliary_head.classifier")
-        auxiliary = ("auxiliary_head", config.auxiliary_loss_weight)
     return TransformersModel(
         network,
         BeitImageProcessor(do_center_crop=False, do_reduce_labels=False, **resize),
         encoder=encoder,
-        classifiers=heads,
-        auxiliary=auxiliary,
+        classifiers=["decode_head.classifier", "auxiliary_head.classifier"],
+        auxiliary=("auxiliary_head", network.config.auxiliary_loss_weight),
         size_rule=rule,
         kept=("out_indices",),
         as_stored=("use_shared_relative_position_bias",),

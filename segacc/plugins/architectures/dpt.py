@@ -86,10 +86,8 @@ def build(options: DptOptions, facts: Facts) -> "SegmentationModel":
         auxiliary_loss_weight=options.auxiliary_weight,
     )
     network: Any = DPTForSemanticSegmentation(config)
-    heads, side, auxiliary = ["head.head.4"], config.image_size, None
+    side = config.image_size
     if config.use_auxiliary_head:
-        heads.append("auxiliary_head.head.4")
-        auxiliary = ("auxiliary_head", config.auxiliary_loss_weight)
         network.auxiliary_head.head[3].p = config.semantic_classifier_dropout  # fixed at 0.1
     units = ["DPTViTLayer", "DPTFeatureFusionLayer"]
     rule = SizeRule(multiple=2 * config.patch_size, square=True)
@@ -103,8 +101,8 @@ def build(options: DptOptions, facts: Facts) -> "SegmentationModel":
             resample=2,  # bilinear, like segacc
         ),
         encoder="dpt",
-        classifiers=heads,
-        auxiliary=auxiliary,
+        classifiers=["head.head.4", "auxiliary_head.head.4"],
+        auxiliary=("auxiliary_head", config.auxiliary_loss_weight),
         size_rule=rule,
         units=units,
     )

@@ -78,15 +78,14 @@ def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
         auxiliary_loss_weight=options.auxiliary_weight,
         auxiliary_channels=options.auxiliary_channels,
     )
-    second = config.use_auxiliary_head
-    heads = ["decode_head", "auxiliary_head"] if second else ["decode_head"]
     model = wrap(
         UperNetForSemanticSegmentation(config),
-        classifiers=[f"{head}.classifier" for head in heads],
-        auxiliary=("auxiliary_head", config.auxiliary_loss_weight) if second else None,
+        classifiers=["decode_head.classifier", "auxiliary_head.classifier"],
+        auxiliary=("auxiliary_head", config.auxiliary_loss_weight),
     )
     # BEiT's pyramid is never pretrained, although transformers places it in the backbone.
-    model.head_prefixes = tuple(f"network.{name}" for name in (*heads, "backbone.fpn"))
+    heads = ("decode_head", "auxiliary_head", "backbone.fpn")
+    model.head_prefixes = tuple(f"network.{name}" for name in heads)
     return model
 
 
