@@ -22,7 +22,7 @@ class Facts:
     num_classes: int
     """K, without the ignored class."""
     class_names: tuple[str, ...]
-    ignore_index: int = 255
+    ignore_index: int = IGNORE
     crop_size: tuple[int, int] = (256, 256)
     """(height, width) in pixels of the training crop."""
     num_channels: int = 3

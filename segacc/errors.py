@@ -53,6 +53,13 @@ class WeightsError(SegaccError):
     """Weights cannot be found, or do not fit the network."""
 
 
+def unknown(what: str, name: str, known: Iterable[str], more: str = "") -> str:
+    """Return `unknown loss "dise". Did you mean "dice"? Known: dice, focal`, and `more`."""
+    names = list(dict.fromkeys(known))
+    listed = ", ".join(names) or "none"
+    return f'unknown {what} "{name}". {did_you_mean(name, names)}Known: {listed}{more}'
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `Did you mean "x"? ` or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -13,7 +13,7 @@ import pluggy
 
 from segacc import hookspecs
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, PluginError, did_you_mean
+from segacc.errors import OptionError, PluginError, unknown
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
@@ -32,9 +32,7 @@ BUILT_IN = (
     "segacc.plugins.architectures.eomt",
     "segacc.plugins.architectures.linear",
     "segacc.plugins.architectures.mask2former",
-    "segacc.plugins.architectures.mobilenet_v2",
-    "segacc.plugins.architectures.mobilevit",
-    "segacc.plugins.architectures.mobilevitv2",
+    "segacc.plugins.architectures.mobile",
     "segacc.plugins.architectures.oneformer",
     "segacc.plugins.architectures.segformer",
     "segacc.plugins.architectures.torchvision_networks",
@@ -149,9 +147,9 @@ class Registry:
         offers = self.of_kind(kind)
         found = [offer for offer in offers if name in (offer.record.name, offer.full_name)]
         if not found:
-            raise PluginError(
-                self._unknown(kind, name, where, [offer.record.name for offer in offers])
-            )
+            broken = "".join(f" Note: {failure.text()}." for failure in self.failures)
+            known = [offer.record.name for offer in offers]
+            raise PluginError(f"{where}: {unknown(kind, name, known)}.{broken}")
         if len(found) > 1 and not found[0].built_in:
             choices = " or ".join(offer.full_name for offer in found)
             raise PluginError(f'{where}: two plugins offer the {kind} "{name}"; write {choices}.')
@@ -161,13 +159,6 @@ class Registry:
         """Parse what the user wrote and look up its record."""
         component = parse_component(given, where)
         return self.find(kind, component.name, where), component
-
-    def _unknown(self, kind: str, name: str, where: str, known: list[str]) -> str:
-        broken = "".join(f" Note: {failure.text()}." for failure in self.failures)
-        return (
-            f'{where}: unknown {kind} "{name}". {did_you_mean(name, known)}'
-            f"Known: {', '.join(dict.fromkeys(known)) or 'none'}.{broken}"
-        )
 
 
 def load_registry() -> Registry:

@@ -4,7 +4,7 @@ from functools import cache
 
 from segacc.hookspecs import Architecture
 from segacc.model import SegmentationModel
-from segacc.plugins.architectures.backbones import BACKBONES
+from segacc.plugins.architectures.backbone_table import BACKBONES
 from segacc.plugins.architectures.upernet import UperNetOptions
 from segacc.testing.network import Subject, subject_of
 from segacc.testing.tools import registry_of

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, did_you_mean
+from segacc.errors import OptionError, did_you_mean, unknown
 from segacc.settings.config import (
     CheckConfig,
     CompareConfig,
@@ -168,8 +168,7 @@ def read_recipe(name: str) -> Layer:
     names = recipe_names()
     if name not in names:
         raise OptionError(
-            f'--recipe: unknown recipe "{name}". {did_you_mean(name, names)}'
-            f"Known: {', '.join(names)}. Use --config for a file of your own."
+            f"--recipe: {unknown('recipe', name, names)}. Use --config for a file of your own."
         )
     return replace(read_yaml(recipe_folder() / f"{name}.yaml"), source=f"--recipe {name}")
 

@@ -8,7 +8,7 @@ from annotated_types import Gt
 from pydantic import AllowInfNan, PositiveInt
 from torch import Tensor
 
-from segacc.errors import OptionError
+from segacc.errors import OptionError, unknown
 from segacc.evaluation.windows import Blend
 from segacc.model import SegmentationModel, SizeRule
 from segacc.settings.options import Component, Size, decode, parse_component
@@ -112,8 +112,8 @@ def read_options(text: str, where: str) -> tuple[dict[str, Any], bool]:
     given = parse_component(text, where)
     component = _plain(given)
     if component.name not in KINDS:
-        known = ", ".join([*KINDS, *PRESETS])
-        raise OptionError(f'{where}: unknown protocol "{component.name}". Known: {known}.')
+        text = unknown("protocol", component.name, (*KINDS, *PRESETS))
+        raise OptionError(f"{where}: {text}.")
     options = vars(decode(KINDS[component.name], component.values, where))
     if complaint := _complaint(component.values, options):
         raise OptionError(f"{where}: {complaint}.")

@@ -19,7 +19,8 @@ from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scores import classes_in
 from segacc.hookspecs import USUAL, Reading
 from segacc.labels import LabelMap
-from segacc.model.contract import SegmentationModel, SizeRule, stored_names
+from segacc.model.contract import SegmentationModel, SizeRule
+from segacc.model.transfer import stored_names
 from segacc.model.transformers_weights import first_line, quiet_bars, read_config
 from segacc.registry import load_registry
 from segacc.settings.config import DEFAULT_CROP

@@ -4,3 +4,6 @@ The losses take logits (N, K, h, w) of any float dtype and labels (N, H, W) int6
 return a float32 scalar, or float64 for float64 logits; 0 with zero gradients if all pixels are
 ignored. `segacc.kernels.resize.summed` resizes the logits, a few images at a time.
 """
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey value (ITU-R BT.601)."""

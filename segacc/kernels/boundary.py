@@ -24,13 +24,6 @@ def boundary_sum(logits: Tensor, labels: Tensor) -> Tensor:
     it). They leave out the part phi y, which no network changes; with it the loss is 0 for a
     perfect prediction and never below. An ignored pixel is on no side of a boundary; an image of
     one class has none, and adds nothing.
-
-    Args:
-        logits: (N, K, h, w) float.
-        labels: (N, H, W) int64, 255 ignored.
-
-    Returns:
-        A float32 scalar in pixels; 0 with zero gradients when every pixel is ignored.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:

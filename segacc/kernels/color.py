@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segacc.kernels import LUMA
+
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 ROWS = 128
 """Number of image rows that a CPU processes at a time."""
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the grey value (ITU-R BT.601)."""
 CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 """I and Q of NTSC's YIQ; both are 0 for greys."""
 

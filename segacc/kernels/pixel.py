@@ -24,9 +24,6 @@ def cross_entropy_sum(
         labels: (N, H, W) int64, 255 ignored.
         class_weights: (K,) float32 or None.
         label_smoothing: 0..1, as in torch.nn.functional.cross_entropy.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:
@@ -55,9 +52,6 @@ def focal_sum(
         labels: (N, H, W) int64, 255 ignored.
         gamma: not negative; 0 is the cross-entropy.
         class_weights: (K,) float32 or None.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:
@@ -89,9 +83,6 @@ def hard_examples_sum(
         thresh: 0..1.
         min_kept: above 0, at most 1.
         class_weights: (K,) float32, for a weighted mean, or None.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
     surest = -math.log(thresh) if thresh else math.inf  # loss of a pixel with probability thresh
 
@@ -129,9 +120,6 @@ def binary_cross_entropy_sum(
         labels: (N, H, W) int64 of 0 and 1, 255 ignored.
         pos_weight: factor for foreground pixels, above 0.
         label_smoothing: 0..1, as in torch.nn.functional.cross_entropy.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:

@@ -26,9 +26,6 @@ def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) ->
         labels: (N, H, W) int64, 255 ignored.
         alpha: weight of false positives, above 0.
         beta: weight of false negatives, above 0.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:
@@ -51,13 +48,6 @@ def lovasz_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
     The loss of a class in an image is the Lovasz extension of 1 - Jaccard, at the pixels' errors
     |y - p| with softmax probabilities p and labels y of 0 or 1 (Berman et al. 2018).
-
-    Args:
-        logits: (N, K, h, w) float.
-        labels: (N, H, W) int64, 255 ignored.
-
-    Returns:
-        A float32 scalar; 0 with zero gradients when every pixel is ignored.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from segacc.contracts import IGNORE
-from segacc.errors import DataError, OptionError, did_you_mean
+from segacc.errors import DataError, OptionError, did_you_mean, unknown
 from segacc.labels.label_map import Color, LabelMap, ranges, spread_colors
 from segacc.labels.names import rgb
 
@@ -109,9 +109,7 @@ def edit(labels: LabelMap, edits: Path | Mapping[str, Any] | None, where: str) -
     state.raw = {name: ids for name, ids in state.raw.items() if ids}
     for key in given:
         if key not in STEPS:
-            raise state.refuse(
-                f'unknown key "{key}". {did_you_mean(str(key), STEPS)}Known: {", ".join(STEPS)}.'
-            )
+            raise state.refuse(f"{unknown('key', str(key), STEPS)}.")
     for key, step in STEPS.items():
         if given.get(key) is not None:
             step(state, given[key])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.labels.label_map import Color
 
@@ -152,7 +153,7 @@ def _with_colors(facts: NamesFile, content: Mapping[str, Any]) -> NamesFile:
     pairs = list(zip(facts.names, facts.palette, strict=True))
     if content.get("ignore_color") is not None:
         pairs.append(("ignore_color", rgb(content["ignore_color"])))
-        colors[pairs[-1][1]] = facts.ignored[0] if facts.ignored else (0 if first else 255)
+        colors[pairs[-1][1]] = facts.ignored[0] if facts.ignored else (0 if first else IGNORE)
     _refuse_twins(pairs)
     return NamesFile(facts.names, facts.palette, facts.ignored, facts.reduce_labels, colors)
 

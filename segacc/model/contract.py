@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segacc.contracts import Facts, LossTerm
-from segacc.errors import OptionError, WeightsError
-from segacc.model.transfer import LoadReport, Place, carry_over
+from segacc.errors import OptionError
+from segacc.model.transfer import LoadReport, Structure, carry_over, read_tensors, stored_names
 
 BLOCKS = (
     r"(?:^|\.)(?P<stage>(?:layers?|blocks?|stages?|s)[._]?\d+)"
@@ -139,14 +138,6 @@ def build_fitting(
         facts = replace(facts, crop_size=crop)
         network = build(facts)
     return network, facts
-
-
-def stored_names(folder: Path) -> list[str]:
-    """Return the class names in the config.json of a saved network; empty if there are none."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
-    names = config.get("id2label") or {}
-    return [str(names[key]) for key in sorted(names, key=int)]
 
 
 def extend(values: Sequence[float], channels: int) -> list[float]:
@@ -288,30 +279,41 @@ class SegmentationModel(nn.Module):
         Raises:
             WeightsError: the folder has no weights, or almost none of them fit.
         """
-        path = Path(source) / "model.safetensors"
-        if not path.is_file():
-            raise WeightsError(f"{source}: no model.safetensors in this folder.")
-        try:
-            found = load_file(path)
-            names = stored_names(Path(source))
-        except (OSError, ValueError, SafetensorError) as error:
-            raise WeightsError(f"{source}: the weights cannot be read: {error}.") from None
-        place = self.place(class_names, fresh_head=fresh_head)
-        state, report = carry_over(
-            self.state_dict(), found, place, source=source, found_names=names
+        return self.carry_over(
+            read_tensors(source), source, class_names=class_names, fresh_head=fresh_head
         )
-        self.load_state_dict(state, strict=False)
-        return report
 
-    def place(self, class_names: Sequence[str], *, fresh_head: bool) -> Place:
-        """Describe how weights of another head fit into this network."""
-        return Place(
+    def carry_over(
+        self,
+        found: dict[str, Tensor],
+        source: str,
+        *,
+        class_names: Sequence[str],
+        fresh_head: bool,
+    ) -> LoadReport:
+        """Load the tensors `found` in the folder `source` as far as they fit; see `load_weights`.
+
+        Raises:
+            WeightsError: almost none of them fit.
+        """
+        structure = Structure(
             is_head=self.is_head,
             classifiers=tuple(f"{name}." for name in self.classifiers),
             class_names=tuple(class_names),
             num_channels=self.num_channels,
             fresh_head=fresh_head,
+            resize=self.resize_tensor,
         )
+        names = stored_names(Path(source))
+        state, report = carry_over(
+            self.state_dict(), found, structure, source=source, found_names=names
+        )
+        self.load_state_dict(state, strict=False)
+        return report
+
+    def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
+        """Resize a loaded tensor of another shape than `own`; None if it cannot be resized."""
+        return None
 
     def save_settings(self, folder: Path) -> None:
         """Write settings that the loaded weights determine, for a resumed run; none by default."""

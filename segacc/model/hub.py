@@ -1,13 +1,27 @@
-"""Where weights come from: the Hub, a folder, or nowhere; and what was said about it."""
+"""Where initial weights come from: a folder, the Hub, torchvision, or nowhere."""
 
+import contextlib
+import http.client
+import pickle
+import shutil
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segacc.errors import WeightsError
-from segacc.model import torchvision_hub
 
 HUB_TIMEOUT = 5.0
-"""Seconds that the Hub may take to answer before it counts as out of reach."""
+"""Seconds without a response or data until the Hub or torchvision counts as out of reach."""
+TORCHVISION = "torchvision:"
+"""Prefix of the names of torchvision's weights, as in `torchvision:fcn_resnet50`."""
+INSTEAD = (
+    "Give --weights FOLDER with weights on disk, or --weights none to start at random without this "
+    "message."
+)
 
 
 @dataclass(frozen=True)
@@ -57,24 +71,34 @@ def find(given: str, *, only_config: bool = False) -> str:
     Raises:
         WeightsError: neither is there.
     """
-    folder = Path(given).expanduser()
-    if folder.is_dir():
+    if folder := local_folder(given, "--weights"):
         return str(folder)
-    if is_path(given):
-        raise WeightsError(f"--weights {given}: no such folder (looked at {folder.resolve()}).")
     try:
         return fetch(given, only_config=only_config)
     except WeightsError as error:
         raise WeightsError(f"--weights {given}: there is no such folder; {error}") from None
 
 
-def is_path(given: str) -> bool:
-    """Tell a path by its form from a Hub id, which is NAME or USER/NAME."""
-    return given.count("/") > 1 or given.startswith((".", "/", "~", "\\"))
+def local_folder(given: str, where: str) -> Path | None:
+    """Return an existing folder; None for a Hub id, which has the form NAME or USER/NAME.
+
+    Raises:
+        WeightsError: it is a file, or by its form a path that is not there.
+    """
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise WeightsError(f"{where}: {given} is a file; give the folder that holds it.")
+    if given.count("/") > 1 or given.startswith((".", "/", "~", "\\")):
+        raise WeightsError(f"{where}: no such folder: {given}.")
+    return None
 
 
 def fetch(hub_id: str, *, only_config: bool = False) -> str:
     """Return a local folder with the weights of a Hub id; from the cache when out of reach.
+
+    `snapshot_download` alone would wait without a time limit for a Hub that does not answer.
 
     Args:
         hub_id: NAME or USER/NAME, or `torchvision:NAME`.
@@ -84,16 +108,14 @@ def fetch(hub_id: str, *, only_config: bool = False) -> str:
         WeightsError: the Hub cannot be reached within seconds and the cache has nothing, or the id
             is unknown.
     """
-    if hub_id.startswith(torchvision_hub.SCHEME):
-        return torchvision_hub.fetch(hub_id)
+    if hub_id.startswith(TORCHVISION):
+        return fetch_torchvision(hub_id)
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        found = [
-            file.rfilename
-            for file in HfApi().model_info(hub_id, timeout=HUB_TIMEOUT).siblings or []
-        ]
+        info = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT)
+        found = [file.rfilename for file in info.siblings or []]
         safe = any(name.endswith(".safetensors") for name in found)
         wanted = ["*.json"] if only_config else ["*.json", "*.safetensors" if safe else "*.bin"]
         needed = [name for name in found if name.endswith(wanted[-1][1:])]
@@ -109,7 +131,12 @@ def fetch(hub_id: str, *, only_config: bool = False) -> str:
         first = str(error).strip().splitlines()[0]
         raise WeightsError(f"the Hub does not give {hub_id}: {first}") from None
     except Exception as error:  # offline, a Hub in trouble, or what its HTTP library raises
-        return cached(hub_id, type(error).__name__)
+        if folder := cached(hub_id):
+            return folder
+        raise WeightsError(
+            f"the Hub cannot be reached ({type(error).__name__}) and {hub_id} is not in its cache. "
+            f"{INSTEAD}"
+        ) from None
 
 
 def knock(
@@ -126,23 +153,123 @@ def knock(
         hf_raise_for_status(answer)
 
 
-def cached(hub_id: str, trouble: str) -> str:
-    """Return the folder of a Hub id in the Hub's cache, if weights are in it.
-
-    Raises:
-        WeightsError: none are.
-    """
+def cached(hub_id: str) -> str | None:
+    """Return the folder of a Hub id in the Hub's cache, or None if it holds no weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    for weights in ("*.safetensors", "*.bin"):  # as `fetch` asks: other files were never wanted
+        with contextlib.suppress(LocalEntryNotFoundError):
+            wanted = ["*.json", weights]
+            folder = snapshot_download(hub_id, allow_patterns=wanted, local_files_only=True)
+            if any(Path(folder).glob(weights)):
+                return str(folder)
+    return None
+
+
+def fetch_torchvision(name: str) -> str:
+    """Return a local folder with torchvision's weights, which are downloaded and converted once.
+
+    Both the file and the folder are stored in torch's hub cache (`TORCH_HOME`).
+
+    Args:
+        name: `torchvision:` and torchvision's name of the network, e.g. `torchvision:fcn_resnet50`.
+
+    Raises:
+        WeightsError: torchvision has no such network; its server is unreachable and the weights are
+            not cached; or the file is damaged.
+    """
+    import torch
+
+    weights = published(name)
+    folder = Path(torch.hub.get_dir()) / "segacc" / Path(weights.url).stem
+    if not folder.is_dir():
+        _convert(name, weights, _download(name, weights), folder)
+    return str(folder)
+
+
+def published(name: str) -> Any:
+    """Return torchvision's weights entry, with URL and class names.
+
+    Raises:
+        WeightsError: there is no such entry.
+    """
+    from torchvision.models import get_model_weights, list_models, segmentation
+
+    known = list_models(segmentation)
+    plain = name.removeprefix(TORCHVISION)
+    if plain not in known:
+        listed = ", ".join(TORCHVISION + one for one in known)
+        raise WeightsError(f"{name}: torchvision has no such weights. Known: {listed}.")
+    return get_model_weights(plain).DEFAULT
+
+
+def _download(name: str, weights: Any) -> dict[str, Any]:
+    """Return the tensors by torchvision's names, from the cache or downloaded.
+
+    Raises:
+        WeightsError: the server is unreachable, or the file is damaged.
+    """
+    import torch
+
     try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True))
-        if any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
-            return str(folder)
-    except LocalEntryNotFoundError:
-        pass
-    raise WeightsError(
-        f"the Hub cannot be reached ({trouble}) and {hub_id} is not in its cache. "
-        "Give --weights FOLDER with weights on disk, or --weights none to start at "
-        "random without this message."
+        with _impatient(), contextlib.redirect_stdout(sys.stderr):
+            state: dict[str, Any] = weights.get_state_dict(
+                progress=False, check_hash=True, weights_only=True, map_location="cpu"
+            )
+    except (OSError, http.client.HTTPException) as error:
+        raise WeightsError(
+            f"{weights.url} cannot be reached ({error}) and {name} is not in torch's cache. "
+            f"{INSTEAD}"
+        ) from None
+    except Exception as error:  # torch and pickle may raise anything for a damaged file
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch suggests loading it anyway
+            path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+            first = (
+                f"{path} contains other objects than tensors, which could run code when loaded. "
+                "Delete it to download it again."
+            )
+        raise WeightsError(
+            f"{name}: the weights from {weights.url} are damaged, in torch's cache or at "
+            f"their source: {first}"
+        ) from None
+    return state
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """Set a timeout for this process's connections, because torch's download has none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(HUB_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _convert(name: str, weights: Any, state: dict[str, Any], folder: Path) -> None:
+    """Write tensors as a transformers folder with torchvision's class names, atomically."""
+    from safetensors.torch import save_file
+
+    from segacc.model.networks.configs import TORCHVISION_CONFIGS
+
+    kind, _, backbone = name.removeprefix(TORCHVISION).partition("_")
+    config_class, network = TORCHVISION_CONFIGS[kind]
+    names = weights.meta["categories"]
+    config = config_class(
+        backbone=backbone,
+        id2label=dict(enumerate(names)),
+        label2id={label: k for k, label in enumerate(names)},
+        architectures=[network],
     )
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+    part.mkdir(parents=True)
+    try:
+        config.save_pretrained(part)
+        whole = {key: tensor.contiguous() for key, tensor in state.items()}
+        save_file(whole, part / "model.safetensors", metadata={"format": "pt"})
+        with contextlib.suppress(OSError):  # another process was faster
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

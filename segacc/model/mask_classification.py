@@ -52,7 +52,7 @@ class MaskModel(TransformersModel):
     Args:
         network: a network with `criterion` and `weight_dict`.
         image_processor: see TransformersModel.
-        num_queries: Q, the number of queries.
+        num_queries: Q, the number of queries; None for that in the network's config.
         score_size: (h, w) to which the image processor resizes mask logits before the sigmoid; None
             if it does not resize them.
         more: see TransformersModel.
@@ -66,13 +66,18 @@ class MaskModel(TransformersModel):
         network: Any,
         image_processor: Any,
         *,
-        num_queries: int,
+        num_queries: int | None = None,
         score_size: tuple[int, int] | None = None,
+        classifiers: Sequence[str] = ("class_predictor",),
+        as_stored: Sequence[str] = ("num_queries",),
         **more: Any,
     ) -> None:
         """Wrap a network; see the class."""
-        super().__init__(network, image_processor, **more)
-        self.num_queries, self.score_size = num_queries, score_size
+        super().__init__(
+            network, image_processor, classifiers=classifiers, as_stored=as_stored, **more
+        )
+        self.num_queries = network.config.num_queries if num_queries is None else num_queries
+        self.score_size = score_size
 
     def forward(self, images: Tensor) -> Logits:
         """Map normalized images (N, C, H, W) to Logits; `queries` are Predictions, last first.

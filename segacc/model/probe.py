@@ -84,13 +84,6 @@ def probe(
     )
 
 
-def unused_parameters(
-    network: SegmentationModel, size: tuple[int, int], num_channels: int = 3
-) -> tuple[str, ...]:
-    """Return the names of trainable parameters without gradient, for images of (height, width)."""
-    return probe(network, size, num_channels).unused
-
-
 def freeze(network: SegmentationModel, names: tuple[str, ...]) -> None:
     """Set requires_grad to False; DDP and FSDP's optimizer state require this."""
     for name in names:

@@ -1,13 +1,57 @@
 """Transfers loaded weights to a network: matching tensors, class rows and input channels."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segacc.errors import WeightsError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file in a folder of weights.
+
+    Raises:
+        WeightsError: the file is missing or not JSON.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(
+            f"{path.parent}: {path.name} cannot be read: {reason} ({path})."
+        ) from None
+    return found
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """Read a folder's model.safetensors.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+    """
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{folder}: no model.safetensors in this folder.")
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: the weights cannot be read: {error}.") from None
+    return found
+
+
+def stored_names(folder: Path) -> list[str]:
+    """Return the class names in the config.json of a saved network; empty if there are none."""
+    path = folder / "config.json"
+    names = (read_json(path) if path.is_file() else {}).get("id2label") or {}
+    return [str(names[key]) for key in sorted(names, key=int)]
 
 
 @dataclass(frozen=True)
@@ -67,8 +111,8 @@ def _some(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A network's structure as needed to load weights with another head or input."""
+class Structure:
+    """What has to be known of a network to load weights with another head or input."""
 
     is_head: Callable[[str], bool] = lambda name: False
     """True for the names of the head's tensors."""
@@ -90,7 +134,7 @@ class Place:
 def carry_over(
     own: dict[str, Tensor],
     found: dict[str, Tensor],
-    place: Place,
+    structure: Structure,
     *,
     source: str,
     found_names: Sequence[str] = (),
@@ -100,7 +144,7 @@ def carry_over(
     Args:
         own: the network's state dict, which is kept where nothing fits.
         found: the loaded state dict, with the same names.
-        place: the network's structure.
+        structure: what has to be known of the network.
         source: origin of the weights, for messages.
         found_names: class names of the weights' head in order; empty if unknown.
 
@@ -113,24 +157,24 @@ def carry_over(
     state: dict[str, Tensor] = {}
     adapted: list[str] = []
     resized: list[str] = []
-    rows = class_rows(place.class_names, found_names)
+    rows = class_rows(structure.class_names, found_names)
     carried: set[int] | None = None
     for name, mine in own.items():
         theirs = found.get(name)
-        if theirs is None or (place.fresh_head and place.is_head(name)):
+        if theirs is None or (structure.fresh_head and structure.is_head(name)):
             continue
-        if name.startswith(place.classifiers) and place.classifiers and mine.ndim:
-            fitted = carry_rows(mine, theirs, rows, place.class_names, found_names)
-            known = found_names and place.class_names != tuple(found_names)
+        if name.startswith(structure.classifiers) and structure.classifiers and mine.ndim:
+            fitted = carry_rows(mine, theirs, rows, structure.class_names, found_names)
+            known = found_names and structure.class_names != tuple(found_names)
             if fitted is not None and known:
                 carried = {k for k, _ in rows}
         elif mine.shape == theirs.shape:
             fitted = theirs
-        elif _other_channels(mine, theirs, place.num_channels):
-            fitted = fit_channels(theirs, place.num_channels)
+        elif _other_channels(mine, theirs, structure.num_channels):
+            fitted = fit_channels(theirs, structure.num_channels)
             adapted.append(name)
         else:
-            fitted = place.resize(name, theirs, mine) if theirs.numel() else None
+            fitted = structure.resize(name, theirs, mine) if theirs.numel() else None
             resized += [name] if fitted is not None else []
         if fitted is not None:
             state[name] = fitted
@@ -139,12 +183,12 @@ def carry_over(
         len(state),
         tuple(sorted(set(own) - set(state))),
         tuple(sorted(set(found) - set(state))),
-        None if carried is None else tuple(place.class_names[k] for k in sorted(carried)),
-        len(place.class_names),
+        None if carried is None else tuple(structure.class_names[k] for k in sorted(carried)),
+        len(structure.class_names),
         tuple(adapted),
         tuple(resized),
     )
-    return state, check_report(report, own, place.is_head)
+    return state, check_report(report, own, structure.is_head)
 
 
 def class_rows(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:

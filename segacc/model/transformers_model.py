@@ -1,7 +1,6 @@
 """Adapts a transformers network to the interface of `segacc.model`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +8,20 @@ from torch import Tensor, nn
 
 from segacc.contracts import Facts, TransformersOptions
 from segacc.errors import WeightsError
-from segacc.model.contract import (
-    Logits,
-    SegmentationModel,
-    SizeRule,
-    extend,
-    refuse_crop,
-    stored_names,
+from segacc.model.contract import Logits, SegmentationModel, SizeRule, extend, refuse_crop
+from segacc.model.transfer import (
+    LoadReport,
+    read_json,
+    resize_bias_table,
+    resize_positions,
 )
-from segacc.model.transfer import LoadReport, Place, carry_over, resize_bias_table, resize_positions
 from segacc.model.transformers_weights import (
     channels_of,
     inner_config,
     quiet_bars,
     read_config,
-    read_json,
     read_state,
+    set_channels,
 )
 
 Adapt = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
@@ -64,7 +61,7 @@ def make_config(
             setattr(config, name, facts.ignore_index)
     for part in filter(None, (config, inner_config(config))):
         if hasattr(part, "num_channels"):
-            part.num_channels = facts.num_channels
+            set_channels(part, facts.num_channels)
     return config
 
 
@@ -95,15 +92,18 @@ class TransformersModel(SegmentationModel):
             that the network accepts.
         encoder: name of the encoder submodule, e.g. `segformer`; the rest is the head. Weights of a
             bare encoder with another model_type are loaded into it.
-        classifiers: names of the modules in the network with one row per class.
+        classifiers: names of the modules in the network with one row per class; those of a head
+            that the network was built without are left out.
         auxiliary: name of a submodule that outputs auxiliary logits, and their loss weight; used in
-            training only.
+            training only, and only if the network has it.
         kept: config values that are taken from fine-tuned weights, not from the options (such as
             BEiT's `out_indices`).
         as_stored: config values with which the weights are read as they were saved, before `adapt`
             converts them for this network (such as BEiT's shared position biases).
         adapt: called with the loaded tensors and the network's own, both by the network's names;
             returns the tensors to load.
+        units: class names of FSDP units; None for those that transformers names.
+        min_batch_size: minimum images per process in training.
     """
 
     def __init__(
@@ -118,6 +118,8 @@ class TransformersModel(SegmentationModel):
         kept: Sequence[str] = (),
         as_stored: Sequence[str] = (),
         adapt: Adapt | None = None,
+        units: Sequence[str] | None = None,
+        min_batch_size: int = 1,
     ) -> None:
         """Wrap a network; see the class."""
         super().__init__()
@@ -125,15 +127,18 @@ class TransformersModel(SegmentationModel):
         self.image_processor = image_processor
         parts = (encoder,) if isinstance(encoder, str) else tuple(encoder)
         self.encoders = parts or (network.base_model_prefix,)
-        self.classifiers = tuple(f"network.{name}" for name in classifiers)
+        there = [name for name in classifiers if getattr(network, name.split(".")[0]) is not None]
+        self.classifiers = tuple(f"network.{name}" for name in there)
         self.size_rule = size_rule or SizeRule()
         self.kept = tuple(kept)
         self.as_stored, self.adapt = tuple(as_stored), adapt
         self.num_channels = channels_of(network.config)
         self._take_colors({})
-        self._no_split_modules = tuple(network._no_split_modules or ())
+        units = network._no_split_modules if units is None else units
+        self._no_split_modules = tuple(units or ())
+        self.min_batch_size = min_batch_size
         self._auxiliary: list[tuple[Tensor, float]] = []
-        if auxiliary is not None:
+        if auxiliary is not None and getattr(network, auxiliary[0]) is not None:
             self._watch(*auxiliary)
 
     def _take_colors(self, found: dict[str, Any]) -> None:
@@ -181,13 +186,6 @@ class TransformersModel(SegmentationModel):
                 return True
         return False
 
-    def place(self, class_names: Sequence[str], *, fresh_head: bool) -> Place:
-        """Describe how weights of another head, input or image size fit into this network."""
-        return replace(
-            super().place(class_names, fresh_head=fresh_head),
-            resize=self.resize_tensor,
-        )
-
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
         """Resize position embeddings of another image size; None for any other tensor."""
         if name.endswith("relative_position_bias_table"):
@@ -206,12 +204,12 @@ class TransformersModel(SegmentationModel):
         state = read_state(source, self.network, encoder, kept=self.kept, as_stored=self.as_stored)
         if self.adapt is not None:
             state = self.adapt(state, self.network.state_dict())
-        state = {f"network.{name}": tensor for name, tensor in state.items()}
-        class_names = class_names or tuple(self.network.config.id2label.values())
-        place, names = self.place(class_names, fresh_head=fresh_head), stored_names(Path(source))
-        own = self.state_dict()
-        loaded, report = carry_over(own, state, place, source=source, found_names=names)
-        self.load_state_dict(loaded, strict=False)
+        report = self.carry_over(
+            {f"network.{name}": tensor for name, tensor in state.items()},
+            source,
+            class_names=class_names or tuple(self.network.config.id2label.values()),
+            fresh_head=fresh_head,
+        )
         if (path := Path(source) / "preprocessor_config.json").is_file():
             self._take_colors(read_json(path))
         return report

@@ -1,7 +1,6 @@
 """Reads folders of transformers and timm into tensors with a network's own names."""
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from segacc.errors import WeightsError
-from segacc.model.contract import stored_names
+from segacc.model.transfer import read_json, read_tensors, stored_names
 
 
 @contextmanager
@@ -42,22 +40,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return read_json(Path(folder).expanduser() / "config.json")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file in a folder of transformers.
-
-    Raises:
-        WeightsError: the file is missing or not JSON.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WeightsError(
-            f"{path.parent}: {path.name} cannot be read: {reason} ({path})."
-        ) from None
-    return found
-
-
 def read_state(
     source: str,
     network: Any,
@@ -73,8 +55,7 @@ def read_state(
 
     Args:
         source: the folder: a network of this model_type, whole or only its encoder, or of the
-            encoder's
-            model_type, or weights of timm.
+            encoder's model_type, or weights of timm.
         network: the network to load into.
         encoder: name of its submodule for a bare encoder, or None.
         kept: config values that are taken from the folder if it has a whole network.
@@ -141,7 +122,7 @@ def _read_timm(source: str, network: Any, encoder: str) -> dict[str, Tensor]:
     prefix = f"{encoder}._backbone."
     own = {name.removeprefix(prefix) for name in network.state_dict() if name.startswith(prefix)}
     state: dict[str, Tensor] = {}
-    for name, tensor in _load_file(source).items():
+    for name, tensor in read_tensors(source).items():
         forms = (name, f"model.{name}", name.replace(".", "_", 1))
         state[prefix + next((form for form in forms if form in own), name)] = tensor
     return state
@@ -188,14 +169,6 @@ def first_line(error: Exception) -> str:
     return said if said and plain else ": ".join(filter(None, (type(error).__name__, said)))
 
 
-def _load_file(source: str) -> dict[str, Tensor]:
-    try:
-        state: dict[str, Tensor] = load_file(Path(source) / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{source}: the weights cannot be read: {error}.") from None
-    return state
-
-
 def inner_config(config: Any) -> Any:
     """Return the config of a network's encoder if it has its own, or None."""
     return getattr(config, "backbone_config", None)
@@ -211,3 +184,10 @@ def channels_of(config: Any) -> int:
         if getattr(part, "num_channels", None):
             return int(part.num_channels)
     return 3
+
+
+def set_channels(config: Any, num_channels: int) -> None:
+    """Set the number of input channels everywhere in a config."""
+    config.num_channels = num_channels
+    if hasattr(config, "stem_channels"):  # HGNetV2 has it twice
+        config.stem_channels = [num_channels, *config.stem_channels[1:]]

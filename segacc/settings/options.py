@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -33,6 +34,16 @@ Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size)]
 """(height, width) in pixels; typed as `256` or `320x416`."""
 
 
+ARTICLE = ("number", "list", "mapping", "path")
+"""First words of `type_text` that take an article."""
+TOLD_BY_TYPE = (
+    *("bool_parsing", "bool_type", "float_parsing", "float_type", "int_from_float", "int_parsing"),
+    *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "int_type"),
+    *("dict_type", "literal_error", "path_type", "string_type", "too_long", "tuple_type"),
+)
+"""Pydantic's errors that repeat what `type_text` says."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Component:
     """A component as the user wrote it: its name, option values, and flag or key."""
@@ -43,9 +54,9 @@ class Component:
 
     @property
     def label(self) -> str:
-        """How errors about its options start, as `--optimizer sgd` or `run.yaml: arch (dpt)`."""
-        by_flag = self.where.startswith("--")
-        return f"{self.where} {self.name}" if by_flag else f"{self.where} ({self.name})"
+        """Return how errors begin, as `--optimizer sgd` or `run.yaml: arch (dpt)`."""
+        named = self.name if self.where.startswith("--") else f"({self.name})"
+        return f"{self.where} {named}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,13 +193,22 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(hint).validate_python(_ready(value, hint))
     except ValidationError as error:
-        raise OptionError(f"{where}: {explain_value(error, hint, value)}.") from None
+        problem = error.errors(include_url=False)[0]
+        raise OptionError(f"{where}: {expected(hint, repr(value), problem)}.") from None
 
 
-def explain_value(error: ValidationError, hint: Any, value: Any) -> str:
-    """Describe what was given and what is expected."""
-    reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-    return f"got {value!r}, expected {type_text(hint)}: {reason[:1].lower()}{reason[1:]}"
+def expected(hint: Any, found: str, problem: Any = None) -> str:
+    """Return `expected a number > 0; found -1`, with pydantic's reason where that is not all."""
+    text = type_text(hint)
+    first = text.split()[0]
+    article = "an " if first == "integer" else "a " if first in ARTICLE else ""
+    reason = ""
+    if problem is not None and problem["type"] == "finite_number":
+        text = text.replace("number", "finite number")
+    elif problem is not None and problem["type"] not in TOLD_BY_TYPE:
+        message = problem["msg"].removeprefix("Value error, ")
+        reason = f": {message[:1].lower()}{message[1:]}"
+    return f"expected {article}{text}{reason}; found {found}"
 
 
 @functools.cache
@@ -220,14 +240,11 @@ def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
             told[""] = problem["msg"].removeprefix("Value error, ")
             continue
         key = str(problem["loc"][0])
-        wants = type_text(hints[key]) if key in hints else problem["msg"]
         if problem["type"] == "missing":
-            told[key] = f'"{key}" must be given ({wants})'
+            told[key] = f'"{key}" must be given ({type_text(hints[key])})'
         else:
-            reason = problem["msg"].removeprefix("Value error, ")
-            reason = reason[:1].lower() + reason[1:]
-            told[key] = f'"{key}" is {problem["input"]!r}, expected {wants}: {reason}'
-    return "; ".join(told.values()) + "."
+            told[key] = f"{key}: {expected(hints[key], repr(problem['input']), problem)}"
+    return ". ".join(told.values()) + "."
 
 
 def describe(cls: type[Any]) -> list[OptionDoc]:
@@ -269,11 +286,11 @@ def _own_docs(cls: type[Any]) -> dict[str, str]:
 def type_text(hint: Any) -> str:
     """Describe a type as help shows it: `number > 0`, `one of b0, b1`, `HEIGHTxWIDTH`."""
     if hint == Size:
-        return "SIZE or HEIGHTxWIDTH in pixels"
+        return "SIZE or HEIGHTxWIDTH in pixels > 0"
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         limits = [limit for meta in args[1:] for limit in _limits(meta)]
-        return " ".join([type_text(args[0]), *limits])
+        return " ".join([type_text(args[0]), " and ".join(limits)]).rstrip()
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, args))
     if origin in (typing.Union, types.UnionType):
@@ -281,7 +298,7 @@ def type_text(hint: Any) -> str:
     if origin is dict:
         return "mapping"
     if origin is tuple:
-        return f"list of {type_text(args[0])}"
+        return "list of " + re.sub("^(number|integer)", r"\1s", type_text(args[0]))
     plain = {bool: "true or false", int: "integer", float: "number", str: "text"}
     return plain.get(hint, "path" if getattr(hint, "__name__", "") == "Path" else "text or mapping")
 

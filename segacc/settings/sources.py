@@ -11,7 +11,7 @@ import yaml
 
 from segacc.errors import OptionError, did_you_mean
 from segacc.settings.config import TrainConfig
-from segacc.settings.options import check_value, literal_choices, type_text
+from segacc.settings.options import check_value, expected, literal_choices
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is stored, not what is trained; config.yaml omits them."""
@@ -121,8 +121,7 @@ def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
     if isinstance(value, bool) and hint is not bool:
         if not value and "no" in literal_choices(hint):
             return "no"
-        given = str(value).lower()
-        raise OptionError(f"{layer.where(key)}: got {given}, expected {type_text(hint)}.")
+        raise OptionError(f"{layer.where(key)}: {expected(hint, str(value).lower())}.")
     many = typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is ...
     return [value] if many and isinstance(value, str | dict) else value
 

@@ -18,8 +18,8 @@ from segacc.errors import first_of
 from segacc.hookspecs import Architecture
 from segacc.loop import loss_sums
 from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.model.contract import stored_names
 from segacc.model.probe import check_logits
+from segacc.model.transfer import stored_names
 from segacc.testing.tools import (
     attempt,
     close,

@@ -13,7 +13,7 @@ from pydantic import AllowInfNan, PositiveInt
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import architecture_of
 from segacc.hookspecs import Chosen
-from segacc.model.hub import find, is_path
+from segacc.model.hub import find, local_folder
 from segacc.registry import Registry, choose, refuse_twins
 from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
@@ -173,7 +173,8 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
     given, where = settings.config.weights, settings.where("weights")
     if settings.config.resume or given in ("auto", "none"):
         return settings
-    _check_weights(given, where)
+    if local_folder(given, where):
+        model_folder(given, where)
     refuse_own(settings, given)
     if "arch" in settings.origins:
         return settings
@@ -222,17 +223,6 @@ def refuse_done(resume: checkpoint.Resume | None, settings: Settings) -> None:
             f"{settings.where('max_steps')}: {last}: {resume.checkpoint} is already at step "
             f"{resume.progress.step}; give more with --max-steps or --epochs."
         )
-
-
-def _check_weights(given: str, where: str) -> None:
-    """Refuse a path that is not a model folder; anything else may be a Hub id."""
-    folder = Path(given).expanduser()
-    if folder.is_dir():
-        model_folder(given, where)
-    elif folder.exists():
-        raise OptionError(f"{where}: {given} is a file; give the folder that holds it.")
-    elif is_path(given):
-        raise OptionError(f"{where}: no such folder: {given}.")
 
 
 def choose_early_stop(settings: Settings) -> tuple[str, EarlyStopOptions] | None:

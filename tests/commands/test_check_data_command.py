@@ -187,7 +187,7 @@ def test_a_bar_on_a_terminal(warm: Warm, data: Path, tmp_path: Path) -> None:
         ),
         (
             ["--dataset", "nuclei", "--sample", "0"],
-            "--sample: got '0', expected integer > 0: input should be greater than 0.",
+            "--sample: expected an integer > 0; found '0'.",
         ),
         (
             ["--dataset", "folder:root=gone"],

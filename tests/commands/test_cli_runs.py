@@ -173,12 +173,12 @@ def test_in_python_events_come_and_wrong_values_are_refused(data: Path, tmp_path
     done = assert_succeeded(python("-c", PYTHON, data, cwd=tmp_path))
     lines = done.stdout.splitlines()
     complaints = [
-        "TrainConfig: batch_size: got 'four', expected integer > 0: ",
-        "TrainConfig: lr: got -1.0, expected number > 0: ",
+        "TrainConfig: batch_size: expected an integer > 0; found 'four'.",
+        "TrainConfig: lr: expected a number > 0; found -1.0.",
         'TrainConfig: arch: unknown architecture "segfromer". Did you mean "segformer"? ',
         'TrainConfig: aug: unknown augmentation "flp". Did you mean "flip"? ',
         "TrainConfig: epochs and TrainConfig: max_steps exclude each other; give one.",
-        "TrainConfig: keep: got true, expected integer > 0.",
+        "TrainConfig: keep: expected an integer > 0; found true.",
     ]
     for line, complaint in zip(lines, complaints, strict=False):
         assert line.startswith(complaint)

@@ -153,7 +153,7 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
             '--protocol: unknown protocol "tiles". Known: whole, slide, tta, mmseg-ade20k, '
             "mmseg-cityscapes, voc.",
         ),
-        ("slide", '--protocol: "crop" must be given (SIZE or HEIGHTxWIDTH in pixels).'),
+        ("slide", '--protocol: "crop" must be given (SIZE or HEIGHTxWIDTH in pixels > 0).'),
         (
             "slide:crop=64,stride=60x65",
             "--protocol: the stride 60x65 is larger than the crop 64, so pixels between the "
@@ -166,8 +166,7 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
         ),
         (
             "whole:short_side=0",
-            "--protocol: \"short_side\" is '0', expected integer > 0: input should be greater than "
-            "0.",
+            "--protocol: short_side: expected an integer > 0; found '0'.",
         ),
         (
             "whole:short_side=40,size=40",
@@ -253,7 +252,7 @@ def test_plugins_name_shows_its_options(tmp_path: Path, name: str) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("architecture segacc/segformer: hierarchical transformer encoder")
     [row] = [line for line in lines if line.split()[:1] == ["drop_path"]]
-    assert "number >= 0 < 1" in row and " 0.1 " in row and "Stochastic depth rate" in row
+    assert "number >= 0 and < 1" in row and " 0.1 " in row and "Stochastic depth rate" in row
 
 
 def test_plugins_json(tmp_path: Path) -> None:
@@ -272,7 +271,7 @@ def test_plugins_json(tmp_path: Path) -> None:
         "options": [
             {
                 "name": "p",
-                "type": "number >= 0 <= 1",
+                "type": "number >= 0 and <= 1",
                 "default": "0.5",
                 "doc": "Probability of a horizontal flip.",
             }

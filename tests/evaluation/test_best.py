@@ -165,7 +165,7 @@ def test_it_is_read_as_it_is_typed() -> None:
     assert read("per_category_iou/cell:patience=3,min_delta=0.01") == wanted
     assert read({"name": "per_category_iou/cell", "patience": 3, "min_delta": 0.01}) == wanted
     for given, text in (
-        ("mean_iou:patience=0", "\"patience\" is '0', expected integer > 0: input should be "),
+        ("mean_iou:patience=0", "patience: expected an integer > 0; found '0'."),
         ("mean_iou:patients=2", 'unknown option "patients". Did you mean "patience"? Known: '),
     ):
         with pytest.raises(OptionError) as error:

@@ -90,7 +90,7 @@ UNUSED = "antialias has no effect, as images are not resized."
     ("typed", "text"),
     [
         ("tiles", f'unknown protocol "tiles". Known: {KNOWN}.'),
-        ("slide", '"crop" must be given (SIZE or HEIGHTxWIDTH in pixels).'),
+        ("slide", '"crop" must be given (SIZE or HEIGHTxWIDTH in pixels > 0).'),
         (
             "slide:crop=64,pad=3",
             'unknown option "pad". Known: crop, stride, blend, short_side, long_side, antialias.',
@@ -115,8 +115,7 @@ UNUSED = "antialias has no effect, as images are not resized."
         ),
         (
             "slide:crop=64,blend=round",
-            "\"blend\" is 'round', expected one of even, gaussian: input should be 'even' or "
-            "'gaussian'.",
+            "blend: expected one of even, gaussian; found 'round'.",
         ),
         ("whole:size=9,short_side=9", "short_side and size exclude each other."),
         ("voc:size=9", "short_side and size exclude each other."),
@@ -137,9 +136,9 @@ UNUSED = "antialias has no effect, as images are not resized."
         ("voc:flip=false", LOOKS),
         (
             "tta:scales=0/1",
-            "\"scales\" is '0', expected list of number > 0: input should be greater than 0.",
+            "scales: expected a list of numbers > 0; found '0'.",
         ),
-        ("whole:pad=0", "\"pad\" is '0', expected integer > 0: input should be greater than 0."),
+        ("whole:pad=0", "pad: expected an integer > 0; found '0'."),
         (
             "voc (whole)",
             f"voc stands for {ADE}; got 'voc (whole)'.",

@@ -11,7 +11,7 @@ import torch
 
 from data_tools import facts
 from launches import ROOT
-from segacc.plugins.architectures.torchvision_networks import LRASPPOptions, build_lraspp
+from segacc.plugins.architectures.torchvision_networks import LRASPPOptions, build
 
 LOAD = """
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
@@ -81,7 +81,7 @@ assert importlib.util.find_spec("transformers.models.auto.nothing") is None
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("saved")
-    model = build_lraspp(LRASPPOptions(backbone="tiny"), facts(3))
+    model = build("lraspp", LRASPPOptions(backbone="tiny"), facts(3))
     model.save_pretrained(path, names=["sky", "road", "car"], state_dict=model.state_dict())
     return path
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data_tools import facts
 from segacc.errors import OptionError, PluginError
 from segacc.model import Logits, SegmentationModel, SizeRule
-from segacc.model.probe import freeze, probe, unused_parameters
+from segacc.model.probe import freeze, probe
 
 
 class Net(SegmentationModel):
@@ -46,7 +46,7 @@ def test_unused_parameters_stride_and_batch(item: bool) -> None:
         "idle.weight",
         "idle.bias",
     ]
-    assert unused_parameters(network, (64, 96)) == ()
+    assert probe(network, (64, 96)).unused == ()
 
 
 def test_a_pooled_batch_norm_needs_two_images_unless_it_is_frozen() -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from segacc.errors import WeightsError
 from segacc.model.transfer import (
     LoadReport,
-    Place,
+    Structure,
     carry_over,
     carry_rows,
     class_rows,
@@ -44,8 +44,8 @@ def test_rows_after_the_classes_stay_the_last() -> None:
     assert carry_rows(mine, theirs, [], NAMES, ("sky", "wall")) is None
 
 
-def place(**rest: object) -> Place:
-    return Place(
+def structure(**rest: object) -> Structure:
+    return Structure(
         is_head=lambda name: name.startswith("head"),
         classifiers=("head.out.",),
         class_names=NAMES,
@@ -65,7 +65,7 @@ def state(classes: int, channels: int = 3, fill: float = 0.0) -> dict[str, torch
 
 def test_rows_of_known_classes_are_carried_and_the_rest_stays() -> None:
     loaded, report = carry_over(
-        state(3), state(2, fill=1.0), place(), source="old", found_names=("sky", "wall")
+        state(3), state(2, fill=1.0), structure(), source="old", found_names=("sky", "wall")
     )
     assert loaded["head.out.bias"].tolist() == [0, 0, 1]
     assert loaded["head.mix.weight"].eq(1).all()
@@ -78,7 +78,7 @@ def test_rows_of_known_classes_are_carried_and_the_rest_stays() -> None:
 def test_a_fresh_head_is_left_as_it_is() -> None:
     found = {**state(3, fill=1.0), "classifier.weight": torch.ones(1)}
     loaded, report = carry_over(
-        state(3), found, place(fresh_head=True), source="old", found_names=NAMES
+        state(3), found, structure(fresh_head=True), source="old", found_names=NAMES
     )
     assert set(loaded) == {"stem.weight", "body.weight"}
     assert report.text() == (
@@ -90,7 +90,7 @@ def test_a_fresh_head_is_left_as_it_is() -> None:
 def test_weights_of_something_else_are_refused() -> None:
     found = {"body.weight": torch.ones(10, 4), "other": torch.ones(3)}
     with pytest.raises(WeightsError) as error:
-        carry_over(state(3), found, place(), source="old")
+        carry_over(state(3), found, structure(), source="old")
     assert str(error.value) == (
         "old: these weights do not belong to this network: 0 tensors fit, 5 tensors of body, head, "
         "stem would stay random, body.weight, other would not be used. Choose the "
@@ -121,14 +121,14 @@ def test_first_convolutions_are_fitted_and_said() -> None:
     loaded, report = carry_over(
         state(3, channels=4),
         state(3, fill=1.0),
-        place(num_channels=4),
+        structure(num_channels=4),
         source="old",
         found_names=NAMES,
     )
     assert loaded["stem.weight"].eq(0.75).all()
     assert report.lines()[1] == "input channels adapted: stem.weight"
     with pytest.raises(WeightsError):  # not when nobody asked for four
-        carry_over(state(3, channels=40), state(3), place(num_channels=4), source="old")
+        carry_over(state(3, channels=40), state(3), structure(num_channels=4), source="old")
 
 
 def test_positions_are_resized_and_tokens_kept() -> None:

@@ -17,7 +17,7 @@ import torch
 from cli_tools import TINY, Warm, assert_refused, environment
 from data_tools import tiny_segformer
 from segacc.errors import WeightsError
-from segacc.model import torchvision_hub
+from segacc.model import hub
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -131,11 +131,11 @@ def test_torchs_cache_is_no_way_in(
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     name = "torchvision:fcn_resnet50"
-    place = tmp_path / "hub" / "checkpoints" / Path(torchvision_hub.published(name).url).name
+    place = tmp_path / "hub" / "checkpoints" / Path(hub.published(name).url).name
     place.parent.mkdir(parents=True)
     write(place, Code(tmp_path / "ran"))
     with pytest.raises(WeightsError) as error:
-        torchvision_hub.fetch(name)
+        hub.fetch(name)
     assert str(error.value).endswith(
         f": {place} contains other objects than tensors, which could run code when loaded. "
         "Delete it to download it again."

@@ -87,8 +87,7 @@ def test_an_ignored_id_that_is_no_number() -> None:
     with pytest.raises(OptionError) as error:
         decode(FolderOptions, {"root": "x", "ignore": "0/sky"}, "--dataset folder")
     assert str(error.value) == (
-        "--dataset folder: \"ignore\" is 'sky', expected list of integer: input should be a valid "
-        "integer, unable to parse string as an integer."
+        "--dataset folder: ignore: expected a list of integers; found 'sky'."
     )
 
 

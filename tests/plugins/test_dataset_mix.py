@@ -318,8 +318,8 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         ("mix", '--dataset mix: "sets" must be given (list of text or mapping).'),
         (
             "mix:sets=nuclei",
-            "--dataset mix: \"sets\" is 'nuclei', expected list of text or mapping: write a list "
-            'in brackets, e.g. sets=["nuclei","folder:root=data/a"].',
+            "--dataset mix: sets: expected a list of text or mapping: write a list in brackets, "
+            'e.g. sets=["nuclei","folder:root=data/a"]; found \'nuclei\'.',
         ),
         (
             "mix:sets=[nuclei]",
@@ -332,8 +332,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         ),
         (
             "mix:sets=[nuclei,nuclei],weights=1/0",
-            "--dataset mix: \"weights\" is '0', expected list of number > 0: input should be "
-            "greater than 0.",
+            "--dataset mix: weights: expected a list of numbers > 0; found '0'.",
         ),
         (
             "mix:sets=[nuclei,nucleii]",

@@ -424,8 +424,7 @@ def test_shards_are_typed_in_several_ways(folder: Path) -> None:
     with pytest.raises(OptionError) as error:
         build("train={a: b}")
     assert str(error.value) == (
-        "--dataset shards: \"train\" is {'a': 'b'}, expected text or list of text: input should "
-        "be a valid tuple."
+        "--dataset shards: train: expected text or list of text; found {'a': 'b'}."
     )
 
 

@@ -83,8 +83,7 @@ def test_an_unknown_choice_is_refused() -> None:
     with pytest.raises(OptionError) as error:
         options("cityscapes", root="x", labels="color")
     assert str(error.value) == (
-        "--dataset cityscapes: \"labels\" is 'color', expected one of labelIds, labelTrainIds: "
-        "input should be 'labelIds' or 'labelTrainIds'."
+        "--dataset cityscapes: labels: expected one of labelIds, labelTrainIds; found 'color'."
     )
     assert options("camvid", root="x", classes="32").classes == 32
 

@@ -161,17 +161,12 @@ def test_weight_is_a_factor_of_the_sum_alone(name: str) -> None:
 
 @each_name
 @pytest.mark.parametrize(
-    ("weight", "reason"),
-    [
-        ("inf", "input should be a finite number"),
-        ("nan", "input should be a finite number"),
-        ("0", "input should be greater than 0"),
-    ],
+    ("weight", "kind"), [("inf", "finite number"), ("nan", "finite number"), ("0", "number")]
 )
-def test_a_weight_that_is_none(name: str, weight: str, reason: str) -> None:
+def test_a_weight_that_is_none(name: str, weight: str, kind: str) -> None:
     with pytest.raises(OptionError) as error:
         decode(RECORDS[name].options, {"weight": weight}, "--loss")
-    assert str(error.value) == f"--loss: \"weight\" is '{weight}', expected number > 0: {reason}."
+    assert str(error.value) == f"--loss: weight: expected a {kind} > 0; found '{weight}'."
 
 
 def test_another_resolution_is_that_of_resized_logits() -> None:

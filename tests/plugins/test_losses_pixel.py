@@ -46,18 +46,16 @@ def refusal(name: str, **values: str) -> str:
 
 def test_options_out_of_range() -> None:
     assert refusal("cross_entropy", label_smoothing="1") == (
-        "--loss: \"label_smoothing\" is '1', expected number >= 0 < 1: input should be less than 1."
+        "--loss: label_smoothing: expected a number >= 0 and < 1; found '1'."
     )
     assert refusal("focal", gamma="-1") == (
-        "--loss: \"gamma\" is '-1', expected number >= 0 <= 20: input should be greater than or "
-        "equal to 0."
+        "--loss: gamma: expected a number >= 0 and <= 20; found '-1'."
     )
     assert refusal("ohem", min_kept="100000") == (
-        "--loss: \"min_kept\" is '100000', expected number > 0 <= 1: input should be less than or "
-        "equal to 1."
+        "--loss: min_kept: expected a number > 0 and <= 1; found '100000'."
     )
     assert refusal("bce", pos_weight="inf") == (
-        "--loss: \"pos_weight\" is 'inf', expected number > 0: input should be a finite number."
+        "--loss: pos_weight: expected a finite number > 0; found 'inf'."
     )
 
 
@@ -66,8 +64,7 @@ def test_class_weights_that_are_none(name: str) -> None:
     text = "--loss: class_weights: no weight is above 0."
     assert refusal(name, class_weights="0/0") == text
     assert refusal(name, class_weights="inf/1") == (
-        "--loss: \"class_weights\" is 'inf', expected list of number >= 0: "
-        "input should be a finite number."
+        "--loss: class_weights: expected a list of finite numbers >= 0; found 'inf'."
     )
 
 

@@ -15,9 +15,7 @@ from segacc.model.probe import probe
 from segacc.plugins.architectures.linear import (
     LinearOptions,
     build,
-    default_weights,
     segacc_architectures,
-    tiny,
 )
 
 VITS = ["dinov2", "dinov2_with_registers", "dinov3_vit"]
@@ -45,7 +43,8 @@ def images(model: TransformersModel, count: int = 2) -> Tensor:
 def test_it_is_registered() -> None:
     (record,) = segacc_architectures()
     assert (record.name, record.model_types) == ("linear", ("segacc_linear",))
-    assert default_weights(tiny()) is None
+    default_weights = record.default_weights
+    assert default_weights(record.tiny()) is None
     assert default_weights(LinearOptions()) == "facebook/dinov2-small"
     given = LinearOptions(backbone="dinov3_vit", size="large")
     assert default_weights(given) == "facebook/dinov3-vitl16-pretrain-lvd1689m"

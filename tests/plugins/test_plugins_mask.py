@@ -124,7 +124,8 @@ def test_variants_have_the_sizes_of_the_papers(
 @each
 def test_without_scipy_its_name_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    monkeypatch.delitem(sys.modules, "scipy.optimize", raising=False)
+    for module in ("scipy.optimize", "segacc.kernels.masks", "segacc.model.mask_classification"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(ModuleNotFoundError) as error:
         build(name)
     assert error.value.name in ("scipy", "scipy.optimize")

@@ -20,7 +20,7 @@ from segacc.errors import WeightsError
 from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.kernels.resize import resize
-from segacc.model import TransformersModel, torchvision_hub
+from segacc.model import TransformersModel, hub
 from segacc.plugins.architectures.torchvision_networks import (
     DeepLabV3Options,
     FCNOptions,
@@ -71,7 +71,7 @@ def test_every_network_has_torchvisions_tensors_and_published_weights(
 
     published = f"{name}_{options.backbone}"
     assert RECORDS[name].default_weights(options) == f"torchvision:{published}"
-    weights = torchvision_hub.published(f"torchvision:{published}")
+    weights = hub.published(f"torchvision:{published}")
     auxiliary = {} if name == "lraspp" else {"aux_loss": True}
     with torch.device("meta"):
         model = RECORDS[name].build(options, facts(21))
@@ -236,7 +236,7 @@ def server(
     file = (served / "weights.pth").rename(served / f"lraspp-{digest}.pth")
     http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    weights = torchvision_hub.published("lraspp_mobilenet_v3_large")
+    weights = hub.published("lraspp_mobilenet_v3_large")
     url = f"http://127.0.0.1:{http.server_port}/{file.name}"
     monkeypatch.setattr(weights.value, "url", url)
     yield theirs, file
@@ -251,14 +251,14 @@ def test_weights_are_downloaded_and_converted_once(
     server: tuple[Any, Path], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs, file = server
-    folder = Path(torchvision_hub.fetch(NAME))
+    folder = Path(hub.fetch(NAME))
     assert folder == cache / "segacc" / file.stem
     assert sorted(path.name for path in folder.parent.iterdir()) == [file.stem]
     assert capsys.readouterr().out == ""
     file.unlink()
-    assert torchvision_hub.fetch(NAME) == str(folder)  # from the folder
+    assert hub.fetch(NAME) == str(folder)  # from the folder
     (folder / "config.json").unlink(), (folder / "model.safetensors").unlink(), folder.rmdir()
-    assert torchvision_hub.fetch(NAME) == str(folder)  # from torch's own cache
+    assert hub.fetch(NAME) == str(folder)  # from torch's own cache
 
     names = ("dog", "sofa", "unheard of", "background")
     run = Facts(num_classes=4, class_names=names)
@@ -277,7 +277,7 @@ def test_transformers_loads_the_converted_folder(server: tuple[Any, Path]) -> No
 
     theirs, _ = server
     loaded, info = AutoModelForSemanticSegmentation.from_pretrained(
-        torchvision_hub.fetch(NAME), output_loading_info=True
+        hub.fetch(NAME), output_loading_info=True
     )
     assert not any(info.values()) and loaded.config.id2label[0] == "__background__"
     with torch.no_grad():
@@ -289,10 +289,10 @@ def test_a_damaged_file_is_told(server: tuple[Any, Path], cache: Path) -> None:
     _, file = server
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match=r"are damaged, .* invalid hash value"):
-        torchvision_hub.fetch(NAME)
+        hub.fetch(NAME)
     (cache / "checkpoints" / file.name).write_bytes(b"not weights")
     with pytest.raises(WeightsError, match="are damaged, in torch's cache or at their source"):
-        torchvision_hub.fetch(NAME)
+        hub.fetch(NAME)
     assert not (cache / "segacc").exists()
 
 
@@ -301,15 +301,15 @@ def test_a_server_out_of_reach_is_told_soon(
     cache: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
 ) -> None:
     before, start = socket.getdefaulttimeout(), time.monotonic()
-    monkeypatch.setattr(torchvision_hub, "TIMEOUT", 0.5)
+    monkeypatch.setattr(hub, "HUB_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         if not silent:
             listening.close()
-        weights = torchvision_hub.published(NAME)
+        weights = hub.published(NAME)
         monkeypatch.setattr(weights.value, "url", f"http://127.0.0.1:{port}/x-01234567.pth")
         with pytest.raises(WeightsError) as error:
-            torchvision_hub.fetch(NAME)
+            hub.fetch(NAME)
     assert str(error.value).startswith(f"http://127.0.0.1:{port}/x-01234567.pth cannot be reached")
     assert f"{NAME} is not in torch's cache. Give --weights FOLDER" in str(error.value)
     assert time.monotonic() - start < 5 and socket.getdefaulttimeout() == before
@@ -317,7 +317,7 @@ def test_a_server_out_of_reach_is_told_soon(
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
     with pytest.raises(WeightsError) as error:
-        torchvision_hub.fetch("torchvision:resnet51")
+        hub.fetch("torchvision:resnet51")
     assert str(error.value).startswith(
         "torchvision:resnet51: torchvision has no such weights. Known: "
         "torchvision:deeplabv3_mobilenet_v3_large, "

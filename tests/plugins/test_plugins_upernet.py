@@ -1,13 +1,12 @@
 """UPerNet on every backbone of the table and on timm's: shapes, sizes, weights, errors."""
 
-import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,8 +16,8 @@ from launches import ROOT
 from segacc.contracts import Facts
 from segacc.errors import OptionError, WeightsError
 from segacc.model import SizeRule, TransformersModel
+from segacc.plugins.architectures.backbone_table import BACKBONES
 from segacc.plugins.architectures.backbones import (
-    BACKBONES,
     TEST,
     backbone_config,
     check_backbone,
@@ -28,8 +27,6 @@ from segacc.plugins.architectures.upernet import (
     UperNetOptions,
     build,
     default_weights,
-    segacc_architectures,
-    tiny,
 )
 from segacc.settings.options import decode
 
@@ -52,8 +49,6 @@ def options(backbone: str, **more: Any) -> UperNetOptions:
 
 
 def upernet(backbone: str, num_channels: int = 3, **more: Any) -> TransformersModel:
-    if backbone.startswith("timm/"):
-        pytest.importorskip("timm")
     torch.manual_seed(0)
     network = build(options(backbone, **more), facts(num_channels))
     assert isinstance(network, TransformersModel)
@@ -326,8 +321,6 @@ def test_weights_of_timm_are_loaded() -> None:
     ],
 )
 def test_default_weights(backbone: str, size: str, wanted: str | None) -> None:
-    if backbone.startswith("timm/"):
-        pytest.importorskip("timm")
     assert default_weights(UperNetOptions(backbone=backbone, size=size)) == wanted
 
 
@@ -417,7 +410,6 @@ def test_a_size_may_be_a_number_in_yaml() -> None:
 
 
 def test_networks_that_timm_does_not_have_or_that_give_no_maps() -> None:
-    pytest.importorskip("timm")
     with pytest.raises(OptionError, match=r'no network "resnet19"\. Did you mean "resnet1'):
         build(options("timm/resnet19"), facts())
     with pytest.raises(OptionError, match="channels-last"):
@@ -426,27 +418,9 @@ def test_networks_that_timm_does_not_have_or_that_give_no_maps() -> None:
         build(options("timm/levit_128s"), facts())
 
 
-def test_a_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ModuleNotFoundError) as caught:
-        build(options("timm/resnet18"), facts())
-    assert caught.value.name == "timm"
-    assert default_weights(UperNetOptions(backbone="timm/resnet18")) is None
-
-
-def test_upernet_is_registered() -> None:
-    (record,) = segacc_architectures()
-    assert (record.name, record.build, record.tiny()) == ("upernet", build, tiny())
-    assert record.model_types == ("upernet",)
-    from segacc.registry import BUILT_IN
-
-    assert importlib.import_module("segacc.plugins.architectures.upernet").__name__ in BUILT_IN
-
-
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet", "test_resnet"])
 def test_weights_of_timm_find_their_extractors_names(name: str, tmp_path: Path) -> None:
     """Extractors put `model.` in front, or write stages_0 for stages.0, or change nothing."""
-    timm = pytest.importorskip("timm")
     torch.manual_seed(1)
     published = timm.create_model(name)
     save_file(published.state_dict(), tmp_path / "model.safetensors")

@@ -18,12 +18,13 @@ from segacc.evaluation.protocol import Protocol
 from segacc.hookspecs import Architecture
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.model.probe import probe
-from segacc.plugins.architectures import beit, dpt, mobilevit, mobilevitv2
+from segacc.plugins.architectures import beit, dpt, mobile
 
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record
-    for module in (beit, dpt, mobilevit, mobilevitv2)
+    for module in (beit, dpt, mobile)
     for record in module.segacc_architectures()
+    if record.name != "mobilenet_v2"
 }
 WITH_AUXILIARY = ("beit", "data2vec_vision", "dpt")
 
@@ -290,13 +291,16 @@ def test_fine_tuned_networks_keep_the_blocks_they_were_trained_with(tmp_path: Pa
         assert build(name, config=folder).network.config.out_indices == theirs
 
 
-@pytest.mark.parametrize(("blocks", "used"), [(12, 11), (24, 23)])
-def test_beit_has_the_output_of_all_blocks_but_the_last(blocks: int, used: int) -> None:
+@pytest.mark.parametrize(("variant", "blocks"), [("base", 12), ("large", 24)])
+def test_beit_has_the_output_of_all_blocks_but_the_last(variant: str, blocks: int) -> None:
     """transformers allows no index behind the last block; Data2Vec-Vision's last one is used."""
     from transformers import BeitConfig
 
-    places = beit._quarters(blocks)
-    assert places[-1] - 1 == used
+    record = ARCHITECTURES["beit"]
+    with torch.device("meta"):
+        model: Any = record.build(record.options(variant=variant), facts())
+    places = model.network.config.out_indices
+    assert places[-1] == blocks  # the input of the last block, counted from 1
     with pytest.raises(ValueError, match="valid indices"):
         BeitConfig(num_hidden_layers=blocks, out_indices=[place + 1 for place in places])
 
@@ -387,13 +391,13 @@ def test_default_weights_are_named_for_the_variants_that_are_published() -> None
         (dpt.default_weights, dpt.DptOptions(), "Intel/dpt-large-ade"),
         (dpt.default_weights, dpt.DptOptions(variant="hybrid"), "Intel/dpt-hybrid-midas"),
         (
-            mobilevit.default_weights,
-            mobilevit.MobileViTOptions(variant="xx_small"),
+            mobile.mobilevit_weights,
+            mobile.MobileViTOptions(variant="xx_small"),
             "apple/mobilevit-xx-small",
         ),
         (
-            mobilevitv2.default_weights,
-            mobilevitv2.MobileViTV2Options(),
+            mobile.mobilevitv2_weights,
+            mobile.MobileViTV2Options(),
             "apple/mobilevitv2-1.0-imagenet1k-256",
         ),
     ]

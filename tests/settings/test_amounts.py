@@ -21,7 +21,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(OptionError) as error:
         merge([Layer({"max_time": text}, "command line")])
     assert str(error.value) == (
-        f"--max-time: got {text!r}, expected text: a time above 0, for example 45m, 90s or 1h30m."
+        f"--max-time: expected text: a time above 0, for example 45m, 90s or 1h30m; found {text!r}."
     )
 
 
@@ -44,19 +44,19 @@ def test_steps_are_whole_or_a_share_of_the_run() -> None:
         (
             "warmup_steps",
             "1.5",
-            "number >= 0: a whole number of steps, or a fraction of the run below 1.",
+            "number >= 0: a whole number of steps, or a fraction of the run below 1",
         ),
-        ("warmup_steps", "-1", "number >= 0: input should be greater than or equal to 0."),
+        ("warmup_steps", "-1", "number >= 0"),
         (
             "save_every",
             "2.5",
-            "number > 0: a whole number of steps, or a fraction of the run below 1.",
+            "number > 0: a whole number of steps, or a fraction of the run below 1",
         ),
-        ("eval_every", "0", "number > 0: input should be greater than 0."),
-        ("encoder_warmup_steps", "inf", "number >= 0: input should be a finite number."),
+        ("eval_every", "0", "number > 0"),
+        ("encoder_warmup_steps", "inf", "finite number >= 0"),
     ],
 )
 def test_what_is_neither_is_refused(key: str, text: str, complaint: str) -> None:
     with pytest.raises(OptionError) as error:
         merge([Layer({key: text}, "run.yaml")])
-    assert str(error.value) == f"run.yaml: {key}: got {text!r}, expected {complaint}"
+    assert str(error.value) == f"run.yaml: {key}: expected a {complaint}; found {text!r}."

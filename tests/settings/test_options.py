@@ -190,57 +190,48 @@ def test_what_is_not_given_has_its_default() -> None:
         ),
         (
             {"variant": "b9"},
-            "\"variant\" is 'b9', expected one of b0, b1: input should be 'b0' or 'b1'.",
+            "variant: expected one of b0, b1; found 'b9'.",
         ),
         (
             {"ratio": "1.5"},
-            "\"ratio\" is '1.5', expected number >= 0 <= 1: "
-            "input should be less than or equal to 1.",
+            "ratio: expected a number >= 0 and <= 1; found '1.5'.",
         ),
         (
             {"weight": 0},
-            '"weight" is 0, expected number > 0: input should be greater than 0.',
+            "weight: expected a number > 0; found 0.",
         ),
         (
             {"weight": "nan"},
-            "\"weight\" is 'nan', expected number > 0: input should be greater than 0.",
+            "weight: expected a number > 0; found 'nan'.",
         ),
         (
             {"ratio": "half"},
-            "\"ratio\" is 'half', expected number >= 0 <= 1: "
-            "input should be a valid number, unable to parse string as a number.",
+            "ratio: expected a number >= 0 and <= 1; found 'half'.",
         ),
         (
             {"depth": "2.5"},
-            "\"depth\" is '2.5', expected integer > 0: "
-            "input should be a valid integer, unable to parse string as an integer.",
+            "depth: expected an integer > 0; found '2.5'.",
         ),
-        ({"depth": 0}, '"depth" is 0, expected integer > 0: input should be greater than 0.'),
+        ({"depth": 0}, "depth: expected an integer > 0; found 0."),
         (
             {"border": "maybe"},
-            "\"border\" is 'maybe', expected true or false: "
-            "input should be a valid boolean, unable to interpret input.",
+            "border: expected true or false; found 'maybe'.",
         ),
         (
             {"ignore": "0/x"},
-            "\"ignore\" is 'x', expected list of integer: "
-            "input should be a valid integer, unable to parse string as an integer.",
+            "ignore: expected a list of integers; found 'x'.",
         ),
         (
             {"crop_size": "0"},
-            "\"crop_size\" is '0', expected SIZE or HEIGHTxWIDTH in pixels: "
-            "input should be greater than 0.",
+            "crop_size: expected SIZE or HEIGHTxWIDTH in pixels > 0; found '0'.",
         ),
         (
             {"crop_size": [1, 2, 3]},
-            '"crop_size" is [1, 2, 3], expected SIZE or HEIGHTxWIDTH in pixels: '
-            "tuple should have at most 2 items after validation, not 3.",
+            "crop_size: expected SIZE or HEIGHTxWIDTH in pixels > 0; found [1, 2, 3].",
         ),
         (
             {"depth": 0, "border": 5},
-            '"depth" is 0, expected integer > 0: input should be greater than 0; '
-            '"border" is 5, expected true or false: '
-            "input should be a valid boolean, unable to interpret input.",
+            "depth: expected an integer > 0; found 0. border: expected true or false; found 5.",
         ),
     ],
 )
@@ -275,11 +266,11 @@ def test_describe_tells_type_default_and_docstring() -> None:
         OptionDoc("weight", "number > 0", 1.0, "Factor of this term."),
         OptionDoc("root", "path", "required", "The folder."),
         OptionDoc("variant", "one of b0, b1", "b0", "Size of the network, in two lines."),
-        OptionDoc("ratio", "number >= 0 <= 1", 0.5, "A share, 0..1."),
+        OptionDoc("ratio", "number >= 0 and <= 1", 0.5, "A share, 0..1."),
         OptionDoc("depth", "integer > 0", 3, ""),
         OptionDoc("border", "true or false", False, "True or false."),
-        OptionDoc("ignore", "list of integer", (), "Raw ids."),
-        OptionDoc("crop_size", "SIZE or HEIGHTxWIDTH in pixels", (256, 256), "In pixels."),
+        OptionDoc("ignore", "list of integers", (), "Raw ids."),
+        OptionDoc("crop_size", "SIZE or HEIGHTxWIDTH in pixels > 0", (256, 256), "In pixels."),
         OptionDoc("names", "path", None, ""),
         OptionDoc("tags", "list of text", (), ""),
     ]

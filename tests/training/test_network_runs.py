@@ -249,6 +249,6 @@ def test_a_protocol_for_training_is_stored_with_the_scores(
     assert side["protocol"] == "slide:crop=32,stride=20"
     assert_refused(
         warm(*given, "--protocol", "slid", "--overwrite", cwd=tmp_path),
-        '--protocol: unknown protocol "slid". Known: whole, slide, tta, mmseg-ade20k, '
-        "mmseg-cityscapes, voc.",
+        '--protocol: unknown protocol "slid". Did you mean "slide"? Known: whole, slide, '
+        "tta, mmseg-ade20k, mmseg-cityscapes, voc.",
     )

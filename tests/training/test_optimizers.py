@@ -141,8 +141,7 @@ REFUSED = [
     ),
     (
         {"optimizer": "sgd:momentum=1.5"},
-        "--optimizer sgd: \"momentum\" is '1.5', expected number >= 0 < 1: input should be less "
-        "than 1.",
+        "--optimizer sgd: momentum: expected a number >= 0 and < 1; found '1.5'.",
     ),
     (
         {"optimizer": "sgd:nesterov=true"},
@@ -159,12 +158,12 @@ REFUSED = [
     ),
     (
         {"optimizer": "adamw:betas=0.9"},
-        "--optimizer adamw: \"betas\" is '0.9', expected list of number >= 0 < 1: 2 numbers are "
-        "needed, one beside the other with /.",
+        "--optimizer adamw: betas: expected a list of numbers >= 0 and < 1: 2 numbers are "
+        "needed, one beside the other with /; found '0.9'.",
     ),
     (
         {"layer_decay": 0},
-        "--layer-decay: got 0, expected number > 0 <= 1: input should be greater than 0.",
+        "--layer-decay: expected a number > 0 and <= 1; found 0.",
     ),
     (
         {"unfreeze_after": 3},

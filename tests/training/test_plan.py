@@ -125,7 +125,7 @@ def test_a_row_and_a_preset_exclude_each_other(registry: Registry) -> None:
         "--aug and --augment exclude each other; give one."
     )
     assert refusal(registry, augment="heavy").startswith(
-        "--augment: got 'heavy', expected one of light, standard, strong: "
+        "--augment: expected one of light, standard, strong; found 'heavy'."
     )
 
 
@@ -183,7 +183,7 @@ def test_class_weights_that_no_loss_heeds_are_refused(registry: Registry) -> Non
         ),
         (
             {"arch": {"name": "segformer", "variant": "b9"}},
-            "--arch segformer: \"variant\" is 'b9', expected one of b0, b1, b2, b3, b4, b5, tiny: ",
+            "--arch segformer: variant: expected one of b0, b1, b2, b3, b4, b5, tiny; found 'b9'.",
         ),
         ({"dataset": "folder"}, '--dataset folder: "root" must be given (path).'),
         ({"metric": []}, "--metric: at least one is needed."),

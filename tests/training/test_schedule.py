@@ -140,7 +140,7 @@ REFUSED = [
     ),
     (
         {"schedule": "poly:power=0"},
-        "--schedule poly: \"power\" is '0', expected number > 0: input should be greater than 0.",
+        "--schedule poly: power: expected a number > 0; found '0'.",
     ),
     ({"schedule": "constant:floor=0"}, None),
     (

@@ -205,8 +205,7 @@ def test_a_folder_is_taken_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_folder_that_is_not_there(given: str) -> None:
     with pytest.raises(WeightsError) as error:
         choose(given, None)
-    place = Path(given).resolve()
-    assert str(error.value) == f"--weights {given}: no such folder (looked at {place})."
+    assert str(error.value) == f"--weights: no such folder: {given}."
 
 
 @pytest.mark.parametrize("given", ["my weights", "a/b c", "--x", "a..b"])
@@ -301,9 +300,10 @@ def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
     cases = [("auto", "us/tiny"), *((name, None) for name in names)]
     with hub({"us/tiny": more, "shut/tiny": more}) as endpoint:
         done = result(start_choosing(cases, tmp_path, HF_ENDPOINT=endpoint))
+    (offline,) = result(start_choosing(cases[:1], tmp_path, HF_HUB_OFFLINE="1"))
     fetched, again, unknown, troubled, shut = done
     assert (fetched["name"], fetched["warning"]) == ("us/tiny", "")
-    assert again["folder"] == fetched["folder"]
+    assert again["folder"] == offline["folder"] == fetched["folder"]
     there = {path.name: path.read_bytes() for path in Path(fetched["folder"]).iterdir()}
     assert there == files
     assert unknown["error"].startswith(

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
+from segacc.contracts import IGNORE
+
 TINY = "tiny"
 """A narrow MobileNetV3, for tests."""
 
@@ -25,7 +27,7 @@ class LinearSegConfig(PreTrainedConfig):  # type: ignore[misc]
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     freeze_backbone: bool = True
     initializer_range: float = 0.01
-    semantic_loss_ignore_index: int = 255
+    semantic_loss_ignore_index: int = IGNORE
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the backbone's config where it is a dict, or that of DINOv2 where it is None."""
@@ -46,7 +48,7 @@ class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
 
     backbone: str = "mobilenet_v3_large"
     num_channels: int = 3
-    semantic_loss_ignore_index: int = 255
+    semantic_loss_ignore_index: int = IGNORE
 
 
 class AuxiliarySegConfig(TorchvisionSegConfig):
@@ -78,16 +80,14 @@ class LRASPPSegConfig(TorchvisionSegConfig):
     model_type = "segacc_lraspp"
 
 
-CONFIGS: tuple[type[PreTrainedConfig], ...] = (
-    LinearSegConfig,
-    DeepLabV3SegConfig,
-    FCNSegConfig,
-    LRASPPSegConfig,
-)
-
 TORCHVISION_CONFIGS = {
     "deeplabv3": (DeepLabV3SegConfig, "DeepLabV3ForSemanticSegmentation"),
     "fcn": (FCNSegConfig, "FCNForSemanticSegmentation"),
     "lraspp": (LRASPPSegConfig, "LRASPPForSemanticSegmentation"),
 }
 """Config and class name of the network, by the prefix of torchvision's names."""
+
+CONFIGS: tuple[type[PreTrainedConfig], ...] = (
+    LinearSegConfig,
+    *(config for config, _ in TORCHVISION_CONFIGS.values()),
+)

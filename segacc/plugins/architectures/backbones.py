@@ -3,36 +3,45 @@
 Importing this module is cheap: transformers and timm are imported inside the functions.
 """
 
+import functools
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from segacc.errors import WeightsError, did_you_mean
-from segacc.plugins.architectures import timm_backbones
-from segacc.plugins.architectures.backbone_records import Backbone
+from pydantic import BeforeValidator
+
+from segacc.contracts import TransformersOptions
+from segacc.errors import OptionError, WeightsError, did_you_mean, unknown
 from segacc.plugins.architectures.backbone_table import BACKBONES, UNUSABLE
 
 if TYPE_CHECKING:
-    from segacc.model import SizeRule
+    from segacc.model import SizeRule, TransformersModel
 
-__all__ = [
-    "BACKBONES",
-    "TEST",
-    "TIMM",
-    "Backbone",
-    "backbone_config",
-    "check_backbone",
-    "default_size",
-    "encoder_id",
-    "image_processor",
-    "set_channels",
-    "size_rule",
-    "unit_of",
-]
+T = TypeVar("T")
 
 TIMM = "timm/"
 """Prefix of the names of timm's networks."""
 TEST = "test"
 """Name of each backbone's test size: `Backbone.tiny`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(TransformersOptions):
+    """Common options of the heads on a backbone."""
+
+    backbone: str = "convnext"
+    """Backbone: convnext, convnextv2, swin, swinv2, resnet, dinov2, dinov2_with_registers,
+    dinov3_vit, dinov3_convnext, beit, focalnet, hiera, pvt_v2, hgnet_v2, bit, or timm/NAME for a
+    network of timm."""
+    size: Annotated[str, BeforeValidator(str)] = ""
+    """Published size of the backbone, e.g. tiny, base, 50, b2; empty for the default. The name of a
+    timm network includes its size; `test` is a very small one, for tests."""
+
+    def __post_init__(self) -> None:
+        """Reject an unknown backbone or size."""
+        super().__post_init__()
+        check_backbone(self.backbone, self.size)
 
 
 def check_backbone(name: str, size: str) -> None:
@@ -48,8 +57,8 @@ def check_backbone(name: str, size: str) -> None:
     if name in UNUSABLE:
         raise ValueError(f"the backbone {name} cannot be used: {UNUSABLE[name]}")
     if name not in BACKBONES:
-        known = f"Known: {', '.join(BACKBONES)}, and timm/NAME for a network of timm"
-        raise ValueError(f'unknown backbone "{name}". {did_you_mean(name, BACKBONES)}{known}')
+        more = ", and timm/NAME for a network of timm"
+        raise ValueError(unknown("backbone", name, BACKBONES, more))
     sizes = (*BACKBONES[name].sizes, TEST)
     if size and size not in sizes:
         known = f"Known: {', '.join(sizes)}"
@@ -59,6 +68,25 @@ def check_backbone(name: str, size: str) -> None:
 def default_size(name: str) -> str:
     """Return the default size; empty for a network of timm."""
     return "" if name.startswith(TIMM) else next(iter(BACKBONES[name].sizes))
+
+
+def encoder_id(options: BackboneOptions) -> str | None:
+    """Return the Hub id of published encoder weights, or None."""
+    name, size = options.backbone, options.size or default_size(options.backbone)
+    if options.config is not None or size == TEST:
+        return None
+    if not name.startswith(TIMM):
+        return BACKBONES[name].hub.get(size)
+    import timm
+
+    name = name.removeprefix(TIMM)
+    return timm.models.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else None
+
+
+def encoder_license(options: BackboneOptions) -> str:
+    """Return the licence of a backbone's published weights; empty if unknown."""
+    name = options.backbone
+    return "" if name.startswith(TIMM) else BACKBONES[name].license
 
 
 def backbone_config(
@@ -80,22 +108,20 @@ def backbone_config(
             largest valid square in it.
         maps: 4 for a pyramid from fine to coarse (for a plain ViT: from early to late layers, all
             of one size); 1 for the last map only.
-        drop_path: stochastic depth rate, increasing with depth; None keeps the published value.
+        drop_path: stochastic depth rate of a backbone that has one, increasing with depth; None
+            keeps the published value.
 
     Raises:
-        ValueError: `drop_path` is given, but the backbone has none.
-        ModuleNotFoundError: the package `timm` is needed and not installed.
+        OptionError: see `timm_facts`; or a timm network has fewer maps than requested.
     """
+    from segacc.model.transformers_weights import set_channels
+
     if name.startswith(TIMM):
-        if drop_path is not None:
-            raise ValueError(f"{name} does not support drop_path")
-        return timm_backbones.config(name.removeprefix(TIMM), num_channels, maps)
+        return _timm_config(name, num_channels, maps)
     backbone = BACKBONES[name]
     values: dict[str, Any] = {**backbone.common, "num_channels": num_channels}
     values |= backbone.tiny if size == TEST else backbone.sizes[size or default_size(name)]
     if drop_path is not None:
-        if not backbone.drop_path:
-            raise ValueError(f"{name} has no drop_path")
         values[backbone.drop_path] = drop_path
     if backbone.fixed and image_size is not None:
         side = max(min(image_size) // backbone.multiple, 1) * backbone.multiple
@@ -108,32 +134,53 @@ def backbone_config(
     return config
 
 
-def evenly_spaced(stages: list[str], maps: int) -> list[str]:
+def _timm_config(name: str, num_channels: int, maps: int) -> Any:
+    from transformers import TimmBackboneConfig
+
+    plain = name.removeprefix(TIMM)
+    strides = timm_facts(plain).strides
+    count = len(strides)
+    if count < maps:
+        raise OptionError(f"{name} has only {count} feature maps; {maps} are needed.")
+    # The last ones of a pyramid, evenly spaced ones of a plain ViT.
+    pyramid = len(set(strides)) > 1
+    chosen = list(range(count - maps, count)) if pyramid else evenly_spaced(range(count), maps)
+    return TimmBackboneConfig(backbone=plain, out_indices=chosen, num_channels=num_channels)
+
+
+def evenly_spaced(stages: Sequence[T], maps: int) -> list[T]:
     """Select that many evenly spaced stages, including the last; `stages` excludes the stem."""
     return [stages[(k + 1) * len(stages) // maps - 1] for k in range(maps)]
 
 
-def set_channels(config: Any, num_channels: int) -> None:
-    """Set the number of input channels everywhere in a backbone's config."""
-    config.num_channels = num_channels
-    if hasattr(config, "stem_channels"):  # HGNetV2 has it twice
-        config.stem_channels = [num_channels, *config.stem_channels[1:]]
+def wrap(network: Any, **more: Any) -> "TransformersModel":
+    """Wrap a network with a backbone; sizes, mean and std are the backbone's."""
+    from transformers import SegformerImageProcessor
+
+    from segacc.model import TransformersModel
+
+    rule, (mean, std), units = _properties(network.config.backbone_config)
+    height, width = rule.fixed or (512, 512)
+    return TransformersModel(
+        network,
+        SegformerImageProcessor(
+            do_resize=rule.fixed is not None,
+            size={"height": height, "width": width},
+            do_reduce_labels=False,
+            image_mean=list(mean),
+            image_std=list(std),
+        ),
+        encoder="backbone",
+        size_rule=rule,
+        units=units,
+        **more,
+    )
 
 
-def encoder_id(name: str, size: str) -> str | None:
-    """Return the Hub id of published encoder weights, or None."""
-    if name.startswith(TIMM):
-        return timm_backbones.hub_id(name.removeprefix(TIMM))
-    return BACKBONES[name].hub.get(size or default_size(name))
-
-
-def encoder_license(name: str) -> str:
-    """Return the licence of a backbone's published weights; empty if unknown."""
-    return "" if name.startswith(TIMM) else BACKBONES[name].license
-
-
-def size_rule(config: Any) -> "SizeRule":
-    """Return the image sizes that a backbone accepts, from its config.
+def _properties(
+    config: Any,
+) -> tuple["SizeRule", tuple[tuple[float, ...], tuple[float, ...]], tuple[str, ...]]:
+    """Return accepted image sizes, mean and std, and FSDP units of a backbone, from its config.
 
     An accepted size is used completely: a plain ViT and ConvNeXt's first layer would silently drop
     incomplete patches at the border.
@@ -141,46 +188,84 @@ def size_rule(config: Any) -> "SizeRule":
     from segacc.model import SizeRule
 
     if config.model_type == "timm_backbone":
-        facts = timm_backbones.facts_of(config.backbone)
-        if facts.fixed:
-            return SizeRule(fixed=facts.fixed)
-        return SizeRule(multiple=facts.multiple, minimum=max(facts.strides))
-    backbone = _family(config)
-    if backbone.fixed:
-        height, width = config.image_size
-        return SizeRule(fixed=(height, width))
-    patch = getattr(config, "patch_size", None)
-    multiple = patch if backbone.multiple > 1 and isinstance(patch, int) else backbone.multiple
-    return SizeRule(multiple=multiple, minimum=max(backbone.minimum, multiple))
-
-
-def image_processor(config: Any) -> Any:
-    """Build the image processor for a backbone, with its mean, std and fixed size, if any."""
-    from transformers import SegformerImageProcessor
-
-    if config.model_type == "timm_backbone":
-        mean, std = timm_backbones.facts_of(config.backbone).normalization
-    else:
-        mean, std = _family(config).normalization
-    fixed = size_rule(config).fixed
-    resize = {"size": {"height": fixed[0], "width": fixed[1]}} if fixed else {}
-    return SegformerImageProcessor(
-        do_resize=fixed is not None,
-        do_reduce_labels=False,
-        image_mean=list(mean),
-        image_std=list(std),
-        **resize,
-    )
-
-
-def unit_of(config: Any) -> tuple[str, ...]:
-    """Return the class names that FSDP wraps as units: the backbone's layers."""
-    return () if config.model_type == "timm_backbone" else (_family(config).unit,)
-
-
-def _family(config: Any) -> Backbone:
+        facts = timm_facts(config.backbone)
+        free = SizeRule(multiple=facts.multiple, minimum=max(facts.strides))
+        return SizeRule(fixed=facts.fixed) if facts.fixed else free, facts.normalization, ()
     if config.model_type not in BACKBONES:
         raise WeightsError(
             f"segacc does not know the backbone {config.model_type}. Known: {', '.join(BACKBONES)}."
         )
-    return BACKBONES[config.model_type]
+    backbone = BACKBONES[config.model_type]
+    patch = getattr(config, "patch_size", None)
+    multiple = patch if backbone.multiple > 1 and isinstance(patch, int) else backbone.multiple
+    rule = SizeRule(multiple=multiple, minimum=max(backbone.minimum, multiple))
+    if backbone.fixed:
+        rule = SizeRule(fixed=tuple(config.image_size))
+    return rule, backbone.normalization, (backbone.unit,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmFacts:
+    """Properties of a timm network."""
+
+    strides: tuple[int, ...]
+    """Stride of each feature map relative to the image, from the first map to the last."""
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]
+    """Mean and std of RGB in 0..1."""
+    fixed: tuple[int, int] | None
+    """(height, width) if only one size is accepted."""
+    multiple: int
+    """Height and width must be multiples of this, otherwise pixels at the border may be dropped."""
+
+
+@functools.cache
+def timm_facts(name: str) -> TimmFacts:
+    """Return the properties of a timm network, `name` or `name.tag`, without allocating weights.
+
+    Raises:
+        OptionError: timm has no such network, or it returns no usable feature maps.
+    """
+    import timm
+    import torch
+
+    if not timm.is_model(name):
+        near = did_you_mean(name.partition(".")[0], timm.list_models())
+        raise OptionError(f'timm has no network "{name}". {near}'.rstrip())
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(name, features_only=True)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise OptionError(f"timm/{name} returns no feature maps: {reason}.") from None
+    if str(getattr(network, "output_fmt", "NCHW")).upper().endswith("NHWC"):
+        raise OptionError(
+            f"timm/{name} returns channels-last feature maps, which the heads do not support."
+        )
+    given = timm.models.get_pretrained_cfg(name)
+    strides = tuple(one["reduction"] for one in network.feature_info.info)
+    return TimmFacts(
+        strides=strides,
+        normalization=(tuple(given.mean), tuple(given.std)),
+        fixed=tuple(given.input_size[1:]) if given.fixed_input_size else None,
+        multiple=_timm_multiple(network),
+    )
+
+
+def _timm_multiple(network: Any) -> int:
+    """Return what height and width must be multiples of: 1 if all maps round up, else the stride.
+
+    Args:
+        network: a timm network on the meta device; nothing is computed.
+    """
+    import torch
+
+    strides: list[int] = [one["reduction"] for one in network.feature_info.get_dicts()]
+    size = 4 * max(strides) + 1
+    try:
+        with torch.no_grad():
+            maps = network.eval()(torch.empty(1, 3, size, size, device="meta"))
+    except (RuntimeError, ValueError, AssertionError):
+        return max(strides)
+    wanted = [-(-size // stride) for stride in strides]
+    same = [tuple(one.shape[2:]) for one in maps] == [(side, side) for side in wanted]
+    return 1 if same else max(strides)

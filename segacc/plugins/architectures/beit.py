@@ -15,7 +15,7 @@ from segacc.hookspecs import Architecture, hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from segacc.model import SegmentationModel, TransformersModel
+    from segacc.model import SegmentationModel
 
 # Blocks, width, heads, channels of the auxiliary head; `tiny` is not published.
 SIZES = {
@@ -49,16 +49,14 @@ def build_beit(options: BeitOptions, facts: Facts) -> "SegmentationModel":
 
     from segacc.model import SizeRule
 
-    config = _config(BeitConfig, options, facts, image_size=max(facts.crop_size))
-    if _ours(options, "BeitForSemanticSegmentation"):
-        # transformers reads the input of block `out_indices`, counted from 1, and allows no index
-        # after the last block, so the last block's output is not available.
-        config.out_indices = _quarters(config.num_hidden_layers)
-    network: Any = BeitForSemanticSegmentation(config)
-    rule = SizeRule(multiple=config.patch_size, minimum=2 * config.patch_size)
-    model = _wrap(network, "beit", rule, {"do_resize": False})
-    model._no_split_modules = ("BeitLayer",)
-    return model
+    # transformers reads the input of block `out_indices`, counted from 1, and allows no index
+    # after the last block, so the last block's output is not available.
+    network = _network(
+        BeitConfig, BeitForSemanticSegmentation, options, facts, max(facts.crop_size), after=0
+    )
+    patch = network.config.patch_size
+    rule = SizeRule(multiple=patch, minimum=2 * patch)
+    return _wrap(network, "beit", "BeitLayer", rule, do_resize=False)
 
 
 def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationModel":
@@ -73,28 +71,40 @@ def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationMo
     from segacc.model.transformers_model import square_side
 
     side = square_side(facts, PATCH) if options.config is None else 0
-    config = _config(Data2VecVisionConfig, options, facts, image_size=side)
-    if _ours(options, "Data2VecVisionForSemanticSegmentation"):
-        # Like BEiT, but the index after the last block, its output, is allowed.
-        config.out_indices = [index + 1 for index in _quarters(config.num_hidden_layers)]
-    network: Any = Data2VecVisionForSemanticSegmentation(config)
-    side = config.image_size
-    model = _wrap(
+    # Like BEiT, but the index after the last block, its output, is allowed.
+    network = _network(
+        Data2VecVisionConfig, Data2VecVisionForSemanticSegmentation, options, facts, side, after=1
+    )
+    side = network.config.image_size
+    return _wrap(
         network,
         "data2vec_vision",
+        "Data2VecVisionLayer",
         SizeRule(fixed=(side, side)),
-        {"do_resize": True, "size": {"height": side, "width": side}, "resample": 2},  # bilinear
+        do_resize=True,
+        size={"height": side, "width": side},
+        resample=2,  # bilinear
     )
-    model._no_split_modules = ("Data2VecVisionLayer",)
-    return model
 
 
-def _config(config_class: Any, options: BeitOptions, facts: Facts, *, image_size: int) -> Any:
-    """Build the config of either network."""
+def _network(
+    config_class: Any,
+    network_class: Any,
+    options: BeitOptions,
+    facts: Facts,
+    image_size: int,
+    *,
+    after: int,
+) -> Any:
+    """Build either network, with maps from four evenly spaced blocks plus `after`.
+
+    A saved network of the same class keeps its own blocks.
+    """
     from segacc.model.transformers_model import make_config
+    from segacc.model.transformers_weights import read_config
 
     blocks, width, heads, channels = SIZES[options.variant]
-    return make_config(
+    config = make_config(
         config_class,
         options,
         facts,
@@ -111,46 +121,32 @@ def _config(config_class: Any, options: BeitOptions, facts: Facts, *, image_size
         auxiliary_loss_weight=options.auxiliary_weight,
         auxiliary_channels=channels,
     )
+    saved = read_config(options.config).get("architectures") if options.config else ()
+    if network_class.__name__ not in (saved or ()):
+        blocks = config.num_hidden_layers
+        config.out_indices = [blocks * quarter // 4 + after for quarter in (1, 2, 3, 4)]
+    return network_class(config)
 
 
-def _ours(options: BeitOptions, name: str) -> bool:
-    """True if segacc chooses the blocks to use, not a saved network of class `name`."""
-    from segacc.model.transformers_weights import read_config
-
-    return options.config is None or name not in (
-        read_config(options.config).get("architectures") or ()
-    )
-
-
-def _quarters(blocks: int) -> list[int]:
-    """Return four evenly spaced block numbers, counted from 1, ending with the last block."""
-    return [blocks * quarter // 4 for quarter in (1, 2, 3, 4)]
-
-
-def _wrap(network: Any, encoder: str, rule: Any, resize: dict[str, Any]) -> "TransformersModel":
+def _wrap(network: Any, encoder: str, unit: str, rule: Any, **resize: Any) -> "SegmentationModel":
     """Wrap either network as a TransformersModel."""
     from transformers import BeitImageProcessor
 
     from segacc.model import TransformersModel
 
-    config, heads = network.config, ["decode_head.classifier"]
-    auxiliary = None
-    if config.use_auxiliary_head:
-        heads.append("auxiliary_head.classifier")
-        auxiliary = ("auxiliary_head", config.auxiliary_loss_weight)
-    model = TransformersModel(
+    return TransformersModel(
         network,
         BeitImageProcessor(do_center_crop=False, do_reduce_labels=False, **resize),
         encoder=encoder,
-        classifiers=heads,
-        auxiliary=auxiliary,
+        classifiers=["decode_head.classifier", "auxiliary_head.classifier"],
+        auxiliary=("auxiliary_head", network.config.auxiliary_loss_weight),
         size_rule=rule,
         kept=("out_indices",),
         as_stored=("use_shared_relative_position_bias",),
         adapt=spread_biases,
+        units=[unit],
+        min_batch_size=2,  # the pyramid pools to one value per channel before a batch norm
     )
-    model.min_batch_size = 2  # the pyramid pools to one value per channel before a batch norm
-    return model
 
 
 def spread_biases(found: "dict[str, Tensor]", own: "dict[str, Tensor]") -> "dict[str, Tensor]":

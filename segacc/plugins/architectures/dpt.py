@@ -64,9 +64,10 @@ def build(options: DptOptions, facts: Facts) -> "SegmentationModel":
     Raises:
         OptionError: the crop is not square or not a multiple of 32.
     """
-    from transformers import DPTConfig, DPTForSemanticSegmentation
+    from transformers import DPTConfig, DPTForSemanticSegmentation, DPTImageProcessor
 
-    from segacc.model.transformers_model import make_config, square_side
+    from segacc.model import SizeRule
+    from segacc.model.transformers_model import TransformersModel, make_config, square_side
 
     side = square_side(facts, STEP) if options.config is None else STEP
     sizes = SIZES[options.variant]
@@ -84,22 +85,15 @@ def build(options: DptOptions, facts: Facts) -> "SegmentationModel":
         use_auxiliary_head=options.auxiliary,
         auxiliary_loss_weight=options.auxiliary_weight,
     )
-    return _wrap(DPTForSemanticSegmentation(config))
-
-
-def _wrap(network: Any) -> "SegmentationModel":
-    """Wrap the network as a TransformersModel."""
-    from transformers import DPTImageProcessor
-
-    from segacc.model import SizeRule, TransformersModel
-
-    config, heads = network.config, ["head.head.4"]
-    side, auxiliary = config.image_size, None
+    network: Any = DPTForSemanticSegmentation(config)
+    side = config.image_size
     if config.use_auxiliary_head:
-        heads.append("auxiliary_head.head.4")
-        auxiliary = ("auxiliary_head", config.auxiliary_loss_weight)
         network.auxiliary_head.head[3].p = config.semantic_classifier_dropout  # fixed at 0.1
-    model = TransformersModel(
+    units = ["DPTViTLayer", "DPTFeatureFusionLayer"]
+    rule = SizeRule(multiple=2 * config.patch_size, square=True)
+    if config.is_hybrid:
+        units, rule = [*units, "BitBottleneckLayer"], SizeRule(fixed=(side, side))
+    return TransformersModel(
         network,
         DPTImageProcessor(
             do_reduce_labels=False,
@@ -107,26 +101,17 @@ def _wrap(network: Any) -> "SegmentationModel":
             resample=2,  # bilinear, like segacc
         ),
         encoder="dpt",
-        classifiers=heads,
-        auxiliary=auxiliary,
-        size_rule=SizeRule(fixed=(side, side))
-        if config.is_hybrid
-        else SizeRule(multiple=2 * config.patch_size, square=True),
+        classifiers=["head.head.4", "auxiliary_head.head.4"],
+        auxiliary=("auxiliary_head", config.auxiliary_loss_weight),
+        size_rule=rule,
+        units=units,
     )
-    layers = ("DPTViTLayer", "DPTFeatureFusionLayer")
-    model._no_split_modules = (*layers, "BitBottleneckLayer") if config.is_hybrid else layers
-    return model
 
 
 def default_weights(options: DptOptions) -> str | None:
     """Return the authors' weights: trained on ADE20K, or for depth estimation (hybrid)."""
     published = {"large": "Intel/dpt-large-ade", "hybrid": "Intel/dpt-hybrid-midas"}
     return published.get(options.variant)
-
-
-def tiny() -> DptOptions:
-    """Return options of a network of 78 thousand parameters."""
-    return DptOptions(variant="tiny", dropout=0.0)
 
 
 @hookimpl
@@ -139,7 +124,7 @@ def segacc_architectures() -> list[Architecture]:
             options=DptOptions,
             build=build,
             default_weights=default_weights,
-            tiny=tiny,
+            tiny=lambda: DptOptions(variant="tiny", dropout=0.0),
             model_types=("dpt",),
             weights_license=lambda options: "Apache-2.0",
         )

@@ -41,19 +41,13 @@ def build_eomt(options: EomtOptions, facts: Facts) -> "SegmentationModel":
     Raises:
         OptionError: the crop is not square or not a multiple of 16.
     """
-    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
     return _build(EomtConfig, EomtForUniversalSegmentation, options, facts)
 
 
 def build_eomt_dinov3(options: EomtOptions, facts: Facts) -> "SegmentationModel":
-    """Build EoMT on DINOv3's ViT with random weights; the only image size is the crop size.
-
-    Raises:
-        OptionError: the crop is not square or not a multiple of 16.
-    """
-    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
+    """Build EoMT on DINOv3's ViT, like `build_eomt`."""
     from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation
 
     width = SIZES[options.variant][0]
@@ -87,7 +81,7 @@ def _build(
         **more,
     )
     side = config.image_size
-    model = EomtModel(
+    return EomtModel(
         network_class(config),
         # The network accepts a single size: the shorter side is resized to it, and windows of
         # that size cover the longer side, as in the authors' published semantic networks.
@@ -96,31 +90,15 @@ def _build(
         ),
         annealing=options.annealing,
         encoder=("embeddings", "layers", "layernorm"),
-        classifiers=["class_predictor"],
-        num_queries=config.num_queries,
-        as_stored=["num_queries"],
         score_size=(side, side),
         size_rule=SizeRule(fixed=(side, side)),
     )
-    return model
 
 
-def eomt_weights(options: EomtOptions) -> str | None:
+def _weights(ade20k: str, coco: str, variant: str) -> str | None:
     """Return the authors' weights for the variant: ADE20K, or COCO if there are none."""
-    if options.variant == "tiny":
-        return None
-    if options.variant == "large":
-        return "tue-mps/ade20k_semantic_eomt_large_512"
-    return f"tue-mps/coco_panoptic_eomt_{options.variant}_640_2x"
-
-
-def eomt_dinov3_weights(options: EomtOptions) -> str | None:
-    """Return the authors' weights for the variant: ADE20K, or COCO if there are none."""
-    if options.variant == "tiny":
-        return None
-    if options.variant == "large":
-        return "tue-mps/eomt-dinov3-ade-semantic-large-512"
-    return f"tue-mps/eomt-dinov3-coco-panoptic-{options.variant}-640"
+    published = ade20k if variant == "large" else coco.format(variant)
+    return None if variant == "tiny" else f"tue-mps/{published}"
 
 
 def tiny() -> EomtOptions:
@@ -137,7 +115,9 @@ def segacc_architectures() -> list[Architecture]:
             summary="mask classification, plain DINOv2 ViT (Kerssies et al. 2025); needs scipy",
             options=EomtOptions,
             build=build_eomt,
-            default_weights=eomt_weights,
+            default_weights=lambda options: _weights(
+                "ade20k_semantic_eomt_large_512", "coco_panoptic_eomt_{}_640_2x", options.variant
+            ),
             tiny=tiny,
             model_types=("eomt",),
         ),
@@ -146,7 +126,11 @@ def segacc_architectures() -> list[Architecture]:
             summary="mask classification, plain DINOv3 ViT (Kerssies et al. 2025); needs scipy",
             options=EomtOptions,
             build=build_eomt_dinov3,
-            default_weights=eomt_dinov3_weights,
+            default_weights=lambda options: _weights(
+                "eomt-dinov3-ade-semantic-large-512",
+                "eomt-dinov3-coco-panoptic-{}-640",
+                options.variant,
+            ),
             tiny=tiny,
             model_types=("eomt_dinov3",),
         ),

@@ -11,6 +11,7 @@ from segacc.hookspecs import Architecture, hookimpl
 
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel
+    from segacc.model.mask_classification import MaskModel
 
 Variant = Literal["swin_tiny", "swin_small", "swin_base", "swin_large", "tiny"]
 
@@ -107,9 +108,37 @@ def swin_config(variant: str, drop_path: float) -> dict[str, Any]:
     }
 
 
+def decoder_config(options: Mask2FormerOptions) -> dict[str, Any]:
+    """Return the sizes that Mask2Former and OneFormer have in common."""
+    small = options.variant == "tiny"
+    width, inner, heads = (64, 64, 2) if small else (256, 2048, 8)
+    return {
+        "backbone_config": swin_config(options.variant, options.drop_path),
+        "hidden_dim": width,
+        "encoder_feedforward_dim": inner if small else 1024,
+        "dim_feedforward": inner,
+        "num_attention_heads": heads,
+        "encoder_layers": 1 if small else 6,
+        "decoder_layers": 3 if small else 10,
+        "dropout": options.dropout,
+        **options.loss_settings(),
+    }
+
+
+def wrap(
+    model_class: type["MaskModel"], network: Any, processor: Any, facts: Facts, **more: Any
+) -> "SegmentationModel":
+    """Wrap a network with a Swin encoder in one of the classes of `mask_classification`."""
+    return model_class(
+        network,
+        processor(do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index),
+        encoder="model.pixel_level_module.encoder",
+        **more,
+    )
+
+
 def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "SegmentationModel":
     """Build Mask2Former with random weights; masks at 1/4 of the image size."""
-    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import (
         Mask2FormerConfig,
         Mask2FormerForUniversalSegmentation,
@@ -119,47 +148,27 @@ def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "Segmentatio
     from segacc.model.mask_classification import MaskModel
     from segacc.model.transformers_model import make_config
 
-    small = options.variant == "tiny"
-    width, inner, heads = (64, 64, 2) if small else (256, 2048, 8)
+    sizes = decoder_config(options)
+    width = sizes["hidden_dim"]
     config = make_config(
-        Mask2FormerConfig,
-        options,
+        Mask2FormerConfig, options, facts, feature_size=width, mask_feature_size=width, **sizes
+    )
+    return wrap(
+        MaskModel,
+        Mask2FormerForUniversalSegmentation(config),
+        Mask2FormerImageProcessor,
         facts,
-        backbone_config=swin_config(options.variant, options.drop_path),
-        feature_size=width,
-        mask_feature_size=width,
-        hidden_dim=width,
-        encoder_feedforward_dim=inner if small else 1024,
-        dim_feedforward=inner,
-        num_attention_heads=heads,
-        encoder_layers=1 if small else 6,
-        decoder_layers=3 if small else 10,
-        dropout=options.dropout,
-        **options.loss_settings(),
-    )
-    network: Any = Mask2FormerForUniversalSegmentation(config)
-    model = MaskModel(
-        network,
-        Mask2FormerImageProcessor(
-            do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index
-        ),
-        encoder="model.pixel_level_module.encoder",
-        classifiers=["class_predictor"],
-        num_queries=config.num_queries,
-        as_stored=["num_queries"],
         score_size=(384, 384),  # fixed in the image processor
+        units=(
+            "SwinLayer",
+            "Mask2FormerPixelDecoderEncoderLayer",
+            "Mask2FormerMaskedAttentionDecoderLayer",
+        ),
     )
-    model._no_split_modules = (
-        "SwinLayer",
-        "Mask2FormerPixelDecoderEncoderLayer",
-        "Mask2FormerMaskedAttentionDecoderLayer",
-    )
-    return model
 
 
 def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationModel":
     """Build MaskFormer with random weights; masks at 1/4 of the image size."""
-    import scipy.optimize  # noqa: F401  (transformers needs it to build the loss)
     from transformers import (
         MaskFormerConfig,
         MaskFormerForInstanceSegmentation,
@@ -187,21 +196,17 @@ def build_maskformer(options: MaskFormerOptions, facts: Facts) -> "SegmentationM
     config.use_auxiliary_loss = False  # it breaks a plain forward pass in transformers 5.23
     swin = config.backbone_config
     network: Any = MaskFormerForInstanceSegmentation(config)
-    config.backbone_config = (
-        swin  # transformers replaces it by its own class, and warns when loading that
-    )
-    model = MaskFormerModel(
+    # transformers has replaced it by its own class, and warns when that is loaded.
+    config.backbone_config = swin
+    return wrap(
+        MaskFormerModel,
         network,
-        MaskFormerImageProcessor(
-            do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index
-        ),
-        encoder="model.pixel_level_module.encoder",
-        classifiers=["class_predictor"],
+        MaskFormerImageProcessor,
+        facts,
         num_queries=config.decoder_config.num_queries,
         as_stored=["decoder_config"],
+        units=("MaskFormerSwinLayer", "MaskFormerDetrDecoderLayer"),
     )
-    model._no_split_modules = ("MaskFormerSwinLayer", "MaskFormerDetrDecoderLayer")
-    return model
 
 
 def detr_config(options: MaskFormerOptions, *, small: bool) -> dict[str, Any]:
@@ -222,29 +227,10 @@ def detr_config(options: MaskFormerOptions, *, small: bool) -> dict[str, Any]:
     }
 
 
-def mask2former_weights(options: Mask2FormerOptions) -> str | None:
+def _weights(pattern: str, variant: Variant) -> str | None:
     """Return the weights of the variant that were trained on ADE20K."""
-    size = options.variant.removeprefix("swin_")
-    published = f"facebook/mask2former-swin-{size}-ade-semantic"
-    return None if options.variant == "tiny" else published
-
-
-def maskformer_weights(options: MaskFormerOptions) -> str | None:
-    """Return the weights of the variant that were trained on ADE20K."""
-    size = options.variant.removeprefix("swin_")
-    return None if options.variant == "tiny" else f"facebook/maskformer-swin-{size}-ade"
-
-
-def tiny_mask2former() -> Mask2FormerOptions:
-    """Return options of a network of 0.3 million parameters."""
-    return Mask2FormerOptions(
-        variant="tiny", num_queries=6, train_num_points=64, drop_path=0.0, dropout=0.0
-    )
-
-
-def tiny_maskformer() -> MaskFormerOptions:
-    """Return options of a network of 0.3 million parameters."""
-    return MaskFormerOptions(variant="tiny", num_queries=6, drop_path=0.0, dropout=0.0)
+    size = variant.removeprefix("swin_")
+    return None if variant == "tiny" else pattern.format(size)
 
 
 @hookimpl
@@ -256,8 +242,12 @@ def segacc_architectures() -> list[Architecture]:
             summary="mask classification, masked attention (Cheng et al. 2022), Swin; needs scipy",
             options=Mask2FormerOptions,
             build=build_mask2former,
-            default_weights=mask2former_weights,
-            tiny=tiny_mask2former,
+            default_weights=lambda options: _weights(
+                "facebook/mask2former-swin-{}-ade-semantic", options.variant
+            ),
+            tiny=lambda: Mask2FormerOptions(
+                variant="tiny", num_queries=6, train_num_points=64, drop_path=0.0, dropout=0.0
+            ),
             model_types=("mask2former",),
         ),
         Architecture(
@@ -265,8 +255,12 @@ def segacc_architectures() -> list[Architecture]:
             summary="mask classification (Cheng et al. 2021), Swin; needs scipy",
             options=MaskFormerOptions,
             build=build_maskformer,
-            default_weights=maskformer_weights,
-            tiny=tiny_maskformer,
+            default_weights=lambda options: _weights(
+                "facebook/maskformer-swin-{}-ade", options.variant
+            ),
+            tiny=lambda: MaskFormerOptions(
+                variant="tiny", num_queries=6, drop_path=0.0, dropout=0.0
+            ),
             model_types=("maskformer",),
         ),
     ]

@@ -1,7 +1,7 @@
 """SegFormer (Xie et al., NeurIPS 2021): hierarchical transformer encoder, all-MLP decoder."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Lt
 
@@ -59,28 +59,20 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         drop_path_rate=options.drop_path,
         classifier_dropout_prob=options.dropout,
     )
-    network: Any = SegformerForSemanticSegmentation(config)
-    model = TransformersModel(
-        network,
+    return TransformersModel(
+        SegformerForSemanticSegmentation(config),
         SegformerImageProcessor(do_resize=False, do_reduce_labels=False),
         encoder="segformer",
         classifiers=["decode_head.classifier"],
-        size_rule=SizeRule(
-            minimum=29
-        ),  # smaller images are below the first attention's stride of 8 x 4
+        # Smaller images are below the first attention's stride of 8 x 4.
+        size_rule=SizeRule(minimum=29),
+        units=["SegformerLayer"],
     )
-    model._no_split_modules = ("SegformerLayer",)
-    return model
 
 
 def default_weights(options: SegformerOptions) -> str | None:
     """Return the ImageNet encoder of the variant, published by the paper's authors."""
     return None if options.variant == "tiny" else f"nvidia/mit-{options.variant}"
-
-
-def tiny() -> SegformerOptions:
-    """Return options of a network of 24 thousand parameters."""
-    return SegformerOptions(variant="tiny", drop_path=0.0, dropout=0.0)
 
 
 @hookimpl
@@ -93,7 +85,7 @@ def segacc_architectures() -> list[Architecture]:
             options=SegformerOptions,
             build=build,
             default_weights=default_weights,
-            tiny=tiny,
+            tiny=lambda: SegformerOptions(variant="tiny", drop_path=0.0, dropout=0.0),
             model_types=("segformer",),
             variants=tuple(f"variant=b{size}" for size in range(6)),
             weights_license=lambda options: (

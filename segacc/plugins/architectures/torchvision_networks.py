@@ -1,7 +1,8 @@
 """torchvision's segmentation networks: DeepLabV3, FCN, Lite R-ASPP."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from annotated_types import Ge
 
@@ -45,104 +46,69 @@ class LRASPPOptions(TransformersOptions):
 Options = DeepLabV3Options | FCNOptions | LRASPPOptions
 
 
-def build_deeplabv3(options: DeepLabV3Options, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at 1/8, or 1/16 for MobileNetV3.
+def build(kind: str, options: Options, facts: Facts) -> "SegmentationModel":
+    """Build a network with random weights; logits at 1/8 of the image size, or 1/16.
 
-    The pyramid applies batch norm to globally pooled features, so training needs two images.
+    Args:
+        kind: `deeplabv3`, `fcn` or `lraspp`; DeepLabV3 on MobileNetV3 has the coarser logits.
+        options: its options.
+        facts: the facts of the run.
     """
-    from segacc.model.networks.configs import DeepLabV3SegConfig
-    from segacc.model.networks.torchvision_networks import DeepLabV3ForSemanticSegmentation
-
-    sizes = {"auxiliary_loss_weight": options.auxiliary}
-    classes = ["classifier.4", "aux_classifier.4"]
-    given = (DeepLabV3SegConfig, DeepLabV3ForSemanticSegmentation)
-    model = _build(*given, options, facts, classes, **sizes)
-    model.min_batch_size = 2
-    return model
-
-
-def build_fcn(options: FCNOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at 1/8 of the image size."""
-    from segacc.model.networks.configs import FCNSegConfig
-    from segacc.model.networks.torchvision_networks import FCNForSemanticSegmentation
-
-    sizes = {"auxiliary_loss_weight": options.auxiliary}
-    classes = ["classifier.4", "aux_classifier.4"]
-    return _build(FCNSegConfig, FCNForSemanticSegmentation, options, facts, classes, **sizes)
-
-
-def build_lraspp(options: LRASPPOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; logits at 1/8 of the image size."""
-    from segacc.model.networks.configs import LRASPPSegConfig
-    from segacc.model.networks.torchvision_networks import LRASPPForSemanticSegmentation
-
-    classes = ["classifier.low_classifier", "classifier.high_classifier"]
-    return _build(LRASPPSegConfig, LRASPPForSemanticSegmentation, options, facts, classes)
-
-
-def _build(
-    config_class: Any,
-    network_class: Any,
-    options: Options,
-    facts: Facts,
-    classifiers: list[str],
-    **sizes: Any,
-) -> "SegmentationModel":
     from transformers import SegformerImageProcessor
 
+    from segacc.model.networks import torchvision_networks
+    from segacc.model.networks.configs import TORCHVISION_CONFIGS
     from segacc.model.transformers_model import TransformersModel, make_config
 
+    config_class, network_class = TORCHVISION_CONFIGS[kind]
+    sizes, classifiers = {}, ["classifier.low_classifier", "classifier.high_classifier"]
+    if not isinstance(options, LRASPPOptions):
+        sizes = {"auxiliary_loss_weight": options.auxiliary}
+        classifiers = ["classifier.4", "aux_classifier.4"]
     config = make_config(config_class, options, facts, backbone=options.backbone, **sizes)
     weight = getattr(config, "auxiliary_loss_weight", 0.0)
+    resnet = config.backbone.startswith("resnet")
     model = TransformersModel(
-        network_class(config),
+        getattr(torchvision_networks, network_class)(config),
         SegformerImageProcessor(do_resize=False, do_reduce_labels=False),
         encoder="backbone",
         classifiers=classifiers,
         auxiliary=("aux_classifier", weight) if weight else None,
+        units=["Bottleneck" if resnet else "InvertedResidual"],
+        # DeepLabV3's pyramid applies batch norm to globally pooled features.
+        min_batch_size=2 if kind == "deeplabv3" else 1,
     )
     # MobileNetV3's blocks are named by numbers only; number 0 is the stem.
     model.block_pattern = r"\.backbone\.(?P<stage>layer\d|[1-9]\d*)(?P<block>(?<=layer\d)\.\d+)?\."
-    resnet = config.backbone.startswith("resnet")
-    model._no_split_modules = ("Bottleneck",) if resnet else ("InvertedResidual",)
     return model
 
 
-def _published(kind: str, options: Options) -> str | None:
+def published(kind: str, options: Options) -> str | None:
     """Return torchvision's weights, trained on COCO images with the classes of Pascal VOC."""
     unknown = options.backbone == TINY or options.config is not None
     return None if unknown else f"torchvision:{kind}_{options.backbone}"
 
 
+def _record(kind: str, summary: str, options: type[Options]) -> Architecture:
+    return Architecture(
+        name=kind,
+        summary=summary,
+        options=options,
+        build=partial(build, kind),
+        default_weights=partial(published, kind),
+        tiny=partial(options, backbone=TINY),
+        model_types=(f"segacc_{kind}",),
+    )
+
+
 @hookimpl
 def segacc_architectures() -> list[Architecture]:
     """Register the three networks."""
+    deeplabv3 = "torchvision's DeepLabV3 (Chen et al. 2017) on ResNet or MobileNetV3"
+    fcn = "torchvision's FCN (Long et al. 2015) on a dilated ResNet"
+    lraspp = "torchvision's Lite R-ASPP on MobileNetV3 (Howard et al. 2019), 3.2 M"
     return [
-        Architecture(
-            name="deeplabv3",
-            summary="torchvision's DeepLabV3 (Chen et al. 2017) on ResNet or MobileNetV3",
-            options=DeepLabV3Options,
-            build=build_deeplabv3,
-            default_weights=lambda options: _published("deeplabv3", options),
-            tiny=lambda: DeepLabV3Options(backbone=TINY),
-            model_types=("segacc_deeplabv3",),
-        ),
-        Architecture(
-            name="fcn",
-            summary="torchvision's FCN (Long et al. 2015) on a dilated ResNet",
-            options=FCNOptions,
-            build=build_fcn,
-            default_weights=lambda options: _published("fcn", options),
-            tiny=lambda: FCNOptions(backbone=TINY),
-            model_types=("segacc_fcn",),
-        ),
-        Architecture(
-            name="lraspp",
-            summary="torchvision's Lite R-ASPP on MobileNetV3 (Howard et al. 2019), 3.2 M",
-            options=LRASPPOptions,
-            build=build_lraspp,
-            default_weights=lambda options: _published("lraspp", options),
-            tiny=lambda: LRASPPOptions(backbone=TINY),
-            model_types=("segacc_lraspp",),
-        ),
+        _record("deeplabv3", deeplabv3, DeepLabV3Options),
+        _record("fcn", fcn, FCNOptions),
+        _record("lraspp", lraspp, LRASPPOptions),
     ]

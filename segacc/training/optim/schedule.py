@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Protocol
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
-from segacc.errors import OptionError, did_you_mean
+from segacc.errors import OptionError, unknown
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import Settings
@@ -123,10 +123,7 @@ def parse_schedule(given: Any, where: str) -> Decay:
     """
     named = parse_component(given, where)
     if named.name not in DECAYS:
-        raise OptionError(
-            f'{where}: unknown schedule "{named.name}". {did_you_mean(named.name, DECAYS)}'
-            f"Known: {', '.join(DECAYS)}."
-        )
+        raise OptionError(f"{where}: {unknown('schedule', named.name, DECAYS)}.")
     decay: Decay = decode(DECAYS[named.name], named.values, named.label)
     return decay
 
