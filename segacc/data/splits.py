@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from segacc.data.samples import build_splits, ids_of
 from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
@@ -193,6 +191,8 @@ def carve(
         OptionError: the validation split exists, the training split does not, or it is streamed.
             DataError: it is empty or has one sample.
     """
+    import numpy as np
+
     scored = _base(validation)
     whole = _carvable(splits, train, scored, where)
     share = min(max(math.floor(fraction * len(whole) + 0.5), 1), len(whole) - 1)
