@@ -41,14 +41,14 @@ def sizes_text(
     image: tuple[int, int],
     num_channels: int,
 ) -> str:
-    """Say that a label has not its image's size, and whether the image's EXIF may be why.
+    """Return the error for a label that has not its image's size, and name EXIF if it may be why.
 
     Args:
-        sample: of both.
-        where: what to call the label.
+        sample: the sample.
+        where: name of the label.
         label: (height, width) in pixels.
-        image: likewise, as it was read.
-        num_channels: that it was read with.
+        image: (height, width) of the image as it was read.
+        num_channels: number of channels that it was read with.
     """
     turned = num_channels in MODES and turn_of(sample.image) in LYING
     if not turned or label != image[::-1]:
@@ -72,14 +72,15 @@ def sizes_text(
 
 
 def turn_is_open(sample: Sample, size: tuple[int, int], num_channels: int) -> bool:
-    """Tell whether EXIF turns an image, and nothing says whether it turns the label too.
+    """Return whether EXIF rotates an image and it is unknown whether it rotates the label too.
 
-    Where height and width differ and change places, the label's size has said it.
+    It is known if the data set has the option `exif`, or if the rotation swaps a height and a width
+    that differ, as the label's size then shows it.
 
     Args:
-        sample: its data set may have said it, too.
-        size: of the image.
-        num_channels: that it was read with.
+        sample: the sample.
+        size: (height, width) of the image.
+        num_channels: number of channels that it was read with.
     """
     if sample.reading.exif or num_channels not in MODES:
         return False
