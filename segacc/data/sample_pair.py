@@ -41,14 +41,14 @@ def sizes_text(
     image: tuple[int, int],
     num_channels: int,
 ) -> str:
-    """Say that a label has not its image's size, and whether the image's EXIF may be why.
+    """Return the error for a label that has not its image's size, and name EXIF if it may be why.
 
     Args:
-        sample: of both.
-        where: what to call the label.
+        sample: the sample.
+        where: name of the label.
         label: (height, width) in pixels.
-        image: likewise, as it was read.
-        num_channels: that it was read with.
+        image: (height, width) of the image as it was read.
+        num_channels: number of channels that it was read with.
     """
     turned = num_channels in MODES and turn_of(sample.image) in LYING
     if not turned or label != image[::-1]:
