@@ -59,7 +59,7 @@ def blocks(height: int, width: int, *, side: int = 12) -> Pair:
 def places(height: int, width: int, seed: int = 0) -> Pair:
     """Make an image that says 4 times its row and column, and a label of noise in 0..199.
 
-    At most 63 pixels a side.
+    At most 63 pixels per side.
     """
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack([4 * y, 4 * x, torch.zeros_like(x)]).to(torch.uint8)

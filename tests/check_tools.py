@@ -102,7 +102,7 @@ SPOILS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         LABEL,
         lambda path: path.write_text("hello"),
         "unreadable label",
-        "1 label of train cannot be read: not a picture of a known format",
+        "1 label of train cannot be read: not an image of a known format",
     ),
     "a label of another size": (
         LABEL,
@@ -116,7 +116,7 @@ SPOILS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         LABEL,
         colors,
         "label",
-        "1 label of train is invalid: the label is a RGB picture of 3 channels; expected one "
+        "1 label of train is invalid: the label is a RGB image with 3 channels; expected one "
         "channel of class ids. Name the class of each colour (colors=FILE of --dataset folder), "
         "or export index masks (palette PNGs are read as ids)",
     ),
@@ -124,14 +124,16 @@ SPOILS: dict[str, tuple[str, Callable[[Path], Any], str, str]] = {
         LABEL,
         fractions,
         "label",
-        "1 label of train is invalid: the label holds fractions (mode F); expected class ids. Save "
+        "1 label of train is invalid: the label has fractional values (mode F); expected class "
+        "ids. Save "
         "them as 8-bit or 16-bit integers",
     ),
     "an image of 32 bits": (
         IMAGE,
         fractions,
         "image",
-        "1 image of train is invalid: the image has 32 bits a pixel (mode F), of no certain range. "
+        "1 image of train is invalid: the image has 32 bits per pixel (mode F), whose value "
+        "range is unknown. "
         "Save it with 8 or 16 bits",
     ),
 }

@@ -98,7 +98,7 @@ def print_component(offer: Offer, console: Console) -> None:
 
 
 def print_datasheet(offer: Offer, console: Console) -> None:
-    """Print the facts of an architecture from a dry pass, or why it cannot be built."""
+    """Print the facts of an architecture from a dry run, or why it cannot be built."""
     quiet_libraries()
     from segacc.commands.datasheet import datasheet
 

@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is turned; 1 is upright."""
+"""The EXIF tag of the orientation of an image; 1 is upright."""
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-"""What a JPEG that is whole starts and ends with."""
+"""First and last bytes of a complete JPEG."""
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
-"""What a PNG that is whole starts and ends with."""
+"""First and last bytes of a complete PNG."""
 EIGHT_BITS = (b"\x08\0", b"\x08\x02")
-"""Bits and kind of colour in the header of a PNG that is grey or RGB, 8 bits each."""
+"""Bit depth and colour type in the header of a PNG that is grey or RGB with 8 bits."""
 UNUSUAL = (b"tRNS", b"iCCP", b"acTL", b"eXIf", b"exif", b"xmp")
-"""Parts of a PNG, and words in the names of its texts, that may say how the pixels are meant."""
+"""Chunks of a PNG, and words in its text chunks, that may change the meaning of the pixels."""
 
 Pixels = np.ndarray[Any, Any]
 
 SAMPLES, BITS, PLANAR = 277, 258, 284
-"""TIFF tags: number of channels, bits of each, and 2 where they lie one after the other."""
+"""TIFF tags: number of channels, bits of each, planar configuration (2: plane after plane)."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 LYING = (5, 6, 7, 8)
-"""Values of the EXIF orientation under which height and width change places."""
+"""Values of the EXIF orientation that swap height and width."""
 
 
 @functools.cache
 def torchcodec() -> Any:
-    """Return torchcodec's decoders; None where it is not installed, does not load or is too old."""
+    """Return torchcodec's decoders; None if it is not installed, does not load or is too old."""
     try:
         from torchcodec import decoders
     except (ImportError, OSError, RuntimeError):
@@ -47,22 +47,22 @@ def torchcodec() -> Any:
 
 
 def decoded_by() -> str:
-    """Return what decodes plain JPEG and PNG files: torchcodec, or Pillow as for all others."""
+    """Return what decodes plain JPEG and PNG files: torchcodec or Pillow."""
     return "torchcodec" if torchcodec() else "Pillow"
 
 
 def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
-    """Decode a plain JPEG or PNG by torchcodec, to Pillow's pixels.
+    """Decode a plain JPEG or PNG with torchcodec, to the same pixels as Pillow.
 
-    A picture is left to Pillow, which also explains what is wrong with it, where it is damaged,
-    turned, transparent or larger than Pillow allows, has a palette, or has other than 8 bits.
+    Pillow reads all other images, and reports what is wrong with them: damaged, rotated,
+    transparent or very large ones, and those with a palette or other than 8 bits.
 
     Args:
-        source: an encoded picture, or its path.
+        source: an encoded image, or its path.
         mode: "RGB", or "UNCHANGED" to keep grey.
 
     Returns:
-        (C, H, W) uint8; None for any other picture, or without torchcodec.
+        (C, H, W) uint8; None for any other image, or without torchcodec.
     """
     import torch
 
@@ -79,7 +79,7 @@ def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
 
 
 def is_plain_jpeg(data: bytes) -> bool:
-    """Tell whether it is a whole, upright JPEG of three colours, by its header."""
+    """Return whether it is a complete, upright RGB JPEG, by its header."""
     if not (data.startswith(JPEG_START) and data.endswith(JPEG_END)):
         return False
     with PILImage.open(io.BytesIO(data)) as file:
@@ -88,7 +88,7 @@ def is_plain_jpeg(data: bytes) -> bool:
 
 
 def is_plain_png(data: bytes) -> bool:
-    """Tell whether it is a whole PNG of 8 bits, grey or RGB, not transparent or turned."""
+    """Return whether it is a complete 8-bit PNG, grey or RGB, neither transparent nor rotated."""
     if not data.endswith(PNG_END) or data[24:26] not in EIGHT_BITS:
         return False
     plain = not any(part in data for part in UNUSUAL)
@@ -96,12 +96,12 @@ def is_plain_png(data: bytes) -> bool:
 
 
 def is_allowed(width: int, height: int) -> bool:
-    """Tell whether Pillow would open a picture of this size without a warning."""
+    """Return whether Pillow would open an image of this size without a warning."""
     return width * height <= (PILImage.MAX_IMAGE_PIXELS or math.inf)
 
 
 def content(source: bytes | Path) -> bytes:
-    """Return an encoded picture; nothing where its file cannot be read."""
+    """Return the bytes of an encoded image; empty if the file cannot be read."""
     try:
         return source if isinstance(source, bytes) else source.read_bytes()
     except OSError:
@@ -109,10 +109,10 @@ def content(source: bytes | Path) -> bytes:
 
 
 def refuse_wrong_checksum(source: bytes | Path) -> None:
-    """Refuse a PNG with a chunk whose checksum is wrong: Pillow does not look at the pixels'.
+    """Refuse a PNG with a wrong checksum; Pillow does not check those of the pixel data.
 
     Raises:
-        ValueError: so; a file that ends too early is left to Pillow.
+        ValueError: a checksum is wrong. Pillow reports a file that ends too early.
     """
     data = content(source)
     place, view = len(PNG_START), memoryview(data)
@@ -127,7 +127,7 @@ def refuse_wrong_checksum(source: bytes | Path) -> None:
 
 
 def is_tiff(source: bytes | Path) -> bool:
-    """Tell whether an encoded picture, or the file at a path, begins as a TIFF does.
+    """Return whether an encoded image, or the file at a path, begins like a TIFF.
 
     Raises:
         OSError: the file cannot be read.
@@ -139,15 +139,15 @@ def is_tiff(source: bytes | Path) -> bool:
 
 
 def channels_in_file(file: PILImage.Image, bands: int) -> int:
-    """Return how many channels a file has: Pillow passes over one that is not marked as alpha."""
+    """Return the number of channels of a file; Pillow ignores one that is not marked as alpha."""
     return int(getattr(file, "tag_v2", {}).get(SAMPLES, bands))
 
 
 def refuse_deep_planes(file: PILImage.Image) -> None:
-    """Refuse a TIFF of 16 bits with one plane after the other: Pillow reads noise from it.
+    """Refuse a 16-bit TIFF with one plane after the other, from which Pillow reads noise.
 
     Raises:
-        UnidentifiedImageError: as Pillow does of what it does not know.
+        UnidentifiedImageError: as Pillow raises for unknown formats.
     """
     tags = getattr(file, "tag_v2", {})
     if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
@@ -155,7 +155,7 @@ def refuse_deep_planes(file: PILImage.Image) -> None:
 
 
 def read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
-    """Return the first picture of a TIFF, (C, H, W) of its own dtype.
+    """Return the first image of a TIFF, (C, H, W) in its own dtype.
 
     Raises:
         ImportError: tifffile is not installed, or imagecodecs, which a compressed one may need.
@@ -171,7 +171,7 @@ def read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
 
 
 def _planes(pixels: Pixels, axes: str, num_channels: int) -> Pixels:
-    """Put the channels first; `axes` names Y, X and what is neither, as tifffile does."""
+    """Move the channels first; `axes` names the axes as tifffile does."""
     if pixels.ndim < 2 or pixels.size == 0:
         raise ValueError("it has no pixels")
     if pixels.ndim == 2:
@@ -185,27 +185,27 @@ def _planes(pixels: Pixels, axes: str, num_channels: int) -> Pixels:
 
 
 def picture_size(source: bytes | Path, *, stored: bool = False) -> tuple[int, int] | None:
-    """Return (height, width) once upright, without decoding; None where that is not certain.
+    """Return (height, width) of the upright image without decoding it; None if it is unknown.
 
     Args:
-        source: an encoded picture, or its path.
-        stored: its EXIF does not count.
+        source: an encoded image, or its path.
+        stored: ignore its EXIF orientation.
     """
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            # A PNG's own `getexif` would decode it; a TIFF's size is that of the upright picture.
+            # A PNG's own `getexif` would decode it; a TIFF's size is that of the upright image.
             turned = _turn(file) in LYING and stored == (file.format == "TIFF")
             return (file.width, file.height) if turned else (file.height, file.width)
-    except Exception:  # a damaged file makes Pillow raise anything; the decoder tells what
+    except Exception:  # a damaged file makes Pillow raise anything; the decoder reports it
         return None
 
 
 def turn_of(source: bytes | Path) -> int:
-    """Return the EXIF orientation 1..8 of a picture; 1, upright, where its header says nothing."""
+    """Return the EXIF orientation 1..8 of an image; 1 (upright) if the header has none."""
     try:
         with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             return _turn(file)
-    except Exception:  # a damaged file makes Pillow raise anything; the decoder tells what
+    except Exception:  # a damaged file makes Pillow raise anything; the decoder reports it
         return 1
 
 

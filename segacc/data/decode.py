@@ -1,4 +1,4 @@
-"""From encoded pictures to tensors: images as RGB, labels as class ids through the label map."""
+"""Decode image files to tensors: images as RGB, labels as class ids by the label map."""
 
 import importlib.util
 import io
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Number of channels to what Pillow calls such pixels."""
+"""Pillow's mode for each number of channels."""
 
 COLORED = {"RGB": "RGB", "P": "RGB", "RGBA": "RGBA", "LA": "RGBA", "PA": "RGBA"}
-"""Pillow's modes of labels that a colour table is for, and what they are read as."""
+"""Pillow's modes of labels that may have a colour table, and the mode in which they are read."""
 
 INSTALL = 'pip install "segacc[tiff]"'
 
@@ -40,7 +40,7 @@ BACK = {
     **{5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_90},
     **{7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_270},
 }
-"""What undoes each EXIF orientation."""
+"""The transposition that undoes each EXIF orientation."""
 
 Pixels = np.ndarray[Any, Any]
 
@@ -48,7 +48,7 @@ Pixels = np.ndarray[Any, Any]
 def read_image(
     source: bytes | Path, where: str, num_channels: int = 3, reading: Reading = USUAL
 ) -> "Tensor":
-    """Decode a picture to (C, H, W) uint8, in any order in memory; see `read_pixels`."""
+    """Decode an image to (C, H, W) uint8, in any memory format; see `read_pixels`."""
     import torch
 
     image = decode_plain(source) if num_channels == 3 else None
@@ -60,22 +60,22 @@ def read_image(
 def read_pixels(
     source: bytes | Path, where: str, num_channels: int = 3, reading: Reading = USUAL
 ) -> Pixels:
-    """Decode a picture to (C, H, W) uint8, upright as its EXIF says; the first of several.
+    """Decode an image to (C, H, W) uint8, upright according to its EXIF; the first of several.
 
-    Of 16 bits, or of so many as are used, the upper 8 are kept. TIFF files of other than 1, 3 or 4
-    channels, and others that Pillow does not know, are read by tifffile, and not turned.
+    The upper 8 of the 16 bits, or of the bits that are used, are kept. TIFF files with other than
+    1, 3 or 4 channels, and those that Pillow does not know, are read by tifffile and not rotated.
 
     Args:
-        source: an encoded picture, or its path.
-        where: what to call it.
-        num_channels: C: 1 is grey, 3 RGB, 4 and all others as the file has them.
-        reading: whether its EXIF counts, and how many bits of 16.
+        source: an encoded image, or its path.
+        where: its name in errors.
+        num_channels: C: 1 is grey, 3 RGB, 4 and all others as in the file.
+        reading: whether EXIF is applied, and the number of bits that are used.
 
     Raises:
-        UnreadableError: missing or not a picture.
-        DataError: its pixels have 32 bits, or it has other channels than are wanted, or tifffile
-            is needed and not installed, or only the upper byte of its 16 bits can be read and
-            other bits are wanted.
+        UnreadableError: missing, or not an image.
+        DataError: it has 32 bits per pixel or another number of channels; tifffile is needed and
+            not installed; or only the upper byte of its 16 bits can be read and `reading` needs
+            others.
     """
     if num_channels not in MODES:
         return _bands(source, where, num_channels, reading.bits)
@@ -84,7 +84,7 @@ def read_pixels(
             bands = len(file.getbands())
             beyond = num_channels == 4 == channels_in_file(file, bands) != bands
             if beyond or (cut(file, reading) and bands == num_channels and is_tiff(source)):
-                # Pillow passes over a fourth channel that is not alpha, and over lower bytes
+                # Pillow ignores a fourth channel that is not alpha, and the lower bytes
                 return _bands(source, where, num_channels, reading.bits)
             return opened_pixels(file, where, num_channels, reading)
     except DataError:
@@ -101,44 +101,44 @@ def read_pixels(
 
 
 def cut(picture: PILImage.Image, reading: Reading) -> bool:
-    """Tell whether Pillow keeps only the upper byte of pixels of which other bits are wanted."""
+    """Return whether Pillow keeps only the upper byte of pixels, and `reading` needs other bits."""
     return reading.bits < 16 and len(picture.getbands()) > 1 and bits_of(picture) == 16
 
 
 def opened_pixels(
     picture: PILImage.Image, where: str, num_channels: int, reading: Reading = USUAL
 ) -> Pixels:
-    """Return what `read_pixels` gives, of a picture that Pillow has opened; C is 1, 3 or 4.
+    """Return the result of `read_pixels` for an image that Pillow has opened; C is 1, 3 or 4.
 
     Raises:
-        DataError: its pixels have 32 bits, or it has other channels than are wanted, or only the
-            upper byte of its 16 bits can be read and other bits are wanted.
-        Exception: Pillow's, of a file that is damaged.
+        DataError: see `read_pixels`.
+        Exception: Pillow's, for a damaged file.
     """
     refuse_deep_planes(picture)
     mode, bands = picture.mode, len(picture.getbands())
     deep_pgm = picture.format == "PPM" and mode == "I"
     if cut(picture, reading):
         raise DataError(
-            f"{where}: bits={reading.bits} of the data set: of an image of 16 bits and {bands} "
-            f"channels only the upper byte can be read. Save it as a TIFF of {num_channels} "
+            f"{where}: bits={reading.bits} of the data set: only the upper byte of an image of 16 "
+            f"bits and {bands} channels can be read. Save it as a TIFF of {num_channels} "
             "channels of 16 bits, or with 8 bits."
         )
     pixels = _channels_first(eight_bit(lay(picture, reading), reading.bits), num_channels)
     if mode in ("I", "F") and not deep_pgm:
         raise DataError(
-            f"{where}: the image has 32 bits a pixel (mode {mode}), of no certain range. "
-            "Save it with 8 or 16 bits."
+            f"{where}: the image has 32 bits per pixel (mode {mode}), whose value range is "
+            "unknown. Save it with 8 or 16 bits."
         )
     if num_channels == 4 != bands:
         raise DataError(
-            f"{where}: the image has {bands} channels (mode {mode}), --num-channels 4 wants four."
+            f"{where}: the image has {bands} channels (mode {mode}); --num-channels 4 requires "
+            "four."
         )
     return pixels
 
 
 def _channels_first(picture: PILImage.Image, num_channels: int) -> Pixels:
-    """Return the pixels (C, H, W) uint8, grey, RGB or the four channels that the picture has."""
+    """Return the pixels (C, H, W) uint8: grey, RGB or the four channels of the image."""
     four = num_channels == 4 == len(picture.getbands())
     if not four and picture.mode != MODES[num_channels]:
         picture = picture.convert(MODES[num_channels])
@@ -147,7 +147,7 @@ def _channels_first(picture: PILImage.Image, num_channels: int) -> Pixels:
 
 
 def lay(picture: PILImage.Image, reading: Reading) -> PILImage.Image:
-    """Turn a picture as its EXIF says, or leave it as it is stored; Pillow turns TIFF by itself."""
+    """Rotate an image by its EXIF, or leave it as stored; Pillow rotates TIFFs by itself."""
     if reading.exif != "stored":
         return upright(picture)
     turn = picture.getexif().get(ORIENTATION, 1) if picture.format == "TIFF" else 1
@@ -156,16 +156,16 @@ def lay(picture: PILImage.Image, reading: Reading) -> PILImage.Image:
 
 
 def upright(picture: PILImage.Image) -> PILImage.Image:
-    """Turn a picture as its EXIF says; the picture itself where it says nothing."""
+    """Rotate an image by its EXIF; it is returned unchanged if there is no orientation."""
     picture.load()
     turned = picture.getexif().get(ORIENTATION, 1) != 1
     return ImageOps.exif_transpose(picture) if turned else picture
 
 
 def eight_bit(picture: PILImage.Image, bits: int = 16) -> PILImage.Image:
-    """Keep the upper 8 of the bits of a 16-bit grey picture, which Pillow would clip to white.
+    """Keep the upper 8 of the used bits of a 16-bit grey image, which Pillow would clip to white.
 
-    What is above these bits is the brightest. Pillow itself scales a PGM to 16 bits.
+    Larger values become 255. Pillow itself scales a PGM to 16 bits.
     """
     if picture.format == "PPM" and picture.mode == "I":
         bits = 16
@@ -175,14 +175,14 @@ def eight_bit(picture: PILImage.Image, bits: int = 16) -> PILImage.Image:
 
 
 def upper(pixels: Pixels, bits: int) -> Pixels:
-    """Return the upper 8 of so many bits, at most 255."""
+    """Return the upper 8 of `bits` bits, at most 255."""
     return np.minimum(np.right_shift(pixels, bits - 8), 255).astype(np.uint8)
 
 
 def bits_of(file: PILImage.Image) -> int:
-    """Return how many bits a channel of an open picture has: 16, or 8 for all others.
+    """Return the bits per channel of an open image, 8 or 16.
 
-    Of PGM and PPM nobody need say how many are used: the file does.
+    PGM and PPM files count as 8, because they state themselves how many bits are used.
     """
     if file.format == "PNG":
         deep = str(getattr(file, "tile", [("", 0, 0, "")])[0][3]).find(";16") >= 0
@@ -192,11 +192,11 @@ def bits_of(file: PILImage.Image) -> int:
 
 
 def unused_bits(sample: Sample, image: Any) -> int | None:
-    """Return the largest upper byte in an image of 16 bits; None where its bits are certain.
+    """Return the largest upper byte of a 16-bit image; None if the bits that are used are known.
 
     Args:
-        sample: its data set may have said how many are used.
-        image: (C, H, W) uint8, as it was read: an array or a tensor.
+        sample: its `reading` may state the bits.
+        image: (C, H, W) uint8, as decoded: an array or a tensor.
     """
     source = sample.image
     if sample.reading.bits != 16:
@@ -210,20 +210,20 @@ def unused_bits(sample: Sample, image: Any) -> int | None:
 
 
 def plainly(error: Exception) -> str:
-    """Tell Pillow's error without the name of its object."""
+    """Describe Pillow's error without the name of its object."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"
+        return "not an image of a known format"
     return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
 def _bands(source: bytes | Path, where: str, num_channels: int, bits: int) -> Pixels:
-    """Read a TIFF of any number of channels with tifffile: (C, H, W) uint8.
+    """Read a TIFF with any number of channels with tifffile: (C, H, W) uint8.
 
     The channels may lie side by side, one after the other, or as pages.
 
     Raises:
         UnreadableError: missing or damaged.
-        DataError: no TIFF, other channels than are wanted, other numbers than 8 or 16 bits, or
+        DataError: not a TIFF, another number of channels, other values than 8 or 16 bits, or
             tifffile is not installed.
     """
     try:
@@ -243,13 +243,13 @@ def _bands(source: bytes | Path, where: str, num_channels: int, bits: int) -> Pi
         )
     if len(pixels) != num_channels:
         raise DataError(
-            f"{where}: the image has {len(pixels)} channels, --num-channels {num_channels} wants "
-            f"{num_channels}."
+            f"{where}: the image has {len(pixels)} channels; --num-channels {num_channels} "
+            f"requires {num_channels}."
         )
     if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
         raise DataError(
-            f"{where}: the image holds numbers of the type {pixels.dtype.name}, of no certain "
-            "range. Save it with 8 or 16 bits."
+            f"{where}: the image has values of type {pixels.dtype.name}, whose range is "
+            "unknown. Save it with 8 or 16 bits."
         )
     if pixels.dtype.itemsize > 1:
         pixels = upper(pixels, bits)
@@ -257,7 +257,7 @@ def _bands(source: bytes | Path, where: str, num_channels: int, bits: int) -> Pi
 
 
 def read_label(source: bytes | Path, labels: LabelMap, where: str) -> "Tensor":
-    """Decode a label picture and map its raw ids: (H, W) uint8 classes, 255 ignored.
+    """Decode a label image and map its raw ids: (H, W) uint8 classes, 255 ignored.
 
     Raises:
         DataError: see `raw_label`; or it has ids outside the map.
@@ -268,22 +268,22 @@ def read_label(source: bytes | Path, labels: LabelMap, where: str) -> "Tensor":
 
 
 def raw_label(source: bytes | Path, labels: LabelMap, where: str, *, codec: bool = False) -> Pixels:
-    """Decode a label picture to raw ids (H, W), of any integer dtype; the map is not applied.
+    """Decode a label image to raw ids (H, W) of any integer dtype; the map is not applied.
 
-    A palette PNG is read as indices, ids of 16 and 32 bits are kept. Where `labels.colors` names
-    colours, RGB and palette pictures are read by their colours, and grey ones as ids unless all the
+    A palette PNG is read as indices; ids of 16 and 32 bits are kept. If `labels.colors` has
+    colours, RGB and palette images are read by their colours, and grey ones as ids unless all
     colours are grey. With `codec`, torchcodec decodes a plain JPEG or PNG, to the same pixels;
     without it, torch is not imported.
 
     Raises:
-        UnreadableError: missing or not a picture.
-        DataError: it has colours that no table names, or fractions.
+        UnreadableError: missing, or not an image.
+        DataError: it has colours that are not in the table, or fractional values.
     """
     try:
         raw, mode = _label_pixels(source, labels, codec=codec)
     except FileNotFoundError:
         raise UnreadableError(
-            f"{where}: the label is missing; each image needs one of the same stem."
+            f"{where}: the label is missing; each image needs a label with the same name."
         ) from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         raise UnreadableError(f"{where}: the label cannot be read: {plainly(error)}.") from None
@@ -293,7 +293,7 @@ def raw_label(source: bytes | Path, labels: LabelMap, where: str, *, codec: bool
 
 
 def _label_pixels(source: bytes | Path, labels: LabelMap, *, codec: bool) -> tuple[Pixels, str]:
-    """Return what a label picture holds, colours as RGB or RGBA, and what Pillow calls its mode."""
+    """Return the pixels of a label image, colours as RGB or RGBA, and its mode in Pillow."""
     plain = decode_plain(source, "UNCHANGED") if codec else None
     if plain is not None:
         grey = len(plain) == 1
@@ -315,7 +315,7 @@ def _counts_by_color(mode: str, labels: LabelMap) -> bool:
 def _ids_of_colors(raw: Pixels, labels: LabelMap, where: str) -> Pixels:
     if raw.shape[2] == 4 and (clear := int((raw[..., 3] != 255).sum())):
         raise DataError(
-            f"{where}: {clear} pixels of the label are transparent, so that it is not certain what "
+            f"{where}: {clear} pixels of the label are transparent, so it is unclear which "
             "colour they have. Export it without transparency."
         )
     return labels.raw_ids(raw[..., :3], where)
@@ -324,13 +324,13 @@ def _ids_of_colors(raw: Pixels, labels: LabelMap, where: str) -> Pixels:
 def _ids(raw: Pixels, mode: str, where: str) -> Pixels:
     if raw.ndim != 2:
         raise DataError(
-            f"{where}: the label is a {mode} picture of {raw.shape[2]} channels; expected one "
+            f"{where}: the label is a {mode} image with {raw.shape[2]} channels; expected one "
             "channel of class ids. Name the class of each colour (colors=FILE of --dataset "
             "folder), or export index masks (palette PNGs are read as ids)."
         )
     if raw.dtype.kind == "f":
         raise DataError(
-            f"{where}: the label holds fractions (mode {mode}); expected class ids. "
+            f"{where}: the label has fractional values (mode {mode}); expected class ids. "
             "Save them as 8-bit or 16-bit integers."
         )
     return raw.astype(np.uint8) if raw.dtype == bool else raw  # a 1-bit label

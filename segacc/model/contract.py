@@ -80,13 +80,13 @@ class SizeRule:
     def complaint(self, size: tuple[int, int]) -> str:
         """Return why (height, width) is not accepted, or an empty string."""
         if self.fixed and size != self.fixed:
-            return f"takes only {self.fixed[0]}x{self.fixed[1]} pixels"
+            return f"supports only {self.fixed[0]}x{self.fixed[1]} pixels"
         if self.square and size[0] != size[1]:
-            return "takes only square images"
+            return "supports only square images"
         if size[0] % self.multiple or size[1] % self.multiple:
-            return f"takes only multiples of {self.multiple} pixels"
+            return f"supports only multiples of {self.multiple} pixels"
         if min(size) < self.minimum:
-            return f"takes only images of at least {self.minimum} pixels a side"
+            return f"supports only images of at least {self.minimum} pixels per side"
         return ""
 
 

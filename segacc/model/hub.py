@@ -19,8 +19,8 @@ HUB_TIMEOUT = 5.0
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's weights, as in `torchvision:fcn_resnet50`."""
 INSTEAD = (
-    "Give --weights FOLDER with weights on disk, or --weights none to start at random without this "
-    "message."
+    "Give --weights FOLDER with weights on disk, or --weights none to start from random weights "
+    "without this message."
 )
 
 
@@ -33,7 +33,7 @@ class Source:
     name: str
     """What to call it."""
     warning: str = ""
-    """What the user must be told loudly."""
+    """A warning that is shown prominently."""
     error: Exception | None = None
     """What the main process met; all processes raise it together."""
 
@@ -56,7 +56,9 @@ def choose(given: str, default_id: str | None) -> Source:
             return Source(fetch(default_id), default_id)
         except WeightsError as error:
             return Source(
-                None, f"random (wanted {default_id})", f"STARTING FROM RANDOM WEIGHTS: {error}"
+                None,
+                f"random ({default_id} could not be loaded)",
+                f"STARTING FROM RANDOM WEIGHTS: {error}",
             )
     return Source(find(given), given)
 
@@ -134,8 +136,8 @@ def fetch(hub_id: str, *, only_config: bool = False) -> str:
         if folder := cached(hub_id):
             return folder
         raise WeightsError(
-            f"the Hub cannot be reached ({type(error).__name__}) and {hub_id} is not in its cache. "
-            f"{INSTEAD}"
+            f"the Hub cannot be reached ({type(error).__name__}) and {hub_id} is not in the local "
+            f"cache. {INSTEAD}"
         ) from None
 
 
@@ -220,7 +222,7 @@ def _download(name: str, weights: Any) -> dict[str, Any]:
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"{weights.url} cannot be reached ({error}) and {name} is not in torch's cache. "
-            f"{INSTEAD}"
+            f"cache. {INSTEAD}"
         ) from None
     except Exception as error:  # torch and pickle may raise anything for a damaged file
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

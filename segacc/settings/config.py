@@ -44,7 +44,7 @@ class TrainConfig:
     """Fraction of the training split to hold out for validation if the data set has no validation
     split."""
     aug: tuple[Named, ...] = ("random_scale_crop", "flip", "color_jitter")
-    """Augmentation; repeat the flag for several, applied in this order. `none` for none."""
+    """Augmentation; repeat the flag for several, applied in this order. `none` turns it off."""
     augment: Literal["light", "standard", "strong"] | None = None
     """Predefined augmentation pipeline, in place of --aug."""
     class_weights: str | None = None
@@ -68,7 +68,7 @@ class TrainConfig:
     process. The number of steps, and with it the schedule, is adjusted to the measured speed."""
     early_stop: Named | None = None
     """Early stopping on a score, e.g. `mean_iou:patience=5`: stop after 5 evaluations without an
-    improvement of at least `min_delta` (as in `min_delta=0.001`); `none` for never."""
+    improvement of at least `min_delta` (as in `min_delta=0.001`); `none` turns it off."""
 
     # Batch and data loading
     batch_size: PositiveInt = 8

@@ -241,7 +241,7 @@ def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
             continue
         key = str(problem["loc"][0])
         if problem["type"] == "missing":
-            told[key] = f'"{key}" must be given ({type_text(hints[key])})'
+            told[key] = f'the option "{key}" is required ({type_text(hints[key])})'
         else:
             told[key] = f"{key}: {expected(hints[key], repr(problem['input']), problem)}"
     return ". ".join(told.values()) + "."

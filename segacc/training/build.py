@@ -84,7 +84,7 @@ class Built:
 
 
 def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> Built:
-    """Build the network, load its weights, and run a dry pass to find unused parameters.
+    """Build the network, load its weights, and make a dry run to find unused parameters.
 
     Raises:
         SegaccError: the weights, the crop or the batch do not fit it, or a package is missing.

@@ -115,6 +115,7 @@ def test_one_image_says_nothing_of_others() -> None:
 def test_what_they_are_is_said() -> None:
     told = intervals(counted(pairs(3, K), K), resamples=100, seed=4).to_dict()
     assert told["what"] == (
-        "95 % intervals: bootstrap of 3 images, 100 resamples, seed 4; the network is fixed"
+        "95 % intervals: bootstrap of 3 images, 100 resamples, seed 4; training randomness is "
+        "not included"
     )
     assert (told["level"], told["resamples"], told["seed"]) == (0.95, 100, 4)

@@ -109,7 +109,7 @@ def test_what_would_stop_a_run(warm: Warm, tmp_path: Path) -> None:
     assert [fault["kind"] for fault in faults] == [*["missing label"] * 7, "values"]
     assert faults[-1]["values"] == {"7": 5, "9": 2}
     assert faults[0]["text"] == (
-        f"{labels}/train0.png: the label is missing; each image needs one of the same stem."
+        f"{labels}/train0.png: the label is missing; each image needs a label with the same name."
     )
 
 

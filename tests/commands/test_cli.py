@@ -160,7 +160,8 @@ def test_a_crop_that_is_too_small_for_the_network_is_refused(
     flags = ["16" if flag == "64" else flag for flag in TINY]
     assert_refused(
         warm(*flags, "--dataset", f"folder:root={data}", cwd=tmp_path),
-        "--crop-size: 16x16: the architecture takes only images of at least 29 pixels a side.",
+        "--crop-size: 16x16: the architecture supports only images of at least 29 pixels per side; "
+        "29x29 fits.",
     )
 
 

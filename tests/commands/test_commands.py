@@ -153,7 +153,10 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
             '--protocol: unknown protocol "tiles". Known: whole, slide, tta, mmseg-ade20k, '
             "mmseg-cityscapes, voc.",
         ),
-        ("slide", '--protocol: "crop" must be given (SIZE or HEIGHTxWIDTH in pixels > 0).'),
+        (
+            "slide",
+            '--protocol: the option "crop" is required (SIZE or HEIGHTxWIDTH in pixels > 0).',
+        ),
         (
             "slide:crop=64,stride=60x65",
             "--protocol: the stride 60x65 is larger than the crop 64, so pixels between the "

@@ -73,7 +73,8 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
     ]
     assert lines[10].split() == ["c5", "-", "-", "-", "-", "-"]
     assert lines[11:] == [
-        "95 % intervals: bootstrap of 40 images, 1000 resamples, seed 0; the network is fixed; "
+        "95 % intervals: bootstrap of 40 images, 1000 resamples, seed 0; training randomness is "
+        "not included; "
         "both sides on the same resamples",
         "5 of 5 classes differ; 0.25 expected by chance",
         f"B is better at 95 %: mean_iou B - A = {value:+.4f} ({low:+.4f} to {high:+.4f}) on 40 "

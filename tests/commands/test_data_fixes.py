@@ -134,7 +134,7 @@ def test_too_many_channels_were_asked_for() -> None:
     found = of_samples({"train": [random_sample(n) for n in range(3)]}, num_channels=4)
     assert problems(found)[-1].text == (
         "3 images of train are invalid; the first: the image has 3 channels "
-        "(mode RGB), --num-channels 4 wants four"
+        "(mode RGB); --num-channels 4 requires four"
     )
     assert "--num-channels 3" in pastes(found, sure=True)
 

@@ -183,9 +183,9 @@ def test_a_folder_of_transformers_says_how_it_is_seen(
 @pytest.mark.parametrize(
     ("protocol", "end"),
     [
-        ("whole", "predicted again, 0.0000 % of the pixels differ"),
-        ("whole:pad=32", "predicted again, 0.0000 % of the pixels differ"),
-        ("whole:short_side=40,pad=32", "predicted again, "),
+        ("whole", "a second prediction differs in 0.0000 % of the pixels"),
+        ("whole:pad=32", "a second prediction differs in 0.0000 % of the pixels"),
+        ("whole:short_side=40,pad=32", "a second prediction differs in "),
         ("slide:crop=32", "predictions were not checked"),
     ],
 )
@@ -198,7 +198,7 @@ def test_verify_agrees(
     )
     assert done.stdout.splitlines()[-1].startswith(
         "verified on 4 images: labels, counts, mean_iou, mean_accuracy, overall_accuracy, "
-        "per_category_iou, per_category_accuracy agree with the plain definition; " + end
+        "per_category_iou, per_category_accuracy agree with the reference implementation; " + end
     )
     found = told(tmp_path / "out")["verified"]
     assert (found["agrees"], found["num_images"], found["complaints"]) == (True, 4, [])
@@ -220,7 +220,8 @@ def test_verify_finds_a_wrong_metric(
     done = warm(*run, cwd=tmp_path, site=wrong)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     start = (
-        "segacc evaluate --verify: on 2 images the scores differ from their plain definition: "
+        "segacc evaluate --verify: on 2 images the scores differ from the reference "
+        "implementation: "
         "mean_iou of all 5 images is 0."
     )
     assert done.stderr.startswith(start)

@@ -179,7 +179,7 @@ def test_an_unreadable_picture_is_named_and_the_rest_goes_on(
     assert (done.returncode, done.stdout) == (1, "")
     lines = done.stderr.splitlines()
     assert lines[0] == (
-        "pictures/train1.png: the image cannot be read: not a picture of a known format."
+        "pictures/train1.png: the image cannot be read: not an image of a known format."
     )
     assert lines[1].startswith("pictures/train2.png: the image cannot be read: ")
     assert lines[2:] == ["2 of 4 predictions written to predictions"]
@@ -201,8 +201,9 @@ def test_a_picture_below_the_least_size_is_padded(
     done = warm("predict", best, *given, "--protocol", "slide:crop=16", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0] == (
-        "small.png: --protocol slide:crop=16,stride=11: the network takes only images of at least "
-        "29 pixels a side, but a window is 16x16. Use --protocol slide:crop=29,stride=19, which "
+        "small.png: --protocol slide:crop=16,stride=11: the network supports only images of at "
+        "least "
+        "29 pixels per side, but a window is 16x16. Use --protocol slide:crop=29,stride=19, which "
         "uses sliding windows."
     )
     assert done.stderr.splitlines()[-1] == "0 of 2 predictions written to predictions"

@@ -21,7 +21,10 @@ INTERVALS = Intervals(
     mean_iou=(0.61234, 0.7505),
     per_category_iou={"background": (0.85, 0.9312), "nucleus": (0.4, 0.55), "[red]": None},
 )
-NOTE = "95 % intervals: bootstrap of 39 images, 1000 resamples, seed 0; the network is fixed"
+NOTE = (
+    "95 % intervals: bootstrap of 39 images, 1000 resamples, seed 0; "
+    "training randomness is not included"
+)
 
 
 def test_intervals_stand_beside_the_scores() -> None:

@@ -31,8 +31,8 @@ def test_all_agrees() -> None:
     assert found.agrees and found.changed_pixels == 0
     assert found.text() == (
         "verified on 3 images: labels, counts, mean_iou, mean_accuracy, overall_accuracy, "
-        "per_category_iou, per_category_accuracy agree with the plain definition; predicted again, "
-        "0.0000 % of the pixels differ; not checked: ece"
+        "per_category_iou, per_category_accuracy agree with the reference implementation; a second "
+        "prediction differs in 0.0000 % of the pixels; not checked: ece"
     )
 
 
@@ -42,8 +42,8 @@ def test_a_miscounted_pixel_is_found() -> None:
     found = judge(evaluation(IMAGES), wrong, limit=0.001)
     assert not found.agrees
     assert found.text() == (
-        "segacc evaluate --verify: on 3 images the scores differ from their plain definition: the "
-        "counts of 1 image differ from plain ones, such as image 005."
+        "segacc evaluate --verify: on 3 images the scores differ from the reference "
+        "implementation: the counts of 1 image differ from plain ones, such as image 005."
     )
     assert found.to_dict()["agrees"] is False
 

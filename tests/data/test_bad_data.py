@@ -68,12 +68,12 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a missing label": (
         LABEL,
         Path.unlink,
-        "the label is missing; each image needs one of the same stem." + UNREADABLE,
+        "the label is missing; each image needs a label with the same name." + UNREADABLE,
     ),
     "a label that is no picture": (
         LABEL,
         lambda path: path.write_text("hello"),
-        "the label cannot be read: not a picture of a known format." + UNREADABLE,
+        "the label cannot be read: not an image of a known format." + UNREADABLE,
     ),
     "a truncated label": (
         LABEL,
@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "an empty image": (
         IMAGE,
         lambda path: path.write_bytes(b""),
-        "the image cannot be read: not a picture of a known format." + UNREADABLE,
+        "the image cannot be read: not an image of a known format." + UNREADABLE,
     ),
     "a label of another size": (
         LABEL,
@@ -99,7 +99,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a label in colours": (
         LABEL,
         colors,
-        "the label is a RGB picture of 3 channels; expected one channel of class ids. Name the "
+        "the label is a RGB image with 3 channels; expected one channel of class ids. Name the "
         "class of each colour (colors=FILE of --dataset folder), or export index masks (palette "
         "PNGs are read as ids).",
     ),
@@ -263,7 +263,7 @@ def test_a_resumed_run_counts_on(warm: Warm, tmp_path: Path) -> None:
     label = first.read_bytes()
     first.unlink()
     done = warm(*FLAGS, *given, "--batch-size", "4", "--max-steps", "1", cwd=tmp_path)
-    why = "the label is missing; each image needs one of the same stem."
+    why = "the label is missing; each image needs a label with the same name."
     assert assert_succeeded(done).stderr == f"skipped, 1 of 1 allowed: {first}: {why}\n"
     done = warm("--resume", "run", "--max-steps", "2", cwd=tmp_path)
     assert assert_succeeded(done).stderr == "", "it was told before"
@@ -280,7 +280,7 @@ def test_one_unreadable_file_too_many_stops_the_run(warm: Warm, tmp_path: Path) 
     given = ("--dataset", f"folder:root={root}", "--num-workers", "0", "--skip-unreadable", "1")
     done = warm(*FLAGS, *given, "--batch-size", "4", "--max-steps", "1", cwd=tmp_path)
     first, second = (root / f"annotations/train/{name}.png" for name in ("train1", "train3"))
-    why = "the label is missing; each image needs one of the same stem."
+    why = "the label is missing; each image needs a label with the same name."
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"skipped, 1 of 1 allowed: {first}: {why}",

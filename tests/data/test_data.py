@@ -200,7 +200,7 @@ def test_bad_samples_are_returned_for_all_processes_to_stop_together(bad: list[S
     assert type(error) is DataError and str(error) == OUTSIDE
     item = data[0, 2]
     assert item.unreadable == (
-        f"{bad[2].label}: the label is missing; each image needs one of the same stem."
+        f"{bad[2].label}: the label is missing; each image needs a label with the same name."
     )
     assert item.image.shape == (3, 16, 16) and (item.label == 255).all()
     scored = EvalData(Source(bad, LABELS))

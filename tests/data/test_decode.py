@@ -21,7 +21,7 @@ RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (9, 14, 3), dtype=np.uint8)
 IDS = RANDOM.integers(0, 3, (9, 14), dtype=np.uint8)
 LABELS = LabelMap.plain(("sky", "road", "tree"))
-NO_PICTURE = "not a picture of a known format."
+NO_PICTURE = "not an image of a known format."
 
 
 def orientation(number: int) -> Image.Exif:
@@ -141,7 +141,7 @@ def test_four_channels_are_those_of_the_file() -> None:
         image = read_image(data, "a picture", 4)
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), four)
     assert refusal(DataError, read_image, encode(PIXELS), "a picture", 4) == (
-        "a picture: the image has 3 channels (mode RGB), --num-channels 4 wants four."
+        "a picture: the image has 3 channels (mode RGB); --num-channels 4 requires four."
     )
 
 
@@ -219,7 +219,7 @@ def test_a_missing_image(tmp_path: Path) -> None:
 def test_an_image_of_32_bits_is_refused_and_not_clipped(dtype: Any, mode: str) -> None:
     data = encode(np.full((4, 5), 1000, dtype), "TIFF")
     assert refusal(DataError, read_image, data, "sample 7") == (
-        f"sample 7: the image has 32 bits a pixel (mode {mode}), of no certain range. "
+        f"sample 7: the image has 32 bits per pixel (mode {mode}), whose value range is unknown. "
         "Save it with 8 or 16 bits."
     )
 
@@ -265,9 +265,9 @@ def test_labels_pass_through_the_label_map() -> None:
 @pytest.mark.parametrize(
     ("picture", "told"),
     [
-        (Image.fromarray(PIXELS), "a RGB picture of 3 channels"),
-        (Image.fromarray(PIXELS).convert("RGBA"), "a RGBA picture of 4 channels"),
-        (Image.fromarray(IDS).convert("LA"), "a LA picture of 2 channels"),
+        (Image.fromarray(PIXELS), "a RGB image with 3 channels"),
+        (Image.fromarray(PIXELS).convert("RGBA"), "a RGBA image with 4 channels"),
+        (Image.fromarray(IDS).convert("LA"), "a LA image with 2 channels"),
     ],
     ids=["RGB", "RGBA", "LA"],
 )
@@ -301,7 +301,7 @@ def test_transparency_in_colours_must_be_none() -> None:
     alpha[3, 2:5] = 254
     data = encode(np.concatenate([IN_COLORS, alpha], 2))
     assert refusal(DataError, read_label, data, STREET, "a.png") == (
-        "a.png: 3 pixels of the label are transparent, so that it is not certain what colour they "
+        "a.png: 3 pixels of the label are transparent, so it is unclear which colour they "
         "have. Export it without transparency."
     )
 
@@ -340,7 +340,7 @@ def test_32_bit_label_ids_are_exact() -> None:
 def test_a_label_of_fractions_is_refused() -> None:
     data = encode(IDS.astype(np.float32), "TIFF")
     assert refusal(DataError, read_label, data, LABELS, "a.tif") == (
-        "a.tif: the label holds fractions (mode F); expected class ids. "
+        "a.tif: the label has fractional values (mode F); expected class ids. "
         "Save them as 8-bit or 16-bit integers."
     )
 
@@ -358,7 +358,7 @@ def test_a_label_value_outside_the_map() -> None:
 def test_a_missing_label(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     assert refusal(UnreadableError, read_label, path, LABELS, str(path)) == (
-        f"{path}: the label is missing; each image needs one of the same stem."
+        f"{path}: the label is missing; each image needs a label with the same name."
     )
 
 

@@ -97,10 +97,10 @@ def test_a_sample_of_many_channels() -> None:
 def test_other_channels_than_are_wanted() -> None:
     data = tiff(last(SIX[:5]), **SIDE_BY_SIDE)
     assert refusal(DataError, data, 6) == (
-        "field.tif: the image has 5 channels, --num-channels 6 wants 6."
+        "field.tif: the image has 5 channels; --num-channels 6 requires 6."
     )
     assert refusal(DataError, data, 3) == (
-        "field.tif: the image has 5 channels, --num-channels 3 wants 3."
+        "field.tif: the image has 5 channels; --num-channels 3 requires 3."
     )
     assert refusal(DataError, encode(last(SIX[:3])), 6) == (
         "field.tif: --num-channels 6 needs TIFF files of 6 channels; this is no TIFF."
@@ -111,7 +111,7 @@ def test_other_channels_than_are_wanted() -> None:
 def test_numbers_of_no_certain_range(dtype: str) -> None:
     data = tiff(last(SIX).astype(dtype), **SIDE_BY_SIDE)
     assert refusal(DataError, data, 6) == (
-        f"field.tif: the image holds numbers of the type {dtype}, of no certain range. Save it "
+        f"field.tif: the image has values of type {dtype}, whose range is unknown. Save it "
         "with 8 or 16 bits."
     )
 
@@ -141,6 +141,6 @@ def test_without_tifffile_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     )
     planes = tiff(DEEP[:3], photometric="rgb", planarconfig="separate")
     assert refusal(UnreadableError, planes, 3) == (
-        "field.tif: the image cannot be read: not a picture of a known format. It is a TIFF: "
+        "field.tif: the image cannot be read: not an image of a known format. It is a TIFF: "
         'perhaps tifffile reads it, pip install "segacc[tiff]".'
     )

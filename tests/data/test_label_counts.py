@@ -102,7 +102,7 @@ def test_labels_that_cannot_be_read_stop_the_count_or_are_told(
 ) -> None:
     missing = tmp_path / "b.png"
     source = Source([*samples(2), Sample(b"", missing, "b"), *samples(1)], LABELS)
-    text = f"{missing}: the label is missing; each image needs one of the same stem."
+    text = f"{missing}: the label is missing; each image needs a label with the same name."
     with pytest.raises(UnreadableError) as error:
         count_labels(source, num_workers)
     assert str(error.value) == text

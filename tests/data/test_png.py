@@ -172,7 +172,7 @@ def test_images_and_labels_are_the_same_without_it(
 
 
 def test_colours_without_a_table_are_refused_as_before() -> None:
-    with pytest.raises(DataError, match="a RGB picture of 3 channels"):
+    with pytest.raises(DataError, match="a RGB image with 3 channels"):
         raw_label(encode(NOISE), PLAIN, "a label")
 
 

@@ -57,7 +57,9 @@ def test_every_data_set_has_the_options_and_mixes_keep_those_of_their_sets(
     assert build_splits(chosen("nuclei")).splits["train"][0].reading == USUAL
     one = build_splits(chosen("nuclei:exif=upright")).splits["train"]
     assert one[0].reading == one[:1][0].reading == Reading(exif="upright")
-    with pytest.raises(Exception, match="nuclei: \"exif\" is 'sideways'"):
+    with pytest.raises(
+        Exception, match="nuclei: exif: expected one of upright, stored; found 'sideways'"
+    ):
         chosen("nuclei:exif=sideways")
 
 

@@ -294,7 +294,7 @@ def spoilt(label: bytes) -> Stream:
 
 def test_an_unreadable_sample_weighs_nothing() -> None:
     batches = load(training(spoilt(b"no picture"), Pipeline()), Cut(batch_size=3), range(2), 0)
-    why = "sample a2: the label cannot be read: not a picture of a known format."
+    why = "sample a2: the label cannot be read: not an image of a known format."
     assert batches[0].unreadable == ("", "", why)
     assert (batches[0].labels[2] == 255).all() and (batches[0].labels[:2] < 3).all()
     assert ids(batches[1]) == ["a3", "a4", "a5"]

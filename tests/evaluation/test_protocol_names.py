@@ -90,7 +90,7 @@ UNUSED = "antialias has no effect, as images are not resized."
     ("typed", "text"),
     [
         ("tiles", f'unknown protocol "tiles". Known: {KNOWN}.'),
-        ("slide", '"crop" must be given (SIZE or HEIGHTxWIDTH in pixels > 0).'),
+        ("slide", 'the option "crop" is required (SIZE or HEIGHTxWIDTH in pixels > 0).'),
         (
             "slide:crop=64,pad=3",
             'unknown option "pad". Known: crop, stride, blend, short_side, long_side, antialias.',
@@ -209,7 +209,8 @@ def test_the_advice_on_a_preset_is_what_it_stands_for_and_more() -> None:
         predict(network, network, draw(60, 90), Protocol.parse("voc", "-"))
     right = "whole:short_side=512,long_side=2048,antialias=false,pad=14"
     assert str(caught.value) == (
-        f"--protocol voc ({ADE}): the network takes only multiples of 14 pixels, but an image is "
+        f"--protocol voc ({ADE}): the network supports only multiples of 14 pixels, but an "
+        f"image is "
         f"512x768. Use --protocol {right}, which pads it."
     )
     assert predict(network, network, draw(60, 90), Protocol.parse(right, "-")).shape == (60, 90)

@@ -168,31 +168,34 @@ def test_a_small_image_is_padded_to_the_least_size() -> None:
         (
             SizeRule(multiple=14),
             "whole:short_side=50",
-            "--protocol whole:short_side=50: the network takes only multiples of 14 pixels, but an "
+            "--protocol whole:short_side=50: the network supports only multiples of 14 pixels, "
+            "but an "
             "image is 50x75. Use --protocol whole:short_side=50,pad=14, which pads it.",
         ),
         (
             SizeRule(multiple=14),
             "whole:pad=7",
-            "--protocol whole:pad=7: the network takes only multiples of 14 pixels, but an image "
+            "--protocol whole:pad=7: the network supports only multiples of 14 pixels, but an "
+            "image "
             "is 63x91. Use --protocol whole:pad=14, which pads it.",
         ),
         (
             SizeRule(fixed=(64, 96)),
             "whole:pad=64",
-            "--protocol whole:pad=64: the network takes only 64x96 pixels, but an image is 64x128. "
+            "--protocol whole:pad=64: the network supports only 64x96 pixels, but an image is "
+            "64x128. "
             "Use --protocol slide:crop=64x96,stride=43x64, which uses sliding windows.",
         ),
         (
             SizeRule(square=True, multiple=32),
             "whole",
-            "--protocol whole: the network takes only square images, but an image is 60x90. Use "
+            "--protocol whole: the network supports only square images, but an image is 60x90. Use "
             "--protocol slide:crop=64,stride=43, which uses sliding windows.",
         ),
         (
             SizeRule(multiple=14),
             "slide:crop=40x60,short_side=30",
-            "--protocol slide:crop=40x60,stride=27x40,short_side=30: the network takes only "
+            "--protocol slide:crop=40x60,stride=27x40,short_side=30: the network supports only "
             "multiples of 14 pixels, but a window is 40x60. Use --protocol "
             "slide:crop=42x70,stride=28x47,short_side=30, which uses sliding windows.",
         ),

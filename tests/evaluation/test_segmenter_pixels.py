@@ -68,7 +68,7 @@ def test_every_form_answers_as_the_file(
     given = FORMS[form](pixels)
     if channels == 4 != pixels.shape[-1]:  # four channels cannot be made up
         for one in (path, given):
-            with pytest.raises(DataError, match="--num-channels 4 wants four"):
+            with pytest.raises(DataError, match="--num-channels 4 requires four"):
                 see(one)
         return
     found = see(path)
@@ -147,8 +147,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "bytes": (b"\x89PNG", "bytes is not an image."),
     "nothing": (None, "NoneType is not an image."),
-    "32 bits": (Image.fromarray(GREY.astype(np.int32)), "the image has 32 bits a pixel (mode I), "),
-    "PIL fractions": (Image.fromarray(GREY / np.float32(255)), "has 32 bits a pixel (mode F), "),
+    "32 bits": (
+        Image.fromarray(GREY.astype(np.int32)),
+        "the image has 32 bits per pixel (mode I), ",
+    ),
+    "PIL fractions": (Image.fromarray(GREY / np.float32(255)), "has 32 bits per pixel (mode F), "),
 }
 
 

@@ -35,13 +35,13 @@ def images(count: int = 2, height: int = 64, width: int = 96) -> Tensor:
     [
         (SizeRule(), (31, 77), ""),
         (SizeRule(multiple=32), (64, 96), ""),
-        (SizeRule(multiple=32), (64, 100), "takes only multiples of 32 pixels"),
-        (SizeRule(multiple=32), (65, 96), "takes only multiples of 32 pixels"),
+        (SizeRule(multiple=32), (64, 100), "supports only multiples of 32 pixels"),
+        (SizeRule(multiple=32), (65, 96), "supports only multiples of 32 pixels"),
         (SizeRule(square=True), (64, 64), ""),
-        (SizeRule(square=True), (64, 96), "takes only square images"),
-        (SizeRule(square=True, multiple=14), (64, 64), "takes only multiples of 14 pixels"),
+        (SizeRule(square=True), (64, 96), "supports only square images"),
+        (SizeRule(square=True, multiple=14), (64, 64), "supports only multiples of 14 pixels"),
         (SizeRule(fixed=(512, 640)), (512, 640), ""),
-        (SizeRule(fixed=(512, 640)), (640, 512), "takes only 512x640 pixels"),
+        (SizeRule(fixed=(512, 640)), (640, 512), "supports only 512x640 pixels"),
     ],
 )
 def test_a_size_rule_says_what_does_not_fit(

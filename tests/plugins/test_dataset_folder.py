@@ -193,5 +193,6 @@ def test_a_missing_label_is_found_when_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError) as error:
         read_sample(splits.splits["train"][1], splits.labels)
     assert (
-        str(error.value) == f"{gone}: the label is missing; each image needs one of the same stem."
+        str(error.value) == f"{gone}: the label is missing; each image needs a label with the "
+        f"same name."
     )

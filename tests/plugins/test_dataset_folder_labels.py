@@ -89,7 +89,7 @@ def test_colours_without_a_table_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_labels(build(tmp_path))
     assert str(error.value) == (
-        f"{tmp_path / 'labels/train/a.png'}: the label is a RGB picture of 3 channels; expected "
+        f"{tmp_path / 'labels/train/a.png'}: the label is a RGB image with 3 channels; expected "
         "one channel of class ids. Name the class of each colour (colors=FILE of --dataset "
         "folder), or export index masks (palette PNGs are read as ids)."
     )

@@ -278,7 +278,7 @@ def test_rows_without_a_label_are_found_when_they_are_read(hub_names: str, tmp_p
         with pytest.raises(UnreadableError) as error:
             read_label(sample.label, splits.labels, f"sample {sample.id}")
         assert str(error.value) == (
-            f"sample {sample.id}: the label cannot be read: not a picture of a known format."
+            f"sample {sample.id}: the label cannot be read: not an image of a known format."
         )
 
 

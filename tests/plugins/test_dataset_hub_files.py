@@ -407,7 +407,7 @@ def test_data_sets_of_the_hub_and_of_its_cache(
     check_loaded(done, {"validation": told([3, 4])})
     text = unreachable("ConnectError", "us/tiny")
     other = "is cached only in another revision than v9"
-    assert next(done)["error"] == text.replace("is not in its cache", other)
+    assert next(done)["error"] == text.replace("is not in the local cache", other)
     gone = next(done)
     assert gone["error"] == unreachable("ConnectError", "us/none") and gone["seconds"] < SECONDS
 
@@ -489,7 +489,8 @@ def check_loaded(done: Iterator[dict[str, Any]], splits: dict[str, list[list[str
 
 def unreachable(trouble: str, hub_id: str) -> str:
     return (
-        f"--dataset hub: the Hub cannot be reached ({trouble}) and {hub_id} is not in its cache. "
+        f"--dataset hub: the Hub cannot be reached ({trouble}) and {hub_id} is not in the local "
+        f"cache. "
         "Give path=FOLDER with local files, or load it once on a computer with access to the Hub "
         "and copy the cache here (HF_HOME)."
     )

@@ -315,7 +315,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ("mix", '--dataset mix: "sets" must be given (list of text or mapping).'),
+        ("mix", '--dataset mix: the option "sets" is required (list of text or mapping).'),
         (
             "mix:sets=nuclei",
             "--dataset mix: sets: expected a list of text or mapping: write a list in brackets, "

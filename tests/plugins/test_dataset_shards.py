@@ -197,7 +197,7 @@ def test_plain_binaries_and_paths_in_parquet(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError) as error:
         read_sample(third, splits.labels)
     assert str(error.value) == (
-        "x.parquet::2.mask: the label is missing; each image needs one of the same stem."
+        "x.parquet::2.mask: the label is missing; each image needs a label with the same name."
     )
 
 
@@ -215,7 +215,7 @@ def test_a_missing_part_is_found_when_the_sample_is_read(tmp_path: Path) -> None
             read_sample(sample, splits.labels)
         texts.append(str(error.value))
     assert texts == [
-        "x.tar::b.seg.png: the label is missing; each image needs one of the same stem.",
+        "x.tar::b.seg.png: the label is missing; each image needs a label with the same name.",
         "x.tar::c.jpg: the image cannot be read: No such file or directory.",
     ]
 

@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from data_tools import facts
-from segacc.errors import OptionError, WeightsError
+from segacc.errors import WeightsError
 from segacc.evaluation.predict import predict
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.hookspecs import Architecture
 from segacc.kernels.resize import resize
+from segacc.model.contract import CropError
 from segacc.model.probe import probe
 from segacc.testing import check_architecture
 
@@ -172,7 +173,7 @@ def test_eomt_takes_the_size_it_was_built_for(name: str) -> None:
         *(70, 130),
     )
     for crop in ((64, 96), (72, 72)):
-        with pytest.raises(OptionError, match="Choose a square crop whose side is a multiple of"):
+        with pytest.raises(CropError, match="; 64x64 fits"):
             ARCHITECTURES[name].build(ARCHITECTURES[name].tiny(), facts(crop_size=crop))
 
 

@@ -146,8 +146,8 @@ def test_crops_that_do_not_fit_are_refused_when_the_network_is_built(name: str) 
     record = ARCHITECTURES[name]
     multiple = 32 if name == "dpt" else 16
     for crop, complaint, right in (
-        ((64, 96), "takes only square images", 64),
-        ((200, 200), f"takes only multiples of {multiple} pixels", 192),
+        ((64, 96), "supports only square images", 64),
+        ((200, 200), f"supports only multiples of {multiple} pixels", 192),
     ):
         with pytest.raises(OptionError) as error:
             record.build(record.tiny(), facts(crop_size=crop))

@@ -246,7 +246,7 @@ def test_a_wrong_value_is_told_in_one_paragraph(values: dict[str, Any], message:
 def test_what_must_be_given() -> None:
     with pytest.raises(OptionError) as error:
         decode(Options, {}, "--dataset folder")
-    assert str(error.value) == '--dataset folder: "root" must be given (path).'
+    assert str(error.value) == '--dataset folder: the option "root" is required (path).'
 
 
 def test_a_component_without_options() -> None:

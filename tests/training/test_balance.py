@@ -157,7 +157,7 @@ def test_labels_that_cannot_be_read_are_counted_as_they_are_in_training(
 ) -> None:
     missing = tuple(Sample(b"", tmp_path / f"{name}.png", name) for name in "ab")
     train, plan = split(more=missing), planned(registry, class_weights="enet")
-    reason = "the label is missing; each image needs one of the same stem."
+    reason = "the label is missing; each image needs a label with the same name."
     assert refusal(plan, train, kind=DataError) == (
         f"{tmp_path}/a.png: {reason} To skip up to N such files, add --skip-unreadable N."
     )

@@ -168,7 +168,7 @@ def test_a_crop_that_was_not_typed_is_made_to_fit(warm: Warm, data: Path, tmp_pa
     typed = (*given, "--crop-size", "64", "--overwrite")
     assert_refused(
         warm(*steps, *typed, cwd=tmp_path),
-        "--crop-size: 64x64: the architecture takes only multiples of 14 pixels; 56x56 fits.",
+        "--crop-size: 64x64: the architecture supports only multiples of 14 pixels; 56x56 fits.",
     )
 
 
@@ -210,7 +210,7 @@ def test_four_channels_are_not_made_of_three(warm: Warm, data: Path, tmp_path: P
     done = warm(*given, cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(
-        r"train\d\.png: the image has 3 channels \(mode RGB\), --num-channels 4 wants four\.\n",
+        r"train\d\.png: the image has 3 channels \(mode RGB\); --num-channels 4 requires four\.\n",
         done.stderr,
     )
 

@@ -185,7 +185,7 @@ def test_class_weights_that_no_loss_heeds_are_refused(registry: Registry) -> Non
             {"arch": {"name": "segformer", "variant": "b9"}},
             "--arch segformer: variant: expected one of b0, b1, b2, b3, b4, b5, tiny; found 'b9'.",
         ),
-        ({"dataset": "folder"}, '--dataset folder: "root" must be given (path).'),
+        ({"dataset": "folder"}, '--dataset folder: the option "root" is required (path).'),
         ({"metric": []}, "--metric: at least one is needed."),
         ({"loss": ["cross_entropy"] * 2}, "--loss: cross_entropy is given twice."),
         ({"aug": ["none", "flip"]}, '--aug: unknown augmentation "none". Known: '),

@@ -237,7 +237,7 @@ def files(tmp_path: Path) -> dict[str, bytes]:
 
 def unreachable(trouble: str, hub_id: str) -> str:
     return (
-        f"the Hub cannot be reached ({trouble}) and {hub_id} is not in its cache. "
+        f"the Hub cannot be reached ({trouble}) and {hub_id} is not in the local cache. "
         "Give --weights FOLDER with weights on disk, or --weights none to start at "
         "random without this message."
     )
@@ -263,7 +263,10 @@ def test_a_hub_out_of_reach_ends_in_random_weights_or_an_error_within_seconds(
     }
     for trouble, process in started.items():
         fallback, typed, *cached = told = result(process)
-        assert (fallback["folder"], fallback["name"]) == (None, "random (wanted nvidia/mit-b0)")
+        assert (fallback["folder"], fallback["name"]) == (
+            None,
+            "random (nvidia/mit-b0 could not be loaded)",
+        )
         assert fallback["warning"] == (
             f"STARTING FROM RANDOM WEIGHTS: {unreachable(trouble, 'nvidia/mit-b0')}"
         )

@@ -39,7 +39,7 @@ class Intervals:
         """Return a line on how the intervals were computed."""
         return (
             f"{self.percent} intervals: bootstrap of {self.num_images} images, {self.resamples} "
-            f"resamples, seed {self.seed}; the network is fixed"
+            f"resamples, seed {self.seed}; training randomness is not included"
         )
 
     @property

@@ -184,15 +184,17 @@ class Verified:
         images = count_of(self.num_images, "image")
         if self.complaints:
             return (
-                f"segacc evaluate --verify: on {images} the scores differ from their plain "
-                f"definition: {'; '.join(self.complaints)}."
+                f"segacc evaluate --verify: on {images} the scores differ from the "
+                f"reference implementation: {'; '.join(self.complaints)}."
             )
         told = f"verified on {images}: {', '.join(('labels', 'counts', *self.scores))}"
-        told += " agree with the plain definition; "
+        told += " agree with the reference implementation; "
         if self.changed_pixels is None:
             told += "predictions were not checked"
         else:
-            told += f"predicted again, {100 * self.changed_pixels:.4f} % of the pixels differ"
+            told += (
+                f"a second prediction differs in {100 * self.changed_pixels:.4f} % of the pixels"
+            )
         return told + (f"; not checked: {', '.join(self.unchecked)}" if self.unchecked else "")
 
 

@@ -130,7 +130,7 @@ def _cached(hub_id: str, config: str | None, revision: str | None, trouble: str)
         with quiet_datasets(HF_HUB_OFFLINE=True):
             found = _load(hub_id, None if folder else config, folder, None)
     except ConnectionError:
-        raise DataError(f"{away}is not in its cache. {cure}") from None
+        raise DataError(f"{away}is not in the local cache. {cure}") from None
     except Exception as error:  # the cache has something else
         told = f"{away}cannot be loaded from its cache: {with_cure(error)} {cure}"
         raise DataError(told) from None
