@@ -239,7 +239,7 @@ def test_a_crop_or_batch_that_a_network_cannot_take_is_refused(
         2,
         "",
         f"{TAKEN}segacc: --crop-size: 64x40: the architecture supports only multiples of 32 "
-        f"pixels.\n",
+        "pixels; 64x32 fits.\n",
     )
     batch = ("--crop-size", "64", "--batch-size", "1")
     done = warm(*flags, *batch, cwd=tmp_path, site=narrow)

@@ -22,7 +22,8 @@ PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Read the table of presets: by name what its first cell says, and its whole row."""
-    table = re.search(r"^\| `--augment` \| \|\n\|---\|---\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    head = r"^\| `--augment` \| pipeline \|\n\|---\|---\|\n"
+    table = re.search(rf"{head}((?:\|.*\n)+)", PAGE, re.MULTILINE)
     assert table is not None
     rows: dict[str, tuple[str, tuple[str, ...]]] = {}
     row: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ def strong(warm: Warm, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_strong_mixes_in_the_worker_and_distorts_on_the_device(data: Path, tmp_path: Path) -> None:
     run = build(tmp_path, augment="strong", dataset=f"folder:root={data}")
     row = run.train_data.pipeline
-    assert [type(change).__name__ for change, partners in row.worker if partners] == ["ClassMix"]
+    assert [stage.name for stage in row.worker if stage.partners] == ["class_mix"]
     assert len(row.worker) == len(AUGMENT["strong"]) - 1
     assert len(row.device) == len(row.of_batches) == 1, "photometric_distortion"
 
