@@ -222,7 +222,7 @@ def _download(name: str, weights: Any) -> dict[str, Any]:
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"{weights.url} cannot be reached ({error}) and {name} is not in torch's cache. "
-            f"cache. {INSTEAD}"
+            f"{INSTEAD}"
         ) from None
     except Exception as error:  # torch and pickle may raise anything for a damaged file
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -237,8 +237,8 @@ def test_unreadable_files_are_counted_and_passed_over(
     batch = ("--batch-size", "2", "--max-steps", "4", "--eval-every", "2")
     done = assert_succeeded(warm(*FLAGS, *given, *batch, "--skip-unreadable", "1", cwd=tmp_path))
     assert done.stderr.splitlines() == [
-        f"skipped, 1 of 1 allowed: {missing}: the label is missing; each image needs one of the "
-        "same stem.",
+        f"skipped, 1 of 1 allowed: {missing}: the label is missing; each image needs a label "
+        "with the same name.",
         f"skipped, 1 of 1 allowed: {broken}: the image cannot be read: image file is truncated.",
     ], "once each, however often they are met; training and scoring count for themselves"
     rows = metrics(tmp_path / "run", "train")

@@ -238,8 +238,8 @@ def files(tmp_path: Path) -> dict[str, bytes]:
 def unreachable(trouble: str, hub_id: str) -> str:
     return (
         f"the Hub cannot be reached ({trouble}) and {hub_id} is not in the local cache. "
-        "Give --weights FOLDER with weights on disk, or --weights none to start at "
-        "random without this message."
+        "Give --weights FOLDER with weights on disk, or --weights none to start from random "
+        "weights without this message."
     )
 
 
