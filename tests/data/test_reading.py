@@ -117,7 +117,7 @@ def test_colours_of_sixteen_bits_are_read_from_tiff_or_refused(tmp_path: Path) -
     tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb")
     image = read_image(tmp_path / "a.tif", "it", 3, Reading(bits=12))
     assert image.shape == (3, 4, 5) and int(image.min()) == 255
-    with pytest.raises(DataError, match="bits=12 of the data set: only the upper byte of an image of 16 bits"):
+    with pytest.raises(DataError, match="bits=12 of the data set: only the upper byte of an image"):
         read_image(tmp_path / "a.tif", "it", 1, Reading(bits=12))
 
 
