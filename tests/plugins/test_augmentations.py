@@ -41,7 +41,7 @@ def test_resizing_is_torchvisions_however_the_pixels_lie(
     whole = torch.randint(0, 256, (channels, 90, 110), generator=random).to(torch.uint8)
     beside = whole.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # as decoders leave them
     label = whole[0, 11:81, 7:97]
-    classes = F.resize(tv_tensors.Mask(label), list(size), v2.InterpolationMode.NEAREST_EXACT)
+    classes = F.resize(label[None], list(size), v2.InterpolationMode.NEAREST_EXACT)[0]
     for image in (whole[:, 11:81, 7:97], beside[:, 11:81, 7:97]):
         wanted = F.resize(image, list(size), antialias=True)
         pair = resized_pair(image, label, size)
