@@ -264,6 +264,13 @@ def test_a_folder_of_something_else(mine: Path) -> None:
     )
 
 
+def test_tables_are_left_to_another_data_set(mine: Path) -> None:
+    (mine / "train.parquet").touch()
+    assert refusal() == (
+        "--dataset: ./mine contains tables; read them with `--dataset hub:path=./mine`."
+    )
+
+
 def test_a_path_that_is_not_there(mine: Path) -> None:
     assert refusal("./other") == (
         f"--dataset: ./other is not a folder (looked in {mine.parent / 'other'})."

@@ -364,6 +364,9 @@ def _nothing(root: Path, tree: Tree, given: str, where: str) -> str:
         for folder, names in sorted(tree.items())
         if names
     ]
+    if any(one.endswith((".parquet", ".arrow")) for names in tree.values() for one in names):
+        typed = shlex.quote(f"hub:path={given}")
+        return f"{where}: {given} contains tables; read them with `--dataset {typed}`."
     if other := other_labels(root, tree) or _lossy_labels(tree):
         return (
             f"{where}: the labels in {given} are {other}, which are not read. Convert them to one "
