@@ -361,6 +361,16 @@ def test_the_first_command_trains(layout: str, mine: Path, warm: Warm) -> None:
     assert (held in done.stdout) == (layout in FLAT)
     run = mine.parent / "run"
     assert metrics(run, "eval")[-1]["step"] == 2
+    scored = "evaluate", "run/best", "--dataset", "./mine"
+    if layout in FLAT:
+        assert_refused(
+            warm(*scored, cwd=mine.parent),
+            '--split: the data set has no split "validation"; it has train. If the run held out a '
+            "part of train, repeat its --val-fraction and --seed.",
+        )
+        scored = *scored, "--val-fraction", "0.2"
+    done = assert_succeeded(warm(*scored, cwd=mine.parent))
+    assert f"./mine is read as {whole} ({counts})\n" in done.stdout
     again = ["--resume", "run", "--max-steps", "3"]
     assert_succeeded(warm(*again, cwd=mine.parent))
     assert metrics(run, "eval")[-1]["step"] == 3
