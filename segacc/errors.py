@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def is_main() -> bool:
@@ -31,6 +32,15 @@ class OptionError(SegaccError):
 
 class DataError(SegaccError):
     """A data set, an image or a label is invalid."""
+
+
+class NoClassesError(DataError):
+    """A folder has no class list; `path` and `content` are one that fits the labels."""
+
+    def __init__(self, text: str, path: Path, content: str) -> None:
+        """Keep the class list."""
+        super().__init__(text)
+        self.path, self.content = path, content
 
 
 class UnreadableError(DataError):

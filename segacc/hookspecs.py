@@ -140,6 +140,18 @@ class Architecture(Record):
     model card; empty if unknown."""
 
 
+@dataclass(frozen=True)
+class Recognized:
+    """How a folder that was given by its path alone is read."""
+
+    name: str
+    """The data set that reads it."""
+    options: Mapping[str, Any]
+    """Options of that data set."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Number of samples of each split, if they were counted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Record):
     """A named data set."""
@@ -150,6 +162,10 @@ class Dataset(Record):
     parts: Callable[[Any], tuple[Any, ...]] | None = None
     """`parts(options)` returns the data sets that this one is made of, as `name:key=value,...` or
     mappings. They are built first."""
+    recognize: Callable[[str, Mapping[str, Any], str], Recognized | None] | None = None
+    """`recognize(path, typed, where)` finds out how to read a folder given as
+    `--dataset PATH:key=value,...`; `typed` are the options, and errors begin with `where`. It
+    returns None for a folder that is not its own. Data sets of plugins are asked first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +249,27 @@ def segacc_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
     """Return this plugin's metrics."""
 
 
+HOLD_OUT = 0.2
+"""Fraction of the training split that is held out if a folder given by its path has no other."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set that was given by its path."""
+
+    given: str
+    """As the user wrote it."""
+    values: Mapping[str, Any]
+    """The name and the options that were found or given."""
+    counts: Mapping[str, int]
+    """See `Recognized`."""
+
+    @property
+    def val_fraction(self) -> float | None:
+        """Return the fraction to hold out: HOLD_OUT if there is no validation split, else None."""
+        return HOLD_OUT if self.counts and "validation" not in self.counts else None
+
+
 @dataclass(frozen=True)
 class Chosen:
     """A record and the options it will be built with."""
@@ -245,6 +282,16 @@ class Chosen:
     """The parts of a composed data set."""
     common: DatasetOptions = DatasetOptions()
     """The options that every data set has."""
+    found: Found | None = None
+    """What was found in the folder, if a data set was given by its path."""
+
+    @property
+    def note(self) -> str:
+        """How a folder given by its path is read; empty for any other data set."""
+        if self.found is None:
+            return ""
+        counts = ", ".join(f"{count} {split}" for split, count in self.found.counts.items())
+        return f"{self.found.given} is read as {self.text}{f' ({counts})' if counts else ''}"
 
     @property
     def name(self) -> str:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -20,6 +22,7 @@ from segacc.hookspecs import (
     Chosen,
     Dataset,
     DatasetOptions,
+    Found,
     Loss,
     Metric,
     Record,
@@ -149,7 +152,9 @@ class Registry:
         if not found:
             broken = "".join(f" Note: {failure.text()}." for failure in self.failures)
             known = [offer.record.name for offer in offers]
-            raise PluginError(f"{where}: {unknown(kind, name, known)}.{broken}")
+            by_path = kind == "dataset" and "/" in name
+            more = f"; there is no folder {name} either" if by_path else ""
+            raise PluginError(f"{where}: {unknown(kind, name, known, more)}.{broken}")
         if len(found) > 1 and not found[0].built_in:
             choices = " or ".join(offer.full_name for offer in found)
             raise PluginError(f'{where}: two plugins offer the {kind} "{name}"; write {choices}.')
@@ -266,7 +271,9 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     Raises:
         SegaccError: unknown name, unknown option, or invalid value.
     """
-    record, component = registry.component(kind, given, where)
+    by_path = kind == "dataset" and _is_path(registry, given)
+    found = _recognized(registry, parse_component(given, where)) if by_path else None
+    record, component = registry.component(kind, found.values if found else given, where)
     label = component.label
     given_values = name_first(record.options, component.values, label)
     own = {field.name for field in dataclasses.fields(record.options)}
@@ -280,11 +287,39 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     text = f"{component.name}:{values}" if values else component.name
     inner = getattr(record, "parts", None)
     parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
-    return Chosen(record, options, text, parts, common)
+    return Chosen(record, options, text, parts, common, found)
+
+
+def _is_path(registry: Registry, given: Any) -> bool:
+    """Return whether a data set is given by a path, as `./mine`, and not by the name of one."""
+    name = given.strip().partition(":")[0] if isinstance(given, str) else ""
+    offers = registry.of_kind("dataset")
+    if not name or any(name in (one.record.name, one.full_name) for one in offers):
+        return False
+    formed = name in (".", "..") or name.startswith(("/", "./", "../", "~")) or name.endswith("/")
+    return formed or Path(name).expanduser().is_dir()
+
+
+def _recognized(registry: Registry, path: Component) -> Found:
+    """Ask the data sets how a folder is read, those of plugins first.
+
+    Raises:
+        SegaccError: none of them can read it.
+    """
+    given, typed = path.name, dict(path.values)
+    for offer in reversed(registry.of_kind("dataset")):
+        if offer.record.recognize is None:
+            continue
+        if found := offer.record.recognize(given, typed, path.where):
+            values = {"name": found.name, **found.options, **typed}
+            return Found(given, values, found.counts)
+    raise PluginError(f"{path.where}: no data set reads the folder {given}.")
 
 
 def _text(value: Any) -> str:
     """Format a value as it is typed: a plain list is joined with `/`."""
+    if isinstance(value, str) and "," in value:
+        return json.dumps(value, ensure_ascii=False)
     if not isinstance(value, list | tuple) or any(set("/,:") & set(str(part)) for part in value):
         return str(value)
     return "/".join(map(str, value))

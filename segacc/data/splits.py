@@ -67,10 +67,12 @@ def data_splits(
         SegaccError: the data is missing, or nothing can be held out.
     """
     splits = build_splits(dataset)
+    notes = (dataset.note,) if dataset.note else ()
     if fraction is None:
-        return splits, ()
+        return splits, notes
     carved = carve(splits, fraction, seed, train=train, validation=scored, where=where)
-    return carved, (carved_line(carved, fraction, seed, train=train, validation=scored),)
+    line = carved_line(carved, fraction, seed, train=train, validation=scored)
+    return carved, (*notes, line)
 
 
 def pick_split(

@@ -35,7 +35,7 @@ class TrainConfig:
     """`keep` reuses classifier weights of classes with the same name; `fresh` re-initializes the
     head."""
     dataset: Named = "nuclei"
-    """Data set, e.g. `folder:root=data/camvid`."""
+    """Data set: the path of a folder, or e.g. `folder:root=data/camvid`."""
     train_split: str = "train"
     """Training split."""
     eval_split: str = "validation"
@@ -178,7 +178,8 @@ class EvaluateConfig:
     """The settings of `segacc evaluate`."""
 
     dataset: Named
-    """Data set, e.g. `folder:root=data/camvid`; its classes must match the model's."""
+    """Data set: the path of a folder, or e.g. `folder:root=data/camvid`; its classes must match the
+    model's."""
     split: str = "validation"
     """Split to evaluate."""
     val_fraction: Fraction | None = None
@@ -248,7 +249,7 @@ class CheckConfig:
 
     # Input
     dataset: Named
-    """Data set, e.g. `folder:root=data/camvid`."""
+    """Data set: the path of a folder, or e.g. `folder:root=data/camvid`."""
     train_split: str = "train"
     """Training split."""
     eval_split: str = "validation"
@@ -279,5 +280,8 @@ class CheckConfig:
     or 512."""
     json: bool = False
     """Print all findings as one JSON object, and nothing else."""
+    write_classes: bool = False
+    """If the folder given with --dataset has no class list, write one that fits its labels into
+    it."""
     output_dir: Path = Path("data-check")
     """Folder for data_check.png."""

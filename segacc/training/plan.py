@@ -142,6 +142,7 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
 
     arch = choose(registry, "architecture", config.arch, settings.where("arch"))
     dataset = choose(registry, "dataset", config.dataset, settings.where("dataset"))
+    settings = with_found(settings, dataset)
     plan = Plan(
         settings,
         arch,
@@ -190,6 +191,21 @@ def with_augmentations(settings: Settings) -> Settings:
         return settings
     reason = f"{settings.where('augment')} {name}"
     return settings.chosen({"aug": (AUGMENT[name], reason), "augment": (None, "")})
+
+
+def with_found(settings: Settings, dataset: Chosen) -> Settings:
+    """Fill in how a data set that was given by its path is read.
+
+    Without a validation split in it, a part of the training split is held out.
+    """
+    if dataset.found is None:
+        return settings
+    reason = f"{settings.where('dataset')} {dataset.found.given}"
+    told: dict[str, tuple[Any, str]] = {"dataset": (dict(dataset.found.values), reason)}
+    fraction = dataset.found.val_fraction
+    if fraction and not {"val_fraction", "eval_split"} & settings.origins.keys():
+        told["val_fraction"] = (fraction, f"{reason} has no validation split")
+    return settings.chosen(told)
 
 
 def _check_class_weights(plan: Plan, given: str) -> None:

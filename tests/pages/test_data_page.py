@@ -43,8 +43,8 @@ def sandbox(tmp_path: Path) -> Path:
 
 
 def kind_of(line: str) -> str:
-    """Return the name of the data set in a line."""
-    return re.findall(r"\w+(?=:)", line)[0]
+    """Return the name of the data set in a line, or `path`."""
+    return next(iter(re.findall(r"\w+(?=:)", line)), "path")
 
 
 def arguments(line: str) -> list[str]:

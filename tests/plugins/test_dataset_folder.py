@@ -126,7 +126,10 @@ def test_a_root_of_another_layout(tmp_path: Path) -> None:
         "must contain images/<split>/ and annotations/<split>/ (or labels/, masks/), or <split>/ "
         "with these inside; it contains"
     )
-    cure = "Use images= and labels= for other folder names."
+    cure = (
+        "Use images= and labels= for other folder names, or "
+        f"`--dataset {tmp_path}`, which finds them."
+    )
     assert refusal(tmp_path) == f"--dataset folder: {tmp_path} {text} nothing. {cure}"
     for number in range(9):
         (tmp_path / f"folder{number}").mkdir()
@@ -179,7 +182,9 @@ def test_two_files_of_one_stem(folder: str, tmp_path: Path) -> None:
     (place / "a.bmp").write_bytes(b"x")
     first, second = sorted(("a.bmp", "a.jpg" if folder == "images" else "a.png"))
     assert refusal(tmp_path) == (
-        f"{place}: {first} and {second} have the same stem; keep one of them."
+        f"{place}: {first} and {second} have the same stem. If one is the label of the other, use "
+        "--dataset folder with the same folder for images= and labels=; otherwise rename one of "
+        "them."
     )
 
 

@@ -1,12 +1,13 @@
 """The steps of `segacc check-data`, in order."""
 
+import dataclasses
 import json
 import sys
 
 from rich.console import Console
 
 from segacc.commands.console import load_plugins
-from segacc.errors import is_main
+from segacc.errors import NoClassesError, OptionError, is_main
 from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose
 from segacc.settings.config import CheckConfig
@@ -19,7 +20,9 @@ def check_data_command(config: CheckConfig) -> int:
     if not is_main():
         return 0
     registry = load_plugins()
-    dataset = choose(registry, "dataset", config.dataset, "--dataset")
+    dataset = choose_data(registry, config)
+    if dataset.found and config.val_fraction is None and config.eval_split == "validation":
+        config = dataclasses.replace(config, val_fraction=dataset.found.val_fraction)
     changes = augmentations(registry, config)
     folder = writable(config.output_dir.expanduser(), "--output-dir")
     from segacc.commands.check_data.check import check, open_data
@@ -46,6 +49,28 @@ def check_data_command(config: CheckConfig) -> int:
     else:
         print_report(console, *told)
     return 1 if would_stop(told[1]) else 0
+
+
+def choose_data(registry: Registry, config: CheckConfig) -> Chosen:
+    """Look up the data set, after writing a class list for its folder if asked to.
+
+    Raises:
+        SegaccError: see `choose`; or there is no class list to write.
+    """
+    try:
+        dataset = choose(registry, "dataset", config.dataset, "--dataset")
+    except NoClassesError as missing:
+        if not config.write_classes:
+            raise
+        writable(missing.path.parent, "--write-classes")
+        missing.path.write_text(missing.content, encoding="utf-8")
+        return choose(registry, "dataset", config.dataset, "--dataset")
+    if config.write_classes:
+        raise OptionError(
+            f"--write-classes: nothing is written, since {dataset.text} has class names or is not "
+            "given by its path, as in --dataset data/mine. Leave this out."
+        )
+    return dataset
 
 
 def augmentations(registry: Registry, config: CheckConfig) -> list[Chosen]:

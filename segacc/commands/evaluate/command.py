@@ -33,6 +33,8 @@ def evaluate_command(model: str, config: EvaluateConfig) -> int:
 
         scoring, segmenter = build_scoring(model, dataset, metrics, config)
     labels, source = segmenter.labels, protocol_source(model, segmenter, config)
+    if dataset.note:
+        console.out(dataset.note, highlight=False)
     console.out(f"protocol {scoring.protocol.text()}, {source}", highlight=False)
     found = score(scoring, labels.names, console)
     verified = verify(scoring, found, labels, config.verify) if config.verify else None

@@ -168,7 +168,8 @@ def build_scoring(
         scored=config.split,
     )
     segmenter = relabel(segmenter, splits.labels, f"--dataset {dataset.text}")
-    samples = pick_split(splits, config.split, "--split")
+    hint = " If the run held out a part of train, repeat its --val-fraction and --seed."
+    samples = pick_split(splits, config.split, "--split", hint=hint)
     labels = splits.labels
     facts = Facts(num_classes=len(labels.names), class_names=labels.names)
     scoring = checked_scoring(

@@ -1,13 +1,14 @@
 """Functions shared by the data sets on disk: folders, pairs of files, class and colour tables."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
-from segacc.errors import DataError
+from segacc.errors import DataError, first_of
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap, NamesFile
 
@@ -20,6 +21,32 @@ SPLITS = {
 
 NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 """Names of a file of class names beside the data."""
+
+CLASS_LISTS = (
+    *NAMES_FILES,
+    *("class_dict.csv", "labelmap.txt", "label_colors.txt", "colormap.txt", "colors.txt"),
+    *("_classes.csv", "classes.csv", "class_names.txt", "label_names.txt", "names.txt"),
+    *("labels.txt", "categories.txt", "classes.names"),
+)
+"""Names of class lists and colour tables that are found in a folder given by its path."""
+
+IMAGE_WORDS = frozenset(
+    (
+        *("image", "images", "img", "imgs", "rgb", "jpeg", "photo", "photos", "picture"),
+        *("pictures", "input", "inputs", "stills", "frames"),
+    )
+)
+"""Words in the names of folders of images, and of columns."""
+LABEL_WORDS = frozenset(
+    (
+        *("annotation", "annotations", "annot", "ann", "anns", "label", "labels", "labeled"),
+        *("labelled", "mask", "masks", "gt", "groundtruth", "truth", "seg", "segmentation"),
+        *("segmentations", "semantic", "target", "targets", "lbl", "lbls", "stuffthingmaps"),
+        "manual",
+    )
+)
+"""Words in the names of folders of labels, and of columns."""
+_HEADER = IMAGE_WORDS | LABEL_WORDS | {"path", "paths", "file", "files", "filename", "name", "id"}
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 LOSSY = (
@@ -79,9 +106,11 @@ def by_stem(folder: Path, suffixes: tuple[str, ...], *, ending: str = "") -> dic
         if is_image(path, suffixes) and path.stem.endswith(ending):
             stem = path.stem.removesuffix(ending)
             if stem in found:
+                first, second = found[stem].name, path.name
                 raise DataError(
-                    f"{folder}: {found[stem].name} and {path.name} have the same stem; keep one of "
-                    "them."
+                    f"{folder}: {first} and {second} have the same stem. If one is the label of "
+                    "the other, use --dataset folder with the same folder for images= and labels=; "
+                    "otherwise rename one of them."
                 )
             found[stem] = path
     return found
@@ -244,11 +273,83 @@ def refuse_twins(path: Path, names: Iterable[str]) -> None:
         raise DataError(f"{path}: {twice} is listed twice; keep one of the lines.")
 
 
+Row = tuple[str, ...]
+
+
+def words(text: str) -> frozenset[str]:
+    """Return the words of a name in lower case: `gtFine_labelIds` has gt, fine, label and ids."""
+    found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text.replace("SPLIT", " "))
+    return frozenset(word.lower() for word in found)
+
+
+def rows(path: Path, root: Path, images: Path) -> list[Row]:
+    """Read a list: for each line the paths of image and label in `root`, or the image's name.
+
+    Columns are separated by tabs, commas, semicolons or spaces; the name of a file in `root` or in
+    `images` may contain them. A first line of column names, such as `image,mask`, is skipped; it
+    may also say that the labels come first.
+
+    Raises:
+        DataError: the list is unreadable or empty, or a line has other columns than the first.
+    """
+    lines = read_lines(path)
+    found = [_columns(line, (root, images)) for line in lines]
+    for line, row in zip(lines, found, strict=True):
+        if len(row) > 2 or len(row) != len(found[0]):
+            raise DataError(
+                f"{path}: the line {line!r} has {len(row)} columns; expected the same number in "
+                f"every line: `IMAGE LABEL`, two paths in {root}, or the name of an image. Put "
+                "commas between paths that contain spaces."
+            )
+    first = found[0]
+    if len(found) == 1 or not all(words(cell) and words(cell) <= _HEADER for cell in first):
+        return found
+    folders, ends = (root, images), ("", *IMAGE_SUFFIXES)
+    names = [f"{cell}{end}" for cell in first for end in ends]
+    if any((folder / name).is_file() for folder in folders for name in names):
+        return found
+    swapped = len(first) == 2 and words(first[0]) & LABEL_WORDS and words(first[1]) & IMAGE_WORDS
+    return [row[::-1] if swapped else row for row in found[1:]]
+
+
+def _columns(line: str, folders: tuple[Path, ...]) -> Row:
+    if not re.search(r"[\s,;]", line) or any((one / line).is_file() for one in folders):
+        return (line,)
+    comma = next((one for one in "\t,;" if one in line), None)
+    return tuple(part.strip() for part in line.split(comma))
+
+
 def _named(line: str, images: Mapping[str, Path]) -> str:
     """Return the stem that a line refers to; a name with spaces is the whole line."""
     stems = [(Path(text).name, Path(text).stem) for text in (line.split()[0], line)]
     known = [name for both in stems for name in both if name in images]
     return known[0] if known else stems[0][1]
+
+
+def siblings(folder: Path) -> list[Sample]:
+    """Pair the images of a folder with the labels of the same stem in the same folder.
+
+    Of two files, the label is the one whose ending comes first in LABEL_SUFFIXES; a file of a
+    lossless format without another one is a label without an image.
+
+    Raises:
+        DataError: three files have the same stem, or two that cannot be image and label.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if is_image(path):
+            found.setdefault(path.stem, []).append(path)
+    samples = []
+    for stem, paths in found.items():
+        labels = [path for end in LABEL_SUFFIXES for path in paths if path.suffix.lower() == end]
+        images = [path for path in paths if path not in labels[:1]]
+        if len(images) > 1 or (len(paths) == 2 and not labels):
+            raise DataError(
+                f"{folder}: {first_of((path.name for path in paths), 4)} have the same stem; "
+                "expected an image and a label, e.g. NAME.jpg and NAME.png."
+            )
+        samples += [Sample(one, (labels or [folder / f"{stem}.png"])[0], stem) for one in images]
+    return samples
 
 
 def names_beside(folder: Path) -> Path | None:

@@ -1,25 +1,26 @@
 """`folder`: images and labels in folders on disk, or listed in files."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, in_root
+from segacc.data.samples import JPEG_SUFFIXES, in_root, is_image
 from segacc.errors import DataError
-from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
+from segacc.hookspecs import Dataset, DataSplits, Recognized, Sample, hookimpl
+from segacc.plugins.datasets.class_lists import class_files, find_classes
 from segacc.plugins.datasets.files import (
     LOSSY,
     SPLITS,
-    by_stem,
+    Row,
     expect_labels,
     first_folder,
     listed,
     listing,
     open_root,
-    pictures,
-    read_lines,
     refuse_twins,
+    rows,
 )
 from segacc.plugins.datasets.folder_layout import (
     SPLIT,
@@ -29,10 +30,9 @@ from segacc.plugins.datasets.folder_layout import (
     labelled,
     template,
 )
+from segacc.plugins.datasets.layouts import find_layout, tree_of
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
-
-Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,16 @@ def build_folder(options: FolderOptions) -> DataSplits:
         SegaccError: a folder, the class names, the splits or all labels of a split are missing, or
             a list, colour table or edit is invalid.
     """
+    splits = read_splits(options)
+    return DataSplits(splits, label_map(options, open_root(options.root, WHERE), splits))
+
+
+def read_splits(options: FolderOptions) -> dict[str, list[Sample]]:
+    """Pair the images of each split with their labels.
+
+    Raises:
+        SegaccError: see `build_folder`.
+    """
     root = open_root(options.root, WHERE)
     typed = {split: getattr(options, split) for split in SPLITS}
     lists = {split: path and in_root(root, path) for split, path in typed.items()}
@@ -102,8 +112,7 @@ def build_folder(options: FolderOptions) -> DataSplits:
         samples = _from_list(layout, split, path) if path else _from_folders(layout, split)
         if samples is not None:
             found[split] = samples
-    found = found or _without_splits(layout)
-    return DataSplits(found, label_map(options, root, found))
+    return found or _without_splits(layout)
 
 
 def _layout(options: FolderOptions, root: Path, *, needed: bool) -> Layout:
@@ -144,14 +153,17 @@ def _check(layout: Layout, options: FolderOptions) -> None:
         raise DataError(
             f"{WHERE}: {layout.root} must contain images/<split>/ and annotations/<split>/ (or "
             "labels/, masks/), or <split>/ with these inside; it contains "
-            f"{listing(layout.root)}. Use images= and labels= for other folder names."
+            f"{listing(layout.root)}. Use images= and labels= for other folder names, or "
+            f"`--dataset {layout.root}`, which finds them."
         )
 
 
 def _from_folders(layout: Layout, split: str) -> list[Sample] | None:
-    """Pair a split's folders; None if there is no image folder."""
+    """Pair a split's folders; None without an image folder, or if a test split has no labels."""
     images = layout.find(layout.images, split)
     if images is None:
+        return None
+    if split == "test" and not layout.annotator and layout.find(layout.labels, split) is None:
         return None
     return labelled(layout, split, images)
 
@@ -165,7 +177,7 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
     if all((layout.root / name).is_file() for (name,) in found):
         chosen = images_of_rows(path, found, layout.root, ending=layout.image_suffix)
     elif images.is_dir():
-        chosen = listed(path, pictures(images, ending=layout.image_suffix), images)
+        chosen = listed(path, layout.pictures(images), images)
     else:
         raise DataError(
             f"{path}: its images must be in {images}, which is not a folder, or be "
@@ -177,8 +189,7 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
 def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
     """Use the images directly in the image folder as the training split."""
     images = layout.fixed(layout.images)
-    flat = layout.images.endswith(f"/{SPLIT}") and by_stem(images, IMAGE_SUFFIXES)
-    if flat:
+    if layout.images.endswith(f"/{SPLIT}") and any(map(is_image, images.iterdir())):
         return {"train": labelled(layout, "train", images)}
     called = "train, validation or test (or training, val, valid, dev, eval, testing)"
     if layout.images.endswith(f"/{SPLIT}"):
@@ -191,6 +202,46 @@ def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
     )
 
 
+KNOWN = {
+    "voc": ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"),
+    "cityscapes": ("leftImg8bit", "gtFine"),
+    "camvid": ("701_StillsRaw_full", "LabeledApproved_full"),
+    "ade20k": ("objectInfo150.txt", "images/training", "annotations/training"),
+}
+"""Files and folders by which other data sets, whose classes are known, are recognized."""
+
+
+def recognize(given: str, typed: Mapping[str, Any], where: str) -> Recognized:
+    """Find the layout and the classes of a folder that was given by its path.
+
+    A folder that looks like a data set of known classes, and has no class list, is read as that.
+
+    Raises:
+        DataError: it is not a folder, no layout fits, several do, or there are no class names.
+    """
+    root = Path(given)
+    with suppress(RuntimeError):  # ~NAME of an unknown user
+        root = root.expanduser()
+    if not root.is_dir():
+        raise DataError(f"{where}: {given} is not a folder (looked in {root.resolve()}).")
+    if "root" in typed:
+        raise DataError(f"{where}: the folder is given twice: {given} and root={typed['root']}.")
+    tree = tree_of(root)
+    known = next((name for name, some in KNOWN.items() if _contains(root, some)), None)
+    if known and not (typed or class_files(tree)):
+        return Recognized(known, {"root": given})
+    layout = find_layout(root, tree, typed, given, where)
+    lists: dict[str, Any] = {key: Path(layout[key]) for key in SPLITS if key in layout}
+    splits = read_splits(FolderOptions(root=root, **{**layout, **lists}))
+    classes = find_classes(root, tree, splits, typed, given, where)
+    counts = {split: len(samples) for split, samples in splits.items()}
+    return Recognized("folder", {"root": given, **layout, **classes}, counts)
+
+
+def _contains(root: Path, names: Sequence[str]) -> bool:
+    return all((root / name).exists() for name in names)
+
+
 @hookimpl
 def segacc_datasets() -> list[Dataset]:
     """Register folder."""
@@ -200,36 +251,9 @@ def segacc_datasets() -> list[Dataset]:
             summary="images/<split>/ and annotations/<split>/ on disk, paired by file stem",
             options=FolderOptions,
             build=build_folder,
+            recognize=recognize,
         ),
     ]
-
-
-def rows(path: Path, root: Path, images: Path) -> list[Row]:
-    """Read a list: for each line the paths of image and label in `root`, or the image's name.
-
-    Columns are separated by tabs, commas, semicolons or spaces; the name of a file in `root` or in
-    `images` may contain them.
-
-    Raises:
-        DataError: the list is unreadable or empty, or a line has other columns than the first.
-    """
-    lines = read_lines(path)
-    found = [_columns(line, (root, images)) for line in lines]
-    for line, row in zip(lines, found, strict=True):
-        if len(row) > 2 or len(row) != len(found[0]):
-            raise DataError(
-                f"{path}: the line {line!r} has {len(row)} columns; expected the same number in "
-                f"every line: `IMAGE LABEL`, two paths in {root}, or the name of an image. Put "
-                "commas between paths that contain spaces."
-            )
-    return found
-
-
-def _columns(line: str, folders: tuple[Path, ...]) -> Row:
-    if not re.search(r"[\s,;]", line) or any((one / line).is_file() for one in folders):
-        return (line,)
-    comma = next((one for one in "\t,;" if one in line), None)
-    return tuple(part.strip() for part in line.split(comma))
 
 
 def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample]:

@@ -19,6 +19,7 @@ from segacc.plugins.datasets.files import (
     names_beside,
     pictures,
     plain_map,
+    siblings,
     with_labels,
 )
 
@@ -40,6 +41,18 @@ class Layout:
     image_suffix: str = ""
     label_suffix: str = ""
     annotator: str | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether image and label are files of the same folder and stem."""
+        suffixes = self.image_suffix, self.label_suffix, self.annotator or ""
+        return self.images == self.labels and not any(suffixes)
+
+    def pictures(self, folder: Path) -> dict[str, Path]:
+        """Return the images in a folder by stem, see `pictures`."""
+        if self.is_shared:
+            return {one.id: Path(str(one.image)) for one in siblings(folder)}
+        return pictures(folder, ending=self.image_suffix)
 
     def fixed(self, template: str) -> Path:
         """Return the part of a template that is the same for all splits."""
@@ -158,7 +171,53 @@ def labelled(
     Raises:
         DataError: see `label_place`; or two labels for one image, JPEG labels, or no labels.
     """
-    labels, ending = label_place(layout, split, folder)
+    if chosen is None and (inner := _subfolders(layout, split, folder)):
+        return _with_unique_ids([_paired(layout, *pair, layout.label_suffix) for pair in inner])
+    return _paired(layout, folder, *label_place(layout, split, folder), chosen)
+
+
+def _subfolders(layout: Layout, split: str, folder: Path) -> list[tuple[Path, Path]]:
+    """Return the subfolders of images, such as those of cities, with those of their labels.
+
+    Only if the split has no image outside them, and its labels have subfolders of the same names.
+
+    Raises:
+        DataError: one of them has no label folder.
+    """
+    labels = layout.find(layout.labels, split)
+    if layout.annotator is not None or labels is None or any(map(is_image, folder.iterdir())):
+        return []
+    found = [one for one in sorted(_folders(folder)) if any(map(is_image, one.iterdir()))]
+    pairs = [(one, labels / one.name) for one in found]
+    gone = [images for images, own in pairs if not own.is_dir()]
+    if len(gone) == len(pairs):
+        return []
+    if gone:
+        raise DataError(f"{WHERE}: {gone[0]} has no label folder in {labels}.")
+    return pairs
+
+
+def _with_unique_ids(found: Sequence[list[Sample]]) -> list[Sample]:
+    """Join the samples of subfolders; ids are stems, or contain the subfolder if these repeat."""
+    samples = [one for some in found for one in some]
+    if len({one.id for one in samples}) == len(samples):
+        return samples
+    return [replace(one, id=f"{Path(str(one.image)).parent.name}/{one.id}") for one in samples]
+
+
+def _paired(
+    layout: Layout,
+    folder: Path,
+    labels: Path,
+    ending: str,
+    chosen: Mapping[str, Path] | None = None,
+) -> list[Sample]:
+    """Assign the images of a folder the labels in another one; see `labelled`."""
+    if layout.is_shared:
+        found = {one.id: one for one in siblings(folder)}
+        samples = [found[stem] for stem in chosen or found]
+        expect_labels(WHERE, samples)
+        return samples
     images = pictures(folder, ending=layout.image_suffix) if chosen is None else chosen
     if labels == folder and ending:
         images = {stem: path for stem, path in images.items() if not stem.endswith(ending)}

@@ -1,0 +1,392 @@
+"""Finds the layout of a folder of images and labels: the options with which `folder` reads it."""
+
+import os
+import re
+import shlex
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segacc.data.samples import IMAGE_SUFFIXES
+from segacc.errors import DataError, count_of, first_of
+from segacc.plugins.datasets.class_lists import other_labels
+from segacc.plugins.datasets.files import (
+    IMAGE_WORDS,
+    LABEL_SUFFIXES,
+    LABEL_WORDS,
+    SPLITS,
+    rows,
+    words,
+)
+from segacc.plugins.datasets.folder_layout import SPLIT
+
+DEPTH = 5
+"""Number of folder levels that are searched."""
+SECONDARY = frozenset(
+    (
+        *("color", "colors", "colour", "colours", "rgb", "vis", "viz", "overlay", "overlays"),
+        *("object", "instance", "instances", "panoptic", "polygons", "depth", "preview"),
+        "previews",
+    )
+)
+"""Words in the names of files made beside the class labels; others are preferred to these."""
+LIST_FOLDERS = ("", "splits", "split", "lists", "imagesets", "segmentation")
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
+LAYOUT_KEYS = (
+    *("images", "labels", "image_suffix", "label_suffix", "annotator"),
+    *SPLITS,
+)
+"""Options of `folder` that describe the layout."""
+CHECKED = 20
+"""Number of images whose labels are searched for by the beginning of their names."""
+
+Tree = Mapping[str, Sequence[str]]
+"""Names of the files in each folder, by the folder's path relative to the root."""
+Reading = dict[str, str]
+"""Options of `folder`."""
+
+_NAMES = sorted(
+    ((name, split) for split, names in SPLITS.items() for name in names),
+    key=lambda pair: -len(pair[0]),
+)
+_JOINED = "annot|label|mask|image|img"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The image files in the folders of one template, such as `images/SPLIT`."""
+
+    template: str
+    direct: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Split, or "" without splits -> stem -> the suffixes of its files."""
+    nested: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Likewise for the files in subfolders, such as those of cities; stems contain their name."""
+
+    @property
+    def stems(self) -> dict[str, dict[str, list[str]]]:
+        """Return the files that are read: those in subfolders only of splits without others."""
+        return self.direct or {split: some for split, some in self.nested.items() if split}
+
+    @property
+    def kind(self) -> str:
+        """Return `label`, `image` or "", as the last telling part of the template says."""
+        for part in reversed(PurePosixPath(self.template).parts):
+            if words(part) & LABEL_WORDS:
+                return "label"
+            if words(part) & IMAGE_WORDS:
+                return "image"
+        return ""
+
+    @property
+    def option(self) -> str:
+        """Return the value of the option `images` or `labels` of `folder`."""
+        return self.template.removesuffix(f"/{SPLIT}")
+
+
+def tree_of(root: Path) -> Tree:
+    """List the files of a folder and its subfolders, without hidden ones and run folders."""
+    found: dict[str, list[str]] = {}
+    for here, folders, files in os.walk(root, followlinks=True):
+        name = os.path.relpath(here, root)
+        deep = 0 if name == "." else name.count(os.sep) + 1
+        inside = [] if deep >= DEPTH or ".segacc_run" in files else sorted(folders)
+        folders[:] = [one for one in inside if not one.startswith(".")]
+        if ".segacc_run" not in files:
+            found[Path(name).as_posix()] = sorted(one for one in files if not one.startswith("."))
+    return found
+
+
+def find_layout(
+    root: Path, tree: Tree, typed: Mapping[str, Any], given: str, where: str
+) -> Reading:
+    """Return the options of `folder` with which it reads the folder.
+
+    Args:
+        root: the folder.
+        tree: its files.
+        typed: options that the user has given; only layouts with these values are considered.
+        given: the folder as the user wrote it.
+        where: start of error messages.
+
+    Raises:
+        DataError: no layout fits, or several do.
+    """
+    asked = {key: str(value) for key, value in typed.items() if key in LAYOUT_KEYS}
+    found = [one for one in readings(root, tree) if _agrees(one, asked)]
+    if len(found) > 1:
+        raise DataError(_several(found, typed, given, where))
+    if found or asked:
+        return found[0] if found else asked
+    raise DataError(_nothing(root, tree, given, where))
+
+
+def _agrees(reading: Reading, asked: Mapping[str, str]) -> bool:
+    return all(reading.get(key, "") == value for key, value in asked.items())
+
+
+def readings(root: Path, tree: Tree) -> list[Reading]:
+    """Return all layouts that fit, without those that another one is preferred to."""
+    found = _matches(_places(tree))
+    for preferred in (
+        lambda one: SPLIT in one.images.template,
+        lambda one: not one.is_secondary,
+        lambda one: one.images.kind == "image" or one.images is one.labels,
+    ):
+        found = list(filter(preferred, found)) or found
+    rowed = _lists_of_pairs(root, tree)
+    if rowed and not any(SPLIT in one.images.template for one in found):
+        return [rowed]
+    told = [one.options | _lists_of_names(root, tree, one.images) for one in found]
+    return [one for k, one in enumerate(told) if one not in told[:k]]
+
+
+# ------------------------------------------------------------------------------ folders of images
+def _places(tree: Tree) -> list[Place]:
+    places: dict[str, Place] = {}
+    for folder, names in tree.items():
+        template, split, inner = placed(folder)
+        parts = [_parts(name) for name in names]
+        images = [(stem, end.lower()) for stem, end in parts if end.lower() in IMAGE_SUFFIXES]
+        if not images or "/" in inner:
+            continue
+        place = places.setdefault(template, Place(template))
+        stems = (place.nested if inner else place.direct).setdefault(split, {})
+        for stem, end in images:
+            stems.setdefault(f"{inner}/{stem}" if inner else stem, []).append(end)
+    return list(places.values())
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Return the stem and the ending of a file name."""
+    stem, dot, end = name.rpartition(".")
+    return (stem, f".{end}") if dot else (name, "")
+
+
+def placed(folder: str) -> tuple[str, str, str]:
+    """Return the template, the split and the subfolder of a folder.
+
+    `images/train/aachen` is `images/SPLIT`, `train` and `aachen`.
+    """
+    parts, split = list(PurePosixPath(folder).parts), ""
+    for k, part in enumerate(parts):
+        if not split:
+            parts[k], split = _split_in(part)
+    known = LABEL_WORDS | IMAGE_WORDS
+    telling = [k for k, part in enumerate(parts) if SPLIT in part or words(part) & known]
+    last = telling[-1] + 1 if telling else len(parts)
+    return "/".join(parts[:last]) or ".", split, "/".join(parts[last:])
+
+
+@cache
+def _split_in(part: str) -> tuple[str, str]:
+    """Replace the name of a split in a folder's name: `train_masks` is `SPLIT_masks`, train."""
+    for name, split in _NAMES:
+        ends = rf"(?=$|[^a-z]|(?i:{_JOINED}))"
+        if found := re.search(rf"(?<![A-Za-z])(?i:{name}){ends}", part):
+            return f"{part[: found.start()]}{SPLIT}{part[found.end() :]}", split
+    return part, ""
+
+
+# ------------------------------------------------------------------------------ images with labels
+@dataclass(frozen=True)
+class Match:
+    """Images and labels whose names correspond."""
+
+    images: Place
+    labels: Place
+    image_suffix: str = ""
+    label_suffix: str = ""
+    annotator: str = ""
+
+    @property
+    def is_secondary(self) -> bool:
+        """Return whether the labels seem to be made for viewing, or to number objects."""
+        told = words(self.label_suffix) | words(PurePosixPath(self.labels.template).name)
+        return self.images is not self.labels and bool(told & SECONDARY)
+
+    @property
+    def options(self) -> Reading:
+        """Return the options of `folder`."""
+        own = {"image_suffix": self.image_suffix, "label_suffix": self.label_suffix}
+        own |= {"annotator": self.annotator}
+        told = {"images": self.images.option, "labels": self.labels.option}
+        return told | {key: value for key, value in own.items() if value}
+
+
+def _matches(places: Sequence[Place]) -> list[Match]:
+    found: list[Match] = []
+    for images in (place for place in places if place.kind != "label"):
+        found += _siblings(images)
+        for labels in (place for place in places if place.kind == "label"):
+            if bool(labels.direct) or not images.direct:
+                found += [Match(images, labels, *ends) for ends in _ends(images, labels)]
+            else:
+                found += _by_annotator(images, labels)
+    return found
+
+
+def _ends(images: Place, labels: Place) -> list[tuple[str, str]]:
+    """Return the suffixes under which the images of the splits that both have are labelled."""
+    common = sorted(images.stems.keys() & labels.stems.keys())
+    ours = [stem for split in common for stem in images.stems[split]]
+    theirs = [stem for split in common for stem in _lossless(labels.stems[split])]
+    return suffixes(ours, theirs)
+
+
+def _lossless(stems: Mapping[str, Sequence[str]]) -> list[str]:
+    return [stem for stem, ends in stems.items() if not set(LABEL_SUFFIXES).isdisjoint(ends)]
+
+
+def _by_annotator(images: Place, labels: Place) -> Iterator[Match]:
+    """Read each subfolder of the labels as those of one annotator."""
+    common = sorted(images.direct.keys() & labels.nested.keys())
+    ours = [stem for split in common for stem in images.direct[split]]
+    theirs = [stem for split in common for stem in _lossless(labels.nested[split])]
+    for name in sorted({stem.partition("/")[0] for stem in theirs}):
+        own = [stem.partition("/")[2] for stem in theirs if stem.startswith(f"{name}/")]
+        yield from (Match(images, labels, *ends, name) for ends in suffixes(ours, own))
+
+
+def _siblings(place: Place) -> list[Match]:
+    """Read images and labels in one folder: NAME.jpg with NAME.png, or with NAME_mask.png."""
+    stems = {stem: ends for some in place.stems.values() for stem, ends in some.items()}
+    pairs = [stem for stem, ends in stems.items() if len(ends) > 1 and _lossless({stem: ends})]
+    if _enough(len(pairs), len(stems), len(stems)):
+        return [Match(place, place)]
+    last = {stem: words(re.split(r"[_\-. ]", stem)[-1]) for stem in stems}
+    labels = [stem for stem in _lossless(stems) if last[stem] & (LABEL_WORDS | {"l"})]
+    if not labels:
+        return []
+    others = set(labels) | {stem for stem in stems if last[stem] & SECONDARY}
+    images = [stem for stem in stems if stem not in others]
+    return [Match(place, place, *ends) for ends in suffixes(images, labels) if ends[1]]
+
+
+def suffixes(images: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the suffixes of image and label names under which most of them correspond."""
+    known = sorted(labels)
+    if not images or not labels:
+        return []
+    if _enough(len(set(known).intersection(images)), len(images), len(known)):
+        return [("", "")]
+    for image_end in ("", *_shared_ends(images)):
+        names = [stem.removesuffix(image_end) for stem in images]
+        ends = sorted({end for name in names[:CHECKED] for end in _beginning(name, known)})
+        counts = {end: len(set(known).intersection(f"{one}{end}" for one in names)) for end in ends}
+        found = [end for end in ends if _enough(counts[end], len(names), len(known) // len(ends))]
+        if found:
+            plain = [end for end in found if not words(end) & SECONDARY]
+            return [(image_end, end) for end in plain or found]
+    return []
+
+
+def _enough(pairs: int, images: int, labels: int) -> bool:
+    return pairs > 0 and 2 * pairs >= min(images, labels)
+
+
+def _shared_ends(images: Sequence[str]) -> list[str]:
+    """Return the endings, from a separator on, that all names have, such as `_leftImg8bit`."""
+    first = images[0]
+    starts = [found.start() for found in re.finditer(r"[_\-.]", first)][:-4:-1]
+    return [end for k in starts if all(one.endswith(end := first[k:]) for one in images)]
+
+
+def _beginning(name: str, known: Sequence[str]) -> Iterator[str]:
+    """Yield what follows `name` in the known names that begin with it."""
+    for k in range(bisect_left(known, name), len(known)):
+        if not known[k].startswith(name):
+            return
+        if (end := known[k].removeprefix(name))[:1].isalnum() is False:
+            yield end
+
+
+# ------------------------------------------------------------------------------------------- lists
+def _list_files(tree: Tree) -> Iterator[tuple[str, str]]:
+    """Yield the split of each list file, or "", and its path."""
+    for folder, files in tree.items():
+        if PurePosixPath(folder).name.lower() in LIST_FOLDERS:
+            for file in files:
+                stem, end = _parts(file.lower())
+                if end in LIST_SUFFIXES:
+                    yield _split_in(stem)[1], (PurePosixPath(folder) / file).as_posix()
+
+
+def _lists_of_pairs(root: Path, tree: Tree) -> Reading:
+    """Return the lists whose lines are paths of an image and its label."""
+    found = [
+        (split, path)
+        for split, path in _list_files(tree)
+        if len(row := _first_row(root, path, root)) == 2 and all((root / p).is_file() for p in row)
+    ]
+    told = {split: path for split, path in reversed(found) if split}
+    if "train" in told:
+        return {split: told[split] for split in SPLITS if split in told}
+    return {"train": found[0][1]} if len(found) == 1 else {}
+
+
+def _lists_of_names(root: Path, tree: Tree, images: Place) -> Reading:
+    """Return the lists that divide images without split folders."""
+    if SPLIT in images.template:
+        return {}
+    told: Reading = {}
+    for split, path in _list_files(tree):
+        row = _first_row(root, path, root / images.template)
+        stem = PurePosixPath(row[0]).stem if len(row) == 1 else ""
+        if split and split not in told and {stem, *row} & images.direct.get("", {}).keys():
+            told[split] = path
+    return {split: told[split] for split in SPLITS if split in told} if "train" in told else {}
+
+
+def _first_row(root: Path, path: str, images: Path) -> tuple[str, ...]:
+    try:
+        return rows(root / path, root, images)[0]
+    except DataError:
+        return ()
+
+
+# ---------------------------------------------------------------------------------------- refusals
+def _several(found: Sequence[Reading], typed: Mapping[str, Any], given: str, where: str) -> str:
+    """Return the error for several layouts, with the options that choose one."""
+    keys = [key for key in LAYOUT_KEYS if len({one.get(key, "") for one in found}) > 1]
+    old = [f"{key}={value}" for key, value in typed.items()]
+    options = [",".join([*old, *(f"{k}={one.get(k, '')}" for k in keys)]) for one in found]
+    told = " or ".join(f"`--dataset {shlex.quote(f'{given}:{one}')}`" for one in options[:4])
+    return f"{where}: {given} can be read in {len(found)} ways. Choose with {told}."
+
+
+def _nothing(root: Path, tree: Tree, given: str, where: str) -> str:
+    """Return the error for a folder without a known layout."""
+    counts = [
+        f"{folder}/ with {count_of(len(names), 'file')} ({first_of(sorted(_kinds(names)), 4)})"
+        for folder, names in sorted(tree.items())
+        if names
+    ]
+    if any(one.endswith((".parquet", ".arrow")) for names in tree.values() for one in names):
+        typed = shlex.quote(f"hub:path={given}")
+        return f"{where}: {given} contains tables; read them with `--dataset {typed}`."
+    if other := other_labels(root, tree) or _lossy_labels(tree):
+        return (
+            f"{where}: the labels in {given} are {other}, which are not read. Convert them to one "
+            "PNG per image, of the size of the image, whose pixel values are class ids, and put "
+            "these into labels/ beside images/."
+        )
+    return (
+        f"{where}: no images with labels of corresponding names were found in {given}. It contains "
+        f"{first_of(counts, 6) if counts else 'no files'}. Expected are for example "
+        "images/train/NAME.jpg and labels/train/NAME.png, or NAME.jpg and NAME_mask.png in one "
+        "folder, or train.csv with lines of `IMAGE,LABEL`; docs/data.md lists the layouts."
+    )
+
+
+def _kinds(names: Sequence[str]) -> set[str]:
+    return {_parts(name)[1].lower() or "no extension" for name in names}
+
+
+def _lossy_labels(tree: Tree) -> str:
+    places = [place for place in _places(tree) if place.kind == "label"]
+    if not places or any(_lossless(stems) for place in places for stems in place.stems.values()):
+        return ""
+    return f"images with lossy compression ({places[0].template})"
