@@ -1,6 +1,7 @@
 """`segacc train`, and its Python form: `for event in train(TrainConfig(...))`."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,8 @@ def train_command(layers: list[Layer]) -> int:
     with Display(
         console, names=run.labels.names, palette=run.labels.palette, best_by=run.config.best_by
     ) as screen:
+        share = functools.cache(run.scoring.share)
+        run.scoring.seen = lambda *image: screen.count_image(share())
         for event in events(run):
             try:
                 screen.show(event)

@@ -56,6 +56,10 @@ class Terms:
         size = f"evaluated at {self.label_size} label size"
         return f"{size}, {self.ignored}, {self.absent_classes}"
 
+    def settled(self) -> str:
+        """Return what is the same in all evaluations of a run."""
+        return f"protocol {self.protocol}, {self.number_format}, {self.rules()}"
+
     def text(self) -> str:
         """Return all of it in one line."""
         images = f"{self.num_images} images"

@@ -152,7 +152,7 @@ class TrainConfig:
     save_every: Period | None = None
     """Steps between checkpoints, or a fraction of the run; default: same as eval_every."""
     log_every: PositiveInt = 10
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl; the first and the last step are logged as well."""
     best_by: str = "mean_iou"
     """Score that selects the best checkpoint (`best/`), e.g. `per_category_iou/nucleus`; default
     mean_iou, or the first score if no metric computes it."""
