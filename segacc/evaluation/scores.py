@@ -10,6 +10,8 @@ Scores = dict[str, float | dict[str, float]]
 
 Weights = Literal["raw", "ema"]
 """The trained weights, or their exponential moving average."""
+VAL_LOSS = "val_loss"
+"""Name of the loss of a validation split among its scores."""
 IGNORED = "ignore_index=255"
 ABSENT = "classes absent from labels and predictions excluded from the mean"
 

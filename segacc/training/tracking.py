@@ -12,7 +12,7 @@ import numpy as np
 from segacc.data.atomic import replacing
 from segacc.data.pictures import draw_examples
 from segacc.errors import DataError, WriteError
-from segacc.evaluation.scores import flat
+from segacc.evaluation.scores import VAL_LOSS, flat
 from segacc.labels import Color
 from segacc.training.events import (
     Evaluated,
@@ -33,6 +33,8 @@ Log = Callable[[dict[str, float], int], None]
 """A function that logs numbers by flat name for a step, as `Accelerator.log` does."""
 
 MEANS = ("mean_iou", "mean_accuracy", "overall_accuracy")
+KINDS = (("raw", "", "-"), ("ema", " (EMA)", "--"))
+"""Each kind of weights with its addition to a label and its line style."""
 
 
 def record(
@@ -116,7 +118,7 @@ def train_row(event: StepDone) -> dict[str, Any]:
 def eval_row(event: Evaluated) -> dict[str, Any]:
     """Return the row of an evaluation in metrics.jsonl, each score under its own name."""
     facts = {name: getattr(event, name) for name in ("step", "seconds", "best")}
-    return {"kind": "eval", **facts, **asdict(event.terms), **event.scores}
+    return {"kind": "eval", **facts, **asdict(event.terms), VAL_LOSS: None, **event.scores}
 
 
 def _write(path: Path, row: dict[str, Any], log: Log | None) -> None:
@@ -169,7 +171,7 @@ def curves(rows: Sequence[dict[str, Any]], *, best_by: str) -> "Figure":
     scored = [row for row in rows if row["kind"] == "eval"]
     figure = Figure(figsize=(13, 4), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12))
     loss, lr, scores = figure.subplots(1, 3, sharex=True)
-    _draw_losses(loss, train)
+    _draw_losses(loss, train, scored)
     _draw_line(lr, train, "lr", "learning rate")
     lr.set_ylim(bottom=0)
     lr.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -181,13 +183,19 @@ def curves(rows: Sequence[dict[str, Any]], *, best_by: str) -> "Figure":
     return figure
 
 
-def _draw_losses(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+def _draw_losses(
+    axes: "Axes", rows: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]]
+) -> None:
     _draw_line(axes, rows, "loss", "loss")
     terms = list(rows[0]["losses"]) if rows else []
-    if len(terms) > 1:
-        for term in terms:
-            points = [{"step": row["step"], term: row["losses"].get(term)} for row in rows]
-            _draw_line(axes, points, term, term, alpha=0.7)
+    for term in terms if len(terms) > 1 else ():
+        points = [{"step": row["step"], term: row["losses"].get(term)} for row in rows]
+        _draw_line(axes, points, term, term, alpha=0.7)
+    for weights, told, style in KINDS:
+        of_these = [row for row in scored if row.get("weights", "raw") == weights]
+        if any(row.get(VAL_LOSS) is not None for row in of_these):
+            _draw_line(axes, of_these, VAL_LOSS, VAL_LOSS + told, linestyle=style, color="black")
+    if len(axes.lines) > 1:
         axes.legend(frameon=False)
 
 
@@ -202,7 +210,7 @@ def _draw_line(
 
 def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], best_by: str) -> None:
     found = [{**row, best_by: flat(row).get(best_by)} for row in rows]
-    for weights, told, style in (("raw", "", "-"), ("ema", " (EMA)", "--")):
+    for weights, told, style in KINDS:
         of_these = [row for row in found if row.get("weights", "raw") == weights]
         for number, key in enumerate(dict.fromkeys((best_by, *MEANS))):
             if any(row.get(key) is not None for row in of_these):
