@@ -14,7 +14,7 @@ from segacc.errors import WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer
-from segacc.training.plan import make_plan
+from segacc.training.plan import make_plan, nothing_left
 
 if TYPE_CHECKING:
     from segacc.training.events import Event
@@ -25,6 +25,9 @@ def train_command(layers: list[Layer]) -> int:
     """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
     plan = make_plan(layers, load_plugins(), started=process_start())
     console = Console(soft_wrap=True, quiet=not is_main())
+    if done := nothing_left(plan):
+        console.out(done, highlight=False)
+        return 0
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
         from segacc.training.events import Stopped

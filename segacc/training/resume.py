@@ -17,6 +17,7 @@ from segacc.training import checkpoint
 from segacc.training.folders import NETWORK, clear
 from segacc.training.limits.budget import FIRST_GUESS
 from segacc.training.optim import groups as parameter_groups
+from segacc.training.optim.schedule import lr_of
 from segacc.training.plan import as_stored
 from segacc.training.processes import on_all
 from segacc.training.run import Run
@@ -109,7 +110,7 @@ def resume(run: Run) -> None:
                 f"--resume {run.config.resume}: the settings differ from those of the checkpoint: "
                 f"{'; '.join(different)}. {SAME_READERS if streamed else SAME_BATCH}"
             )
-        load_state(run, found.checkpoint)
+        lr = load_state(run, found.checkpoint)
         run.unreadable.update(stored.unreadable)
         if run.ema:
             ema = run.ema
@@ -118,6 +119,7 @@ def resume(run: Run) -> None:
             stored.positions = stored.positions[run.accelerator.process_index]
         run.progress, run.clock.before = stored, stored.seconds
         run.scoring.num_images = stored.num_images
+        run.notes += stretched(run, lr)
         if run.early_stop and run.early_stop.reason(stored):
             run.notes.append(
                 "this run was stopped early; raise the patience of --early-stop to continue it"
@@ -129,6 +131,22 @@ def resume(run: Run) -> None:
     run.progress.settings = now
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
+
+
+def stretched(run: Run, lr: float) -> list[str]:
+    """Return what another number of steps changes in a resumed run; `lr` is that of its last step.
+
+    With `--max-time` the number of steps is fitted to the speed anyway.
+    """
+    step, before, now = run.progress.step, run.progress.max_steps, run.config.max_steps
+    if not before or not now or now == before or step == now:
+        return []
+    group, schedule = run.optimizer.param_groups[0], run.plan.schedule
+    then = lr_of(group, schedule, step, now, run.config)
+    return [
+        f"the run had {before} steps and now has {now}; the schedule is fitted to {now} steps: the "
+        f"learning rate goes from {lr:.1e} in step {step} to {then:.1e} in step {step + 1}"
+    ]
 
 
 def give_up_later(run: Run, step: int) -> None:
@@ -192,18 +210,23 @@ def read_state(run: Run, stored: Path) -> None:
         raise OptionError(checkpoint.damaged(stored, f"{type(error).__name__}: {error}")) from None
 
 
-def load_state(run: Run, stored: Path) -> None:
+def load_state(run: Run, stored: Path) -> float:
     """Load weights, optimizer and random state, but keep the optimizer options of this run.
 
     torch's load_state_dict would replace the groups' learning rates and options with the stored
     ones.
+
+    Returns:
+        The stored learning rate of the first group, which is that of the last step.
     """
     groups = run.optimizer.param_groups
     typed = [{key: value for key, value in one.items() if key != "params"} for one in groups]
     on_all(run.accelerator, lambda: read_state(run, stored))
     run.accelerator.step = 0  # counts micro-batches; checkpoints lie between optimizer steps
+    lr = float(run.optimizer.param_groups[0]["lr"])
     for group, own in zip(run.optimizer.param_groups, typed, strict=True):
         group.update(own)
+    return lr
 
 
 def order_settings(run: Run) -> dict[str, Any]:
