@@ -5,7 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list, load
+from accelerate.utils import broadcast_object_list, gather_object, load
 
 from segacc.data.samples import digest, ids_of
 from segacc.data.streams import TrainStream
@@ -14,13 +14,14 @@ from segacc.evaluation.model_folder import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
 from segacc.training import checkpoint
-from segacc.training.folders import NETWORK, clear
+from segacc.training.folders import ENVIRONMENT, NETWORK, clear
 from segacc.training.limits.budget import FIRST_GUESS
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.schedule import lr_of
 from segacc.training.plan import as_stored
-from segacc.training.processes import on_all
+from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
+from segacc.training.tracking import note_start
 
 SAME_BATCH = (
     "Use the same data, and a number of processes, batch size and accumulation steps with the same "
@@ -56,6 +57,7 @@ def lock_folder(run: Run) -> None:
 
 def prepare_folder(run: Run, settings: Settings) -> None:
     """Create the run folder with config.yaml and the other files of a start; starts trackers."""
+    devices = gather_object([device_name(run.accelerator.device)])
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             clear(run.folder)
@@ -67,6 +69,8 @@ def prepare_folder(run: Run, settings: Settings) -> None:
             (run.folder / "config.yaml").write_text(to_yaml(settings))
         run.balance.write(run.folder)
         parameter_groups.write(run.groups, run.folder)
+        path, step = run.folder / ENVIRONMENT, run.progress.step
+        note_start(path, step=step, devices=devices, started=run.clock.started)
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
         run.accelerator.init_trackers("segacc")
