@@ -155,8 +155,8 @@ class TrainConfig:
     log_every: PositiveInt = 10
     """Steps between two lines of metrics.jsonl; the first and the last step are logged as well."""
     best_by: str = "mean_iou"
-    """Score that selects the best checkpoint (`best/`), e.g. `per_category_iou/nucleus`; default
-    mean_iou, or the first score if no metric computes it."""
+    """Score that selects the best checkpoint (`best/`), e.g. `per_category_iou/nucleus` or
+    `val_loss`; default mean_iou, or the first score if no metric computes it."""
     keep: PositiveInt = 3
     """Number of newest checkpoints to keep."""
     num_pictures: NonNegativeInt = 4
