@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from segacc.contracts import LossTerm
+from segacc.evaluation.predict import Seen
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scores import VAL_LOSS
 from segacc.kernels.resize import Decided, resize_and_cut
@@ -41,7 +42,7 @@ class SplitLoss:
             found: its prediction with the logits, N = 1.
             labels: (1, H, W) int64, 255 ignored.
         """
-        assert found.logits is not None and found.extent is not None
+        assert isinstance(found, Seen)
         height, width = labels.shape[-2:]
         if found.logits.shape[1] * height * width > LARGEST:
             return

@@ -19,6 +19,27 @@ Forward = Callable[[Tensor], Logits]
 Pixels = tuple[int, int]
 
 
+class Seen(Decided):
+    """Predictions of whole images in one view, with the logits that they were made from."""
+
+    logits: Tensor
+    """(N, K, h, w)."""
+    extent: tuple[float, float]
+    """Height and width that the logits cover, in pixels of the predictions."""
+
+    @classmethod
+    def of(cls, found: Decided, logits: Tensor, extent: tuple[float, float]) -> "Seen":
+        """Return predictions with their logits."""
+        seen = cls(*found)
+        seen.logits, seen.extent = logits, extent
+        return seen
+
+    def each(self) -> Iterator["Seen"]:
+        """Yield the predictions image by image, N = 1."""
+        for index, found in enumerate(super().each()):
+            yield Seen.of(found, self.logits[index : index + 1], self.extent)
+
+
 def predict(
     forward: Forward,
     network: SegmentationModel,
@@ -54,10 +75,10 @@ def decide_batch(
             is not smaller: see `Scoring.most`. Called once, before the first forward call.
         confidence: whether to return the probability of each predicted class as well. It does not
             change the classes, and is always returned if probabilities are averaged.
-        logits: whether to return the logits as well; only for whole images in one view.
+        logits: whether to return a `Seen`; only for whole images in one view.
 
     Returns:
-        Classes (N, H, W) uint8, and what was asked for.
+        Classes (N, H, W) uint8, and their probabilities or None.
 
     Raises:
         OptionError: the size that the protocol gives does not fit the network.
@@ -154,7 +175,7 @@ class Look:
             return decide_bands(self.blended(self.windows), self.seen, size, shares)
         logits, extent = self.whole(size)
         found = decide(logits, size, extent=extent, shares=shares)
-        return found._replace(logits=logits, extent=extent) if keep else found
+        return Seen.of(found, logits, extent) if keep else found
 
     def view(self, size: Pixels, limit: int) -> View:
         """Return the logits in bands, for a mean over several views."""

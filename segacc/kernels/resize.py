@@ -100,21 +100,13 @@ class Decided(NamedTuple):
     """(N, H, W) uint8."""
     confidence: Tensor | None = None
     """(N, H, W) float32, the probability of that class; None if not requested."""
-    logits: Tensor | None = None
-    """(N, K, h, w) as the network returned them; None if not requested."""
-    extent: tuple[float, float] | None = None
-    """Height and width that the logits cover, as in `resize_and_cut`."""
 
     def each(self) -> "Iterator[Decided]":
         """Yield the predictions image by image, N = 1."""
-        confidence, logits = self.confidence, self.logits
-        for index in range(len(self.classes)):
+        classes, confidence = self
+        for index in range(len(classes)):
             one = slice(index, index + 1)
-            yield self._replace(
-                classes=self.classes[one],
-                confidence=None if confidence is None else confidence[one],
-                logits=None if logits is None else logits[one],
-            )
+            yield Decided(classes[one], None if confidence is None else confidence[one])
 
 
 def resized_argmax(
