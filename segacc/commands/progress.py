@@ -37,8 +37,8 @@ QUIET = 5.0
 class Display:
     """Shows the events of a run, on the main process only.
 
-    On a terminal a bar, the latest numbers and a running clock stay at the bottom; elsewhere each
-    logged step is one line without control characters.
+    On a terminal a bar, the latest numbers and a running clock stay at the bottom, with a line for
+    each tenth of the run above; elsewhere each logged step is one line without control characters.
 
         with Display(console, names=labels.names, palette=labels.palette) as screen:
             for event in train(config):
@@ -70,7 +70,8 @@ class Display:
         self.logged: StepDone | None = None
         self.latest: Evaluated | None = None
         self.best: Evaluated | None = None
-        self.step = self.told = 0
+        self.step = self.told = self.tenth = self.scored = 0
+        self.scored_of: int | None = None
         self.begin = self.last = clock()
         self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4)
 
@@ -100,6 +101,11 @@ class Display:
             case Stopped():
                 self._show_stop(event)
 
+    def count_image(self, total: int | None) -> None:
+        """Count a scored image of an evaluation, out of this process's `total`, if it is known."""
+        self.scored = 1 if self.scored == total else self.scored + 1
+        self.scored_of, self.last = total, self.clock()
+
     def summary(self) -> str:
         """Return the last lines of a run: where the results are, and a command to try next."""
         folder, lines = self.started.folder, []
@@ -128,8 +134,9 @@ class Display:
         self.step, self.last = event.step, self.clock()
         if not event.logged:
             return
-        self.logged = event
-        if not self.live.is_started:
+        first, self.logged = self.logged is None, event
+        before, self.tenth = self.tenth, 10 * event.step // max(1, self.started.max_steps)
+        if first or self.tenth > before or not self.live.is_started:
             where = f"step {self._count()}  epoch {event.epoch:.1f}"
             told = [where, *(text for text, _ in numbers_of(event)), f"eta {self._eta()}"]
             self.console.out("  ".join(told), highlight=False)
@@ -143,11 +150,12 @@ class Display:
             self.console.out(text, highlight=False)
 
     def _show_scores(self, event: Evaluated) -> None:
-        rules = "" if self.latest else event.terms.rules()  # once per run, as they never change
-        self.latest, self.last = event, self.clock()
+        rules = "" if self.latest else event.terms.settled()  # once per run, as they never change
+        self.latest, self.last, self.scored = event, self.clock(), 0
         self.best = event if event.best else self.best
         title = f"evaluation at step {event.step}: {event.terms.num_images} images in "
-        title += f"{event.seconds:.1f} s, {event.terms.short()}"
+        title += f"{event.seconds:.1f} s"
+        title += ", EMA weights" if event.terms.weights == "ema" else ""
         title += " (best so far)" if event.best else ""
         print_scores(
             self.console,
@@ -194,6 +202,10 @@ class Display:
             standing.append((self._standing(), "green"))
         if now - self.last > QUIET:
             standing.append((f"last event {clock_text(now - self.last)} ago", "dim"))
+        if self.scored:
+            total = self.scored_of
+            done = ProgressBar(total=total, completed=self.scored, pulse=total is None)
+            bar.add_row(f"evaluation {self.scored}{f'/{total}' if total else ''}", done, "", "")
         return Group(bar, _styled(numbers), *([_styled(standing)] if standing else []))
 
     def _standing(self) -> str:

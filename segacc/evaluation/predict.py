@@ -19,6 +19,27 @@ Forward = Callable[[Tensor], Logits]
 Pixels = tuple[int, int]
 
 
+class Seen(Decided):
+    """Predictions of whole images in one view, with the logits that they were made from."""
+
+    logits: Tensor
+    """(N, K, h, w)."""
+    extent: tuple[float, float]
+    """Height and width that the logits cover, in pixels of the predictions."""
+
+    @classmethod
+    def of(cls, found: Decided, logits: Tensor, extent: tuple[float, float]) -> "Seen":
+        """Return predictions with their logits."""
+        seen = cls(*found)
+        seen.logits, seen.extent = logits, extent
+        return seen
+
+    def each(self) -> Iterator["Seen"]:
+        """Yield the predictions image by image, N = 1."""
+        for index, found in enumerate(super().each()):
+            yield Seen.of(found, self.logits[index : index + 1], self.extent)
+
+
 def predict(
     forward: Forward,
     network: SegmentationModel,
@@ -39,6 +60,7 @@ def decide_batch(
     most: Callable[[int], int] = int,
     *,
     confidence: bool = False,
+    logits: bool = False,
 ) -> Decided:
     """Predict images of one size, at that size.
 
@@ -53,6 +75,7 @@ def decide_batch(
             is not smaller: see `Scoring.most`. Called once, before the first forward call.
         confidence: whether to return the probability of each predicted class as well. It does not
             change the classes, and is always returned if probabilities are averaged.
+        logits: whether to return a `Seen`; only for whole images in one view.
 
     Returns:
         Classes (N, H, W) uint8, and their probabilities or None.
@@ -70,7 +93,7 @@ def decide_batch(
         views = [look.view(size, limit) for look in looks]
         decided = mean_decision(views, size, shares, limit=limit)
     else:
-        decided = looks[0].decide(size, shares if confidence else None)
+        decided = looks[0].decide(size, shares if confidence else None, keep=logits)
     for _ in range(calls, wanted):
         looks[0].through(0, 0, looks[0].taken)
     return decided
@@ -146,12 +169,13 @@ class Look:
         (height, width), seen = self.padded, self.seen
         return logits, (size[0] * height / seen[0], size[1] * width / seen[1])
 
-    def decide(self, size: Pixels, shares: Shares | None) -> Decided:
-        """Predict each pixel at the original size from this view alone."""
+    def decide(self, size: Pixels, shares: Shares | None, *, keep: bool = False) -> Decided:
+        """Predict each pixel at the original size from this view alone; `keep` the logits."""
         if self.windows:
             return decide_bands(self.blended(self.windows), self.seen, size, shares)
         logits, extent = self.whole(size)
-        return decide(logits, size, extent=extent, shares=shares)
+        found = decide(logits, size, extent=extent, shares=shares)
+        return Seen.of(found, logits, extent) if keep else found
 
     def view(self, size: Pixels, limit: int) -> View:
         """Return the logits in bands, for a mean over several views."""

@@ -10,6 +10,8 @@ Scores = dict[str, float | dict[str, float]]
 
 Weights = Literal["raw", "ema"]
 """The trained weights, or their exponential moving average."""
+VAL_LOSS = "val_loss"
+"""Name of the loss of a validation split among its scores."""
 IGNORED = "ignore_index=255"
 ABSENT = "classes absent from labels and predictions excluded from the mean"
 
@@ -55,6 +57,10 @@ class Terms:
         """Return the rules by which pixels and classes count."""
         size = f"evaluated at {self.label_size} label size"
         return f"{size}, {self.ignored}, {self.absent_classes}"
+
+    def settled(self) -> str:
+        """Return what is the same in all evaluations of a run."""
+        return f"protocol {self.protocol}, {self.number_format}, {self.rules()}"
 
     def text(self) -> str:
         """Return all of it in one line."""

@@ -9,15 +9,16 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from segacc.contracts import IGNORE, Facts, MetricState
+from segacc.contracts import IGNORE, Facts, LossTerm, MetricState
 from segacc.data.batches import MOST_PIXELS, EvalData, Source
 from segacc.data.items import Item
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, PluginError, SegaccError, first_of
+from segacc.evaluation.loss import SplitLoss
 from segacc.evaluation.memory import memory_returned
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
-from segacc.evaluation.scores import Scores, Terms, Weights, flat
+from segacc.evaluation.scores import VAL_LOSS, Scores, Terms, Weights, flat
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.kernels.resize import Decided, confusion
 from segacc.labels import LabelMap
@@ -31,6 +32,9 @@ BATCH = 8
 """Default batch size of evaluation, in images of one size. On a CPU the default is 1, so that
 scored predictions are bit for bit those that `segacc predict` writes, though a batch of 8 takes
 SegFormer-b0 a third less time per image."""
+
+LOSS = "--loss"
+"""Key of the losses among the metrics."""
 
 
 @dataclass
@@ -64,10 +68,14 @@ class Scoring:
     """Maximum batch size, in images of one size; default `BATCH`, on a CPU 1."""
     counted: dict[str, MetricState] = field(default_factory=dict)
     """Metrics of the newest evaluation by text, with states summed over all processes."""
+    losses: Mapping[str, LossTerm] = field(default_factory=dict)
+    """The losses of `val_loss`; only for a protocol that `has_loss`."""
 
     def metrics(self) -> dict[str, MetricState]:
         """Build empty metrics, keyed by their text, as `boundary_iou:dilation=0.01`."""
-        return {one.text: one.record.build(one.options, self.facts) for one in self.chosen}
+        chosen = {one.text: one.record.build(one.options, self.facts) for one in self.chosen}
+        loss: Any = SplitLoss(self.losses, self.accelerator.device)
+        return {**chosen, LOSS: loss} if self.losses else chosen
 
     def loader(self) -> Iterable[list[Item | SegaccError]]:
         """Return this process's share of the split, in batches of images of one size."""
@@ -95,7 +103,7 @@ class Scoring:
         given = self.model, self.network, images, self.protocol, self.most
         confidence = any(one.record.wants_confidence for one in self.chosen)
         with returned_of(images):
-            return decide_batch(*given, confidence=confidence)
+            return decide_batch(*given, confidence=confidence, logits=bool(self.losses))
 
     def count(self, metrics: Mapping[str, Any], item: Item, found: Decided) -> Tensor | None:
         """Count one image, and add it to the metrics.
@@ -116,6 +124,8 @@ class Scoring:
             counts = confusion(found.classes, labels, self.facts.num_classes)
             for one in self.chosen:
                 feed(one, metrics[one.text], found, labels, counts)
+            if self.losses:
+                metrics[LOSS].add(found, labels.long())
         return counts
 
     def terms(self) -> Terms:
@@ -204,7 +214,8 @@ class ScoreKey:
             OptionError: they do not.
         """
         self.by, self.where, name = by, where, by.partition("/")[0]
-        self.lower = any(name in one.record.lower(one.options) for one in chosen)
+        lower = [one.record.lower(one.options) for one in chosen]
+        self.lower = any(name in names for names in (*lower, [VAL_LOSS]))
         self.value(joined(metric.compute() for metric in empty.values()))
 
     def better(self, value: float, than: float | None, by_more_than: float = 0.0) -> bool:

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
 from segacc.settings.options import Size
-from segacc.settings.units import Period, Steps, Time
+from segacc.settings.units import Every, Steps, Time
 
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
@@ -147,15 +147,16 @@ class TrainConfig:
     eval_batch_size: PositiveInt | None = None
     """Images of one size per evaluation batch, per process; reduced for large images. Default 1 on
     a CPU and for streamed splits, else 8."""
-    eval_every: Period | None = None
-    """Steps between evaluations, or a fraction of the run; default a fifth."""
-    save_every: Period | None = None
-    """Steps between checkpoints, or a fraction of the run; default: same as eval_every."""
+    eval_every: Every | None = None
+    """Steps between evaluations, a fraction of the run, or `epoch`: after each pass over the
+    training split; default a fifth of the run."""
+    save_every: Every | None = None
+    """Steps between checkpoints, a fraction of the run, or `epoch`; default: same as eval_every."""
     log_every: PositiveInt = 10
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl; the first and the last step are logged as well."""
     best_by: str = "mean_iou"
-    """Score that selects the best checkpoint (`best/`), e.g. `per_category_iou/nucleus`; default
-    mean_iou, or the first score if no metric computes it."""
+    """Score that selects the best checkpoint (`best/`), e.g. `per_category_iou/nucleus` or
+    `val_loss`; default mean_iou, or the first score if no metric computes it."""
     keep: PositiveInt = 3
     """Number of newest checkpoints to keep."""
     num_pictures: NonNegativeInt = 4

@@ -227,9 +227,10 @@ def _ready(value: Any, hint: Any) -> Any:
 
 def literal_choices(hint: Any) -> tuple[Any, ...]:
     """Return the values that a Literal (or optional Literal) allows; empty for any other type."""
-    parts = [hint, *typing.get_args(hint)]
-    literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
-    return typing.get_args(literals[0]) if literals else ()
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    parts = [part for part in typing.get_args(hint) if part is not type(None)] if union else [hint]
+    literal = len(parts) == 1 and typing.get_origin(parts[0]) is typing.Literal
+    return typing.get_args(parts[0]) if literal else ()
 
 
 def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
@@ -292,7 +293,7 @@ def type_text(hint: Any) -> str:
         limits = [limit for meta in args[1:] for limit in _limits(meta)]
         return " ".join([type_text(args[0]), " and ".join(limits)]).rstrip()
     if origin is typing.Literal:
-        return "one of " + ", ".join(map(str, args))
+        return "one of " * (len(args) > 1) + ", ".join(map(str, args))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_text(arg) for arg in args if arg is not type(None))
     if origin is dict:

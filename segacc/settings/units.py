@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 from pydantic import AfterValidator, AllowInfNan
@@ -51,6 +51,8 @@ Steps = Annotated[float, Ge(0), AllowInfNan(False), AfterValidator(_steps)]
 """Number of optimizer steps, or a fraction of the run below 1."""
 Period = Annotated[float, Gt(0), AllowInfNan(False), AfterValidator(_steps)]
 """Optimizer steps from one event to the next, or a fraction of the run below 1."""
+Every = Period | Literal["epoch"]
+"""A Period, or once per pass over the training split."""
 
 
 def steps_of(value: float, total: int) -> int:

@@ -41,9 +41,11 @@ def choose_settings(
         processes: number of processes.
 
     Raises:
-        OptionError: the warm-up is too long, or a stream of unknown length needs max_steps.
+        OptionError: the warm-up is too long, or a stream of unknown length needs max_steps, or
+            cannot be evaluated once per epoch.
     """
     config = settings.config
+    refuse_epochs(settings, samples)
     total = config.batch_size * config.gradient_accumulation_steps * processes
     epochs = config.epochs or DEFAULT_EPOCHS
     if config.max_time is not None:
@@ -67,6 +69,21 @@ def choose_settings(
     check_length(done)
     check_warmup(done, steps, f"{steps}")
     return done
+
+
+def refuse_epochs(settings: Settings, samples: int | None) -> None:
+    """Refuse `epoch` as a period for a stream of unknown length.
+
+    Raises:
+        OptionError: `eval_every` or `save_every` is `epoch`, and `samples` is None.
+    """
+    for key in ("eval_every", "save_every"):
+        if samples is None and getattr(settings.config, key) == "epoch":
+            raise OptionError(
+                f"{settings.where(key)}: epoch: the number of samples in this stream is not known. "
+                "Give a number of steps, a fraction of the run such as 0.2, or num_samples=N as an "
+                "option of the data set."
+            )
 
 
 def choose_shares(settings: Settings, loaded: bool, crop: Crop) -> Settings:

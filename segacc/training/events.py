@@ -34,7 +34,8 @@ class StepDone:
     seconds: float
     """Wall time of this step."""
     logged: bool
-    """True every `log_every` steps; only then the numbers below are set, over all processes."""
+    """True in the first and the last step and every `log_every` steps; only then the numbers below
+    are set, over all processes."""
     loss: float = float("nan")
     losses: dict[str, float] = field(default_factory=dict)
     """Each loss term by name."""

@@ -61,12 +61,12 @@ class Meter:
         self.waited += time.perf_counter() - start
 
     def step_done(self, numbers: StepNumbers) -> StepDone:
-        """Return the event of a step; every `log_every` steps with the means."""
+        """Return the event of a step; a logged one with the means."""
         run, step = self.run, self.run.progress.step
         self.steps += 1
         if not numbers.skipped:
             self.losses.append(numbers.losses)
-        logged = step % run.config.log_every == 0 or step == run.max_steps
+        logged = step % run.config.log_every == 0 or step in (1, run.max_steps)
         mean = self._mean(numbers.losses) if logged else []
         now = time.perf_counter()
         seconds, self.last = now - self.last, now

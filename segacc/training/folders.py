@@ -17,9 +17,15 @@ NETWORK = "network"
 """Folder in the run folder: the network's config, as loaded with its weights."""
 BALANCE = "class_balance.json"
 """File in the run folder: the class weights and label counts of the run."""
+ENVIRONMENT = "environment.json"
+"""File in the run folder: versions, command, devices and times of each start of the run."""
+CONSOLE_LOG = "console.log"
+"""File in the run folder: the console output of each start, as plain lines."""
 WRITTEN = (
     "config.yaml",
     "metrics.jsonl",
+    ENVIRONMENT,
+    CONSOLE_LOG,
     BALANCE,
     "parameter_groups.json",
     NETWORK,

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from pydantic import AllowInfNan, PositiveInt
 
 from segacc.errors import OptionError
-from segacc.evaluation.model_folder import architecture_of
+from segacc.evaluation.model_folder import architecture_of, side_file
 from segacc.hookspecs import Chosen
 from segacc.model.hub import find, local_folder
 from segacc.registry import Registry, choose, refuse_twins
@@ -239,6 +239,31 @@ def refuse_done(resume: checkpoint.Resume | None, settings: Settings) -> None:
             f"{settings.where('max_steps')}: {last}: {resume.checkpoint} is already at step "
             f"{resume.progress.step}; give more with --max-steps or --epochs."
         )
+
+
+def nothing_left(plan: Plan) -> str:
+    """Return that the run to resume has ended, and how to extend it; empty while work is left."""
+    resume, config, stop = plan.resume, plan.settings.config, plan.early_stop
+    if resume is None:
+        return ""
+    progress, folder = resume.progress, resume.folder
+    fitted = config.max_time and as_stored(plan.settings, "max_time", folder)
+    last = progress.max_steps if fitted else config.max_steps
+    was = progress.early_stop
+    early = stop is not None and was.get("by") == stop[0] and was["since"] >= stop[1].patience
+    saved = side_file(folder / "last").get("step")
+    if not (progress.step == last or early) or not progress.step == progress.evaluated == saved:
+        return ""
+    if early and stop:
+        ended, way = "was stopped early", f"--early-stop {stop[0]}:patience=N, N > {was['since']}"
+    elif config.max_time:
+        ended, way = "is finished", "--max-time TIME, the time of the whole run"
+    else:
+        ended, way = "is finished", f"--max-steps N, the steps of the whole run, N > {last}"
+    return (
+        f"{folder}: this run {ended} at step {progress.step}; nothing is done. To continue it, "
+        f"give {way}."
+    )
 
 
 def choose_early_stop(settings: Settings) -> tuple[str, EarlyStopOptions] | None:

@@ -109,6 +109,11 @@ def settle_at_exit() -> None:
     atexit.register(time.sleep, SETTLE)
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of a device, as `NVIDIA H200`; its type if it has no name, as `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def forget_earlier() -> None:
     """Reset accelerate's state, such as the precision, of an earlier run in the same process.
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list, load
+from accelerate.utils import broadcast_object_list, gather_object, load
 
 from segacc.data.samples import digest, ids_of
 from segacc.data.streams import TrainStream
@@ -14,12 +14,14 @@ from segacc.evaluation.model_folder import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
 from segacc.training import checkpoint
-from segacc.training.folders import NETWORK, clear
+from segacc.training.folders import ENVIRONMENT, NETWORK, clear
 from segacc.training.limits.budget import FIRST_GUESS
 from segacc.training.optim import groups as parameter_groups
+from segacc.training.optim.schedule import lr_of
 from segacc.training.plan import as_stored
-from segacc.training.processes import on_all
+from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
+from segacc.training.tracking import note_start
 
 SAME_BATCH = (
     "Use the same data, and a number of processes, batch size and accumulation steps with the same "
@@ -55,6 +57,7 @@ def lock_folder(run: Run) -> None:
 
 def prepare_folder(run: Run, settings: Settings) -> None:
     """Create the run folder with config.yaml and the other files of a start; starts trackers."""
+    devices = gather_object([device_name(run.accelerator.device)])
     if run.accelerator.is_main_process:
         if run.config.overwrite and not run.plan.resume and run.folder.exists():
             clear(run.folder)
@@ -66,6 +69,8 @@ def prepare_folder(run: Run, settings: Settings) -> None:
             (run.folder / "config.yaml").write_text(to_yaml(settings))
         run.balance.write(run.folder)
         parameter_groups.write(run.groups, run.folder)
+        path, step = run.folder / ENVIRONMENT, run.progress.step
+        note_start(path, step=step, devices=devices, started=run.clock.started)
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
         run.accelerator.init_trackers("segacc")
@@ -109,7 +114,7 @@ def resume(run: Run) -> None:
                 f"--resume {run.config.resume}: the settings differ from those of the checkpoint: "
                 f"{'; '.join(different)}. {SAME_READERS if streamed else SAME_BATCH}"
             )
-        load_state(run, found.checkpoint)
+        lr = load_state(run, found.checkpoint)
         run.unreadable.update(stored.unreadable)
         if run.ema:
             ema = run.ema
@@ -118,6 +123,7 @@ def resume(run: Run) -> None:
             stored.positions = stored.positions[run.accelerator.process_index]
         run.progress, run.clock.before = stored, stored.seconds
         run.scoring.num_images = stored.num_images
+        run.notes += stretched(run, lr)
         if run.early_stop and run.early_stop.reason(stored):
             run.notes.append(
                 "this run was stopped early; raise the patience of --early-stop to continue it"
@@ -129,6 +135,22 @@ def resume(run: Run) -> None:
     run.progress.settings = now
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
+
+
+def stretched(run: Run, lr: float) -> list[str]:
+    """Return what another number of steps changes in a resumed run; `lr` is that of its last step.
+
+    With `--max-time` the number of steps is fitted to the speed anyway.
+    """
+    step, before, now = run.progress.step, run.progress.max_steps, run.config.max_steps
+    if not before or not now or now == before or step == now:
+        return []
+    group, schedule = run.optimizer.param_groups[0], run.plan.schedule
+    then = lr_of(group, schedule, step, now, run.config)
+    return [
+        f"the run had {before} steps and now has {now}; the schedule is fitted to {now} steps: the "
+        f"learning rate goes from {lr:.1e} in step {step} to {then:.1e} in step {step + 1}"
+    ]
 
 
 def give_up_later(run: Run, step: int) -> None:
@@ -192,18 +214,23 @@ def read_state(run: Run, stored: Path) -> None:
         raise OptionError(checkpoint.damaged(stored, f"{type(error).__name__}: {error}")) from None
 
 
-def load_state(run: Run, stored: Path) -> None:
+def load_state(run: Run, stored: Path) -> float:
     """Load weights, optimizer and random state, but keep the optimizer options of this run.
 
     torch's load_state_dict would replace the groups' learning rates and options with the stored
     ones.
+
+    Returns:
+        The stored learning rate of the first group, which is that of the last step.
     """
     groups = run.optimizer.param_groups
     typed = [{key: value for key, value in one.items() if key != "params"} for one in groups]
     on_all(run.accelerator, lambda: read_state(run, stored))
     run.accelerator.step = 0  # counts micro-batches; checkpoints lie between optimizer steps
+    lr = float(run.optimizer.param_groups[0]["lr"])
     for group, own in zip(run.optimizer.param_groups, typed, strict=True):
         group.update(own)
+    return lr
 
 
 def order_settings(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Run: the state of a training run."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from segacc.evaluation.scoring import ScoreKey, Scoring
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
 from segacc.settings.config import TrainConfig
-from segacc.settings.units import period_of
+from segacc.settings.units import Every, period_of
 from segacc.training import checkpoint
 from segacc.training.balance import Balance
 from segacc.training.checkpoint import Progress
@@ -153,17 +154,31 @@ class Run:
 
     def evaluation_due(self) -> bool:
         """Return whether an evaluation is due at the current step and was not made yet."""
-        return self._due(self.progress.evaluated, self.config.eval_every or 1)
+        return self._due(self.progress.evaluated, self.period(self.config.eval_every))
 
     def checkpoint_due(self) -> bool:
         """Return whether a checkpoint is due at the current step."""
-        return self._due(self.progress.saved, self.config.save_every or 1)
+        return self._due(self.progress.saved, self.period(self.config.save_every))
 
-    def _due(self, newest: int, every: float) -> bool:
+    def period(self, every: Every | None) -> float | Fraction:
+        """Return `eval_every` or `save_every` in steps, or below 1 as a share of the run.
+
+        A pass over the training split is a Fraction, as it need not be a whole number of steps.
+        """
+        count = self.train_data.num_samples
+        if every == "epoch" and count:
+            return max(Fraction(1), Fraction(count, self.total_batch_size))
+        return float(every or 1)
+
+    def _due(self, newest: int, every: float | Fraction) -> bool:
         """Return whether a period has passed; with `--max-time`, since the step `newest`."""
-        step, period = self.progress.step, period_of(every, self.max_steps)
-        passed = step % period if self.config.max_steps else step < newest + period
-        return 0 < step != newest and (not passed or step == self.max_steps)
+        step = self.progress.step
+        if isinstance(every, Fraction):  # the first step after the end of a pass
+            passed = step // every > (step - 1) // every
+        else:
+            period = period_of(every, self.max_steps)
+            passed = step % period == 0 if self.config.max_steps else step >= newest + period
+        return 0 < step != newest and (passed or step == self.max_steps)
 
     def note(self, scores: Scores) -> bool:
         """Record the scores that choose the best weights; return whether they are the best."""

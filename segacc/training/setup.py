@@ -11,6 +11,7 @@ from segacc.data.batches import EvalData
 from segacc.data.codecs import decoded_by
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, count_of
+from segacc.evaluation.loss import has_loss
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scoring import Scoring, checked_scoring
 from segacc.model import SegmentationModel
@@ -109,6 +110,7 @@ def build_scoring(
     model: Any,
     network: SegmentationModel,
     data: EvalData | EvalStream,
+    losses: dict[str, LossTerm],
 ) -> Scoring:
     """Build the Scoring that evaluates the validation split during training."""
     config = plan.settings.config
@@ -127,6 +129,8 @@ def build_scoring(
         config=config,
         where=plan.settings.where,
     )
+    if has_loss(protocol) and not network.losses(facts):  # its own losses need its queries
+        scoring.losses = losses
     scoring.keep = on_all(accelerator, lambda: data.example_ids(config.num_pictures))
     return scoring
 
@@ -180,7 +184,7 @@ def build_run(plan: Plan) -> Run:
     save_bare(accelerator)
 
     pipeline = build_pipeline(plan, facts, accelerator.device.type)
-    scoring = build_scoring(plan, facts, accelerator, model, network, data.scored)
+    scoring = build_scoring(plan, facts, accelerator, model, network, data.scored, losses)
     settings = choose_score(settings, scoring.metrics())
     run = Run(
         config=settings.config,

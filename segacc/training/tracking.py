@@ -1,18 +1,26 @@
-"""Write metrics.jsonl, pictures and curves.png, and log to trackers."""
+"""Write environment.json, metrics.jsonl, pictures and curves.png, and log to trackers."""
 
 import json
+import platform
 import re
+import shlex
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segacc.contracts import VERSION
 from segacc.data.atomic import replacing
 from segacc.data.pictures import draw_examples
 from segacc.errors import DataError, WriteError
-from segacc.evaluation.scores import flat
+from segacc.evaluation.scores import VAL_LOSS, flat
 from segacc.labels import Color
 from segacc.training.events import (
     Evaluated,
@@ -24,6 +32,7 @@ from segacc.training.events import (
     Stopped,
     finite,
 )
+from segacc.training.folders import ENVIRONMENT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +42,8 @@ Log = Callable[[dict[str, float], int], None]
 """A function that logs numbers by flat name for a step, as `Accelerator.log` does."""
 
 MEANS = ("mean_iou", "mean_accuracy", "overall_accuracy")
+KINDS = (("raw", "", "-"), ("ema", " (EMA)", "--"))
+"""Each kind of weights with its addition to a label and its line style."""
 
 
 def record(
@@ -76,6 +87,7 @@ def record(
                 note_fitted(run_folder / "config.yaml", event.max_steps)
         elif isinstance(event, Stopped):
             draw_curves(metrics, pictures / "curves.png", best_by=best_by)
+            note_end(run_folder / ENVIRONMENT)
 
     for event in events:
         try:
@@ -85,6 +97,64 @@ def record(
                 raise
             failed(WriteError(f"{run_folder}: metrics or pictures cannot be written: {error}."))
         yield event
+
+
+def note_start(path: Path, *, step: int, devices: Sequence[str], started: float) -> None:
+    """Add a start of the run to environment.json.
+
+    Args:
+        path: the file, a list with one entry for each start.
+        step: optimizer steps already done.
+        devices: the device of each process.
+        started: when the process started, as a value of time.monotonic, in seconds.
+    """
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    begin = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started)
+    start = {
+        "started": begin.isoformat(timespec="seconds"),
+        "seconds": None,
+        "step": step,
+        "command": command_line(),
+        "directory": str(Path.cwd()),
+        "git_commit": git_commit(),
+        "segacc": VERSION,
+        **{name: version(name) for name in ("torch", "transformers", "accelerate")},
+        "python": platform.python_version(),
+        "devices": list(devices),
+    }
+    _write_json(path, [*earlier, start])
+
+
+def note_end(path: Path) -> None:
+    """Add the duration in seconds to the newest start in environment.json, if it is still there."""
+    if path.is_file():
+        *earlier, start = json.loads(path.read_text(encoding="utf-8"))
+        taken = datetime.now(UTC) - datetime.fromisoformat(start["started"])
+        _write_json(path, [*earlier, {**start, "seconds": round(taken.total_seconds(), 1)}])
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def command_line() -> str:
+    """Return the command that started this process, as a shell reads it."""
+    return shlex.join(sys.orig_argv)
+
+
+def git_commit() -> str | None:
+    """Return the commit of the working directory; None if it is in no repository or git is absent.
+
+    Changes that are not committed are not looked for.
+    """
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def start_metrics(path: Path, step: int) -> None:
@@ -116,7 +186,7 @@ def train_row(event: StepDone) -> dict[str, Any]:
 def eval_row(event: Evaluated) -> dict[str, Any]:
     """Return the row of an evaluation in metrics.jsonl, each score under its own name."""
     facts = {name: getattr(event, name) for name in ("step", "seconds", "best")}
-    return {"kind": "eval", **facts, **asdict(event.terms), **event.scores}
+    return {"kind": "eval", **facts, **asdict(event.terms), VAL_LOSS: None, **event.scores}
 
 
 def _write(path: Path, row: dict[str, Any], log: Log | None) -> None:
@@ -169,7 +239,7 @@ def curves(rows: Sequence[dict[str, Any]], *, best_by: str) -> "Figure":
     scored = [row for row in rows if row["kind"] == "eval"]
     figure = Figure(figsize=(13, 4), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12))
     loss, lr, scores = figure.subplots(1, 3, sharex=True)
-    _draw_losses(loss, train)
+    _draw_losses(loss, train, scored)
     _draw_line(lr, train, "lr", "learning rate")
     lr.set_ylim(bottom=0)
     lr.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -181,13 +251,19 @@ def curves(rows: Sequence[dict[str, Any]], *, best_by: str) -> "Figure":
     return figure
 
 
-def _draw_losses(axes: "Axes", rows: Sequence[dict[str, Any]]) -> None:
+def _draw_losses(
+    axes: "Axes", rows: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]]
+) -> None:
     _draw_line(axes, rows, "loss", "loss")
     terms = list(rows[0]["losses"]) if rows else []
-    if len(terms) > 1:
-        for term in terms:
-            points = [{"step": row["step"], term: row["losses"].get(term)} for row in rows]
-            _draw_line(axes, points, term, term, alpha=0.7)
+    for term in terms if len(terms) > 1 else ():
+        points = [{"step": row["step"], term: row["losses"].get(term)} for row in rows]
+        _draw_line(axes, points, term, term, alpha=0.7)
+    for weights, told, style in KINDS:
+        of_these = [row for row in scored if row.get("weights", "raw") == weights]
+        if any(row.get(VAL_LOSS) is not None for row in of_these):
+            _draw_line(axes, of_these, VAL_LOSS, VAL_LOSS + told, linestyle=style, color="black")
+    if len(axes.lines) > 1:
         axes.legend(frameon=False)
 
 
@@ -202,7 +278,7 @@ def _draw_line(
 
 def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], best_by: str) -> None:
     found = [{**row, best_by: flat(row).get(best_by)} for row in rows]
-    for weights, told, style in (("raw", "", "-"), ("ema", " (EMA)", "--")):
+    for weights, told, style in KINDS:
         of_these = [row for row in found if row.get("weights", "raw") == weights]
         for number, key in enumerate(dict.fromkeys((best_by, *MEANS))):
             if any(row.get(key) is not None for row in of_these):

@@ -72,10 +72,39 @@ def test_a_run_goes_on_with_its_own_settings(warm: Warm, trained: Path, tmp_path
     before = yaml.safe_load((run / "config.yaml").read_text())
     done = assert_succeeded(warm("--resume=run", "--max_steps=41", "--log-every=1", cwd=tmp_path))
     assert "step 41/41" in done.stdout
+    lr = [row["lr"] for row in metrics(run, "train")][-2:]
+    assert (
+        "the run had 40 steps and now has 41; the schedule is fitted to 41 steps: the learning "
+        f"rate goes from {lr[0]:.1e} in step 40 to {lr[1]:.1e} in step 41\n"
+    ) in done.stdout
     after = yaml.safe_load((run / "config.yaml").read_text())
     assert after == {**before, "max_steps": 41, "log_every": 1}
     assert comments(run / "config.yaml")["max_steps"] == "--max-steps"
-    assert [row["step"] for row in metrics(run, "train")] == [20, 40, 41]
+    assert [row["step"] for row in metrics(run, "train")] == [1, 20, 40, 41]
+
+
+def test_a_finished_run_says_so_before_torch_is_loaded(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    before = contents(run)
+    script = "import sys; from segacc.__main__ import main; code = main(); "
+    script += "sys.exit(code or 'torch' in sys.modules)"
+    done = assert_succeeded(python("-c", script, "--resume", "run", cwd=tmp_path))
+    assert done.stdout == (
+        f"{run}: this run is finished at step 40; nothing is done. To continue it, give "
+        "--max-steps N, the steps of the whole run, N > 40.\n"
+    )
+    assert contents(run) == before
+
+
+def test_a_run_without_its_last_folder_is_ended_again(
+    warm: Warm, trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    weights = (run / "last" / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "last")  # killed after the last checkpoint
+    done = assert_succeeded(warm("--resume", "run", cwd=tmp_path))
+    assert "finished at step 40/40" in done.stdout
+    assert (run / "last" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_resume_that_is_refused_changes_nothing(

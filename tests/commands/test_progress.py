@@ -118,9 +118,9 @@ def test_eta_counts_from_the_resumed_step() -> None:
 def test_plain_evaluation() -> None:
     text = shown([started(), evaluated(20, 0.7, best=True)], terminal=False)
     assert text.splitlines()[2:] == [
-        "evaluation at step 20: 39 images in 12.3 s, protocol whole, float32 (best so far)",
-        "  evaluated at original label size, ignore_index=255, classes absent from labels and "
-        "predictions excluded from the mean",
+        "evaluation at step 20: 39 images in 12.3 s (best so far)",
+        "  protocol whole, float32, evaluated at original label size, ignore_index=255, classes "
+        "absent from labels and predictions excluded from the mean",
         "  mean_iou 0.7000",
         "  class            IoU  accuracy",
         "  background    0.9000    0.9000",
@@ -134,7 +134,7 @@ def test_the_rules_of_an_evaluation_are_printed_once_per_run() -> None:
     for terminal in (False, True):
         text = shown([started(), *evaluations], terminal=terminal)
         assert text.count("evaluation at step ") == 2
-        assert text.count("ignore_index=255") == 1
+        assert text.count("ignore_index=255") == text.count("protocol whole, float32") == 1
 
 
 def test_stop_by_a_signal_gives_the_command_on_one_line() -> None:
@@ -191,6 +191,45 @@ def test_terminal_shows_bar_numbers_and_best() -> None:
     assert "mean_iou 0.6000 at step 40 (best 0.7000 at step 20)" in text
     assert "[red]" in text
     assert "[b]x[/b]" in text
+
+
+def test_a_terminal_keeps_a_line_for_each_tenth_of_the_run() -> None:
+    steps = [step_done(step) for step in (1, 10, 20, 21, 30, 41, 42, 210)]
+    kept = [line for line in printed_above([started(), *steps]) if line.startswith("step ")]
+    assert [line.split()[1] for line in kept] == ["1/210", "21/210", "42/210", "210/210"]
+    assert kept[0].startswith("step 1/210  epoch 0.1  loss 0.3121  lr 9.5e-04  5.6 images/s")
+
+
+def printed_above(events: Sequence[Event]) -> list[str]:
+    """What stays on a terminal above the lines that are drawn again and again."""
+    kept: list[str] = []
+
+    class Watched(Console):
+        def out(self, *objects: object, **more: object) -> None:
+            kept.extend(map(str, objects))
+
+    console = Watched(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with Display(console, names=NAMES, palette=PALETTE) as screen:
+        for event in events:
+            screen.show(event)
+    return kept
+
+
+def test_a_terminal_shows_a_bar_during_an_evaluation() -> None:
+    for total, told in ((3, "evaluation 2/3"), (None, "evaluation 5")):
+        clock, file = Clock(), io.StringIO()
+        console = Console(file=file, force_terminal=True, width=100, color_system=None)
+        with Display(console, names=NAMES, palette=PALETTE, clock=clock) as screen:
+            screen.show(started())
+            for _ in range(5):  # a second evaluation begins after the third image
+                screen.count_image(total)
+            screen.live.refresh()
+            during = file.getvalue()
+            screen.show(evaluated(20, 0.7, best=True))
+            screen.live.refresh()
+            after = file.getvalue()[len(during) :]
+        assert f"{told} " in during
+        assert after.rpartition("step 0/210")[2].count("evaluation ") == 0
 
 
 def test_terminal_says_when_nothing_was_heard_for_long() -> None:

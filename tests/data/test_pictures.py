@@ -183,6 +183,16 @@ def test_curves_of_both_kinds_of_weights_are_told_apart() -> None:
     assert scores.get_title() == "best mean_iou 0.6000 at step 30"
 
 
+def test_the_validation_loss_is_drawn_with_that_of_training() -> None:
+    rows = run_rows()
+    found = [{**row, "val_loss": 2.5} if row["kind"] == "eval" else row for row in rows]
+    loss = curves(found, best_by="mean_iou").axes[0]
+    assert [line.get_label() for line in loss.lines][-1] == "val_loss"
+    assert list(loss.lines[-1].get_ydata()) == [2.5] * 3
+    null = [{**row, "val_loss": None} if row["kind"] == "eval" else row for row in rows]
+    assert "val_loss" not in {line.get_label() for line in curves(null, best_by="b").axes[0].lines}
+
+
 def test_curves_are_written(tmp_path: Path) -> None:
     write_metrics(tmp_path / "metrics.jsonl", run_rows())
     path = tmp_path / "pictures" / "curves.png"

@@ -50,9 +50,10 @@ def test_steps_are_whole_or_a_share_of_the_run() -> None:
         (
             "save_every",
             "2.5",
-            "number > 0: a whole number of steps, or a fraction of the run below 1",
+            "number > 0 or epoch: a whole number of steps, or a fraction of the run below 1",
         ),
-        ("eval_every", "0", "number > 0"),
+        ("eval_every", "0", "number > 0 or epoch"),
+        ("eval_every", "epochs", "number > 0 or epoch"),
         ("encoder_warmup_steps", "inf", "finite number >= 0"),
     ],
 )

@@ -30,9 +30,10 @@ def test_a_run_that_stops_early_says_so_again_and_goes_on_with_more_patience(
     assert (tmp_path / "run" / "last" / "model.safetensors").is_file()
 
     again = assert_succeeded(warm("--resume", "run", cwd=tmp_path))
-    told = "this run was stopped early; raise the patience of --early-stop to continue it"
-    assert told in again.stdout
-    assert sum(line.startswith(why) for line in again.stdout.splitlines()) == 1
+    assert again.stdout == (
+        f"{tmp_path}/run: this run was stopped early at step 3; nothing is done. To continue it, "
+        "give --early-stop mean_iou:patience=N, N > 2.\n"
+    )
     further = ("--resume", "run", "--early-stop")
     more = assert_succeeded(warm(*further, "mean_iou:patience=4", cwd=tmp_path))
     assert " for 4 evaluations at step 5/8" in more.stdout

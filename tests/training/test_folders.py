@@ -65,7 +65,7 @@ def test_only_what_a_run_writes_is_deleted(tmp_path: Path) -> None:
     for place in (outside, folder / "data", folder / "best", folder / "checkpoints"):
         place.mkdir(parents=True)
         (place / "file").touch()
-    for name in (".segacc_run", "config.yaml", "notes.txt"):
+    for name in (".segacc_run", "config.yaml", "console.log", "environment.json", "notes.txt"):
         (folder / name).touch()
     (folder / "last").symlink_to(outside)
     clear(folder)

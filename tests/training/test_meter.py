@@ -29,8 +29,10 @@ def test_only_the_data_are_waited_for(tmp_path: Path) -> None:
     run.network.register_forward_pre_hook(
         lambda network, _: time.sleep(COMPUTE) if network.training else None
     )
-    [event] = (one for one in train(run) if isinstance(one, StepDone) and one.logged)
-    seconds = STEPS * BATCH / event.images_per_second
-    waited = event.data_wait * seconds
-    assert waited >= STEPS * BATCH * READ
-    assert seconds - waited >= STEPS * COMPUTE
+    logged = [one for one in train(run) if isinstance(one, StepDone) and one.logged]
+    assert [one.step for one in logged] == [1, STEPS]
+    for event, steps in zip(logged, (1, STEPS - 1), strict=True):  # since the last logged step
+        seconds = steps * BATCH / event.images_per_second
+        waited = event.data_wait * seconds
+        assert waited >= steps * BATCH * READ
+        assert seconds - waited >= steps * COMPUTE

@@ -133,7 +133,10 @@ def test_a_run_uses_its_time_and_ends_in_it(warm: Warm, data: Path, tmp_path: Pa
     ]
 
     again = assert_succeeded(warm("--resume", run, cwd=tmp_path))
-    assert f"finished at step {total}/{total}" in again.stdout
+    assert again.stdout == (
+        f"{run.resolve()}: this run is finished at step {total}; nothing is done. To continue it, "
+        "give --max-time TIME, the time of the whole run.\n"
+    )
     assert rows(run, "train") == steps
     refused = warm("--resume", run, "--max-time", "3s", cwd=tmp_path)
     assert refused.returncode == 2

@@ -103,6 +103,7 @@ def test_metrics_lines(tmp_path: Path) -> None:
             "seconds": 3.0,
             "best": True,
             **asdict(Terms(protocol="whole", num_images=1)),
+            "val_loss": None,
             "mean_iou": 0.5,
             "per_category_iou": {"background": 0.5, "nucleus": None},
         },

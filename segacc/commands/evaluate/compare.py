@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")
+PLAIN = {"no": "float32"}
+"""How values of evaluation.json are shown: mixed precision `no`."""
 DIFFER = ("dataset", "split", "carved", *TERMS)
 """Keys of evaluation.json whose values should be equal on both sides; differences are printed."""
 
@@ -87,6 +89,7 @@ class Comparison:
             one, other = self.a.report.get(key), self.b.report.get(key)
             if one != other:
                 name = "held-out split" if key == "carved" else key.replace("_", " ")
+                one, other = (PLAIN.get(value, value) for value in (str(one), str(other)))
                 told = f"different {name}: A {one}, B {other}"
                 lines.append(f"{told}; this affects the difference of the scores")
         if any(self.alone):

@@ -67,14 +67,13 @@ def check_fitted(run: Run, total: int, limit: str) -> None:
 def fit(run: Run, limit: float) -> int:
     """Return the number of steps that fits by this process's measurements."""
     config, progress = run.config, run.progress
-    assert config.eval_every and config.save_every
     least, of_startup, of_limit = RESERVE
     reserve = max(least, of_startup * run.clock.startup) + of_limit * limit
     left = limit - reserve - run.clock.used()
     if run.clock.steps == 1:  # the first step is slower, so it says nothing about the speed
         return progress.step + (left > 0)
-    evaluation = Rhythm(last=progress.evaluated, every=config.eval_every)
-    checkpoint = Rhythm(last=progress.saved, every=config.save_every)
+    evaluation = Rhythm(last=progress.evaluated, every=float(run.period(config.eval_every)))
+    checkpoint = Rhythm(last=progress.saved, every=float(run.period(config.save_every)))
     return fitted(left, progress.step, measured(run, limit), evaluation, checkpoint)
 
 

@@ -5,6 +5,7 @@ processes or accumulation steps, and a resumed run needs only its step.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -173,9 +174,16 @@ def lr_factor(
 
 
 def set_lr(optimizer: Any, decay: Decay, step: int, total: int, config: TrainConfig) -> None:
-    """Set each group's learning rate to its peak `initial_lr` times the factor of this step."""
+    """Set each group's learning rate to that of this step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr_of(group, decay, step, total, config)
+
+
+def lr_of(
+    group: Mapping[str, Any], decay: Decay, step: int, total: int, config: TrainConfig
+) -> float:
+    """Return a group's learning rate: its peak `initial_lr` times the factor of this step."""
     warmup = steps_of(config.warmup_steps or 0, total)
     second = steps_of(config.encoder_warmup_steps, total)
-    for group in optimizer.param_groups:
-        stages = {"warmup": warmup, "encoder_warmup": second, "head": group["head"]}
-        group["lr"] = group["initial_lr"] * lr_factor(decay, step, total, **stages)
+    stages = {"warmup": warmup, "encoder_warmup": second, "head": group["head"]}
+    return float(group["initial_lr"] * lr_factor(decay, step, total, **stages))
