@@ -34,13 +34,20 @@ class Facts:
 
 
 class LossTerm(Protocol):
-    """A loss as the training loop uses it: a sum and its divisor, so accumulation stays exact."""
+    """A loss as the training loop uses it: a sum and its divisor, so accumulation stays exact.
+
+    Logits and labels are on the device of the process; other tensors must be moved there. The
+    option `weight` of `LossOptions` is applied by segacc.
+    """
 
     def count(self, labels: "Tensor") -> "Tensor":
         """Return the divisor of `sum` for labels (N, H, W) int64, 255 ignored: a float scalar."""
 
     def sum(self, logits: Any, labels: "Tensor") -> "Tensor":
         """Sum the loss over logits (N, K, h, w) and labels (N, H, W) int64: a float scalar.
+
+        Logits are of any float dtype and usually smaller than the labels, see
+        `segacc.kernels.resize.resize_to_labels`. It is also called for each auxiliary head.
 
         A network's own loss gets the network's `queries` in place of logits.
         """
@@ -51,10 +58,13 @@ class MetricState(Protocol):
 
     state: dict[str, "Tensor"]
     """Tensors that are summed over processes to give the state of the whole split; integers stay
-    exact. Empty for a metric that gathers its state itself."""
+    exact. Empty for a metric that gathers its state itself. They are created on the CPU; `update`
+    replaces them by sums on the device of its arguments."""
 
     def update(self, predictions: "Tensor", labels: "Tensor") -> None:
         """Add predictions (N, H, W) int64 and labels (N, H, W) int64, 255 ignored, to the state.
+
+        Both are on the device of the process.
 
         A metric with `wants_confidence` takes a third parameter `confidence`: (N, H, W) float32,
         the probability of the predicted class, 0..1.

@@ -2,8 +2,12 @@
 
 import difflib
 import os
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
+
+BETWEEN = ("pluggy", "importlib", "contextlib", "functools")
+"""Packages whose lines may lie between segacc's and a plugin's in a traceback."""
 
 
 def is_main() -> bool:
@@ -61,6 +65,36 @@ class NonFiniteError(SegaccError):
 
 class WeightsError(SegaccError):
     """Weights cannot be found, or do not fit the network."""
+
+
+def reason_of(error: BaseException, package: str = "") -> str:
+    """Return what a plugin's code raised, as `ValueError: no such size (segacc_net.py:12)`.
+
+    If the environment variable SEGACC_TRACEBACK is set, the traceback is written to stderr.
+
+    Args:
+        error: the exception.
+        package: the plugin's package, of which the last executed line is given; by default the
+            first package in the traceback that is not segacc's own.
+    """
+    if os.environ.get("SEGACC_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    told, place = str(error), _place(error, package)
+    if isinstance(error, SyntaxError):
+        told, place = error.msg, f"{error.filename}:{error.lineno}"
+    told = " ".join(told.split()).rstrip(".")
+    text = ": ".join(filter(None, (type(error).__name__, told)))
+    return f"{text} ({place})" if place else text
+
+
+def _place(error: BaseException, package: str) -> str:
+    """Return file and line where a plugin's code raised an error, or an empty string."""
+    lines: dict[str, str] = {}  # the last line of each package, outermost first
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__")).partition(".")[0]
+        lines[name] = f"{frame.f_code.co_filename}:{line}"
+    others = [place for name, place in lines.items() if name not in ("segacc", *BETWEEN)]
+    return lines[package] if package in lines else "".join(others[:1])
 
 
 def unknown(what: str, name: str, known: Iterable[str], more: str = "") -> str:

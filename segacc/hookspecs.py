@@ -11,14 +11,17 @@ top of the module.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pluggy
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
+from pydantic import AllowInfNan
 
 from segacc.contracts import Facts, LossTerm
+from segacc.errors import PluginError, SegaccError, reason_of
 
 if TYPE_CHECKING:
     from segacc.labels import LabelMap
@@ -57,6 +60,26 @@ class DatasetOptions(Reading):
         return Reading(exif=self.exif, bits=self.bits)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The options of a component that has none."""
+
+
+Weight = Annotated[float, Gt(0), AllowInfNan(False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Options of every loss; a loss with more options inherits from it.
+
+    segacc multiplies the loss by `weight`. A loss whose options do not inherit from this class
+    applies a weight itself, if it has one.
+    """
+
+    weight: Weight = 1.0
+    """Factor of this term in the sum of all losses."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image and its label, not yet decoded."""
@@ -72,6 +95,19 @@ class Sample:
     set's classes."""
     reading: Reading = USUAL
     """Set by segacc from the data set's options."""
+
+    def __post_init__(self) -> None:
+        """Reject decoded images.
+
+        Raises:
+            TypeError: image or label is neither bytes nor a path.
+        """
+        for name, value in (("image", self.image), ("label", self.label)):
+            if not (isinstance(value, bytes) or hasattr(value, "read_bytes")):
+                raise TypeError(
+                    f"sample {self.id}: its {name} is of type {type(value).__name__}; expected the "
+                    "bytes of an encoded image such as a PNG, or a pathlib.Path"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +151,10 @@ class Record:
     """Lower case, must match `[a-z0-9_]+`."""
     summary: str
     """One line for `segacc plugins`."""
-    options: type[Any]
-    """A frozen dataclass; the docstring under a field is its help text."""
+    options: type[Any] = NoOptions
+    """A frozen dataclass; the docstring under a field is its help text. Limits and choices belong
+    to the type: `Annotated[int, Ge(1)]`, `Literal["mean", "max"]`. A `__post_init__` may raise
+    ValueError for options that do not fit together. Default: no options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +163,11 @@ class Architecture(Record):
 
     build: Callable[[Any, Facts], "SegmentationModel"]
     """`build(options, facts)` returns a network with random weights."""
-    default_weights: Callable[[Any], str | None]
-    """`default_weights(options)` returns the Hub id of published weights, or None."""
-    tiny: Callable[[], Any]
-    """Returns options of a network that trains in seconds, for tests."""
+    default_weights: Callable[[Any], str | None] = lambda options: None
+    """`default_weights(options)` returns the Hub id of published weights, or None (default)."""
+    tiny: Callable[[], Any] = NoOptions
+    """Returns options of a network that trains in seconds, for tests; default: `options` with its
+    defaults."""
     model_types: tuple[str, ...] = ()
     """Values of `model_type` in config.json that this architecture can load; its options must then
     have `config`, the folder of that config.json. `--weights FOLDER` selects the architecture by
@@ -138,6 +177,11 @@ class Architecture(Record):
     weights_license: Callable[[Any], str] = lambda options: ""
     """`weights_license(options)` returns the licence of the default weights as stated in their
     model card; empty if unknown."""
+
+    def __post_init__(self) -> None:
+        """Set the default of `tiny`."""
+        if self.tiny is NoOptions:
+            object.__setattr__(self, "tiny", self.options)
 
 
 @dataclass(frozen=True)
@@ -198,7 +242,9 @@ class Loss(Record):
     """A named term of the training loss."""
 
     build: Callable[[Any, Facts], LossTerm]
-    """`build(options, facts)` returns a LossTerm, which applies its own option `weight`, if any."""
+    """`build(options, facts)` returns a LossTerm."""
+    options: type[Any] = LossOptions
+    """A frozen dataclass that inherits from LossOptions, whose `weight` segacc applies."""
     class_weighted: bool = False
     """True if it uses `facts.class_weights`."""
 
@@ -282,6 +328,9 @@ class Chosen:
     """The parts of a composed data set."""
     common: DatasetOptions = DatasetOptions()
     """The options that every data set has."""
+    distribution: str = ""
+    """The distribution that provides it; empty if unknown."""
+    version: str = ""
     found: Found | None = None
     """What was found in the folder, if a data set was given by its path."""
 
@@ -297,6 +346,47 @@ class Chosen:
     def name(self) -> str:
         """The record's name."""
         return str(self.record.name)
+
+    @property
+    def plugin(self) -> str:
+        """Where it comes from, for messages: `plugin segacc-example 1.2.3`, or `segacc 0.1.0`."""
+        known = f"{self.distribution} {self.version}".strip()
+        if self.distribution == "segacc":
+            return known
+        return f"plugin {known}" if known else "its plugin"
+
+    @property
+    def origin(self) -> str:
+        """Plugin, kind and name: `plugin segacc-example 1.2.3, loss soft_dice`."""
+        kind = f"{type(self.record).__name__.lower()} {self.name}"
+        return f"{self.plugin}, {kind}" if self.distribution else kind
+
+    def build(self, *given: Any) -> Any:
+        """Build the component from its options and, for most kinds, the facts of the run.
+
+        Raises:
+            PluginError: `build` raised anything but a SegaccError.
+        """
+        with self.doing("build"):
+            return self.record.build(self.options, *given)
+
+    @contextmanager
+    def doing(self, step: str) -> Iterator[None]:
+        """Run a step of the component's code.
+
+        Raises:
+            PluginError: it raised anything but a SegaccError; the message names plugin and step.
+        """
+        try:
+            yield
+        except SegaccError:
+            raise
+        except Exception as error:  # a plugin's code may raise anything
+            package = getattr(self.record.build, "__module__", "").partition(".")[0]
+            raise PluginError(
+                f"{self.origin}: {step} failed: {reason_of(error, package)}. "
+                "SEGACC_TRACEBACK=1 shows the traceback."
+            ) from error
 
     @property
     def bits(self) -> int:

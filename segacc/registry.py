@@ -5,7 +5,9 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -15,7 +17,7 @@ import pluggy
 
 from segacc import hookspecs
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, PluginError, unknown
+from segacc.errors import OptionError, PluginError, reason_of, unknown
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
@@ -66,6 +68,8 @@ BUILT_IN = (
 )
 
 GROUP = "segacc"
+HEAVY = ("torch", "transformers")
+"""Packages whose import takes seconds."""
 KINDS: Mapping[str, type[Record]] = {
     "architecture": Architecture,
     "dataset": Dataset,
@@ -101,6 +105,11 @@ class Offer:
         """Return `distribution/name`, which is never ambiguous."""
         return f"{self.distribution}/{self.record.name}"
 
+    def chosen(self, options: Any, text: str = "", **more: Any) -> Chosen:
+        """Return the record with the options it will be built with; `text` is what was typed."""
+        more |= {"distribution": self.distribution, "version": self.version}
+        return Chosen(self.record, options, text or self.record.name, **more)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -123,6 +132,8 @@ class Registry:
 
     offers: list[Offer] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
+    """Messages about plugins that delay every command by what they import."""
 
     def clashes(self) -> list[str]:
         """Return a message for each plugin component whose plain name refers to a built-in one."""
@@ -145,6 +156,14 @@ class Registry:
         """Return the record named `name` or `distribution/name`.
 
         Raises:
+            PluginError: as `offer`.
+        """
+        return self.offer(kind, name, where).record
+
+    def offer(self, kind: str, name: str, where: str) -> Offer:
+        """Return the component named `name` or `distribution/name`.
+
+        Raises:
             PluginError: the name is unknown, or two plugins offer it and no built-in has it.
         """
         offers = self.of_kind(kind)
@@ -158,12 +177,7 @@ class Registry:
         if len(found) > 1 and not found[0].built_in:
             choices = " or ".join(offer.full_name for offer in found)
             raise PluginError(f'{where}: two plugins offer the {kind} "{name}"; write {choices}.')
-        return found[0].record
-
-    def component(self, kind: str, given: Any, where: str) -> tuple[Any, Component]:
-        """Parse what the user wrote and look up its record."""
-        component = parse_component(given, where)
-        return self.find(kind, component.name, where), component
+        return found[0]
 
 
 def load_registry() -> Registry:
@@ -179,16 +193,29 @@ def load_registry() -> Registry:
     found = list(installed_plugins())
     for distribution, version, point in found:
         try:
-            offers = offers_of(point.load(), f"{distribution}:{point.name}", distribution, version)
+            module, slow = _loaded(point)
+            if slow:
+                registry.slow.append(f"plugin {distribution} {version} ({point.name}) {slow}")
+            offers = offers_of(module, f"{distribution}:{point.name}", distribution, version)
             check_new(offers, registry.offers)
             registry.offers.extend(offers)
         except (Exception, SystemExit) as error:  # plugin code may raise anything
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            registry.failures.append(Failure(distribution, version, point.name, reason))
+            failure = Failure(distribution, version, point.name, reason_of(error))
+            registry.failures.append(failure)
     for absent in sorted((_wanted() or set()) - {"segacc", *(name for name, _, _ in found)}):
         reason = "no distribution of this name offers plugins for segacc"
         registry.failures.append(Failure(absent, "", "SEGACC_LOAD_PLUGINS", reason))
     return registry
+
+
+def _loaded(point: EntryPoint) -> tuple[Any, str]:
+    """Import a plugin, and return what it imports that takes seconds, if anything."""
+    start, before = time.perf_counter(), set(sys.modules)
+    module = point.load()
+    heavy = " and ".join(name for name in HEAVY if name in set(sys.modules) - before)
+    seconds = time.perf_counter() - start
+    waits = f"imports {heavy}, for which every command waits {seconds:.1f} s; import it in `build`"
+    return module, waits if heavy else ""
 
 
 def installed_plugins() -> Iterator[tuple[str, str, EntryPoint]]:
@@ -203,6 +230,11 @@ def installed_plugins() -> Iterator[tuple[str, str, EntryPoint]]:
     for name, (version, points) in sorted(seen.items()):
         for point in sorted(points, key=lambda point: point.name):
             yield name, version, point
+
+
+def entry_points_of(distribution: str) -> list[EntryPoint]:
+    """Return the entry points of one installed distribution, by name."""
+    return [point for name, _, point in installed_plugins() if name == _normal(distribution)]
 
 
 def _wanted() -> set[str] | None:
@@ -225,15 +257,15 @@ def offers_of(module: Any, key: str, distribution: str, version: str) -> list[Of
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=key)
     manager.check_pending()
-    offers = []
+    offers: list[Offer] = []
     for kind, hook in HOOKS.items():
         bare = getattr(module, hook, None)
         if callable(bare) and not manager.parse_hookimpl_opts(module, hook):
             raise PluginError(f"{hook} is not marked @segacc.hookimpl, so it is never called")
-        for records in getattr(manager.hook, hook)():
-            for record in records:
-                _check(record, kind, hook)
-                offers.append(Offer(kind, record, distribution, version))
+        answers = getattr(manager.hook, hook)()  # without None
+        for answer in answers or ([None] if callable(bare) else []):
+            records = _records(answer, kind, hook)
+            offers += [Offer(kind, record, distribution, version) for record in records]
     if not offers:
         raise PluginError(
             "it offers no component: it needs a function marked @segacc.hookimpl that returns "
@@ -254,6 +286,22 @@ def check_new(offers: list[Offer], before: list[Offer]) -> None:
             raise PluginError(f"{offer.full_name} is offered by another of its entry points")
 
 
+def _records(answer: Any, kind: str, hook: str) -> list[Record]:
+    """Return the records of a hook's return value.
+
+    Raises:
+        PluginError: it is not a list, or a record is invalid.
+    """
+    if not isinstance(answer, Iterable):
+        found, wanted = type(answer).__name__, KINDS[kind].__name__
+        found = "None" if answer is None else found
+        raise PluginError(f"{hook} returned {found}, expected a list of segacc.{wanted}")
+    records = list(answer)
+    for record in records:
+        _check(record, kind, hook)
+    return records
+
+
 def _check(record: Any, kind: str, hook: str) -> None:
     if not isinstance(record, KINDS[kind]):
         raise PluginError(
@@ -263,6 +311,11 @@ def _check(record: Any, kind: str, hook: str) -> None:
         raise PluginError(f"{hook}: the name {record.name!r} must match [a-z0-9_]+")
     if not hasattr(record.options, "__dataclass_fields__"):
         raise PluginError(f"{hook}: the options of {record.name} must be a dataclass")
+    if not record.options.__dataclass_params__.frozen:
+        raise PluginError(
+            f"{hook}: the options of {record.name} must be frozen, as in "
+            "@dataclass(frozen=True, kw_only=True)"
+        )
 
 
 def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
@@ -273,8 +326,9 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     """
     by_path = kind == "dataset" and _is_path(registry, given)
     found = _recognized(registry, parse_component(given, where)) if by_path else None
-    record, component = registry.component(kind, found.values if found else given, where)
-    label = component.label
+    component = parse_component(found.values if found else given, where)
+    offer = registry.offer(kind, component.name, where)
+    record, label = offer.record, component.label
     given_values = name_first(record.options, component.values, label)
     own = {field.name for field in dataclasses.fields(record.options)}
     every = {field.name for field in dataclasses.fields(DatasetOptions)} - own
@@ -287,7 +341,7 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     text = f"{component.name}:{values}" if values else component.name
     inner = getattr(record, "parts", None)
     parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
-    return Chosen(record, options, text, parts, common, found)
+    return offer.chosen(options, text, parts=parts, common=common, found=found)
 
 
 def _is_path(registry: Registry, given: Any) -> bool:

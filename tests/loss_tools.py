@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_tools import facts
-from segacc.hookspecs import Loss
+from segacc.hookspecs import Chosen, Loss
 from segacc.settings.options import decode
 from segacc.testing import registry_of
+from segacc.training.setup import weighted
 
 RECORDS: dict[str, Loss] = {
     offer.record.name: offer.record
@@ -19,9 +20,10 @@ RECORDS: dict[str, Loss] = {
 
 
 def loss_of(name: str, classes: int = 3, **values: Any) -> Any:
-    """Build a loss of a run on K classes, its options as they are typed."""
+    """Build a loss as a run on K classes does, its options as they are typed."""
     record = RECORDS[name]
-    return record.build(decode(record.options, values, f"--loss {name}"), facts(classes))
+    options = decode(record.options, values, f"--loss {name}")
+    return weighted(Chosen(record, options, name), facts(classes))
 
 
 def mean_of(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:

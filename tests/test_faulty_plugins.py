@@ -73,6 +73,8 @@ class Metric:
         kind = torch.bool if case == "bool" else torch.float64
         start = 0 if case == "number" else torch.zeros(2, dtype=kind)
         self.state = [start] if case == "list" else {"right": start}
+        if case == "none":
+            del self.state
 
     def update(self, predictions, labels):
         import torch
@@ -90,7 +92,7 @@ class Metric:
             self.state["more"] = found
         elif self.case == "dtype":
             self.state["right"] = self.state["right"].float() + found.float()
-        elif self.case not in ("bool", "number", "list"):
+        elif self.case not in ("bool", "number", "list", "none"):
             self.state["right"] += found
 
     def compute(self):
@@ -126,8 +128,6 @@ def segacc_architectures():
         summary="Faults.",
         options=Options,
         build=network,
-        default_weights=lambda options: None,
-        tiny=Options,
     )
 
 
@@ -157,7 +157,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pip_install(folder / "site", write_distribution(folder, "segacc-faulty", SOURCE))
 
 
-FAULT = "This is a bug in its plugin."
+FAULT = "This is a bug in plugin segacc-faulty 1.0."
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,8 @@ def test_a_network_is_named(
 ) -> None:
     given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *TINY[2:])
     done = warm("--arch", f"odd:case={case}", *given, cwd=tmp_path, site=faulty)
-    assert done.stderr.splitlines()[-1] == f"segacc: --arch odd: the {text}"
+    where = "--arch odd (plugin segacc-faulty 1.0)"
+    assert done.stderr.splitlines()[-1] == f"segacc: {where}: the {text}"
     assert (done.returncode, done.stdout) == (2, "")
     assert not (tmp_path / "run").exists()
 
@@ -234,17 +235,19 @@ METRICS = {
     + "{'right': 'float32 (2,)'}; expected the same names, shapes and dtypes from the start",
     "mean": 'its state "right" for two images is not the sum of the states for each, as summing '
     "over processes requires: keep sums and counts, and divide in compute()",
-    "fails": "it fails on a small image: ValueError: no such thing",
+    "fails": "it fails on a small image: ValueError: no such thing (FILE:63)",
+    "none": "it has no `state`; expected a dict of numeric tensors, summed over processes",
 }
 
 
 @pytest.mark.parametrize("case", METRICS)
-def test_a_metric_is_named(load: Callable[[], Registry], case: str) -> None:
+def test_a_metric_is_named(load: Callable[[], Registry], faulty: Path, case: str) -> None:
     chosen = choose(load(), "metric", f"share:case={case}", "--metric")
     before = torch.get_rng_state()
     with pytest.raises(PluginError) as error:
         check_metrics([chosen], facts(4), "--metric")
-    assert str(error.value) == f"--metric share:case={case}: {METRICS[case]}. {FAULT}"
+    text = METRICS[case].replace("FILE", f"{faulty}/segacc_faulty.py")
+    assert str(error.value) == f"--metric share:case={case}: {text}. {FAULT}"
     assert torch.equal(torch.get_rng_state(), before)
 
 

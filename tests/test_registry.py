@@ -2,15 +2,17 @@
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from plugin_tools import EXAMPLE, pip_install, run_python, write_distribution
+from plugin_tools import EXAMPLE, pip_install, run_python, run_segacc, write_distribution
 from segacc.errors import PluginError
-from segacc.registry import BUILT_IN, KINDS, Registry, load_registry
+from segacc.hookspecs import Architecture, Loss, LossOptions, NoOptions, Reading
+from segacc.registry import BUILT_IN, KINDS, Registry, choose, load_registry
 
 HEAD = """
 from dataclasses import dataclass
@@ -64,8 +66,18 @@ BROKEN = {
     ),
     "segacc-not-a-list": (
         HEAD + "@segacc.hookimpl\ndef segacc_losses():\n    return loss()\n",
-        "TypeError: 'Loss' object is not iterable",
+        "PluginError: segacc_losses returned Loss, expected a list of segacc.Loss",
     ),
+    "segacc-forgets": (
+        GOOD.format(name="strange") + "\n@segacc.hookimpl\ndef segacc_metrics():\n    [loss()]\n",
+        "PluginError: segacc_metrics returned None, expected a list of segacc.Metric",
+    ),
+    "segacc-thawed": (
+        GOOD.format(name="strange").replace("@dataclass(frozen=True)", "@dataclass"),
+        "PluginError: segacc_losses: the options of strange must be frozen, as in "
+        "@dataclass(frozen=True, kw_only=True)",
+    ),
+    "segacc-syntax": ("a = 1\nb = = 2\n", "SyntaxError: invalid syntax ("),
     "segacc-bad-name": (
         HEAD + "@segacc.hookimpl\ndef segacc_losses():\n    return [loss('My Loss')]\n",
         "PluginError: segacc_losses: the name 'My Loss' must match [a-z0-9_]+",
@@ -166,9 +178,10 @@ def test_an_installed_plugin_adds_all_five_kinds(load: Load, example: Path) -> N
         ("loss", "soft_dice", "segacc-example", "1.2.3"),
         ("metric", "pixel_counts", "segacc-example", "1.2.3"),
     ]
-    record, component = registry.component("loss", "segacc-example/soft_dice:weight=0.5", "--loss")
-    assert record is registry.find("loss", "soft_dice", "--loss")
-    assert component.values == {"weight": "0.5"}
+    chosen = choose(registry, "loss", "segacc-example/soft_dice:weight=0.5", "--loss")
+    assert chosen.record is registry.find("loss", "soft_dice", "--loss")
+    assert chosen.options.weight == 0.5
+    assert chosen.origin == "plugin segacc-example 1.2.3, loss soft_dice"
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -182,6 +195,10 @@ def test_a_broken_plugin_is_kept_as_a_failure(
     [failure] = registry.failures
     assert failure.reason.startswith(BROKEN[name][1])
     assert "\n" not in failure.reason
+    file = broken / f"{name.replace('-', '_')}.py"
+    lines = {"segacc-import-error": 1, "segacc-exits": 1, "segacc-generator": 14}
+    lines["segacc-syntax"] = 2
+    assert failure.reason.endswith(f" ({file}:{lines.get(name)})") == (name in lines)
     assert failure.text() == (f"plugin {name} 1.0 (main) was not loaded: {failure.reason}")
     assert len(strangers(registry)) == 5, "the other plugin must not suffer"
 
@@ -202,7 +219,7 @@ def test_an_unknown_name_tells_what_is_known_and_what_is_broken(load: Load, brok
     assert str(error.value) == (
         f'--arch: unknown architecture "segfomer". Did you mean "segformer"? Known: {known}. '
         "Note: plugin segacc-import-error 1.0 (main) was not loaded: ModuleNotFoundError: "
-        "No module named 'a_module_that_is_not_there'. "
+        f"No module named 'a_module_that_is_not_there' ({broken}/segacc_import_error.py:1). "
         "Note: plugin segacc-twice 1.0 (main) was not loaded: PluginError: it offers strange twice."
     )
 
@@ -293,6 +310,28 @@ def test_the_first_of_a_distribution_on_the_path_counts(
     folder = write_distribution(tmp_path, "segacc-apple", GOOD.format(name="newer"), version="9.0")
     registry = load(clashing, pip_install(tmp_path / "target", folder), only="segacc-apple")
     assert strangers(registry) == [("loss", "newer", "segacc-apple", "9.0")]
+
+
+def test_a_plugin_that_imports_torch_is_told(tmp_path: Path) -> None:
+    source = "import torch\n" + GOOD.format(name="hinge")
+    site = pip_install(tmp_path / "site", write_distribution(tmp_path, "segacc-slow", source))
+    done = run_segacc(["plugins"], target=site, SEGACC_LOAD_PLUGINS="segacc-slow")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(
+        r"^plugin segacc-slow 1\.0 \(main\) imports torch, for which every command waits "
+        r"\d+\.\d s; import it in `build`$",
+        done.stdout,
+        re.MULTILINE,
+    )
+
+
+def test_the_records_have_defaults() -> None:
+    record = Architecture(name="a", summary="s", build=lambda options, facts: None)
+    assert record.tiny() == record.options() == NoOptions()
+    assert record.default_weights(record.options()) is None
+    sized = Architecture(name="a", summary="s", options=Reading, build=record.build)
+    assert sized.tiny() == Reading()
+    assert Loss(name="a", summary="s", build=lambda options, facts: None).options is LossOptions
 
 
 @pytest.mark.parametrize("module", BUILT_IN)

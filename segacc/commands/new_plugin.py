@@ -30,7 +30,9 @@ NAME = "segacc_NAME"
 """The architecture NAME for segacc."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Ge
 from segacc import Architecture, Facts, hookimpl
 
 
@@ -38,7 +40,7 @@ from segacc import Architecture, Facts, hookimpl
 class Options:
     """Options of `--arch NAME:width=64`."""
 
-    width: int = 32
+    width: Annotated[int, Ge(1)] = 32
     """Channels of the encoder's output."""
 
 
@@ -52,16 +54,8 @@ def build(options: Options, facts: Facts):
 @hookimpl
 def segacc_architectures():
     """Return the architectures of this plugin."""
-    return [
-        Architecture(
-            name="NAME",
-            summary="two strided convolutions and a linear classifier",
-            options=Options,
-            build=build,
-            default_weights=lambda options: None,
-            tiny=lambda: Options(width=8),
-        )
-    ]
+    summary = "two strided convolutions and a linear classifier"
+    return [Architecture(name="NAME", summary=summary, options=Options, build=build)]
 ''',
     "segacc_NAME/network.py": '''\
 """The network; replace it with your own."""
@@ -100,12 +94,16 @@ class Network(SegmentationModel):
 """The architecture does what segacc expects: any size, gradients, saving, a step of training."""
 
 import segacc_NAME
-from segacc.testing import check_architecture, registry_of
+from segacc.testing import check_architecture, check_import, registry_of
 
 
 def test_architecture() -> None:
     registry = registry_of(segacc_NAME)
     check_architecture(registry.find("architecture", "NAME", "this test"))
+
+
+def test_the_import_is_fast() -> None:
+    check_import("segacc_NAME")
 ''',
     "README.md": """\
 # segacc-DASHED

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from segacc.commands.console import load_plugins, quiet_libraries
 from segacc.commands.new_plugin import write_plugin
-from segacc.errors import PluginError, did_you_mean
+from segacc.errors import PluginError, did_you_mean, reason_of
 from segacc.hookspecs import DatasetOptions
 from segacc.registry import KINDS, Offer, Registry, load_registry
 from segacc.settings.options import OptionDoc, describe
@@ -71,7 +71,7 @@ def named(registry: Registry, name: str) -> list[Offer]:
 
 
 def print_listing(registry: Registry, console: Console) -> None:
-    """Print one table of all components, then broken plugins and name clashes."""
+    """Print one table of all components, then broken plugins, name clashes and slow plugins."""
     rows = []
     for kind in KINDS:
         for index, offer in enumerate(registry.of_kind(kind)):
@@ -80,8 +80,8 @@ def print_listing(registry: Registry, console: Console) -> None:
     _print_table(console, ("kind", "name", "from", "what it is"), rows)
     for failure in registry.failures:
         _say(console, f"BROKEN  {failure.text()}")
-    for clash in registry.clashes():
-        _say(console, clash)
+    for line in (*registry.clashes(), *registry.slow):
+        _say(console, line)
     _say(console, "`segacc plugins NAME` shows the options of a component.")
 
 
@@ -108,8 +108,7 @@ def print_datasheet(offer: Offer, console: Console) -> None:
         _say(console, f"It needs the package {error.name}, which is not installed.")
         return
     except Exception as error:  # a plugin's code may raise anything
-        reason = " ".join(str(error).split())
-        _say(console, f"It cannot be built with default options: {type(error).__name__}: {reason}")
+        _say(console, f"It cannot be built with default options: {reason_of(error)}")
         return
     _print_table(console, ("with default options", ""), rows)
 

@@ -30,6 +30,8 @@ class Stage:
 
     change: Any
     name: str = ""
+    plugin: str = "its plugin"
+    """Where it comes from, for messages."""
     partners: bool = False
     deferrable: Literal["crop", "flip"] | None = None
 
@@ -56,8 +58,9 @@ class Pipeline:
         for one in chosen:
             record: Augmentation = one.record
             on = record.on(one.options) if callable(record.on) else record.on
-            change = record.build(one.options, facts)
-            stage = Stage(change, record.name, record.partners, record.deferrable)
+            stage = Stage(
+                one.build(facts), record.name, one.plugin, record.partners, record.deferrable
+            )
             (worker if on == "worker" else device).append(stage)
         return cls(tuple(worker), tuple(device), defers, facts.num_classes)
 
@@ -105,7 +108,7 @@ class Pipeline:
         image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
         for index, stage in enumerate(self.worker[:end]):
             more = [self._another(index, fetch)] if stage.partners else []
-            found, moved = self._checked(stage.name, stage.change(image, label, *more), image)
+            found, moved = self._checked(stage, stage.change(image, label, *more), image)
             image, label = tv_tensors.Image(found), tv_tensors.Mask(moved)
         return image, label
 
@@ -118,7 +121,7 @@ class Pipeline:
         A small one is copied, so that a worker does not keep all images of a batch in memory.
         """
         *pair, placement = stage.change.deferred_crop(image, label)
-        window, classes = self._checked(stage.name, pair, image)
+        window, classes = self._checked(stage, pair, image)
         if window.numel() * KEPT < image.numel():
             window, classes = copied(window), classes.clone()
         return window, classes, placement
@@ -138,40 +141,40 @@ class Pipeline:
         batch = batch.laid_out()
         rest, images, labels = iter(batch.drawn), batch.images.contiguous(), batch.labels
         for index, stage in enumerate(self.device):
-            name, change = stage.name, stage.change
+            change = stage.change
             look = self.looks[index] < LOOKS
             self.looks[index] += 1
             if hasattr(change, "draw"):
                 given = images if getattr(change, "takes_bytes", False) else images.float()
                 brightest = float(given.max()) if look else 0.0
                 found = change(given, labels, next(rest))
-                images, labels = self._checked(name, found, given, fixed=True, look=look)
+                images, labels = self._checked(stage, found, given, fixed=True, look=look)
                 if look:
-                    check_range(name, images, brightest)
+                    check_range(stage, images, brightest)
             else:
                 own = [seed + 1 + index for seed in batch.seeds]
                 given = bytes_of(images)
                 pairs = [
-                    self._checked(name, pair, given[0], fixed=True, look=look)
+                    self._checked(stage, pair, given[0], fixed=True, look=look)
                     for pair in one_by_one(change, given, labels, own)
                 ]
                 images, labels = (torch.stack(many) for many in zip(*pairs, strict=True))
         return replace(batch, images=images, labels=labels, drawn=())
 
     def _checked(
-        self, name: str, found: Any, given: Tensor, *, fixed: bool = False, look: bool = True
+        self, stage: Stage, found: Any, given: Tensor, *, fixed: bool = False, look: bool = True
     ) -> Pair:
-        image, label = returned(name, found, given, fixed=fixed)
+        image, label = returned(stage, found, given, fixed=fixed)
         if look:
-            check_classes(name, label, self.num_classes)
+            check_classes(stage, label, self.num_classes)
         return image, label
 
 
-def returned(name: str, found: Any, given: Tensor, *, fixed: bool) -> Pair:
+def returned(stage: Stage, found: Any, given: Tensor, *, fixed: bool) -> Pair:
     """Return the pair that an augmentation returned, as plain tensors.
 
     Args:
-        name: name of the augmentation.
+        stage: the augmentation.
         found: its return value.
         given: the image (C, H, W), or images (N, C, H, W), that was passed to it.
         fixed: whether height and width must be unchanged.
@@ -194,9 +197,9 @@ def returned(name: str, found: Any, given: Tensor, *, fixed: bool) -> Pair:
         return image.as_subclass(Tensor), label.as_subclass(Tensor)
     sizes = [*map(str, given.shape[:-2]), *(map(str, given.shape[-2:]) if fixed else "HW")]
     raise PluginError(
-        f"--aug {name}: the augmentation returned {described(found)}; expected an image of "
+        f"--aug {stage.name}: the augmentation returned {described(found)}; expected an image of "
         f"{' or '.join(dtypes)} in 0..255, ({', '.join(sizes)}), and its label of uint8, "
-        f"({', '.join([*sizes[:-3], *sizes[-2:]])}). This is a bug in its plugin."
+        f"({', '.join([*sizes[:-3], *sizes[-2:]])}). This is a bug in {stage.plugin}."
     )
 
 
@@ -209,7 +212,7 @@ def described(found: Any) -> str:
     return type(found).__name__
 
 
-def check_classes(name: str, label: Tensor, num_classes: int) -> None:
+def check_classes(stage: Stage, label: Tensor, num_classes: int) -> None:
     """Reject a label (..., H, W) uint8 with values that are neither a class nor 255.
 
     Raises:
@@ -218,13 +221,13 @@ def check_classes(name: str, label: Tensor, num_classes: int) -> None:
     strange = int((label + 1).max()) - 1  # uint8: 255 wraps to 0
     if strange >= num_classes:
         raise PluginError(
-            f"--aug {name}: the augmentation returned a label with the value {strange}; expected "
-            f"classes 0..{num_classes - 1} and {IGNORE}, which is ignored. This is a bug in "
-            "its plugin: resize labels with nearest neighbour, fill with 255."
+            f"--aug {stage.name}: the augmentation returned a label with the value {strange}; "
+            f"expected classes 0..{num_classes - 1} and {IGNORE}, which is ignored. This is a bug "
+            f"in {stage.plugin}: resize labels with nearest neighbour, fill with 255."
         )
 
 
-def check_range(name: str, images: Tensor, brightest: float) -> None:
+def check_range(stage: Stage, images: Tensor, brightest: float) -> None:
     """Reject images (N, C, H, W) outside 0..255, or in 0..1 although the input was brighter.
 
     Raises:
@@ -233,9 +236,9 @@ def check_range(name: str, images: Tensor, brightest: float) -> None:
     low, high = (float(one) for one in images.aminmax())
     if not (low >= -0.5 and high <= 255.5) or 0 < high <= 1 < brightest:  # also true for nan
         raise PluginError(
-            f"--aug {name}: the augmentation returned images whose values are {low:.4g} to "
-            f"{high:.4g}; expected values in 0..255, like its input. This is a bug in its "
-            "plugin."
+            f"--aug {stage.name}: the augmentation returned images whose values are {low:.4g} to "
+            f"{high:.4g}; expected values in 0..255, like its input. This is a bug in "
+            f"{stage.plugin}."
         )
 
 

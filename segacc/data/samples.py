@@ -132,7 +132,7 @@ def build_splits(dataset: Chosen) -> DataSplits:
         DataError: the data is missing or invalid. OptionError: `map` does not fit the classes.
     """
     parts = () if dataset.record.parts is None else (tuple(map(build_splits, dataset.parts)),)
-    data: DataSplits = dataset.record.build(dataset.options, *parts)
+    data: DataSplits = dataset.build(*parts)
     if dataset.common == DatasetOptions():
         return data
     edits, root = dataset.common.map, getattr(dataset.options, "root", None)

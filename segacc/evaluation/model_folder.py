@@ -9,7 +9,7 @@ from segacc.errors import WeightsError
 from segacc.registry import Offer, Registry
 
 SIDE_FILE = "segacc.json"
-"""File that segacc adds to a transformers folder: label map, protocol, architecture."""
+"""File that segacc adds to a transformers folder: label map, protocol, architecture, plugin."""
 WHOLE = ("architecture", "facts", "labels", "protocol", "size_rule")
 """Keys of the side file that inference needs."""
 
@@ -43,7 +43,7 @@ def architecture_of(registry: Registry, folder: Path, where: str) -> dict[str, A
     For a transformers model it is found by the model_type in config.json, otherwise in segacc.json.
 
     Raises:
-        WeightsError: no known architecture reads these weights.
+        WeightsError: no known architecture reads these weights, or its plugin is not installed.
     """
     path = folder / "config.json"
     try:
@@ -55,7 +55,9 @@ def architecture_of(registry: Registry, folder: Path, where: str) -> dict[str, A
     if offer := reader(registry, kind):
         name = offer.record.name if offer.built_in else offer.full_name
         return {"name": name, "config": str(folder)}
-    if own := side_file(folder).get("architecture"):
+    side = side_file(folder)
+    if own := side.get("architecture"):
+        refuse_missing(registry, side, where)
         named: dict[str, Any] = own
         return named
     known = sorted(one for offer in registry.of_kind("architecture") for one in types(offer))
@@ -65,6 +67,33 @@ def architecture_of(registry: Registry, folder: Path, where: str) -> dict[str, A
         "that uses it, as --arch upernet:backbone=NAME. Known model types: "
         f"{', '.join(known)}."
     )
+
+
+def refuse_missing(registry: Registry, side: dict[str, Any], where: str) -> None:
+    """Refuse an architecture whose plugin is not installed, or was not loaded.
+
+    Args:
+        registry: the known components.
+        side: the side file; without `plugin` if an earlier version of segacc wrote it.
+        where: origin of the weights, for errors.
+
+    Raises:
+        WeightsError: its plugin is missing; the message says what to install.
+    """
+    match side:
+        case {
+            "architecture": {"name": str(name)},
+            "plugin": {"distribution": str(distribution), "version": str(version)},
+        }:
+            offers = registry.of_kind("architecture")
+            if any(name in (one.record.name, one.full_name) for one in offers):
+                return
+            failed = [one for one in registry.failures if one.distribution == distribution]
+            reason = f"which is not installed. Install it: pip install {distribution}=={version}"
+            raise WeightsError(
+                f'{where}: the network is the architecture "{name}" of the plugin {distribution} '
+                f"{version}, {f'but {failed[0].text()}' if failed else reason}."
+            )
 
 
 def reader(registry: Registry, model_type: str | None) -> Offer | None:

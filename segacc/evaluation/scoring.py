@@ -13,7 +13,7 @@ from segacc.contracts import IGNORE, Facts, LossTerm, MetricState
 from segacc.data.batches import MOST_PIXELS, EvalData, Source
 from segacc.data.items import Item
 from segacc.data.streams import EvalStream
-from segacc.errors import OptionError, PluginError, SegaccError, first_of
+from segacc.errors import OptionError, PluginError, SegaccError, first_of, reason_of
 from segacc.evaluation.loss import SplitLoss
 from segacc.evaluation.memory import memory_returned
 from segacc.evaluation.predict import decide_batch
@@ -73,7 +73,7 @@ class Scoring:
 
     def metrics(self) -> dict[str, MetricState]:
         """Build empty metrics, keyed by their text, as `boundary_iou:dilation=0.01`."""
-        chosen = {one.text: one.record.build(one.options, self.facts) for one in self.chosen}
+        chosen = {one.text: one.build(self.facts) for one in self.chosen}
         loss: Any = SplitLoss(self.losses, self.accelerator.device)
         return {**chosen, LOSS: loss} if self.losses else chosen
 
@@ -315,7 +315,7 @@ def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
     """
     found: list[Scores] = []
     for one in chosen:
-        empty = one.record.build(one.options, facts)
+        empty = one.build(facts)
         try:
             alone = getattr(empty, "state", None) == {}  # it gathers its results itself
             complaint = "" if alone else _not_additive(one, empty, facts)
@@ -325,9 +325,9 @@ def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
         except SegaccError:
             raise
         except Exception as error:  # a plugin's code may raise anything
-            complaint = f"it fails on a small image: {type(error).__name__}: {error}"
+            complaint = f"it fails on a small image: {reason_of(error)}"
         if complaint:
-            raise PluginError(f"{where} {one.text}: {complaint}. This is a bug in its plugin.")
+            raise PluginError(f"{where} {one.text}: {complaint}. This is a bug in {one.plugin}.")
     joined(found)
 
 
@@ -342,7 +342,9 @@ def _misnamed(one: Chosen, scores: Scores) -> str:
 
 def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
     """Return why a state is not a sum over images; an empty string if it is."""
-    empty: Any = metric.state
+    empty: Any = getattr(metric, "state", None)
+    if empty is None:
+        return "it has no `state`; expected a dict of numeric tensors, summed over processes"
     first, second, both = (_fed(one, facts, *images).state for images in ([0], [1], [0, 1]))
     for state in (empty, first, second, both):
         if not isinstance(state, dict) or not all(map(_adds, state.values())):
@@ -376,7 +378,7 @@ def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
     draw = torch.Generator().manual_seed(0)
     labels, predictions = torch.randint(facts.num_classes, (2, 2, 1, 24, 32), generator=draw)
     labels[..., :4] = IGNORE
-    metric = one.record.build(one.options, facts)
+    metric = one.build(facts)
     for k in images:
         found = Decided(predictions[k], torch.full((1, 24, 32), 0.75))
         counts = confusion(predictions[k], labels[k], facts.num_classes)

@@ -24,7 +24,7 @@ from segacc.model.transfer import stored_names
 from segacc.model.transformers_weights import first_line, quiet_bars, read_config
 from segacc.registry import load_registry
 from segacc.settings.config import DEFAULT_CROP
-from segacc.settings.options import decode
+from segacc.settings.options import decode, parse_component
 
 
 class Segmenter:
@@ -206,11 +206,11 @@ def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel,
     registry = load_registry()
     named = architecture_of(registry, folder, str(folder))
     where = str(folder / (SIDE_FILE if stored and "model_type" not in read_config(folder) else ""))
-    record, component = registry.component("architecture", named, where)
+    component = parse_component(named, where)
+    offer = registry.offer("architecture", component.name, where)
+    options = decode(offer.record.options, component.values, component.where)
     facts = stored or facts_of(folder)
-    network: SegmentationModel = record.build(
-        decode(record.options, component.values, component.where), facts
-    )
+    network: SegmentationModel = offer.chosen(options).build(facts)
     report = network.load_weights(str(folder), class_names=facts.class_names)
     if report.new:  # these weights would be random
         raise WeightsError(

@@ -27,6 +27,16 @@ def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(widened(logits), size=size, mode="bilinear", align_corners=False)
 
 
+def resize_to_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Resize logits (N, K, h, w) to the size of labels (N, H, W), as in `resize`: (N, K, H, W).
+
+    A loss gets logits at the resolution of the decoder. For large images, `summed` needs less
+    memory.
+    """
+    height, width = labels.shape[-2:]
+    return resize(logits, (height, width))
+
+
 def resize_and_cut(logits: Tensor, size: tuple[int, int], extent: tuple[float, float]) -> Tensor:
     """Resize logits (N, K, h, w) of a padded image, and crop the padding.
 

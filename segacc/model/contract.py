@@ -34,7 +34,7 @@ class Logits(NamedTuple):
     main: Tensor
     """(N, K, h, w) float, at the decoder's resolution."""
     auxiliary: tuple[tuple[Tensor, float], ...] = ()
-    """(logits, weight) of each auxiliary head, used by the loss only."""
+    """(logits, weight) of each auxiliary head, used by the loss only; empty in evaluation mode."""
     queries: Any = None
     """Input of the network's own losses (see `SegmentationModel.losses`), or None."""
 
@@ -190,7 +190,10 @@ class SegmentationModel(nn.Module):
         self._scales: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def forward(self, images: Tensor) -> Logits:
-        """Map normalized images (N, C, H, W) float to Logits. Labels are never passed."""
+        """Map images (N, C, H, W) float, which `normalize` returned, to Logits.
+
+        Auxiliary logits are returned in training mode only. Labels are never passed.
+        """
         raise NotImplementedError
 
     def is_head(self, parameter_name: str) -> bool:

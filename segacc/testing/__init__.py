@@ -9,6 +9,8 @@ on the CPU, and the random states and accelerate's state are restored.
     def test_plain() -> None:
         registry = registry_of(segacc_plain)
         check_architecture(registry.find("architecture", "plain", "test"))
+
+`python -m segacc.testing PACKAGE` runs them on all components of an installed plugin.
 """
 
 from segacc.testing.architecture import check_architecture
@@ -16,12 +18,13 @@ from segacc.testing.augmentation import check_augmentation
 from segacc.testing.dataset import check_dataset
 from segacc.testing.loss import check_loss
 from segacc.testing.metric import check_metric
-from segacc.testing.tools import registry_of
+from segacc.testing.tools import check_import, registry_of
 
 __all__ = [
     "check_architecture",
     "check_augmentation",
     "check_dataset",
+    "check_import",
     "check_loss",
     "check_metric",
     "registry_of",

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,11 +79,6 @@ def check_architecture(
 # ---------------------------------------------------------------------------------- a short run
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoOptions:
-    """The test data set has no options."""
-
-
 def noise_of(subject: Subject) -> Dataset:
     """Return a data set of the subject's crop size; raw ids are 0, 7, 14 and 255 (ignored)."""
     facts, (height, width) = subject.facts, subject.size
@@ -95,7 +89,7 @@ def noise_of(subject: Subject) -> Dataset:
         "validation": [sample((height + 11, width + 37), facts.num_classes, 0)],
     }
     data = DataSplits(splits, LabelMap(facts.class_names, ids, palette))
-    return Dataset(name="noise", summary="noise", options=NoOptions, build=lambda options: data)
+    return Dataset(name="noise", summary="noise", build=lambda options: data)
 
 
 def sample(size: tuple[int, int], num_classes: int, number: int) -> Sample:

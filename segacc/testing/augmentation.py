@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from segacc.contracts import IGNORE, Facts
-from segacc.data.augment import check_range, returned
+from segacc.data.augment import Stage, check_range, returned
 from segacc.data.order import seeded
 from segacc.data.placement import Placement, placed
 from segacc.errors import first_of
@@ -159,7 +159,8 @@ def apply(subject: Subject, change: Any, image: Tensor, label: Tensor, seed: int
         given.append(partner_of(image, ignored=bool((label == IGNORE).all())))
     with seeded(seed):
         found = change(*given)
-    new = returned(subject.record.name, found, image, fixed=subject.place == "device")
+    stage = Stage(change, subject.record.name)
+    new = returned(stage, found, image, fixed=subject.place == "device")
     for one, kind in zip(found, (tv_tensors.Image, tv_tensors.Mask), strict=True):
         expected = f"a tv_tensors.{kind.__name__}, which the next augmentation needs"
         require(isinstance(one, kind), expected, type(one).__name__)
@@ -275,9 +276,10 @@ def on_batch(subject: Subject, change: Any, samples: Sequence[Pair], seeds: Sequ
     given = torch.stack([image for image, _ in samples]).float()
     labels = torch.stack([label for _, label in samples])
     found = change(given.clone(), labels.clone(), torch.stack(drawn))
-    images, labels = returned(subject.record.name, found, given, fixed=True)
+    stage = Stage(change, subject.record.name)
+    images, labels = returned(stage, found, given, fixed=True)
     require(images.dtype == torch.float32, "images to stay float32", f"{images.dtype}")
-    check_range(subject.record.name, images, float(given.max()))
+    check_range(stage, images, float(given.max()))
     return images, labels
 
 

@@ -1,5 +1,6 @@
 """Checks that a loss returns additive sums and counts."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional
 
 from segacc.contracts import IGNORE, Facts, LossTerm
 from segacc.data.order import seeded
-from segacc.hookspecs import Loss
+from segacc.hookspecs import Loss, LossOptions
 from segacc.testing.tools import attempt, close, facts_of, naming, require, some_labels
 
 SIZE = (24, 20)
@@ -19,7 +20,8 @@ def check_loss(record: Loss, options: Any = None, *, num_classes: int = 4) -> No
 
     Sum and count are additive over images; ignored pixels have no effect; a batch that is all
     ignored has count 0; bfloat16 logits and logits of another resolution are accepted; correct
-    logits have a lower loss than wrong ones.
+    logits have a lower loss than wrong ones; with options that inherit from LossOptions, it does
+    not apply `weight` itself.
 
     Args:
         record: the record that the hook returns.
@@ -44,6 +46,11 @@ def check_loss(record: Loss, options: Any = None, *, num_classes: int = 4) -> No
         precision(loss, logits, labels)
         gradients(loss, logits, labels)
         order(loss, facts)
+        if isinstance(options, LossOptions):
+            more = record.build(replace(options, weight=2 * options.weight), facts)
+            whole, twice = loss.sum(logits, labels), more.sum(logits, labels)
+            expected = "a sum without the factor `weight`, which segacc applies to every loss"
+            require(close(twice, whole, 1e-6), expected, "a sum that depends on it")
 
 
 def scalars(loss: LossTerm, logits: Tensor, labels: Tensor) -> None:
@@ -53,6 +60,7 @@ def scalars(loss: LossTerm, logits: Tensor, labels: Tensor) -> None:
         found = f"{value.dtype} {tuple(value.shape)}" if tensor else type(value).__name__
         fine = tensor and value.ndim == 0 and value.is_floating_point()
         require(fine, f"{name}() to return a float scalar tensor", found)
+        require(value.isfinite(), f"a finite {name}() of common logits and labels", f"{value}")
 
 
 def sums(loss: LossTerm, logits: Tensor, labels: Tensor) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts
 from segacc.hookspecs import Record
-from segacc.registry import BUILT_IN, KINDS, Registry, check_new, offers_of
+from segacc.registry import BUILT_IN, HEAVY, KINDS, Registry, check_new, offers_of
 
 NAMES = ("road", "tree", "sky", "car", "house")
 """Class names for the checks; the first K are used."""
@@ -91,6 +93,27 @@ def registry_of(*plugins: Any) -> Registry:
     return registry
 
 
+def check_import(module: str) -> None:
+    """Check, in a process of its own, that a plugin's import loads neither torch nor transformers.
+
+    Raises:
+        AssertionError: it loads one of them, or fails.
+    """
+    code = f"import sys, segacc, {module}\nprint(*({set(HEAVY)!r} & set(sys.modules)))"
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    told = done.stderr.strip().splitlines() or [""]
+    require(not done.returncode, f"import {module} to succeed", told[-1].rstrip("."))
+    heavy = " and ".join(sorted(done.stdout.split()))
+    expected = f"import {module} to load neither torch nor transformers, for which every command "
+    require(not heavy, f"{expected}would wait", f"{heavy}: import it in `build`")
+
+
 def facts_of(num_classes: int = 3, **values: Any) -> Facts:
     """Return the facts of a run with K classes."""
     return Facts(num_classes=num_classes, class_names=NAMES[:num_classes], **values)
@@ -123,8 +146,11 @@ def enlarged(blocks: Tensor, side: int) -> Tensor:
 
 
 def close(mine: Tensor, theirs: Tensor, tolerance: float) -> bool:
-    """True if tensors of equal shape differ by less than a fraction of the largest value."""
-    if mine.shape != theirs.shape:
+    """True if tensors of equal shape differ by less than a fraction of the largest value.
+
+    Never true if a value is nan.
+    """
+    if mine.shape != theirs.shape or theirs.isnan().any():
         return False
     scale = max(theirs.abs().max().item(), 1e-6) if theirs.numel() else 1.0
     return torch.allclose(mine.float(), theirs.float(), rtol=tolerance, atol=tolerance * scale)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from segacc.contracts import Facts
-from segacc.errors import OptionError, WeightsError
+from segacc.errors import OptionError, PluginError, WeightsError
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.model.contract import build_fitting
@@ -106,7 +106,10 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     if config.freeze and config.unfreeze_after is None:
         freeze_for_good(network, plan.settings)
     where = f"{plan.settings.where('arch')} {plan.arch.name}"
-    findings = probe(network, facts.crop_size, facts.num_channels, facts=facts, where=where)
+    if plan.arch.distribution != "segacc":
+        where += f" ({plan.arch.plugin})"
+    with plan.arch.doing("a dry run of the network"):
+        findings = probe(network, facts.crop_size, facts.num_channels, facts=facts, where=where)
     freeze(network, findings.unused)
     if config.unfreeze_after is not None:
         keep_statistics(network, plan.settings)
@@ -150,11 +153,13 @@ def build(plan: Plan, facts: Facts) -> SegmentationModel:
     """
     arch = plan.arch
     try:
-        network: SegmentationModel = arch.record.build(arch.options, facts)
-    except ModuleNotFoundError as error:
+        network: SegmentationModel = arch.build(facts)
+    except PluginError as error:
+        if not isinstance(missing := error.__cause__, ModuleNotFoundError):
+            raise
         where = plan.settings.where("arch")
         raise OptionError(
-            f"{where}: {arch.name} needs the package {error.name}; install it."
+            f"{where}: {arch.name} needs the package {missing.name}; install it."
         ) from None
     network.num_channels = facts.num_channels
     return network

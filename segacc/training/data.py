@@ -64,7 +64,8 @@ def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
 
     def check() -> tuple[str, ...]:
         skip = config.skip_unreadable > 0
-        return quick_check(seen, labels, channels, skip_unreadable=skip)
+        with plan.dataset.doing("reading samples"):
+            return quick_check(seen, labels, channels, skip_unreadable=skip)
 
     warnings = on_all(accelerator, lambda: check() if accelerator.is_main_process else ())
     train = given if isinstance(given, Stream) else Source(given, labels, channels)

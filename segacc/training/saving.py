@@ -49,6 +49,7 @@ def side_file(run: Run) -> dict[str, Any]:
         "segacc_version": VERSION,
         "step": run.progress.step,
         "architecture": options_text(run.plan.arch),
+        "plugin": {"distribution": run.plan.arch.distribution, "version": run.plan.arch.version},
         "facts": dataclasses.asdict(run.facts),
         "labels": run.labels.to_dict(),
         "bits": run.plan.dataset.bits,

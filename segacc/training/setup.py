@@ -1,19 +1,25 @@
 """Build a run from a plan: losses, optimizer, scoring and the run itself."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, set_seed
+from torch import Tensor
 
-from segacc.contracts import Facts, LossTerm
-from segacc.data.augment import Pipeline
+from segacc.contracts import IGNORE, Facts, LossTerm
+from segacc.data.augment import Pipeline, described
 from segacc.data.batches import EvalData
 from segacc.data.codecs import decoded_by
+from segacc.data.order import seeded
 from segacc.data.streams import EvalStream
-from segacc.errors import OptionError, count_of
+from segacc.errors import OptionError, PluginError, count_of
 from segacc.evaluation.loss import has_loss
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scoring import Scoring, checked_scoring
+from segacc.hookspecs import Chosen, LossOptions
 from segacc.model import SegmentationModel
 from segacc.model.transfer import LoadReport
 from segacc.settings.sources import Settings
@@ -31,6 +37,8 @@ from segacc.training.processes import idle_cores, on_all, save_bare, start_accel
 from segacc.training.resume import lock_folder, prepare_folder, resume
 from segacc.training.run import Best, Run
 from segacc.training.saving import build_ema, kinds
+
+CPU = torch.device("cpu")
 
 
 def make_accelerator(plan: Plan) -> Accelerator:
@@ -54,12 +62,15 @@ def make_accelerator(plan: Plan) -> Accelerator:
     return accelerator
 
 
-def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:
-    """Build the losses of `--loss`, or take the network's own.
+def build_losses(
+    plan: Plan, network: SegmentationModel, facts: Facts, device: torch.device = CPU
+) -> dict[str, LossTerm]:
+    """Build the losses of `--loss`, and try them on a device; or take the network's own.
 
     Raises:
         OptionError: there are both, or neither; or the network's own losses would ignore the class
             weights.
+        PluginError: a loss fails.
     """
     own, where = network.losses(facts), plan.settings.where("loss")
     if own and plan.loss and "loss" in plan.settings.origins:
@@ -73,7 +84,60 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
         )
     if not own and not plan.loss:
         raise OptionError(f"{where}: at least one loss is needed.")
-    return own or {one.name: one.record.build(one.options, facts) for one in plan.loss}
+    if own:
+        return own
+    check_losses(plan.loss, facts, device)
+    return {one.name: weighted(one, facts) for one in plan.loss}
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A loss times its option `weight`."""
+
+    term: LossTerm
+    weight: float
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the count of the loss."""
+        return self.term.count(labels)
+
+    def sum(self, logits: Any, labels: Tensor) -> Tensor:
+        """Return the sum of the loss, multiplied by the weight."""
+        return self.weight * self.term.sum(logits, labels)
+
+
+def weighted(one: Chosen, facts: Facts) -> LossTerm:
+    """Build a loss; if it has the options of every loss, it is multiplied by `weight`."""
+    term: LossTerm = one.build(facts)
+    own = isinstance(one.options, LossOptions)
+    return Weighted(term, one.options.weight) if own else term
+
+
+def check_losses(chosen: Sequence[Chosen], facts: Facts, device: torch.device) -> None:
+    """Try each loss on two small images, with logits of half the labels' size.
+
+    Raises:
+        PluginError: a loss fails, or its sum or count is not a float scalar.
+    """
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(facts.num_classes, (2, 32, 48), generator=draw).to(device)
+    labels[:, :4] = IGNORE
+    logits = torch.randn(2, facts.num_classes, 16, 24, generator=draw).to(device)
+    for one in chosen:
+        with seeded(0, device):
+            loss: LossTerm = one.build(facts)
+            with one.doing(f"count() of labels {tuple(labels.shape)}"):
+                found = {"count": loss.count(labels)}
+            of = f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}"
+            with one.doing(f"sum() of {of}"):
+                found["sum"] = loss.sum(logits.requires_grad_(), labels)
+        for step, value in found.items():
+            if isinstance(value, Tensor) and not value.ndim and value.is_floating_point():
+                continue
+            raise PluginError(
+                f"{one.origin}: {step}() returned {described(value)}; expected a "
+                "scalar tensor of a floating dtype."
+            )
 
 
 def build_optimizer(
@@ -142,7 +206,7 @@ def refuse_silent(plan: Plan, facts: Facts) -> None:
         OptionError: a metric has no score.
     """
     for one in plan.metric:
-        if one.record.writes and not one.record.build(one.options, facts).compute():
+        if one.record.writes and not one.build(facts).compute():
             raise OptionError(
                 f"{plan.settings.where('metric')}: {one.name} has no score; it only writes files, "
                 "in `segacc evaluate --metric`. Leave it out here."
@@ -175,7 +239,7 @@ def build_run(plan: Plan) -> Run:
     crop, count = fitted_crop(data.splits, facts.crop_size), data.num_training_samples
     settings = choose_settings(plan.settings, loaded, crop, count, processes)
     refuse_done(plan.resume, settings)
-    losses = build_losses(plan, network, facts)
+    losses = build_losses(plan, network, facts, accelerator.device)
     if list(losses) != [one.name for one in plan.loss]:
         settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own loss")})
     set_seed(seed, device_specific=True)

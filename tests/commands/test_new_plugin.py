@@ -42,7 +42,7 @@ def test_a_new_plugin_is_installed_tested_and_trained(warm: Warm, tmp_path: Path
         timeout=200,
     )
     assert tested.returncode == 0, tested.stdout + tested.stderr
-    assert "1 passed" in tested.stdout
+    assert "2 passed" in tested.stdout
     trained = segacc("--arch", "street_net:width=8", *SHORT, cwd=tmp_path, PYTHONPATH=str(site))
     assert_succeeded(trained)
     assert trained.stdout.startswith("street_net:width=8: ")

@@ -1,8 +1,10 @@
 """The components of tests/example_plugin keep the promises that strangers copy them for."""
 
+import ast
 import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from launches import ROOT
-from segacc.contracts import Facts
+from segacc import Facts, LossOptions
 
 FACTS = Facts(num_classes=3, class_names=("background", "rectangle", "circle"))
 
@@ -58,7 +60,7 @@ def test_every_parameter_of_unet_gets_a_gradient(plugin: ModuleType) -> None:
 
 
 def test_dice_has_one_gradient_however_the_batch_is_cut(plugin: ModuleType) -> None:
-    loss = plugin.Dice(plugin.DiceOptions(weight=0.5), FACTS.ignore_index)
+    loss = plugin.Dice(LossOptions(), FACTS)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (4, 16, 16), generator=generator)
     labels[1], labels[2, :5] = 255, 255  # one image with nothing to learn from, one in part
@@ -81,7 +83,7 @@ def test_dice_has_one_gradient_however_the_batch_is_cut(plugin: ModuleType) -> N
 
 
 def test_dice_of_perfect_and_of_empty(plugin: ModuleType) -> None:
-    loss = plugin.Dice(plugin.DiceOptions(), FACTS.ignore_index)
+    loss = plugin.Dice(LossOptions(), FACTS)
     labels = torch.zeros(1, 8, 8, dtype=torch.int64)
     labels[:, 4:] = 2
     right = torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2) * 100.0
@@ -112,10 +114,10 @@ def test_shapes_are_a_function_of_seed_and_index(plugin: ModuleType) -> None:
 def test_pixel_counts_add_up(plugin: ModuleType) -> None:
     labels = torch.tensor([[[0, 0, 1, 255]], [[2, 2, 1, 1]]])
     predictions = torch.tensor([[[0, 1, 1, 2]], [[0, 2, 1, 1]]], dtype=torch.uint8)
-    whole, halves = plugin.PixelCounts(FACTS), plugin.PixelCounts(FACTS)
+    whole, halves, part = (plugin.PixelCounts(None, FACTS) for _ in range(3))
     whole.update(predictions, labels)
     for index in range(2):
-        part = plugin.PixelCounts(FACTS)
+        part = plugin.PixelCounts(None, FACTS)
         part.update(predictions[index : index + 1], labels[index : index + 1])
         for name, counts in part.state.items():
             halves.state[name] += counts
@@ -131,8 +133,35 @@ def test_quarter_turn_moves_image_and_label_together(plugin: ModuleType) -> None
     from torchvision import tv_tensors
 
     values = torch.arange(12, dtype=torch.uint8).view(1, 4, 3)
-    for p, turned in ((1.0, values[0].mT.flip(0)), (0.0, values[0])):
-        change = plugin.build_quarter_turn(plugin.QuarterTurnOptions(p=p), FACTS)
+    turned, change = values[0].mT.flip(0), plugin.build_quarter_turn(None, FACTS)
+    seen = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
         image, label = change(tv_tensors.Image(values), tv_tensors.Mask(values[0]))
-        assert torch.equal(image[0], turned)
-        assert torch.equal(label, turned)
+        seen.add(label.shape == turned.shape)
+        wanted = turned if label.shape == turned.shape else values[0]
+        assert torch.equal(image[0], wanted) and torch.equal(label, wanted)
+    assert seen == {True, False}, "half of the images are turned"
+
+
+def glue(source: str) -> int:
+    """Count the lines, not blank, of imports, options, hooks and records."""
+    lines, count = source.splitlines(), 0
+    for node in ast.parse(source).body:
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.If():
+                first = node.lineno
+            case ast.ClassDef(name=name) if name.endswith("Options"):
+                first = node.decorator_list[0].lineno
+            case ast.FunctionDef(name=name) if name.startswith("segacc_"):
+                first = node.decorator_list[0].lineno
+            case _:
+                continue
+        count += sum(bool(line.strip()) for line in lines[first - 1 : node.end_lineno])
+    return count
+
+
+def test_five_kinds_need_at_most_50_lines_of_glue(plugin: ModuleType) -> None:
+    kinds = [name for name in vars(plugin) if name.startswith("segacc_")]
+    assert len(kinds) == 5
+    assert 40 < glue(Path(str(plugin.__file__)).read_text(encoding="utf-8")) <= 50

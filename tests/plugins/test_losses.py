@@ -1,5 +1,6 @@
 """All built-in losses: sums and counts that do not depend on the cut, gradients, options."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -7,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_tools import facts
 from loss_tools import RECORDS, draw, loss_of, sure
 from segacc.errors import OptionError
+from segacc.hookspecs import Chosen, Loss, LossOptions
 from segacc.settings.options import decode
+from segacc.training.setup import weighted
 
 VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("bce", {"pos_weight": "3", "label_smoothing": "0.1"}),
@@ -37,8 +41,8 @@ def classes_of(name: str, most: int = 5) -> int:
 
 def test_every_built_in_loss_is_tried_here() -> None:
     assert {name for name, _ in VARIANTS} == set(RECORDS)
-    weighted = {name for name, record in RECORDS.items() if record.class_weighted}
-    assert weighted == {"cross_entropy", "focal", "ohem"}
+    class_weighted = {name for name, record in RECORDS.items() if record.class_weighted}
+    assert class_weighted == {"cross_entropy", "focal", "ohem"}
 
 
 # -------------------------------------------------------------------------------------- the cut
@@ -157,6 +161,23 @@ def test_weight_is_a_factor_of_the_sum_alone(name: str) -> None:
     torch.testing.assert_close(more.sum(logits, labels), 2.5 * one.sum(logits, labels))
     assert more.count(labels) == one.count(labels)
     assert one.count(labels).dtype == torch.float32 and one.count(labels).ndim == 0
+
+
+def test_weight_is_applied_once() -> None:
+    """By the run for LossOptions, to the last bit; by the loss itself for other options."""
+
+    @dataclass(frozen=True)
+    class Own:
+        weight: float = 3.0
+
+    logits, labels = draw()
+    bare = RECORDS["dice"].build(LossOptions(), facts(5))
+    total = bare.sum(logits, labels)
+    for options, factor in ((LossOptions(weight=0.3), 0.3), (Own(), 1)):
+        record = Loss(name="loss", summary="s", options=type(options), build=lambda *_: bare)
+        found = weighted(Chosen(record, options, "loss"), facts(5))
+        assert torch.equal(found.sum(logits, labels), factor * total)
+        assert torch.equal(found.count(labels), bare.count(labels))
 
 
 @each_name

@@ -156,10 +156,15 @@ def test_a_plugin_of_every_kind_trains_scores_and_predicts(
 
     absent = warm("predict", "run/best", "noise.png", cwd=tmp_path)
     assert absent.returncode == 2
-    assert absent.stderr.startswith(
-        'segacc: run/best/segacc.json: unknown architecture "unet_small"'
+    assert absent.stderr == (
+        'segacc: run/best: the network is the architecture "unet_small" of the plugin '
+        "segacc-example 1.2.3, which is not installed. Install it: pip install "
+        "segacc-example==1.2.3.\n"
     )
-    assert absent.stderr.count("\n") == 1
+    given = ("--weights", "run/best", "--dataset", "nuclei")
+    absent = warm(*given, cwd=tmp_path)
+    assert absent.returncode == 2
+    assert absent.stderr.startswith("segacc: --weights: run/best: the network is the architecture ")
 
 
 def test_the_example_is_listed_with_its_distribution(example: Path, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The conformance kit finds losses that break their promise, and says what is wrong."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from refusals import NoOptions, assert_refuses
-from segacc.hookspecs import Loss
+from segacc.contracts import Facts
+from segacc.hookspecs import Loss, LossOptions
 from segacc.testing import check_loss
 
 
@@ -84,12 +87,35 @@ class Exponent(RightLoss):
         return super().errors(logits.float().exp() - logits.float().exp() + logits, labels)
 
 
+class NotANumber(RightLoss):
+    def sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().sum(logits, labels) * torch.nan
+
+
+@dataclass(frozen=True)
+class Twice(RightLoss):
+    options: LossOptions
+    facts: Facts
+
+    def sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.options.weight * super().sum(logits, labels)
+
+
 def loss(kind: type[RightLoss]) -> Loss:
     return Loss(name="loss", summary="loss", options=NoOptions, build=lambda options, facts: kind())
 
 
 def test_a_right_loss() -> None:
     check_loss(loss(RightLoss))
+    check_loss(Loss(name="loss", summary="loss", build=lambda options, facts: RightLoss()))
+
+
+def test_a_weight_is_not_applied_twice() -> None:
+    text = (
+        "loss loss: expected a sum without the factor `weight`, which segacc applies to every "
+        "loss; found a sum that depends on it."
+    )
+    assert_refuses(text, check_loss, Loss(name="loss", summary="loss", build=Twice))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +148,7 @@ def test_a_right_loss() -> None:
         (FullSize, "logits of 6x5 and labels of 24x20 to be accepted; found RuntimeError: ..."),
         (PerImage, "sum() to return a float scalar tensor; found torch.float32 (3,)."),
         (Integers, "count() to return a float scalar tensor; found torch.int64 ()."),
+        (NotANumber, "a finite sum() of common logits and labels; found nan."),
         (Exponent, "a finite sum for logits of 1e4; found nan."),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

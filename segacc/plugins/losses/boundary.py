@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segacc.contracts import Facts
-from segacc.hookspecs import Loss, hookimpl
-from segacc.plugins.losses.pixel import LossOptions, Weight
+from segacc.hookspecs import Loss, LossOptions, Weight, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +36,7 @@ class Boundary:
         """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
         from segacc.kernels.boundary import boundary_sum
 
-        return self.options.weight * boundary_sum(logits, labels)
+        return boundary_sum(logits, labels)
 
 
 @hookimpl

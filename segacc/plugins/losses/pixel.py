@@ -1,4 +1,4 @@
-"""`cross_entropy`, `focal`, `ohem` and `bce`: pixel-wise losses; and the options of all losses."""
+"""`cross_entropy`, `focal`, `ohem` and `bce`: pixel-wise losses."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -8,20 +8,10 @@ from pydantic import AllowInfNan
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError
-from segacc.hookspecs import Loss, hookimpl
+from segacc.hookspecs import Loss, LossOptions, Weight, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Weight = Annotated[float, Gt(0), AllowInfNan(False)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossOptions:
-    """Options of every loss."""
-
-    weight: Weight = 1.0
-    """Factor of this term in the sum of all losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +88,7 @@ class CrossEntropy(ClassWeighted):
         from segacc.kernels.pixel import cross_entropy_sum
 
         smoothing, weights = self.options.label_smoothing, self._weights(labels)
-        total = cross_entropy_sum(logits, labels, class_weights=weights, label_smoothing=smoothing)
-        return self.options.weight * total
+        return cross_entropy_sum(logits, labels, class_weights=weights, label_smoothing=smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +111,7 @@ class Focal(ClassWeighted):
         from segacc.kernels.pixel import focal_sum
 
         gamma, weights = self.options.gamma, self._weights(labels)
-        return self.options.weight * focal_sum(logits, labels, gamma=gamma, class_weights=weights)
+        return focal_sum(logits, labels, gamma=gamma, class_weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,14 +149,13 @@ class Ohem(ClassWeighted):
         """Sum over images for logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
         from segacc.kernels.pixel import hard_examples_sum
 
-        total = hard_examples_sum(
+        return hard_examples_sum(
             logits,
             labels,
             thresh=self.options.thresh,
             min_kept=self.options.min_kept,
             class_weights=self._weights(labels),
         )
-        return self.options.weight * total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +201,12 @@ class BinaryCrossEntropy:
         """Sum over pixels for logits (N, 2, h, w) resized to labels (N, H, W): a float32 scalar."""
         from segacc.kernels.pixel import binary_cross_entropy_sum
 
-        total = binary_cross_entropy_sum(
+        return binary_cross_entropy_sum(
             logits,
             labels,
             pos_weight=self.options.pos_weight,
             label_smoothing=self.options.label_smoothing,
         )
-        return self.options.weight * total
 
 
 @hookimpl

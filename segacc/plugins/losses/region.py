@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segacc.contracts import Facts
-from segacc.hookspecs import Loss, hookimpl
-from segacc.plugins.losses.pixel import LossOptions, Weight
+from segacc.hookspecs import Loss, LossOptions, Weight, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +28,7 @@ class RegionLoss:
     ) -> "Tensor":
         from segacc.kernels.region import tversky_sum
 
-        return self.options.weight * tversky_sum(logits, labels, alpha=alpha, beta=beta)
+        return tversky_sum(logits, labels, alpha=alpha, beta=beta)
 
 
 class Dice(RegionLoss):
@@ -77,7 +76,7 @@ class Lovasz(RegionLoss):
         """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
         from segacc.kernels.region import lovasz_sum
 
-        return self.options.weight * lovasz_sum(logits, labels)
+        return lovasz_sum(logits, labels)
 
 
 @hookimpl
@@ -87,13 +86,11 @@ def segacc_losses() -> list[Loss]:
         Loss(
             name="dice",
             summary="1 - Dice of each class in each image (Milletari et al. 2016)",
-            options=LossOptions,
             build=Dice,
         ),
         Loss(
             name="jaccard",
             summary="1 - intersection over union of each class in each image",
-            options=LossOptions,
             build=Jaccard,
         ),
         Loss(
@@ -105,7 +102,6 @@ def segacc_losses() -> list[Loss]:
         Loss(
             name="lovasz",
             summary="Lovasz-Softmax of each class in each image (Berman et al. 2018)",
-            options=LossOptions,
             build=Lovasz,
         ),
     ]

@@ -1,7 +1,6 @@
 """The scores of a confusion matrix: `mean_iou`, `dice`, `frequency_weighted_iou`; `confusion`."""
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +57,6 @@ class Confusion:
         return dict(zip(self.names, scores.tolist(), strict=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeanIouOptions:
-    """mean_iou has no options."""
-
-
 class MeanIou(Confusion):
     """IoU and accuracy, with the names of the `evaluate` library's mean_iou.
 
@@ -84,11 +78,6 @@ class MeanIou(Confusion):
             "per_category_iou": self.by_class(overlap),
             "per_category_accuracy": self.by_class(accuracy),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiceMetricOptions:
-    """dice has no options."""
 
 
 class DiceScores(Confusion):
@@ -114,11 +103,6 @@ class DiceScores(Confusion):
         return {**means, **parts}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrequencyWeightedIouOptions:
-    """frequency_weighted_iou has no options."""
-
-
 class FrequencyWeightedIou(Confusion):
     """IoU averaged over classes with their labelled pixels as weights (Long et al., CVPR 2015)."""
 
@@ -132,11 +116,6 @@ class FrequencyWeightedIou(Confusion):
         labelled = counts[:, 1]
         weighted = np.nansum(labelled * iou(counts))
         return {"frequency_weighted_iou": float(divided(weighted, labelled.sum()))}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfusionOptions:
-    """confusion has no options."""
 
 
 class ConfusionFiles(Confusion):
@@ -208,28 +187,24 @@ def segacc_metrics() -> list[Metric]:
         Metric(
             name="mean_iou",
             summary="mean and per-class IoU and accuracy from one integer confusion matrix",
-            options=MeanIouOptions,
             build=lambda options, facts: MeanIou(facts),
             from_confusion=True,
         ),
         Metric(
             name="dice",
             summary="mean and per-class Dice (F1), precision and recall",
-            options=DiceMetricOptions,
             build=lambda options, facts: DiceScores(facts),
             from_confusion=True,
         ),
         Metric(
             name="frequency_weighted_iou",
             summary="IoU weighted by each class's labelled pixels (Long et al. 2015)",
-            options=FrequencyWeightedIouOptions,
             build=lambda options, facts: FrequencyWeightedIou(facts),
             from_confusion=True,
         ),
         Metric(
             name="confusion",
             summary="writes the confusion matrix as a figure and a CSV file; no score",
-            options=ConfusionOptions,
             build=lambda options, facts: ConfusionFiles(facts),
             from_confusion=True,
             writes=True,

@@ -4,19 +4,17 @@ Importing this module is cheap: torch, numpy and Pillow are imported where they 
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 
 import segacc
 from segacc import Augmentation, Dataset, DataSplits, Facts, LabelMap, Loss, Metric, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from segacc.model import SegmentationModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class UNetOptions:
     """How often the resolution is halved."""
 
 
-def build_unet(options: UNetOptions, facts: Facts) -> "SegmentationModel":
+def build_unet(options: UNetOptions, facts: Facts) -> "segacc.model.SegmentationModel":
     """Build the network with random weights; logits at the image's size."""
     from segacc_example.unet import UNet
 
@@ -102,34 +100,15 @@ def build_shapes(options: ShapesOptions) -> DataSplits:
     return DataSplits(splits, LabelMap.plain(("background", "rectangle", "circle")))
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuarterTurnOptions:
-    """Options of quarter_turn."""
-
-    p: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Probability of turning."""
-
-
-def build_quarter_turn(options: QuarterTurnOptions, facts: Facts) -> Callable[..., Any]:
+def build_quarter_turn(options: Any, facts: Facts) -> Callable[..., Any]:
     """Build torchvision's rotation by 90 degrees, which moves image and label together."""
     from torchvision.transforms import v2
 
     turn = v2.RandomRotation((90, 90), expand=True)  # height and width change places
-    sometimes: Callable[..., Any] = v2.RandomApply([turn], options.p)
+    sometimes: Callable[..., Any] = v2.RandomApply([turn], 0.5)
     return sometimes
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiceOptions:
-    """Options of soft_dice."""
-
-    weight: Annotated[float, Gt(0)] = 1.0
-    """Factor of this term in the sum of all losses."""
-    smooth: Annotated[float, Gt(0)] = 1.0
-    """Pixels added above and below the fraction, so that an absent class does not divide by 0."""
-
-
-@dataclass(frozen=True)
 class Dice:
     """1 - soft Dice, averaged over the classes of one image (Milletari et al. 2016, V-Net).
 
@@ -137,8 +116,12 @@ class Dice:
     images, give the same mean however the batch is cut. Dice over a whole batch would not.
     """
 
-    options: DiceOptions
-    ignore_index: int
+    smooth = 1.0
+    """Pixels added above and below the fraction, so that an absent class does not divide by 0."""
+
+    def __init__(self, options: segacc.LossOptions, facts: Facts) -> None:
+        """Keep what is needed; segacc itself multiplies the loss by `options.weight`."""
+        self.ignore_index = facts.ignore_index
 
     def count(self, labels: "Tensor") -> "Tensor":
         """Count the images of labels (N, H, W) with a pixel not ignored: a float32 scalar."""
@@ -148,28 +131,22 @@ class Dice:
         """Sum over images, of logits (N, K, h, w) resized to labels (N, H, W): a float32 scalar."""
         from torch.nn.functional import one_hot
 
-        from segacc.kernels.resize import resize
+        from segacc.kernels.resize import resize_to_labels
 
-        height, width = labels.shape[-2:]
         valid = (labels != self.ignore_index).unsqueeze(1)  # (N, 1, H, W)
-        guess = resize(logits, (height, width)).softmax(1) * valid  # (N, K, H, W)
+        guess = resize_to_labels(logits, labels).softmax(1) * valid  # (N, K, H, W)
         classes = one_hot(labels.where(valid.squeeze(1), 0), logits.shape[1])  # (N, H, W, K)
         truth = classes.permute(0, 3, 1, 2) * valid
-        smooth, pixels = self.options.smooth, (-2, -1)
-        overlap = 2 * (guess * truth).sum(pixels) + smooth  # (N, K)
-        dice = overlap / (guess.sum(pixels) + truth.sum(pixels) + smooth)
-        return self.options.weight * (1 - dice.mean(1)).sum()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelCountsOptions:
-    """pixel_counts has no options."""
+        pixels = (-2, -1)
+        overlap = 2 * (guess * truth).sum(pixels) + self.smooth  # (N, K)
+        dice = overlap / (guess.sum(pixels) + truth.sum(pixels) + self.smooth)
+        return (1 - dice.mean(1)).sum()
 
 
 class PixelCounts:
     """How many pixels of each class there are in the labels, and how many were predicted."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, options: Any, facts: Facts) -> None:
         """Start at zero; integers add up over processes without rounding."""
         import torch
 
@@ -198,68 +175,34 @@ class PixelCounts:
 
 
 @segacc.hookimpl
-def segacc_architectures() -> list[segacc.Architecture]:
-    """Register unet_small."""
-    return [
-        segacc.Architecture(
-            name="unet_small",
-            summary="U-Net of plain torch (Ronneberger et al. 2015), images of any size",
-            options=UNetOptions,
-            build=build_unet,
-            default_weights=lambda options: None,
-            tiny=lambda: UNetOptions(width=4, depth=2),
-        )
-    ]
+def segacc_architectures() -> Iterator[segacc.Architecture]:
+    yield segacc.Architecture(
+        name="unet_small", summary="U-Net of plain torch", options=UNetOptions, build=build_unet
+    )
 
 
 @segacc.hookimpl
-def segacc_datasets() -> list[Dataset]:
-    """Register shapes."""
-    return [
-        Dataset(
-            name="shapes",
-            summary="rectangles and circles on noise",
-            options=ShapesOptions,
-            build=build_shapes,
-        )
-    ]
+def segacc_datasets() -> Iterator[Dataset]:
+    yield Dataset(
+        name="shapes", summary="shapes on noise", options=ShapesOptions, build=build_shapes
+    )
 
 
 @segacc.hookimpl
-def segacc_augmentations() -> list[Augmentation]:
-    """Register quarter_turn."""
-    return [
-        Augmentation(
-            name="quarter_turn",
-            summary="turn by 90 degrees",
-            options=QuarterTurnOptions,
-            build=build_quarter_turn,
-        )
-    ]
+def segacc_augmentations() -> Iterator[Augmentation]:
+    yield Augmentation(name="quarter_turn", summary="turn by 90 degrees", build=build_quarter_turn)
 
 
 @segacc.hookimpl
-def segacc_losses() -> list[Loss]:
-    """Register soft_dice."""
-    return [
-        Loss(
-            name="soft_dice",
-            summary="1 - soft Dice of each image, ignored pixels left out",
-            options=DiceOptions,
-            build=lambda options, facts: Dice(options, facts.ignore_index),
-        )
-    ]
+def segacc_losses() -> Iterator[Loss]:
+    yield Loss(name="soft_dice", summary="1 - soft Dice of each image", build=Dice)
 
 
 @segacc.hookimpl
-def segacc_metrics() -> list[Metric]:
-    """Register pixel_counts."""
-    return [
-        Metric(
-            name="pixel_counts",
-            summary="labelled and predicted pixels by class, and the error of area",
-            options=PixelCountsOptions,
-            build=lambda options, facts: PixelCounts(facts),
-            lower_is_better=("area_error",),
-        )
-    ]
+def segacc_metrics() -> Iterator[Metric]:
+    yield Metric(
+        name="pixel_counts",
+        summary="labelled and predicted pixels by class, and the error of area",
+        build=PixelCounts,
+        lower_is_better=("area_error",),
+    )
