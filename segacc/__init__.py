@@ -1,7 +1,7 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
-The names that plugins import are defined here, and TrainConfig, train and Segmenter, which are
-loaded on first use.
+The names that plugins import are defined here. Those of the Python API (fit, train, evaluate,
+compare, predict, check_data, Segmenter and TrainConfig) are loaded on first use.
 """
 
 import os
@@ -45,6 +45,7 @@ from segacc.contracts import (
     MetricState,
     MetricSums,
 )
+from segacc.errors import SegaccError
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
@@ -62,7 +63,10 @@ from segacc.labels import LabelMap
 from segacc.model import auto
 
 if TYPE_CHECKING:
-    from segacc.commands.train import train
+    from segacc.commands.check_data.command import check_data
+    from segacc.commands.evaluate.command import compare, evaluate
+    from segacc.commands.predict import predict
+    from segacc.commands.train import fit, train
     from segacc.evaluation.segmenter import Segmenter
     from segacc.settings.config import TrainConfig
 
@@ -85,17 +89,28 @@ __all__ = [
     "MetricSums",
     "Recognized",
     "Sample",
+    "SegaccError",
     "Segmenter",
     "Stream",
     "TrainConfig",
     "__version__",
+    "check_data",
+    "compare",
+    "evaluate",
+    "fit",
     "hookimpl",
+    "predict",
     "train",
 ]
 
 _LAZY = {
     "TrainConfig": "segacc.settings.config",
+    "fit": "segacc.commands.train",
     "train": "segacc.commands.train",
+    "evaluate": "segacc.commands.evaluate.command",
+    "compare": "segacc.commands.evaluate.command",
+    "predict": "segacc.commands.predict",
+    "check_data": "segacc.commands.check_data.command",
     "Segmenter": "segacc.evaluation.segmenter",
 }
 
@@ -107,3 +122,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'segacc' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names only."""
+    return sorted(__all__)

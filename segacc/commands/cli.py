@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, did_you_mean, unknown
@@ -22,9 +22,8 @@ from segacc.settings.config import (
     TrainConfig,
 )
 from segacc.settings.options import OptionDoc, describe, literal_choices
-from segacc.settings.sources import Layer, check_layer, read_yaml
+from segacc.settings.sources import Layer, config_of, read_yaml
 
-C = TypeVar("C")
 USAGE = """\
   accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
   python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
@@ -197,17 +196,6 @@ def run(argv: Sequence[str]) -> int:
     return commands[args[0]](args[1:])
 
 
-def config_of(cls: type[C], typed: Mapping[str, Any]) -> C:
-    """Return the settings of a command from its flags.
-
-    Raises:
-        OptionError: a value is invalid, or `--dataset` is missing.
-    """
-    if any(option.name == "dataset" for option in describe(cls)) and "dataset" not in typed:
-        raise OptionError("--dataset must be given, as in `--dataset folder:root=data/camvid`.")
-    return cls(**check_layer(cls, Layer(typed, "command line")))
-
-
 def _train(args: list[str]) -> int:
     parser = make_parser(usage="\n" + USAGE, description="Train a semantic segmentation model.")
     parser.add_argument("--version", action="version", version=f"segacc {VERSION}")
@@ -239,7 +227,7 @@ def _evaluate(args: list[str]) -> int:
     add_flags(parser, EvaluateConfig)
     typed = parse(parser, args)
     model = typed.pop("model")
-    config = config_of(EvaluateConfig, typed)
+    config = config_of(EvaluateConfig, Layer(typed, "command line"))
     from segacc.commands.evaluate.command import evaluate_command
 
     return evaluate_command(model, config)
@@ -260,7 +248,7 @@ def _compare(args: list[str]) -> int:
     add_flags(parser, CompareConfig)
     typed = parse(parser, args)
     a, b = (Path(typed.pop(name)).expanduser() for name in ("a", "b"))
-    config = config_of(CompareConfig, typed)
+    config = config_of(CompareConfig, Layer(typed, "command line"))
     from segacc.commands.evaluate.command import compare_command
 
     return compare_command(a, b, config)
@@ -279,7 +267,7 @@ def _predict(args: list[str]) -> int:
     parser.add_argument("-r", dest="recursive", action="store_true", help="the same as --recursive")
     typed = parse(parser, args)
     model, inputs = typed.pop("model"), [Path(given) for given in typed.pop("inputs")]
-    config = config_of(PredictConfig, typed)
+    config = config_of(PredictConfig, Layer(typed, "command line"))
     from segacc.commands.predict import predict_command
 
     return predict_command(model, inputs, config)
@@ -292,19 +280,9 @@ def _check_data(args: list[str]) -> int:
     )
     add_flags(parser, CheckConfig)
     typed = parse(parser, args)
-    config, unused = config_of(CheckConfig, typed), ""
-    if config.show_augmented:
-        if "aug" in typed and "augment" in typed:
-            raise OptionError("--aug and --augment exclude each other; give one.")
-    elif flag := next((key for key in ("aug", "augment") if key in typed), ""):
-        unused = f"--{flag}: only has an effect with --show-augmented; add that"
-    elif "seed" in typed and "val_fraction" not in typed:
-        unused = "--seed: only has an effect with --val-fraction or --show-augmented; add one"
-    if unused:
-        raise OptionError(f"{unused}, or leave it out.")
     from segacc.commands.check_data.command import check_data_command
 
-    return check_data_command(config)
+    return check_data_command(typed)
 
 
 def _plugins(args: list[str]) -> int:

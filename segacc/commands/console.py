@@ -1,16 +1,102 @@
-"""Shared by all commands: plugin warnings, quiet libraries and a progress bar."""
+"""Shared by all commands: consoles, plugin warnings, quiet libraries and a progress bar."""
 
+import importlib
+import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segacc.errors import is_main
 from segacc.registry import Registry, load_registry
+
+PERIOD = 0.25
+"""Shortest time between two updates of a notebook's display, in seconds."""
+
+Where = Callable[[str], str]
+"""Returns how the user typed the setting of a name, for error messages."""
+
+
+def flag(key: str) -> str:
+    """Return the flag of a setting, as `--eval-batch-size`."""
+    return "MODEL_FOLDER" if key == "model" else f"--{key.replace('_', '-')}"
+
+
+def in_notebook() -> bool:
+    """Return whether this is a Jupyter notebook."""
+    return Console(quiet=True).is_jupyter
+
+
+def console_of(*, stderr: bool = False) -> Console:
+    """Return a console that prints on the main process only, and plain text in a notebook."""
+    plain = False if in_notebook() else None  # although ipykernel sets FORCE_COLOR
+    return Console(
+        soft_wrap=True,
+        stderr=stderr,
+        quiet=not is_main(),
+        force_terminal=plain,
+        force_jupyter=False,
+    )
+
+
+def text_of(show: Callable[[Console], None]) -> str:
+    """Return as plain text what a function prints."""
+    console = Console(file=io.StringIO(), width=120, soft_wrap=True, force_jupyter=False)
+    with console.capture() as captured:
+        show(console)
+    return captured.get().rstrip("\n")
+
+
+class NotebookView:
+    """Shows a changing text below a notebook cell, as rich's Live does on a terminal.
+
+    It is updated in place by `refresh`, without a thread and without ipywidgets.
+    """
+
+    def __init__(self, view: Callable[[], RenderableType]) -> None:
+        """Prepare it; `view` returns what to show."""
+        self.view, self.updated = view, 0.0
+        self._handle: Any = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it is shown and may change."""
+        return self._handle is not None
+
+    def start(self) -> None:
+        """Show it."""
+        display = importlib.import_module("IPython.display").display  # a notebook has IPython
+        self._handle = display(self._content(), raw=True, display_id=True)
+
+    def refresh(self) -> None:
+        """Update it, at most every PERIOD seconds."""
+        if self.is_started and time.monotonic() - self.updated >= PERIOD:
+            self._update()
+
+    def stop(self) -> None:
+        """Update it for the last time."""
+        if self.is_started:
+            self._update()
+            self._handle = None
+
+    def _update(self) -> None:
+        self.updated = time.monotonic()
+        self._handle.update(self._content(), raw=True)
+
+    def _content(self) -> dict[str, str]:
+        console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
+        console.print(self.view())
+        html = '<pre style="white-space:pre;line-height:normal">{code}</pre>'
+        return {
+            "text/plain": console.export_text(clear=False),
+            "text/html": console.export_html(code_format=html, inline_styles=True),
+        }
 
 
 def load_plugins() -> Registry:
@@ -44,7 +130,7 @@ def quiet_libraries() -> None:
 def progress_bar(
     console: Console, total: int | None, text: str = ""
 ) -> Iterator[Callable[..., None]]:
-    """Show a progress bar if the console is a terminal.
+    """Show a progress bar if the console is a terminal, or in a notebook.
 
     Yields:
         A function to call with `advance=1` after each item, or with `description=TEXT`.
@@ -57,4 +143,16 @@ def progress_bar(
     )
     off = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=off) as progress:
-        yield partial(progress.update, progress.add_task(text, total=total))
+        update = partial(progress.update, progress.add_task(text, total=total))
+        if console.quiet or not in_notebook():
+            yield update
+            return
+        view = NotebookView(progress.get_renderable)
+        view.start()
+
+        def tick(**change: Any) -> None:
+            update(**change)
+            view.refresh()
+
+        yield tick
+        view.stop()

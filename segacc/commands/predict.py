@@ -1,17 +1,18 @@
-"""`segacc predict`: find images, segment them, and write predictions and overlays."""
+"""`segacc predict` and its Python form: segment image files, write predictions and overlays."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.commands.console import progress_bar, quiet_libraries
+from segacc.commands.console import Where, console_of, flag, progress_bar, quiet_libraries
 from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
-from segacc.errors import OptionError, UnreadableError, count_of, is_main
+from segacc.errors import OptionError, UnreadableError, count_of
 from segacc.settings.config import PredictConfig
+from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import model_folder, writable
 
 if TYPE_CHECKING:
@@ -23,17 +24,15 @@ END = "_overlay.png"
 
 def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
     """Segment images; return 1 if some could not be segmented."""
-    model_folder(model, "MODEL_FOLDER")
-    folder = writable(config.output_dir, "--output-dir")
-    jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
-    console = Console(stderr=True, soft_wrap=True, quiet=not is_main())
+    jobs, notes = check(model, inputs, config, flag)
+    console = console_of(stderr=True)
     for note in notes:
         console.out(note, highlight=False)
     with console.status("Loading torch and the weights ..."):
         quiet_libraries()
-        segmenter = load_segmenter(model, config.protocol)
+        segmenter = load_segmenter(model, config.protocol, flag)
     failed = segment_all(segmenter, jobs, config, console)
-    for reason in failed:
+    for reason in failed.values():
         sys.stderr.write(f"{reason}\n")
     console.print(
         f"{len(jobs) - len(failed)} of {len(jobs)} predictions written to {config.output_dir}",
@@ -43,12 +42,79 @@ def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -
     return 1 if failed else 0
 
 
-def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
+@keywords_of(PredictConfig)
+def predict(
+    model: str | Path, inputs: str | Path | Sequence[str | Path], **settings: Any
+) -> "PredictionResult":
+    """Segment image files and write predictions and overlays, as `segacc predict` does.
+
+    A progress bar is shown on a terminal and in a notebook. `Segmenter` segments images in memory.
+
+    Args:
+        model: `best/` or `last/` of a run, or any transformers folder.
+        inputs: an image file, a folder of images, or a list of both.
+        **settings: the options of `segacc predict`, whose `--help` explains them.
+
+    Raises:
+        SegaccError: a setting is invalid, or the network or an input does not exist. An image that
+            cannot be read is in `failed` of the result.
+    """
+    layer = Layer(settings, "segacc.predict")
+    config = config_of(PredictConfig, layer)
+    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    jobs, notes = check(str(model), [Path(one).expanduser() for one in given], config, layer.where)
+    segmenter = load_segmenter(str(model), config.protocol, layer.where)
+    failed = segment_all(segmenter, jobs, config, console_of(stderr=True))
+    done = [job for job in jobs if job.picture not in failed]
+    return PredictionResult(
+        folder=config.output_dir,
+        predictions={job.picture: job.index for job in done},
+        overlays={job.picture: job.overlay for job in done if config.overlay},
+        failed=failed,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionResult:
+    """The files that `predict` wrote."""
+
+    folder: Path
+    predictions: dict[Path, Path]
+    """The PNG of raw label ids of each image."""
+    overlays: dict[Path, Path]
+    """The overlay of each image; empty with `overlay=False`."""
+    failed: dict[Path, str]
+    """Why each of the other images could not be segmented."""
+    notes: tuple[str, ...]
+    """Lines on skipped files and folders."""
+
+    def __repr__(self) -> str:
+        """Return the number of files."""
+        count = len(self.predictions)
+        told = f"{count} of {count + len(self.failed)} predictions in {self.folder}"
+        return f"<PredictionResult: {told}>"
+
+
+def check(
+    model: str, inputs: Sequence[Path], config: PredictConfig, where: Where
+) -> tuple[list["Job"], list[str]]:
+    """Check what can be checked without torch; return the images, and notes on skipped files.
+
+    Raises:
+        OptionError: a folder or an input is invalid.
+    """
+    model_folder(model, where("model"))
+    folder = writable(config.output_dir, where("output_dir"))
+    return find_pictures(inputs, folder, recursive=config.recursive)
+
+
+def load_segmenter(model: str, protocol: str | None, where: Where) -> "Segmenter":
     """Load a model folder with its own protocol, or the given one."""
     from segacc.evaluation.protocol import Protocol
     from segacc.evaluation.segmenter import Segmenter
 
-    wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
+    wanted = None if protocol is None else Protocol.parse(protocol, where("protocol"))
     segmenter = Segmenter.from_pretrained(model)
     return segmenter if wanted is None else segmenter.with_protocol(wanted)
 
@@ -141,14 +207,14 @@ def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
 
 def segment_all(
     segmenter: "Segmenter", jobs: Sequence[Job], config: PredictConfig, console: Console
-) -> list[str]:
+) -> dict[Path, str]:
     """Segment each image; return the errors of those that are unreadable or of unsupported size.
 
     Raises:
         OptionError: the raw label ids do not fit in a PNG.
     """
     refuse_wide(segmenter.labels)
-    failed = []
+    failed = dict[Path, str]()
     with progress_bar(console, len(jobs)) as tick:
         for job in jobs:
             tick(description=job.picture.name)
@@ -156,9 +222,9 @@ def segment_all(
                 job.index.parent.mkdir(parents=True, exist_ok=True)
                 segment(segmenter, job, overlay=config.overlay)
             except UnreadableError as error:
-                failed.append(str(error))
+                failed[job.picture] = str(error)
             except OptionError as error:  # an image size that the network does not support
-                failed.append(f"{job.picture}: {error}")
+                failed[job.picture] = f"{job.picture}: {error}"
             tick(advance=1)
     return failed
 
@@ -185,7 +251,7 @@ def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
     from PIL import Image
 
     from segacc.data.decode import read_image
-    from segacc.data.pictures import draw_prediction, visible, write_picture
+    from segacc.data.pictures import write_picture
 
     image = read_image(
         job.picture, str(job.picture), segmenter.network.num_channels, segmenter.reading
@@ -194,8 +260,4 @@ def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
     raw = segmenter.labels.restore(prediction)
     write_picture(Image.fromarray(raw), job.index)
     if overlay:
-        labels, pixels = segmenter.labels, visible(image)
-        write_picture(
-            draw_prediction(pixels, prediction, names=labels.names, palette=labels.palette),
-            job.overlay,
-        )
+        write_picture(segmenter.drawn(image, prediction), job.overlay)

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from segacc.commands.console import NotebookView, in_notebook
 from segacc.commands.tables import numbers_of, print_scores, score_of
 from segacc.labels import Color
 from segacc.settings.units import clock_text
@@ -38,7 +39,8 @@ class Display:
     """Shows the events of a run, on the main process only.
 
     On a terminal a bar, the latest numbers and a running clock stay at the bottom, with a line for
-    each tenth of the run above; elsewhere each logged step is one line without control characters.
+    each tenth of the run above; in a notebook they are updated with each event; elsewhere each
+    logged step is one line without control characters.
 
         with Display(console, names=labels.names, palette=labels.palette) as screen:
             for event in train(config):
@@ -73,7 +75,11 @@ class Display:
         self.step = self.told = self.tenth = self.scored = 0
         self.scored_of: int | None = None
         self.begin = self.last = clock()
-        self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4)
+        self.live: Live | NotebookView = (
+            NotebookView(self._view)
+            if in_notebook()
+            else Live(console=console, get_renderable=self._view, refresh_per_second=4)
+        )
 
     def __enter__(self) -> "Display":
         """Return the display; the bar appears with the Started event."""
@@ -100,6 +106,8 @@ class Display:
                 self.console.out(f"saved {event.folder}", highlight=False)
             case Stopped():
                 self._show_stop(event)
+        if isinstance(self.live, NotebookView):
+            self.live.refresh()
 
     def count_image(self, total: int | None) -> None:
         """Count a scored image of an evaluation, out of this process's `total`, if it is known."""
@@ -127,7 +135,8 @@ class Display:
         self.begin = self.last = self.clock()
         for note in event.notes:
             self.console.out(note, highlight=False)
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
+        terminal = self.console.is_terminal and not self.console.is_dumb_terminal
+        if terminal or isinstance(self.live, NotebookView):
             self.live.start()
 
     def _show_step(self, event: StepDone) -> None:

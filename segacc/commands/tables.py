@@ -174,6 +174,7 @@ def score_of(event: Evaluated, key: str) -> str:
 
 def numbers_of(event: StepDone) -> list[tuple[str, str]]:
     """Return the numbers of a logged step as pairs of text and style."""
+    assert event.loss is not None and event.data_wait is not None
     terms = ", ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
     terms = f" ({terms})" if len(event.losses) > 1 else ""
     slow = event.data_wait > SLOW_DATA

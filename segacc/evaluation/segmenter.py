@@ -1,9 +1,9 @@
 """Segmenter: load a model folder and segment images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from segacc.contracts import Facts
-from segacc.data.decode import MODES, opened_pixels, plainly, read_image, upper
-from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
+from segacc.data.pictures import draw_prediction, visible
+from segacc.errors import OptionError, SegaccError, WeightsError
+from segacc.evaluation.images import OneImage, to_tensor
 from segacc.evaluation.model_folder import SIDE_FILE, WHOLE, architecture_of, side_file
-from segacc.evaluation.predict import predict
+from segacc.evaluation.predict import predict, probability_bands
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scores import classes_in
 from segacc.hookspecs import USUAL, Reading
@@ -26,6 +27,8 @@ from segacc.registry import load_registry
 from segacc.settings.config import DEFAULT_CROP
 from segacc.settings.options import decode, parse_component
 
+Classes = np.ndarray[Any, np.dtype[np.uint8]]
+
 
 class Segmenter:
     """A trained network that segments images.
@@ -35,6 +38,7 @@ class Segmenter:
         labels: class names, palette and the mapping back to raw label ids.
         protocol: resizing, padding and windows; from the folder unless replaced.
         reading: how image files are read: how many of 16 bits are used.
+        arch: the name of the architecture.
     """
 
     def __init__(
@@ -43,11 +47,17 @@ class Segmenter:
         labels: LabelMap,
         protocol: Protocol,
         reading: Reading = USUAL,
+        arch: str = "",
     ) -> None:
         """Create a segmenter from its parts; see `from_pretrained`."""
         self.reading = reading
         self.network, self.labels, self.protocol = network.eval(), labels, protocol
-        self.device = next(network.parameters()).device
+        self.arch = arch or type(network).__name__
+
+    def __repr__(self) -> str:
+        """Return the architecture, the classes, the protocol and the device."""
+        parts = self.arch, classes_in(self.labels.names), f"protocol {self.protocol.text()}"
+        return f"Segmenter({', '.join(parts)}, on {self.device})"
 
     @classmethod
     def from_pretrained(
@@ -66,7 +76,7 @@ class Segmenter:
             )
         side = side_file(path, WHOLE)
         parts = read_parts(path, side) if side else {}
-        network, facts = load_network(path, parts.get("facts"))
+        network, facts, arch = load_network(path, parts.get("facts"))
         if side:
             labels, protocol, network.size_rule = (
                 parts[key] for key in ("labels", "protocol", "size_rule")
@@ -74,34 +84,118 @@ class Segmenter:
         else:
             labels, protocol = LabelMap.plain(facts.class_names), protocol_of(path, network, facts)
         reading = Reading(bits=side.get("bits", 16))
-        return cls(network.to(device or default_device()), labels, protocol, reading)
+        return cls(network, labels, protocol, reading, arch).to(device or default_device())
 
-    def __call__(
-        self, image: PILImage.Image | str | Path | np.ndarray[Any, Any] | Tensor
-    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Segment one image; the same pixels give the same prediction in every form.
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Segmenter":
+        """Move the network to a device, as `torch.nn.Module.to`, and return the segmenter itself.
+
+        Raises:
+            OptionError: the device is unknown or not available.
+        """
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter for a torch without CUDA
+            raise OptionError(
+                f"Segmenter: device {device}: {first_line(error)}. Devices are cpu, cuda, cuda:1, "
+                "mps, and so on, if torch finds them."
+            ) from None
+        self.network.to(device)
+        return self
+
+    @overload
+    def __call__(self, image: OneImage) -> Classes: ...
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Classes]: ...
+    def __call__(self, image: OneImage | list[Any] | tuple[Any, ...]) -> Classes | list[Classes]:
+        """Segment an image, or several; the same pixels give the same prediction in every form.
 
         Args:
-            image: the path of an image file; a PIL image, which is rotated by its EXIF orientation;
-                or an upright array or tensor of shape (H, W), (H, W, C) or (C, H, W) with 1 (grey),
-                3 (RGB) or 4 (RGBA) channels, or those of a network with another number of channels.
-                The dtype is uint8 in 0..255, or uint16 in 0..65535, of which the upper byte is
-                used.
+            image: one image, or several as a list, a tuple, or an array or tensor (N, H, W, C) or
+                (N, C, H, W). Several give the same as each alone. An image is
+
+                - the path of an image file, or its bytes;
+                - a PIL image, which is rotated by its EXIF orientation;
+                - an upright array or tensor of shape (H, W), (H, W, C) or (C, H, W) with 1 (grey),
+                  3 (RGB) or 4 (RGBA) channels, or those of a network with another number of
+                  channels. The dtype is uint8 in 0..255, or uint16 in 0..65535, of which the upper
+                  byte is used.
 
         Returns:
-            (H, W) uint8 class indices; `labels.names` are their names, `labels.restore` converts
-            them to raw label ids.
+            (H, W) uint8 class indices, a list of them for a list or a tuple, or (N, H, W) for N
+            images in one array. `labels.names` are the names of the classes, and `labels.restore`
+            converts them to raw label ids.
 
         Raises:
             DataError: the type, dtype or shape is not one of these or is ambiguous, as floats in
                 0..1; or the image cannot be read.
         """
-        pixels = to_tensor(image, self.network.num_channels, self.reading).to(self.device)
+        if isinstance(image, list | tuple):
+            return self._each(image)
+        if isinstance(image, Tensor | np.ndarray) and image.ndim == 4 and len(image):
+            return np.stack(self._each(image))
+        return self._classes(self._pixels(image))
+
+    def _each(self, images: Iterable[OneImage]) -> list[Classes]:
+        """Segment several images one by one; an error says which."""
+        found = []
+        for number, image in enumerate(images, 1):
+            try:
+                found.append(self._classes(self._pixels(image)))
+            except SegaccError as error:
+                raise type(error)(f"image {number} of several: {error}") from None
+        return found
+
+    def _pixels(self, image: OneImage) -> Tensor:  # (C, H, W) uint8 on the device
+        return to_tensor(image, self.network.num_channels, self.reading).to(self.device)
+
+    def _classes(self, pixels: Tensor) -> Classes:
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
+
+    def probabilities(self, image: OneImage) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return the probability of each class for each pixel of one image.
+
+        Test-time augmentation averages them over its views. The most probable class is the
+        prediction, unless rounding makes two probabilities equal.
+
+        Args:
+            image: one image, see `__call__`.
+
+        Returns:
+            (K, H, W) float32 in 0..1, at the size of the image.
+
+        Raises:
+            DataError: see `__call__`.
+        """
+        given = self.network, self.network, self._pixels(image), self.protocol
+        return torch.cat([band.cpu() for band in probability_bands(*given)], dim=1).numpy()
+
+    def overlay(self, image: OneImage) -> PILImage.Image:
+        """Draw the prediction over one image in the palette, with a legend below.
+
+        It is the same picture as `segacc predict` writes to NAME_overlay.png.
+
+        Args:
+            image: one image, see `__call__`.
+
+        Raises:
+            DataError: see `__call__`.
+        """
+        pixels = self._pixels(image)
+        return self.drawn(pixels.cpu(), self._classes(pixels))
+
+    def drawn(self, pixels: Tensor, prediction: Classes) -> PILImage.Image:
+        """Draw a prediction (H, W) over an image (C, H, W) uint8 on the CPU; see `overlay`."""
+        names, palette = self.labels.names, self.labels.palette
+        return draw_prediction(visible(pixels), prediction, names=names, palette=palette)
 
     def with_protocol(self, protocol: Protocol) -> "Segmenter":
         """Return the same network under another protocol."""
-        return Segmenter(self.network, self.labels, protocol, self.reading)
+        return Segmenter(self.network, self.labels, protocol, self.reading, self.arch)
 
 
 def default_device() -> torch.device:
@@ -110,95 +204,15 @@ def default_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def to_tensor(image: Any, num_channels: int = 3, reading: Reading = USUAL) -> Tensor:
-    """Convert an image to (C, H, W) uint8, the same pixels as reading its file gives.
-
-    Args:
-        image: see `Segmenter.__call__`.
-        num_channels: C of the network.
-        reading: how many of 16 bits are used.
-
-    Raises:
-        DataError: the type, dtype or shape is not supported or is ambiguous.
-    """
-    if isinstance(image, str | Path):
-        return read_image(Path(image), str(image), num_channels, reading)
-    if isinstance(image, Tensor | np.ndarray):
-        pixels = channels_last(eight_bits(image, reading.bits), num_channels)
-        if num_channels not in MODES:
-            return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        image = PILImage.fromarray(np.squeeze(pixels, 2) if pixels.shape[2] == 1 else pixels)
-    if not isinstance(image, PILImage.Image):
-        raise DataError(
-            f"Segmenter: {type(image).__name__} is not an image. Give one image at a time: a path, "
-            "a PIL image, or a uint8 array or tensor."
-        )
-    if num_channels not in MODES:
-        raise DataError(
-            f"Segmenter: the network takes {num_channels} channels, which a PIL image cannot have. "
-            "Give the path of a TIFF, or a uint8 array or tensor."
-        )
-    try:
-        return torch.from_numpy(opened_pixels(image, "Segmenter", num_channels, reading))
-    except DataError:
-        raise
-    except Exception as error:  # PIL decodes a file only now, and may raise anything
-        raise UnreadableError(f"Segmenter: the image cannot be read: {plainly(error)}.") from None
-
-
-def eight_bits(image: Tensor | np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """Return an array's pixels as uint8; for uint16, the upper 8 of `bits` bits, as for files.
-
-    Raises:
-        DataError: the dtype is another, or uint16 without values above 255, which is ambiguous.
-    """
-    dtype = getattr(image.dtype, "name", str(image.dtype).removeprefix("torch."))
-    if dtype not in ("uint8", "uint16"):
-        raise DataError(
-            f"Segmenter: the pixels are {dtype}, whose range is not known; they must be uint8 in "
-            "0..255, or uint16 in 0..65535. Convert floats in 0..1 with "
-            '(image * 255).round().astype("uint8"), or .to(torch.uint8) for a tensor.'
-        )
-    pixels = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
-    if pixels.dtype == np.uint8:
-        return pixels
-    if bits == 16 and 0 < pixels.max(initial=0) <= 255:
-        raise DataError(
-            "Segmenter: the pixels are uint16 and none is above 255, so white may be 255 or 65535. "
-            'Give 8-bit pixels as image.astype("uint8"), or as image.to(torch.uint8) for a tensor.'
-        )
-    return upper(pixels, bits)
-
-
-def channels_last(
-    pixels: np.ndarray[Any, Any], num_channels: int
-) -> np.ndarray[Any, Any]:  # (H, W, C)
-    """Return (H, W), (H, W, C) or (C, H, W) as (H, W, C).
-
-    Raises:
-        DataError: the shape is another, or may be either of the last two.
-    """
-    channels = tuple(MODES) if num_channels in MODES else (num_channels,)
-    if pixels.ndim == 2 and pixels.size and 1 in channels:
-        return pixels[..., None]
-    fits = pixels.ndim == 3 and pixels.size > 0
-    last, first = fits and pixels.shape[2] in channels, fits and pixels.shape[0] in channels
-    if last != first:
-        return pixels if last else pixels.transpose(1, 2, 0)
-    why = "may be (H, W, C) or (C, H, W)" if last else "is not that of one image"
-    forms = "(H, W), (H, W, C)" if 1 in channels else "(H, W, C)"
-    raise DataError(
-        f"Segmenter: an array of shape {tuple(pixels.shape)} {why}. Give one image at a time, "
-        f"as {forms} or (C, H, W) with {' or '.join(map(str, channels))} channels."
-    )
-
-
-def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel, Facts]:
+def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel, Facts, str]:
     """Build the network of a model folder and load all its weights.
 
     Args:
         folder: the model folder.
         stored: the facts in segacc.json; None without one.
+
+    Returns:
+        The network, its facts, and the name of its architecture.
 
     Raises:
         WeightsError: no architecture reads the folder, or tensors are missing.
@@ -219,7 +233,7 @@ def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel,
             "it with --weights."
         )
     network.num_channels = facts.num_channels
-    return network, facts
+    return network, facts, component.name
 
 
 def read_parts(folder: Path, side: dict[str, Any]) -> dict[str, Any]:
@@ -310,4 +324,5 @@ def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:
             f"{classes_in(mine)}. Evaluation needs the same classes in the same order."
         )
     theirs_in_my_colors = replace(labels, palette=segmenter.labels.palette)
-    return Segmenter(segmenter.network, theirs_in_my_colors, segmenter.protocol, segmenter.reading)
+    protocol, reading, arch = segmenter.protocol, segmenter.reading, segmenter.arch
+    return Segmenter(segmenter.network, theirs_in_my_colors, protocol, reading, arch)

@@ -1,17 +1,21 @@
 """Sources of settings: YAML files and flags, merged in order, and the --augment pipelines."""
 
 import dataclasses
+import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from segacc.errors import OptionError, did_you_mean
+from segacc.errors import OptionError, did_you_mean, unknown
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value, expected, literal_choices
+
+C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Any])
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is stored, not what is trained; config.yaml omits them."""
@@ -41,7 +45,7 @@ class Layer:
 
     values: Mapping[str, Any]
     source: str
-    """A file's path, or `command line`."""
+    """A file's path, `command line`, or a function of the Python API."""
 
     def where(self, key: str) -> str:
         """Return the flag, or file and key, of a value."""
@@ -111,13 +115,60 @@ def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
     }
 
 
+def config_of(cls: type[C], layer: Layer, *, but: Sequence[str] = ()) -> C:
+    """Return the settings of a command, such as an EvaluateConfig, from its flags or keywords.
+
+    Args:
+        cls: the dataclass of the settings.
+        layer: the given values.
+        but: names of settings that cannot be given here.
+
+    Raises:
+        OptionError: a name is unknown, a value is invalid, or the data set is missing.
+    """
+    names = [one.name for one in dataclasses.fields(typing.cast(Any, cls)) if one.name not in but]
+    for key in layer.values:
+        if key not in names:
+            raise OptionError(f"{layer.source}: {unknown('setting', key, names)}.")
+    if "dataset" in names and "dataset" not in layer.values:
+        example = "`--dataset folder:root=data/camvid`"
+        if layer.source != "command line":
+            example = '`dataset="folder:root=data/camvid"`'
+        raise OptionError(f"{layer.where('dataset')} must be given, as in {example}.")
+    return cls(**check_layer(cls, layer))
+
+
+def keywords_of(cls: type[Any], *, but: Sequence[str] = ()) -> Callable[[F], F]:
+    """Decorate a function whose `**settings` are fields of a dataclass: `help` then lists them.
+
+    Args:
+        cls: the dataclass of the settings.
+        but: names of settings that the function does not take.
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [one for one in signature.parameters.values() if one.kind != one.VAR_KEYWORD]
+        kind, absent = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+        for name, hint in typing.get_type_hints(cls).items():
+            if name not in (*but, *signature.parameters):
+                default = getattr(cls, name, absent)
+                own.append(inspect.Parameter(name, kind, default=default, annotation=hint))
+        function.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
 def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
-    """Accept a single YAML value for a list, and a bare `no` (false in YAML) for "no".
+    """Accept a single YAML value for a list, a bare `no` (false in YAML) for "no", and a Path.
 
     Raises:
         OptionError: true or false was given for another type; pydantic would convert them to 1 and
             0.
     """
+    if isinstance(value, Path):
+        return str(value)  # in Python; most settings that may be a path are text
     if isinstance(value, bool) and hint is not bool:
         if not value and "no" in literal_choices(hint):
             return "no"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,39 @@ from segacc.data.pictures import Example
 from segacc.evaluation.scores import Scores, Terms
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Brief:
+    """Base of the events: a dataclass whose text is short, as an event is printed in a loop."""
+
+    def __repr__(self) -> str:
+        """Return the fields that have a value, with rounded numbers and without pictures."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+        told = (f"{name}={brief(value)}" for name, value in values.items() if _known(value))
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not (isinstance(value, Mapping | tuple) and not value)
+
+
+def brief(value: Any) -> str:
+    """Return a field's value as text; scores of each class are only counted."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        many = {key: isinstance(one, Mapping) for key, one in value.items()}
+        told = (
+            f"{key!r}: " + (f"<{len(one)} classes>" if many[key] else brief(one))
+            for key, one in value.items()
+        )
+        return f"{{{', '.join(told)}}}"
+    if isinstance(value, Terms):
+        return repr(value.short())
+    return repr(str(value) if isinstance(value, Path) else value)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Started(Brief):
     """Yielded before the first step."""
 
     folder: Path
@@ -19,12 +50,12 @@ class Started:
     step: int
     """Optimizer steps already done (above 0 with `--resume`)."""
     max_steps: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = field(repr=False)
     """Lines printed at start-up: device, data, weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepDone:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StepDone(Brief):
     """Yielded after an optimizer step; the numbers are means since the last logged step."""
 
     step: int
@@ -35,21 +66,22 @@ class StepDone:
     """Wall time of this step."""
     logged: bool
     """True in the first and the last step and every `log_every` steps; only then the numbers below
-    are set, over all processes."""
-    loss: float = float("nan")
+    are set, over all processes, and None otherwise."""
+    loss: float | None = None
+    """nan if all steps since the last logged one were skipped."""
     losses: dict[str, float] = field(default_factory=dict)
     """Each loss term by name."""
-    grad_norm: float = float("nan")
+    grad_norm: float | None = None
     """Gradient norm of the last step, before clipping; may be not finite if it was skipped."""
-    images_per_second: float = float("nan")
-    data_wait: float = float("nan")
+    images_per_second: float | None = None
+    data_wait: float | None = None
     """Share of the time spent waiting for the data loader, 0..1."""
-    valid_pixels: int = 0
+    valid_pixels: int | None = None
     """Number of pixels in the last step's effective batch that are not ignored."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Skipped(Brief):
     """Yielded before the StepDone of a skipped step: its loss or gradient was not finite."""
 
     step: int
@@ -76,8 +108,8 @@ class Skipped:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Fitted(Brief):
     """Yielded when the number of steps was fitted to `--max-time`, and the schedule with it."""
 
     step: int
@@ -89,8 +121,8 @@ class Fitted:
     """Seconds of it used so far."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluated(Brief):
     """Yielded after an evaluation of the validation split."""
 
     step: int
@@ -100,20 +132,20 @@ class Evaluated:
     seconds: float
     best: bool
     """Whether this is the best so far by `best_by`; with `--ema` only EMA weights can be."""
-    examples: tuple[Example, ...] = ()
+    examples: tuple[Example, ...] = field(default=(), repr=False)
     """The samples drawn in pictures/, the same at each evaluation; on the main process only."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Saved:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Saved(Brief):
     """Yielded after a checkpoint or model folder was written."""
 
     step: int
     folder: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stopped:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Stopped(Brief):
     """Yielded at the end: all steps are done, early stopping, or a signal."""
 
     step: int

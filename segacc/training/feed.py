@@ -80,7 +80,7 @@ class Meter:
             event,
             loss=sum(mean),
             losses=dict(zip(run.losses, mean, strict=True)),
-            grad_norm=float("nan") if norm is None else float(norm),
+            grad_norm=None if norm is None else float(norm),
             images_per_second=self.steps * run.total_batch_size / elapsed,
             data_wait=self.waited / elapsed,
             valid_pixels=int(numbers.valid),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from protocol_tools import Array, Strided, draw, enlarge, plain_pad, plain_slide
-from segacc.evaluation.predict import decide_batch, predict
+from segacc.evaluation.predict import decide_batch, predict, probability_bands
 from segacc.evaluation.protocol import Protocol
 from segacc.kernels import resize as functional
 from segacc.model import SizeRule
@@ -117,6 +117,10 @@ def test_probabilities_are_those_of_their_definition(
     found = decide_batch(*given[:2], image[None], given[3], confidence=True)
     assert_found(found, wanted)
     assert torch.equal(predict(*given), found.classes[0]), "as without a confidence"
+    all_of_them = torch.cat(list(probability_bands(*given)), dim=1)
+    assert (all_of_them.dtype, all_of_them.shape) == (torch.float32, wanted.shape)
+    np.testing.assert_allclose(all_of_them, wanted, atol=2e-5)
+    assert (all_of_them.argmax(0) != found.classes[0]).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("text", [*SEEN, *VIEWS])

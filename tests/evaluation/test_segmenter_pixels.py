@@ -1,5 +1,6 @@
 """The same pixels give the same answer in every form, or a sentence that says what is wrong."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from segacc.errors import DataError, UnreadableError
+from segacc.errors import DataError, OptionError, UnreadableError
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.segmenter import Segmenter
 from segacc.labels import LabelMap
@@ -45,7 +47,14 @@ def saved(path: Path, pixels: Pixels, **how: Any) -> Path:
     return path
 
 
+def encoded(pixels: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 FORMS: dict[str, Callable[[Pixels], Any]] = {
+    "bytes": encoded,
     "pil": Image.fromarray,
     "array": lambda pixels: pixels,
     "not contiguous": lambda pixels: np.repeat(pixels, 2, 1)[:, ::2],
@@ -118,7 +127,7 @@ def test_a_network_of_many_channels_takes_these_alone(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "six.tif", pixels.transpose(2, 0, 1), photometric="minisblack")
     assert np.array_equal(see(tmp_path / "six.tif"), found)
     for given, text in (
-        (RGB, "(9, 13, 3) is not that of one image. Give one image at a time, as (H, W, C) or "),
+        (RGB, "(9, 13, 3) is not that of one image. Give an image as (H, W, C) or "),
         (GREY, "(9, 13) is not that of one image."),
         (Image.fromarray(RGB), "takes 6 channels, which a PIL image cannot have."),
     ):
@@ -127,7 +136,10 @@ def test_a_network_of_many_channels_takes_these_alone(tmp_path: Path) -> None:
         assert text in str(error.value)
 
 
-ONE = "Give one image at a time, as (H, W), (H, W, C) or (C, H, W) with 1 or 3 or 4 channels."
+ONE = (
+    "Give an image as (H, W), (H, W, C) or (C, H, W) with 1 or 3 or 4 channels, and several as a "
+    "list."
+)
 REFUSED: dict[str, tuple[Any, str]] = {
     "fractions": (RGB / np.float32(255), "the pixels are float32, whose range is not known; "),
     "fractions of a tensor": (torch.rand(3, 9, 13), "the pixels are float32, whose range is not "),
@@ -136,16 +148,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "int64": (RGB.astype(int), "the pixels are int64, whose range is not known; "),
     "bool": (GREY > 99, "the pixels are bool, whose range is not known; "),
     "8 bits in 16": (RGB.astype(np.uint16), "the pixels are uint16 and none is above 255, "),
-    "batch": (RGB[None], f"an array of shape (1, 9, 13, 3) is not that of one image. {ONE}"),
-    "batch of tensors": (torch.zeros(2, 3, 9, 13, dtype=torch.uint8), "(2, 3, 9, 13) is not "),
+    "video": (RGB[None, None], "an array of shape (1, 1, 9, 13, 3) is not that of one image."),
+    "no image": (RGB[None][:0], f"(0, 9, 13, 3) is not that of one image. {ONE}"),
     "several grey": (np.stack([GREY] * 2), "an array of shape (2, 9, 13) is not that of one "),
     "either": (RGB[:3], f"an array of shape (3, 13, 3) may be (H, W, C) or (C, H, W). {ONE}"),
     "empty": (RGB[:0], "an array of shape (0, 13, 3) is not that of one image."),
-    "list": (
-        [RGB, RGB],
-        "list is not an image. Give one image at a time: a path, a PIL ",
-    ),
-    "bytes": (b"\x89PNG", "bytes is not an image."),
+    "bytes": (b"\x89PNG", "the image cannot be read: not an image of a known format."),
+    "set": ({1}, "set is not an image. An image is a path, the bytes of a file, a PIL image, or "),
     "nothing": (None, "NoneType is not an image."),
     "32 bits": (
         Image.fromarray(GREY.astype(np.int32)),
@@ -177,3 +186,97 @@ def test_a_pil_image_of_a_damaged_file_is_named(tmp_path: Path) -> None:
     with Image.open(cut) as opened, pytest.raises(UnreadableError) as error:
         segmenter(3)(opened)
     assert str(error.value).startswith("Segmenter: the image cannot be read: ")
+
+
+def test_several_images_answer_as_each_alone(tmp_path: Path) -> None:
+    see, small = segmenter(3), RGB[:5, :6]
+    path = saved(tmp_path / "one.png", RGB)
+    forms = [path, str(path), encoded(RGBA), Image.fromarray(GREY), small, RGBA, GREY, DEEP]
+    forms.append(torch.from_numpy(RGB).permute(2, 0, 1))
+    for several in (forms, tuple(forms), [small]):
+        found = see(several)
+        assert isinstance(found, list) and len(found) == len(several)
+        for one, given in zip(found, several, strict=True):
+            assert one.dtype == np.uint8 and np.array_equal(one, see(given))
+    assert see([]) == []
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_batch_in_one_array_answers_as_each_alone(channels: int) -> None:
+    see = segmenter(3)
+    batch = RANDOM.integers(256, size=(2, 9, 13, channels), dtype=np.uint8)
+    wanted = np.stack([see(one) for one in batch])
+    assert wanted.shape == (2, 9, 13)
+    for given in (batch, batch.transpose(0, 3, 1, 2), torch.from_numpy(batch)):
+        assert np.array_equal(see(given), wanted)
+    assert np.array_equal(see(torch.from_numpy(batch).permute(0, 3, 1, 2)), wanted)
+
+
+def test_an_error_says_which_of_several_images_it_is(tmp_path: Path) -> None:
+    see, missing = segmenter(3), tmp_path / "missing.png"
+    for several, kind, text in (
+        ([RGB, missing], UnreadableError, f"image 2 of several: {missing}: the image cannot be "),
+        ([RGB / 255], DataError, "image 1 of several: Segmenter: the pixels are float64, whose "),
+        (np.stack([RGB, RGB]) / 255, DataError, "image 1 of several: Segmenter: the pixels are "),
+        ([RGB, [RGB]], DataError, "image 2 of several: Segmenter: list is not an image."),
+        ([RGB[None]], DataError, "image 1 of several: Segmenter: an array of shape (1, 9, 13, 3) "),
+        (RGB[None, :3], DataError, "of shape (3, 13, 3) may be (H, W, C) or (C, H, W)."),
+    ):
+        with pytest.raises(kind) as error:
+            see(several)
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize("image", [GREY, RGB], ids=["grey", "rgb"])
+def test_probabilities_are_the_softmax_of_the_logits(image: Pixels) -> None:
+    see = segmenter(np.atleast_3d(image).shape[2])
+    found = see.probabilities(image)
+    pixels = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        logits = see.network(see.network.normalize(pixels)).main[0]
+    assert (found.shape, found.dtype) == ((4, 9, 13), np.float32)
+    np.testing.assert_allclose(found, F.softmax(logits, 0).numpy(), atol=1e-6)
+    assert np.array_equal(found.argmax(0), see(image))
+    for refused in ([RGB], RGB / 255):
+        with pytest.raises(DataError):
+            see.probabilities(refused)
+
+
+def test_an_overlay_has_the_image_the_palette_and_a_legend() -> None:
+    see = segmenter(3)
+    picture, prediction = see.overlay(RGB), see(RGB)
+    assert (picture.mode, picture.width) == ("RGB", 240) and picture.height > 9
+    colors = np.array(see.labels.palette)[prediction]
+    blended = 0.45 * RGB + 0.55 * colors
+    np.testing.assert_allclose(np.asarray(picture)[:9, :13], blended, atol=0.51)
+    assert np.ptp(np.asarray(picture)[9:]) > 99, "a legend below"
+    grey = np.asarray(segmenter(1).overlay(GREY))[:9, :13]
+    colors = np.array(see.labels.palette)[segmenter(1)(GREY)]
+    np.testing.assert_allclose(grey, 0.45 * GREY[..., None] + 0.55 * colors, atol=0.51)
+
+
+def test_its_text_names_what_it_is() -> None:
+    see = segmenter(3).with_protocol(Protocol.parse("whole:pad=14", "-"))
+    text = "Segmenter(Mixed, 4 classes (a, b, c, d), protocol whole:pad=14, on cpu)"
+    assert repr(see) == text
+    named = Segmenter(see.network, see.labels, see.protocol, arch="linear")
+    assert repr(named.with_protocol(Protocol())) == (
+        "Segmenter(linear, 4 classes (a, b, c, d), protocol whole, on cpu)"
+    )
+
+
+def test_it_is_moved_to_a_device_that_is_there() -> None:
+    see = segmenter(3)
+    found = see(RGB)
+    assert see.to("meta") is see and see.device.type == "meta"
+    moved = segmenter(3).to(torch.device("cpu"))
+    assert np.array_equal(moved(RGB), found)
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(OptionError) as error:
+            moved.to(device)
+        text = str(error.value)
+        assert text.startswith(f"Segmenter: device {device}: ")
+        assert text.endswith(
+            ". Devices are cpu, cuda, cuda:1, mps, and so on, if torch finds them."
+        )
+    assert moved.device.type == "cpu" and np.array_equal(moved(RGB), found)

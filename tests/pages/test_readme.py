@@ -23,7 +23,7 @@ SMALLER = {
     "variant=b2": "variant=tiny",
     "variant=b1": "variant=tiny",
     "backbone=swin,size=tiny": "backbone=swin,size=test,hidden_size=16",
-    "TrainConfig(": 'TrainConfig(arch="segformer:variant=tiny", weights="none", num_workers=0, ',
+    "segacc.fit(": 'segacc.fit(arch="segformer:variant=tiny", weights="none", num_workers=0, ',
 }
 MORE = " --crop-size 32 --batch-size 2 --num-workers 0"
 
@@ -117,8 +117,10 @@ def test_the_python_code_runs(sandbox: Path) -> None:
     code = smaller(blocks("python")[0])
     (sandbox / "notebook.py").write_text(code)
     printed = run("python notebook.py", sandbox)
-    assert "Stopped(step=2, reason='finished'" in printed
+    assert re.search(r"^0\.\d+ finished$", printed, re.MULTILINE)
+    assert "runs/notebook/best on validation: 4 images, protocol whole" in printed
     assert re.search(r"\['(no|yes)'", printed)
+    assert (sandbox / "street_overlay.png").is_file()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from segacc.commands.console import text_of
 from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
 from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
 from segacc.commands.tables import interval_text, print_columns
@@ -69,9 +70,9 @@ class Difference:
         return {**finite(numbers), "interval": self.interval, "better": self.better or None}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison:
-    """The comparison of B with A on their common images."""
+    """The comparison of B with A on their common images; `print` shows it as a table."""
 
     a: Side
     b: Side
@@ -81,6 +82,18 @@ class Comparison:
     """Intervals of the differences B - A."""
     mean_iou: Difference
     per_category_iou: dict[str, Difference]
+
+    def __repr__(self) -> str:
+        """Return the verdict."""
+        return f"<Comparison: {self.verdict()}>"
+
+    def __str__(self) -> str:
+        """Return what `segacc compare` prints."""
+        return text_of(self.show)
+
+    def show(self, console: Console) -> None:
+        """Print the two sides, the table, and the verdict."""
+        print_comparison(console, self)
 
     def notes(self) -> list[str]:
         """Return a line for each property in which the two evaluations differ."""

@@ -19,7 +19,7 @@ def write_evaluation(
     found: Evaluation,
     report: Mapping[str, Any],
     labels: LabelMap,
-) -> None:
+) -> list[str]:
     """Write the folder of an evaluation, with evaluation.json as the last file.
 
     Args:
@@ -28,6 +28,9 @@ def write_evaluation(
         found: the results.
         report: the content of evaluation.json.
         labels: the label map, with the names and the palette for pictures.
+
+    Returns:
+        The names of the metrics' own files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     writing = [scoring.counted[one.text] for one in scoring.chosen if one.record.writes]
@@ -37,6 +40,7 @@ def write_evaluation(
     draw_worst(found.worst, worst, names=labels.names, palette=labels.palette)
     with replacing(folder / REPORT) as part:
         part.write_text(json.dumps({**report, "files": files}, indent=1), encoding="utf-8")
+    return files
 
 
 def write_metric_files(folder: Path, metrics: Sequence[Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from segacc.commands.console import progress_bar
+from segacc.commands.console import Where, progress_bar
 from segacc.commands.evaluate.bootstrap import Intervals, intervals
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
 from segacc.contracts import VERSION, Facts
@@ -148,18 +148,18 @@ class Evaluation:
 
 
 def build_scoring(
-    model: str, dataset: Chosen, metrics: Sequence[Chosen], config: EvaluateConfig
+    model: str, dataset: Chosen, metrics: Sequence[Chosen], config: EvaluateConfig, where: Where
 ) -> tuple[Scoring, Segmenter]:
     """Load the network and the split.
 
     Raises:
         SegaccError: one of them is not found, or their classes differ.
     """
-    refuse_unused(config)
+    refuse_unused(config, where)
     accelerator = start_accelerator(config.mixed_precision)
     segmenter = Segmenter.from_pretrained(model, accelerator.device)
     if config.protocol:
-        segmenter = segmenter.with_protocol(Protocol.parse(config.protocol, "--protocol"))
+        segmenter = segmenter.with_protocol(Protocol.parse(config.protocol, where("protocol")))
     splits, _ = data_splits(
         dataset,
         config.val_fraction,
@@ -167,9 +167,9 @@ def build_scoring(
         train=config.train_split,
         scored=config.split,
     )
-    segmenter = relabel(segmenter, splits.labels, f"--dataset {dataset.text}")
+    segmenter = relabel(segmenter, splits.labels, f"{where('dataset')} {dataset.text}")
     hint = " If the run held out a part of train, repeat its --val-fraction and --seed."
-    samples = pick_split(splits, config.split, "--split", hint=hint)
+    samples = pick_split(splits, config.split, where("split"), hint=hint)
     labels = splits.labels
     facts = Facts(num_classes=len(labels.names), class_names=labels.names)
     scoring = checked_scoring(
@@ -181,15 +181,10 @@ def build_scoring(
         facts=facts,
         metrics=metrics,
         config=config,
-        where=flag,
+        where=where,
     )
     scoring.weights = weights_in(model)
     return scoring, segmenter
-
-
-def flag(key: str) -> str:
-    """Return the flag of a setting, as `--eval-batch-size`."""
-    return f"--{key.replace('_', '-')}"
 
 
 def weights_in(model: str) -> Weights:
@@ -198,7 +193,7 @@ def weights_in(model: str) -> Weights:
     return found
 
 
-def refuse_unused(config: EvaluateConfig) -> None:
+def refuse_unused(config: EvaluateConfig, where: Where) -> None:
     """Refuse settings that only have an effect with --val-fraction.
 
     Raises:
@@ -207,7 +202,7 @@ def refuse_unused(config: EvaluateConfig) -> None:
     for key in ("train_split", "seed"):
         if config.val_fraction is None and getattr(config, key) != getattr(EvaluateConfig, key):
             raise OptionError(
-                f"{flag(key)}: only has an effect with --val-fraction; add that, or "
+                f"{where(key)}: only has an effect with --val-fraction; add that, or "
                 "leave it out. --split names the split that is scored."
             )
 
@@ -218,10 +213,10 @@ def carved_from(config: EvaluateConfig) -> dict[str, Any] | None:
     return None if config.val_fraction is None else {key: getattr(config, key) for key in keys}
 
 
-def protocol_source(model: str, segmenter: Segmenter, config: EvaluateConfig) -> str:
+def protocol_source(model: str, segmenter: Segmenter, config: EvaluateConfig, where: Where) -> str:
     """Return where the protocol comes from."""
     if config.protocol:
-        return "from --protocol"
+        return f"from {where('protocol')}"
     if side_file(Path(model).expanduser()):
         return f"stored in {model}"
     if segmenter.protocol.short_side or segmenter.protocol.size:
