@@ -1,6 +1,7 @@
 """`segacc train`, and its Python form: `for event in train(TrainConfig(...))`."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from segacc.commands.console import load_plugins, quiet_libraries
-from segacc.errors import WriteError, is_main
+from segacc.errors import OptionError, WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer
@@ -49,6 +50,35 @@ def train_command(layers: list[Layer]) -> int:
             stopped = event if isinstance(event, Stopped) else stopped
     console.out(screen.summary(), highlight=False)
     return exit_code(stopped)
+
+
+def to_launch(processes: int | None) -> int:
+    """Return how many processes `--processes` asks to start; 0 if this process trains itself.
+
+    Raises:
+        OptionError: a launcher has started another number of processes.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes and launched not in (1, processes):
+        raise OptionError(
+            f"--processes: {processes}: a launcher has already started {launched} processes; leave "
+            "this out."
+        )
+    return processes if processes and processes > launched else 0
+
+
+def launch_command(layers: list[Layer], processes: int, args: list[str]) -> int:
+    """Check what needs no torch, then run `segacc train` in several processes.
+
+    Args:
+        layers: the sources of the settings.
+        processes: number of processes.
+        args: the arguments of `segacc train`, for each of the processes.
+    """
+    make_plan(layers, load_registry())
+    with Console(stderr=True).status(f"Starting {processes} processes ..."):
+        from segacc.training.processes import launch
+    return launch(processes, ["train", *args])
 
 
 def unseen(error: BaseException, folder: Path) -> Exception:

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from segacc.errors import OptionError, did_you_mean
+from segacc.errors import OptionError, cut, quoted
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value, expected, literal_choices
+from segacc.settings.synonyms import suggest_key
 
 ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 """Settings that say where a run is stored, not what is trained; config.yaml omits them."""
@@ -102,7 +103,8 @@ def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
     for key in layer.values:
         if key not in hints:
             raise OptionError(
-                f'{layer.source}: unknown key "{key}". {did_you_mean(key, hints)}'
+                f'{layer.source}: unknown key "{cut(key)}". '
+                f"{suggest_key(key, hints)}"
                 "`python -m segacc --help` lists all settings."
             )
     return {
@@ -161,7 +163,7 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
     except yaml.YAMLError as error:
         raise OptionError(f"{where} {path}: not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
-        found = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
+        found = {list: "a list", type(None): "nothing"}.get(type(content), quoted(content))
         raise OptionError(f"{where} {path}: expected lines like `arch: segformer`, found {found}.")
     return Layer({str(key).replace("-", "_"): value for key, value in content.items()}, str(path))
 
