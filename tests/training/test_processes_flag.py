@@ -93,7 +93,7 @@ def test_a_signal_saves_and_ends_all(data: Path, tmp_path: Path, name: str) -> N
     told, complaints = process.communicate(timeout=120)
     assert (process.returncode, complaints) == (128 + number, "")
     assert f"stopped by {name} at step " in told
-    assert f"segacc train --processes 2 --resume {tmp_path / 'run'}" in told.splitlines()
+    assert "segacc train --processes 2 --resume run" in told.splitlines()
     assert list((tmp_path / "run" / "checkpoints").glob("step-*/SHA256SUMS"))
 
 
