@@ -26,6 +26,16 @@ def first_of(values: Iterable[object], most: int) -> str:
     return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
+def cut(text: str, most: int = 80) -> str:
+    """Return a text that the user typed, for an error: at most so many characters of it."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def quoted(value: object) -> str:
+    """Return a value that the user gave, in quotes if it is a text, and cut like `cut`."""
+    return cut(repr(value))
+
+
 class SegaccError(Exception):
     """An error that the user can fix: printed as one paragraph, with exit code 2."""
 
@@ -101,7 +111,7 @@ def unknown(what: str, name: str, known: Iterable[str], more: str = "") -> str:
     """Return `unknown loss "dise". Did you mean "dice"? Known: dice, focal`, and `more`."""
     names = list(dict.fromkeys(known))
     listed = ", ".join(names) or "none"
-    return f'unknown {what} "{name}". {did_you_mean(name, names)}Known: {listed}{more}'
+    return f'unknown {what} "{cut(name)}". {did_you_mean(name, names)}Known: {listed}{more}'
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import PositiveInt
+
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, did_you_mean, unknown
+from segacc.errors import OptionError, cut, did_you_mean, quoted, unknown
 from segacc.settings.config import (
     CheckConfig,
     CompareConfig,
@@ -21,17 +23,18 @@ from segacc.settings.config import (
     PredictConfig,
     TrainConfig,
 )
-from segacc.settings.options import OptionDoc, describe, literal_choices
+from segacc.settings.options import OptionDoc, check_value, describe, literal_choices
 from segacc.settings.sources import Layer, config_of, read_yaml
+from segacc.settings.synonyms import suggest
 
 USAGE = """\
-  accelerate launch -m segacc --arch segformer [--dataset NAME:key=value,...]   train
-  python -m segacc evaluate MODEL_FOLDER --dataset ... [--split ...]            score
-  python -m segacc compare A/evaluation B/evaluation                            compare
-  python -m segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]   segment
-  python -m segacc check-data --dataset ... [--sample N] [--json]               check data
-  python -m segacc plugins [NAME] [--json|--markdown]                           list plugins
-  python -m segacc plugins new NAME                                             new plugin"""
+  segacc train [--arch NAME:key=value,...] [--dataset NAME:key=value,...]   train
+  segacc evaluate MODEL_FOLDER --dataset ... [--split ...]                  score
+  segacc compare A/evaluation B/evaluation                                  compare
+  segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]         segment
+  segacc check-data --dataset ... [--sample N] [--json]                     check data
+  segacc plugins [NAME] [--json|--markdown]                                 list plugins
+  segacc plugins new NAME                                                   new plugin"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,8 +57,8 @@ class Once(argparse.Action):
         """Store the value; raise OptionError if the flag was given before."""
         if hasattr(namespace, self.dest):
             raise OptionError(
-                f"{option_string}: given twice: {getattr(namespace, self.dest)!r} and "
-                f"{values!r}; give it once."
+                f"{option_string}: given twice: {quoted(getattr(namespace, self.dest))} and "
+                f"{quoted(values)}; give it once."
             )
         setattr(namespace, self.dest, values)
 
@@ -84,8 +87,8 @@ def parse(parser: Parser, args: list[str]) -> dict[str, Any]:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         word = unknown[0].partition("=")[0]
         raise OptionError(
-            f"unknown {'flag' if word.startswith('-') else 'argument'} {word}. "
-            f"{did_you_mean(word, flags)}"
+            f"unknown {'flag' if word.startswith('-') else 'argument'} {cut(word)}. "
+            f"{suggest(word, flags)}"
             f"`python -m {parser.prog} --help` lists all flags."
         )
     return vars(namespace)
@@ -179,6 +182,7 @@ def run(argv: Sequence[str]) -> int:
         SegaccError: an argument is invalid.
     """
     commands = {
+        "train": _train,
         "evaluate": _evaluate,
         "compare": _compare,
         "predict": _predict,
@@ -190,13 +194,14 @@ def run(argv: Sequence[str]) -> int:
         return _train(args)
     if args[0] not in commands:
         raise OptionError(
-            f'unknown command "{args[0]}". {did_you_mean(args[0], commands)}'
+            f'unknown command "{cut(args[0])}". {did_you_mean(args[0], commands)}'
             f"Commands: {', '.join(commands)}; without a command segacc trains."
         )
     return commands[args[0]](args[1:])
 
 
-def _train(args: list[str]) -> int:
+def train_parser() -> Parser:
+    """Return the parser of `segacc train`, which is also that of `segacc` without a command."""
     parser = make_parser(usage="\n" + USAGE, description="Train a semantic segmentation model.")
     parser.add_argument("--version", action="version", version=f"segacc {VERSION}")
     parser.add_argument(
@@ -209,14 +214,28 @@ def _train(args: list[str]) -> int:
         action=Once,
         help=f"Published settings, overridden by --config and flags: {names}",
     )
+    parser.add_argument(
+        "--processes",
+        metavar="N",
+        action=Once,
+        help="Number of processes to start on this machine: one per GPU, or on the CPU if there is "
+        "no GPU. Other setups are started with `accelerate launch -m segacc train`.",
+    )
     add_flags(parser, TrainConfig)
-    typed = parse(parser, args)
+    return parser
+
+
+def _train(args: list[str]) -> int:
+    typed = parse(train_parser(), args)
+    processes = check_value(PositiveInt | None, typed.pop("processes", None), "--processes")
     recipe, config = typed.pop("recipe", None), typed.pop("config", None)
     layers = [] if recipe is None else [read_recipe(recipe)]
     layers += [read_yaml(Path(config).expanduser())] if config else []
-    from segacc.commands.train import train_command
+    layers.append(Layer(typed, "command line"))
+    from segacc.commands.train import launch_command, to_launch, train_command
 
-    return train_command([*layers, Layer(typed, "command line")])
+    count = to_launch(processes)
+    return launch_command(layers, count, args) if count else train_command(layers)
 
 
 def _evaluate(args: list[str]) -> int:
@@ -292,7 +311,11 @@ def _plugins(args: list[str]) -> int:
         prog="segacc plugins", description="List all components, and plugins that failed to load."
     )
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", default=None, help="show the options of this component"
+        "name",
+        metavar="NAME",
+        nargs="?",
+        default=None,
+        help="show the options of this component, or list those of a kind, such as `loss`",
     )
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", default=False, help="print JSON")

@@ -14,15 +14,28 @@ from rich.text import Text
 
 from segacc.commands.console import load_plugins, quiet_libraries
 from segacc.commands.new_plugin import write_plugin
-from segacc.errors import PluginError, did_you_mean, reason_of
+from segacc.contracts import VERSION
+from segacc.errors import PluginError, cut, did_you_mean, reason_of
+from segacc.evaluation import protocol_options
 from segacc.hookspecs import DatasetOptions
 from segacc.registry import KINDS, Offer, Registry, load_registry
-from segacc.settings.options import OptionDoc, describe
+from segacc.settings.options import Listed, OptionDoc, describe
+from segacc.training.optim import optimizers, schedule
+
+LISTED = {
+    "optimizer": optimizers.listed,
+    "schedule": schedule.listed,
+    "protocol": protocol_options.listed,
+}
+"""Kinds that plugins cannot add to; they are listed like those that plugins can."""
+ALL_KINDS = (*KINDS, *LISTED)
 
 
 def plugins_command(name: str | None, *, form: str) -> int:
-    """List all components or show one; return 1 if a plugin is broken."""
+    """List all components or those of a kind, or show one; return 1 if a plugin is broken."""
     registry, console = load_registry(), Console(soft_wrap=True)
+    for kind, listed in LISTED.items():
+        registry.offers += [Offer(kind, one, "segacc", VERSION) for one in listed()]
     offers = registry.offers if name is None else named(registry, name)
     if form == "markdown":
         quiet_libraries()
@@ -32,8 +45,8 @@ def plugins_command(name: str | None, *, form: str) -> int:
             console.out(line, highlight=False)
     elif form == "json":
         console.out(json.dumps(listing_json(registry, offers), indent=1), highlight=False)
-    elif name is None:
-        print_listing(registry, console)
+    elif name is None or name in ALL_KINDS:
+        print_listing(registry, console, ALL_KINDS if name is None else [name])
     else:
         for offer in offers:
             print_component(offer, console)
@@ -54,26 +67,28 @@ def new_plugin_command(name: str) -> int:
 
 
 def named(registry: Registry, name: str) -> list[Offer]:
-    """Return the components called `name`, of any kind.
+    """Return the components called `name`, or those of the kind `name`.
 
     Raises:
         PluginError: the name is unknown.
     """
+    if name in ALL_KINDS:
+        return registry.of_kind(name)
     found = [offer for offer in registry.offers if name in (offer.record.name, offer.full_name)]
     if not found:
-        known = sorted({offer.record.name for offer in registry.offers})
+        known = sorted({*ALL_KINDS, *(offer.record.name for offer in registry.offers)})
         broken = "".join(f" Note: {failure.text()}." for failure in registry.failures)
         raise PluginError(
-            f'unknown component "{name}". {did_you_mean(name, known)}'
+            f'unknown component "{cut(name)}". {did_you_mean(name, known)}'
             f"`python -m segacc plugins` lists all names.{broken}"
         )
     return found
 
 
-def print_listing(registry: Registry, console: Console) -> None:
-    """Print one table of all components, then broken plugins, name clashes and slow plugins."""
+def print_listing(registry: Registry, console: Console, kinds: Iterable[str]) -> None:
+    """Print one table of the components of some kinds, then what is wrong with plugins."""
     rows = []
-    for kind in KINDS:
+    for kind in kinds:
         for index, offer in enumerate(registry.of_kind(kind)):
             source = "built in" if offer.built_in else f"{offer.distribution} {offer.version}"
             rows.append(("" if index else kind, offer.record.name, source, offer.record.summary))
@@ -87,8 +102,9 @@ def print_listing(registry: Registry, console: Console) -> None:
 
 def print_component(offer: Offer, console: Console) -> None:
     """Print the options of a component, and the facts of an architecture."""
-    _say(console, f"{offer.kind} {offer.full_name}: {offer.record.summary}")
-    rows = [(o.name, o.type, _default(o.default), o.doc) for o in options_of(offer)]
+    typed = offer.record.name if offer.kind in LISTED else offer.full_name
+    _say(console, f"{offer.kind} {typed}: {offer.record.summary}")
+    rows = [(o.name, o.type, _default(o), o.doc) for o in options_of(offer)]
     if not rows:
         _say(console, "It has no options.")
         return
@@ -113,16 +129,22 @@ def print_datasheet(offer: Offer, console: Console) -> None:
     _print_table(console, ("with default options", ""), rows)
 
 
-def options_of(offer: Offer) -> "list[OptionDoc]":
+def options_of(offer: Offer) -> "Sequence[OptionDoc]":
     """List the options of a component; for a data set, also those of all data sets."""
+    if isinstance(offer.record, Listed):
+        return offer.record.options
     own = describe(offer.record.options)
     common = describe(DatasetOptions) if offer.kind == "dataset" else ()
     return [*own, *(one for one in common if one.name not in {other.name for other in own})]
 
 
-def _default(value: Any) -> str:
+def _default(option: OptionDoc) -> str:
+    """Format a default as it is typed."""
+    value = option.default
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple) and value:
+        return ("x" if option.type.startswith("SIZE") else "/").join(map(str, value))
     return "-" if value in (None, ()) else str(value)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import time
 import warnings
 from collections import deque
@@ -108,6 +109,35 @@ def log_of(run: "Run") -> Iterator[Console]:
     finally:
         with suppress(OSError):  # on a full disk, which has been reported
             file.close()
+
+
+def to_launch(processes: int | None) -> int:
+    """Return how many processes `--processes` asks to start; 0 if this process trains itself.
+
+    Raises:
+        OptionError: a launcher has started another number of processes.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes and launched not in (1, processes):
+        raise OptionError(
+            f"--processes: {processes}: a launcher has already started {launched} processes; leave "
+            "this out."
+        )
+    return processes if processes and processes > launched else 0
+
+
+def launch_command(layers: list[Layer], processes: int, args: list[str]) -> int:
+    """Check what needs no torch, then run `segacc train` in several processes.
+
+    Args:
+        layers: the sources of the settings.
+        processes: number of processes.
+        args: the arguments of `segacc train`, for each of the processes.
+    """
+    make_plan(layers, load_registry())
+    with Console(stderr=True).status(f"Starting {processes} processes ..."):
+        from segacc.training.processes import launch
+    return launch(processes, ["train", *args])
 
 
 def unseen(error: BaseException, folder: Path) -> Exception:

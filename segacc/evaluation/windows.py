@@ -4,15 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from segacc.evaluation.protocol_options import Blend
 from segacc.kernels import resize as functional
 from segacc.kernels.resize import Decided, Shares, decide, probabilities, resize, resize_and_cut
 
-Blend = Literal["even", "gaussian"]
 SIGMA = 1 / 8
 """Standard deviation of Gaussian weights, as a share of the window's side, as in nnU-Net (Isensee
 et al., Nature Methods 2021)."""

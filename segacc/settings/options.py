@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BeforeValidator, PositiveInt, TypeAdapter, ValidationError
 
-from segacc.errors import OptionError, did_you_mean
+from segacc.errors import OptionError, cut, did_you_mean, quoted
 
 T = TypeVar("T")
 
@@ -55,7 +55,8 @@ class Component:
     @property
     def label(self) -> str:
         """Return how errors begin, as `--optimizer sgd` or `run.yaml: arch (dpt)`."""
-        named = self.name if self.where.startswith("--") else f"({self.name})"
+        name = cut(self.name)
+        named = name if self.where.startswith("--") else f"({name})"
         return f"{self.where} {named}"
 
 
@@ -67,6 +68,15 @@ class OptionDoc:
     type: str
     default: Any
     doc: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """An optimizer, schedule or protocol, described for `segacc plugins`."""
+
+    name: str
+    summary: str
+    options: Sequence[OptionDoc]
 
 
 def parse_component(given: Any, where: str) -> Component:
@@ -90,7 +100,7 @@ def parse_component(given: Any, where: str) -> Component:
         return Component(name, values, where)
     if not isinstance(given, str) or not given.strip():
         raise OptionError(
-            f"{where}: expected a name such as `segformer:variant=b0`, got {given!r}."
+            f"{where}: expected a name such as `segformer:variant=b0`, got {quoted(given)}."
         )
     name, _, rest = given.strip().partition(":")
     values = {}
@@ -100,11 +110,11 @@ def parse_component(given: Any, where: str) -> Component:
             key, equals, value = "", "=", item
         elif not equals or not key.strip():
             raise OptionError(
-                f"{where}: cannot read {item!r} in {given!r}. Options are written "
+                f"{where}: cannot read {quoted(item)} in {quoted(given)}. Options are written "
                 "`name:key=value,key=value`; a value with commas goes in quotes or brackets."
             )
         if (key := key.strip().replace("-", "_")) in values:
-            raise OptionError(f"{where}: the option {key!r} is given twice in {given!r}.")
+            raise OptionError(f"{where}: the option {key!r} is given twice in {quoted(given)}.")
         values[key] = _read_value(value.strip(), f"{where}: {key}")
     return Component(name.strip(), values, where)
 
@@ -115,7 +125,7 @@ def _read_value(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise OptionError(f"{where}: a quote or bracket in {text!r} is not closed.") from None
+        raise OptionError(f"{where}: a quote or bracket in {quoted(text)} is not closed.") from None
 
 
 def _split(text: str) -> list[str]:
@@ -149,7 +159,9 @@ def decode(cls: type[T], values: Mapping[str, Any], where: str, *, others: Seque
     for key in values:
         if key not in names:
             known = f"Known: {', '.join(names)}." if names else "It has no options."
-            raise OptionError(f'{where}: unknown option "{key}". {did_you_mean(key, names)}{known}')
+            raise OptionError(
+                f'{where}: unknown option "{cut(key)}". {did_you_mean(key, names)}{known}'
+            )
     hints = typing.get_type_hints(cls, include_extras=True)
     ready = {key: _ready(value, hints[key]) for key, value in values.items()}
     try:
@@ -170,12 +182,12 @@ def name_first(cls: type[Any], values: Mapping[str, Any], where: str) -> Mapping
     first = next((one.name for one in _fields(cls) if _default(one) == "required"), None)
     if first is None or first != _fields(cls)[0].name:
         raise OptionError(
-            f"{where}: cannot read {values['']!r}. Options are written "
+            f"{where}: cannot read {quoted(values[''])}. Options are written "
             "`name:key=value,key=value`; a value with commas goes in quotes or brackets."
         )
     if first in values:
         raise OptionError(
-            f'{where}: "{first}" is given twice: {values[""]!r} and {values[first]!r}.'
+            f'{where}: "{first}" is given twice: {quoted(values[""])} and {quoted(values[first])}.'
         )
     return {first if key == "" else key: value for key, value in values.items()}
 
@@ -194,7 +206,7 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
         return TypeAdapter(hint).validate_python(_ready(value, hint))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise OptionError(f"{where}: {expected(hint, repr(value), problem)}.") from None
+        raise OptionError(f"{where}: {expected(hint, quoted(value), problem)}.") from None
 
 
 def expected(hint: Any, found: str, problem: Any = None) -> str:
@@ -244,13 +256,14 @@ def explain(error: ValidationError, hints: Mapping[str, Any]) -> str:
         if problem["type"] == "missing":
             told[key] = f'the option "{key}" is required ({type_text(hints[key])})'
         else:
-            told[key] = f"{key}: {expected(hints[key], repr(problem['input']), problem)}"
+            told[key] = f"{key}: {expected(hints[key], quoted(problem['input']), problem)}"
     return ". ".join(told.values()) + "."
 
 
-def describe(cls: type[Any]) -> list[OptionDoc]:
-    """Return the fields of an options dataclass with the docstrings under them."""
-    hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
+def describe(cls: type[Any], docs: Mapping[str, str] | None = None) -> list[OptionDoc]:
+    """Return the fields of an options dataclass with `docs`, or the docstrings under them."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    docs = field_docs(cls) if docs is None else docs
     return [
         OptionDoc(f.name, type_text(hints[f.name]), _default(f), docs.get(f.name, ""))
         for f in dataclasses.fields(cls)
@@ -268,11 +281,12 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
     docs = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            docs.update(_own_docs(base))
+            docs.update(class_docs(base))
     return docs
 
 
-def _own_docs(cls: type[Any]) -> dict[str, str]:
+def class_docs(cls: type[Any]) -> dict[str, str]:
+    """Read the docstrings under the annotated names of one class from its source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {}

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from segacc.errors import OptionError, did_you_mean, unknown
+from segacc.errors import OptionError, cut, quoted, unknown
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value, expected, literal_choices
+from segacc.settings.synonyms import suggest_key
 
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,7 +107,8 @@ def check_layer(cls: type[Any], layer: Layer) -> dict[str, Any]:
     for key in layer.values:
         if key not in hints:
             raise OptionError(
-                f'{layer.source}: unknown key "{key}". {did_you_mean(key, hints)}'
+                f'{layer.source}: unknown key "{cut(key)}". '
+                f"{suggest_key(key, hints)}"
                 "`python -m segacc --help` lists all settings."
             )
     return {
@@ -212,7 +214,7 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
     except yaml.YAMLError as error:
         raise OptionError(f"{where} {path}: not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict):
-        found = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
+        found = {list: "a list", type(None): "nothing"}.get(type(content), quoted(content))
         raise OptionError(f"{where} {path}: expected lines like `arch: segformer`, found {found}.")
     return Layer({str(key).replace("-", "_"): value for key, value in content.items()}, str(path))
 

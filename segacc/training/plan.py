@@ -12,6 +12,7 @@ from pydantic import AllowInfNan, PositiveInt
 
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import architecture_of, side_file
+from segacc.evaluation.protocol_options import check_protocol
 from segacc.hookspecs import Chosen
 from segacc.model.hub import find, local_folder
 from segacc.registry import Registry, choose, refuse_twins
@@ -131,6 +132,8 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
     settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
     check_optimization(settings)
+    if config.protocol:
+        check_protocol(config.protocol, settings.where("protocol"))
     if config.cache and config.cache != "ram":
         refuse_own(settings, config.cache)
 

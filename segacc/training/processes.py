@@ -4,6 +4,7 @@ import atexit
 import functools
 import logging
 import os
+import signal
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,30 +15,39 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import gather_object, get_int_from_env
+from accelerate.utils import gather_object, get_int_from_env, parse_flag_from_env
 
-from segacc.errors import OptionError, SegaccError
+from segacc.errors import OptionError, SegaccError, count_of
 from segacc.evaluation.memory import keep_memory
+from segacc.training.limits.signals import STOPPING
 
 T = TypeVar("T")
 
 SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 """Environment variables with the number of launched processes: torch's, then MPI's."""
+LAUNCHED = "SEGACC_PROCESSES"
+"""Environment variable with the number of processes that `launch` has started."""
+SHUTDOWN = 600
+"""Seconds in which processes that were told to stop can save, before the launcher kills them."""
 SETTLE = 0.1
 """Seconds to wait for gloo's threads at exit."""
 
 
 def idle_cores(accelerator: Accelerator) -> list[str]:
     """Return a note if a CPU run leaves cores idle, as with `accelerate launch` by default."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     threads = torch.get_num_threads() * accelerator.num_processes
-    if accelerator.device.type != "cpu" or threads >= cores:
+    if accelerator.device.type != "cpu" or threads >= cores():
         return []
-    each = cores // accelerator.num_processes
+    each = cores() // accelerator.num_processes
     return [
-        f"{threads} of {cores} CPU cores are used; set OMP_NUM_THREADS={each} to use all of them"
+        f"{threads} of {cores()} CPU cores are used; set OMP_NUM_THREADS={each} to use all of them"
     ]
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def bare(model: Any) -> Any:
@@ -131,6 +141,99 @@ def forget_earlier() -> None:
     GradientState._reset_state()
 
 
+def launch(count: int, arguments: list[str]) -> int:
+    """Run segacc in several processes of this machine; return the exit code.
+
+    They are started by accelerate's launcher, whose own messages are not shown: the processes
+    report their errors themselves.
+
+    Raises:
+        OptionError: there are fewer GPUs than processes, or accelerate refuses the environment.
+        SegaccError: a process was killed.
+    """
+    from accelerate.commands.launch import multi_gpu_launcher
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    refuse_more_than_gpus(count)
+    logging.disable(logging.ERROR)
+    keep_working_folder_out()
+    os.environ[LAUNCHED] = str(count)
+    try:
+        multi_gpu_launcher(launcher_settings(count, arguments))
+    except ValueError as error:
+        raise refused(error) from None
+    except SignalException as stop:
+        return 128 + int(stop.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return int(failure.exitcode)
+        raise SegaccError(
+            f"--processes: process {rank} was killed by {signal.Signals(-failure.exitcode).name}. "
+            "If the memory was full, use a smaller --batch-size or fewer --num-workers. --resume "
+            "continues from the newest checkpoint."
+        ) from None
+    return 0
+
+
+def refuse_more_than_gpus(count: int) -> None:
+    """Refuse several processes per GPU with an OptionError."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None or device.type in ("cpu", "mps") or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return
+    found = torch.accelerator.device_count()
+    if count > found:
+        raise OptionError(
+            f"--processes: {count}: this machine has {count_of(found, 'GPU')}, and each process "
+            f"needs one. Use --processes {found}, or the CPU with ACCELERATE_USE_CPU=true before "
+            "the command."
+        )
+
+
+def launcher_settings(count: int, arguments: list[str]) -> Any:
+    """Return the settings of accelerate's launcher for so many processes of this machine.
+
+    The file of `accelerate config` is not read. `--multi_gpu` is right on a CPU too, where `--cpu`
+    would start a single process.
+    """
+    from accelerate.commands.launch import launch_command_parser
+
+    threads = os.environ.get("OMP_NUM_THREADS") or max(1, cores() // count)
+    flags = {
+        "num_processes": count,
+        "num_machines": 1,
+        "main_process_port": 0,  # any free one
+        "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        "dynamo_backend": os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no"),
+        "num_cpu_threads_per_process": threads,
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    command = ["--multi_gpu", *words, "-m", "segacc", *arguments]
+    settings = launch_command_parser().parse_args(command)
+    settings.signals_to_handle = ",".join(signals_to_forward())
+    settings.shutdown_timeout = SHUTDOWN
+    return settings
+
+
+def signals_to_forward() -> list[str]:
+    """Return the signals on which all processes save and end; those ignored stay ignored."""
+    there = [name for name in STOPPING if hasattr(signal, name)]
+    ignored = [name for name in there if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN]
+    return [name for name in there if name == "SIGINT" or name not in ignored]
+
+
+def keep_working_folder_out() -> None:
+    """Let the processes import segacc as this one did, and nothing from the working folder.
+
+    A clone of segacc that is not installed is found there, and keeps it out itself.
+    """
+    if Path(__file__).parents[2] == Path.cwd():
+        os.environ.pop("PYTHONSAFEPATH", None)
+    else:
+        os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def refuse_fewer() -> None:
     """Refuse to run as a single process if the launcher was asked for several.
 
@@ -180,6 +283,11 @@ def processes_asked(arguments: list[str]) -> int:
     return max(found.num_processes or 1, found.num_machines or 1)
 
 
+def refused(error: Exception) -> OptionError:
+    """Return accelerate's error for wrong settings as one paragraph."""
+    return OptionError(f"accelerate does not accept these settings: {' '.join(str(error).split())}")
+
+
 def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
     """Start accelerate with fresh state, as if no run had been made in this process before.
 
@@ -199,8 +307,7 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=on_cpu, **settings)
     except (ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise OptionError(f"accelerate does not accept these settings: {reason}") from None
+        raise refused(error) from None
     if on_cpu:
         settle_at_exit()
     if accelerator.num_processes != launched:

@@ -13,6 +13,7 @@ from cli_tools import (
     assert_refused,
     assert_succeeded,
     launch,
+    metrics,
     python,
     segacc,
 )
@@ -29,10 +30,17 @@ REFUSED = [
     (["--batch-siz", "4"], f'unknown flag --batch-siz. Did you mean "--batch-size"? {HELP}'),
     (["--batch_siz=4"], f'unknown flag --batch-siz. Did you mean "--batch-size"? {HELP}'),
     (["--arch", "segformer", "more"], f"unknown argument more. {HELP}"),
+    (["train", "--arch", "segformer", "more"], f"unknown argument more. {HELP}"),
+    (["train", "--processes", "0"], "--processes: expected an integer > 0; found '0'."),
+    (
+        ["train", "--processes", "2", "--protocol", "tiles"],
+        '--protocol: unknown protocol "tiles". Known: whole, slide, tta, mmseg-ade20k, '
+        "mmseg-cityscapes, voc.",
+    ),
     (
         ["evalute"],
-        'unknown command "evalute". Did you mean "evaluate"? Commands: evaluate, compare, '
-        "predict, check-data, plugins; without a command segacc trains.",
+        'unknown command "evalute". Did you mean "evaluate"? Commands: train, evaluate, '
+        "compare, predict, check-data, plugins; without a command segacc trains.",
     ),
     (["--lr"], f"--lr: expected one argument. {HELP}"),
     (["--lr", "--seed", "1"], f"--lr: expected one argument. {HELP}"),
@@ -107,7 +115,7 @@ REFUSED = [
     ),
     (
         ["predict", "x", "y", "--output", "z"],
-        'unknown flag --output. Did you mean "--output-dir"? `python -m segacc predict --help` '
+        "unknown flag --output. In segacc this is --output-dir. `python -m segacc predict --help` "
         "lists all flags.",
     ),
     (
@@ -238,7 +246,10 @@ sys.stderr.write(f"LOADED {code} {sorted({name.split('.')[0] for name in sys.mod
         (["evaluate", "--help"], 0),
         (["plugins"], 0),
         (["plugins", "folder", "--json"], 0),
+        (["plugins", "protocol"], 0),
         (["--arch", "segfromer"], 2),
+        (["train", "--processes", "2", "--arch", "segfromer"], 2),
+        (["train", "--protocol", "slid"], 2),
         (["--arch", "segformer:varant=b0"], 2),
         (["--resume", "nope"], 2),
         (["predict", "nope", "nope.jpg"], 2),
@@ -259,6 +270,7 @@ def test_no_heavy_library_is_imported(tmp_path: Path, arguments: list[str], code
     ("command", "cls"),
     [
         ([], TrainConfig),
+        (["train"], TrainConfig),
         (["evaluate"], EvaluateConfig),
         (["compare"], CompareConfig),
         (["predict"], PredictConfig),
@@ -290,6 +302,15 @@ def test_help_is_grouped_and_shows_defaults_and_choices(tmp_path: Path) -> None:
     assert "--mixed-precision no|bf16|fp16|fp8" in text
     assert "--batch-size N " in text and "[8]" in text
     assert max(map(len, lines)) <= 100
+
+
+def test_train_is_a_command_with_the_same_flags(warm: Warm, data: Path, tmp_path: Path) -> None:
+    assert warm("train", "--help", cwd=tmp_path).stdout == warm("--help", cwd=tmp_path).stdout
+    for command, folder in ((["train"], "named"), ([], "bare")):
+        flags = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", folder)
+        assert_succeeded(warm(*command, *flags, cwd=tmp_path))
+    named, bare = (metrics(tmp_path / folder, "train") for folder in ("named", "bare"))
+    assert [row["loss"] for row in named] == [row["loss"] for row in bare] != []
 
 
 def test_version(tmp_path: Path) -> None:

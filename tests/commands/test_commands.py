@@ -18,7 +18,10 @@ from cli_tools import (
     segacc,
     write_data,
 )
+from segacc.evaluation.protocol_options import KINDS, PRESETS
 from segacc.registry import load_registry
+from segacc.training.optim.optimizers import OPTIMIZERS
+from segacc.training.optim.schedule import DECAYS
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -262,7 +265,8 @@ def test_plugins_json(tmp_path: Path) -> None:
     content = json.loads(assert_succeeded(segacc("plugins", "--json", cwd=tmp_path)).stdout)
     assert content["failures"] == []
     assert {part["kind"] for part in content["components"]} == {
-        *("architecture", "dataset", "augmentation", "loss", "metric")
+        *("architecture", "dataset", "augmentation", "loss", "metric"),
+        *("optimizer", "schedule", "protocol"),
     }
     [flip] = json.loads(segacc("plugins", "flip", "--json", cwd=tmp_path).stdout)["components"]
     assert flip == {
@@ -280,3 +284,72 @@ def test_plugins_json(tmp_path: Path) -> None:
             }
         ],
     }
+
+
+LISTED = {"optimizer": OPTIMIZERS, "schedule": DECAYS, "protocol": (*KINDS, *PRESETS)}
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_plugins_lists_what_plugins_cannot_add(warm: Warm, tmp_path: Path, kind: str) -> None:
+    said = assert_succeeded(warm("plugins", kind, cwd=tmp_path, COLUMNS="80")).stdout
+    assert max(map(len, said.splitlines())) <= 80
+    rows = json.loads(warm("plugins", kind, "--json", cwd=tmp_path).stdout)["components"]
+    assert sorted(row["name"] for row in rows) == sorted(LISTED[kind])
+    for row in rows:
+        assert row["kind"] == kind and row["name"] in said.split() and row["summary"]
+        assert all(option["doc"] and option["type"] for option in row["options"]), row
+    known = {row["name"] for row in rows if kind == "protocol"} | {"adamw", "sgd", "poly"}
+    assert all(row["options"] for row in rows if row["name"] in known)
+
+
+def test_plugins_of_one_kind(warm: Warm, tmp_path: Path) -> None:
+    said = assert_succeeded(warm("plugins", "loss", cwd=tmp_path, COLUMNS="80")).stdout.split()
+    assert {"dice", "lovasz"} <= set(said) and not {"segformer", "flip", "adamw"} & set(said)
+    rows = json.loads(warm("plugins", "loss", "--json", cwd=tmp_path).stdout)["components"]
+    assert {row["kind"] for row in rows} == {"loss"} and len(rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "adamw",
+            [
+                "optimizer adamw: torch.optim.AdamW",
+                "betas list of numbers >= 0 and < 1 0.9/0.999 Shares of the past in the means of "
+                "the gradient and of its square, as in `0.9/0.95`.",
+                "amsgrad true or false false Divide by the largest mean of the squares so far.",
+            ],
+        ),
+        (
+            "sgd",
+            [
+                "optimizer sgd: torch.optim.SGD; default --lr 0.01",
+                "momentum number >= 0 and < 1 0.0 Share of the past in the direction.",
+            ],
+        ),
+        (
+            "poly",
+            [
+                "schedule poly: decay as (1 - step / total) ** power",
+                "power number > 0 1.0 Exponent of the decay; 1 is linear, 0.9 is usual for "
+                "convolutional networks.",
+            ],
+        ),
+        (
+            "voc",
+            [
+                "protocol voc: whole:short_side=512,long_side=2048,antialias=false; add crop for "
+                "windows, scales for several views",
+                "antialias true or false false Use antialiasing when downscaling, as Pillow and "
+                "image processors do; false resizes as OpenCV.",
+            ],
+        ),
+    ],
+)
+def test_plugins_shows_the_options_of_what_is_typed_like_a_component(
+    warm: Warm, tmp_path: Path, name: str, lines: list[str]
+) -> None:
+    said = assert_succeeded(warm("plugins", name, cwd=tmp_path, COLUMNS="300")).stdout
+    found = [" ".join(line.split()) for line in said.splitlines()]
+    assert set(lines) <= set(found), said

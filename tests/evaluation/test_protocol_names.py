@@ -8,7 +8,8 @@ from torchvision.transforms.v2 import functional as transforms
 from protocol_tools import Strided, draw
 from segacc.errors import OptionError
 from segacc.evaluation.predict import predict
-from segacc.evaluation.protocol import PRESETS, Protocol
+from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.protocol_options import PRESETS
 from segacc.model import SizeRule
 
 ADE = "whole:short_side=512,long_side=2048,antialias=false"

@@ -20,6 +20,7 @@ SMALLER = {
     "max_steps: 3000": "max_steps: 2",
     "crop_size: 320x416": "crop_size: 32x48",
     "batch_size: 8": "batch_size: 2\nnum_workers: 0\nweights: none",
+    "--processes 4": "--processes 2",
     "variant=b2": "variant=tiny",
     "variant=b1": "variant=tiny",
     "backbone=swin,size=tiny": "backbone=swin,size=test,hidden_size=16",
@@ -75,7 +76,7 @@ def run(command: str, folder: Path) -> str:
     line = smaller(command)
     if "-m segacc --weights" in line:
         line += f"{MORE} --max-steps 2"
-    if "-m segacc --arch" in line:
+    if re.search("(-m segacc|segacc train) --arch", line):
         line = line.replace("--arch segformer ", "--arch segformer:variant=tiny ")
         line = re.sub("--arch segformer$", "--arch segformer:variant=tiny", line)
         line += MORE + (" --weights none")

@@ -1,5 +1,6 @@
 """When and why a run ends, and the number of steps that fits in `--max-time`."""
 
+import os
 import shlex
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from segacc.training.defaults import check_warmup
 from segacc.training.events import Fitted, Stopped
 from segacc.training.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
 from segacc.training.optim.optimizers import check_length
+from segacc.training.processes import LAUNCHED
 from segacc.training.run import Run
 
 
@@ -26,7 +28,9 @@ def stopped(run: Run, signal: str) -> Stopped:
     step, why = run.progress.step, reason(run)
     if why and not run.evaluation_due():  # else it was stopped before its last evaluation
         return Stopped(step=step, reason=why)
-    resume = f"accelerate launch -m segacc --resume {shlex.quote(str(run.folder))}"
+    count = os.environ.get(LAUNCHED)
+    start = f"segacc train --processes {count}" if count else "accelerate launch -m segacc"
+    resume = f"{start} --resume {shlex.quote(str(run.folder))}"
     return Stopped(step=step, reason=signal or "SIGTERM", resume=resume)
 
 

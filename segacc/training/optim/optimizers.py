@@ -11,7 +11,14 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import AllowInfNan, BeforeValidator, PositiveInt
 
 from segacc.errors import OptionError, did_you_mean
-from segacc.settings.options import decode, name_first, parse_component
+from segacc.settings.options import (
+    Listed,
+    class_docs,
+    decode,
+    describe,
+    name_first,
+    parse_component,
+)
 from segacc.settings.sources import Settings
 
 BOTH = ("cpu", "cuda")
@@ -190,6 +197,22 @@ def options_class(kind: Kind) -> type[Any]:
     return dataclasses.make_dataclass(
         "Options", fields, namespace=checks, frozen=True, kw_only=True
     )
+
+
+def listed() -> list[Listed]:
+    """Describe the optimizers that have typed options."""
+    docs = class_docs(Typed)
+    return [
+        Listed(name, _summary(name, kind), describe(options_class(kind), docs))
+        for name, kind in OPTIMIZERS.items()
+    ]
+
+
+def _summary(name: str, kind: Kind) -> str:
+    source = f"torch.optim.{kind.torch}" if kind.torch else f"timm's {name}"
+    lr = " or ".join(dict.fromkeys(f"{value:g}" for value in kind.lr.values()))
+    weights = " with random weights" if " or " in lr else ""
+    return f"{source}; default --lr {lr}{weights}" if lr else source
 
 
 def _refuse_nesterov(options: Any) -> None:

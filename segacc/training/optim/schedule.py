@@ -7,14 +7,14 @@ processes or accumulation steps, and a resumed run needs only its step.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
 from segacc.errors import OptionError, unknown
 from segacc.settings.config import TrainConfig
-from segacc.settings.options import decode, parse_component
+from segacc.settings.options import Listed, decode, describe, parse_component
 from segacc.settings.sources import Settings
 from segacc.settings.units import steps_of
 
@@ -33,6 +33,7 @@ class Decay(Protocol):
 class Poly:
     """Options of the schedule `poly`: torch's PolynomialLR, mmsegmentation's PolyLR."""
 
+    summary: ClassVar[str] = "decay as (1 - step / total) ** power"
     power: Annotated[float, Gt(0), AllowInfNan(False)] = 1.0
     """Exponent of the decay; 1 is linear, 0.9 is usual for convolutional networks."""
     floor: Share = 0.0
@@ -47,6 +48,7 @@ class Poly:
 class Cosine:
     """Options of the schedule `cosine` (Loshchilov and Hutter 2017), without restarts."""
 
+    summary: ClassVar[str] = "decay as half a cosine wave (Loshchilov and Hutter 2017)"
     floor: Share = 0.0
     """Final learning rate, as a share of the peak, one step after the last."""
 
@@ -59,6 +61,7 @@ class Cosine:
 class Linear:
     """Options of the schedule `linear`."""
 
+    summary: ClassVar[str] = "linear decay"
     floor: Share = 0.0
     """Final learning rate, as a share of the peak, one step after the last."""
 
@@ -70,6 +73,8 @@ class Linear:
 @dataclass(frozen=True, kw_only=True)
 class Constant:
     """Options of the schedule `constant`."""
+
+    summary: ClassVar[str] = "no decay after the warm-up"
 
     def factor(self, step: int, total: int) -> float:
         """Stay at the peak."""
@@ -84,6 +89,7 @@ class OneCycle:
     it does not cycle momentum.
     """
 
+    summary: ClassVar[str] = "rise and fall over the whole run (Smith and Topin 2017)"
     pct_start: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Share of the run in which the learning rate rises."""
     div_factor: Factor = 25.0
@@ -114,6 +120,11 @@ DECAYS: dict[str, type[Any]] = {
     "constant": Constant,
     "one_cycle": OneCycle,
 }
+
+
+def listed() -> list[Listed]:
+    """Describe the schedules."""
+    return [Listed(name, cls.summary, describe(cls)) for name, cls in DECAYS.items()]
 
 
 def parse_schedule(given: Any, where: str) -> Decay:
