@@ -16,7 +16,7 @@ from run_tools import build, windows_of
 from segacc.errors import OptionError
 from segacc.loop import train, train_step
 from segacc.registry import load_registry
-from segacc.settings.options import _own_docs
+from segacc.settings.options import class_docs
 from segacc.settings.sources import Layer
 from segacc.training.events import StepDone
 from segacc.training.optim.optimizers import ALIASES, OPTIMIZERS, Typed, choose_optimizer
@@ -61,7 +61,7 @@ def test_options_are_arguments_with_the_same_defaults(name: str) -> None:
 
 def test_each_typed_option_is_described() -> None:
     options = {key for kind in OPTIMIZERS.values() for key in kind.options}
-    assert set(_own_docs(Typed)) == set(Typed.__annotations__) == options
+    assert set(class_docs(Typed)) == set(Typed.__annotations__) == options
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
