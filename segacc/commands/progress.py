@@ -55,6 +55,7 @@ class Display:
         names: Sequence[str],
         palette: Sequence[Color],
         best_by: str = "mean_iou",
+        notebook: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare the display of a run; nothing is printed yet.
@@ -64,6 +65,7 @@ class Display:
             names: K class names.
             palette: K RGB colours, 0..255.
             best_by: the score shown with the bar, such as `mean_iou` or `per_category_iou/nucleus`.
+            notebook: show a bar below the cell of a notebook; default: if this is a notebook.
             clock: returns the time in seconds, for elapsed and remaining time.
         """
         self.console, self.names, self.palette = console, names, palette
@@ -77,7 +79,7 @@ class Display:
         self.begin = self.last = clock()
         self.live: Live | NotebookView = (
             NotebookView(self._view)
-            if in_notebook()
+            if (in_notebook() if notebook is None else notebook)
             else Live(console=console, get_renderable=self._view, refresh_per_second=4)
         )
 
@@ -113,6 +115,8 @@ class Display:
         """Count a scored image of an evaluation, out of this process's `total`, if it is known."""
         self.scored = 1 if self.scored == total else self.scored + 1
         self.scored_of, self.last = total, self.clock()
+        if isinstance(self.live, NotebookView) and self.scored % 10 == 0:
+            self.live.refresh()
 
     def summary(self) -> str:
         """Return the last lines of a run: where the results are, and a command to try next."""

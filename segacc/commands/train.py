@@ -77,7 +77,7 @@ def show(run: "Run", console: Console, log: Console) -> "Event | None":
         Display, names=labels.names, palette=labels.palette, best_by=run.config.best_by
     )
     last: Event | None = None
-    with make(console) as screen, make(log) as copy:
+    with make(console) as screen, make(log, notebook=False) as copy:
         run.scoring.seen = lambda *image: screen.count_image(share())
         for last in events(run):
             for each in (screen, copy):

@@ -325,8 +325,8 @@ def test_a_class_list_is_written_when_asked_for(mine: Path, warm: Warm) -> None:
     assert_refused(
         warm(*asked, cwd=mine.parent),
         "--write-classes: nothing is written, since folder:root=./mine,images=images,labels=masks,"
-        "names=classes.txt has class names or is not given by its path, as in --dataset data/mine. "
-        "Leave this out.",
+        "names=classes.txt has class names, or is not given by its path, as in --dataset "
+        "data/mine. Leave this out.",
     )
     (mine / "classes.txt").unlink()
     write(mine, IMAGES, MASKS, text="", change=in_colors)
