@@ -174,8 +174,8 @@ def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_pat
     given = (*TINY, "--dataset", f"folder:root={data}", "--max-steps", "4", "--eval-every", "2")
     done = assert_succeeded(warm(*given, "--ema", "0.9", "--output-dir", "run", cwd=tmp_path))
     lines = done.stdout.splitlines()
-    told = [line.split(" s")[-1] for line in lines if line.startswith("evaluation at step")]
-    assert [", EMA weights" in line for line in told] == [False, True] * 2
+    told = [line for line in lines if line.startswith("evaluation at step")]
+    assert [" s, EMA weights" in line for line in told] == [False, True] * 2
     assert " at step 2 (EMA))" in done.stdout or " at step 4 (EMA))" in done.stdout
     found = [(row["step"], row["weights"]) for row in metrics(tmp_path / "run", "eval")]
     assert found == [(2, "raw"), (2, "ema"), (4, "raw"), (4, "ema")]
