@@ -115,7 +115,7 @@ class Display:
         """Count a scored image of an evaluation, out of this process's `total`, if it is known."""
         self.scored = 1 if self.scored == total else self.scored + 1
         self.scored_of, self.last = total, self.clock()
-        if isinstance(self.live, NotebookView) and self.scored % 10 == 0:
+        if isinstance(self.live, NotebookView):
             self.live.refresh()
 
     def summary(self) -> str:
