@@ -172,8 +172,8 @@ def test_a_process_that_fails() -> None:
     check_architecture(fails)
     assert_refuses(
         "architecture net: expected a step on 2 processes to equal that of one process; "
-        "found RuntimeError: PluginError: plugin segacc-testing, architecture net: a dry run of the "
-        "network failed: ValueError: two are too many (.../broken_networks.py:#). "
+        "found RuntimeError: PluginError: plugin segacc-testing, architecture net: a dry run of "
+        "the network failed: ValueError: two are too many (.../broken_networks.py:#). "
         "SEGACC_TRACEBACK=1 shows the traceback.",
         check_architecture,
         fails,
