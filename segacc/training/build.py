@@ -80,6 +80,8 @@ class Built:
     facts: Facts
     """With the crop size that fits the network."""
     report: LoadReport
+    stride: float
+    """Image pixels per logit, in height and width."""
     notes: tuple[str, ...]
 
 
@@ -124,7 +126,7 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     notes = [*findings.lines(), source.warning, lost(network, report, plan)]
     network = synchronize(network, plan, accelerator)
     check_batch(network, plan.settings, accelerator.num_processes)
-    return Built(network, facts, report, tuple(filter(None, notes)))
+    return Built(network, facts, report, findings.stride, tuple(filter(None, notes)))
 
 
 def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]:

@@ -38,8 +38,6 @@ from segacc.training.resume import lock_folder, prepare_folder, resume
 from segacc.training.run import Best, Run
 from segacc.training.saving import build_ema, kinds
 
-CPU = torch.device("cpu")
-
 
 def make_accelerator(plan: Plan) -> Accelerator:
     """Create the Accelerator from the launcher's environment and the settings."""
@@ -62,15 +60,12 @@ def make_accelerator(plan: Plan) -> Accelerator:
     return accelerator
 
 
-def build_losses(
-    plan: Plan, network: SegmentationModel, facts: Facts, device: torch.device = CPU
-) -> dict[str, LossTerm]:
-    """Build the losses of `--loss`, and try them on a device; or take the network's own.
+def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[str, LossTerm]:
+    """Build the losses of `--loss`, or take the network's own.
 
     Raises:
         OptionError: there are both, or neither; or the network's own losses would ignore the class
             weights.
-        PluginError: a loss fails.
     """
     own, where = network.losses(facts), plan.settings.where("loss")
     if own and plan.loss and "loss" in plan.settings.origins:
@@ -84,10 +79,7 @@ def build_losses(
         )
     if not own and not plan.loss:
         raise OptionError(f"{where}: at least one loss is needed.")
-    if own:
-        return own
-    check_losses(plan.loss, facts, device)
-    return {one.name: weighted(one, facts) for one in plan.loss}
+    return own or {one.name: weighted(one, facts) for one in plan.loss}
 
 
 @dataclass(frozen=True)
@@ -113,8 +105,10 @@ def weighted(one: Chosen, facts: Facts) -> LossTerm:
     return Weighted(term, one.options.weight) if own else term
 
 
-def check_losses(chosen: Sequence[Chosen], facts: Facts, device: torch.device) -> None:
-    """Try each loss on two small images, with logits of half the labels' size.
+def check_losses(
+    chosen: Sequence[Chosen], facts: Facts, stride: float, device: torch.device
+) -> None:
+    """Try each loss on two small images, with logits of half the labels' size if `stride` > 1.
 
     Raises:
         PluginError: a loss fails, or its sum or count is not a float scalar.
@@ -122,7 +116,8 @@ def check_losses(chosen: Sequence[Chosen], facts: Facts, device: torch.device) -
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(facts.num_classes, (2, 32, 48), generator=draw).to(device)
     labels[:, :4] = IGNORE
-    logits = torch.randn(2, facts.num_classes, 16, 24, generator=draw).to(device)
+    size = (16, 24) if stride > 1 else (32, 48)
+    logits = torch.randn(2, facts.num_classes, *size, generator=draw).to(device)
     for one in chosen:
         with seeded(0, device):
             loss: LossTerm = one.build(facts)
@@ -239,8 +234,10 @@ def build_run(plan: Plan) -> Run:
     crop, count = fitted_crop(data.splits, facts.crop_size), data.num_training_samples
     settings = choose_settings(plan.settings, loaded, crop, count, processes)
     refuse_done(plan.resume, settings)
-    losses = build_losses(plan, network, facts, accelerator.device)
-    if list(losses) != [one.name for one in plan.loss]:
+    losses = build_losses(plan, network, facts)
+    if list(losses) == [one.name for one in plan.loss]:
+        check_losses(plan.loss, facts, built.stride, accelerator.device)
+    else:
         settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own loss")})
     set_seed(seed, device_specific=True)
     optimizer, groups = build_optimizer(network, settings, accelerator)

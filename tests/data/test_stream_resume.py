@@ -142,7 +142,7 @@ def test_other_readers_would_not_be_the_same_run(
     uninterrupted: Callable[[int], Path], warm: Warm, changed: tuple[object, ...], told: str
 ) -> None:
     run = uninterrupted(2)
-    done = warm("--resume", run, *changed, cwd=run.parent)
+    done = warm("--resume", run, "--max-steps", 100, *changed, cwd=run.parent)
     assert_refused(done, refusal(run, told))
 
 
@@ -150,7 +150,7 @@ def test_other_shards_would_not_be_the_same_run(
     uninterrupted: Callable[[int], Path], warm: Warm, shards: Path
 ) -> None:
     run = uninterrupted(2)
-    done = warm("--resume", run, *typed(shards, 1), cwd=run.parent)
+    done = warm("--resume", run, "--max-steps", 100, *typed(shards, 1), cwd=run.parent)
     was, now = (digest([f"train-{k}.tar" for k in range(count)]) for count in (3, 2))
     told = f"shards was 3, now 2; shard_digest was {was}, now {now}"
     assert_refused(done, refusal(run, told))
