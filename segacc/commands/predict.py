@@ -2,32 +2,48 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from segacc.commands.console import progress_bar, quiet_libraries
-from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
-from segacc.errors import OptionError, UnreadableError, count_of, is_main
+from segacc.commands.predict_files import (
+    AREAS,
+    Job,
+    areas_file,
+    find_pictures,
+    write_ids,
+    write_probabilities,
+)
+from segacc.errors import OptionError, UnreadableError, is_main
+from segacc.evaluation.model_folder import Model, find_model, local_model
 from segacc.settings.config import PredictConfig
-from segacc.training.folders import model_folder, writable
+from segacc.training.folders import writable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from segacc.evaluation.segmenter import Segmenter
     from segacc.labels import LabelMap
 
-END = "_overlay.png"
 
+def predict_command(given: str, inputs: Sequence[str | Path], config: PredictConfig) -> int:
+    """Segment images; return 1 if some could not be segmented.
 
-def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -> int:
-    """Segment images; return 1 if some could not be segmented."""
-    model_folder(model, "MODEL_FOLDER")
+    Args:
+        given: the model; see `find_model`.
+        inputs: see `find_pictures`.
+        config: the settings.
+    """
+    local_model(given, "MODEL")
     folder = writable(config.output_dir, "--output-dir")
     jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
+    model = find_model(given, "MODEL")
     console = Console(stderr=True, soft_wrap=True, quiet=not is_main())
-    for note in notes:
+    for note in filter(None, (model.told, *notes)):
         console.out(note, highlight=False)
     with console.status("Loading torch and the weights ..."):
         quiet_libraries()
@@ -43,100 +59,14 @@ def predict_command(model: str, inputs: Sequence[Path], config: PredictConfig) -
     return 1 if failed else 0
 
 
-def load_segmenter(model: str, protocol: str | None) -> "Segmenter":
-    """Load a model folder with its own protocol, or the given one."""
+def load_segmenter(model: Model, protocol: str | None) -> "Segmenter":
+    """Load a model with its own protocol, or the given one."""
     from segacc.evaluation.protocol import Protocol
     from segacc.evaluation.segmenter import Segmenter
 
     wanted = None if protocol is None else Protocol.parse(protocol, "--protocol")
-    segmenter = Segmenter.from_pretrained(model)
+    segmenter = Segmenter.from_pretrained(model.folder)
     return segmenter if wanted is None else segmenter.with_protocol(wanted)
-
-
-@dataclass(frozen=True)
-class Job:
-    """An image and the paths of its prediction."""
-
-    picture: Path
-    index: Path
-    """Path of the PNG of raw label ids."""
-    overlay: Path
-
-
-def find_pictures(
-    inputs: Sequence[Path], output_dir: Path, *, recursive: bool = False
-) -> tuple[list[Job], list[str]]:
-    """List the images in files and folders, sorted within each folder.
-
-    With `recursive`, images in subfolders are included, and their predictions are written to
-    subfolders of the same names; the content of `output_dir` is excluded.
-
-    Returns:
-        The images, and notes on skipped files and folders.
-
-    Raises:
-        OptionError: a path does not exist, a folder has no image, two predictions would have the
-            same path, or an input would be overwritten.
-    """
-    pictures: list[tuple[Path, Path]] = []
-    notes: list[str] = []
-    for given in inputs:
-        if given.is_dir():
-            found, more = _in_folder(given, output_dir, recursive=recursive)
-            pictures += [(path, path.parent.relative_to(given)) for path in found]
-            notes += more
-        elif given.is_file():
-            pictures.append((given, Path()))
-        else:
-            raise OptionError(f"{given}: no such file or folder.")
-    jobs = [
-        Job(path, output_dir / below / f"{path.stem}.png", output_dir / below / f"{path.stem}{END}")
-        for path, below in {row[0].resolve(): row for row in reversed(pictures)}.values()
-    ][::-1]
-    _refuse_clashes(jobs, output_dir)
-    return jobs, notes
-
-
-def _in_folder(folder: Path, output_dir: Path, *, recursive: bool) -> tuple[list[Path], list[str]]:
-    """List the images in a folder, with notes on skipped files and folders.
-
-    Raises:
-        OptionError: it has no image.
-    """
-    below = folders_inside(folder, but=[output_dir])
-    found = sorted(filter(is_image, folder.iterdir()))
-    notes = other_endings([folder, *(inside for inside, _ in below if recursive)])
-    if recursive:
-        found += [path for _, files in below for path in files]
-    elif below:
-        count = sum(len(files) for _, files in below)
-        notes.append(
-            f"{folder}: skipped {count_of(len(below), 'subfolder')} with "
-            f"{count_of(count, 'image')}, such as {below[0][0]}; add --recursive to include them."
-        )
-    if not found:
-        told = "".join(f" {line}" for line in notes)
-        raise OptionError(
-            f"{folder}: no image in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.{told}"
-        )
-    return found, notes
-
-
-def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
-    inputs = {job.picture.resolve(): job.picture for job in jobs}
-    written: dict[Path, Path] = {}
-    for job in jobs:
-        for target in (job.index, job.overlay):
-            if picture := inputs.get(target.resolve()):
-                raise OptionError(
-                    f"--output-dir {output_dir}: {picture} would be overwritten; choose another "
-                    "folder."
-                )
-            if (first := written.setdefault(target, job.picture)) != job.picture:
-                raise OptionError(
-                    f"{first} and {job.picture} would both be written as "
-                    f"{target.relative_to(output_dir)}; use a different --output-dir for each."
-                )
 
 
 def segment_all(
@@ -149,12 +79,16 @@ def segment_all(
     """
     refuse_wide(segmenter.labels)
     failed = []
-    with progress_bar(console, len(jobs)) as tick:
+    with ExitStack() as stack, progress_bar(console, len(jobs)) as tick:
+        areas = areas_file(config.output_dir / AREAS, segmenter.labels.names)
+        add = stack.enter_context(areas) if config.areas else None
         for job in jobs:
             tick(description=job.picture.name)
             try:
                 job.index.parent.mkdir(parents=True, exist_ok=True)
-                segment(segmenter, job, overlay=config.overlay)
+                prediction = segment(segmenter, job, config)
+                if add:
+                    add(job.picture, prediction)
             except UnreadableError as error:
                 failed.append(str(error))
             except OptionError as error:  # an image size that the network does not support
@@ -180,22 +114,38 @@ def refuse_wide(labels: "LabelMap") -> None:
         )
 
 
-def segment(segmenter: "Segmenter", job: Job, *, overlay: bool) -> None:
-    """Write one prediction: raw ids at the original size, and the overlay with a legend."""
-    from PIL import Image
-
+def segment(segmenter: "Segmenter", job: Job, config: PredictConfig) -> "np.ndarray[Any, Any]":
+    """Write the files of one image, and return its prediction (H, W)."""
     from segacc.data.decode import read_image
     from segacc.data.pictures import draw_prediction, visible, write_picture
 
+    labels = segmenter.labels
     image = read_image(
         job.picture, str(job.picture), segmenter.network.num_channels, segmenter.reading
     )
     prediction = segmenter(image)
-    raw = segmenter.labels.restore(prediction)
-    write_picture(Image.fromarray(raw), job.index)
-    if overlay:
-        labels, pixels = segmenter.labels, visible(image)
+    write_ids(labels.restore(prediction), labels, job.index)
+    if config.overlay:
+        pixels = visible(image)
         write_picture(
             draw_prediction(pixels, prediction, names=labels.names, palette=labels.palette),
             job.overlay,
         )
+    if config.save_probabilities:
+        found = probabilities_of(segmenter, image, config.save_probabilities)
+        write_probabilities(found, labels.names, job.probabilities)
+    return prediction
+
+
+def probabilities_of(segmenter: "Segmenter", image: "Tensor", dtype: str) -> "np.ndarray[Any, Any]":
+    """Return the class probabilities of an image: (K, H, W) uint8, 255 times them, or float16."""
+    import torch
+
+    from segacc.evaluation.predict import probability_bands
+
+    network, pixels = segmenter.network, image.to(segmenter.device)
+    parts = [
+        (band * 255).round().to(torch.uint8).cpu() if dtype == "uint8" else band.half().cpu()
+        for band in probability_bands(network, network, pixels, segmenter.protocol)
+    ]
+    return torch.cat(parts, dim=1).numpy()

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from segacc.errors import OptionError
 from segacc.evaluation.protocol import Protocol, Windows, fitting
-from segacc.evaluation.windows import Grid, View, blended_bands, decide_bands, mean_decision
+from segacc.evaluation.windows import (
+    Grid,
+    View,
+    blended_bands,
+    decide_bands,
+    mean_decision,
+    mean_probabilities,
+)
 from segacc.kernels import resize as functional
 from segacc.kernels.resize import Decided, Shares, decide
 from segacc.model import Logits, SegmentationModel
@@ -74,6 +81,36 @@ def decide_batch(
     for _ in range(calls, wanted):
         looks[0].through(0, 0, looks[0].taken)
     return decided
+
+
+@torch.no_grad()
+def probability_bands(
+    forward: Forward, network: SegmentationModel, image: Tensor, protocol: Protocol
+) -> Iterator[Tensor]:
+    """Predict the class probabilities of one image at its original size, a few rows at a time.
+
+    With several views they are the mean over the views. The class with the highest probability is
+    that of `predict`, unless several are equal after rounding.
+
+    Args:
+        forward: see `decide_batch`.
+        network: see `decide_batch`.
+        image: (C, H, W) uint8 on the device.
+        protocol: resizing, padding, windows and views.
+
+    Yields:
+        (K, rows, W) float32 from top to bottom, H rows in all.
+
+    Raises:
+        OptionError: the size that the protocol gives does not fit the network.
+    """
+    size = (image.shape[-2], image.shape[-1])
+    looks = list(_looks(forward, network, image[None], protocol))
+    limit = functional.CHUNK // (4 * len(looks))
+    views = [look.view(size, limit) for look in looks]
+    shares: Shares = "sum" if network.probabilities else "softmax"
+    for band in mean_probabilities(views, size, shares, limit=limit):
+        yield band[0]
 
 
 def _looks(

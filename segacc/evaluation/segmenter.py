@@ -13,7 +13,14 @@ from torch import Tensor
 from segacc.contracts import Facts
 from segacc.data.decode import MODES, opened_pixels, plainly, read_image, upper
 from segacc.errors import DataError, OptionError, UnreadableError, WeightsError
-from segacc.evaluation.model_folder import SIDE_FILE, WHOLE, architecture_of, side_file
+from segacc.evaluation.model_folder import (
+    SIDE_FILE,
+    WHOLE,
+    Model,
+    architecture_of,
+    find_model,
+    side_file,
+)
 from segacc.evaluation.predict import predict
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scores import classes_in
@@ -53,20 +60,21 @@ class Segmenter:
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device | None = None
     ) -> "Segmenter":
-        """Load `best/` or `last/` of a run, or any semantic-segmentation folder of transformers.
+        """Load a model.
+
+        Args:
+            folder: a run folder (its best/), `best/` or `last/` of a run, a checkpoint, a
+                semantic-segmentation folder of transformers, or a Hub id.
+            device: the device; default the accelerator of this machine, else the CPU.
 
         Raises:
             WeightsError: the folder is missing or has no segmentation network that segacc knows.
         """
-        path = Path(folder).expanduser()
-        if not (path / "config.json").is_file():
-            hint = f" Did you mean {path / 'best'}?" if (path / "best").is_dir() else ""
-            raise WeightsError(
-                f"{folder}: not a model folder (no config.json in {path.resolve()}).{hint}"
-            )
+        model = find_model(str(folder), "Segmenter")
+        path = model.about
         side = side_file(path, WHOLE)
         parts = read_parts(path, side) if side else {}
-        network, facts = load_network(path, parts.get("facts"))
+        network, facts = load_network(model, parts.get("facts"))
         if side:
             labels, protocol, network.size_rule = (
                 parts[key] for key in ("labels", "protocol", "size_rule")
@@ -193,17 +201,17 @@ def channels_last(
     )
 
 
-def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel, Facts]:
-    """Build the network of a model folder and load all its weights.
+def load_network(model: Model, stored: Facts | None) -> tuple[SegmentationModel, Facts]:
+    """Build the network of a model and load all its weights.
 
     Args:
-        folder: the model folder.
+        model: the model.
         stored: the facts in segacc.json; None without one.
 
     Raises:
         WeightsError: no architecture reads the folder, or tensors are missing.
     """
-    registry = load_registry()
+    registry, folder = load_registry(), model.about
     named = architecture_of(registry, folder, str(folder))
     where = str(folder / (SIDE_FILE if stored and "model_type" not in read_config(folder) else ""))
     record, component = registry.component("architecture", named, where)
@@ -211,12 +219,12 @@ def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel,
     network: SegmentationModel = record.build(
         decode(record.options, component.values, component.where), facts
     )
-    report = network.load_weights(str(folder), class_names=facts.class_names)
+    report = model.load_into(network, class_names=facts.class_names)
     if report.new:  # these weights would be random
         raise WeightsError(
-            f"{folder}: not a trained {component.name} network: {len(report.new)} tensors are "
-            f"missing, such as {report.new[0].removeprefix('network.')}. Training can start from "
-            "it with --weights."
+            f"{model.folder}: not a trained {component.name} network: {len(report.new)} tensors "
+            f"are missing, such as {report.new[0].removeprefix('network.')}. Training can start "
+            "from it with --weights."
         )
     network.num_channels = facts.num_channels
     return network, facts

@@ -111,26 +111,38 @@ class View(NamedTuple):
 def mean_decision(
     views: Sequence[View], size: tuple[int, int], shares: Shares, *, limit: int
 ) -> Decided:
-    """Predict each pixel from its mean probabilities over views, at the original size.
+    """Predict each pixel from its mean probabilities over views; see `mean_probabilities`."""
+    parts = []
+    for mean in mean_probabilities(views, size, shares, limit=limit):
+        confidence, winner = mean.max(dim=1)
+        parts.append(Decided(winner.to(torch.uint8), confidence))
+    return _joined(parts)
+
+
+def mean_probabilities(
+    views: Sequence[View], size: tuple[int, int], shares: Shares, *, limit: int
+) -> Iterator[Tensor]:
+    """Average each pixel's probabilities over views, at the original size.
 
     The views are processed together, a few rows at a time, so the full-size probabilities of all
     rows are never in memory. mmsegmentation's SegTTAModel computes the same mean.
 
     Args:
-        views: two or more views of the same images.
+        views: views of the same images.
         size: (H, W) of the original images.
         shares: how logits become probabilities.
         limit: maximum number of elements of a view's full-size logits in memory.
+
+    Yields:
+        (N, K, rows, W) float32 from top to bottom, H rows in all.
     """
     first, *others = (_full_rows(view, size, limit) for view in views)
-    rest, parts = [_Rows(other) for other in others], []
+    rest = [_Rows(other) for other in others]
     for full in first:
         total = probabilities(full, shares)
         for one in rest:
             total += probabilities(one.take(full.shape[2]), shares)
-        confidence, winner = total.div_(len(views)).max(dim=1)
-        parts.append(Decided(winner.to(torch.uint8), confidence))
-    return _joined(parts)
+        yield total.div_(len(views))
 
 
 def _full_rows(view: View, size: tuple[int, int], limit: int) -> Iterator[Tensor]:
