@@ -130,7 +130,8 @@ def _checkpoint(folder: Path, where: str) -> Model:
     Raises:
         WeightsError: it was moved out of its run folder, or its weights are in another format.
     """
-    near = folder.parent.parent if len(folder.parts) > 2 else folder.resolve().parent.parent
+    plain = len(folder.parts) > 2 and ".." not in folder.parts
+    near = (folder if plain else folder.resolve()).parent.parent
     described = [near / name for name in (NETWORK, "last", "best")]
     about = next((one for one in described if side_file(one, WHOLE)), None)
     if about is None:
