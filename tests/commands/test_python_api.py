@@ -309,8 +309,9 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
             'segacc.evaluate: dataset: unknown dataset "folderr". Did you mean "folder"? ',
         ),
         (
-            lambda: segacc.evaluate(model, dataset=dataset, split="test"),
-            "segacc.evaluate: split",
+            lambda: segacc.evaluate(alone, dataset=dataset, split="test"),
+            'segacc.evaluate: split: the data set has no split "test"; it has train, validation. '
+            "If the run held out a part of train, repeat its --val-fraction and --seed.",
         ),
         (
             lambda: segacc.evaluate(model, dataset=dataset, seed=1),
