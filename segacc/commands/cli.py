@@ -29,9 +29,9 @@ from segacc.settings.synonyms import suggest
 
 USAGE = """\
   segacc train [--arch NAME:key=value,...] [--dataset NAME:key=value,...]   train
-  segacc evaluate MODEL_FOLDER --dataset ... [--split ...]                  score
-  segacc compare A/evaluation B/evaluation                                  compare
-  segacc predict MODEL_FOLDER IMAGE_OR_FOLDER... [--output-dir DIR]         segment
+  segacc evaluate MODEL [--dataset ...] [--split ...]                       score
+  segacc compare MODEL MODEL                                                compare
+  segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin"""
@@ -240,21 +240,22 @@ def _train(args: list[str]) -> int:
 
 def _evaluate(args: list[str]) -> int:
     parser = make_parser(
-        prog="segacc evaluate", description="Score a model folder on a split of a data set."
+        prog="segacc evaluate",
+        description="Score a model on a split of a data set. For a model in a run folder, the "
+        "data set, split, val_fraction, train_split and seed are those of the run unless given.",
     )
     _add_model(parser)
     add_flags(parser, EvaluateConfig)
     typed = parse(parser, args)
     model = typed.pop("model")
-    config = config_of(EvaluateConfig, Layer(typed, "command line"))
     from segacc.commands.evaluate.command import evaluate_command
 
-    return evaluate_command(model, config)
+    return evaluate_command(model, Layer(typed, "command line"))
 
 
 def _add_model(parser: Parser) -> None:
-    text = "best/ or last/ of a run, or any transformers folder"
-    parser.add_argument("model", metavar="MODEL_FOLDER", help=text)
+    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, "
+    parser.add_argument("model", metavar="MODEL", help=f"{text}or a Hub id such as USER/NAME")
 
 
 def _compare(args: list[str]) -> int:
@@ -262,8 +263,10 @@ def _compare(args: list[str]) -> int:
         prog="segacc compare",
         description="Test whether B scores better than A by a paired bootstrap over the images.",
     )
-    parser.add_argument("a", metavar="A", help="output folder of `segacc evaluate`")
-    parser.add_argument("b", metavar="B", help="another one, for the same images")
+    text = "a run folder (its best/), model folder or checkpoint that was evaluated, or the output "
+    text += "folder of `segacc evaluate`"
+    parser.add_argument("a", metavar="A", help=text)
+    parser.add_argument("b", metavar="B", help="another one, evaluated on the same images")
     add_flags(parser, CompareConfig)
     typed = parse(parser, args)
     a, b = (Path(typed.pop(name)).expanduser() for name in ("a", "b"))
@@ -276,16 +279,20 @@ def _compare(args: list[str]) -> int:
 def _predict(args: list[str]) -> int:
     parser = make_parser(
         prog="segacc predict",
-        description="Segment images; write PNGs of label ids and overlays.",
+        description="Segment images; write PNGs of label ids, overlays, and on request class "
+        "probabilities and areas.",
     )
     _add_model(parser)
     parser.add_argument(
-        "inputs", metavar="IMAGE_OR_FOLDER", nargs="+", help="images, or folders of images"
+        "inputs",
+        metavar="IMAGE_OR_FOLDER",
+        nargs="+",
+        help="images, folders of images, or patterns such as 'photos/*.jpg'",
     )
     add_flags(parser, PredictConfig)
     parser.add_argument("-r", dest="recursive", action="store_true", help="the same as --recursive")
     typed = parse(parser, args)
-    model, inputs = typed.pop("model"), [Path(given) for given in typed.pop("inputs")]
+    model, inputs = typed.pop("model"), typed.pop("inputs")
     config = config_of(PredictConfig, Layer(typed, "command line"))
     from segacc.commands.predict import predict_command
 

@@ -25,7 +25,7 @@ Where = Callable[[str], str]
 
 def flag(key: str) -> str:
     """Return the flag of a setting, as `--eval-batch-size`."""
-    return "MODEL_FOLDER" if key == "model" else f"--{key.replace('_', '-')}"
+    return "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
 
 
 def in_notebook() -> bool:

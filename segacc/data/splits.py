@@ -10,6 +10,8 @@ from segacc.data.samples import build_splits, ids_of
 from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 
+VALIDATION, ALSO = "validation", ("val", "valid", "dev")
+"""The usual name of the validation split, and names that mean it unless a split has them."""
 DRAW = 0x5641
 """Separates the random stream of `carve` from those of the epochs, which use the same seed."""
 
@@ -56,7 +58,7 @@ def data_splits(
         dataset: the chosen data set.
         fraction: see `carve`; None holds out nothing.
         seed: random seed of the run.
-        scored: name of the evaluation split, which is created.
+        scored: name of the evaluation split, which is created; see `split_name`.
         train: the split that its samples are taken from.
         where: origin of the fraction, for errors.
 
@@ -70,6 +72,8 @@ def data_splits(
     notes = (dataset.note,) if dataset.note else ()
     if fraction is None:
         return splits, notes
+    if (base := _base(scored)) in ALSO and base not in splits.splits:
+        scored = scored.replace(base, VALIDATION, 1)
     carved = carve(splits, fraction, seed, train=train, validation=scored, where=where)
     line = carved_line(carved, fraction, seed, train=train, validation=scored)
     return carved, (*notes, line)
@@ -88,6 +92,7 @@ def pick_split(
         OptionError: the split does not exist, the slice is malformed, or the split is streamed and
             cannot be sliced. DataError: the split or slice is empty.
     """
+    name = split_name(splits, name)
     if name in splits.splits:
         whole = splits.splits[name]
         if not isinstance(whole, Stream) and not len(whole):
@@ -112,6 +117,14 @@ def pick_split(
             f'{where}: "{name}" is empty: the split has {count_of(len(whole), "sample")}.'
         )
     return Part(whole, indices)
+
+
+def split_name(splits: DataSplits, name: str) -> str:
+    """Return the name of a split or slice, where `val`, `valid` and `dev` may mean `validation`."""
+    base, bracket, part = name.partition("[")
+    if base in ALSO and base not in splits.splits and VALIDATION in splits.splits:
+        return f"{VALIDATION}{bracket}{part}"
+    return name
 
 
 def parsed_slice(name: str, where: str) -> re.Match[str] | None:

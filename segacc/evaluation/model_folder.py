@@ -1,17 +1,168 @@
-"""Read a model folder's side file segacc.json, and find the architecture of its weights."""
+"""Find a model by what the user typed; read its segacc.json and the settings of its run."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segacc.errors import WeightsError
+from segacc.model.hub import INSTEAD, find, local_folder
 from segacc.registry import Offer, Registry
+from segacc.settings.config import TrainConfig
+from segacc.settings.sources import merge, read_yaml
+
+if TYPE_CHECKING:
+    from segacc.model import SegmentationModel
+    from segacc.model.transfer import LoadReport
 
 SIDE_FILE = "segacc.json"
 """File that segacc adds to a transformers folder: label map, protocol, architecture, plugin."""
 WHOLE = ("architecture", "facts", "labels", "protocol", "size_rule")
 """Keys of the side file that inference needs."""
+NETWORK = "network"
+"""Folder in a run folder that describes the network of its checkpoints, without weights."""
+SETTINGS = "config.yaml"
+"""File in a run folder with its settings."""
+PROGRESS, COMPLETE = "progress.json", "SHA256SUMS"
+"""Files in a checkpoint; the second is written last."""
+RAW, AVERAGES = "model.safetensors", "ema/averages.safetensors"
+"""Files in a checkpoint: the trained weights, and their moving average if the run has one."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was found."""
+
+    folder: Path
+    """A model folder or a checkpoint."""
+    about: Path
+    """The folder with its config.json and segacc.json; for a checkpoint, one of its run folder."""
+    name: str
+    """The folder, or the Hub id."""
+    weights: Path | None = None
+    """The file of a checkpoint's weights; None if they are in `folder`."""
+    run: Path | None = None
+    """The run folder that it belongs to."""
+    told: str = ""
+    """What was found for the user's input; empty for a model folder."""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is from the Hub, so that nothing should be written to its folder."""
+        return self.name != str(self.folder)
+
+    def load_into(
+        self,
+        network: "SegmentationModel",
+        *,
+        class_names: Sequence[str] = (),
+        fresh_head: bool = False,
+    ) -> "LoadReport":
+        """Load the weights into a network; see `SegmentationModel.load_weights`."""
+        names, fresh = tuple(class_names), fresh_head
+        if self.weights is None:
+            return network.load_weights(str(self.folder), class_names=names, fresh_head=fresh)
+        stored = self.weights, self.about
+        return network.load_checkpoint(*stored, class_names=names, fresh_head=fresh)
+
+
+def find_model(given: str, where: str, *, only_config: bool = False) -> Model:
+    """Find a model: a model folder, a run folder (its best/), a checkpoint or a Hub id.
+
+    Args:
+        given: what the user typed.
+        where: where it was typed.
+        only_config: of a model on the Hub, config.json is enough.
+
+    Raises:
+        WeightsError: there is no model; see `local_model`.
+    """
+    if found := local_model(given, where):
+        return found
+    instead = INSTEAD if where == "--weights" else "Give a folder on disk."
+    folder = Path(find(given, only_config=only_config, where=where, instead=instead))
+    return Model(folder, folder, given, told=f"model {given} of the Hub")
+
+
+def local_model(given: str, where: str) -> Model | None:
+    """Find a model on disk; None for a Hub id.
+
+    Raises:
+        WeightsError: the path does not exist, or is none of the three kinds of folders.
+    """
+    folder = local_folder(given, where)
+    if folder is None:
+        return None
+    if (folder / "config.json").is_file():
+        return Model(folder, folder, str(folder), run=_run_of(folder))
+    if (folder / PROGRESS).is_file() and (folder / COMPLETE).is_file():
+        return _checkpoint(folder, where)
+    best = folder / "best"
+    if (best / "config.json").is_file():
+        step = side_file(best).get("step")
+        of_step = "" if step is None else f", step {step}"
+        told = f"model {best}, the best one of this run{of_step}"
+        return Model(best, best, str(best), run=folder, told=told)
+    raise WeightsError(
+        f"{where}: {given} is not a model folder: it has no config.json.{_hint(folder)}"
+    )
+
+
+def _run_of(folder: Path) -> Path | None:
+    """Return the run folder of a best/ or last/."""
+    above = folder.resolve().parent if folder.name in ("", "..") else folder.parent
+    return above if (above / SETTINGS).is_file() else None
+
+
+def _hint(folder: Path) -> str:
+    """Name a model in a folder that has no best/."""
+    if (folder / "last" / "config.json").is_file():
+        return f" It has no best/; did you mean {folder / 'last'}?"
+    patterns = (f"step-*/{COMPLETE}", f"checkpoints/step-*/{COMPLETE}")
+    checkpoints = sorted(path.parent for one in patterns for path in folder.glob(one))
+    return f" Did you mean its newest checkpoint, {checkpoints[-1]}?" if checkpoints else ""
+
+
+def _checkpoint(folder: Path, where: str) -> Model:
+    """Return a checkpoint, with its moving average if it has one, as best/ would have it.
+
+    Raises:
+        WeightsError: it was moved out of its run folder, or its weights are in another format.
+    """
+    plain = len(folder.parts) > 2 and ".." not in folder.parts
+    near = (folder if plain else folder.resolve()).parent.parent
+    described = [near / name for name in (NETWORK, "last", "best")]
+    about = next((one for one in described if side_file(one, WHOLE)), None)
+    if about is None:
+        raise WeightsError(
+            f"{where}: {folder} is a checkpoint, which holds weights only; {SIDE_FILE}, which "
+            f"describes its network, is missing in {', '.join(map(str, described))}. Give a "
+            "checkpoint in its run folder, or a model folder."
+        )
+    weights = next((folder / name for name in (AVERAGES, RAW) if (folder / name).is_file()), None)
+    if weights is None:
+        raise WeightsError(
+            f"{where}: {folder} has no {RAW}: its weights are in the format of FSDP or DeepSpeed, "
+            f"which only --resume reads. Give best/ or last/ of {near}."
+        )
+    kind = "EMA weights" if weights == folder / AVERAGES else "weights"
+    told = f"model {folder}: {kind} of this checkpoint"
+    return Model(folder, about, str(folder), weights, near, told)
+
+
+def run_settings(model: Model, where: str) -> TrainConfig | None:
+    """Return the settings of the run that a model belongs to; None if there is none.
+
+    Args:
+        model: the model.
+        where: where it was typed.
+
+    Raises:
+        OptionError: its config.yaml cannot be read.
+    """
+    path = model.run / SETTINGS if model.run else None
+    return merge([read_yaml(path, where)]).config if path and path.is_file() else None
 
 
 def side_file(folder: Path, needed: Collection[str] = ()) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -14,7 +14,14 @@ from segacc.contracts import Facts
 from segacc.data.pictures import draw_prediction, visible
 from segacc.errors import OptionError, SegaccError, WeightsError
 from segacc.evaluation.images import OneImage, to_tensor
-from segacc.evaluation.model_folder import SIDE_FILE, WHOLE, architecture_of, side_file
+from segacc.evaluation.model_folder import (
+    SIDE_FILE,
+    WHOLE,
+    Model,
+    architecture_of,
+    find_model,
+    side_file,
+)
 from segacc.evaluation.predict import predict, probability_bands
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scores import classes_in
@@ -63,20 +70,21 @@ class Segmenter:
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device | None = None
     ) -> "Segmenter":
-        """Load `best/` or `last/` of a run, or any semantic-segmentation folder of transformers.
+        """Load a model.
+
+        Args:
+            folder: a run folder (its best/), `best/` or `last/` of a run, a checkpoint, a
+                semantic-segmentation folder of transformers, or a Hub id.
+            device: the device; default the accelerator of this machine, else the CPU.
 
         Raises:
             WeightsError: the folder is missing or has no segmentation network that segacc knows.
         """
-        path = Path(folder).expanduser()
-        if not (path / "config.json").is_file():
-            hint = f" Did you mean {path / 'best'}?" if (path / "best").is_dir() else ""
-            raise WeightsError(
-                f"{folder}: not a model folder (no config.json in {path.resolve()}).{hint}"
-            )
+        model = find_model(str(folder), "Segmenter")
+        path = model.about
         side = side_file(path, WHOLE)
         parts = read_parts(path, side) if side else {}
-        network, facts, arch = load_network(path, parts.get("facts"))
+        network, facts, arch = load_network(model, parts.get("facts"))
         if side:
             labels, protocol, network.size_rule = (
                 parts[key] for key in ("labels", "protocol", "size_rule")
@@ -156,7 +164,9 @@ class Segmenter:
     def _classes(self, pixels: Tensor) -> Classes:
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
 
-    def probabilities(self, image: OneImage) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def probabilities(
+        self, image: OneImage, dtype: Literal["float32", "float16", "uint8"] = "float32"
+    ) -> np.ndarray[Any, Any]:
         """Return the probability of each class for each pixel of one image.
 
         Test-time augmentation averages them over its views. The most probable class is the
@@ -164,15 +174,18 @@ class Segmenter:
 
         Args:
             image: one image, see `__call__`.
+            dtype: the numbers of the result; as uint8, the probabilities are multiplied by 255.
 
         Returns:
-            (K, H, W) float32 in 0..1, at the size of the image.
+            (K, H, W) in 0..1, or 0..255 as uint8, at the size of the image.
 
         Raises:
             DataError: see `__call__`.
         """
         given = self.network, self.network, self._pixels(image), self.protocol
-        return torch.cat([band.cpu() for band in probability_bands(*given)], dim=1).numpy()
+        to, eight = getattr(torch, dtype), dtype == "uint8"
+        bands = ((band * 255).round() if eight else band for band in probability_bands(*given))
+        return torch.cat([band.to(to).cpu() for band in bands], dim=1).numpy()
 
     def overlay(self, image: OneImage) -> PILImage.Image:
         """Draw the prediction over one image in the palette, with a legend below.
@@ -204,11 +217,11 @@ def default_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel, Facts, str]:
-    """Build the network of a model folder and load all its weights.
+def load_network(model: Model, stored: Facts | None) -> tuple[SegmentationModel, Facts, str]:
+    """Build the network of a model and load all its weights.
 
     Args:
-        folder: the model folder.
+        model: the model.
         stored: the facts in segacc.json; None without one.
 
     Returns:
@@ -217,7 +230,7 @@ def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel,
     Raises:
         WeightsError: no architecture reads the folder, or tensors are missing.
     """
-    registry = load_registry()
+    registry, folder = load_registry(), model.about
     named = architecture_of(registry, folder, str(folder))
     where = str(folder / (SIDE_FILE if stored and "model_type" not in read_config(folder) else ""))
     component = parse_component(named, where)
@@ -225,12 +238,12 @@ def load_network(folder: Path, stored: Facts | None) -> tuple[SegmentationModel,
     options = decode(offer.record.options, component.values, component.where)
     facts = stored or facts_of(folder)
     network: SegmentationModel = offer.chosen(options).build(facts)
-    report = network.load_weights(str(folder), class_names=facts.class_names)
+    report = model.load_into(network, class_names=facts.class_names)
     if report.new:  # these weights would be random
         raise WeightsError(
-            f"{folder}: not a trained {component.name} network: {len(report.new)} tensors are "
-            f"missing, such as {report.new[0].removeprefix('network.')}. Training can start from "
-            "it with --weights."
+            f"{model.folder}: not a trained {component.name} network: {len(report.new)} tensors "
+            f"are missing, such as {report.new[0].removeprefix('network.')}. Training can start "
+            "from it with --weights."
         )
     network.num_channels = facts.num_channels
     return network, facts, component.name

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from segacc.contracts import Facts, LossTerm
 from segacc.errors import OptionError
-from segacc.model.transfer import LoadReport, Structure, carry_over, read_tensors, stored_names
+from segacc.model.transfer import (
+    LoadReport,
+    Structure,
+    carry_over,
+    read_tensors,
+    stored_names,
+    with_shared,
+)
 
 BLOCKS = (
     r"(?:^|\.)(?P<stage>(?:layers?|blocks?|stages?|s)[._]?\d+)"
@@ -313,6 +320,25 @@ class SegmentationModel(nn.Module):
         )
         self.load_state_dict(state, strict=False)
         return report
+
+    def load_checkpoint(
+        self,
+        weights: Path,
+        settings: Path,
+        *,
+        class_names: Sequence[str] = (),
+        fresh_head: bool = False,
+    ) -> LoadReport:
+        """Load a checkpoint's safetensors file, with the names of `state_dict`.
+
+        `settings` is a folder with config.json and the files of `save_settings`; for the rest see
+        `load_weights`.
+        """
+        found = with_shared(read_tensors(weights.parent, weights.name), self.state_dict())
+        names = {"class_names": class_names}
+        report = self.carry_over(found, str(settings), fresh_head=fresh_head, **names)
+        self.load_settings(settings)
+        return replace(report, source=str(weights.parent))
 
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
         """Resize a loaded tensor of another shape than `own`; None if it cannot be resized."""

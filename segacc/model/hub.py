@@ -63,22 +63,30 @@ def choose(given: str, default_id: str | None) -> Source:
     return Source(find(given), given)
 
 
-def find(given: str, *, only_config: bool = False) -> str:
+def find(
+    given: str,
+    *,
+    only_config: bool = False,
+    where: str = "--weights",
+    instead: str = INSTEAD,
+) -> str:
     """Return the folder that the user typed, or one with what the Hub has under that id.
 
     Args:
         given: a folder or a Hub id.
         only_config: config.json is enough.
+        where: where it was typed.
+        instead: what to do if the Hub cannot be reached.
 
     Raises:
         WeightsError: neither is there.
     """
-    if folder := local_folder(given, "--weights"):
+    if folder := local_folder(given, where):
         return str(folder)
     try:
-        return fetch(given, only_config=only_config)
+        return fetch(given, only_config=only_config, instead=instead)
     except WeightsError as error:
-        raise WeightsError(f"--weights {given}: there is no such folder; {error}") from None
+        raise WeightsError(f"{where} {given}: there is no such folder; {error}") from None
 
 
 def local_folder(given: str, where: str) -> Path | None:
@@ -97,7 +105,7 @@ def local_folder(given: str, where: str) -> Path | None:
     return None
 
 
-def fetch(hub_id: str, *, only_config: bool = False) -> str:
+def fetch(hub_id: str, *, only_config: bool = False, instead: str = INSTEAD) -> str:
     """Return a local folder with the weights of a Hub id; from the cache when out of reach.
 
     `snapshot_download` alone would wait without a time limit for a Hub that does not answer.
@@ -105,6 +113,7 @@ def fetch(hub_id: str, *, only_config: bool = False) -> str:
     Args:
         hub_id: NAME or USER/NAME, or `torchvision:NAME`.
         only_config: fetch the JSON files only.
+        instead: what to do if the Hub cannot be reached.
 
     Raises:
         WeightsError: the Hub cannot be reached within seconds and the cache has nothing, or the id
@@ -137,7 +146,7 @@ def fetch(hub_id: str, *, only_config: bool = False) -> str:
             return folder
         raise WeightsError(
             f"the Hub cannot be reached ({type(error).__name__}) and {hub_id} is not in the local "
-            f"cache. {INSTEAD}"
+            f"cache. {instead}"
         ) from None
 
 

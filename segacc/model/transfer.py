@@ -31,20 +31,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_tensors(folder: str | Path) -> dict[str, Tensor]:
-    """Read a folder's model.safetensors.
+def read_tensors(folder: str | Path, name: str = "model.safetensors") -> dict[str, Tensor]:
+    """Read a safetensors file in a folder.
 
     Raises:
         WeightsError: the file is missing or damaged.
     """
-    path = Path(folder) / "model.safetensors"
+    path = Path(folder) / name
     if not path.is_file():
-        raise WeightsError(f"{folder}: no model.safetensors in this folder.")
+        raise WeightsError(f"{folder}: no {name} in this folder.")
     try:
         found: dict[str, Tensor] = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsError(f"{folder}: the weights cannot be read: {error}.") from None
     return found
+
+
+def with_shared(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the tensors that share memory with another one, of which a checkpoint stores only one.
+
+    Args:
+        found: the stored tensors.
+        own: the network's state dict, with the same names.
+    """
+    stored = {own[name].data_ptr(): name for name in found if name in own}
+    missing = {name: stored.get(one.data_ptr()) for name, one in own.items() if name not in found}
+    return {**found, **{name: found[other] for name, other in missing.items() if other}}
 
 
 def stored_names(folder: Path) -> list[str]:

@@ -29,8 +29,8 @@ class TrainConfig:
     arch: Named = "segformer"
     """Architecture, e.g. `segformer:variant=b2`."""
     weights: str = "auto"
-    """Initial weights: `auto` (the architecture's published weights), `none` (random), a folder, or
-    a Hub id."""
+    """Initial weights: `auto` (the architecture's published weights), `none` (random), a model
+    folder, a run folder (its best/), a checkpoint, or a Hub id."""
     head: Literal["keep", "fresh"] = "keep"
     """`keep` reuses classifier weights of classes with the same name; `fresh` re-initializes the
     head."""
@@ -180,7 +180,7 @@ class EvaluateConfig:
 
     dataset: Named
     """Data set: the path of a folder, or e.g. `folder:root=data/camvid`; its classes must match the
-    model's."""
+    model's. Default: that of the model's run, with its split."""
     split: str = "validation"
     """Split to evaluate."""
     val_fraction: Fraction | None = None
@@ -211,7 +211,7 @@ class EvaluateConfig:
     scores differ."""
     output_dir: Path | None = None
     """Folder for evaluation.json, per_image.parquet and pictures/; default: evaluation/ in the
-    model's folder."""
+    model's folder, or evaluation/NAME for a model of the Hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +231,8 @@ class PredictConfig:
     """The settings of `segacc predict`."""
 
     output_dir: Path = Path("predictions")
-    """Folder for NAME.png (raw label ids) and NAME_overlay.png."""
+    """Folder for NAME.png (raw label ids, with the classes' colours as its palette) and
+    NAME_overlay.png."""
     recursive: bool = False
     """Also process subfolders (-r); their predictions are written to subfolders of the same
     names."""
@@ -242,6 +243,11 @@ class PredictConfig:
     protocol stored in the model's folder."""
     overlay: bool = True
     """Also write overlays with a legend."""
+    save_probabilities: Literal["uint8", "float16"] | None = None
+    """Also write NAME_probabilities.npz with the arrays `probabilities` (classes, height, width)
+    and `classes` (names); as uint8, they are multiplied by 255. The network runs twice."""
+    areas: bool = False
+    """Also write areas.csv: image, class, pixels and share of each class predicted in an image."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,8 +115,7 @@ ADVICE: Mapping[str, str] = {
     "segacc train ...`.": "compile torch-compile torchcompile dynamo-backend",
     "`segacc train` trains, evaluates and keeps the best model in best/; leave this out.": ""
     "do-train do-eval load-best-model-at-end",
-    "`segacc evaluate MODEL_FOLDER --dataset ...` evaluates a model.": "do-predict eval-only "
-    "test-only test",
+    "`segacc evaluate MODEL` evaluates a model.": "do-predict eval-only test-only test",
     "The classes are those of the data set.": "num-classes num-labels n-classes nc",
     "`segacc train --processes N` alone has this, as a flag; start other commands with `accelerate "
     "launch -m segacc`.": "processes",

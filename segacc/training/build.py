@@ -12,6 +12,7 @@ from torch import nn
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError, PluginError, WeightsError
+from segacc.evaluation.model_folder import NETWORK, find_model, local_model
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.model.contract import build_fitting
@@ -19,7 +20,6 @@ from segacc.model.hub import Source, choose, fetch
 from segacc.model.probe import freeze, probe
 from segacc.model.transfer import LoadReport
 from segacc.training.defaults import check_batch, default_crop
-from segacc.training.folders import NETWORK
 from segacc.training.optim.freezing import freeze_for_good, keep_statistics
 from segacc.training.plan import Plan
 
@@ -38,8 +38,20 @@ def load_weights(
     """
     if source.folder is None:
         return LoadReport(source.name)
-    report = model.load_weights(source.folder, class_names=class_names, fresh_head=fresh_head)
+    found = find_model(source.folder, "--weights")
+    report = found.load_into(model, class_names=class_names, fresh_head=fresh_head)
     return replace(report, source=source.name)
+
+
+def choose_source(given: str, default_id: str | None) -> Source:
+    """Decide where the weights come from; see `choose`.
+
+    Raises:
+        WeightsError: what the user typed is not there.
+    """
+    if given in ("auto", "none") or not (found := local_model(given, "--weights")):
+        return choose(given, default_id)
+    return Source(str(found.folder), found.told.removeprefix("model ") or given)
 
 
 def agree_on_weights(given: str, default_id: str | None, accelerator: Any) -> Source:
@@ -53,7 +65,7 @@ def agree_on_weights(given: str, default_id: str | None, accelerator: Any) -> So
     source = None
     if accelerator.is_main_process:
         try:
-            source = choose(given, default_id)
+            source = choose_source(given, default_id)
         except Exception as error:  # raised below, on all processes
             source = Source(None, "", error=error)
     decision: list[Source] = broadcast_object_list([source])

@@ -12,11 +12,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from segacc.errors import OptionError, WriteError
+from segacc.evaluation.model_folder import COMPLETE, PROGRESS
 from segacc.evaluation.scores import Scores
 
-COMPLETE = "SHA256SUMS"
-"""Written last: a checkpoint folder without it is incomplete. `sha256sum -c` can read it."""
-PROGRESS = "progress.json"
 DEEPSPEED = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",

@@ -10,11 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from segacc.errors import OptionError, is_main
+from segacc.evaluation.model_folder import NETWORK, SETTINGS, Model
 from segacc.hookspecs import Chosen
 from segacc.settings.sources import Settings
 
-NETWORK = "network"
-"""Folder in the run folder: the network's config, as loaded with its weights."""
 BALANCE = "class_balance.json"
 """File in the run folder: the class weights and label counts of the run."""
 ENVIRONMENT = "environment.json"
@@ -22,7 +21,7 @@ ENVIRONMENT = "environment.json"
 CONSOLE_LOG = "console.log"
 """File in the run folder: the console output of each start, as plain lines."""
 WRITTEN = (
-    "config.yaml",
+    SETTINGS,
     "metrics.jsonl",
     ENVIRONMENT,
     CONSOLE_LOG,
@@ -50,20 +49,6 @@ deleted in a folder without it."""
 _open: "weakref.WeakSet[IO[str]]" = weakref.WeakSet()
 
 NO_LOCKS = "{} cannot be locked ({}), so a second run in it would not be noticed"
-
-
-def model_folder(given: str, where: str) -> Path:
-    """Return the path of a model folder.
-
-    Raises:
-        OptionError: it does not exist or has no config.json.
-    """
-    folder = Path(given).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    hint = f" Did you mean {Path(given) / 'best'}?" if (folder / "best").is_dir() else ""
-    why = "it has no config.json" if folder.is_dir() else "no such folder"
-    raise OptionError(f"{where}: {given} is not a model folder: {why}.{hint}")
 
 
 def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
@@ -126,7 +111,7 @@ def writable(folder: Path, where: str) -> Path:
     return folder
 
 
-def evaluation_folder(model: Path, given: Path | None) -> Path:
+def evaluation_folder(model: Model, given: Path | None) -> Path:
     """Return the output folder of an evaluation.
 
     Raises:
@@ -134,8 +119,10 @@ def evaluation_folder(model: Path, given: Path | None) -> Path:
     """
     if given is not None:
         return writable(given.expanduser(), "--output-dir")
+    if model.on_hub:
+        return writable(Path("evaluation") / Path(model.name).name, "MODEL")
     try:
-        return writable(model / "evaluation", "MODEL_FOLDER")
+        return writable(model.folder / "evaluation", "MODEL")
     except OptionError as error:
         raise OptionError(f"{error} Give another folder with --output-dir DIR.") from None
 

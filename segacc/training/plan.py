@@ -11,16 +11,21 @@ from annotated_types import Ge
 from pydantic import AllowInfNan, PositiveInt
 
 from segacc.errors import OptionError
-from segacc.evaluation.model_folder import architecture_of, side_file
+from segacc.evaluation.model_folder import (
+    NETWORK,
+    architecture_of,
+    find_model,
+    local_model,
+    side_file,
+)
 from segacc.evaluation.protocol_options import check_protocol
 from segacc.hookspecs import Chosen
-from segacc.model.hub import find, local_folder
 from segacc.registry import Registry, choose, refuse_twins
 from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
 from segacc.training import checkpoint
 from segacc.training.class_weights import check_class_weights
-from segacc.training.folders import BALANCE, NETWORK, model_folder, refuse_own, run_folder
+from segacc.training.folders import BALANCE, refuse_own, run_folder
 from segacc.training.optim.optimizers import check_optimization
 from segacc.training.optim.schedule import Decay, choose_schedule
 
@@ -177,13 +182,12 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
     given, where = settings.config.weights, settings.where("weights")
     if settings.config.resume or given in ("auto", "none"):
         return settings
-    if local_folder(given, where):
-        model_folder(given, where)
+    found = local_model(given, where)
     refuse_own(settings, given)
     if "arch" in settings.origins:
         return settings
-    folder = Path(find(given, only_config=True))
-    named = architecture_of(registry, folder, f"{where}: {given}")
+    found = found or find_model(given, where, only_config=True)
+    named = architecture_of(registry, found.about, f"{where}: {given}")
     return settings.chosen({"arch": (named, f"that of {given}")})
 
 

@@ -14,13 +14,14 @@ from segacc.evaluation.model_folder import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
 from segacc.training import checkpoint
-from segacc.training.folders import ENVIRONMENT, NETWORK, clear
+from segacc.training.folders import ENVIRONMENT, clear
 from segacc.training.limits.budget import FIRST_GUESS
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.schedule import lr_of
 from segacc.training.plan import as_stored
 from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
+from segacc.training.saving import save_description
 from segacc.training.tracking import note_start
 
 SAME_BATCH = (
@@ -63,8 +64,7 @@ def prepare_folder(run: Run, settings: Settings) -> None:
             clear(run.folder)
         (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
         if not run.plan.resume:
-            (run.folder / NETWORK).mkdir(exist_ok=True)
-            run.network.save_settings(run.folder / NETWORK)
+            save_description(run)
         if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
             (run.folder / "config.yaml").write_text(to_yaml(settings))
         run.balance.write(run.folder)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from segacc.contracts import VERSION
 from segacc.errors import OptionError
-from segacc.evaluation.model_folder import SIDE_FILE
+from segacc.evaluation.model_folder import NETWORK, SIDE_FILE
 from segacc.evaluation.scores import Scores, Weights
 from segacc.evaluation.scoring import SHARDED
 from segacc.registry import options_text
@@ -41,6 +41,17 @@ def save_model(run: Run, name: str) -> Path:
 
         write_folder(folder, fill, run.accelerator)
     return folder
+
+
+def save_description(run: Run) -> None:
+    """Write what describes the network of the run's checkpoints, all but its weights."""
+    folder = run.folder / NETWORK
+    folder.mkdir(exist_ok=True)
+    run.network.save_settings(folder)
+    if not (folder / "config.json").is_file():
+        names = {"id2label": dict(enumerate(run.labels.names))}
+        (folder / "config.json").write_text(json.dumps(names, indent=1))
+    (folder / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
 
 
 def side_file(run: Run) -> dict[str, Any]:

@@ -88,13 +88,14 @@ REFUSED = [
     (["--resume"], "--resume auto needs --output-dir DIR; or use --resume DIR."),
     (
         ["evaluate"],
-        "the following arguments are required: MODEL_FOLDER. `python -m segacc "
+        "the following arguments are required: MODEL. `python -m segacc "
         "evaluate --help` lists all flags.",
     ),
     (["evaluate", "x"], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
     (
         ["evaluate", "x", "--dataset", "nuclei"],
-        "MODEL_FOLDER: x is not a model folder: no such folder.",
+        "MODEL x: there is no such folder; the Hub cannot be reached (OfflineModeIsEnabled) and x "
+        "is not in the local cache. Give a folder on disk.",
     ),
     (
         ["evaluate", "x", "--dataset", "nuclei", "--metric", "mean_iou", "--metric", "mean_iou"],

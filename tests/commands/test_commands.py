@@ -196,9 +196,8 @@ def test_a_folder_that_holds_no_network_is_refused(
 ) -> None:
     given = ("--dataset", f"folder:root={data}")
     assert_refused(
-        warm("evaluate", trained, *given, cwd=tmp_path),
-        f"MODEL_FOLDER: {trained} is not a model folder: it has no config.json. Did you mean "
-        f"{trained}/best?",
+        warm("evaluate", data, *given, cwd=tmp_path),
+        f"MODEL: {data} is not a model folder: it has no config.json.",
     )
     offers = load_registry().of_kind("architecture")
     known = sorted(kind for offer in offers for kind in offer.record.model_types)

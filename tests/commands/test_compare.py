@@ -146,14 +146,17 @@ def test_a_picture_shows_each_difference(warm: Warm, two: Path) -> None:
     assert values == sorted(values)
 
 
+GIVE = (
+    "give an output folder of `segacc evaluate`, or a run folder, model folder or checkpoint that "
+    "was evaluated."
+)
 REFUSED = {
-    ("a", "none"): "B: none has no evaluation.json; give an output folder of `segacc evaluate`.",
-    ("a", "model"): "B: model has no evaluation.json; give an output folder of `segacc evaluate`. "
-    "Did you mean model/evaluation?",
-    (
-        "a",
-        "bare",
-    ): "B: bare has no per_image.parquet; give an output folder of `segacc evaluate`.",
+    ("a", "none"): f"B: none has no evaluation.json; {GIVE}",
+    ("a", "model"): "B: model was not evaluated; run `segacc evaluate model` first. An evaluation "
+    "with --output-dir DIR is given as DIR.",
+    ("a", "run"): "B: run/best was not evaluated; run `segacc evaluate run/best` first. An "
+    "evaluation with --output-dir DIR is given as DIR.",
+    ("a", "bare"): f"B: bare has no per_image.parquet; {GIVE}",
     ("a", "classes"): "a has 6 classes (c0, c1, c2, c3, c4, c5), but classes has 5 classes (c0, "
     "c1, c2, c3, c4). A comparison needs the same classes in the same order.",
     ("a", "ids"): "a and ids have 0 images in common, of 40 and 3: A has image 000, image 001, "
@@ -169,8 +172,9 @@ REFUSED = {
 @pytest.mark.parametrize("typed", REFUSED, ids=" ".join)
 def test_what_cannot_be_compared_is_refused(warm: Warm, two: Path, typed: tuple[str, ...]) -> None:
     images = drawn(1, 0.5)
-    (two / "model").mkdir()
-    write(two / "model/evaluation", counted(images, K))
+    for model in ("model", "run/best"):
+        (two / model).mkdir(parents=True)
+        (two / model / "config.json").write_text("{}")
     write(two / "bare", counted(images, K))
     (two / "bare/per_image.parquet").unlink()
     write(two / "classes", counted(drawn(1, 0.5), K - 1))

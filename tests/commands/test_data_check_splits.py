@@ -40,6 +40,12 @@ def test_a_run_needs_its_splits(tmp_path: Path) -> None:
         look(f"folder:root={root}", train_split="train[2")
 
 
+def test_val_means_validation(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", counts={"train": 4, "validation": 2})
+    found = look(f"folder:root={root}", eval_split="val[:1]")
+    assert problems(found) == [] and list(found.splits) == ["train", "validation[:1]"]
+
+
 def test_what_a_run_does_not_read_does_not_stop_it(tmp_path: Path) -> None:
     root = write_data(tmp_path / "d", counts={"train": 4, "validation": 2, "test": 2})
     foreign_values(root / "annotations/test/test1.png")

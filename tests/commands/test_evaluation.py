@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_written_asks_for_another(
     (model / "evaluation").touch()
     assert_refused(
         warm("evaluate", "model", *given(data), cwd=tmp_path),
-        "MODEL_FOLDER: cannot create model/evaluation: model/evaluation is a file. Give "
+        "MODEL: cannot create model/evaluation: model/evaluation is a file. Give "
         "another folder with --output-dir DIR.",
     )
 

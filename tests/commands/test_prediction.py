@@ -104,13 +104,13 @@ def test_pictures_of_any_kind_are_segmented_at_their_size(
         if "_overlay" not in path.name
     }
     assert sizes == {
-        "turned.png": ((48, 64), "L"),
-        "plain.png": ((64, 48), "L"),
-        "grey.png": ((64, 48), "L"),
-        "alpha.png": ((64, 48), "L"),
-        "palette.png": ((64, 48), "L"),
-        "scan.png": ((64, 48), "L"),
-        "single [1].png": ((40, 32), "L"),
+        "turned.png": ((48, 64), "P"),
+        "plain.png": ((64, 48), "P"),
+        "grey.png": ((64, 48), "P"),
+        "alpha.png": ((64, 48), "P"),
+        "palette.png": ((64, 48), "P"),
+        "scan.png": ((64, 48), "P"),
+        "single [1].png": ((40, 32), "P"),
     }
     scan, alpha = (map_of(tmp_path / "out" / f"{name}.png") for name in ("scan", "alpha"))
     assert np.array_equal(scan, alpha), "an opaque alpha channel changes nothing"

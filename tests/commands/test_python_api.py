@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,7 +69,7 @@ def test_fit_trains_as_the_command_line_and_shows_the_same(
 
 def changing(line: str) -> bool:
     """Return whether a line holds times or the number of cores."""
-    return any(word in line for word in (" images/s ", " s, protocol", " after ", "CPU cores"))
+    return any(word in line for word in (" images/s ", " images in ", " after ", "CPU cores"))
 
 
 def test_the_result_of_a_resumed_run_that_has_nothing_to_improve(
@@ -141,9 +142,10 @@ def test_events_print_short(data: Path, tmp_path: Path) -> None:
         values = [getattr(event, name) for name in numbers]
         assert all(one is None for one in values) is not event.logged
         assert all(one is not None for one in values) is event.logged
-    first, second = steps[:2]
-    assert str(first) == (
-        f"StepDone(step=1, epoch=0.5, lr=0.001, seconds={first.seconds:.4g}, logged=False)"
+    assert [event.logged for event in steps] == [True, True, False, True]
+    second, third = steps[1:3]
+    assert str(third) == (
+        f"StepDone(step=3, epoch=1.5, lr={third.lr:.4g}, seconds={third.seconds:.4g}, logged=False)"
     )
     assert f"logged=True, loss={second.loss:.4g}, losses={{'cross_entropy': " in str(second)
     scored = next(event for event in events if isinstance(event, Evaluated))
@@ -155,7 +157,9 @@ def test_events_print_short(data: Path, tmp_path: Path) -> None:
     assert "'per_category_iou': <3 classes>" in str(scored)
     assert "terms='protocol whole, float32'" in str(scored)
     rows = metrics(tmp_path / "run", "train")
-    assert [row["valid_pixels"] for row in rows] == [one.valid_pixels for one in steps[1::2]]
+    assert [row["valid_pixels"] for row in rows] == [
+        one.valid_pixels for one in steps if one.logged
+    ]
 
 
 def test_evaluate_gives_what_the_command_line_writes_and_prints(
@@ -176,6 +180,42 @@ def test_evaluate_gives_what_the_command_line_writes_and_prints(
     printed = done.stdout.splitlines()
     assert str(found).splitlines() == printed[1:-2] and printed[-1] == found.verified.text()
     assert repr(found).startswith(f"EvaluationResult(title='{model} on validation: 3 images, ")
+
+
+def test_evaluate_and_compare_take_a_run_folder(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    found = segacc.evaluate(run, num_workers=0)
+    given = {"dataset": f"folder:root={data}", "num_workers": 0, "output_dir": tmp_path / "x"}
+    again = segacc.evaluate(run / "best", split="val", **given)
+    assert found.folder == run / "best" / "evaluation"
+    assert found.title == again.title and "on validation: 3 images" in found.title
+    assert found.scores == again.scores
+    done = assert_succeeded(warm("evaluate", run, "--num-workers", 0, cwd=tmp_path))
+    assert str(found).splitlines() == done.stdout.splitlines()[2:-1]
+    compared = segacc.compare(run, tmp_path / "x", resamples=100, output_dir=tmp_path / "c")
+    assert compared.mean_iou.value == 0
+
+
+def test_predict_takes_a_pattern_and_gives_probabilities_and_areas(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    found = segacc.predict(
+        trained,
+        str(data / "images/validation/*[01].png"),
+        output_dir=tmp_path,
+        overlay=False,
+        save_probabilities="uint8",
+        areas=True,
+    )
+    written = [*found.predictions.values(), *found.probabilities.values(), found.areas]
+    assert sorted(map(str, written)) == sorted(map(str, tmp_path.iterdir()))
+    assert len(written) == 5 and found.overlays == {}
+    segmenter = segacc.Segmenter.from_pretrained(trained)
+    for image, path in found.probabilities.items():
+        stored = np.load(path)["probabilities"]
+        assert (stored == (segmenter.probabilities(image) * 255).round()).all()
 
 
 def test_compare_gives_what_the_command_line_writes_and_prints(
@@ -252,6 +292,7 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
     model, dataset = str(trained / "best"), f"folder:root={data}"
+    alone = Path(shutil.copytree(model, tmp_path / "alone"))
     settings = ", ".join(one.name for one in dataclasses.fields(CompareConfig))
     for call, text in (
         (
@@ -260,7 +301,7 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
             f"Known: {settings}.",
         ),
         (
-            lambda: segacc.evaluate(model),
+            lambda: segacc.evaluate(alone),
             'segacc.evaluate: dataset must be given, as in `dataset="folder:root=data/camvid"`.',
         ),
         (
@@ -268,16 +309,17 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
             'segacc.evaluate: dataset: unknown dataset "folderr". Did you mean "folder"? ',
         ),
         (
-            lambda: segacc.evaluate(model, dataset=dataset, split="test"),
-            "segacc.evaluate: split",
+            lambda: segacc.evaluate(alone, dataset=dataset, split="test"),
+            'segacc.evaluate: split: the data set has no split "test"; it has train, validation. '
+            "If the run held out a part of train, repeat its --val-fraction and --seed.",
         ),
         (
             lambda: segacc.evaluate(model, dataset=dataset, seed=1),
             "segacc.evaluate: seed: only has an effect with --val-fraction; ",
         ),
         (
-            lambda: segacc.evaluate("nowhere", dataset=dataset),
-            "segacc.evaluate: model: nowhere is not a model folder: no such folder.",
+            lambda: segacc.evaluate("./nowhere", dataset=dataset),
+            "segacc.evaluate: model: no such folder: ./nowhere.",
         ),
         (
             lambda: segacc.predict(model, data / "images/train", protocol="hole"),
@@ -330,12 +372,10 @@ def test_help_lists_the_options_of_the_command_line() -> None:
             del fields["json"]  # it returns a record
         assert list(found) == [*own, *fields]
         for name, default in fields.items():
-            required = found[name].default is inspect.Parameter.empty
-            assert (
-                required
-                if name == "dataset" and default is dataclasses.MISSING
-                else (found[name].default == default)
-            )
+            if name == "dataset" and default is dataclasses.MISSING:
+                optional = function is segacc.evaluate  # that of the model's run
+                default = None if optional else inspect.Parameter.empty
+            assert found[name].default == default
 
 
 def test_only_public_names_are_listed_and_loading_them_is_light(tmp_path: Path) -> None:

@@ -145,6 +145,16 @@ def test_a_whole_split_is_returned_as_it_is() -> None:
     assert pick_split(splits, "video", "x") is STREAM
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "dev"])
+def test_other_names_of_the_validation_split(name: str) -> None:
+    splits = of(train=3, validation=6)
+    assert pick_split(splits, name, "x") is splits.splits["validation"]
+    part = pick_split(splits, f"{name}[:2]", "x")
+    assert isinstance(part, Part) and list(part.indices) == [0, 1]
+    own = of(**{name: 2, "validation": 6})
+    assert pick_split(own, name, "x") is own.splits[name], "a split of that name comes first"
+
+
 # ------------------------------------------------------------------------------- what is wrong
 
 

@@ -365,8 +365,8 @@ def test_the_first_command_trains(layout: str, mine: Path, warm: Warm) -> None:
     if layout in FLAT:
         assert_refused(
             warm(*scored, cwd=mine.parent),
-            '--split: the data set has no split "validation"; it has train. If the run held out a '
-            "part of train, repeat its --val-fraction and --seed.",
+            '--split: the data set has no split "validation"; it has train. The run of this '
+            "model held out its validation split: add --val-fraction 0.2 --seed 0.",
         )
         scored = *scored, "--val-fraction", "0.2"
     done = assert_succeeded(warm(*scored, cwd=mine.parent))

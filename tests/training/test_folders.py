@@ -9,9 +9,10 @@ import pytest
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded
 from segacc.errors import OptionError
+from segacc.evaluation.model_folder import NETWORK
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
-from segacc.training.folders import BALANCE, MARK, NETWORK, TRIAL, clear, writable
+from segacc.training.folders import BALANCE, MARK, TRIAL, clear, writable
 from segacc.training.optim.groups import FILE
 from segacc.training.plan import make_plan
 

@@ -14,7 +14,7 @@ from segacc.settings.config import TrainConfig
 from segacc.settings.options import literal_choices
 from segacc.settings.sources import AUGMENT, Layer, read_yaml, to_yaml
 from segacc.training.checkpoint import Progress, seal
-from segacc.training.folders import model_folder, writable
+from segacc.training.folders import writable
 from segacc.training.plan import Plan, make_plan
 
 
@@ -248,8 +248,7 @@ def test_weights_that_are_a_path_must_be_there(registry: Registry) -> None:
         "./nope": "--weights: no such folder: ./nope.",
         "a/b/c": "--weights: no such folder: a/b/c.",
         "file": "--weights: file is a file; give the folder that holds it.",
-        "run": "--weights: run is not a model folder: it has no config.json. Did you mean "
-        "run/best?",
+        "run": "--weights: run is not a model folder: it has no config.json.",
         "run/best": "--weights: run/best is not a model folder: it has no config.json.",
     }
     assert {given: refusal(registry, weights=given) for given in complaints} == complaints
@@ -287,14 +286,6 @@ def test_weights_choose_the_architecture(registry: Registry, tmp_path: Path, sha
     side = {"architecture": {"name": "segformer", "variant": "tiny"}}
     (tmp_path / "segacc.json").write_text(json.dumps(side))
     assert plan(registry, weights=str(tmp_path)).arch.options.variant == "tiny"
-
-
-def test_a_model_folder_holds_a_config(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    assert model_folder(str(tmp_path), "MODEL_FOLDER") == tmp_path
-    with pytest.raises(OptionError) as caught:
-        model_folder("nope", "MODEL_FOLDER")
-    assert str(caught.value) == "MODEL_FOLDER: nope is not a model folder: no such folder."
 
 
 def test_a_resumed_run_keeps_its_settings(registry: Registry, tmp_path: Path) -> None:

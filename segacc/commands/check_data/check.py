@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from segacc.commands.check_data.duplicates import Twins, find_twins
 from segacc.commands.console import progress_bar
 from segacc.data.samples import evenly_spaced, lost_samples, passed_over, read_shard
 from segacc.data.scan import Fault, SampleFacts, Size, SplitFacts, scan
-from segacc.data.splits import data_splits, pick_split
+from segacc.data.splits import data_splits, pick_split, split_name
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
@@ -80,6 +80,7 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
     splits, notes = data_splits(
         dataset, config.val_fraction, config.seed, train=train, scored=scored
     )
+    config = replace(config, eval_split=split_name(splits, scored))
     found, complaints = of_a_run(splits, config)
     taken = {name.partition("[")[0] for name in found}
     found |= {name: some for name, some in splits.splits.items() if name not in taken}

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,20 @@ from segacc.commands.console import (
     quiet_libraries,
     text_of,
 )
+from segacc.data.splits import ALSO, VALIDATION
 from segacc.errors import is_main
+from segacc.evaluation.model_folder import (
+    SETTINGS,
+    Model,
+    find_model,
+    local_model,
+    run_settings,
+)
 from segacc.hookspecs import Chosen
 from segacc.registry import choose, refuse_twins
 from segacc.settings.config import CompareConfig, EvaluateConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
-from segacc.training.folders import evaluation_folder, model_folder, writable
+from segacc.training.folders import evaluation_folder, writable
 
 if TYPE_CHECKING:
     from segacc.commands.evaluate.bootstrap import Intervals
@@ -32,13 +41,20 @@ if TYPE_CHECKING:
     from segacc.labels import LabelMap
 
 
-def evaluate_command(model: str, config: EvaluateConfig) -> int:
-    """Score a model folder on a split, print the scores and write the evaluation folder.
+def evaluate_command(model: str, layer: Layer) -> int:
+    """Score a model on a split, print the scores and write the evaluation folder.
 
-    Return 1 if `--verify` finds a difference.
+    Args:
+        model: the model; see `find_model`.
+        layer: the given flags.
+
+    Returns:
+        1 if `--verify` finds a difference, else 0.
     """
-    checked = check(model, config, flag)
+    checked = check(model, layer, flag)
     console = console_of()
+    if line := checked.taken():
+        console.out(line, highlight=False)
     with console.status("Loading torch, the data and the weights ..."):
         quiet_libraries()
         loaded = load(checked)
@@ -58,22 +74,27 @@ def evaluate_command(model: str, config: EvaluateConfig) -> int:
 
 
 @keywords_of(EvaluateConfig)
-def evaluate(model: str | Path, **settings: Any) -> "EvaluationResult":
-    """Score a model folder on a split, as `segacc evaluate` does, and write the evaluation folder.
+def evaluate(
+    model: str | Path, dataset: str | dict[str, Any] | None = None, **settings: Any
+) -> "EvaluationResult":
+    """Score a model on a split, as `segacc evaluate` does, and write the evaluation folder.
 
     A progress bar is shown on a terminal and in a notebook. On several processes all must call it.
 
     Args:
-        model: `best/` or `last/` of a run, or any transformers folder.
-        **settings: the options of `segacc evaluate`, whose `--help` explains them; `dataset` must
-            be given.
+        model: a run folder (its best/), `best/` or `last/` of a run, a checkpoint, any transformers
+            folder, or a Hub id.
+        dataset: the data set, such as `folder:root=data/camvid`. Default: that of the model's run,
+            with the run's split, val_fraction, train_split and seed unless given.
+        **settings: the options of `segacc evaluate`, whose `--help` explains them.
 
     Raises:
         SegaccError: a setting is invalid, the network or the data set cannot be read, or their
             classes differ.
     """
-    layer = Layer(settings, "segacc.evaluate")
-    loaded = load(check(str(model), config_of(EvaluateConfig, layer), layer.where))
+    given = {} if dataset is None else {"dataset": dataset}
+    layer = Layer({**given, **settings}, "segacc.evaluate")
+    loaded = load(check(str(model), layer, layer.where))
     return finish(loaded, console_of(stderr=True))
 
 
@@ -122,13 +143,24 @@ class EvaluationResult:
 class Checked:
     """An evaluation whose settings were checked, before torch is imported."""
 
-    model: str
+    model: Model
     config: EvaluateConfig
+    stored: Collection[str]
+    """Names of the settings that are from the model's run."""
     where: Where
     dataset: Chosen
     metrics: list[Chosen]
     folder: Path
     """The folder to write."""
+
+    def taken(self) -> str:
+        """Return a line on the model that was found, and the settings from its run; or nothing."""
+        model = self.model
+        values = {**asdict(self.config), "dataset": self.dataset.text}
+        flags = [f"{flag(key)} {values[key]}" for key in self.stored]
+        settings = f"{' '.join(flags)} from {model.run}/{SETTINGS}" if flags else ""
+        told = model.told or (f"model {model.name}" if flags else "")
+        return "; ".join(filter(None, (told, settings)))
 
 
 @dataclass(frozen=True)
@@ -142,18 +174,48 @@ class Loaded:
     """Where the protocol comes from."""
 
 
-def check(model: str, config: EvaluateConfig, where: Where) -> Checked:
+def check(given: str, layer: Layer, where: Where) -> Checked:
     """Check what can be checked without torch.
 
+    Args:
+        given: the model; see `find_model`.
+        layer: the given settings.
+        where: where they were typed.
+
     Raises:
-        SegaccError: a component is unknown, or a folder is invalid.
+        SegaccError: a setting is invalid, a component is unknown, or there is no model.
     """
+    stored = from_run(given, layer.values, where)
+    config = config_of(EvaluateConfig, replace(layer, values={**stored, **layer.values}))
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, where("dataset"))
-    metrics = [choose(registry, "metric", given, where("metric")) for given in config.metric]
+    metrics = [choose(registry, "metric", one, where("metric")) for one in config.metric]
     refuse_twins([one.text for one in metrics], where("metric"))
-    folder = evaluation_folder(model_folder(model, where("model")), config.output_dir)
-    return Checked(model, config, where, dataset, metrics, folder)
+    model = find_model(given, where("model"))
+    folder = evaluation_folder(model, config.output_dir)
+    return Checked(model, config, stored, where, dataset, metrics, folder)
+
+
+def from_run(given: str, typed: Mapping[str, Any], where: Where) -> dict[str, Any]:
+    """Return the settings of the data that a model's run was scored on, unless typed.
+
+    With `--dataset`, none are taken; with another `--split`, those of a held-out split are not.
+
+    Args:
+        given: the model, as the user typed it.
+        typed: the settings that the user typed.
+        where: where they were typed.
+    """
+    model = None if "dataset" in typed else local_model(given, where("model"))
+    run = run_settings(model, where("model")) if model else None
+    if run is None:
+        return {}
+    found: dict[str, Any] = {"dataset": run.dataset, "split": run.eval_split}
+    same = typed.get("split", run.eval_split) in (run.eval_split, VALIDATION, *ALSO)
+    if same and (run.val_fraction is not None or "val_fraction" in typed):
+        keys = ("val_fraction", "train_split", "seed")
+        found |= {key: getattr(run, key) for key in keys}
+    return {key: value for key, value in found.items() if key not in typed}
 
 
 def load(checked: Checked) -> Loaded:
@@ -165,7 +227,9 @@ def load(checked: Checked) -> Loaded:
     from segacc.commands.evaluate.score import build_scoring, protocol_source
 
     model, config, where = checked.model, checked.config, checked.where
-    scoring, segmenter = build_scoring(model, checked.dataset, checked.metrics, config, where)
+    given = model, checked.dataset, checked.metrics, config, where
+    scoring, segmenter, split = build_scoring(*given)
+    checked = replace(checked, config=replace(config, split=split))
     source = protocol_source(model, segmenter, config, where)
     return Loaded(checked, scoring, segmenter.labels, source)
 
@@ -213,8 +277,9 @@ def compare(a: str | Path, b: str | Path, **settings: Any) -> "Comparison":
     """Test whether B scores better than A, as `segacc compare` does; it writes the same files.
 
     Args:
-        a: an output folder of `evaluate`, such as `runs/a/best/evaluation`.
-        b: another one, for the same images.
+        a: a run folder (its best/), model folder or checkpoint that was evaluated, or an output
+            folder of `evaluate`.
+        b: another one, evaluated on the same images.
         **settings: the options of `segacc compare`: `resamples`, `seed` and `output_dir`.
 
     Returns:
@@ -238,7 +303,8 @@ def compare_folders(a: Path, b: Path, config: CompareConfig, where: Where) -> "C
     folder = writable(config.output_dir.expanduser(), where("output_dir"))
     from segacc.commands.evaluate import compare as comparing
 
-    sides = comparing.read_side(a, "A"), comparing.read_side(b, "B")
+    named = ((a, "A"), (b, "B"))
+    sides = [comparing.read_side(comparing.evaluation_in(one, at), at) for one, at in named]
     found = comparing.compare(*sides, resamples=config.resamples, seed=config.seed)
     if is_main():
         comparing.draw_comparison(found, folder / "compare.png")

@@ -15,6 +15,7 @@ from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
 from segacc.commands.tables import interval_text, print_columns
 from segacc.data.atomic import replacing
 from segacc.errors import DataError, OptionError, count_of, first_of
+from segacc.evaluation.model_folder import PROGRESS
 from segacc.evaluation.scores import Terms, classes_in
 from segacc.kernels.counts import iou, mean_of_known
 from segacc.training.events import finite
@@ -144,6 +145,28 @@ class Comparison:
         }
 
 
+def evaluation_in(given: Path, where: str) -> Path:
+    """Return the evaluation of a run folder (that of its best/), a model folder or a checkpoint.
+
+    An output folder of `segacc evaluate`, and any other path, is returned unchanged.
+
+    Raises:
+        OptionError: the model was not evaluated.
+    """
+    if (given / REPORT).is_file() or not given.is_dir():
+        return given
+    best = given / "best"
+    model = best if best.is_dir() and not (given / "config.json").is_file() else given
+    if (model / "evaluation" / REPORT).is_file():
+        return model / "evaluation"
+    if any((model / name).is_file() for name in ("config.json", PROGRESS)):
+        raise OptionError(
+            f"{where}: {model} was not evaluated; run `segacc evaluate {model}` first. An "
+            "evaluation with --output-dir DIR is given as DIR."
+        )
+    return given
+
+
 def read_side(folder: Path, where: str) -> Side:
     """Read the output folder of `segacc evaluate`.
 
@@ -153,11 +176,9 @@ def read_side(folder: Path, where: str) -> Side:
     """
     for name in (REPORT, FILE):
         if not (folder / name).is_file():
-            inner = folder / "evaluation"
-            hint = f" Did you mean {inner}?" if (inner / name).is_file() else ""
             raise OptionError(
-                f"{where}: {folder} has no {name}; give an output folder of `segacc "
-                f"evaluate`.{hint}"
+                f"{where}: {folder} has no {name}; give an output folder of `segacc evaluate`, or "
+                "a run folder, model folder or checkpoint that was evaluated."
             )
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))

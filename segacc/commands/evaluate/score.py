@@ -17,9 +17,9 @@ from segacc.commands.evaluate.bootstrap import Intervals, intervals
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
 from segacc.contracts import VERSION, Facts
 from segacc.data.pictures import Example, draw_examples, shrunk
-from segacc.data.splits import data_splits, pick_split
+from segacc.data.splits import data_splits, pick_split, split_name
 from segacc.errors import OptionError
-from segacc.evaluation.model_folder import side_file
+from segacc.evaluation.model_folder import Model, run_settings, side_file
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scores import Scores, Weights
 from segacc.evaluation.scoring import (
@@ -148,16 +148,16 @@ class Evaluation:
 
 
 def build_scoring(
-    model: str, dataset: Chosen, metrics: Sequence[Chosen], config: EvaluateConfig, where: Where
-) -> tuple[Scoring, Segmenter]:
-    """Load the network and the split.
+    model: Model, dataset: Chosen, metrics: Sequence[Chosen], config: EvaluateConfig, where: Where
+) -> tuple[Scoring, Segmenter, str]:
+    """Load the network and the split, and return the name of the split too.
 
     Raises:
         SegaccError: one of them is not found, or their classes differ.
     """
     refuse_unused(config, where)
     accelerator = start_accelerator(config.mixed_precision)
-    segmenter = Segmenter.from_pretrained(model, accelerator.device)
+    segmenter = Segmenter.from_pretrained(model.folder, accelerator.device)
     if config.protocol:
         segmenter = segmenter.with_protocol(Protocol.parse(config.protocol, where("protocol")))
     splits, _ = data_splits(
@@ -168,7 +168,7 @@ def build_scoring(
         scored=config.split,
     )
     segmenter = relabel(segmenter, splits.labels, f"{where('dataset')} {dataset.text}")
-    hint = " If the run held out a part of train, repeat its --val-fraction and --seed."
+    hint = held_out(model, config, where)
     samples = pick_split(splits, config.split, where("split"), hint=hint)
     labels = splits.labels
     facts = Facts(num_classes=len(labels.names), class_names=labels.names)
@@ -184,12 +184,26 @@ def build_scoring(
         where=where,
     )
     scoring.weights = weights_in(model)
-    return scoring, segmenter
+    return scoring, segmenter, split_name(splits, config.split)
 
 
-def weights_in(model: str) -> Weights:
-    """Return the kind of weights in a model folder; raw if it is not recorded."""
-    found: Weights = side_file(Path(model).expanduser()).get("terms", {}).get("weights", "raw")
+def held_out(model: Model, config: EvaluateConfig, where: Where) -> str:
+    """Return a hint for a missing split, if the model's run held out its validation split."""
+    if config.val_fraction is not None:
+        return ""
+    run = run_settings(model, where("model"))
+    if run is None:
+        return " If the run held out a part of train, repeat its --val-fraction and --seed."
+    if run.val_fraction is None:
+        return ""
+    train = "" if run.train_split == "train" else f" --train-split {run.train_split}"
+    flags = f"--val-fraction {run.val_fraction:g} --seed {run.seed}{train}"
+    return f" The run of this model held out its validation split: add {flags}."
+
+
+def weights_in(model: Model) -> Weights:
+    """Return the kind of a model's weights; raw if it is not recorded."""
+    found: Weights = side_file(model.about).get("terms", {}).get("weights", "raw")
     return found
 
 
@@ -213,15 +227,17 @@ def carved_from(config: EvaluateConfig) -> dict[str, Any] | None:
     return None if config.val_fraction is None else {key: getattr(config, key) for key in keys}
 
 
-def protocol_source(model: str, segmenter: Segmenter, config: EvaluateConfig, where: Where) -> str:
+def protocol_source(
+    model: Model, segmenter: Segmenter, config: EvaluateConfig, where: Where
+) -> str:
     """Return where the protocol comes from."""
     if config.protocol:
         return f"from {where('protocol')}"
-    if side_file(Path(model).expanduser()):
-        return f"stored in {model}"
+    if side_file(model.about):
+        return f"stored in {model.name if model.on_hub else model.about}"
     if segmenter.protocol.short_side or segmenter.protocol.size:
-        return f"from the image processor in {model}"
-    return f"chosen to fit the network, as {model} stores none"
+        return f"from the image processor in {model.name}"
+    return f"chosen to fit the network, as {model.name} stores none"
 
 
 def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluation:
@@ -239,14 +255,14 @@ def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluat
 
 
 def report(
-    model: str, scoring: Scoring, found: Evaluation, config: EvaluateConfig, source: str
+    model: Model, scoring: Scoring, found: Evaluation, config: EvaluateConfig, source: str
 ) -> dict[str, Any]:
     """Return the content of evaluation.json; `source` says where the protocol comes from."""
     terms, images = scoring.terms(), scoring.num_images + len(scoring.unreadable)
     skipped = f", {len(scoring.unreadable)} unreadable" if scoring.unreadable else ""
     return {
-        "title": f"{model} on {config.split}: {images} images{skipped}, {terms.short()}",
-        "model": model,
+        "title": f"{model.name} on {config.split}: {images} images{skipped}, {terms.short()}",
+        "model": model.name,
         "dataset": config.dataset,
         "split": config.split,
         "carved": carved_from(config),

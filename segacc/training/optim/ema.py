@@ -11,13 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segacc.errors import OptionError
+from segacc.evaluation.model_folder import AVERAGES
 from segacc.training.checkpoint import damaged
 from segacc.training.processes import bare, bare_names, whole
 
-FOLDER = "ema"
-"""Folder in a checkpoint."""
-FILE = "averages.safetensors"
-"""File in that folder: the averages, with the number of updates in its header."""
 STATISTICS = ("running_mean", "running_var")
 """Buffers of batch norm that are averaged like weights."""
 
@@ -91,8 +88,8 @@ class Ema:
             if writes:
                 full[name] = tensor.cpu().contiguous()
         if writes:
-            (checkpoint / FOLDER).mkdir()
-            save_file(full, checkpoint / FOLDER / FILE, {"updates": str(self.updates)})
+            (checkpoint / AVERAGES).parent.mkdir()
+            save_file(full, checkpoint / AVERAGES, {"updates": str(self.updates)})
 
     def load(self, checkpoint: Path) -> None:
         """Read the averages of a checkpoint, from safetensors only; all processes call it.
@@ -100,8 +97,8 @@ class Ema:
         Raises:
             OptionError: the file is missing, damaged, or from another network.
         """
-        path = checkpoint / FOLDER / FILE
-        if not path.is_file() and (checkpoint / FOLDER / ".metadata").is_file():
+        path = checkpoint / AVERAGES
+        if not path.is_file() and path.with_name(".metadata").is_file():
             raise OptionError(
                 f"--resume: {checkpoint}: an older version of segacc saved its EMA as a pickle, "
                 "which could run code and is not loaded. Start a new run from best/ or last/ of "
@@ -116,7 +113,7 @@ class Ema:
                 for name, average in self.averages.items():
                     _take(average, file.get_tensor(name))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise OptionError(damaged(checkpoint, f"{FOLDER}/{FILE}: {error}")) from None
+            raise OptionError(damaged(checkpoint, f"{AVERAGES}: {error}")) from None
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:

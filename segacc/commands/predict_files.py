@@ -1,0 +1,211 @@
+"""Files of `segacc predict`: the images that the user named, and the outputs of each image."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import has_magic
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segacc.data.atomic import replacing
+from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
+from segacc.errors import OptionError, count_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from segacc.labels import LabelMap
+
+OVERLAY, PROBABILITIES = "_overlay.png", "_probabilities.npz"
+"""Endings of the files next to the PNG of raw label ids."""
+AREAS = "areas.csv"
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".mts", ".m2ts", ".3gp", ".ogv"),
+)
+"""Lower-case file endings of videos, which are not read."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image and the paths of its prediction."""
+
+    picture: Path
+    index: Path
+    """Path of the PNG of raw label ids."""
+    overlay: Path
+    probabilities: Path
+
+
+def find_pictures(
+    inputs: Sequence[str | Path], output_dir: Path, *, recursive: bool = False
+) -> tuple[list[Job], list[str]]:
+    """List the images in files, folders and patterns, sorted within each folder.
+
+    With `recursive`, images in subfolders are included, and their predictions are written to
+    subfolders of the same names; the content of `output_dir` is excluded.
+
+    Returns:
+        The images, and notes on skipped files and folders.
+
+    Raises:
+        OptionError: a path does not exist or is no image, a folder has no image, two predictions
+            would have the same path, or an input would be overwritten.
+    """
+    pictures: list[tuple[Path, Path]] = []
+    notes: list[str] = []
+    for given in [path for one in inputs for path in expanded(str(one))]:
+        if given.is_dir():
+            found, more = _in_folder(given, output_dir, recursive=recursive)
+            pictures += [(path, path.parent.relative_to(given)) for path in found]
+            notes += more
+        else:
+            pictures.append((given, Path()))
+    jobs = [
+        _job(path, output_dir / below / path.stem)
+        for path, below in {row[0].resolve(): row for row in reversed(pictures)}.values()
+    ][::-1]
+    _refuse_clashes(jobs, output_dir)
+    return jobs, notes
+
+
+def _job(picture: Path, start: Path) -> Job:
+    paths = (start.with_name(start.name + end) for end in (".png", OVERLAY, PROBABILITIES))
+    return Job(picture, *paths)
+
+
+def expanded(given: str) -> list[Path]:
+    """Return an existing path, or the paths that match a pattern such as `photos/*.jpg`.
+
+    Raises:
+        OptionError: there is no such path, or it is not that of an image.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return [path]
+    if given == "-":
+        raise OptionError("-: images are not read from standard input; give files or folders.")
+    if "://" in given:
+        raise OptionError(
+            f"{given}: a URL; images are read from files only. Download it first, e.g. with "
+            f"`curl -O {given}`, and give the file."
+        )
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise OptionError(
+            f"{given}: a video; only images are read. Write its frames to a folder first, e.g. "
+            f"with `mkdir frames && ffmpeg -i {given} frames/%06d.png`, and give the folder."
+        )
+    if path.exists():
+        return [path]
+    fixed = list(takewhile(lambda part: not has_magic(part), path.parts))
+    if len(fixed) == len(path.parts):
+        raise OptionError(f"{given}: no such file or folder.")
+    pattern = Path(*path.parts[len(fixed) :])
+    matches = sorted(Path(*fixed).glob(str(pattern)))
+    if found := [one for one in matches if not one.name.startswith(".")]:
+        return found
+    raise OptionError(f"{given}: no file or folder matches this pattern.")
+
+
+def _in_folder(folder: Path, output_dir: Path, *, recursive: bool) -> tuple[list[Path], list[str]]:
+    """List the images in a folder, with notes on skipped files and folders.
+
+    Raises:
+        OptionError: it has no image.
+    """
+    below = folders_inside(folder, but=[output_dir])
+    found = sorted(filter(is_image, folder.iterdir()))
+    notes = other_endings([folder, *(inside for inside, _ in below if recursive)])
+    if recursive:
+        found += [path for _, files in below for path in files]
+    elif below:
+        count = sum(len(files) for _, files in below)
+        notes.append(
+            f"{folder}: skipped {count_of(len(below), 'subfolder')} with "
+            f"{count_of(count, 'image')}, such as {below[0][0]}; add --recursive to include them."
+        )
+    if not found:
+        told = "".join(f" {line}" for line in notes)
+        raise OptionError(
+            f"{folder}: no image in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.{told}"
+        )
+    return found, notes
+
+
+def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
+    inputs = {job.picture.resolve(): job.picture for job in jobs}
+    written: dict[Path, Path] = {}
+    for job in jobs:
+        for target in (job.index, job.overlay):
+            if picture := inputs.get(target.resolve()):
+                raise OptionError(
+                    f"--output-dir {output_dir}: {picture} would be overwritten; choose another "
+                    "folder."
+                )
+            if (first := written.setdefault(target, job.picture)) != job.picture:
+                raise OptionError(
+                    f"{first} and {job.picture} would both be written as "
+                    f"{target.relative_to(output_dir)}; use a different --output-dir for each."
+                )
+
+
+def write_ids(raw: "np.ndarray[Any, Any]", labels: "LabelMap", path: Path) -> None:
+    """Write raw ids (H, W) as a PNG; ids of 8 bits with the classes' colours as its palette.
+
+    The pixel values are the raw ids in both forms.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from segacc.data.pictures import write_picture
+
+    picture = Image.fromarray(raw)
+    if raw.dtype == np.uint8:
+        palette = np.zeros((256, 3), np.uint8)
+        palette[labels.restore(np.arange(len(labels.names)))] = labels.palette
+        picture.putpalette(palette.tobytes())  # changes the mode to P, and no pixel
+    write_picture(picture, path)
+
+
+def write_probabilities(
+    probabilities: "np.ndarray[Any, Any]", names: Sequence[str], path: Path
+) -> None:
+    """Write a compressed npz file with `probabilities` (K, H, W) and the K class names `classes`.
+
+    The file is replaced atomically.
+    """
+    import numpy as np
+
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, probabilities=probabilities, classes=np.array(names))
+
+
+@contextmanager
+def areas_file(
+    path: Path, names: Sequence[str]
+) -> Iterator[Callable[[Path, "np.ndarray[Any, Any]"], None]]:
+    """Write a CSV file with a row for each class that is predicted in an image.
+
+    The file is replaced atomically, at the end.
+
+    Args:
+        path: the file.
+        names: the K class names.
+
+    Yields:
+        A function to call with the path of each image and its prediction (H, W).
+    """
+    import numpy as np
+
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("image", "class", "pixels", "share"))
+
+        def add(picture: Path, prediction: np.ndarray[Any, Any]) -> None:
+            for k, count in enumerate(np.bincount(prediction.ravel()).tolist()):
+                if count:
+                    rows.writerow((picture, names[k], count, f"{count / prediction.size:.6f}"))
+
+        yield add

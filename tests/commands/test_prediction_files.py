@@ -1,0 +1,119 @@
+"""What `predict` reads and writes: patterns, palettes, probabilities and areas."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli_tools import Warm, assert_refused, assert_succeeded, draw
+from segacc.commands.predict_files import find_pictures, write_ids
+from segacc.errors import OptionError
+from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.segmenter import Segmenter
+from segacc.labels import LabelMap
+
+pytest_plugins = ["cli_fixtures"]
+
+
+def test_the_png_shows_the_classes_in_their_colours(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    image = data / "images/validation/validation0.png"
+    assert_succeeded(warm("predict", trained, image, "--no-overlay", cwd=tmp_path))
+    segmenter = Segmenter.from_pretrained(trained, "cpu")
+    prediction, palette = segmenter(image), np.array(segmenter.labels.palette, np.uint8)
+    with Image.open(tmp_path / "predictions/validation0.png") as written:
+        assert written.mode == "P"
+        assert np.array_equal(np.asarray(written), prediction)
+        assert np.array_equal(np.asarray(written.convert("RGB")), palette[prediction])
+
+
+def test_raw_ids_index_the_palette_and_large_ones_have_none(tmp_path: Path) -> None:
+    prediction = np.array([[0, 1], [2, 1]], np.uint8)
+    for ids, mode in (((7, 255, 0), "P"), ((7, 300, 0), "I;16")):
+        labels = LabelMap(("a", "b", "c"), {raw: k for k, raw in enumerate(ids)})
+        path = tmp_path / f"{ids[1]}.png"
+        write_ids(labels.restore(prediction), labels, path)
+        with Image.open(path) as written:
+            assert written.mode == mode
+            assert np.asarray(written).tolist() == [[7, ids[1]], [0, ids[1]]]
+            if mode == "P":
+                shown = np.asarray(written.convert("RGB"))
+                assert shown.tolist() == np.array(labels.palette)[prediction].tolist()
+
+
+def test_probabilities_and_areas_are_those_of_the_prediction(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    images = data / "images" / "validation"
+    for dtype, limit in (("uint8", 1 / 255), ("float16", 1e-3)):
+        flags = ("--save-probabilities", dtype, "--areas", "--no-overlay", "--output-dir", dtype)
+        assert_succeeded(warm("predict", trained, images, *flags, cwd=tmp_path))
+        with (tmp_path / dtype / "areas.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["image", "class", "pixels", "share"]
+        for picture in sorted(images.iterdir()):
+            prediction = np.asarray(Image.open(tmp_path / dtype / picture.name))
+            stored = np.load(tmp_path / dtype / f"{picture.stem}_probabilities.npz")
+            found, names = stored["probabilities"], stored["classes"].tolist()
+            assert names == ["background", "disc", "bar"] and str(found.dtype) == dtype
+            assert found.shape == (3, *prediction.shape)
+            shares = found / (255 if dtype == "uint8" else 1)
+            assert abs(shares.astype(np.float64).sum(0) - 1).max() < 3 * limit
+            of_it = np.take_along_axis(found, prediction[None].astype(int), 0)[0]
+            assert (of_it == found.max(0)).all()
+            mine = {row["class"]: row for row in rows if row["image"] == str(picture)}
+            counts = np.bincount(prediction.ravel(), minlength=3)
+            assert {k: int(row["pixels"]) for k, row in mine.items()} == {
+                name: count for name, count in zip(names, counts.tolist(), strict=True) if count
+            }
+            assert sum(float(row["share"]) for row in mine.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text", ["whole", "whole:short_side=40,pad=32", "slide:crop=32", "tta:scales=0.5/1,flip=true"]
+)
+def test_probabilities_under_every_protocol(trained: Path, data: Path, text: str) -> None:
+    segmenter = Segmenter.from_pretrained(trained, "cpu")
+    segmenter = segmenter.with_protocol(Protocol.parse(text, "test"))
+    path = data / "images/validation/validation1.png"
+    found = segmenter.probabilities(path, "float16")
+    assert found.shape == (3, 48, 64)
+    chosen = np.take_along_axis(found, segmenter(path)[None].astype(int), 0)[0]
+    assert (chosen == found.max(0)).all()
+    assert abs(found.astype(np.float64).sum(0) - 1).max() < 2e-3
+
+
+def test_patterns_are_expanded_as_a_shell_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = Image.fromarray(draw((5, 5), (48, 64))[0])
+    for name in ("a1.png", "a2.png", "b1.png", ".a3.png", "a[1].png", "deep/er/c.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "photos" / name)
+
+    def names(*given: str) -> list[str]:
+        return [str(job.picture) for job in find_pictures(given, Path("out"))[0]]
+
+    assert names("photos/a?.png") == ["photos/a1.png", "photos/a2.png"]
+    assert names("photos/*.png")[0] == "photos/a1.png" and len(names("photos/*.png")) == 4
+    assert names("photos/a[1].png") == ["photos/a[1].png"], "an existing path is not a pattern"
+    assert names("photos/**/c.png") == ["photos/deep/er/c.png"]
+    assert names("ph*/b1.png", str(tmp_path / "ph*/b1.png")) == ["photos/b1.png"]
+    with pytest.raises(OptionError, match=r"^photos/\*\.gif: no file or folder matches this"):
+        names("photos/*.gif")
+
+
+def test_what_is_no_image_file_is_refused(warm: Warm, trained: Path, tmp_path: Path) -> None:
+    for given, text in {
+        "https://example.com/a.jpg": "https://example.com/a.jpg: a URL; images are read from files "
+        "only. Download it first, e.g. with `curl -O https://example.com/a.jpg`, and give the "
+        "file.",
+        "clip.MP4": "clip.MP4: a video; only images are read. Write its frames to a folder first, "
+        "e.g. with `mkdir frames && ffmpeg -i clip.MP4 frames/%06d.png`, and give the folder.",
+        "-": "-: images are not read from standard input; give files or folders.",
+    }.items():
+        assert_refused(warm("predict", trained, given, cwd=tmp_path), text)
