@@ -223,16 +223,14 @@ def build_run(plan: Plan) -> Run:
     Raises:
         SegaccError: the data, the weights or the settings do not fit together.
     """
-    accelerator, given = make_accelerator(plan), plan.settings.config
+    accelerator, seed = make_accelerator(plan), plan.settings.config.seed
     data = load_data(plan, accelerator)
-    seed = given.seed
-
     set_seed(seed)
     built = build_network(plan, data.splits, accelerator)
     network, facts = built.network, data.balance.inform(built.facts)
     loaded, processes = bool(built.report.loaded), accelerator.num_processes
-    crop, count = fitted_crop(data.splits, facts.crop_size), data.num_training_samples
-    settings = choose_settings(plan.settings, loaded, crop, count, processes)
+    crop = fitted_crop(data.splits, facts.crop_size)
+    settings = choose_settings(plan.settings, loaded, crop, data.num_training_samples, processes)
     refuse_done(plan.resume, settings)
     losses = build_losses(plan, network, facts)
     if list(losses) == [one.name for one in plan.loss]:
@@ -273,8 +271,8 @@ def build_run(plan: Plan) -> Run:
         lock=RunLock(plan.folder),
     )
     scoring.weights = kinds(run)[-1]
-    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *data.notes, *built.notes]
-    run.notes += parameter_groups.lines(groups)
+    notes = (*data.notes, *built.notes, *parameter_groups.lines(groups))
+    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *notes]
     lock_folder(run)
     resume(run)
     prepare_folder(run, settings)
