@@ -65,8 +65,8 @@ from segacc.model import auto
 if TYPE_CHECKING:
     from segacc.commands.check_data.command import check_data
     from segacc.commands.evaluate.command import compare, evaluate
+    from segacc.commands.fit import fit, train
     from segacc.commands.predict import predict
-    from segacc.commands.train import fit, train
     from segacc.evaluation.segmenter import Segmenter
     from segacc.settings.config import TrainConfig
 
@@ -105,8 +105,8 @@ __all__ = [
 
 _LAZY = {
     "TrainConfig": "segacc.settings.config",
-    "fit": "segacc.commands.train",
-    "train": "segacc.commands.train",
+    "fit": "segacc.commands.fit",
+    "train": "segacc.commands.fit",
     "evaluate": "segacc.commands.evaluate.command",
     "compare": "segacc.commands.evaluate.command",
     "predict": "segacc.commands.predict",

@@ -16,7 +16,7 @@ import torch
 import segacc
 from cli_tools import ROOT, Warm, assert_succeeded, metrics, python, start
 from segacc import TrainConfig
-from segacc.commands.train import UNUSED
+from segacc.commands.fit import UNUSED
 from segacc.settings.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
 from segacc.training.events import Evaluated, Event, StepDone
 
