@@ -88,7 +88,9 @@ def log_of(run: "Run") -> Iterator[Console]:
 
     path = run.folder / CONSOLE_LOG
     file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
-    console = Console(file=file, soft_wrap=True, force_terminal=False, color_system=None)
+    console = Console(
+        file=file, soft_wrap=True, force_terminal=False, force_jupyter=False, color_system=None
+    )
     try:
         console.out(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {command_line()}", highlight=False)
         yield console
