@@ -14,6 +14,8 @@ import pytest
 from cli_tools import Warm
 from launches import assert_same, launch, rows, start
 
+pytest_plugins = ["cli_fixtures"]
+
 # Dropout and drop path draw from the global random state; augmentations from each sample's own.
 SETTINGS = (
     *("--arch", "segformer:variant=tiny,drop_path=0.2,dropout=0.2", "--weights", "none"),
