@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_names_the_newest_intact_one(
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     *_, before, newest = sorted((run / "checkpoints").iterdir())
     spoil(newest / name)
-    done = warm("--resume", newest, cwd=tmp_path)
+    done = warm("--resume", newest, "--max-steps", 61, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"segacc: --resume: {newest} is damaged: {name}{told}")
     assert done.stderr.endswith(f"Resume from the newest intact one: --resume {before}.\n")
@@ -216,7 +216,7 @@ def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_another_batch_would_not_be_the_same_run(warm: Warm, uninterrupted: Path) -> None:
-    done = warm("--resume", uninterrupted, "--batch-size", 2, cwd=uninterrupted)
+    done = warm("--resume", uninterrupted, "--max-steps", 61, "--batch-size", 2, cwd=uninterrupted)
     assert done.returncode == 2
     assert "total_batch_size was 4, now 2" in done.stderr
 
@@ -239,10 +239,12 @@ def test_other_classes_would_not_be_the_same_run(
         shutil.copytree(trained, tmp_path / "run"),
         shutil.copytree(data, tmp_path / "data"),
     )
-    same = warm("--resume", run, "--dataset", f"folder:root={other}", cwd=tmp_path)
+    more = ("--resume", run, "--max-steps", 41)
+    same = warm(*more, "--dataset", f"folder:root={other}", cwd=tmp_path)
     assert same.returncode == 0, same.stderr
     (other / "classes.txt").write_text(names)
-    done = warm("--resume", run, "--dataset", f"folder:root={other}{ignore}", cwd=tmp_path)
+    more = ("--resume", run, "--max-steps", 42)
+    done = warm(*more, "--dataset", f"folder:root={other}{ignore}", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     start = f"segacc: --resume {run}: the settings differ from those of the checkpoint: {told}"
     assert done.stderr.startswith(start), done.stderr
