@@ -146,7 +146,10 @@ def taken() -> tuple[float, float]:
 
 
 def data_wait(folder: Path, steps: int) -> list[float]:
-    """Train for some steps; return what metrics.jsonl says of the wait for data."""
+    """Train for some steps; return the waits for data of metrics.jsonl after step 1.
+
+    The line of step 1 is left out: its wait is the start of the workers.
+    """
     command = [sys.executable, "-m", "segacc", "--arch", "segformer:variant=tiny"]
     command += ["--weights", "none", "--max-steps", str(steps), "--eval-every", str(steps)]
     command += ["--log-every", "5", "--num-workers", str(WORKERS), "--num-pictures", "0"]
@@ -154,7 +157,9 @@ def data_wait(folder: Path, steps: int) -> list[float]:
     more = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL}
     subprocess.run([*command, "--output-dir", str(folder)], check=True, **more)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [round(row["data_wait"], 4) for row in rows if row["kind"] == "train"]
+    return [
+        round(row["data_wait"], 4) for row in rows if row["kind"] == "train" and row["step"] > 1
+    ]
 
 
 if __name__ == "__main__":
