@@ -6,6 +6,7 @@ variables. It forks, and each child does what `python -m segacc` does, in the en
 `accelerate launch` gives it; the exit code is written as one line.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,16 @@ from typing import Any
 
 LIMIT = 300.0
 """Seconds after which the processes of a run are killed."""
+IMPORTED = (
+    *("accelerate", "matplotlib.backends.backend_agg", "matplotlib.figure", "pyarrow.dataset"),
+    *("pyarrow.parquet", "torch.utils.serialization", "torchcodec.decoders"),
+    "transformers.models.segformer.image_processing_segformer",
+    "transformers.models.segformer.modeling_segformer",
+    *("segacc.commands.evaluate.score", "segacc.commands.progress", "segacc.commands.tables"),
+    *("segacc.commands.train", "segacc.model.networks.linear", "segacc.model.transformers_model"),
+    *("segacc.plugins", "segacc.training.setup"),
+)
+"""What a run imports, so that it need not."""
 LAUNCHED = {
     "ACCELERATE_MIXED_PRECISION": "no",
     "ACCELERATE_DYNAMO_BACKEND": "NO",
@@ -30,12 +41,8 @@ LAUNCHED = {
 
 def serve() -> None:
     """Answer until stdin ends."""
-    import accelerate  # noqa: F401
-    import transformers.models.segformer  # noqa: F401
-
-    import segacc.commands.evaluate.score
-    import segacc.training.setup  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     for line in sys.stdin:
         job = json.loads(line)
         children = []

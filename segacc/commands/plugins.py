@@ -61,7 +61,7 @@ def new_plugin_command(name: str) -> int:
     sys.stdout.write(
         f"install it with   pip install -e {folder}\n"
         f"test it with      python -m pytest {folder}\n"
-        f"train it with     accelerate launch -m segacc --arch {name}\n"
+        f"train it with     segacc train --arch {name}\n"
     )
     return 0
 

@@ -30,7 +30,7 @@ def test_a_new_plugin_is_installed_tested_and_trained(warm: Warm, tmp_path: Path
         "segacc-street-net/README.md\n"
         "install it with   pip install -e segacc-street-net\n"
         "test it with      python -m pytest segacc-street-net\n"
-        "train it with     accelerate launch -m segacc --arch street_net\n"
+        "train it with     segacc train --arch street_net\n"
     )
     site = pip_install(tmp_path / "site", folder)
     tested = subprocess.run(
