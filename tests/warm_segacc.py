@@ -1,9 +1,10 @@
 """Runs many `python -m segacc` in processes of their own that share one import of torch.
 
 It reads a JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `stderr` (files),
-`site` (a folder to import from, or null), `processes` (0: no launcher), and `more`, environment
-variables. It forks, and each child does what `python -m segacc` does, in the environment that
-`accelerate launch` gives it; the exit code is written as one line.
+`site` (a folder to import from, or null), `processes` (0: no launcher), `more`, environment
+variables, and `code`, Python to run instead (or null). It forks, and each child does what
+`python -m segacc` does, in the environment that `accelerate launch` gives it; the exit code is
+written as one line.
 """
 
 import importlib
@@ -106,7 +107,10 @@ def run(job: dict[str, Any]) -> int:
     from segacc.__main__ import main
 
     try:
-        return main()
+        if job["code"] is None:
+            return main()
+        exec(compile(job["code"], "code", "exec"), {"__name__": "__main__"})
+        return 0
     except SystemExit as end:
         return int(end.code or 0)
     except BaseException:

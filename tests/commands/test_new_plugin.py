@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import Warm, assert_refused, assert_succeeded, metrics, segacc
-from launches import environment
+from cli_tools import Warm, assert_refused, assert_succeeded, environment, metrics, segacc
 from plugin_tools import pip_install
 
 pytest_plugins = ["cli_fixtures"]

@@ -35,7 +35,7 @@ def piped(command: str, *arguments: object, cwd: Path) -> tuple[str, list[int], 
     done = subprocess.run(
         ["bash", "-c", f'{line} | {command}; echo "${{PIPESTATUS[@]}}"'],
         cwd=cwd,
-        env=environment({}),
+        env=environment(),
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -70,7 +70,7 @@ def test_a_stream_without_a_character_shows_a_replacement(
     done = subprocess.run(
         [sys.executable, "-m", "segacc", *TINY, *given],
         cwd=tmp_path,
-        env=environment({"PYTHONIOENCODING": encoding, "LC_ALL": "C"}),
+        env=environment(PYTHONIOENCODING=encoding, LC_ALL="C"),
         capture_output=True,
         timeout=300,
     )

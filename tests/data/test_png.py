@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from cli_tools import environment
 from data_tools import encode
-from launches import environment
 from segacc.data import codecs
 from segacc.data.codecs import PNG_START, decode_plain
 from segacc.data.decode import raw_label, read_image, read_pixels

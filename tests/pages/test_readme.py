@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launches import ROOT, environment
+from cli_tools import Warm, assert_succeeded, environment
+from launches import ROOT
+
+pytest_plugins = ["cli_fixtures"]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLER = {
@@ -114,10 +117,8 @@ def test_every_command_runs(sandbox: Path) -> None:
 
 
 @pytest.mark.launch
-def test_the_python_code_runs(sandbox: Path) -> None:
-    code = smaller(blocks("python")[0])
-    (sandbox / "notebook.py").write_text(code)
-    printed = run("python notebook.py", sandbox)
+def test_the_python_code_runs(warm: Warm, sandbox: Path) -> None:
+    printed = assert_succeeded(warm.code(smaller(blocks("python")[0]), cwd=sandbox)).stdout
     assert re.search(r"^0\.\d+ finished$", printed, re.MULTILINE)
     assert "runs/notebook/best on validation: 4 images, protocol whole" in printed
     assert re.search(r"\['(no|yes)'", printed)
