@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from cli_tools import ROOT, Warm, assert_succeeded, segacc
+from cli_tools import ROOT, Warm, assert_succeeded
 from plugin_tools import pip_install, write_distribution
 from segacc.testing import check_augmentation, check_loss, registry_of
 
@@ -49,7 +49,7 @@ def test_the_plugins_of_the_page(warm: Warm, tmp_path: Path) -> None:
         arguments = words[1:]
         if words[:2] == ["segacc", "train"]:
             arguments += SMALLER
-        done = assert_succeeded(segacc(*arguments, cwd=tmp_path, PYTHONPATH=str(site)))
+        done = assert_succeeded(warm(*arguments, cwd=tmp_path, site=site))
         ran.append(done.stdout)
     assert len(ran) == 3 and "Width of the blur in pixels" in ran[0]
     assert (tmp_path / "runs/brier/best/model.safetensors").is_file()
