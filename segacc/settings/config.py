@@ -162,8 +162,8 @@ class TrainConfig:
     num_pictures: NonNegativeInt = 4
     """Number of validation images to draw in pictures/step-N.png."""
     trackers: tuple[str, ...] = ()
-    """Experiment tracker supported by Accelerate, e.g. `tensorboard`; repeat the flag for
-    several."""
+    """Experiment tracker: tensorboard, trackio, wandb, mlflow, aim, clearml, comet_ml, dvclive or
+    swanlab; repeat the flag for several."""
 
     # Run folder
     output_dir: Path | None = None

@@ -222,17 +222,25 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
 def to_yaml(settings: Settings) -> str:
     """Return the effective settings as YAML with the origin of each; `read_yaml` accepts it."""
     lines = ["# The effective settings of this run; `--config` accepts this file."]
-    for f in dataclasses.fields(TrainConfig):
-        value = getattr(settings.config, f.name)
-        if f.name in ABOUT_THE_PLACE or (value is None and any(f.name in one for one in EITHER)):
-            continue
+    for name, value in plain_values(settings).items():
         text = (
-            yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6)
+            yaml.safe_dump(value, default_flow_style=True, width=10**6)
             .removesuffix("\n...\n")
             .strip()
         )
-        lines.append(f"{f'{f.name}: {text}':<44} # {settings.origins.get(f.name, 'default')}")
+        lines.append(f"{f'{name}: {text}':<44} # {settings.origins.get(name, 'default')}")
     return "\n".join(lines) + "\n"
+
+
+def plain_values(settings: Settings) -> dict[str, Any]:
+    """Return what config.yaml holds, as numbers, text, lists and dictionaries."""
+    values = {f.name: getattr(settings.config, f.name) for f in dataclasses.fields(TrainConfig)}
+    either = {name for names in EITHER for name in names}
+    return {
+        name: _plain(value)
+        for name, value in values.items()
+        if name not in ABOUT_THE_PLACE and not (value is None and name in either)
+    }
 
 
 def _plain(value: Any) -> Any:

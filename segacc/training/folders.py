@@ -34,11 +34,13 @@ WRITTEN = (
     "best-step-*",
     "last",
     "segacc",
+    "wandb",
+    "trackers.json",
     ".*.part",
     ".*.old",
 )
-"""Files and folders that a run writes (`segacc` is the trackers' folder); only these are ever
-deleted. MARK stays, as the next run locks it."""
+"""Files and folders that a run writes (`segacc` and `wandb` are folders of trackers); only these
+are ever deleted. MARK stays, as the next run locks it."""
 TRIAL = ".segacc-"
 """Prefix of the temporary folder that is created to test whether a folder is writable."""
 

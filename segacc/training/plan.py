@@ -28,6 +28,7 @@ from segacc.training.class_weights import check_class_weights
 from segacc.training.folders import BALANCE, refuse_own, run_folder
 from segacc.training.optim.optimizers import check_optimization
 from segacc.training.optim.schedule import Decay, choose_schedule
+from segacc.training.tracking.trackers import check_trackers
 
 FIXED = (
     *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),
@@ -137,6 +138,7 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
     settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
     check_optimization(settings)
+    check_trackers(settings)
     if config.protocol:
         check_protocol(config.protocol, settings.where("protocol"))
     if config.cache and config.cache != "ram":

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from segacc.training.plan import as_stored
 from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
 from segacc.training.saving import save_description
-from segacc.training.tracking import note_start
+from segacc.training.tracking.environment import note_start
+from segacc.training.tracking.trackers import start_trackers
 
 SAME_BATCH = (
     "Use the same data, and a number of processes, batch size and accumulation steps with the same "
@@ -73,7 +75,9 @@ def prepare_folder(run: Run, settings: Settings) -> None:
         note_start(path, step=step, devices=devices, started=run.clock.started)
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
-        run.accelerator.init_trackers("segacc")
+        done = run.progress.step if run.plan.resume else None
+        start = partial(start_trackers, run.accelerator, run.folder, settings, step=done)
+        on_all(run.accelerator, start)
 
 
 def unchanged(settings: Settings, stored: Path) -> bool:

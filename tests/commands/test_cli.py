@@ -174,14 +174,6 @@ def test_a_crop_that_is_too_small_for_the_network_is_refused(
     )
 
 
-def test_a_tracker_that_is_not_installed_is_refused(warm: Warm, data: Path, tmp_path: Path) -> None:
-    given = ("--dataset", f"folder:root={data}", "--trackers", "swanlab")
-    assert_refused(
-        warm(*TINY, *given, cwd=tmp_path),
-        "--trackers: swanlab: the package is not installed.",
-    )
-
-
 def test_a_yaml_file_is_named_with_its_key(warm: Warm, tmp_path: Path) -> None:
     for text, complaint in {
         "ach: segformer": 'run.yaml: unknown key "ach". Did you mean "arch"? '
