@@ -1,7 +1,7 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
-The names that plugins import are defined here. Those of the Python API (fit, train, evaluate,
-compare, predict, check_data, Segmenter and TrainConfig) are loaded on first use.
+The names that plugins import are defined here. Those of the Python API (fit, train, recipe,
+evaluate, compare, predict, check_data, Segmenter and TrainConfig) are loaded on first use.
 """
 
 import os
@@ -65,7 +65,7 @@ from segacc.model import auto
 if TYPE_CHECKING:
     from segacc.commands.check_data.command import check_data
     from segacc.commands.evaluate.command import compare, evaluate
-    from segacc.commands.fit import fit, train
+    from segacc.commands.fit import fit, recipe, train
     from segacc.commands.predict import predict
     from segacc.evaluation.segmenter import Segmenter
     from segacc.settings.config import TrainConfig
@@ -100,12 +100,14 @@ __all__ = [
     "fit",
     "hookimpl",
     "predict",
+    "recipe",
     "train",
 ]
 
 _LAZY = {
     "TrainConfig": "segacc.settings.config",
     "fit": "segacc.commands.fit",
+    "recipe": "segacc.commands.fit",
     "train": "segacc.commands.fit",
     "evaluate": "segacc.commands.evaluate.command",
     "compare": "segacc.commands.evaluate.command",

@@ -7,15 +7,19 @@ import os
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from segacc.errors import SegaccError, is_main
+from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, reason_of
 
 LINGER = 10.0
 """Seconds that other processes wait before exit code 2, so that the main process can print the
 error before the launcher ends it."""
+
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
+"""Parts of the errors of gloo and NCCL if another process has ended."""
 
 MPI = {
     "PMI_": "MPI_LOCALRANKID",
@@ -33,21 +37,62 @@ def main() -> int:
 
         return cli.run(sys.argv[1:])
     except SegaccError as error:
-        if not is_main():
-            time.sleep(LINGER)
-        sys.stderr.write(paragraph(f"segacc: {error}") + "\n")
-        return 2
+        return refuse(str(error))
     except KeyboardInterrupt:  # once training has begun, it handles Ctrl+C itself
         sys.stderr.write("segacc: interrupted.\n" if is_main() else "")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        told = full_disk(error) or fault_of_a_plugin(error) or end_of_another(error)
+        if not told:
             raise
-        sys.stderr.write(f"segacc: cannot write to disk: {error}.\n")
-        return 2
+        return refuse(" ".join([told, *getattr(error, "__notes__", ())]))
+
+
+def refuse(text: str) -> int:
+    """Print the one paragraph of an error; return the exit code."""
+    if not is_main():
+        time.sleep(LINGER)
+    sys.stderr.write(paragraph(f"segacc: {text}") + "\n")
+    return 2
+
+
+def fault_of_a_plugin(error: Exception) -> str:
+    """Return the paragraph about an error in a plugin's code; empty if there was none of it.
+
+    Errors in the code that is called most are named where they arise, with component and step; this
+    is for all others, such as those of a hook's functions and of a backward pass.
+    """
+    from segacc.registry import installed_plugins
+
+    owners = {
+        point.module.partition(".")[0]: f"plugin {name} {version}"
+        for name, version, point in installed_plugins()
+    }
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package in owners:
+            name = frame.f_code.co_qualname.rpartition("<locals>.")[2]
+            reason = reason_of(error, package)
+            return f"{owners[package]}: {name}() failed: {reason}. {SHOW_TRACEBACK}"
+    return ""
+
+
+def full_disk(error: Exception) -> str:
+    """Return the paragraph about a full disk; empty if it is another error."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"cannot write to disk: {error}." if full else ""
+
+
+def end_of_another(error: Exception) -> str:
+    """Return the paragraph about another process that has ended; empty if it is another error."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not several or not isinstance(error, RuntimeError):
+        return ""
+    lost = any(sign in str(error) for sign in LOST_PEER)
+    return "another process of this run has ended, and its own message says why." * lost
 
 
 def take_mpi_names() -> None:

@@ -3,9 +3,13 @@
 import difflib
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+SHOW_TRACEBACK = "SEGACC_TRACEBACK=1 shows the traceback."
 BETWEEN = ("pluggy", "importlib", "contextlib", "functools")
 """Packages whose lines may lie between segacc's and a plugin's in a traceback."""
 
@@ -75,6 +79,45 @@ class NonFiniteError(SegaccError):
 
 class WeightsError(SegaccError):
     """Weights cannot be found, or do not fit the network."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The component whose code runs, and its plugin, for errors; unlike its record, picklable."""
+
+    name: str
+    """Plugin, kind and name: `plugin segacc-example 1.2.3, loss soft_dice`."""
+    package: str = ""
+    """The plugin's Python package."""
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+    @contextmanager
+    def doing(self, step: str) -> Iterator[None]:
+        """Run a step of the component's code.
+
+        Raises:
+            PluginError: it raised anything but a SegaccError; the message names plugin and step.
+        """
+        try:
+            yield
+        except SegaccError:
+            raise
+        except Exception as error:  # a plugin's code may raise anything
+            raise PluginError(
+                f"{self}: {step} failed: {reason_of(error, self.package)}. {SHOW_TRACEBACK}"
+            ) from error
+
+    def expect(self, found: object, kind: Any, what: str) -> None:
+        """Refuse what the component's `build` returned if it is of another type.
+
+        Raises:
+            PluginError: it is not of this type; `what` describes what is expected.
+        """
+        if not isinstance(found, kind):
+            raise PluginError(f"{self}: build returned {type(found).__name__}; expected {what}.")
 
 
 def reason_of(error: BaseException, package: str = "") -> str:

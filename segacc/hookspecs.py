@@ -11,7 +11,7 @@ top of the module.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AllowInfNan
 
 from segacc.contracts import Facts, LossTerm
-from segacc.errors import PluginError, SegaccError, reason_of
+from segacc.errors import Origin
 
 if TYPE_CHECKING:
     from segacc.labels import LabelMap
@@ -356,10 +356,11 @@ class Chosen:
         return f"plugin {known}" if known else "its plugin"
 
     @property
-    def origin(self) -> str:
-        """Plugin, kind and name: `plugin segacc-example 1.2.3, loss soft_dice`."""
+    def origin(self) -> Origin:
+        """Plugin, kind and name, for errors."""
         kind = f"{type(self.record).__name__.lower()} {self.name}"
-        return f"{self.plugin}, {kind}" if self.distribution else kind
+        package = getattr(self.record.build, "__module__", "").partition(".")[0]
+        return Origin(f"{self.plugin}, {kind}" if self.distribution else kind, package)
 
     def build(self, *given: Any) -> Any:
         """Build the component from its options and, for most kinds, the facts of the run.
@@ -370,23 +371,23 @@ class Chosen:
         with self.doing("build"):
             return self.record.build(self.options, *given)
 
-    @contextmanager
-    def doing(self, step: str) -> Iterator[None]:
-        """Run a step of the component's code.
+    def build_network(self, facts: Facts) -> "SegmentationModel":
+        """Build the network of an architecture, with random weights.
 
         Raises:
-            PluginError: it raised anything but a SegaccError; the message names plugin and step.
+            PluginError: `build` failed, or returned something else.
         """
-        try:
-            yield
-        except SegaccError:
-            raise
-        except Exception as error:  # a plugin's code may raise anything
-            package = getattr(self.record.build, "__module__", "").partition(".")[0]
-            raise PluginError(
-                f"{self.origin}: {step} failed: {reason_of(error, package)}. "
-                "SEGACC_TRACEBACK=1 shows the traceback."
-            ) from error
+        from segacc.model import SegmentationModel
+
+        network: SegmentationModel = self.build(facts)
+        what = "a segacc.model.SegmentationModel, a torch module whose forward() returns Logits"
+        self.origin.expect(network, SegmentationModel, what)
+        network.origin = self.origin
+        return network
+
+    def doing(self, step: str) -> AbstractContextManager[None]:
+        """Run a step of the component's code, see `Origin.doing`."""
+        return self.origin.doing(step)
 
     @property
     def bits(self) -> int:

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 
 import torch
@@ -9,11 +11,12 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from segacc.contracts import IGNORE, MetricState
-from segacc.data.items import Batch
+from segacc.data.items import Batch, Item
 from segacc.data.pictures import Example
-from segacc.errors import DataError, SegaccError, WriteError
+from segacc.errors import PluginError, SegaccError, WriteError
+from segacc.evaluation.metrics import computed, joined
 from segacc.evaluation.scores import Scores
-from segacc.evaluation.scoring import Scoring, joined
+from segacc.evaluation.scoring import Scoring
 from segacc.model import Logits
 from segacc.training import checkpoint
 from segacc.training.events import Evaluated, Event, Saved, Started
@@ -21,6 +24,7 @@ from segacc.training.feed import Meter, StepNumbers, Trouble, on_any, scored, st
 from segacc.training.limits import ending
 from segacc.training.limits.ending import refit
 from segacc.training.limits.signals import StoppedError
+from segacc.training.processes import on_all
 from segacc.training.run import Run
 from segacc.training.saving import average, kinds, save_model, using
 
@@ -40,10 +44,10 @@ def train(run: Run) -> Iterator[Event]:
     )
 
     with run.signal as signal:
-        if run.evaluation_due():  # the run was stopped between a step and its evaluation
-            yield from evaluation(run)
-
         try:
+            if run.evaluation_due():  # the run was stopped between a step and its evaluation
+                yield from evaluation(run)
+
             for micro_batches in step_batches(run, meter, signal):
                 numbers = train_step(run, micro_batches)
                 progress.step += 1
@@ -63,15 +67,17 @@ def train(run: Run) -> Iterator[Event]:
                     clock.lap("checkpoint")
 
                 meter.restart()
-        except (DataError, WriteError):  # raised on all processes together, so all can save
-            if progress.saved != progress.step:
+
+            if progress.saved != progress.step or not progress.step:
                 yield save_checkpoint(run)
+            yield Saved(step=progress.step, folder=save_model(run, "last"))
+        except Exception as error:
+            if progress.saved != progress.step and run.can_save(error):
+                with suppress(WriteError):  # the first error is told
+                    yield save_checkpoint(run)
+            ending.tell(run, error)
             raise
 
-        if progress.saved != progress.step or not progress.step:
-            yield save_checkpoint(run)
-
-    yield Saved(step=progress.step, folder=save_model(run, "last"))
     run.accelerator.end_training()
     if signal.error:
         raise signal.error
@@ -85,21 +91,23 @@ def train_step(run: Run, micro_batches: list[Batch]) -> StepNumbers:
     the count of that batch, so the gradient does not depend on how the batch is split.
     """
     accelerator, optimizer = run.accelerator, run.optimizer
-    counts, valid = effective_counts(run, micro_batches)
     share = accelerator.num_processes * len(micro_batches)  # accelerate averages over both
-    losses = torch.zeros_like(counts)
     run.begin_step()
-    for batch in micro_batches:
-        with accelerator.accumulate(run.model):
-            logits = run.model(run.network.normalize(batch.images))
-            terms = loss_sums(run, logits, batch.labels) / counts
-            accelerator.backward(terms.sum() * share)
-        losses += terms.detach()
+    with run.passes():
+        counts, valid = effective_counts(run, micro_batches)
+        losses = torch.zeros_like(counts)
+        for batch in micro_batches:
+            with accelerator.accumulate(run.model):
+                logits = run.logits(batch.images)
+                terms = loss_sums(run, logits, batch.labels) / counts
+                accelerator.backward(terms.sum() * share)
+            losses += terms.detach()
     grad_norm = run.clip_gradients()
     skipped = run.guard.check(run.progress, losses, grad_norm, micro_batches)
     if not skipped:
-        optimizer.step()
-        average(run)
+        with run.update():
+            optimizer.step()
+            average(run)
     optimizer.zero_grad()
     return StepNumbers(losses=losses, grad_norm=grad_norm, valid=valid, skipped=skipped)
 
@@ -173,17 +181,17 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
         StoppedError: `stop` returned True on a process.
     """
     accelerator, metrics = scoring.accelerator, scoring.metrics()
-    examples, images = [], 0
+    examples: list[Example] = []
+    images = 0
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
     for batch in scored(scoring.loader(), trouble, scoring.data, scoring.stand_in()):
-        found = scoring.decide(stacked([item.image for item in batch]).to(accelerator.device))
-        for item, one in zip(batch, found.each(), strict=True):
-            prediction, confusion = one.classes[0], scoring.count(metrics, item, one)
-            scoring.seen(item, prediction, confusion)
-            images += confusion is not None
-            if confusion is not None and item.id in scoring.keep:
-                examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
+        try:
+            images += score(scoring, metrics, batch, examples)
+        except PluginError as error:
+            trouble.add(error)
+        if trouble.error and accelerator.num_processes == 1:  # several make equally many calls
+            break
         if stop is not None and any(on_any(accelerator, stop())):
             raise StoppedError
     trouble.settle()
@@ -193,14 +201,43 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
     return scores, examples if accelerator.is_main_process else []
 
 
+def score(
+    scoring: Scoring, metrics: dict[str, MetricState], batch: list[Item], examples: list[Example]
+) -> int:
+    """Predict a batch of images of one size, and count them.
+
+    Args:
+        scoring: see `evaluate`.
+        metrics: the metrics by text, which are fed.
+        batch: the images, with their labels.
+        examples: gets the images in `scoring.keep`.
+
+    Returns:
+        The number of images that count.
+
+    Raises:
+        PluginError: the network or a metric failed.
+    """
+    images = 0
+    found = scoring.decide(stacked([item.image for item in batch]).to(scoring.accelerator.device))
+    for item, one in zip(batch, found.each(), strict=True):
+        prediction, confusion = one.classes[0], scoring.count(metrics, item, one)
+        scoring.seen(item, prediction, confusion)
+        images += confusion is not None
+        if confusion is not None and item.id in scoring.keep:
+            examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
+    return images
+
+
 def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
     """Sum the metric states over processes and compute; all get the main process's scores."""
     accelerator = scoring.accelerator
     found: list[Scores] = []
-    for metric in metrics.values():
+    for name, metric in metrics.items():
         for key, value in metric.state.items():
             metric.state[key] = accelerator.reduce(value.to(accelerator.device), "sum")
-        found += broadcast_object_list([metric.compute()])
+        scores = on_all(accelerator, partial(computed, scoring.origin(name), metric))
+        found += broadcast_object_list([scores])
     return joined(found)
 
 

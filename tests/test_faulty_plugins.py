@@ -12,7 +12,7 @@ from cli_tools import TINY, Warm
 from data_tools import facts
 from plugin_tools import pip_install, write_distribution
 from segacc.errors import PluginError
-from segacc.evaluation.scoring import check_metrics
+from segacc.evaluation.metrics import check_metrics
 from segacc.registry import Registry, choose, load_registry
 
 pytest_plugins = ["cli_fixtures"]
@@ -235,7 +235,6 @@ METRICS = {
     + "{'right': 'float32 (2,)'}; expected the same names, shapes and dtypes from the start",
     "mean": 'its state "right" for two images is not the sum of the states for each, as summing '
     "over processes requires: keep sums and counts, and divide in compute()",
-    "fails": "it fails on a small image: ValueError: no such thing (FILE:63)",
     "none": "it has no `state`; expected a dict of numeric tensors, summed over processes",
 }
 
@@ -249,6 +248,17 @@ def test_a_metric_is_named(load: Callable[[], Registry], faulty: Path, case: str
     text = METRICS[case].replace("FILE", f"{faulty}/segacc_faulty.py")
     assert str(error.value) == f"--metric share:case={case}: {text}. {FAULT}"
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_metric_that_fails_is_named(load: Callable[[], Registry], faulty: Path) -> None:
+    chosen = choose(load(), "metric", "share:case=fails", "--metric")
+    with pytest.raises(PluginError) as error:
+        check_metrics([chosen], facts(4), "--metric")
+    assert str(error.value) == (
+        "plugin segacc-faulty 1.0, metric share: update() with predictions (1, 24, 32) failed: "
+        f"ValueError: no such thing ({faulty}/segacc_faulty.py:63). SEGACC_TRACEBACK=1 shows the "
+        "traceback."
+    )
 
 
 def test_all_metrics_of_segacc_add_up(load: Callable[[], Registry]) -> None:

@@ -181,7 +181,7 @@ def test_an_installed_plugin_adds_all_five_kinds(load: Load, example: Path) -> N
     chosen = choose(registry, "loss", "segacc-example/soft_dice:weight=0.5", "--loss")
     assert chosen.record is registry.find("loss", "soft_dice", "--loss")
     assert chosen.options.weight == 0.5
-    assert chosen.origin == "plugin segacc-example 1.2.3, loss soft_dice"
+    assert str(chosen.origin) == "plugin segacc-example 1.2.3, loss soft_dice"
 
 
 @pytest.mark.parametrize("name", BROKEN)

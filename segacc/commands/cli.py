@@ -161,18 +161,21 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
-def read_recipe(name: str) -> Layer:
+def read_recipe(name: str, where: str = "--recipe") -> Layer:
     """Read the settings of a recipe, with `--recipe NAME` as their source.
+
+    Args:
+        name: the name of the recipe.
+        where: how it was given.
 
     Raises:
         OptionError: the name is unknown.
     """
     names = recipe_names()
     if name not in names:
-        raise OptionError(
-            f"--recipe: {unknown('recipe', name, names)}. Use --config for a file of your own."
-        )
-    return replace(read_yaml(recipe_folder() / f"{name}.yaml"), source=f"--recipe {name}")
+        own = " Use --config for a file of your own." if where == "--recipe" else ""
+        raise OptionError(f"{where}: {unknown('recipe', name, names)}.{own}")
+    return replace(read_yaml(recipe_folder() / f"{name}.yaml"), source=f"{where} {name}")
 
 
 def run(argv: Sequence[str]) -> int:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segacc.commands.cli import read_recipe
 from segacc.commands.console import load_plugins
 from segacc.commands.train import events, show_run
 from segacc.errors import OptionError
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
-from segacc.settings.sources import Layer, keywords_of
+from segacc.settings.sources import Layer, as_keywords, keywords_of, merge
 from segacc.training.plan import make_plan
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ def fit(config: TrainConfig | None = None, **settings: Any) -> TrainingResult:
         reason=stopped.reason,
         resume=stopped.resume,
     )
+
+
+def recipe(name: str) -> TrainConfig:
+    """Return the settings of a recipe, which `--recipe NAME` uses on the command line.
+
+    They are complete but for the data set: `segacc.fit(segacc.recipe("tutorial"), dataset=...)`.
+
+    Raises:
+        OptionError: there is no recipe of this name.
+    """
+    return merge([read_recipe(name, "segacc.recipe")]).config
 
 
 def train(config: TrainConfig) -> "Training":
@@ -131,4 +143,5 @@ def _layer(config: TrainConfig) -> Layer:
 def _trained(config: TrainConfig) -> "Generator[Event, None, None]":
     from segacc.training.setup import build_run
 
-    yield from events(build_run(make_plan([_layer(config)], load_registry())))
+    with as_keywords(TrainConfig):
+        yield from events(build_run(make_plan([_layer(config)], load_registry())))

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from segacc.data.atomic import writing
 from segacc.errors import OptionError
 from segacc.registry import Registry
 
@@ -149,8 +150,9 @@ def write_plugin(name: str, registry: Registry, parent: Path) -> list[Path]:
     written = [folder]
     for path, text in FILES.items():
         file = folder / path.replace("NAME", name)
-        file.parent.mkdir(parents=True, exist_ok=True)
         text = text.replace("DASHED", name.replace("_", "-")).replace("NAME", name)
-        file.write_text(text, encoding="utf-8")
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
         written.append(file)
     return written

@@ -52,7 +52,8 @@ def find_pictures(
 
     Raises:
         OptionError: a path does not exist or is no image, a folder has no image, two predictions
-            would have the same path, or an input would be overwritten.
+            would have the same path, or an input or another file that segacc did not write would be
+            overwritten.
     """
     pictures: list[tuple[Path, Path]] = []
     notes: list[str] = []
@@ -68,6 +69,7 @@ def find_pictures(
         for path, below in {row[0].resolve(): row for row in reversed(pictures)}.values()
     ][::-1]
     _refuse_clashes(jobs, output_dir)
+    _refuse_foreign(jobs, output_dir)
     return jobs, notes
 
 
@@ -149,6 +151,18 @@ def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
                     f"{first} and {job.picture} would both be written as "
                     f"{target.relative_to(output_dir)}; use a different --output-dir for each."
                 )
+
+
+def _refuse_foreign(jobs: Sequence[Job], output_dir: Path) -> None:
+    from segacc.data.pictures import is_own
+
+    targets = [path for job in jobs for path in (job.index, job.overlay)]
+    for target in targets:
+        if target.is_file() and not is_own(target):
+            raise OptionError(
+                f"--output-dir {output_dir}: {target} would be overwritten, and it was not written "
+                "by `segacc predict`. Choose another folder, or remove the file."
+            )
 
 
 def write_ids(raw: "np.ndarray[Any, Any]", labels: "LabelMap", path: Path) -> None:

@@ -14,11 +14,13 @@ from segacc.contracts import IGNORE, Facts
 from segacc.data.items import Batch, Item
 from segacc.data.order import seeded
 from segacc.data.placement import KEPT, Placement, copied
-from segacc.errors import PluginError
+from segacc.errors import Origin, PluginError
 from segacc.hookspecs import Augmentation, Chosen
 
 Pair = tuple[Tensor, Tensor]
 """Image (C, H, W) uint8 and label (H, W) uint8."""
+UNNAMED = Origin("augmentation")
+PLACES = ("worker", "device", "batch")
 LOOKS = 32
 """Number of batches in which the values returned by a device augmentation are checked; checking
 synchronizes with the device."""
@@ -34,6 +36,52 @@ class Stage:
     """Where it comes from, for messages."""
     partners: bool = False
     deferrable: Literal["crop", "flip"] | None = None
+    origin: Origin = UNNAMED
+
+    def __call__(self, image: Tensor, *more: Any) -> Any:
+        """Call the augmentation.
+
+        Raises:
+            PluginError: it raised anything but a SegaccError.
+        """
+        with self.origin.doing(f"its call on {described(image)}"):
+            return self.change(image, *more)
+
+    @property
+    def batched(self) -> bool:
+        """Whether it is a BatchChange."""
+        return hasattr(self.change, "draw")
+
+    def draw(self, image: Tensor, label: Tensor) -> Tensor:
+        """Draw the parameters of a BatchChange for one sample: float32.
+
+        Raises:
+            PluginError: `draw` raised anything but a SegaccError.
+        """
+        with self.origin.doing(f"draw() for {described(image)}"):
+            drawn: Tensor = self.change.draw(image, label).float()
+        return drawn
+
+
+def place_of(one: Chosen) -> str:
+    """Return where an augmentation runs: `worker`, `device` or `batch`.
+
+    Raises:
+        PluginError: its record gives none of these.
+    """
+    place = one.record.on
+    with one.doing("on"):
+        place = place(one.options) if callable(place) else place
+    if place not in PLACES:
+        raise PluginError(f"{one.origin}: `on` is {place!r}; expected one of {', '.join(PLACES)}.")
+    return str(place)
+
+
+def stage_of(one: Chosen, facts: Facts) -> Stage:
+    """Build an augmentation."""
+    record: Augmentation = one.record
+    about = record.name, one.plugin, record.partners, record.deferrable, one.origin
+    return Stage(one.build(facts), *about)
 
 
 @dataclass(frozen=True)
@@ -56,12 +104,7 @@ class Pipeline:
         worker: list[Stage] = []
         device: list[Stage] = []
         for one in chosen:
-            record: Augmentation = one.record
-            on = record.on(one.options) if callable(record.on) else record.on
-            stage = Stage(
-                one.build(facts), record.name, one.plugin, record.partners, record.deferrable
-            )
-            (worker if on == "worker" else device).append(stage)
+            (worker if place_of(one) == "worker" else device).append(stage_of(one, facts))
         return cls(tuple(worker), tuple(device), defers, facts.num_classes)
 
     def in_worker(self, item: Item, fetch: Callable[[], Pair]) -> Item:
@@ -83,13 +126,13 @@ class Pipeline:
                 image, label, placement = self._cut(stage, image, label)
             else:
                 placement = stage.change.deferred_flip(placement)
-        drawn = tuple(change.draw(image, label).float() for change in self.of_batches)
+        drawn = tuple(stage.draw(image, label) for stage in self.of_batches)
         return replace(item, image=image, label=label, drawn=drawn, placement=placement)
 
     @cached_property
-    def of_batches(self) -> list[Any]:
-        """The BatchChanges."""
-        return [stage.change for stage in self.device if hasattr(stage.change, "draw")]
+    def of_batches(self) -> list[Stage]:
+        """The stages of the BatchChanges."""
+        return [stage for stage in self.device if stage.batched]
 
     @cached_property
     def deferred(self) -> tuple[Stage, ...]:
@@ -98,7 +141,7 @@ class Pipeline:
         Nothing else follows them in the worker, and no BatchChange depends on their result.
         """
         kinds = [None if stage.partners else stage.deferrable for stage in self.worker]
-        unseen = all(getattr(change, "draws_unseen", False) for change in self.of_batches)
+        unseen = all(getattr(one.change, "draws_unseen", False) for one in self.of_batches)
         if not self.defers or not unseen or "crop" not in kinds:
             return ()
         crop = len(kinds) - 1 - kinds[::-1].index("crop")
@@ -108,7 +151,7 @@ class Pipeline:
         image, label = tv_tensors.Image(image), tv_tensors.Mask(label)
         for index, stage in enumerate(self.worker[:end]):
             more = [self._another(index, fetch)] if stage.partners else []
-            found, moved = self._checked(stage, stage.change(image, label, *more), image)
+            found, moved = self._checked(stage, stage(image, label, *more), image)
             image, label = tv_tensors.Image(found), tv_tensors.Mask(moved)
         return image, label
 
@@ -120,7 +163,8 @@ class Pipeline:
 
         A small one is copied, so that a worker does not keep all images of a batch in memory.
         """
-        *pair, placement = stage.change.deferred_crop(image, label)
+        with stage.origin.doing("deferred_crop()"):
+            *pair, placement = stage.change.deferred_crop(image, label)
         window, classes = self._checked(stage, pair, image)
         if window.numel() * KEPT < image.numel():
             window, classes = copied(window), classes.clone()
@@ -141,13 +185,12 @@ class Pipeline:
         batch = batch.laid_out()
         rest, images, labels = iter(batch.drawn), batch.images.contiguous(), batch.labels
         for index, stage in enumerate(self.device):
-            change = stage.change
             look = self.looks[index] < LOOKS
             self.looks[index] += 1
-            if hasattr(change, "draw"):
-                given = images if getattr(change, "takes_bytes", False) else images.float()
+            if stage.batched:
+                given = images if getattr(stage.change, "takes_bytes", False) else images.float()
                 brightest = float(given.max()) if look else 0.0
-                found = change(given, labels, next(rest))
+                found = stage(given, labels, next(rest))
                 images, labels = self._checked(stage, found, given, fixed=True, look=look)
                 if look:
                     check_range(stage, images, brightest)
@@ -156,7 +199,7 @@ class Pipeline:
                 given = bytes_of(images)
                 pairs = [
                     self._checked(stage, pair, given[0], fixed=True, look=look)
-                    for pair in one_by_one(change, given, labels, own)
+                    for pair in one_by_one(stage, given, labels, own)
                 ]
                 images, labels = (torch.stack(many) for many in zip(*pairs, strict=True))
         return replace(batch, images=images, labels=labels, drawn=())

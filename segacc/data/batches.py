@@ -91,8 +91,12 @@ class TrainData(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Item | SegaccError:
         """Read and augment one sample; an error is returned, so that all processes stop."""
+        try:
+            name = self.source.samples[key[1]].id
+        except SegaccError as error:
+            return error
         return augmented(
-            self.source.samples[key[1]].id,
+            name,
             lambda: self.source.read(key[1]),
             self.pipeline,
             sample_seed(self.order.seed, *key),
@@ -238,8 +242,12 @@ class EvalData(Dataset[Any]):
 
     def __getitem__(self, key: tuple[int, bool]) -> Item | SegaccError:
         """Read one sample at its original size; the key is (index, whether it is padding)."""
+        try:
+            name = self.source.samples[key[0]].id
+        except SegaccError as error:
+            return error
         return scored_item(
-            self.source.samples[key[0]].id,
+            name,
             lambda: self.source.read(key[0]),
             self.source.num_channels,
             padding=key[1],

@@ -133,7 +133,7 @@ def _locked(folder: Path, notice: Notice) -> Any:
 
 
 def _build(source: Source, folder: Path, where: str, notice: Notice) -> None:
-    for other in folder.parent.glob(".*.part"):
+    for other in folder.parent.glob(f".{'[0-9a-f]' * 32}.part"):  # keys only, no other files
         remove_unlocked(other, other.with_suffix(".lock"))
     part = folder.with_name(f".{folder.name}.part")
     for left in (part, folder):  # left by a killed run; incomplete

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from segacc.contracts import IGNORE
 from segacc.data.atomic import replacing
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
+SOFTWARE = "segacc"
+"""The author in PNG files, by which `predict` knows which files it may replace."""
 TILE = 256
 """Height of an image in a panel, in pixels; the width is at most twice this."""
 GAP = 12
@@ -266,6 +269,14 @@ def stacked(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Im
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG atomically; its folder is created if necessary."""
+    """Write a PNG atomically, with SOFTWARE as its author; its folder is created if necessary."""
+    about = PngInfo()
+    about.add_text("Software", SOFTWARE)
     with replacing(path) as part:
-        picture.save(part, format="PNG")
+        picture.save(part, format="PNG", pnginfo=about)
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file is a PNG that `write_picture` wrote."""
+    with path.open("rb") as file:
+        return f"tEXtSoftware\0{SOFTWARE}".encode() in file.read(2048)

@@ -3,15 +3,16 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from segacc.errors import DataError, OptionError, SegaccError, count_of
+from segacc.errors import DataError, OptionError, Origin, SegaccError, count_of
 from segacc.hookspecs import Chosen, DatasetOptions, DataSplits, Reading, Sample, Stream
-from segacc.labels import edit
+from segacc.labels import LabelMap, edit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -74,12 +75,24 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
 
 
 # --------------------------------------------------------------------- how images are interpreted
+@runtime_checkable
+class Indexed(Protocol):
+    """What a split needs if it is not a Stream: a length, and samples by index."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return a sample."""
+
+
 @dataclass(frozen=True)
 class ReadAs(Sequence[Sample]):
-    """Samples with the options of every data set applied on access."""
+    """Samples that are made on access, with the options of every data set applied to them."""
 
     samples: Sequence[Sample]
     common: DatasetOptions
+    origin: Origin
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -88,13 +101,17 @@ class ReadAs(Sequence[Sample]):
     @property
     def ids(self) -> Sequence[str]:
         """Return the samples' ids."""
-        return ids_of(self.samples)
+        with self.origin.doing("listing the ids of its samples"):
+            return ids_of(self.samples)
 
     def __getitem__(self, index: Any) -> Any:
         """Return one Sample, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[k] for k in range(len(self))[index]]
-        return meant(self.samples[index], self.common)
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)  # which ends a loop over the samples
+        with self.origin.doing(f"reading sample {index}"):
+            return meant(self.samples[index], self.common)
 
 
 @dataclass(frozen=True)
@@ -103,19 +120,29 @@ class ReadStream:
 
     stream: Stream
     common: DatasetOptions
+    origin: Origin | None
+    """The data set of a plugin, which is to blame for what `read` raises; None for a built-in one,
+    which raises what the storage does."""
 
     def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
         """Yield the stream's samples with the options applied."""
-        for sample, behind in self.stream.read(shard, position):
-            yield meant(sample, self.common), behind
+        step = f"reading shard {shard}"
+        with self.origin.doing(step) if self.origin else nullcontext():
+            for sample, behind in self.stream.read(shard, position):
+                yield meant(sample, self.common), behind
 
 
 def meant(sample: Sample, common: DatasetOptions) -> Sample:
     """Apply a Reading to a sample; values that the sample already has are kept.
 
     Raises:
+        TypeError: it is not a Sample.
         OptionError: the label map is edited, and the sample has another one.
     """
+    if not isinstance(sample, Sample):
+        raise TypeError(f"expected a segacc.Sample, found {type(sample).__name__}")
+    if common == DatasetOptions():
+        return sample
     if common.map is not None and sample.labels is not None:
         raise OptionError(
             f"map: sample {sample.id} has a label map of its own, to which the edits of the data "
@@ -133,24 +160,34 @@ def build_splits(dataset: Chosen) -> DataSplits:
     """
     parts = () if dataset.record.parts is None else (tuple(map(build_splits, dataset.parts)),)
     data: DataSplits = dataset.build(*parts)
-    if dataset.common == DatasetOptions():
-        return data
+    origin = dataset.origin
+    origin.expect(data, DataSplits, "segacc.DataSplits")
+    origin.expect(data.splits, Mapping, "a mapping as its splits")
+    origin.expect(data.labels, LabelMap, "a segacc.LabelMap as its labels")
     edits, root = dataset.common.map, getattr(dataset.options, "root", None)
     if isinstance(edits, Path) and isinstance(root, Path):
         edits = in_root(root.expanduser(), edits)
     labels = edit(data.labels, edits, f"--dataset {dataset.name}: map")
-    splits = {name: _with_options(some, dataset.common) for name, some in data.splits.items()}
+    for name, some in data.splits.items():
+        what = f'a sequence of segacc.Sample, or a segacc.Stream, as its split "{name}"'
+        origin.expect(some, Indexed | Stream, what)
+    made = {id(some): _with_options(some, dataset) for some in data.splits.values()}
+    splits = {name: made[id(some)] for name, some in data.splits.items()}
     return replace(data, splits=splits, labels=labels)
 
 
-def _with_options(
-    some: Sequence[Sample] | Stream, common: DatasetOptions
-) -> Sequence[Sample] | Stream:
+def _with_options(some: Sequence[Sample] | Stream, dataset: Chosen) -> Sequence[Sample] | Stream:
+    """Apply the options of every data set to the samples of a split, and check their type."""
+    common, origin = dataset.common, dataset.origin
+    plain = common == DatasetOptions()
     if isinstance(some, Stream):
-        return replace(some, read=ReadStream(some, common))
-    if isinstance(some, list | tuple):
-        return [meant(sample, common) for sample in some]
-    return ReadAs(some, common)
+        own = None if dataset.distribution == "segacc" else origin
+        return some if plain and own is None else replace(some, read=ReadStream(some, common, own))
+    if type(some) in (list, tuple):
+        with origin.doing("build"):
+            read = [meant(sample, common) for sample in some]
+        return some if plain else read
+    return ReadAs(some, common, origin)
 
 
 def in_root(root: Path, path: Path) -> Path:

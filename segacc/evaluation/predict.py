@@ -192,7 +192,9 @@ class Look:
 
     def through(self, top: int, left: int, crop: Pixels) -> Tensor:
         """Return the logits (N, K, h, w) of one crop."""
-        return self.forward(self.cut(top, left, crop).contiguous()).main
+        images = self.cut(top, left, crop).contiguous()
+        with self.network.origin.doing(f"forward() of images {tuple(images.shape)}"):
+            return self.forward(images).main
 
     def blended(self, windows: Windows, limit: int | None = None) -> Iterator[Tensor]:
         """Yield bands (N, K, rows, w) of the mean logits over windows, at the resized size."""
@@ -202,7 +204,7 @@ class Look:
 
     def whole(self, size: Pixels) -> tuple[Tensor, tuple[float, float]]:
         """Return the logits (N, K, h, w) of whole images, and their extent at the original size."""
-        logits = self.forward(self.cut(0, 0, self.padded)).main
+        logits = self.through(0, 0, self.padded)
         (height, width), seen = self.padded, self.seen
         return logits, (size[0] * height / seen[0], size[1] * width / seen[1])
 

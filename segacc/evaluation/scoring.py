@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from segacc.contracts import IGNORE, Facts, LossTerm, MetricState
+from segacc.contracts import Facts, LossTerm, MetricState
 from segacc.data.batches import MOST_PIXELS, EvalData, Source
 from segacc.data.items import Item
 from segacc.data.streams import EvalStream
-from segacc.errors import OptionError, PluginError, SegaccError, first_of, reason_of
+from segacc.errors import OptionError, Origin, SegaccError, first_of
 from segacc.evaluation.loss import SplitLoss
 from segacc.evaluation.memory import memory_returned
+from segacc.evaluation.metrics import check_metrics, feed, joined
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scores import VAL_LOSS, Scores, Terms, Weights, flat
@@ -128,6 +129,10 @@ class Scoring:
                 metrics[LOSS].add(found, labels.long())
         return counts
 
+    def origin(self, name: str) -> Origin:
+        """Return whose metric one of `metrics` is."""
+        return next((one.origin for one in self.chosen if one.text == name), Origin(name))
+
     def terms(self) -> Terms:
         """Return the rules, the images and the weights of the newest evaluation."""
         return Terms(
@@ -154,43 +159,10 @@ class Scoring:
         return int(self.accelerator.gather(counts).max())
 
 
-def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Tensor) -> None:
-    """Add images to a metric: their confusion matrix (K, K), or their pixels.
-
-    Args:
-        one: the metric's record and options.
-        metric: the metric.
-        found: the predictions, with confidence if the metric wants it.
-        labels: (N, H, W) integers, 255 ignored.
-        counts: the confusion matrix of all of them.
-    """
-    if one.record.from_confusion:
-        metric.add(counts)
-    else:
-        confidence = [found.confidence] if one.record.wants_confidence else []
-        metric.update(found.classes.long(), labels.long(), *confidence)
-
-
 def returned_of(pixels: Tensor) -> AbstractContextManager[None]:
     """Return freed memory to the kernel at once for large images (..., H, W)."""
     large = pixels.shape[-2] * pixels.shape[-1] > MOST_PIXELS
     return memory_returned() if large else nullcontext()
-
-
-def joined(found: Iterable[Scores]) -> Scores:
-    """Merge the scores of several metrics.
-
-    Raises:
-        OptionError: two metrics have a score of the same name.
-    """
-    scores: Scores = {}
-    for one in found:
-        if twice := sorted(set(scores) & set(one)):
-            raise OptionError(
-                f"--metric: two metrics have the score {', '.join(twice)}; leave one of them out."
-            )
-        scores |= one
-    return scores
 
 
 class ScoreKey:
@@ -304,94 +276,3 @@ def refuse_batches(data: EvalData | EvalStream, batch_size: int | None, where: s
             f"{where}: {batch_size}: the evaluated split is a stream, which is scored image by "
             "image. Leave this out."
         )
-
-
-def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
-    """Check each metric on two small images, as its states will be summed over processes.
-
-    Raises:
-        PluginError: its state is not a sum over images, or its `lower_is_better` is wrong.
-        OptionError: two metrics have a score of the same name.
-    """
-    found: list[Scores] = []
-    for one in chosen:
-        empty = one.build(facts)
-        try:
-            alone = getattr(empty, "state", None) == {}  # it gathers its results itself
-            complaint = "" if alone else _not_additive(one, empty, facts)
-            if not complaint:
-                found.append((empty if alone else _fed(one, facts, 0, 1)).compute())
-                complaint = _misnamed(one, found[-1])
-        except SegaccError:
-            raise
-        except Exception as error:  # a plugin's code may raise anything
-            complaint = f"it fails on a small image: {reason_of(error)}"
-        if complaint:
-            raise PluginError(f"{where} {one.text}: {complaint}. This is a bug in {one.plugin}.")
-    joined(found)
-
-
-def _misnamed(one: Chosen, scores: Scores) -> str:
-    names = one.record.lower(one.options)
-    if isinstance(names, str):
-        return f'lower_is_better is the string "{names}", expected a tuple of names'
-    unknown = ", ".join(name for name in names if name not in scores)
-    known = ", ".join(scores) or "none"
-    return f"lower_is_better has the unknown score {unknown}; known: {known}" * bool(unknown)
-
-
-def _not_additive(one: Chosen, metric: MetricState, facts: Facts) -> str:
-    """Return why a state is not a sum over images; an empty string if it is."""
-    empty: Any = getattr(metric, "state", None)
-    if empty is None:
-        return "it has no `state`; expected a dict of numeric tensors, summed over processes"
-    first, second, both = (_fed(one, facts, *images).state for images in ([0], [1], [0, 1]))
-    for state in (empty, first, second, both):
-        if not isinstance(state, dict) or not all(map(_adds, state.values())):
-            return "its state must be a dict of numeric tensors, which are summed over processes"
-        if _forms(state) != _forms(empty):
-            return (
-                f"its state changes in an update, from {_forms(empty)} to {_forms(state)}; "
-                "expected the same names, shapes and dtypes from the start"
-            )
-    for name, whole in both.items():
-        if not _same(first[name] + second[name], whole):
-            return (
-                f'its state "{name}" for two images is not the sum of the states for each, as '
-                "summing over processes requires: keep sums and counts, and divide in compute()"
-            )
-    if one.record.from_confusion:
-        pixels = replace(one, record=replace(one.record, from_confusion=False))
-        for name, state in _fed(pixels, facts, 0, 1).state.items():
-            if not _same(state, both[name]):
-                return f'add() changes its state "{name}" differently from update()'
-    return ""
-
-
-def _same(state: Tensor, wanted: Tensor) -> bool:
-    slack = 1e-5 if wanted.is_floating_point() else 0.0
-    return torch.allclose(state.double(), wanted.double(), rtol=slack, atol=slack)
-
-
-def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
-    """Build a metric and feed it with the given ones of two small images."""
-    draw = torch.Generator().manual_seed(0)
-    labels, predictions = torch.randint(facts.num_classes, (2, 2, 1, 24, 32), generator=draw)
-    labels[..., :4] = IGNORE
-    metric = one.build(facts)
-    for k in images:
-        found = Decided(predictions[k], torch.full((1, 24, 32), 0.75))
-        counts = confusion(predictions[k], labels[k], facts.num_classes)
-        feed(one, metric, found, labels[k], counts)
-    return metric
-
-
-def _adds(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype != torch.bool
-
-
-def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
-    return {
-        name: f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}"
-        for name, one in state.items()
-    }

@@ -237,7 +237,7 @@ def load_network(model: Model, stored: Facts | None) -> tuple[SegmentationModel,
     offer = registry.offer("architecture", component.name, where)
     options = decode(offer.record.options, component.values, component.where)
     facts = stored or facts_of(folder)
-    network: SegmentationModel = offer.chosen(options).build(facts)
+    network = offer.chosen(options).build_network(facts)
     report = model.load_into(network, class_names=facts.class_names)
     if report.new:  # these weights would be random
         raise WeightsError(

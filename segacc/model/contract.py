@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segacc.contracts import Facts, LossTerm
-from segacc.errors import OptionError
+from segacc.errors import OptionError, Origin
 from segacc.model.transfer import (
     LoadReport,
     Structure,
@@ -163,8 +163,7 @@ class SegmentationModel(nn.Module):
         channel_order: "rgb" or "bgr", as `forward` expects.
         num_channels: number of image channels; set from the facts of the run.
         size_rule: the image sizes that `forward` accepts.
-        min_batch_size: minimum images per process in training (2 if a batch norm would see a single
-            value per channel).
+        min_batch_size: minimum images per process in training; 2 for batch norm of single values.
         head_prefixes: prefixes of the head's parameter names, which get `head_lr_scale`.
         probabilities: True if the logits are non-negative scores that are normalized by their sum
             to probabilities; False if a softmax is applied.
@@ -174,6 +173,7 @@ class SegmentationModel(nn.Module):
             `segacc.model.contract.BLOCKS`.
         batchnorm_frozen: set by `freeze_batchnorm`.
         still_batchnorms: names of batch norms that keep their statistics fixed in training.
+        origin: its architecture and plugin, for errors; set by segacc.
         _no_split_modules: class names of FSDP units (the attribute that accelerate reads).
     """
 
@@ -190,6 +190,7 @@ class SegmentationModel(nn.Module):
     block_pattern: str = BLOCKS
     batchnorm_frozen: bool = False
     still_batchnorms: frozenset[str] = frozenset()
+    origin: Origin = Origin("network")
 
     def __init__(self) -> None:
         """Initialize without parameters, like any torch module."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from segacc.contracts import Facts
-from segacc.errors import OptionError, PluginError
+from segacc.errors import OptionError, PluginError, reason_of
 from segacc.model.contract import Logits, SegmentationModel
 
 SMALL = 128
@@ -110,9 +110,12 @@ def _pass(
     try:
         return size, *_pass_on("cpu", network, (*shape[:2], *size), check, backward=backward)
     except RuntimeError as error:
+        who, reason = "--arch", str(error).splitlines()[0]
+        if network.origin.package not in ("", "segacc"):  # its author needs file and line
+            who, reason = str(network.origin), f"{reason_of(error, network.origin.package)}."
         raise OptionError(
-            f"--arch: the network does not accept {shape[0]} images of {shape[2]}x{shape[3]} "
-            f"pixels and {shape[1]} channels: {str(error).splitlines()[0]}"
+            f"{who}: the network does not accept {shape[0]} images of {shape[2]}x{shape[3]} "
+            f"pixels and {shape[1]} channels: {reason}"
         ) from error
 
 

@@ -1,16 +1,19 @@
 """Sources of settings: YAML files and flags, merged in order, and the --augment pipelines."""
 
 import dataclasses
+import functools
 import inspect
+import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from segacc.errors import OptionError, cut, quoted, unknown
+from segacc.errors import OptionError, SegaccError, cut, quoted, unknown
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value, expected, literal_choices
 from segacc.settings.synonyms import suggest_key
@@ -23,6 +26,9 @@ ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
 
 EITHER = (("epochs", "max_steps", "max_time"), ("aug", "augment"))
 """Alternative settings: at most one of each group is given, and it replaces the others."""
+
+FLAG = re.compile(r"`[^`]*`|--(?P<flag>[a-z][a-z-]*)(?P<value> (?=[0-9]|[A-Z]+\b))?")
+"""Finds a flag in an error, with the space before a number or a word like N; or a command."""
 
 AUGMENT: Mapping[str, tuple[str, ...]] = {
     "light": ("random_scale_crop", "flip"),
@@ -141,7 +147,9 @@ def config_of(cls: type[C], layer: Layer, *, but: Sequence[str] = ()) -> C:
 
 
 def keywords_of(cls: type[Any], *, but: Sequence[str] = ()) -> Callable[[F], F]:
-    """Decorate a function whose `**settings` are fields of a dataclass: `help` then lists them.
+    """Decorate a function whose `**settings` are fields of a dataclass.
+
+    `help` then lists them, and errors name settings as in Python, see `as_keywords`.
 
     Args:
         cls: the dataclass of the settings.
@@ -156,10 +164,39 @@ def keywords_of(cls: type[Any], *, but: Sequence[str] = ()) -> Callable[[F], F]:
             if name not in (*but, *signature.parameters):
                 default = getattr(cls, name, absent)
                 own.append(inspect.Parameter(name, kind, default=default, annotation=hint))
-        function.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
-        return function
+
+        @functools.wraps(function)
+        def called(*given: Any, **settings: Any) -> Any:
+            with as_keywords(cls):
+                return function(*given, **settings)
+
+        changed: Any = called
+        changed.__signature__ = signature.replace(parameters=own)
+        return typing.cast(F, called)
 
     return decorate
+
+
+@contextmanager
+def as_keywords(cls: type[Any]) -> Iterator[None]:
+    """Name settings in errors as in Python: `lr` for `--lr`, and `epochs=N` for `--epochs N`.
+
+    Commands in backticks stay as they are.
+
+    Args:
+        cls: the dataclass of the settings.
+    """
+    names = {one.name for one in dataclasses.fields(cls)}
+
+    def named(found: re.Match[str]) -> str:
+        name = (found["flag"] or "").replace("-", "_")
+        return f"{name}{'=' * bool(found['value'])}" if name in names else found[0]
+
+    try:
+        yield
+    except SegaccError as error:
+        error.args = (FLAG.sub(named, str(error)), *error.args[1:])
+        raise
 
 
 def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:

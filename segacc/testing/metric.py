@@ -12,8 +12,9 @@ from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts
 from segacc.data.order import seeded
+from segacc.errors import Origin
+from segacc.evaluation.metrics import check_metrics
 from segacc.evaluation.scores import Scores, flat
-from segacc.evaluation.scoring import check_metrics
 from segacc.hookspecs import Chosen, Metric
 from segacc.loop import gather_scores
 from segacc.testing.tools import (
@@ -220,7 +221,7 @@ def gathered(subject: Subject, pixels: Pixels, processes: int) -> None:
     parts = pixels.cut([1, NUM_IMAGES - 1])
 
     def work() -> Scores:
-        scoring: Any = SimpleNamespace(accelerator=start_accelerator("no"))
+        scoring: Any = SimpleNamespace(accelerator=start_accelerator("no"), origin=Origin)
         rank = scoring.accelerator.process_index
         return gather_scores(scoring, {subject.record.name: subject.fed(*parts[rank : rank + 1])})
 

@@ -167,7 +167,7 @@ def build(plan: Plan, facts: Facts) -> SegmentationModel:
     """
     arch = plan.arch
     try:
-        network: SegmentationModel = arch.build(facts)
+        network = arch.build_network(facts)
     except PluginError as error:
         if not isinstance(missing := error.__cause__, ModuleNotFoundError):
             raise

@@ -1,6 +1,7 @@
 """Lock and prepare the run folder at the start of a run, and load the checkpoint to resume."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object, load
 
+from segacc.data.atomic import writing
 from segacc.data.samples import digest, ids_of
 from segacc.data.streams import TrainStream
 from segacc.errors import OptionError
@@ -45,7 +47,8 @@ def lock_folder(run: Run) -> None:
     accelerator, lock = run.accelerator, run.lock
 
     def claim() -> None:
-        lock.claim()
+        with writing(run.folder):
+            lock.claim()
         run.notes += [lock.note] if lock.note else []
         if (run.folder / "config.yaml").exists() and not (run.plan.resume or run.config.overwrite):
             raise OptionError(
@@ -62,22 +65,28 @@ def prepare_folder(run: Run, settings: Settings) -> None:
     """Create the run folder with config.yaml and the other files of a start; starts trackers."""
     devices = gather_object([device_name(run.accelerator.device)])
     if run.accelerator.is_main_process:
-        if run.config.overwrite and not run.plan.resume and run.folder.exists():
-            clear(run.folder)
-        (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
-        if not run.plan.resume:
-            save_description(run)
-        if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
-            (run.folder / "config.yaml").write_text(to_yaml(settings))
-        run.balance.write(run.folder)
-        parameter_groups.write(run.groups, run.folder)
-        path, step = run.folder / ENVIRONMENT, run.progress.step
-        note_start(path, step=step, devices=devices, started=run.clock.started)
+        with writing(run.folder):
+            write_start(run, settings, devices)
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
         done = run.progress.step if run.plan.resume else None
         start = partial(start_trackers, run.accelerator, run.folder, settings, step=done)
         on_all(run.accelerator, start)
+
+
+def write_start(run: Run, settings: Settings, devices: Sequence[str]) -> None:
+    """Write the files of a start, after those of another run were deleted with `--overwrite`."""
+    if run.config.overwrite and not run.plan.resume and run.folder.exists():
+        clear(run.folder)
+    (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
+    if not run.plan.resume:
+        save_description(run)
+    if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
+        (run.folder / "config.yaml").write_text(to_yaml(settings))
+    run.balance.write(run.folder)
+    parameter_groups.write(run.groups, run.folder)
+    path, step = run.folder / ENVIRONMENT, run.progress.step
+    note_start(path, step=step, devices=devices, started=run.clock.started)
 
 
 def unchanged(settings: Settings, stored: Path) -> bool:

@@ -1,5 +1,7 @@
 """Run: the state of a training run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +16,11 @@ from segacc.data.augment import Pipeline
 from segacc.data.batches import TrainData
 from segacc.data.order import Cut
 from segacc.data.streams import TrainStream
+from segacc.errors import SegaccError
 from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import ScoreKey, Scoring
 from segacc.labels import LabelMap
-from segacc.model import SegmentationModel
+from segacc.model import Logits, SegmentationModel
 from segacc.settings.config import TrainConfig
 from segacc.settings.units import Every, period_of
 from segacc.training import checkpoint
@@ -87,6 +90,9 @@ class Run:
     unreadable: set[str] = field(default_factory=set)
     """Messages about the unreadable files that were skipped so far."""
 
+    torn: bool = False
+    """Whether the state is that of no step, or differs between processes: it cannot be saved."""
+
     @property
     def folder(self) -> Path:
         """The run folder."""
@@ -132,7 +138,8 @@ class Run:
         step, total = self.progress.step, self.max_steps
         self.unfreeze()
         self.model.train()
-        self.network.on_step(step, total)
+        with self.network.origin.doing("on_step()"):
+            self.network.on_step(step, total)
         self.guard.keep()
         set_lr(self.optimizer, self.plan.schedule, step, total, self.config)
         freezing.hold(self.optimizer.param_groups, step)
@@ -144,6 +151,45 @@ class Run:
             self.network.still_batchnorms = frozenset()
             if self.progress.step == begins:
                 freezing.forget(self.optimizer, begins)
+
+    def logits(self, images: Tensor) -> Logits:
+        """Return the network's output for images (N, C, H, W).
+
+        Raises:
+            PluginError: the network failed.
+        """
+        with self.network.origin.doing(f"forward() of images {tuple(images.shape)}"):
+            logits: Logits = self.model(self.network.normalize(images))
+        return logits
+
+    @contextmanager
+    def passes(self) -> Iterator[None]:
+        """Run the forward and backward passes of a step; if they fail, undo what they changed.
+
+        Among several processes, the others wait for the gradients of one that fails.
+        """
+        try:
+            yield
+        except Exception:
+            self.guard.undo()
+            self.torn = self.accelerator.num_processes > 1
+            raise
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """Change the weights; if that fails, they are those of no step."""
+        self.torn = True
+        yield
+        self.torn = False
+
+    def can_save(self, error: Exception) -> bool:
+        """Return whether a checkpoint can be saved after an error in the loop.
+
+        Several processes must do so together: they raise every SegaccError together, but for those
+        of a step's passes.
+        """
+        together = self.accelerator.num_processes == 1 or isinstance(error, SegaccError)
+        return together and not self.torn
 
     def clip_gradients(self) -> Tensor | None:
         """Clip the gradients to `max_grad_norm`; return their norm before clipping."""

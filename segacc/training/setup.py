@@ -1,7 +1,7 @@
 """Build a run from a plan: losses, optimizer, scoring and the run itself."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from segacc.data.batches import EvalData
 from segacc.data.codecs import decoded_by
 from segacc.data.order import seeded
 from segacc.data.streams import EvalStream
-from segacc.errors import OptionError, PluginError, count_of
+from segacc.errors import OptionError, Origin, PluginError, count_of
 from segacc.evaluation.loss import has_loss
 from segacc.evaluation.protocol import Protocol, default_protocol
 from segacc.evaluation.scoring import Scoring, checked_scoring
@@ -67,7 +67,9 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
         OptionError: there are both, or neither; or the network's own losses would ignore the class
             weights.
     """
-    own, where = network.losses(facts), plan.settings.where("loss")
+    where = plan.settings.where("loss")
+    with plan.arch.doing("losses()"):
+        own = network.losses(facts)
     if own and plan.loss and "loss" in plan.settings.origins:
         raise OptionError(
             f"{where}: {plan.arch.name} brings its own loss ({', '.join(own)}); leave this out."
@@ -79,34 +81,53 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
         )
     if not own and not plan.loss:
         raise OptionError(f"{where}: at least one loss is needed.")
-    return own or {one.name: weighted(one, facts) for one in plan.loss}
+    arch = plan.arch.origin
+    found: dict[str, LossTerm] = {
+        name: Term(loss, replace(arch, name=f"{arch}, loss {name}")) for name, loss in own.items()
+    }
+    return found or {one.name: build_term(one, facts) for one in plan.loss}
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """A loss times its option `weight`."""
+class Term:
+    """A loss times its option `weight`; it raises a PluginError if the loss fails."""
 
-    term: LossTerm
-    weight: float
+    loss: LossTerm
+    origin: Origin
+    weight: float | None = None
+    """None for a loss without this option, or that applies it itself."""
 
     def count(self, labels: Tensor) -> Tensor:
         """Return the count of the loss."""
-        return self.term.count(labels)
+        with self.origin.doing(f"count() of labels {tuple(labels.shape)}"):
+            found = self.loss.count(labels)
+        return self._checked("count", found)
 
     def sum(self, logits: Any, labels: Tensor) -> Tensor:
         """Return the sum of the loss, multiplied by the weight."""
-        return self.weight * self.term.sum(logits, labels)
+        given = f"logits {tuple(logits.shape)}" if isinstance(logits, Tensor) else "queries"
+        with self.origin.doing(f"sum() of {given} and labels {tuple(labels.shape)}"):
+            found = self.loss.sum(logits, labels)
+        found = self._checked("sum", found)
+        return found if self.weight is None else self.weight * found
+
+    def _checked(self, step: str, found: Any) -> Tensor:
+        if isinstance(found, Tensor) and not found.ndim and found.is_floating_point():
+            return found
+        raise PluginError(
+            f"{self.origin}: {step}() returned {described(found)}; expected a scalar tensor of a "
+            "floating dtype."
+        )
 
 
-def weighted(one: Chosen, facts: Facts) -> LossTerm:
+def build_term(one: Chosen, facts: Facts) -> Term:
     """Build a loss; if it has the options of every loss, it is multiplied by `weight`."""
-    term: LossTerm = one.build(facts)
     own = isinstance(one.options, LossOptions)
-    return Weighted(term, one.options.weight) if own else term
+    return Term(one.build(facts), one.origin, one.options.weight if own else None)
 
 
 def check_losses(
-    chosen: Sequence[Chosen], facts: Facts, stride: float, device: torch.device
+    losses: Iterable[LossTerm], num_classes: int, stride: float, device: torch.device
 ) -> None:
     """Try each loss on two small images, with logits of half the labels' size if `stride` > 1.
 
@@ -114,25 +135,14 @@ def check_losses(
         PluginError: a loss fails, or its sum or count is not a float scalar.
     """
     draw = torch.Generator().manual_seed(0)
-    labels = torch.randint(facts.num_classes, (2, 32, 48), generator=draw).to(device)
+    labels = torch.randint(num_classes, (2, 32, 48), generator=draw).to(device)
     labels[:, :4] = IGNORE
     size = (16, 24) if stride > 1 else (32, 48)
-    logits = torch.randn(2, facts.num_classes, *size, generator=draw).to(device)
-    for one in chosen:
+    logits = torch.randn(2, num_classes, *size, generator=draw).to(device).requires_grad_()
+    for loss in losses:
         with seeded(0, device):
-            loss: LossTerm = one.build(facts)
-            with one.doing(f"count() of labels {tuple(labels.shape)}"):
-                found = {"count": loss.count(labels)}
-            of = f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}"
-            with one.doing(f"sum() of {of}"):
-                found["sum"] = loss.sum(logits.requires_grad_(), labels)
-        for step, value in found.items():
-            if isinstance(value, Tensor) and not value.ndim and value.is_floating_point():
-                continue
-            raise PluginError(
-                f"{one.origin}: {step}() returned {described(value)}; expected a "
-                "scalar tensor of a floating dtype."
-            )
+            loss.count(labels)
+            loss.sum(logits, labels)
 
 
 def build_optimizer(
@@ -234,7 +244,7 @@ def build_run(plan: Plan) -> Run:
     refuse_done(plan.resume, settings)
     losses = build_losses(plan, network, facts)
     if list(losses) == [one.name for one in plan.loss]:
-        check_losses(plan.loss, facts, built.stride, accelerator.device)
+        check_losses(losses.values(), facts.num_classes, built.stride, accelerator.device)
     else:
         settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own loss")})
     set_seed(seed, device_specific=True)

@@ -117,3 +117,19 @@ def test_what_is_no_image_file_is_refused(warm: Warm, trained: Path, tmp_path: P
         "-": "-: images are not read from standard input; give files or folders.",
     }.items():
         assert_refused(warm("predict", trained, given, cwd=tmp_path), text)
+
+
+def test_predictions_may_be_replaced_and_other_files_may_not(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """Such as the labels of the images."""
+    image, label = (data / f"{kind}/train/train0.png" for kind in ("images", "annotations"))
+    for _ in range(2):
+        assert_succeeded(warm("predict", trained, image, cwd=tmp_path))
+    before = label.read_bytes()
+    assert_refused(
+        warm("predict", trained, image, "--output-dir", label.parent, cwd=tmp_path),
+        f"--output-dir {label.parent}: {label} would be overwritten, and it was not written by "
+        "`segacc predict`. Choose another folder, or remove the file.",
+    )
+    assert label.read_bytes() == before

@@ -16,9 +16,13 @@ import torch
 import segacc
 from cli_tools import ROOT, Warm, assert_succeeded, metrics, python, start
 from segacc import TrainConfig
-from segacc.commands.fit import UNUSED
+from segacc.commands.cli import read_recipe
+from segacc.commands.fit import UNUSED, _layer
+from segacc.registry import load_registry
 from segacc.settings.config import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.settings.sources import Layer, as_keywords
 from segacc.training.events import Evaluated, Event, StepDone
+from segacc.training.plan import make_plan
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -311,11 +315,11 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
         (
             lambda: segacc.evaluate(alone, dataset=dataset, split="test"),
             'segacc.evaluate: split: the data set has no split "test"; it has train, validation. '
-            "If the run held out a part of train, repeat its --val-fraction and --seed.",
+            "If the run held out a part of train, repeat its val_fraction and seed.",
         ),
         (
             lambda: segacc.evaluate(model, dataset=dataset, seed=1),
-            "segacc.evaluate: seed: only has an effect with --val-fraction; ",
+            "segacc.evaluate: seed: only has an effect with val_fraction; ",
         ),
         (
             lambda: segacc.evaluate("./nowhere", dataset=dataset),
@@ -335,7 +339,7 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
         ),
         (
             lambda: segacc.check_data(dataset, augment="light"),
-            "segacc.check_data: augment: only has an effect with --show-augmented; add that, or "
+            "segacc.check_data: augment: only has an effect with show_augmented; add that, or "
             "leave it out.",
         ),
         (
@@ -347,6 +351,18 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
             "segacc.fit: lr: expected a number > 0; found 'fast'.",
         ),
         (
+            lambda: segacc.fit(resume="auto"),
+            "resume auto needs output_dir=DIR; or use resume=DIR.",
+        ),
+        (
+            lambda: next(segacc.train(TrainConfig(resume="auto"))),
+            "resume auto needs output_dir=DIR; or use resume=DIR.",
+        ),
+        (
+            lambda: segacc.recipe("tutorials"),
+            'segacc.recipe: unknown recipe "tutorials". Did you mean "tutorial"? Known: ',
+        ),
+        (
             lambda: segacc.fit({"epochs": 1}),  # type: ignore[arg-type]
             "segacc: expected a TrainConfig, found dict. segacc.fit takes its fields as keywords, "
             "too, as in segacc.fit(max_steps=100).",
@@ -356,6 +372,27 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
             call()
         found = str(error.value)
         assert found.startswith(text) and (found == text or not text.endswith(".")), found
+
+
+def test_a_recipe_is_that_of_the_command_line(tmp_path: Path) -> None:
+    plans = []
+    for layers in (
+        [read_recipe("tutorial"), Layer({"max_steps": 7}, "command line")],
+        [_layer(segacc.recipe("tutorial")), Layer({"max_steps": 7}, "segacc.fit")],
+    ):
+        plans.append(make_plan([*layers, Layer({"output_dir": tmp_path}, "x")], load_registry()))
+    mine, theirs = (plan.settings.config for plan in plans)
+    assert mine == theirs and (mine.max_steps, mine.epochs, mine.keep) == (7, None, 3)
+
+
+def test_commands_in_errors_of_the_python_api_stay_commands() -> None:
+    text = "Use --batch-size 2 or --lr, add --skip-unreadable N, or `segacc --lr 1 --resume r`"
+    with pytest.raises(segacc.SegaccError) as error, as_keywords(TrainConfig):
+        raise segacc.SegaccError(f"{text}; --verify is no setting of training.")
+    assert str(error.value) == (
+        "Use batch_size=2 or lr, add skip_unreadable=N, or `segacc --lr 1 --resume r`; --verify is "
+        "no setting of training."
+    )
 
 
 def test_help_lists_the_options_of_the_command_line() -> None:

@@ -270,7 +270,11 @@ def test_a_resumed_run_counts_on(warm: Warm, tmp_path: Path) -> None:
     first.write_bytes(label)
     second.unlink()
     found = complaint(warm("--resume", "run", "--max-steps", "3", cwd=tmp_path))
-    assert found == f"{second}: {why}{UNREADABLE.rstrip('.')} (1 are allowed by --skip-unreadable)."
+    assert found == (
+        f"{second}: {why}{UNREADABLE.rstrip('.')} (1 are allowed by --skip-unreadable). The run is "
+        "saved at step 2; once this is fixed, `accelerate launch -m segacc --resume "
+        f"{tmp_path}/run` continues it."
+    )
 
 
 def test_one_unreadable_file_too_many_stops_the_run(warm: Warm, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from data_tools import encode
 from segacc.data.decode import read_label
 from segacc.data.order import Order
 from segacc.data.sample_pair import read_sample
-from segacc.data.samples import build_splits
+from segacc.data.samples import ReadAs, build_splits
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.hookspecs import DataSplits, Sample, Stream
 from segacc.labels import LabelMap
@@ -394,7 +394,8 @@ def test_nuclei_beside_themselves_have_each_image_twice(registry: Registry) -> N
     data = build_splits(choose(registry, "dataset", given, "--dataset"))
     samples = data.splits["train"]
     assert data.labels.names == ("background", "nucleus", "nucleus_border")
-    assert isinstance(samples, MixedSamples) and len(samples) == 332
+    assert isinstance(samples, ReadAs) and isinstance(samples.samples, MixedSamples)
+    assert len(samples) == 332
     plain, border = samples[3], samples[169]
     assert (plain.id[:9], border.id[:9]) == ("1-nuclei-", "2-nuclei-")
     assert plain.id[9:] == border.id[9:] and plain.image == border.image

@@ -149,7 +149,7 @@ def run(warm: Warm, broken: Path, data: Path, folder: Path, kind: str, case: str
             "'heads' (FILE:51)",
         ),
         ("dataset", "eager", f"build {ARRAY}"),
-        ("dataset", "lazy", f"reading samples {ARRAY}"),
+        ("dataset", "lazy", f"reading sample 0 {ARRAY}"),
         ("loss", "small", f"sum() of logits {SIZES} failed: RuntimeError: Size does not match "),
         ("loss", "vector", "sum() returned float32 (2,); expected a scalar tensor of a floating "),
         ("loss", "float", "sum() returned float; expected a scalar tensor of a floating dtype."),

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import environment, write_data
+from cli_tools import Warm, environment, write_data
 from launches import ROOT, command, launch, rows, start
 from segacc.training.limits.signals import STOPPING, StopSignal
+
+pytest_plugins = ["cli_fixtures"]
 
 STEPS = (
     *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", 64),
@@ -178,6 +180,30 @@ def test_a_full_disk_behind_the_output_is_told_in_a_line() -> None:
         )
     assert done.returncode == 2
     assert done.stderr == "segacc: cannot write to disk: [Errno 28] No space left on device.\n"
+
+
+def test_a_full_disk_is_told_by_every_command(
+    warm: Warm, trained: Path, data: Path, disk: Path, tmp_path: Path
+) -> None:
+    """With the folder; and what was found out is printed before."""
+    fill(disk)
+    given, images = ("--dataset", f"folder:root={data}"), data / "images" / "train"
+    few = ("--arch", "segformer:variant=tiny", "--weights", "none", "--max-steps", 1)
+    for words, path, text in (
+        (few, "run", ""),
+        (("evaluate", trained), "scores/per_image.parquet", "mean_iou"),
+        (("predict", trained, images), "masks/train0.png", ""),
+        (("check-data",), "report/data_check.png", "no problem found"),
+    ):
+        place = () if words[0] == "predict" else given
+        folder = disk / path.partition("/")[0]
+        done = warm(*words, *place, "--output-dir", folder, cwd=tmp_path)
+        *before, last = done.stderr.splitlines()
+        assert last.startswith("segacc: cannot write to disk: [Errno 28] ") and (
+            last.endswith(f"No space left on device: '{disk / path}'.")
+        ), last
+        assert text in done.stdout + "".join(before) and done.returncode == 2
+        assert not list(folder.rglob("*.png")) + list(folder.rglob(".*.part"))
 
 
 @pytest.mark.slow

@@ -121,18 +121,24 @@ def run_check(config: CheckConfig, where: Where, progress: Console) -> Told:
     from segacc.commands.check_data.check import check, open_data
     from segacc.commands.check_data.fixes import fixes
     from segacc.commands.check_data.pictures import draw_augmented, draw_check
+    from segacc.commands.check_data.text import print_report
     from segacc.commands.check_data.verdict import judge
 
     with progress.status("Opening the data set ..."):
         data = open_data(dataset, config)
     found = check(data, progress)
     pictures = [folder / "data_check.png"]
-    with progress.status("Drawing ..."):
-        draw_check(found, pictures[0])
-        if config.show_augmented:
-            pictures.append(folder / "augmented.png")
-            draw_augmented(found, changes, pictures[1])
-    return Told(found, judge(found), fixes(found), pictures)
+    told = Told(found, judge(found), fixes(found), pictures)
+    try:
+        with progress.status("Drawing ..."):
+            draw_check(found, pictures[0])
+            if config.show_augmented:
+                pictures.append(folder / "augmented.png")
+                draw_augmented(found, changes, pictures[1])
+    except OSError:  # as on a full disk
+        print_report(progress, *told._replace(pictures=[]))
+        raise
+    return told
 
 
 def choose_data(registry: Registry, config: CheckConfig, where: Where) -> Chosen:

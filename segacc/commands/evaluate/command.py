@@ -246,9 +246,7 @@ def finish(loaded: Loaded, console: Console) -> EvaluationResult:
     verified = verify(scoring, found, labels, config.verify) if config.verify else None
     told = report(checked.model, scoring, found, config, loaded.protocol_source)
     told |= {"verified": verified.to_dict()} if verified else {}
-    if is_main():
-        told |= {"files": write_evaluation(checked.folder, scoring, found, told, labels)}
-    return EvaluationResult(
+    result = EvaluationResult(
         title=told["title"],
         scores=found.scores,
         folder=checked.folder,
@@ -258,6 +256,14 @@ def finish(loaded: Loaded, console: Console) -> EvaluationResult:
         rules=scoring.terms().rules(),
         labels=labels,
     )
+    if not is_main():
+        return result
+    try:
+        files = write_evaluation(checked.folder, scoring, found, told, labels)
+    except OSError:  # as on a full disk
+        result.show(console)
+        raise
+    return replace(result, report={**result.report, "files": files})
 
 
 def compare_command(a: Path, b: Path, config: CompareConfig) -> int:

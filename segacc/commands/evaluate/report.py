@@ -2,13 +2,13 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segacc.commands.evaluate.per_image import FILE, REPORT
 from segacc.commands.evaluate.score import Evaluation, draw_worst
-from segacc.data.atomic import replacing
+from segacc.data.atomic import replacing, writing
 from segacc.evaluation.scoring import Scoring
 from segacc.labels import LabelMap
 
@@ -33,8 +33,7 @@ def write_evaluation(
         The names of the metrics' own files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    writing = [scoring.counted[one.text] for one in scoring.chosen if one.record.writes]
-    files = write_metric_files(folder, writing)
+    files = write_metric_files(folder, scoring)
     found.images.write(folder / FILE)
     worst = folder / "pictures" / "worst"
     draw_worst(found.worst, worst, names=labels.names, palette=labels.palette)
@@ -43,14 +42,16 @@ def write_evaluation(
     return files
 
 
-def write_metric_files(folder: Path, metrics: Sequence[Any]) -> list[str]:
+def write_metric_files(folder: Path, scoring: Scoring) -> list[str]:
     """Write the files of metrics into a folder, replacing those of an earlier evaluation.
 
     Returns:
         The names of the files.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".metrics-") as temporary:
-        for metric in metrics:
+    inside = tempfile.TemporaryDirectory(dir=folder, prefix=".metrics-")
+    with writing(folder), inside as temporary:
+        for one in [one for one in scoring.chosen if one.record.writes]:
+            metric: Any = scoring.counted[one.text]
             metric.write(Path(temporary))
         written = sorted(Path(temporary).iterdir())
         for name in stored_files(folder):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from accelerate.utils import broadcast_object_list
 
+from segacc.errors import SegaccError
 from segacc.settings.sources import Settings
 from segacc.settings.units import seconds
 from segacc.training.defaults import check_warmup
@@ -28,10 +29,29 @@ def stopped(run: Run, signal: str) -> Stopped:
     step, why = run.progress.step, reason(run)
     if why and not run.evaluation_due():  # else it was stopped before its last evaluation
         return Stopped(step=step, reason=why)
+    return Stopped(step=step, reason=signal or "SIGTERM", resume=resume_command(run))
+
+
+def resume_command(run: Run) -> str:
+    """Return the command that continues the run."""
     count = os.environ.get(LAUNCHED)
     start = f"segacc train --processes {count}" if count else "accelerate launch -m segacc"
-    resume = f"{start} --resume {shlex.quote(str(run.folder))}"
-    return Stopped(step=step, reason=signal or "SIGTERM", resume=resume)
+    return f"{start} --resume {shlex.quote(str(run.folder))}"
+
+
+def tell(run: Run, error: Exception) -> None:
+    """Add to an error that ends the run what is saved, and how to continue."""
+    step, saved = run.progress.step, run.progress.saved
+    if not step:
+        return
+    text = "No checkpoint was saved yet."
+    if saved:
+        what = "The run is saved" if saved == step else "The newest checkpoint is"
+        text = f"{what} at step {saved}; once this is fixed, `{resume_command(run)}` continues it."
+    if isinstance(error, SegaccError):
+        error.args = (f"{error} {text}",)
+    else:
+        error.add_note(text)
 
 
 def refit(run: Run) -> Iterator[Fitted]:

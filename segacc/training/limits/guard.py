@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,16 +37,29 @@ class Guard:
     """The unwrapped network, whose buffers are restored when a step is skipped."""
     losses: tuple[str, ...]
     """Names of the loss terms."""
-    checkpoints: Path
-    """Folder of the run's checkpoints."""
     buffers: list[Tensor] = field(default_factory=list)
+    """The network's buffers before the step."""
+    random: list[Tensor] = field(default_factory=list)
+    """The states of torch's generators before the step: the CPU's, and that of a CUDA device."""
     overflow: bool = False
     """Whether fp16's gradient scaler skips the newest step."""
 
     def keep(self) -> None:
-        """Copy the buffers before a step, as the forward pass changes batch norm statistics."""
-        if self.allowed:
-            self.buffers = [buffer.clone() for buffer in self.network.buffers()]
+        """Copy what a forward pass changes: batch norm statistics and random states."""
+        own, device = list(self.network.buffers()), self.accelerator.device
+        if not self.buffers:
+            self.buffers = [buffer.clone() for buffer in own]
+        elif own:
+            torch._foreach_copy_(self.buffers, own)  # one call instead of many
+        self.random = [torch.get_rng_state()]
+        self.random += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+
+    def undo(self) -> None:
+        """Restore the state before a step that failed, so that it can be saved."""
+        self._restore()
+        torch.set_rng_state(self.random[0])
+        if self.random[1:]:
+            torch.cuda.set_rng_state(self.random[1], self.accelerator.device)
 
     def check(
         self,
@@ -92,26 +104,26 @@ class Guard:
             allowed=self.allowed,
         )
         if progress.skipped > self.allowed:
+            progress.skipped -= 1  # the step is not done: a resumed run repeats it
+            self.undo()
             raise NonFiniteError(self._complaint(skipped))
-        self._undo()
-        return skipped
-
-    def _undo(self) -> None:
-        with torch.no_grad():
-            for buffer, before in zip(self.network.buffers(), self.buffers, strict=True):
-                buffer.copy_(before)
+        self._restore()
         scaler: Any = self.accelerator.scaler
         if scaler is not None:
             scaler.update()  # as after a step, since the next step unscales again
+        return skipped
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for buffer, before in zip(self.network.buffers(), self.buffers, strict=True):
+                buffer.copy_(before)
 
     def _complaint(self, skipped: Skipped) -> str:
-        saved = checkpoint.complete(self.checkpoints)
-        before = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         allowed = f" ({self.allowed} are allowed)" if self.allowed else ""
         return (
             f"step {skipped.step}: {skipped.found()}. Images of that batch: "
             f"{', '.join(skipped.images)}. Check these images, lower --lr, or skip up to N such "
-            f"steps with --tolerate-nonfinite N{allowed}; {before}."
+            f"steps with --tolerate-nonfinite N{allowed}."
         )
 
 
@@ -130,7 +142,7 @@ def build_guard(
             f"{where}: not supported with DeepSpeed, which takes optimizer steps itself; leave it "
             "out."
         )
-    return Guard(allowed, accelerator, network, tuple(losses), plan.folder / "checkpoints")
+    return Guard(allowed, accelerator, network, tuple(losses))
 
 
 class EarlyStop(ScoreKey):
