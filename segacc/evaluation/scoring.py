@@ -1,7 +1,6 @@
 """Scoring: the network, data and metrics of an evaluation; and checks of metrics."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,12 +9,12 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts, LossTerm, MetricState
-from segacc.data.batches import MOST_PIXELS, EvalData, Source
+from segacc.data.batches import EvalData, Source
 from segacc.data.items import Item
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, PluginError, SegaccError, first_of, reason_of
 from segacc.evaluation.loss import SplitLoss
-from segacc.evaluation.memory import memory_returned
+from segacc.evaluation.memory import returned_of
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scores import VAL_LOSS, Scores, Terms, Weights, flat
@@ -99,11 +98,16 @@ class Scoring:
         }
 
     def decide(self, images: Tensor) -> Decided:
-        """Predict images (N, C, H, W) uint8 of one size, with confidence if a metric needs it."""
+        """Predict images (N, C, H, W) uint8 of one size, with what the metrics need."""
         given = self.model, self.network, images, self.protocol, self.most
-        confidence = any(one.record.wants_confidence for one in self.chosen)
+        records = [one.record for one in self.chosen]
         with returned_of(images):
-            return decide_batch(*given, confidence=confidence, logits=bool(self.losses))
+            return decide_batch(
+                *given,
+                confidence=any(one.wants_confidence for one in records),
+                log_odds=any(one.wants_log_odds for one in records),
+                logits=bool(self.losses),
+            )
 
     def count(self, metrics: Mapping[str, Any], item: Item, found: Decided) -> Tensor | None:
         """Count one image, and add it to the metrics.
@@ -160,21 +164,16 @@ def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Tenso
     Args:
         one: the metric's record and options.
         metric: the metric.
-        found: the predictions, with confidence if the metric wants it.
+        found: the predictions, with confidence and log-odds if the metric wants them.
         labels: (N, H, W) integers, 255 ignored.
         counts: the confusion matrix of all of them.
     """
     if one.record.from_confusion:
         metric.add(counts)
     else:
-        confidence = [found.confidence] if one.record.wants_confidence else []
-        metric.update(found.classes.long(), labels.long(), *confidence)
-
-
-def returned_of(pixels: Tensor) -> AbstractContextManager[None]:
-    """Return freed memory to the kernel at once for large images (..., H, W)."""
-    large = pixels.shape[-2] * pixels.shape[-1] > MOST_PIXELS
-    return memory_returned() if large else nullcontext()
+        more = [found.confidence] if one.record.wants_confidence else []
+        more += [found.log_odds] if one.record.wants_log_odds else []
+        metric.update(found.classes.long(), labels.long(), *more)
 
 
 def joined(found: Iterable[Scores]) -> Scores:
@@ -316,6 +315,8 @@ def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
     found: list[Scores] = []
     for one in chosen:
         empty = one.build(facts)
+        if one.record.wants_log_odds and facts.num_classes != 2:
+            raise OptionError(f"{where} {one.text}: needs 2 classes, not {facts.num_classes}.")
         try:
             alone = getattr(empty, "state", None) == {}  # it gathers its results itself
             complaint = "" if alone else _not_additive(one, empty, facts)
@@ -380,7 +381,8 @@ def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
     labels[..., :4] = IGNORE
     metric = one.build(facts)
     for k in images:
-        found = Decided(predictions[k], torch.full((1, 24, 32), 0.75))
+        sure = torch.full((1, 24, 32), 0.75)
+        found = Decided(predictions[k], sure, sure.where(predictions[k] == 1, 1 - sure).logit())
         counts = confusion(predictions[k], labels[k], facts.num_classes)
         feed(one, metric, found, labels[k], counts)
     return metric
