@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: the file is missing or not JSON.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(

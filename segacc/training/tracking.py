@@ -20,7 +20,7 @@ from segacc.contracts import VERSION
 from segacc.data.atomic import replacing
 from segacc.data.pictures import draw_examples
 from segacc.errors import DataError, WriteError
-from segacc.evaluation.scores import VAL_LOSS, flat
+from segacc.evaluation.scores import VAL_LOSS, finite, flat
 from segacc.labels import Color
 from segacc.training.events import (
     Evaluated,
@@ -30,7 +30,6 @@ from segacc.training.events import (
     Started,
     StepDone,
     Stopped,
-    finite,
 )
 from segacc.training.folders import ENVIRONMENT
 
@@ -128,14 +127,15 @@ def note_start(path: Path, *, step: int, devices: Sequence[str], started: float)
 def note_end(path: Path) -> None:
     """Add the duration in seconds to the newest start in environment.json, if it is still there."""
     if path.is_file():
-        *earlier, start = json.loads(path.read_text(encoding="utf-8"))
+        *earlier, start = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         taken = datetime.now(UTC) - datetime.fromisoformat(start["started"])
         _write_json(path, [*earlier, {**start, "seconds": round(taken.total_seconds(), 1)}])
 
 
 def _write_json(path: Path, content: Any) -> None:
     with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")  # for paths
 
 
 def command_line() -> str:
