@@ -331,6 +331,7 @@ def facts_of(folder: Path) -> Facts:
     inner = config.get("backbone_config") or {}
     channels = config.get("num_channels") or inner.get("num_channels") or 3
     names = names or [f"LABEL_{k}" for k in range(config.get("num_labels", 2))]
+    names = ["background", *names] if len(names) == 1 else names  # a network with one logit
     return Facts(
         num_classes=len(names), class_names=tuple(names), crop_size=crop, num_channels=channels
     )

@@ -1,5 +1,6 @@
 """Folders of transformers: segacc resizes as their image processor, or says what it does not do."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,23 @@ def test_what_segacc_does_not_do_is_told(
     more = f"{folder}: the image processor resizes with the kernel lanczos; segacc takes bicubic"
     assert lines[1:] == ([more] if processor[0] == "DPT" else [])
     assert segmenter(draw(61, 83)).shape == (61, 83)
+
+
+def test_a_network_of_one_logit_has_two_classes(network: Any, tmp_path: Path) -> None:
+    """Transformers trains it with a sigmoid if `num_labels` is 1."""
+    one = copy.deepcopy(network)
+    head = one.decode_head.classifier
+    one.decode_head.classifier = torch.nn.Conv2d(head.in_channels, 1, 1)
+    one.config.id2label = {0: "nucleus"}
+    processor = transformers.SegformerImageProcessor(do_resize=False)
+    segmenter = Segmenter.from_pretrained(saved(tmp_path, one, processor), "cpu")
+    assert segmenter.labels.names == ("background", "nucleus")
+    image = draw(64, 96)
+    given = processor(image, return_tensors="pt")
+    with torch.no_grad():
+        logits = one(**given).logits
+    wanted = torch.nn.functional.interpolate(logits, size=(64, 96), mode="bilinear")[0].sigmoid()
+    found = torch.from_numpy(segmenter.probabilities(image))
+    torch.testing.assert_close(found[1:], wanted)
+    cut = segmenter.with_threshold(float(wanted.quantile(0.9)))(image)
+    assert 0.08 < cut.mean() < 0.12

@@ -36,7 +36,7 @@ class Binary:
 
     The area under the ROC curve is computed from a histogram of the foreground's log-odds, which
     are taken from the logits: pixels in the same bin are ties, so the error is at most half the
-    share of the pairs that share a bin, and in practice below 1e-5.
+    share of the pairs that share a bin, about 3e-5, and mostly below 1e-6.
     """
 
     def __init__(self, options: BinaryOptions, facts: Facts) -> None:
