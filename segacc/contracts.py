@@ -67,7 +67,8 @@ class MetricState(Protocol):
         Both are on the device of the process.
 
         A metric with `wants_confidence` takes a third parameter `confidence`: (N, H, W) float32,
-        the probability of the predicted class, 0..1.
+        the probability of the predicted class, 0..1. One with `wants_log_odds` takes a further one,
+        `log_odds`: (N, H, W) float32, log(p / (1 - p)) for the probability p of the second class.
         """
 
     def compute(self) -> dict[str, float | dict[str, float]]:

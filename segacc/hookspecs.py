@@ -257,6 +257,9 @@ class Metric(Record):
     """`build(options, facts)` returns an empty MetricState."""
     wants_confidence: bool = False
     """True if `update` takes the confidence of each pixel as well."""
+    wants_log_odds: bool = False
+    """True if `update` takes the log-odds of each pixel as well; such a metric is for two
+    classes."""
     from_confusion: bool = False
     """True if it implements `MetricSums.add`, which is then called in place of `update`."""
     writes: bool = False

@@ -1,5 +1,6 @@
 """Scores, and the rules of an evaluation that make them comparable."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +24,13 @@ def flat(scores: Mapping[str, Any]) -> dict[str, Any]:
         many = isinstance(value, Mapping)
         numbers |= {f"{key}/{name}": one for name, one in value.items()} if many else {key: value}
     return numbers
+
+
+def finite(value: Any) -> Any:
+    """Replace nan and infinities, which JSON does not have, with None, also in nested scores."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def classes_in(names: tuple[str, ...]) -> str:

@@ -90,10 +90,10 @@ def find(
 
 
 def local_folder(given: str, where: str) -> Path | None:
-    """Return an existing folder; None for a Hub id, which has the form NAME or USER/NAME.
+    """Return an existing folder; None for a Hub id, which has the form USER/NAME.
 
     Raises:
-        WeightsError: it is a file, or by its form a path that is not there.
+        WeightsError: it is a file, or by its form no Hub id.
     """
     folder = Path(given).expanduser()
     if folder.is_dir():
@@ -102,6 +102,10 @@ def local_folder(given: str, where: str) -> Path | None:
         raise WeightsError(f"{where}: {given} is a file; give the folder that holds it.")
     if given.count("/") > 1 or given.startswith((".", "/", "~", "\\")):
         raise WeightsError(f"{where}: no such folder: {given}.")
+    if "/" not in given and not given.startswith(TORCHVISION):
+        raise WeightsError(
+            f"{where}: no such folder: {given}. A model of the Hub is given as USER/NAME."
+        )
     return None
 
 

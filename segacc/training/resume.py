@@ -82,7 +82,8 @@ def write_start(run: Run, settings: Settings, devices: Sequence[str]) -> None:
     if not run.plan.resume:
         save_description(run)
     if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
-        (run.folder / "config.yaml").write_text(to_yaml(settings))
+        text = to_yaml(settings)
+        (run.folder / "config.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
     run.balance.write(run.folder)
     parameter_groups.write(run.groups, run.folder)
     path, step = run.folder / ENVIRONMENT, run.progress.step

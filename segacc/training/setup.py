@@ -17,7 +17,7 @@ from segacc.data.order import seeded
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, Origin, PluginError, count_of
 from segacc.evaluation.loss import has_loss
-from segacc.evaluation.protocol import Protocol, default_protocol
+from segacc.evaluation.protocol import Protocol, default_protocol, refuse_threshold
 from segacc.evaluation.scoring import Scoring, checked_scoring
 from segacc.hookspecs import Chosen, LossOptions
 from segacc.model import SegmentationModel
@@ -185,7 +185,9 @@ def build_scoring(
     config = plan.settings.config
     protocol = default_protocol(network, facts.crop_size)
     if config.protocol:
-        protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
+        where = plan.settings.where("protocol")
+        protocol = Protocol.parse(config.protocol, where)
+        refuse_threshold(protocol, facts.class_names, where)
     refuse_silent(plan, facts)
     scoring = checked_scoring(
         accelerator,

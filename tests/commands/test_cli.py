@@ -91,11 +91,12 @@ REFUSED = [
         "the following arguments are required: MODEL. `python -m segacc "
         "evaluate --help` lists all flags.",
     ),
-    (["evaluate", "x"], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
+    (["evaluate", "x"], "MODEL: no such folder: x. A model of the Hub is given as USER/NAME."),
+    (["evaluate", "us/x"], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
     (
-        ["evaluate", "x", "--dataset", "nuclei"],
-        "MODEL x: there is no such folder; the Hub cannot be reached (OfflineModeIsEnabled) and x "
-        "is not in the local cache. Give a folder on disk.",
+        ["evaluate", "us/x", "--dataset", "nuclei"],
+        "MODEL us/x: there is no such folder; the Hub cannot be reached (OfflineModeIsEnabled) and "
+        "us/x is not in the local cache. Give a folder on disk.",
     ),
     (
         ["evaluate", "x", "--dataset", "nuclei", "--metric", "mean_iou", "--metric", "mean_iou"],

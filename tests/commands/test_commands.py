@@ -168,7 +168,7 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
         (
             "whole:shortside=4",
             '--protocol: unknown option "shortside". Did you mean "short_side"? Known: '
-            "short_side, long_side, antialias, size, pad.",
+            "short_side, long_side, antialias, interpolation, threshold, size, pad.",
         ),
         (
             "whole:short_side=0",

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 from segacc.commands.check_data.check import Findings
 from segacc.commands.check_data.fixes import Fix, command, paste, unmended
 from segacc.commands.check_data.verdict import Finding
-from segacc.commands.tables import swatch
+from segacc.commands.tables import print_in_parts, swatch
 from segacc.contracts import IGNORE
 from segacc.data.scan import SplitFacts
 from segacc.errors import count_of, first_of
@@ -37,10 +38,12 @@ def print_report(
     for line in (found.data.dataset.text, *found.data.notes):
         _say(console, line)
     console.print(facts_table(found), soft_wrap=False)
-    console.print(classes_table(found), soft_wrap=False)
+    print_in_parts(console, partial(classes_table, found, console.width // 2), list(found.splits))
     if hidden := left_out(found):
         names = len(found.data.labels.names)
         _say(console, f"{len(hidden)} of the {names} classes occur in no split\n")
+    if line := normalization(found):
+        _say(console, line)
     for finding in findings:
         _print_finding(console, finding)
     if told:
@@ -119,6 +122,18 @@ def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
     }
 
 
+def normalization(found: Findings) -> str:
+    """Return the options that normalize by the mean and deviation of the training split."""
+    name = found.data.config.train_split
+    if name not in found.splits or not found.splits[name].read:
+        return ""
+    means, spread = found.splits[name].statistics()
+    if not all(spread):
+        return ""
+    mean, std = ("/".join(f"{one:.4g}" for one in values) for values in (means, spread))
+    return f"to normalize by mean and deviation of {name}: --image-mean {mean} --image-std {std}"
+
+
 def _sizes(facts: SplitFacts) -> str:
     sizes = [f"{height}x{width}" for height, width in facts.by_area()]
     if len(facts.sizes) < 2:
@@ -133,20 +148,26 @@ def _counter(counter: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counter.items()) or "-"
 
 
-def classes_table(found: Findings) -> Table:
-    """Build a table of classes: raw ids, share of the labelled pixels, number of images."""
+def classes_table(found: Findings, widest: int, splits: Sequence[str]) -> Table:
+    """Build a table of classes: raw ids, share of the labelled pixels, number of images.
+
+    Args:
+        found: the facts.
+        widest: characters after which a class name is folded.
+        splits: the splits with columns.
+    """
     labels, hidden = found.data.labels, left_out(found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class")
+    table.add_column("class", overflow="fold", max_width=widest)
     table.add_column("raw ids")
-    for name in found.splits:
-        table.add_column(Text(f"{name}: pixels"), justify="right")
-        table.add_column("images", justify="right")
-    for k, name in enumerate(labels.names):
+    for name in splits:
+        table.add_column(Text(f"{name}: pixels"), justify="right", no_wrap=True)
+        table.add_column("images", justify="right", no_wrap=True)
+    for k, title in enumerate(labels.names):
         if k not in hidden:
-            cells = [cell for facts in found.splits.values() for cell in _cells(facts, k)]
+            cells = [cell for name in splits for cell in _cells(found.splits[name], k)]
             ids = first_of((raw for raw, owner in sorted(labels.classes.items()) if owner == k), 4)
-            table.add_row(swatch(name, labels.palette[k]), ids, *cells)
+            table.add_row(swatch(title, labels.palette[k]), ids, *cells)
     return table
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from segacc.commands.console import (
+    Patient,
     Where,
     console_of,
     flag,
@@ -52,7 +53,7 @@ def evaluate_command(model: str, layer: Layer) -> int:
         1 if `--verify` finds a difference, else 0.
     """
     checked = check(model, layer, flag)
-    console = console_of()
+    console = console_of(kind=Patient)
     if line := checked.taken():
         console.out(line, highlight=False)
     with console.status("Loading torch, the data and the weights ..."):

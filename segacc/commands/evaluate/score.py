@@ -20,19 +20,17 @@ from segacc.data.pictures import Example, draw_examples, shrunk
 from segacc.data.splits import data_splits, pick_split, split_name
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import Model, run_settings, side_file
-from segacc.evaluation.protocol import Protocol
-from segacc.evaluation.scores import Scores, Weights
+from segacc.evaluation.scores import Scores, Weights, finite
 from segacc.evaluation.scoring import (
     Scoring,
     checked_scoring,
     scored_data,
 )
-from segacc.evaluation.segmenter import Segmenter, relabel
+from segacc.evaluation.segmenter import Segmenter, relabel, with_settings
 from segacc.hookspecs import Chosen
 from segacc.labels import Color
 from segacc.loop import evaluate
 from segacc.settings.config import EvaluateConfig
-from segacc.training.events import finite
 from segacc.training.processes import start_accelerator
 
 if TYPE_CHECKING:
@@ -158,8 +156,7 @@ def build_scoring(
     refuse_unused(config, where)
     accelerator = start_accelerator(config.mixed_precision)
     segmenter = Segmenter.from_pretrained(model.folder, accelerator.device)
-    if config.protocol:
-        segmenter = segmenter.with_protocol(Protocol.parse(config.protocol, where("protocol")))
+    segmenter = with_settings(segmenter, config.protocol, config.threshold, where)
     splits, _ = data_splits(
         dataset,
         config.val_fraction,
@@ -230,14 +227,16 @@ def carved_from(config: EvaluateConfig) -> dict[str, Any] | None:
 def protocol_source(
     model: Model, segmenter: Segmenter, config: EvaluateConfig, where: Where
 ) -> str:
-    """Return where the protocol comes from."""
+    """Return where the protocol comes from, and its threshold if that was given."""
     if config.protocol:
-        return f"from {where('protocol')}"
-    if side_file(model.about):
-        return f"stored in {model.name if model.on_hub else model.about}"
-    if segmenter.protocol.short_side or segmenter.protocol.size:
-        return f"from the image processor in {model.name}"
-    return f"chosen to fit the network, as {model.name} stores none"
+        told = f"from {where('protocol')}"
+    elif side_file(model.about):
+        told = f"stored in {model.name if model.on_hub else model.about}"
+    elif segmenter.protocol.short_side or segmenter.protocol.size:
+        told = f"from the image processor in {model.name}"
+    else:
+        told = f"chosen to fit the network, as {model.name} stores none"
+    return told + (f"; threshold from {where('threshold')}" if config.threshold else "")
 
 
 def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluation:

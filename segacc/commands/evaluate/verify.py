@@ -18,6 +18,7 @@ from segacc.data.batches import EvalData, Source
 from segacc.data.items import Item
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, count_of
+from segacc.evaluation.protocol_options import EVEN
 from segacc.evaluation.scores import Scores, flat
 from segacc.evaluation.scoring import Scoring
 from segacc.hookspecs import Sample
@@ -137,6 +138,10 @@ def plain_prediction(scoring: Scoring, image: torch.Tensor) -> Pixels:
     padding = (0, width - seen[1], 0, height - seen[0])
     images = F.pad(network.normalize(resized[None]), padding)  # (1, C, height, width)
     logits = scoring.model(images).main[0].float().cpu().numpy()
+    if protocol.threshold != EVEN:  # the second class then wins where p > threshold, not 1/2
+        odds = protocol.threshold / (1 - protocol.threshold)
+        scores = network.probabilities
+        logits[1] = logits[1] / odds if scores else logits[1] - np.log(odds)
     size = (image.shape[-2], image.shape[-1])
     extent = (size[0] * height / seen[0], size[1] * width / seen[1])
     return plain_argmax(logits, size, extent)

@@ -25,7 +25,11 @@ def note_start(path: Path, *, step: int, devices: Sequence[str], started: float)
         devices: the device of each process.
         started: when the process started, as a value of time.monotonic, in seconds.
     """
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    earlier = (
+        json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        if path.is_file()
+        else []
+    )
     begin = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started)
     start = {
         "started": begin.isoformat(timespec="seconds"),
@@ -45,14 +49,21 @@ def note_start(path: Path, *, step: int, devices: Sequence[str], started: float)
 def note_end(path: Path) -> None:
     """Add the duration in seconds to the newest start in environment.json, if it is still there."""
     if path.is_file():
-        *earlier, start = json.loads(path.read_text(encoding="utf-8"))
+        *earlier, start = read_starts(path)
         taken = datetime.now(UTC) - datetime.fromisoformat(start["started"])
         _write_json(path, [*earlier, {**start, "seconds": round(taken.total_seconds(), 1)}])
 
 
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """Read the starts of a run from environment.json."""
+    starts: list[dict[str, Any]] = json.loads(path.read_text("utf-8", "surrogateescape"))
+    return starts
+
+
 def _write_json(path: Path, content: Any) -> None:
     with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")  # for paths
 
 
 def command_line() -> str:

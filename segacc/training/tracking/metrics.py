@@ -8,8 +8,8 @@ from typing import Any
 
 from segacc.data.atomic import replacing
 from segacc.errors import DataError
-from segacc.evaluation.scores import VAL_LOSS, flat
-from segacc.training.events import Evaluated, StepDone, finite
+from segacc.evaluation.scores import VAL_LOSS, finite, flat
+from segacc.training.events import Evaluated, StepDone
 
 Log = Callable[[dict[str, float], int], None]
 """A function that logs numbers by flat name for a step, as `Accelerator.log` does."""
