@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from segacc.contracts import IGNORE, Facts
 from segacc.data.items import Batch, Item
 from segacc.data.order import seeded
-from segacc.data.placement import KEPT, Placement, copied
+from segacc.data.placement import KEPT, Placement, copied, inside_of
 from segacc.errors import PluginError
 from segacc.hookspecs import Augmentation, Chosen
 
@@ -84,7 +84,11 @@ class Pipeline:
             else:
                 placement = stage.change.deferred_flip(placement)
         drawn = tuple(change.draw(image, label).float() for change in self.of_batches)
-        return replace(item, image=image, label=label, drawn=drawn, placement=placement)
+        padded = placement is None and any(map(knows_padding, self.of_batches))
+        inside = inside_of(image, label) if padded else None
+        return replace(
+            item, image=image, label=label, drawn=drawn, placement=placement, inside=inside
+        )
 
     @cached_property
     def of_batches(self) -> list[Any]:
@@ -140,6 +144,7 @@ class Pipeline:
         """
         batch = batch.laid_out()
         rest, images, labels = iter(batch.drawn), batch.images.contiguous(), batch.labels
+        inside = batch.inside
         for index, stage in enumerate(self.device):
             change = stage.change
             look = self.looks[index] < LOOKS
@@ -147,7 +152,8 @@ class Pipeline:
             if hasattr(change, "draw"):
                 given = images if getattr(change, "takes_bytes", False) else images.float()
                 brightest = float(given.max()) if look else 0.0
-                found = change(given, labels, next(rest))
+                more = (inside,) if knows_padding(change) else ()
+                found = change(given, labels, next(rest), *more)
                 images, labels = self._checked(stage, found, given, fixed=True, look=look)
                 if look:
                     check_range(stage, images, brightest)
@@ -159,6 +165,7 @@ class Pipeline:
                     for pair in one_by_one(change, given, labels, own)
                 ]
                 images, labels = (torch.stack(many) for many in zip(*pairs, strict=True))
+            inside = inside if knows_padding(change) else ()  # others may move the pixels
         return replace(batch, images=images, labels=labels, drawn=())
 
     def _checked(
@@ -168,6 +175,11 @@ class Pipeline:
         if look:
             check_classes(stage, label, self.num_classes)
         return image, label
+
+
+def knows_padding(change: Any) -> bool:
+    """Return whether a BatchChange is told what is padding."""
+    return getattr(change, "knows_padding", False)
 
 
 def returned(stage: Stage, found: Any, given: Tensor, *, fixed: bool) -> Pair:
