@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 IGNORE = 255
 """ignore_index inside segacc: pixels with this label are excluded from losses and metrics."""
 
+MAX_PIXELS = 200_000_000
+"""Default limit on the pixels of an image file, which is decoded only below it."""
+
 VERSION = "0.1.0"
 """Version of segacc, stored in the folders that it writes."""
 

@@ -45,7 +45,7 @@ def predict_command(given: str, inputs: Sequence[str | Path], config: PredictCon
         console.out(note, highlight=False)
     with console.status("Loading torch and the weights ..."):
         quiet_libraries()
-        segmenter = load_segmenter(model, config.protocol, flag)
+        segmenter = load_segmenter(model, config, flag)
     failed = segment_all(segmenter, jobs, config, console)
     for reason in failed.values():
         sys.stderr.write(f"{reason}\n")
@@ -80,7 +80,7 @@ def predict(
     config = config_of(PredictConfig, layer)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     found, jobs, notes = check(str(model), given, config, layer.where)
-    segmenter = load_segmenter(found, config.protocol, layer.where)
+    segmenter = load_segmenter(found, config, layer.where)
     failed = segment_all(segmenter, jobs, config, console_of(stderr=True))
     done = [job for job in jobs if job.picture not in failed]
     return PredictionResult(
@@ -136,13 +136,14 @@ def check(
     return find_model(given, where("model")), jobs, notes
 
 
-def load_segmenter(model: Model, protocol: str | None, where: Where) -> "Segmenter":
+def load_segmenter(model: Model, config: PredictConfig, where: Where) -> "Segmenter":
     """Load a model with its own protocol, or the given one."""
     from segacc.evaluation.protocol import Protocol
     from segacc.evaluation.segmenter import Segmenter
 
-    wanted = None if protocol is None else Protocol.parse(protocol, where("protocol"))
-    segmenter = Segmenter.from_pretrained(model.folder)
+    given = config.protocol
+    wanted = None if given is None else Protocol.parse(given, where("protocol"))
+    segmenter = Segmenter.from_pretrained(model.folder, max_pixels=config.max_pixels)
     return segmenter if wanted is None else segmenter.with_protocol(wanted)
 
 

@@ -27,7 +27,7 @@ def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tup
     where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
     picture = str(sample.image) if isinstance(sample.image, Path) else where
     image = read_image(sample.image, picture, num_channels, sample.reading)
-    label = read_label(sample.label, sample.labels or labels, where)
+    label = read_label(sample.label, sample.labels or labels, where, sample.reading)
     if image.shape[-2:] != label.shape:
         sizes = (label.shape[0], label.shape[1]), (image.shape[-2], image.shape[-1])
         raise DataError(sizes_text(sample, where, *sizes, num_channels))

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segacc.contracts import IGNORE
-from segacc.data.codecs import LYING, turn_of
+from segacc.data.codecs import LYING, opened, turn_of
 from segacc.data.decode import BACK, MODES, raw_label, read_pixels, unused_bits
 from segacc.data.sample_pair import sizes_text
 from segacc.errors import DataError, UnreadableError
@@ -111,7 +110,7 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
     except DataError as error:
         facts.faults.append(_fault("image", image_file, image, error))
     try:
-        raw = raw_label(label, labels, label_file)
+        raw = raw_label(label, labels, label_file, sample.reading)
         facts.raw = counts(raw)
         for value, count in facts.raw.items():
             if value in labels.classes:
@@ -141,7 +140,7 @@ def _digest(source: bytes | Path) -> bytes:
 def _mode(source: bytes | Path) -> str:
     """Return Pillow's mode of an image file; an empty string if Pillow cannot open it."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with opened(source) as picture:
             return picture.mode
     except Exception:  # Pillow may raise anything for a damaged file, which is reported elsewhere
         return ""

@@ -289,9 +289,9 @@ def test_pictures_of_no_bytes_are_found_when_they_are_read(hub_names: str, tmp_p
     }
     splits = build(path=str(parquet(tmp_path / "data" / "train.parquet", values)), names=hub_names)
     first, second = splits.splits["train"]
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadableError, match="the image cannot be read: it is empty"):
         read_image(first.image, "x")
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadableError, match="the label cannot be read: it is empty"):
         read_label(second.label, splits.labels, "x")
     assert read_label(first.label, splits.labels, "x").shape == (6, 8)
 

@@ -210,10 +210,11 @@ def read_values(samples: Sequence[Sample], most: int) -> Values:
 
 def _values(label: Path | bytes) -> Iterator[tuple[Value, int]]:
     import numpy as np
-    from PIL import Image
+
+    from segacc.data.codecs import opened
 
     try:
-        with Image.open(str(label)) as picture:
+        with opened(label) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read

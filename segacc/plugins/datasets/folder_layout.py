@@ -297,10 +297,11 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
         DataError: there are several.
     """
     import numpy as np
-    from PIL import Image
+
+    from segacc.data.codecs import opened
 
     try:
-        with Image.open(str(sample.label)) as picture:
+        with opened(sample.label) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read
