@@ -15,7 +15,7 @@ from PIL import Image
 from segacc.contracts import IGNORE
 from segacc.data.codecs import LYING, opened, turn_of
 from segacc.data.decode import BACK, MODES, raw_label, read_pixels, unused_bits
-from segacc.data.sample_pair import sizes_text
+from segacc.data.sample_pair import is_turned, sizes_text
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
@@ -41,8 +41,8 @@ class Fault:
 
     kind: str
     """One of UNREADABLE; `image` or `label`: a readable file with invalid content; `size`: image
-    and label differ in size; `values`: raw ids outside the map; `shard`: an unreadable part of a
-    stream."""
+    and label differ in size; `exif`: because EXIF rotates the image; `values`: raw ids outside the
+    map; `shard`: an unreadable part of a stream."""
     file: str
     """The path, or `sample ID` if the data set has no files."""
     text: str
@@ -119,7 +119,8 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
         size, shape = facts.image_size, (raw.shape[0], raw.shape[1])
         if size and size != shape:
             text = sizes_text(sample, label_file, shape, size, num_channels)
-            facts.faults.append(Fault("size", label_file, text))
+            kind = "exif" if is_turned(sample, shape, size, num_channels) else "size"
+            facts.faults.append(Fault(kind, label_file, text))
     except DataError as error:
         facts.faults.append(_fault("label", label_file, label, error))
     return facts
@@ -319,6 +320,12 @@ class SplitFacts:
     def ignored_share(self) -> float:
         """Share of ignored pixels among those whose id is in the map, 0..1."""
         return self.pixels[IGNORE] / self.pixels.total() if self.pixels.total() else 0.0
+
+    def ignored(self, labels: LabelMap) -> str:
+        """Return the share of ignored pixels, and their raw ids: `2.50 % (raw id 11)`."""
+        ids = [raw for raw in labels.ignored if self.raw[raw]]
+        told = f" ({labels.told(ids)})" if ids else ""
+        return f"{100 * self.ignored_share:.2f} %{told}"
 
     def share(self, k: int) -> float:
         """Return the share of a class among the labelled pixels, 0..1."""

@@ -18,7 +18,7 @@ from segacc.labels import LabelMap
 from stream_tools import write_samples
 
 LABELS = LabelMap.plain(("background", "disc", "bar"))
-TOLD = "`python -m segacc check-data` shows"
+TOLD = "`segacc check-data` shows"
 
 
 def glance(train: Any, scored: Any = (), **settings: Any) -> tuple[str, ...]:
