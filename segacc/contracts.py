@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 IGNORE = 255
 """ignore_index inside segacc: pixels with this label are excluded from losses and metrics."""
 
+MAX_PIXELS = 200_000_000
+"""Default limit on the pixels of an image file, which is decoded only below it."""
+
 VERSION = "0.1.0"
 """Version of segacc, stored in the folders that it writes."""
 
@@ -105,6 +108,9 @@ class BatchChange(Protocol):
 
     With `takes_bytes = True` it accepts images that are still uint8. `draws_unseen = True` declares
     that `draw` does not depend on pixels or sizes, so that a crop before it can be deferred.
+    `knows_padding = True` declares a fourth argument: for each image the rows and columns, as two
+    slices, that are not padding of a crop, or None if there is no padding; it is empty after an
+    augmentation on the device without this.
     """
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":

@@ -3,6 +3,7 @@
 import difflib
 import os
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ def first_of(values: Iterable[object], most: int) -> str:
     """Return the first values, as `a, b, c and 5 more`."""
     told = [str(value) for value in values]
     return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
+
+
+def twice_in(values: Iterable[str]) -> list[str]:
+    """Return the values that occur more than once, sorted."""
+    return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
 def cut(text: str, most: int = 80) -> str:

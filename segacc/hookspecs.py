@@ -20,7 +20,7 @@ import pluggy
 from annotated_types import Ge, Gt, Le
 from pydantic import AllowInfNan
 
-from segacc.contracts import Facts, LossTerm
+from segacc.contracts import MAX_PIXELS, Facts, LossTerm
 from segacc.errors import Origin
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Reading:
     bits: Annotated[int, Ge(8), Le(16)] = 16
     """Number of bits used in 16-bit images, e.g. `bits=12` for values 0..4095; 8-bit images are
     read as they are."""
+    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    """Maximum number of pixels of an image or label file; larger ones are refused before they are
+    decoded."""
 
 
 USUAL = Reading()
@@ -57,7 +60,7 @@ class DatasetOptions(Reading):
     @property
     def reading(self) -> Reading:
         """How the image files are interpreted."""
-        return Reading(exif=self.exif, bits=self.bits)
+        return Reading(exif=self.exif, bits=self.bits, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

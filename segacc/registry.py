@@ -17,7 +17,7 @@ import pluggy
 
 from segacc import hookspecs
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, PluginError, reason_of, unknown
+from segacc.errors import OptionError, PluginError, reason_of, twice_in, unknown
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
@@ -387,7 +387,7 @@ def refuse_twins(names: Sequence[str], where: str) -> None:
     """
     if not names:
         raise OptionError(f"{where}: at least one is needed.")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := twice_in(names):
         raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
 
 

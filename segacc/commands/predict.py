@@ -149,7 +149,7 @@ def load_segmenter(model: Model, config: PredictConfig, where: Where) -> "Segmen
 
     if config.protocol is not None:
         check_protocol(config.protocol, where("protocol"))
-    segmenter = Segmenter.from_pretrained(model.folder)
+    segmenter = Segmenter.from_pretrained(model.folder, max_pixels=config.max_pixels)
     return with_settings(segmenter, config.protocol, config.threshold, where)
 
 

@@ -18,7 +18,7 @@ from segacc.evaluation.memory import returned_of
 from segacc.evaluation.metrics import check_metrics, feed, joined
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
-from segacc.evaluation.scores import VAL_LOSS, Scores, Terms, Weights, flat
+from segacc.evaluation.scores import IGNORED, VAL_LOSS, Scores, Terms, Weights, flat
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.kernels.resize import Decided, confusion
 from segacc.labels import LabelMap
@@ -68,6 +68,8 @@ class Scoring:
     """Maximum batch size, in images of one size; default `BATCH`, on a CPU 1."""
     counted: dict[str, MetricState] = field(default_factory=dict)
     """Metrics of the newest evaluation by text, with states summed over all processes."""
+    ignored: str = IGNORED
+    """Which pixels do not count, see `ignored_by`."""
     losses: Mapping[str, LossTerm] = field(default_factory=dict)
     """The losses of `val_loss`; only for a protocol that `has_loss`."""
 
@@ -144,6 +146,7 @@ class Scoring:
             num_images=self.num_images,
             weights=self.weights,
             precision=self._precision(),
+            ignored=self.ignored,
         )
 
     def _precision(self) -> str:
@@ -203,9 +206,8 @@ class ScoreKey:
         known = flat(scores)
         if self.by not in known:
             names = sorted(known, key=lambda name: "/" in name)  # those over all classes first
-            raise OptionError(
-                f"{self.where} {self.by}: no such score. Known: {first_of(names, 12)}."
-            )
+            told = first_of(names, 12)
+            raise OptionError(f"{self.where} {self.by}: no such score. Known: {told}.")
         return float(known[self.by])
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from segacc.contracts import Facts
+from segacc.contracts import MAX_PIXELS, Facts
 from segacc.data.pictures import draw_prediction, visible
 from segacc.errors import OptionError, SegaccError, WeightsError, is_main
 from segacc.evaluation.images import OneImage, to_tensor
@@ -47,7 +47,7 @@ class Segmenter:
         network: the network, in evaluation mode, on `device`.
         labels: class names, palette and the mapping back to raw label ids.
         protocol: resizing, padding and windows; from the folder unless replaced.
-        reading: how image files are read: how many of 16 bits are used.
+        reading: how image files are read: how many of 16 bits are used, how many pixels allowed.
         arch: the name of the architecture.
     """
 
@@ -76,7 +76,11 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device | None = None
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
     ) -> "Segmenter":
         """Load a model.
 
@@ -84,6 +88,8 @@ class Segmenter:
             folder: a run folder (its best/), `best/` or `last/` of a run, a checkpoint, a
                 semantic-segmentation folder of transformers, or a Hub id.
             device: the device; default the accelerator of this machine, else the CPU.
+            max_pixels: maximum number of pixels of an image file; larger ones are refused before
+                they are decoded.
 
         Raises:
             WeightsError: the folder is missing or has no segmentation network that segacc knows.
@@ -102,7 +108,7 @@ class Segmenter:
             protocol, notes = protocol_of(path, network, facts)
             for note in notes if is_main() else ():
                 sys.stderr.write(f"{model.name}: {note}\n")
-        reading = Reading(bits=side.get("bits", 16))
+        reading = Reading(bits=side.get("bits", USUAL.bits), max_pixels=max_pixels)
         return cls(network, labels, protocol, reading, arch).to(device or default_device())
 
     @property

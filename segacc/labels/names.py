@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.contracts import IGNORE
-from segacc.errors import DataError
+from segacc.errors import DataError, first_of
 from segacc.labels.label_map import Color
 
 NAMES_FORM = (
@@ -26,6 +26,21 @@ CVAT = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+):*")
 
 NUMBERED = re.compile(r"(\d+)(\s*[,;:\t]\s*|\s+)(\S.*)")
 """A line with a number and a name."""
+
+
+UNLABELLED = frozenset(
+    (
+        *("void", "unlabelled", "unlabeled", "notlabelled", "notlabeled", "nolabel", "unannotated"),
+        *("ignore", "ignored", "unknown", "undefined", "unclassified", "unspecified", "dontcare"),
+        *("nodata", "invalid", "outofroi", "none", "null"),
+    )
+)
+"""Names, in lower-case letters only, that data sets give to pixels without a label."""
+
+
+def is_unlabelled(name: str) -> bool:
+    """Return whether a class name means `no label`, such as `Void` or `not labelled`."""
+    return "".join(filter(str.isalpha, name.lower())) in UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -153,13 +168,14 @@ def _with_colors(facts: NamesFile, content: Mapping[str, Any]) -> NamesFile:
     pairs = list(zip(facts.names, facts.palette, strict=True))
     if content.get("ignore_color") is not None:
         pairs.append(("ignore_color", rgb(content["ignore_color"])))
-        colors[pairs[-1][1]] = facts.ignored[0] if facts.ignored else (0 if first else IGNORE)
-    _refuse_twins(pairs)
+        nothing = [raw for raw in facts.ignored if raw >= 0] or [0 if first else IGNORE]
+        colors[pairs[-1][1]] = nothing[0]
+    _refuse_shared_colors(pairs)
     return NamesFile(facts.names, facts.palette, facts.ignored, facts.reduce_labels, colors)
 
 
 def _table(pairs: list[tuple[str, Color]]) -> NamesFile:
-    _refuse_twins(pairs)
+    _refuse_shared_colors(pairs)
     found: dict[str, list[Color]] = {}
     for name, color in pairs:
         found.setdefault(name, []).append(color)
@@ -167,7 +183,7 @@ def _table(pairs: list[tuple[str, Color]]) -> NamesFile:
     return NamesFile(list(found), [some[0] for some in found.values()], colors=colors)
 
 
-def _refuse_twins(pairs: list[tuple[str, Color]]) -> None:
+def _refuse_shared_colors(pairs: list[tuple[str, Color]]) -> None:
     owner: dict[Color, str] = {}
     for name, color in pairs:
         if owner.setdefault(color, name) != name:
@@ -219,6 +235,7 @@ def _listed(values: Any) -> list[Any]:
     ordered = sorted((int(key), value) for key, value in values.items())
     if [key for key, _ in ordered] != list(range(len(ordered))):
         raise ValueError(
-            f"ids must be 0..{len(ordered) - 1} without gaps, found {[key for key, _ in ordered]}"
+            f"ids must be 0..{len(ordered) - 1} without gaps, found "
+            f"{first_of((key for key, _ in ordered), 20)}"
         )
     return [value for _, value in ordered]

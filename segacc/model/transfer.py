@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segacc.errors import WeightsError
+from segacc.errors import WeightsError, first_of
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _some(names: Sequence[str]) -> str:
     if len(names) <= 4:
         return ", ".join(names)
     parents = sorted({name.split(".")[0] for name in names})
-    listed = ", ".join(parents[:6]) + (", ..." if len(parents) > 6 else "")
+    listed = first_of(parents, 6)
     return f"{len(names)} tensors of {listed}" if parents != sorted(names) else listed
 
 

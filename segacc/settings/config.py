@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
+from segacc.contracts import MAX_PIXELS
 from segacc.settings.options import Size
 from segacc.settings.units import Every, Mean, Std, Steps, Time
 
@@ -260,6 +261,8 @@ class PredictConfig:
     save_probabilities: Literal["uint8", "float16"] | None = None
     """Also write NAME_probabilities.npz with the arrays `probabilities` (classes, height, width)
     and `classes` (names); as uint8, they are multiplied by 255. The network runs twice."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """Maximum number of pixels of an image; larger ones are refused before they are decoded."""
     areas: bool = False
     """Also write areas.csv: image, class, pixels and share of each class predicted in an image."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segacc.errors import OptionError, count_of, did_you_mean
+from segacc.errors import OptionError, count_of, did_you_mean, first_of
 
 RULES = ("inverse", "enet", "effective")
 """Rules that compute weights from class frequencies; label_counts.py has their formulas."""
@@ -58,14 +58,16 @@ def read_class_weights(given: str, names: Sequence[str], where: str) -> tuple[fl
         if strangers := [name for name in content if name not in names]:
             raise OptionError(
                 f'{told}: there is no class "{strangers[0]}". '
-                f"{did_you_mean(strangers[0], names)}The classes: {', '.join(names)}."
+                f"{did_you_mean(strangers[0], names)}The classes: {first_of(names, 20)}."
             )
         if missing := [name for name in names if name not in content]:
-            raise OptionError(f"{told}: no weight for {', '.join(missing)}; each class needs one.")
+            raise OptionError(
+                f"{told}: no weight for {first_of(missing, 8)}; each class needs one."
+            )
         return tuple(content[name] for name in names)
     if len(content) != len(names):
         count = count_of(len(content), "weight")
-        raise OptionError(f"{told}: {count} for the {len(names)} classes {', '.join(names)}.")
+        raise OptionError(f"{told}: {count} for the {len(names)} classes {first_of(names, 8)}.")
     return tuple(content)
 
 

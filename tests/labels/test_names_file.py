@@ -65,8 +65,8 @@ RIGHT = (
     ("text", "reason"),
     [
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ('{"1": "a", "2": "b"}', "ids must be 0..1 without gaps, found [1, 2]"),
-        ('{"0": "a", "2": "b"}', "ids must be 0..1 without gaps, found [0, 2]"),
+        ('{"1": "a", "2": "b"}', "ids must be 0..1 without gaps, found 1, 2"),
+        ('{"0": "a", "2": "b"}', "ids must be 0..1 without gaps, found 0, 2"),
         ('{"road": 0}', "invalid literal for int() with base 10: 'road'"),
         ("5", "argument of type 'int' is not"),
         (
@@ -151,6 +151,10 @@ def test_colours_of_reduced_labels_start_at_raw_id_1(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(json.dumps({**facts, "ignore_color": [0, 0, 0]}))
     assert read_colors(path).colors == {(0, 0, 1): 1, (0, 0, 2): 2, (0, 0, 0): 0}
+    facts |= {"reduce_labels": False, "ignore_index": -100}  # a colour has an id from 0 on
+    path.write_text(json.dumps({**facts, "ignore_color": [0, 0, 0]}))
+    found = read_colors(path)
+    assert (found.ignored, found.colors[0, 0, 0]) == ((-100,), 255)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_root_of_another_layout(tmp_path: Path) -> None:
     for number in range(9):
         (tmp_path / f"folder{number}").mkdir()
     listed = ", ".join(f"folder{number}" for number in range(8))
-    assert refusal(tmp_path) == f"--dataset folder: {tmp_path} {text} {listed} .... {cure}"
+    assert refusal(tmp_path) == f"--dataset folder: {tmp_path} {text} {listed} and 1 more. {cure}"
 
 
 def test_missing_names(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.commands.check_data.check import Findings
-from segacc.commands.check_data.fixes import Fix, command, paste, unmended
+from segacc.commands.check_data.fixes import Fix, command, paste, together, unmended
 from segacc.commands.check_data.verdict import Finding
 from segacc.commands.tables import print_in_parts, swatch
 from segacc.contracts import IGNORE
@@ -50,18 +50,22 @@ def print_report(
         _say(console, "\nsuggested options:")
     for fix in told:
         _say(console, f"  {fix.why}:")
-        _say(console, f"    {paste(found.data.dataset, [fix])}", style="bold")
+        _paste(console, f"    {paste(found.data.dataset, [fix])}")
     if whole := command(found, told):
-        left = unmended(findings, told)
-        notes = [] if all(fix.sure for fix in told) else ["resolve the choices above first"]
-        notes += [f"no option fixes {count_of(len(left), 'problem')}"] if left else []
-        condition = f" ({'; '.join(notes)})" if notes else ""
-        _say(console, f"\nsuggested command{condition}:")
-        _say(console, f"  {whole}", style="bold")
+        _say(console, f"\nsuggested command{_conditions(findings, told)}:")
+        _paste(console, f"  {whole}")
     for path in pictures:
-        _say(console, f"written to {path}")
+        _paste(console, f"written to {path}", style="")
     told_last = verdict(findings, sample=found.data.config.sample)
     _say(console, told_last, style="red" if would_stop(findings) else "green")
+
+
+def _conditions(findings: Sequence[Finding], told: Sequence[Fix]) -> str:
+    """Return what the suggested command assumes, and how many problems are left."""
+    left, assumed = unmended(findings, told), [fix.assumes for fix in together(told) if fix.assumes]
+    notes = [f"assuming that {' and that '.join(assumed)}"] if assumed else []
+    notes += [f"no option fixes {count_of(len(left), 'problem')}"] if left else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def would_stop(findings: Sequence[Finding]) -> bool:
@@ -83,13 +87,18 @@ def _print_finding(console: Console, finding: Finding) -> None:
     style = STYLES[finding.level]
     console.print(Text.assemble((finding.level, style), f": {finding.text}"), highlight=False)
     for name in finding.files[:FILES]:
-        _say(console, f"  {name}")
+        _paste(console, f"  {name}", style="")
     if len(finding.files) > FILES:
         _say(console, f"  ... and {len(finding.files) - FILES} more")
 
 
 def _say(console: Console, text: str, *, style: str = "") -> None:
     console.print(Text(text, style=style), highlight=False)
+
+
+def _paste(console: Console, text: str, *, style: str = "bold") -> None:
+    """Print a command or a path, which must not be broken into lines."""
+    console.print(Text(text, style=style), highlight=False, soft_wrap=True)
 
 
 def facts_table(found: Findings) -> Table:
@@ -116,7 +125,7 @@ def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
         "image modes": _counter(facts.image_modes),
         "labels": _counter(facts.label_kinds),
         "classes": f"{present} of {len(names)}",
-        "ignored pixels": f"{100 * facts.ignored_share:.2f} %",
+        "ignored pixels": facts.ignored(found.data.labels),
         "mean": " ".join(f"{one:.3f}" for one in means),
         "deviation": " ".join(f"{one:.3f}" for one in spread),
     }

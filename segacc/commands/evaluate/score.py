@@ -20,7 +20,7 @@ from segacc.data.pictures import Example, draw_examples, shrunk
 from segacc.data.splits import data_splits, pick_split, split_name
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import Model, run_settings, side_file
-from segacc.evaluation.scores import Scores, Weights, finite
+from segacc.evaluation.scores import Scores, Weights, finite, ignored_by
 from segacc.evaluation.scoring import (
     Scoring,
     checked_scoring,
@@ -180,7 +180,7 @@ def build_scoring(
         config=config,
         where=where,
     )
-    scoring.weights = weights_in(model)
+    scoring.weights, scoring.ignored = weights_in(model), ignored_by(labels)
     return scoring, segmenter, split_name(splits, config.split)
 
 

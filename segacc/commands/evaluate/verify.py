@@ -1,6 +1,5 @@
 """`segacc evaluate --verify`: score some images again with plain numpy code, and compare."""
 
-import io
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -10,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from PIL import Image
 
 from segacc.commands.evaluate.score import Evaluation
 from segacc.contracts import IGNORE
 from segacc.data.batches import EvalData, Source
+from segacc.data.codecs import opened
 from segacc.data.items import Item
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, count_of
@@ -46,7 +45,7 @@ def plain_label(sample: Sample, labels: LabelMap) -> Pixels:
     """
     labels = sample.labels or labels
     given = sample.label
-    with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given) as file:
+    with opened(given) as file:
         grey = file.mode in ("1", "L") and all(r == g == b for r, g, b in labels.colors)
         in_colors = file.mode in ("RGB", "P", "RGBA", "LA", "PA")  # other modes hold raw ids
         by_color = labels.colors and (in_colors or grey)

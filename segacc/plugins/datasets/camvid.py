@@ -143,11 +143,11 @@ def _published_split(stem: str) -> str | None:
 
 def _first_ids(samples: Iterable[Sample]) -> Path | None:
     """Return the first readable label if it has one channel (palette or grey), else None."""
-    from PIL import Image
+    from segacc.data.codecs import opened
 
     for path in (sample.label for sample in samples if isinstance(sample.label, Path)):
         try:
-            with Image.open(path) as picture:
+            with opened(path) as picture:
                 return path if len(picture.getbands()) == 1 else None
         except OSError:  # reported when the sample is read
             continue

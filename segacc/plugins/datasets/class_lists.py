@@ -46,14 +46,19 @@ class Values:
 
     @property
     def is_binary(self) -> bool:
-        """Return whether there are 0, or black, and one other value."""
+        """Return whether there are 0, or black, and one other value, which is not negative."""
         zero = (0, 0, 0) if self.colored else 0
-        return len(self.counts) == 2 and zero in self.counts
+        return len(self.counts) == 2 and zero in self.counts and not self.negative
 
     @property
     def is_zero_or_more(self) -> bool:
         """Return whether there are 0 and one other value, which is no class id, such as 255."""
         return self.is_binary and not self.colored and 1 not in self.counts
+
+    @property
+    def negative(self) -> list[int]:
+        """Return the ids below 0, which can only be ignored."""
+        return sorted(one for one in self.counts if isinstance(one, int) and one < 0)
 
     def shares(self) -> str:
         """Return the values with their shares of the pixels."""
@@ -173,14 +178,15 @@ def _no_classes(root: Path, values: Values, given: str, where: str) -> DataError
             f"ids: {seen}. Labels with smooth edges or lossy compression must be exported again; "
             "labels that number objects do not give classes."
         )
-    typed = shlex.quote(given)
+    typed, ignore = shlex.quote(given), "/".join(map(str, values.negative))
+    run = shlex.quote(f"{given}:ignore={ignore}") if ignore else typed
     name, text = ("class_dict.csv", _table_of(ids)) if values.colored else _list_of(ids)
     what = "colour table, and its labels contain colours" if values.colored else "class list"
     lines = "lines `name,r,g,b`" if values.colored else "a class name per line, that of id 0 first"
     return NoClassesError(
         f"{where}: {given} has no {what}; {seen}. Write {root / name} with {lines}, or let "
         f"`segacc check-data --dataset {typed} --write-classes` write it with the names class_0, "
-        f"class_1, ..., which you may edit. Then `segacc --dataset {typed}` trains.",
+        f"class_1, ..., which you may edit. Then `segacc --dataset {run}` trains.",
         root / name,
         text,
     )
@@ -210,10 +216,11 @@ def read_values(samples: Sequence[Sample], most: int) -> Values:
 
 def _values(label: Path | bytes) -> Iterator[tuple[Value, int]]:
     import numpy as np
-    from PIL import Image
+
+    from segacc.data.codecs import opened
 
     try:
-        with Image.open(str(label)) as picture:
+        with opened(label) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read

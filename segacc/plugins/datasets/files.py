@@ -2,13 +2,12 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
-from segacc.errors import DataError, first_of
+from segacc.errors import DataError, first_of, twice_in
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap, NamesFile
 
@@ -74,8 +73,7 @@ def first_folder(parent: Path, called: tuple[str, ...]) -> Path | None:
 
 def listing(folder: Path) -> str:
     """List the first eight names in a folder, for an error."""
-    names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "nothing"
+    return first_of(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
 
 
 def expect_folders(where: str, root: Path, needed: tuple[str, ...]) -> None:
@@ -258,19 +256,18 @@ def listed(path: Path, images: Mapping[str, Path], image_folder: Path) -> dict[s
     """
     stems = [_named(line, images) for line in read_lines(path)]
     if gone := [stem for stem in stems if stem not in images]:
-        told = ", ".join(gone[:4]) + (" ..." if len(gone) > 4 else "")
         raise DataError(
             f"{path}: {len(gone)} of its {len(stems)} names have no image in {image_folder}: "
-            f"{told}. Is part of the data missing?"
+            f"{first_of(gone, 4)}. Is part of the data missing?"
         )
-    refuse_twins(path, stems)
+    refuse_listed_twice(path, stems)
     return {stem: images[stem] for stem in stems}
 
 
-def refuse_twins(path: Path, names: Iterable[str]) -> None:
+def refuse_listed_twice(path: Path, names: Iterable[str]) -> None:
     """Reject a list that has a name twice."""
-    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise DataError(f"{path}: {twice} is listed twice; keep one of the lines.")
+    if twice := twice_in(names):
+        raise DataError(f"{path}: {twice[0]} is listed twice; keep one of the lines.")
 
 
 Row = tuple[str, ...]

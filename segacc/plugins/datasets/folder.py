@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.data.samples import JPEG_SUFFIXES, in_root, is_image
-from segacc.errors import DataError
+from segacc.errors import DataError, first_of
 from segacc.hookspecs import Dataset, DataSplits, Recognized, Sample, hookimpl
 from segacc.plugins.datasets.class_lists import class_files, find_classes
 from segacc.plugins.datasets.files import (
@@ -19,7 +19,7 @@ from segacc.plugins.datasets.files import (
     listed,
     listing,
     open_root,
-    refuse_twins,
+    refuse_listed_twice,
     rows,
 )
 from segacc.plugins.datasets.folder_layout import (
@@ -266,16 +266,15 @@ def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample
     """
     gone = [image for image, _ in found if not (root / image).is_file()]
     if gone:
-        told = ", ".join(gone[:4]) + (" ..." if len(gone) > 4 else "")
         raise DataError(
-            f"{path}: {len(gone)} of its {len(found)} images are missing: {told}. Paths are "
-            f"relative to {root}."
+            f"{path}: {len(gone)} of its {len(found)} images are missing: {first_of(gone, 4)}. "
+            f"Paths are relative to {root}."
         )
     jpegs = [label for _, label in found if label.lower().endswith(JPEG_SUFFIXES)]
     if jpegs:
         raise DataError(f"{path}: {jpegs[0]}: {LOSSY}")
     images = [image for image, _ in found]
-    refuse_twins(path, images)
+    refuse_listed_twice(path, images)
     stems = [Path(image).stem for image in images]
     ids = stems if len(set(stems)) == len(stems) else [str(Path(i).with_suffix("")) for i in images]
     samples = [
@@ -293,5 +292,5 @@ def images_of_rows(path: Path, found: Sequence[Row], root: Path, *, ending: str)
         DataError: two have the same stem.
     """
     stems = [Path(image).stem.removesuffix(ending) for (image,) in found]
-    refuse_twins(path, stems)
+    refuse_listed_twice(path, stems)
     return {stem: root / image for stem, (image,) in zip(stems, found, strict=True)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import in_root, is_image
-from segacc.errors import DataError, did_you_mean
+from segacc.errors import DataError, did_you_mean, first_of
 from segacc.hookspecs import Sample
 from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
 from segacc.plugins.datasets.files import (
@@ -297,10 +297,11 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
         DataError: there are several.
     """
     import numpy as np
-    from PIL import Image
+
+    from segacc.data.codecs import opened
 
     try:
-        with Image.open(str(sample.label)) as picture:
+        with opened(sample.label) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read
@@ -315,10 +316,9 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
         others = [int(value) for value in np.unique(pixels) if value not in (0, *ignore)]
     if len(others) > 1:
         file = sample.label if isinstance(sample.label, Path) else sample.id
-        told = ", ".join(map(str, others[:8])) + (" ..." if len(others) > 8 else "")
         raise DataError(
             f"{WHERE}: binary=true needs labels with 0 and one other value, but {file} has "
-            f"{told} besides 0. If edges are smooth, export the labels again without "
-            "anti-aliasing; to ignore a value, add ignore=VALUE."
+            f"{first_of(others, 8)} besides 0. If edges are smooth, export the labels again "
+            "without anti-aliasing; to ignore a value, add ignore=VALUE."
         )
     return others[0] if others else None

@@ -120,7 +120,8 @@ def encoded(cell: Any) -> Any:
 
     Returns:
         For integers an 8- or 16-bit PNG, or a 32-bit TIFF if ids are negative or larger, so that
-        the error names them; None if rows differ in length.
+        the error names them; None if there are no ids; bytes that are no image if rows differ in
+        length or a cell of one is empty.
     """
     import pyarrow as pa
 
@@ -129,8 +130,10 @@ def encoded(cell: Any) -> Any:
         return None if storage is None else storage.as_py()
     rows = storage.values
     widths = set() if rows is None else {len(row) if row.is_valid else 0 for row in rows}
-    if len(widths) != 1 or widths == {0} or rows.flatten().null_count:
+    if not widths or widths == {0}:
         return None
+    if len(widths) > 1 or rows.flatten().null_count:
+        return b"no rectangle of ids"
     return _encode(rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1))
 
 
