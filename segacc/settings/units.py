@@ -5,7 +5,7 @@ import re
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
-from pydantic import AfterValidator, AllowInfNan
+from pydantic import AfterValidator, AllowInfNan, BeforeValidator
 
 TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 """Hours, minutes and seconds, all optional."""
@@ -45,8 +45,8 @@ def _steps(value: float) -> float:
     return int(value)
 
 
-Time = Annotated[str, AfterValidator(_time)]
-"""A duration as text, see `seconds`."""
+Time = Annotated[str, BeforeValidator(lambda time: str(time)), AfterValidator(_time)]
+"""A duration as text, see `seconds`; a number alone has no unit, and is an error."""
 Steps = Annotated[float, Ge(0), AllowInfNan(False), AfterValidator(_steps)]
 """Number of optimizer steps, or a fraction of the run below 1."""
 Period = Annotated[float, Gt(0), AllowInfNan(False), AfterValidator(_steps)]

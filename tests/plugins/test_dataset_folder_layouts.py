@@ -199,7 +199,7 @@ def test_annotators_may_sign_the_files(root: Path) -> None:
 def test_a_list_names_images_and_labels_in_its_order(comma: str, root: Path) -> None:
     images(root, "x/b.jpg", "y/a.jpg")
     labels(root, "gt/b1.png", "gt/a1.png")
-    lines = f"x/b.jpg{comma}gt/b1.png\n\ny/a.jpg{comma}gt/a1.png\n"
+    lines = f"x/b.jpg{comma}gt/b1.png\n\ny\\a.jpg{comma}gt\\a1.png\r\n"  # as on Windows
     (root / "train.txt").write_text(lines)
     splits = build(root, train="train.txt")
     assert list(splits.splits) == ["train"]

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from segacc.data.samples import is_hidden
 from segacc.data.splits import parsed_slice, slice_indices
 from segacc.errors import DataError, OptionError
 from segacc.plugins.datasets.files import listing, names_beside
@@ -126,14 +127,14 @@ def from_path(path: Path, config: str | None) -> Loaded:
         DataError: nothing is found, or nothing that can be read. OptionError: `config` is given,
             but there are no configurations.
     """
-    what, found = f"path={path}", path.expanduser()
-    if found.is_dir():
-        return from_folder(found, what, config)
-    root, files = (found.parent, [found]) if found.is_file() else _matches(found)
+    what = f"path={path}"
+    if path.is_dir():
+        return from_folder(path, what, config)
+    root, files = (path.parent, [path]) if path.is_file() else _matches(path)
     if not files:
         raise DataError(
             f"{WHERE}: {what} is not a folder, a file, or a pattern that matches files (looked at "
-            f"{found.resolve()})."
+            f"{path.resolve()})."
         )
     if scripts := [file for file in files if file.suffix == ".py"]:
         raise DataError(script_text(what, scripts[0].name))
@@ -151,7 +152,7 @@ def _matches(pattern: Path) -> tuple[Path, list[Path]]:
     fixed = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     root, rest = Path(*fixed), pattern.parts[len(fixed) :]
     found = root.glob(str(Path(*rest))) if rest else ()
-    return root, sorted(path for path in found if path.is_file())
+    return root, sorted(path for path in found if path.is_file() and not is_hidden(path.name))
 
 
 def from_folder(folder: Path, what: str, config: str | None) -> Loaded:
@@ -211,7 +212,7 @@ def _visible(folder: Path, found: Iterable[Path]) -> list[Path]:
     return sorted(
         path
         for path in found
-        if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+        if not any(is_hidden(part) or part[:2] == "__" for part in path.relative_to(folder).parts)
     )
 
 
