@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from segacc.data.samples import build_splits, ids_of
 from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 
+T = TypeVar("T")
 VALIDATION, ALSO = "validation", ("val", "valid", "dev")
 """The usual name of the validation split, and names that mean it unless a split has them."""
 DRAW = 0x5641
@@ -21,14 +22,18 @@ SplitsRead = tuple[dict[str, list[Sample]], dict[str, DataError]]
 _SLICE = re.compile(r"(?P<base>[^\[\]]+)\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\]")
 
 
-def read_each(readers: Mapping[str, Callable[[], list[Sample]]]) -> SplitsRead:
+def read_each(
+    readers: Mapping[str, Callable[[], T]],
+) -> tuple[dict[str, T], dict[str, DataError]]:
     """Read each split; the error of one stops only a run that uses this split.
+
+    Returns:
+        What was read, and the errors of the other splits.
 
     Raises:
         DataError: none can be read; the error is that of the first.
     """
-    found: dict[str, list[Sample]] = {}
-    unusable: dict[str, DataError] = {}
+    found, unusable = dict[str, T](), dict[str, DataError]()
     for split, read in readers.items():
         try:
             found[split] = read()

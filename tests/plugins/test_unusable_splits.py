@@ -147,10 +147,14 @@ def test_a_split_of_tables_without_labels(tmp_path: Path) -> None:
     rows = {"image": [{"bytes": b"x", "path": "a.png"}], "label": ids}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
     datasets.Dataset.from_dict({"image": rows["image"]}).to_parquet(tmp_path / "test.parquet")
+    datasets.Dataset.from_dict(rows).select([]).to_parquet(tmp_path / "validation.parquet")
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     data = build_splits(chosen(f"hub:path={tmp_path}"))
     assert list(data.splits) == ["train"]
-    assert str(data.unusable["test"]) == "--dataset hub: the split test has no column label."
+    assert {name: str(error) for name, error in data.unusable.items()} == {
+        "validation": f"--dataset hub: path={tmp_path} cannot be loaded: the files have no rows.",
+        "test": "--dataset hub: the split test has no column label.",
+    }
 
 
 def test_the_error_is_told_if_no_split_can_be_read(tmp_path: Path) -> None:
@@ -197,11 +201,9 @@ def test_training_needs_no_test_split_and_no_folder_that_it_replaces(
     done = warm(*run, cwd=tmp_path)
     assert done.stderr.startswith(f"segacc: {start}")
     assert done.stderr.endswith(" --val-fraction 0.2 holds out a part of the training split.\n")
-    for typed in (given, ("--dataset", root)):
-        done = warm("check-data", *typed, "--val-fraction", "0.2", cwd=tmp_path)
-        said = assert_succeeded(done).stdout
-        assert f"warning: the data set's split validation cannot be read: {start}" in said
-        assert "warning: the data set's split test cannot be read: --dataset folder: " in said
+    said = assert_succeeded(warm("check-data", "--dataset", root, cwd=tmp_path)).stdout
+    assert f"warning: the data set's split validation cannot be read: {start}" in said
+    assert "warning: the data set's split test cannot be read: --dataset folder: " in said
     done = assert_succeeded(warm(*run, "--val-fraction", "0.2", cwd=tmp_path))
     assert f"the data set's split validation cannot be read: {start}" in done.stdout
     assert "split test" not in done.stdout

@@ -218,12 +218,21 @@ def expect_labels(where: str, samples: Iterable[Sample]) -> None:
     Raises:
         DataError: no sample has a label file.
     """
-    paths = [sample.label for sample in samples if isinstance(sample.label, Path)]
-    if paths and not any(path.is_file() for path in paths):
+    found = [(one.image, one.label) for one in samples if isinstance(one.label, Path)]
+    if not found or any(label.is_file() for _, label in found):
+        return
+    image, label = found[0]
+    beside = [one for one in label.parent.iterdir() if one.stem == label.stem and one != image]
+    if beside:
         raise DataError(
-            f"{where}: none of the split's images ({len(paths)}) has a label, e.g. {paths[0]}; "
-            f"that folder contains {listing(paths[0].parent)}."
+            f"{where}: {beside[0]} is not read: labels are images that end in "
+            f"{', '.join(LABEL_SUFFIXES)}, and their pixel values are class ids. Convert the "
+            "labels."
         )
+    raise DataError(
+        f"{where}: none of the split's images ({len(found)}) has a label, e.g. {label}; that "
+        f"folder contains {listing(label.parent)}."
+    )
 
 
 def read_lines(path: Path) -> list[str]:

@@ -160,11 +160,11 @@ def build_hub(options: HubOptions) -> DataSplits:
             loaded = from_path(options.path, options.config)
         else:
             loaded = from_hub(str(options.id), options.config, options.revision)
-        found, start = choose(loaded.splits, options.split)
+        found, unusable, start = choose(loaded.splits, options.split)
         first = found.get("train", next(iter(found.values())))
         columns = find_columns(first.features, options.image, options.label)
         needed = columns.image, columns.label
-        unusable = {
+        unusable |= {
             name: DataError(f"{WHERE}: the split {name} has no column {gone[0]}.")
             for name, data in found.items()
             if (gone := [one for one in needed if one not in data.column_names])

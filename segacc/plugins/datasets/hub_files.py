@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.data.samples import is_hidden
-from segacc.data.splits import parsed_slice, slice_indices
+from segacc.data.splits import parsed_slice, read_each, slice_indices
 from segacc.errors import DataError, OptionError
 from segacc.plugins.datasets.files import listing, names_beside
 
@@ -101,6 +101,8 @@ def reason(error: BaseException) -> str:
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split("\nExample")[0].split())
+    if "corresponds to no data" in text:
+        return "the files have no rows"
     return (text[:400] or type(error).__name__).rstrip(".")
 
 
@@ -317,7 +319,7 @@ def _same(data: Any) -> Any:
 
 def choose(
     splits: Mapping[str, Callable[[], Any]], given: str | None
-) -> tuple[dict[str, Any], int]:
+) -> tuple[dict[str, Any], dict[str, DataError], int]:
     """Load all splits, or the given one under the name of the whole split.
 
     Args:
@@ -325,13 +327,15 @@ def choose(
         given: a name, or a slice such as `train[:50]` or `train[10%:20%]`.
 
     Returns:
-        The splits by name, and the row number at which a slice starts.
+        The splits by name, the errors of those that cannot be loaded, and the row number at which
+        a slice starts.
 
     Raises:
-        OptionError: `given` is malformed, or not a split. DataError: the slice is empty.
+        OptionError: `given` is malformed, or not a split. DataError: no split can be loaded, or the
+            slice is empty.
     """
     if given is None:
-        return {name: load() for name, load in splits.items()}, 0
+        return *read_each(splits), 0
     where = f"{WHERE}: split={given}"
     match = parsed_slice(given, f"{WHERE}: split")
     base = match["base"] if match else given
@@ -340,8 +344,8 @@ def choose(
         raise OptionError(f'{where}: there is no split "{base}"; there is {", ".join(splits)}.')
     data = splits[name]()
     if match is None:
-        return {name: data}, 0
+        return {name: data}, {}, 0
     rows = slice_indices(match, len(data))
     if not rows:
         raise DataError(f"{where} is empty: {name} has {len(data)} samples.")
-    return {name: data.select(rows)}, rows.start
+    return {name: data.select(rows)}, {}, rows.start
