@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AllowInfNan
 
 from segacc.contracts import MAX_PIXELS, Facts, LossTerm
-from segacc.errors import Origin
+from segacc.errors import DataError, Origin
 
 if TYPE_CHECKING:
     from segacc.labels import LabelMap
@@ -144,6 +144,9 @@ class DataSplits:
     """(height, width) in pixels of the training crop unless the user gives one."""
     chances: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Relative sampling weights of the training samples, by split; default: once per epoch each."""
+    unusable: Mapping[str, DataError] = field(default_factory=dict)
+    """Splits that cannot be read, such as a test split without labels, and the error: it is raised
+    only if a setting names the split. `check-data` warns of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +199,7 @@ class Recognized:
     options: Mapping[str, Any]
     """Options of that data set."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Number of samples of each split, if they were counted."""
+    """Number of samples of each split, if they were counted; 0 if it cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +348,8 @@ class Chosen:
         """How a folder given by its path is read; empty for any other data set."""
         if self.found is None:
             return ""
-        counts = ", ".join(f"{count} {split}" for split, count in self.found.counts.items())
+        known = self.found.counts.items()
+        counts = ", ".join(f"{count} {split}" for split, count in known if count)
         return f"{self.found.given} is read as {self.text}{f' ({counts})' if counts else ''}"
 
     @property

@@ -154,7 +154,7 @@ def _print_table(
     """Print rows as a table; names are never wrapped, and brackets are not markup."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=index == 0 or heading == "name")
+        table.add_column(heading, no_wrap=index == 0 or heading == "name", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table, soft_wrap=False)

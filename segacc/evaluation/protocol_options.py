@@ -123,7 +123,8 @@ def listed() -> list[Listed]:
 def _listed_preset(name: str, text: str) -> Listed:
     cls, values = KINDS[text.partition(":")[0]], read_options(text, name)[0]
     options = [replace(one, default=values[one.name]) for one in describe(cls)]
-    return Listed(name, f"{text}; add crop for windows, scales for several views", options)
+    told = text.replace(",", ", ")
+    return Listed(name, f"{told}; add crop for windows, scales for several views", options)
 
 
 def check_protocol(text: str, where: str) -> None:

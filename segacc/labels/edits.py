@@ -9,7 +9,15 @@ from typing import Any
 import yaml
 
 from segacc.contracts import IGNORE
-from segacc.errors import DataError, OptionError, did_you_mean, first_of, twice_in, unknown
+from segacc.errors import (
+    DataError,
+    OptionError,
+    did_you_mean,
+    first_of,
+    read_text,
+    twice_in,
+    unknown,
+)
 from segacc.labels.label_map import Color, LabelMap, ranges, spread_colors
 from segacc.labels.names import rgb
 
@@ -126,11 +134,10 @@ def _raw_of(labels: LabelMap, wanted: int) -> list[int]:
 
 def _read(path: Path, where: str) -> Mapping[str, Any]:
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
+        text = read_text(path)
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise OptionError(f"{where}: cannot read the file: {reason}.") from None
+    except OSError as error:
+        raise OptionError(f"{where}: cannot read the file: {error.strerror}.") from None
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         told = " ".join(str(error).split())
         raise OptionError(f"{where}: neither YAML nor JSON: {told}.") from None

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segacc.contracts import IGNORE
-from segacc.errors import DataError, first_of
+from segacc.errors import DataError, first_of, read_text
 from segacc.labels.label_map import Color
 
 NAMES_FORM = (
@@ -24,8 +26,15 @@ COLUMNS = ("r", "g", "b", "red", "green", "blue")
 CVAT = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+):*")
 """A line of CVAT's `labelmap.txt`, such as `road:128,64,128::`."""
 
-NUMBERED = re.compile(r"(\d+)(\s*[,;:\t]\s*|\s+)(\S.*)")
-"""A line with a number and a name."""
+NUMBERED = re.compile(r"(?P<id>\d+)(?P<sign>\s*[,;:=\t]\s*|\s*(?:[.)-]|->)?\s+)(?P<name>\S.*)")
+"""A line with a number and a name, such as `0 road`, `0: road` or `0. road`."""
+NUMBERED_LAST = re.compile(r"(?P<name>\S.*?)\s*[,;:=\t]\s*(?P<id>\d+)")
+"""A line with a name and a number, such as `road: 0`."""
+COLUMN_WORDS = {
+    *("id", "ids", "idx", "index", "number", "value", "pixel", "code", "trainid"),
+    *("name", "names", "class", "classes", "label", "labels", "category", "categories"),
+}
+"""Words of column names in a list of classes."""
 
 
 UNLABELLED = frozenset(
@@ -74,6 +83,9 @@ def rgb(value: Any) -> Color:
 def read_names(path: Path, column: str | None = None) -> NamesFile:
     """Read class names from a text file, one per line, or from JSON, which may also give colours.
 
+    In a text file, lines that start with `#` are skipped, and each name may have its number. A YAML
+    file has the names under `names`.
+
     The JSON is `{"id2label": {"0": "road", ...}, "palette": [[r, g, b], ...], "ignore_index": 11,
     "reduce_labels": false}`. Only id2label is required, and the file may contain the id2label
     mapping alone. For a data set with several label columns the file may map column names to such
@@ -87,17 +99,24 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
         DataError: the file is missing or does not have this form.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
+        if path.suffix in (".yaml", ".yml"):
+            content = yaml.load(text, Loader=yaml.BaseLoader)  # which keeps `no` and `1.0` as text
+            return NamesFile(_listed(content.get("names", content)))
         if path.suffix != ".json":
-            return NamesFile(_names([line.strip() for line in text.splitlines() if line.strip()]))
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if path.suffix == ".csv" and lines and lines[0].lower() in COLUMN_WORDS:
+                del lines[0]
+            return NamesFile(_names(lines))
         content = json.loads(text)
         if column in content and "id2label" in content[column]:
             content = content[column]
         return _facts(content if "id2label" in content else {"id2label": content})
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a list of class names ({error}). {NAMES_FORM}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise DataError(f"{path}: not a list of class names ({told}). {NAMES_FORM}") from None
 
 
 def _names(lines: list[str]) -> list[str]:
@@ -106,20 +125,30 @@ def _names(lines: list[str]) -> list[str]:
     Raises:
         ValueError: it is ambiguous which part of a line is the name.
     """
-    body = lines
-    if lines and not NUMBERED.fullmatch(lines[0]) and re.search("[,;:\\t]", lines[0]):
-        rest = lines[1:]
-        body = rest if rest and all(NUMBERED.fullmatch(line) for line in rest) else lines
-    found = [NUMBERED.fullmatch(line) for line in body]
-    numbered = [(int(one[1]), one[3].strip()) for one in found if one]
-    if body and len(numbered) == len(body):
-        if sorted(number for number, _ in numbered) != list(range(len(body))):
-            raise ValueError("the numbers at the start of its lines do not run from 0 without gaps")
+    lines = [line for line in lines if not line.startswith("#")]
+    for form in (NUMBERED, NUMBERED_LAST):
+        found = [form.fullmatch(line) for line in lines]
+        header = lines[0] if lines and found[0] is None and _is_header(lines[0]) else ""
+        numbered = [(int(one["id"]), one["name"].strip(' "')) for one in found if one]
+        if not numbered or len(numbered) + bool(header) < len(lines):
+            continue
+        if len(re.findall("[,;\t]", header)) > 1:
+            raise ValueError(f"{header!r} are more columns than a number and a name")
+        if sorted(number for number, _ in numbered) != list(range(len(numbered))):
+            raise ValueError("the numbers in its lines do not run from 0 without gaps")
         return [name for _, name in sorted(numbered)]
-    for line, one in zip(body, found, strict=True):
-        if (one and one[2].strip()) or re.search(r"[,;]\s*\d+$", line):
+    for line in lines:
+        one = NUMBERED.fullmatch(line)
+        if (one and one["sign"].strip()) or re.search(r"[,;]\s*\d+$", line):
             raise ValueError(f"{line!r} has a number beside the name, but not all lines have one")
-    return body
+        if CVAT.fullmatch(line):
+            raise ValueError(f"{line!r} has a colour; a table of colours is given with colors=")
+    return [line.strip('",; ') for line in lines]
+
+
+def _is_header(line: str) -> bool:
+    words = re.findall(r"[a-z]+", line.lower())
+    return bool(re.search("[,;:\t]", line) or (words and COLUMN_WORDS.issuperset(words)))
 
 
 def read_colors(path: Path) -> NamesFile:
@@ -136,7 +165,7 @@ def read_colors(path: Path) -> NamesFile:
         DataError: the file is missing, does not have this form, or two names have the same colour.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix != ".json":
             return _table(_lines(text))
         content = json.loads(text)

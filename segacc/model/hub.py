@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segacc.errors import WeightsError
+from segacc.errors import WeightsError, expand
 
 HUB_TIMEOUT = 5.0
 """Seconds without a response or data until the Hub or torchvision counts as out of reach."""
@@ -95,7 +95,7 @@ def local_folder(given: str, where: str) -> Path | None:
     Raises:
         WeightsError: it is a file, or by its form no Hub id.
     """
-    folder = Path(given).expanduser()
+    folder = expand(given, where)
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from segacc.errors import OptionError, SegaccError, cut, quoted, unknown
+from segacc.errors import OptionError, SegaccError, cut, quoted, read_text, unknown
 from segacc.settings.config import TrainConfig
-from segacc.settings.options import check_value, expected, literal_choices
+from segacc.settings.options import PlainYaml, check_value, expected, literal_choices
 from segacc.settings.synonyms import suggest_key
 
 C = TypeVar("C")
@@ -216,8 +216,8 @@ def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
     return [value] if many and isinstance(value, str | dict) else value
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that rejects duplicate keys (`-` equals `_`); SafeLoader keeps the last."""
+class UniqueKeys(PlainYaml):
+    """A YAML loader that rejects duplicate keys (`-` equals `_`); others keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; a duplicate key raises yaml.MarkedYAMLError."""
@@ -239,11 +239,9 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
         OptionError: the file is missing, is not YAML, or does not contain a mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
+        content = yaml.load(read_text(path), Loader=UniqueKeys)
     except OSError as error:
         raise OptionError(f"{where} {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise OptionError(f"{where} {path}: not a text file; expected YAML in UTF-8.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f"line {mark.line + 1}: " if mark else ""

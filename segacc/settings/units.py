@@ -71,8 +71,8 @@ Mean = Annotated[tuple[float, ...], BeforeValidator(_each), AfterValidator(_colo
 """Mean of each channel of images in 0..1; typed as `0.485/0.456/0.406`."""
 Std = Annotated[Mean, AfterValidator(_spread)]
 """Standard deviation of each channel, above 0; typed likewise."""
-Time = Annotated[str, AfterValidator(_time)]
-"""A duration as text, see `seconds`."""
+Time = Annotated[str, BeforeValidator(lambda time: str(time)), AfterValidator(_time)]
+"""A duration as text, see `seconds`; a number alone has no unit, and is an error."""
 Steps = Annotated[float, Ge(0), AllowInfNan(False), AfterValidator(_steps)]
 """Number of optimizer steps, or a fraction of the run below 1."""
 Period = Annotated[float, Gt(0), AllowInfNan(False), AfterValidator(_steps)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from segacc.errors import OptionError, WriteError
+from segacc.errors import OptionError, WriteError, expand
 from segacc.evaluation.model_folder import COMPLETE, PROGRESS
 from segacc.evaluation.scores import Scores, finite
 
@@ -254,7 +254,7 @@ def find(given: str, output_dir: Path | None) -> Resume:
     """
     if given == "auto" and output_dir is None:
         raise OptionError("--resume auto needs --output-dir DIR; or use --resume DIR.")
-    path = (output_dir if given == "auto" and output_dir else Path(given)).expanduser().resolve()
+    path = (output_dir if given == "auto" and output_dir else expand(given, "--resume")).resolve()
     found = (
         [path] if (path / COMPLETE).is_file() else complete(path / "checkpoints") or complete(path)
     )

@@ -83,7 +83,7 @@ def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
         return settings, None
     resume = checkpoint.find(settings.config.resume, settings.config.output_dir)
     folder = resume.folder
-    if settings.config.output_dir and settings.config.output_dir.expanduser().resolve() != folder:
+    if settings.config.output_dir and settings.config.output_dir.resolve() != folder:
         raise OptionError(f"--resume continues the run in {folder}; leave --output-dir out.")
     stored = read_yaml(folder / "config.yaml", "--resume")
     resumed = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))

@@ -338,8 +338,8 @@ def test_plugins_of_one_kind(warm: Warm, tmp_path: Path) -> None:
         (
             "voc",
             [
-                "protocol voc: whole:short_side=512,long_side=2048,antialias=false; add crop for "
-                "windows, scales for several views",
+                "protocol voc: whole:short_side=512, long_side=2048, antialias=false; add crop "
+                "for windows, scales for several views",
                 "antialias true or false false Use antialiasing when downscaling, as Pillow and "
                 "image processors do; false resizes as OpenCV.",
             ],

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,27 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_names(tmp_path / "names.txt")
     assert str(error.value) == (
         f"{tmp_path / 'names.txt'}: cannot read the class names: No such file or directory."
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["names: [no, '1.0']\nnc: 2\n", "names: {0: no, 1: 1.0}\n", "{0: no, 1: 1.0}\n"]
+)
+def test_names_in_yaml_are_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    assert read_names(tmp_path / "data.yaml").names == ["no", "1.0"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize(("read", "what"), [(read_names, "class names"), (read_colors, "colour")])
+def test_another_encoding_is_refused(read: Any, what: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes("grün 1 2 3\nsky 2 3 4\n".encode(encoding))
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value) == (
+        f"{path}: cannot read the {what.replace('colour', 'colour table')}: it is not UTF-8; if it "
+        "is a text file, save it in UTF-8."
     )
 
 
@@ -217,16 +239,34 @@ def test_a_colour_table_that_is_not_there(tmp_path: Path) -> None:
         "0: sky\n1: road\n",
         "1, road\n0, sky\n",
         "Pixel Value, Class\n0, sky\n1, road\n",
+        "0\tsky\n1\troad\n",
+        "0. sky\n1. road\n",
+        "1) road\n0) sky\n",
+        "0 - sky\n1 - road\n",
+        "0 -> sky\n1 -> road\n",
+        "0=sky\n1=road\n",
+        "sky: 0\nroad: 1\n",
+        "name,id\nroad,1\nsky,0\n",
+        "id name\n0 sky\n1 road\n",
+        ',name\n0,"sky"\n1,"road"\n',
+        "name\nsky\nroad\n",
+        "# two classes\nsky\nroad\n",
+        '"sky",\n"road",\n',
     ],
 )
-def test_numbers_before_the_names_are_not_part_of_them(tmp_path: Path, text: str) -> None:
+def test_numbers_and_headings_are_no_part_of_the_names(tmp_path: Path, text: str) -> None:
     path = tmp_path / "classes.csv"
     path.write_text(text)
     assert read_names(path).names == ["sky", "road"]
 
 
 @pytest.mark.parametrize(
-    "text", ["1, sky\n2, road\n", "0, sky\nroad\n", "sky,1\nroad,2\n", "a,b\n0, sky\nroad\n"]
+    "text",
+    [
+        *("1, sky\n2, road\n", "0, sky\nroad\n", "sky,1\nroad,2\n", "a,b\n0, sky\nroad\n"),
+        *("sky:1,2,3::\nroad:2,3,4::\n", "id,name,color\n0,sky,red\n1,road,blue\n"),
+        "sky,1,2,3\nroad,2,3,4\n",
+    ],
 )
 def test_names_beside_doubtful_numbers_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "classes.csv"

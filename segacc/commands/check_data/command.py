@@ -117,7 +117,7 @@ def run_check(config: CheckConfig, where: Where, progress: Console) -> Told:
     if dataset.found and config.val_fraction is None and config.eval_split == "validation":
         config = dataclasses.replace(config, val_fraction=dataset.found.val_fraction)
     changes = augmentations(registry, config, where)
-    folder = writable(config.output_dir.expanduser(), where("output_dir"))
+    folder = writable(config.output_dir, where("output_dir"))
     from segacc.commands.check_data.check import check, open_data
     from segacc.commands.check_data.fixes import fixes
     from segacc.commands.check_data.pictures import draw_augmented, draw_check

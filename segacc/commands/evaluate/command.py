@@ -19,7 +19,7 @@ from segacc.commands.console import (
     text_of,
 )
 from segacc.data.splits import ALSO, VALIDATION
-from segacc.errors import is_main
+from segacc.errors import expand, is_main
 from segacc.evaluation.model_folder import (
     SETTINGS,
     Model,
@@ -274,7 +274,7 @@ def compare_command(a: Path, b: Path, config: CompareConfig) -> int:
     console = console_of()
     found = compare_folders(a, b, config, flag)
     found.show(console)
-    folder = config.output_dir.expanduser()
+    folder = config.output_dir
     console.out(f"written to {folder / 'compare.json'}, {folder / 'compare.png'}", highlight=False)
     return 0
 
@@ -297,7 +297,7 @@ def compare(a: str | Path, b: str | Path, **settings: Any) -> "Comparison":
         SegaccError: a setting is invalid, or the two evaluations cannot be compared.
     """
     layer = Layer(settings, "segacc.compare")
-    sides = Path(a).expanduser(), Path(b).expanduser()
+    sides = expand(a), expand(b)
     return compare_folders(*sides, config_of(CompareConfig, layer), layer.where)
 
 
@@ -307,7 +307,7 @@ def compare_folders(a: Path, b: Path, config: CompareConfig, where: Where) -> "C
     Raises:
         SegaccError: a folder is invalid, or the two cannot be compared.
     """
-    folder = writable(config.output_dir.expanduser(), where("output_dir"))
+    folder = writable(config.output_dir, where("output_dir"))
     from segacc.commands.evaluate import compare as comparing
 
     named = ((a, "A"), (b, "B"))

@@ -17,7 +17,7 @@ from segacc.commands.evaluate.bootstrap import Intervals, intervals
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
 from segacc.contracts import VERSION, Facts
 from segacc.data.pictures import Example, draw_examples, shrunk
-from segacc.data.splits import data_splits, pick_split, split_name
+from segacc.data.splits import ALSO, VALIDATION, data_splits, pick_split, split_name
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import Model, run_settings, side_file
 from segacc.evaluation.scores import Scores, Weights, finite, ignored_by
@@ -191,7 +191,8 @@ def held_out(model: Model, config: EvaluateConfig, where: Where) -> str:
     run = run_settings(model, where("model"))
     if run is None:
         return " If the run held out a part of train, repeat its --val-fraction and --seed."
-    if run.val_fraction is None:
+    base = config.split.partition("[")[0]
+    if run.val_fraction is None or base not in (run.eval_split, VALIDATION, *ALSO):
         return ""
     train = "" if run.train_split == "train" else f" --train-split {run.train_split}"
     flags = f"--val-fraction {run.val_fraction:g} --seed {run.seed}{train}"

@@ -14,7 +14,15 @@ from segacc.data.samples import IMAGE_SUFFIXES, evenly_spaced
 from segacc.errors import DataError, NoClassesError, count_of, first_of
 from segacc.hookspecs import Sample
 from segacc.labels import Color, NamesFile, read_colors, read_names
-from segacc.plugins.datasets.files import CLASS_LISTS, plain_map
+from segacc.plugins.datasets.files import NAMES_FILES, plain_map
+
+CLASS_LISTS = (
+    *NAMES_FILES,
+    *("class_dict.csv", "labelmap.txt", "label_colors.txt", "colormap.txt", "colors.txt"),
+    *("_classes.csv", "classes.csv", "class_names.txt", "label_names.txt", "names.txt"),
+    *("labels.txt", "categories.txt", "classes.names"),
+)
+"""Names of class lists and colour tables that are found in a folder given by its path."""
 
 FEW = 8
 """Number of labels that are read to tell ids from colours."""
@@ -263,7 +271,10 @@ def _kind_of_json(path: Path) -> str:
         head = file.read(1 << 16)
     if '"shapes"' in head or '"imageData"' in head:
         return "polygons in JSON, as labelme writes them"
+    if '"regions"' in head and '"shape_attributes"' in head:
+        return "polygons in JSON, as VIA writes them"
     coco = {key for key in ("images", "annotations", "categories") if f'"{key}"' in head}
+    coco |= {key for key in ("file_name", "height") if f'"{key}"' in head}
     named = re.search(r"instances|coco|panoptic", path.name.lower())
     return "polygons in COCO JSON" if len(coco) > 1 or (coco and named) else ""
 

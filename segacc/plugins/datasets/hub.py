@@ -163,16 +163,21 @@ def build_hub(options: HubOptions) -> DataSplits:
             loaded = from_path(options.path, options.config)
         else:
             loaded = from_hub(str(options.id), options.config, options.revision)
-        found, start = choose(loaded.splits, options.split)
+        found, unusable, start = choose(loaded.splits, options.split)
         first = found.get("train", next(iter(found.values())))
         columns = find_columns(first.features, options.image, options.label)
+        needed = columns.image, columns.label
+        unusable |= {
+            name: DataError(f"{WHERE}: the split {name} has no column {gone[0]}.")
+            for name, data in found.items()
+            if (gone := [one for one in needed if one not in data.column_names])
+        }
         splits = {
             name: _samples(data, columns, loaded.roots, start)
             for name, data in found.items()
-            if {columns.image, columns.label}
-            <= {*data.column_names}  # a test split may not have them
+            if name not in unusable
         }
-        return DataSplits(splits, _label_map(options, loaded, columns))
+        return DataSplits(splits, _label_map(options, loaded, columns), unusable=unusable)
 
 
 def _samples(data: Any, columns: Columns, roots: tuple[Path, ...], start: int) -> HubSamples:
@@ -182,7 +187,7 @@ def _samples(data: Any, columns: Columns, roots: tuple[Path, ...], start: int) -
 
 
 def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMap:
-    path = options.names.expanduser() if options.names else None
+    path = options.names
     if path is None and columns.names is None:
         path = loaded.find_names()
     if path is not None:
