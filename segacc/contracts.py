@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from annotated_types import Ge, Le
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,3 +156,22 @@ class TransformersOptions:
         ]
         if self.config is not None and others:
             raise ValueError(f"config defines the whole network; leave out {', '.join(others)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the image files of a data set are interpreted."""
+
+    exif: Literal["upright", "stored"] | None = None
+    """Orientation of images with an EXIF rotation: `upright` applies it to image and label;
+    `stored` ignores it. Default: upright, and an image whose label matches its size only as stored
+    is an error."""
+    bits: Annotated[int, Ge(8), Le(16)] = 16
+    """Number of bits used in 16-bit images, e.g. `bits=12` for values 0..4095; 8-bit images are
+    read as they are."""
+    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    """Maximum number of pixels of an image or label file; larger ones are refused before they are
+    decoded."""
+
+
+USUAL = Reading()

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pluggy
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from pydantic import AllowInfNan
 
-from segacc.contracts import MAX_PIXELS, Facts, LossTerm
+from segacc.contracts import USUAL, Facts, LossTerm, Reading
 from segacc.errors import DataError, Origin
 
 if TYPE_CHECKING:
@@ -29,25 +29,6 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("segacc")
 hookimpl = pluggy.HookimplMarker("segacc")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How the image files of a data set are interpreted."""
-
-    exif: Literal["upright", "stored"] | None = None
-    """Orientation of images with an EXIF rotation: `upright` applies it to image and label;
-    `stored` ignores it. Default: upright, and an image whose label matches its size only as stored
-    is an error."""
-    bits: Annotated[int, Ge(8), Le(16)] = 16
-    """Number of bits used in 16-bit images, e.g. `bits=12` for values 0..4095; 8-bit images are
-    read as they are."""
-    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
-    """Maximum number of pixels of an image or label file; larger ones are refused before they are
-    decoded."""
-
-
-USUAL = Reading()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,11 +33,11 @@ import PIL
 import torchvision
 from filelock import FileLock, Timeout
 
+from segacc.contracts import USUAL
 from segacc.data.batches import EvalData, Source
 from segacc.data.codecs import picture_size
 from segacc.data.samples import evenly_spaced
 from segacc.errors import OptionError, SegaccError
-from segacc.hookspecs import USUAL
 from segacc.labels import LabelMap
 
 FORMAT = 2

@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from segacc.contracts import USUAL, Reading
 from segacc.data.codecs import (
     BITS,
     ORIENTATION,
@@ -22,7 +23,7 @@ from segacc.data.codecs import (
     refuse_wrong_checksum,
 )
 from segacc.errors import DataError, UnreadableError
-from segacc.hookspecs import USUAL, Reading, Sample
+from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 if TYPE_CHECKING:

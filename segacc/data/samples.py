@@ -10,8 +10,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from segacc.contracts import Reading
 from segacc.errors import DataError, OptionError, Origin, SegaccError, count_of
-from segacc.hookspecs import Chosen, DatasetOptions, DataSplits, Reading, Sample, Stream
+from segacc.hookspecs import Chosen, DatasetOptions, DataSplits, Sample, Stream
 from segacc.labels import LabelMap, edit
 
 if TYPE_CHECKING:

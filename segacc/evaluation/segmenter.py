@@ -11,7 +11,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from segacc.contracts import MAX_PIXELS, Facts
+from segacc.contracts import MAX_PIXELS, USUAL, Facts, Reading
 from segacc.data.pictures import draw_prediction, visible
 from segacc.errors import OptionError, SegaccError, WeightsError, is_main
 from segacc.evaluation.images import OneImage, to_tensor
@@ -28,7 +28,6 @@ from segacc.evaluation.processor import protocol_of
 from segacc.evaluation.protocol import Protocol, refuse_threshold
 from segacc.evaluation.protocol_options import EVEN
 from segacc.evaluation.scores import classes_in
-from segacc.hookspecs import USUAL, Reading
 from segacc.labels import LabelMap
 from segacc.model.contract import SegmentationModel, SizeRule
 from segacc.model.transfer import stored_names

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from data_tools import encode
+from segacc.contracts import Reading
 from segacc.data.decode import read_image, read_label
 from segacc.data.sample_pair import read_sample
 from segacc.errors import DataError, UnreadableError
-from segacc.hookspecs import Reading, Sample
+from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 RANDOM = np.random.default_rng(0)

