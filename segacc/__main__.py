@@ -7,7 +7,6 @@ import os
 import sys
 import textwrap
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
@@ -65,6 +64,8 @@ def show_any_character() -> None:
 
     Figures draw a box for those that matplotlib's font lacks, without a warning.
     """
+    import warnings
+
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from ")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
