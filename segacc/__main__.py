@@ -105,7 +105,13 @@ def take_mpi_names() -> None:
 
 
 def show_any_character() -> None:
-    """Make stdout and stderr print a replacement for characters that their encoding lacks."""
+    """Make stdout and stderr print a replacement for characters that their encoding lacks.
+
+    Figures draw a box for those that matplotlib's font lacks, without a warning.
+    """
+    import warnings
+
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from ")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             with suppress(OSError):  # a read-write stream cannot be reconfigured

@@ -44,7 +44,7 @@ def protocol_of(
         protocol = Protocol(size=(size["height"], size["width"]))
     found = others(processor, size)
     if protocol.resizes:
-        name = kernel_of(processor)
+        name = kernel_of(processor, folder)
         kernel = KERNELS.get(name, "bilinear")
         protocol = replace(protocol, interpolation=kernel)
         if kernel != name:
@@ -52,10 +52,20 @@ def protocol_of(
     return protocol, [f"the image processor {one}" for one in found]
 
 
-def kernel_of(processor: Any) -> str:
-    """Return the name of the kernel with which an image processor resizes, as `bicubic`."""
+def kernel_of(processor: Any, folder: Path) -> str:
+    """Return the name of the kernel with which an image processor resizes, as `bicubic`.
+
+    Raises:
+        WeightsError: it is none of Pillow's.
+    """
     kernel = getattr(processor, "resample", None)
-    return "bilinear" if kernel is None else Resampling(kernel).name.lower()
+    try:
+        return "bilinear" if kernel is None else Resampling(kernel).name.lower()
+    except ValueError:
+        raise WeightsError(
+            f"{folder}: preprocessor_config.json: resample is {kernel!r}, which is no kernel of "
+            "Pillow; expected 0 (nearest), 2 (bilinear) or 3 (bicubic)."
+        ) from None
 
 
 def others(processor: Any, size: dict[str, Any]) -> list[str]:

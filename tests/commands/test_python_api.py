@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 
 import segacc
 from cli_tools import ROOT, Warm, assert_succeeded, metrics, python, start
@@ -328,6 +329,14 @@ def test_wrong_settings_are_refused_with_the_name_of_the_function(
         (
             lambda: segacc.predict(model, data / "images/train", protocol="hole"),
             "segacc.predict: protocol",
+        ),
+        (
+            lambda: segacc.predict(model, [np.zeros((4, 5, 3), np.uint8)]),
+            "segacc.predict: inputs: ndarray is not a path; it takes files and folders. ",
+        ),
+        (
+            lambda: segacc.predict(model, PILImage.new("L", (4, 5))),  # type: ignore[arg-type]
+            "segacc.predict: inputs: Image is not a path; ",
         ),
         (
             lambda: segacc.predict(model, "nowhere.png"),

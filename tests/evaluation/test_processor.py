@@ -11,6 +11,7 @@ from PIL import Image
 
 from protocol_tools import draw
 from segacc.contracts import Facts
+from segacc.errors import WeightsError
 from segacc.evaluation.segmenter import Segmenter
 from segacc.registry import load_registry
 
@@ -105,6 +106,18 @@ def test_what_segacc_does_not_do_is_told(
     more = f"{folder}: the image processor resizes with the kernel lanczos; segacc takes bicubic"
     assert lines[1:] == ([more] if processor[0] == "DPT" else [])
     assert segmenter(draw(61, 83)).shape == (61, 83)
+
+
+def test_an_unknown_kernel_is_refused(network: Any, tmp_path: Path) -> None:
+    folder = saved(tmp_path, network, transformers.BeitImageProcessor(size=SIDES))
+    path = folder / "preprocessor_config.json"
+    path.write_text(path.read_text().replace('"resample": 3', '"resample": 9'))
+    with pytest.raises(WeightsError) as error:
+        Segmenter.from_pretrained(folder, "cpu")
+    assert str(error.value) == (
+        f"{folder}: preprocessor_config.json: resample is 9, which is no kernel of Pillow; "
+        "expected 0 (nearest), 2 (bilinear) or 3 (bicubic)."
+    )
 
 
 def test_a_network_of_one_logit_has_two_classes(network: Any, tmp_path: Path) -> None:
