@@ -52,6 +52,24 @@ def is_unlabelled(name: str) -> bool:
     return "".join(filter(str.isalpha, name.lower())) in UNLABELLED
 
 
+MUCH = 0.1
+"""Share of the pixels from which on the raw id 0 is taken for a class."""
+
+
+def starts_at_one(share: float, zero: int, above: int) -> bool:
+    """Return whether 0 may mean `no label`, if labels have one id more than there are classes.
+
+    It may not if it is much of the pixels, and the id above the last class, which then means
+    `no label`, is in at least half as many labels.
+
+    Args:
+        share: share of the pixels with the raw id 0.
+        zero: number of labels that contain 0.
+        above: number of labels that contain the id above the last class.
+    """
+    return share < MUCH or above < zero / 2
+
+
 @dataclass(frozen=True)
 class NamesFile:
     """The contents of a file of class names."""

@@ -9,9 +9,10 @@ from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, draw
 from segacc.commands.predict_files import find_pictures, write_ids
-from segacc.errors import OptionError
+from segacc.errors import OptionError, UnreadableError
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.segmenter import Segmenter
+from segacc.hookspecs import Reading
 from segacc.labels import LabelMap
 
 pytest_plugins = ["cli_fixtures"]
@@ -28,6 +29,24 @@ def test_the_png_shows_the_classes_in_their_colours(
         assert written.mode == "P"
         assert np.array_equal(np.asarray(written), prediction)
         assert np.array_equal(np.asarray(written.convert("RGB")), palette[prediction])
+
+
+def test_images_above_the_limit_are_refused(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    image = data / "images/validation/validation0.png"
+    told = (
+        "the image cannot be read: it has 3072 pixels (48x64), and up to 3071 are read. If memory"
+    )
+    done = warm("predict", trained, image, "--max-pixels", "3071", cwd=tmp_path)
+    assert done.returncode == 1 and f"{image}: {told}" in done.stdout + done.stderr
+    segmenter = Segmenter.from_pretrained(trained, "cpu", max_pixels=3071)
+    with Image.open(image) as picture:
+        for form in (image, picture, image.read_bytes()):
+            with pytest.raises(UnreadableError, match="up to 3071 are read"):
+                segmenter(form)
+        segmenter.reading = Reading(max_pixels=3072)
+        assert segmenter(image).shape == segmenter(picture).shape == (48, 64)
 
 
 def test_raw_ids_index_the_palette_and_large_ones_have_none(tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def test_padding_is_not_coloured_and_counts_for_nothing(
         assert torch.equal(classes, label) and torch.equal(out, expected)
 
 
-SEEDS = {name: range(8) for name, _ in COLORED} | {"trivial_augment": (1, 3, 4, 11, 14, 15, 18)}
+SEEDS = {name: range(4) for name, _ in COLORED} | {"trivial_augment": (1, 3, 4, 11, 14, 18)}
 
 
 def test_only_the_padding_of_a_crop_is_taken_for_it() -> None:

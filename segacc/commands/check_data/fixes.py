@@ -14,6 +14,7 @@ from segacc.data.quick_check import bits_used, class_warnings
 from segacc.data.scan import UNREADABLE, SplitFacts
 from segacc.errors import OptionError, first_of
 from segacc.hookspecs import Chosen, Stream
+from segacc.labels.names import starts_at_one
 from segacc.settings.config import CheckConfig
 from segacc.settings.options import parse_component
 
@@ -24,8 +25,6 @@ RARE = 0.05
 """Share of the training labels below which a class counts as rare."""
 ENOUGH = 20
 """Minimum number of labels for such a share."""
-MUCH = 0.1
-"""Share of the pixels from which on the raw id 0 is taken for a class."""
 MANY_VALUES = 20
 """Number of raw ids outside the map above which they are not ids, but colours or noise."""
 RUN_SETTINGS = (
@@ -87,7 +86,7 @@ def _for_labels(found: Findings) -> Iterator[Fix]:
             every = {"ignore": tuple(dict.fromkeys((*(typed.ignore or ()), *wrong)))}
             assumed = which if one_more else ""
             yield Fix(f"if {which}", every, sure=not one_more, mends=("values",), assumes=assumed)
-        if shift and (certain or _zero_is_rare(found)):
+        if shift and (certain or _starts_at_one(found)):
             why = "if 0 means `not labelled` and the classes start at 1"
             why = "the ids start at 1: no label contains 0" if certain else why
             yield Fix(why, {"reduce_labels": "true"}, sure=certain, mends=IDS)
@@ -98,17 +97,12 @@ def _for_labels(found: Findings) -> Iterator[Fix]:
         yield Fix(why, options, sure=False, mends=("label",), assumes=assumed)
 
 
-def _zero_is_rare(found: Findings) -> bool:
-    """Return whether the raw id 0 may mean `not labelled`, by its pixels and images.
-
-    It may not if it is a tenth of the pixels or more, and the id above the last class occurs in at
-    least half as many labels.
-    """
+def _starts_at_one(found: Findings) -> bool:
     some = found.splits.values()
     share = sum(one.raw[0] for one in some) / max(1, sum(one.raw.total() for one in some))
     images = sum(one.images[0] for one in some)
     above = sum(fault.kind == "values" for one in some for fault in one.faults)
-    return share < MUCH or above < images / 2
+    return starts_at_one(share, images, above)
 
 
 def _for_classes(found: Findings) -> Iterator[Fix]:

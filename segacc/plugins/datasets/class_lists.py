@@ -14,6 +14,7 @@ from segacc.data.samples import IMAGE_SUFFIXES, evenly_spaced
 from segacc.errors import DataError, NoClassesError, count_of, first_of
 from segacc.hookspecs import Sample
 from segacc.labels import Color, NamesFile, read_colors, read_names
+from segacc.labels.names import starts_at_one
 from segacc.plugins.datasets.files import NAMES_FILES, plain_map
 
 CLASS_LISTS = (
@@ -46,6 +47,8 @@ class Values:
     counts: Mapping[Value, int]
     labels: int
     """Number of labels that were read."""
+    owners: Mapping[Value, int]
+    """Number of labels that contain a value."""
 
     @property
     def colored(self) -> bool:
@@ -154,7 +157,7 @@ def _of_list(
 
 
 def _refuse_one_more(told: NamesFile, path: Path, values: Values, given: str, where: str) -> None:
-    """Refuse ids 0..K for K names: either 0 or K may mean `not labelled`.
+    """Refuse ids 0..K for K names: K may mean `not labelled`, and 0 if it is not frequent.
 
     Raises:
         DataError: that is so.
@@ -164,12 +167,15 @@ def _refuse_one_more(told: NamesFile, path: Path, values: Values, given: str, wh
     if sorted(value for value in values.counts if value not in known) != [count]:
         return
     ignore, shift = (shlex.quote(f"{given}:{o}") for o in (f"ignore={count}", "reduce_labels=true"))
+    share = values.counts.get(0, 0) / sum(values.counts.values())
+    or_zero = f" If 0 does, and the classes start at 1, write `--dataset {shift}`."
+    if not starts_at_one(share, values.owners.get(0, 0), values.owners[count]):
+        or_zero = ""
     raise DataError(
         f"{where}: {path} has {count} names, for the ids 0 to {count - 1}, but the labels also "
-        f"contain the id {count} (shares of the pixels: {values.shares()})."
-        f" If {count} means `not labelled`, write `--dataset {ignore}`. If 0 does, "
-        f"and the classes start at 1, write `--dataset {shift}`. If it is a "
-        f"class, add its name to {path.name}."
+        f"contain the id {count} (shares of the pixels: {values.shares()}). If {count} means `not "
+        f"labelled`, write `--dataset {ignore}`.{or_zero} If {count} is a class, add its name to "
+        f"{path.name}."
     )
 
 
@@ -214,12 +220,13 @@ def _list_of(ids: Sequence[Value]) -> tuple[str, str]:
 
 def read_values(samples: Sequence[Sample], most: int) -> Values:
     """Count the values in up to `most` labels, evenly spaced; unreadable ones are skipped."""
-    counts, read = Counter[Value](), 0
+    counts, owners, read = Counter[Value](), Counter[Value](), 0
     for index in evenly_spaced(len(samples), most):
         found = dict(_values(samples[index].label))
         counts.update(found)
+        owners.update(found.keys())
         read += bool(found)
-    return Values(counts, read)
+    return Values(counts, read, owners)
 
 
 def _values(label: Path | bytes) -> Iterator[tuple[Value, int]]:
