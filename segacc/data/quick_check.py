@@ -64,8 +64,10 @@ def quick_check(
             raise DataError(f"{facts.faults[0].text}{hint}")
         if not facts.faults:
             found[name].add(sample, facts)
+    brief = seconds / 4
     warnings = [text for _, text in class_warnings(labels)]
-    warnings += [line for name, some in streams.items() for line in lost_samples(name, some, 1)]
+    for name, some in streams.items():
+        warnings += lost_samples(name, some, brief)
     for one in found.values():
         warnings += _label_warnings(one, labels)
         warnings += [text for text, _ in image_warnings(one)]

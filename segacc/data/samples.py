@@ -1,7 +1,9 @@
 """Sequences of samples: their files and ids, a digest of them, and reading a shard."""
 
 import json
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -275,18 +277,22 @@ def passed_over(splits: Iterable[Sequence[Sample] | Stream]) -> list[str]:
     return lines
 
 
-def lost_samples(name: str, stream: Stream, most: int | None = None) -> list[str]:
+def lost_samples(name: str, stream: Stream, seconds: float = math.inf) -> list[str]:
     """Return a warning if a stream loses samples because of their file names.
 
     Args:
         name: name of the split.
         stream: only its local shards are checked.
-        most: check at most this many shards.
+        seconds: time after which no further shard is checked.
     """
     if stream.lost is None:
         return []
-    shards = [shard for shard in stream.shards if Path(shard).is_file()][:most]
-    lost = [(shard, file) for shard in shards for file in stream.lost(shard)]
+    shards, lost, until = list[str](), list[tuple[str, str]](), time.monotonic() + seconds
+    for shard in (one for one in stream.shards if Path(one).is_file()):
+        if shards and time.monotonic() > until:
+            break
+        shards.append(shard)
+        lost += [(shard, file) for file in stream.lost(shard)]
     if not lost:
         return []
     shard, file = lost[0]

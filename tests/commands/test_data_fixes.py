@@ -1,7 +1,8 @@
 """What `check-data` suggests, and that it helps."""
 
+import re
 import tarfile
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,15 @@ def test_streams_that_nobody_has_counted(tmp_path: Path) -> None:
         "--eval-split train",
     ]
     assert "--max-steps N" in pastes(look(typed, sample=2), sure=False)
+
+
+def test_a_terminal_breaks_findings_between_words_and_commands_nowhere(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "data", counts={"train": 4, "test": 2})
+    (root / "images/validation").mkdir()
+    found, file = look(f"folder:root={root}"), StringIO()
+    console = Console(file=file, width=80, soft_wrap=True, force_terminal=True, no_color=True)
+    print_report(console, found, judge(found), fixes(found), [])
+    said = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    text = judge(found)[0].text
+    assert f"problem: {text}" not in said and f"problem: {text}" in " ".join(said.split())
+    assert f"  {command(found, fixes(found))}\n" in said

@@ -7,13 +7,15 @@ import pytest
 from PIL import Image
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, write_data
-from segacc.data.samples import IMAGE_SUFFIXES
-from segacc.plugins.datasets.shard_files import LostSamples
+from segacc.data.samples import IMAGE_SUFFIXES, lost_samples
+from segacc.hookspecs import Stream
+from segacc.plugins.datasets.shard_files import LostSamples, ShardReader
 from stream_tools import write_tar
 
 pytest_plugins = ["cli_fixtures"]
 
 READ = ", ".join(IMAGE_SUFFIXES)
+ENDS = ("jpg", "png")
 
 
 @pytest.fixture
@@ -195,6 +197,21 @@ def test_files_with_dots_beside_a_sample_are_no_samples() -> None:
     assert lost.of(["v1.jpg", "v1.seg.png"]) == ["v1.jpg"]
     assert lost.of(["json", "txt"]) == []
     assert lost.of(["webp", "json"]) == ["webp"]
+
+
+def test_more_than_the_first_shard_is_checked_while_there_is_time(tmp_path: Path) -> None:
+    names = {"a": ("x", "y"), "b": ("x", "y_1.5")}
+    shards = [
+        write_tar(tmp_path / f"{tar}.tar", {f"{key}.{end}": b"" for key in keys for end in ENDS})
+        for tar, keys in names.items()
+    ]
+    paths = tuple(map(str, shards))
+    stream = Stream(shards=paths, read=ShardReader(*ENDS), lost=LostSamples(*ENDS))
+    (line,) = lost_samples("train", stream)
+    assert line.startswith(
+        f"train: 1 sample lost in 2 shards checked, such as y_1.5.jpg in {shards[1]}: "
+    )
+    assert lost_samples("train", stream, seconds=0) == []
 
 
 def test_samples_taken_for_one_are_told_where_nothing_can_be_read(

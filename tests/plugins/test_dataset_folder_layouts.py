@@ -246,6 +246,17 @@ def test_a_list_of_paths_of_images_finds_the_labels_by_name(root: Path) -> None:
     ]
 
 
+def test_lists_divide_the_folder_of_one_split(root: Path) -> None:
+    images(root, "images/train/a.jpg", "images/train/b.jpg")
+    labels(root, "labels/train/a.png", "labels/train/b.png")
+    (root / "1.txt").write_text("images/train/a.jpg\n")
+    (root / "2.txt").write_text("images\\train\\b.jpg\n")
+    splits = build(root, train="1.txt", validation="2.txt")
+    assert files(splits, root) == [("a", "images/train/a.jpg", "labels/train/a.png")]
+    expected = [("b", "images/train/b.jpg", "labels/train/b.png")]
+    assert files(splits, root, "validation") == expected
+
+
 def test_a_list_for_one_split_leaves_the_folders_of_the_others(root: Path) -> None:
     images(root, "images/train/a.jpg", "images/train/b.jpg", "images/val/c.jpg")
     labels(root, *(f"labels/{path}.png" for path in ("train/a", "train/b", "val/c")))

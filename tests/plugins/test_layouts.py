@@ -300,6 +300,8 @@ def test_one_mask_per_object_is_named(mine: Path) -> None:
 def test_a_label_may_be_missing_in_the_folder_of_an_image(mine: Path) -> None:
     write(mine, "{case}/image.jpg", "{case}/mask.png")
     (mine / "t000" / "mask.png").unlink()
+    (mine / "v000" / "image.jpg").unlink()
+    (mine / "v001" / "image.jpg").rename(mine / "preview.jpg")
     found = look("./mine:binary=false", val_fraction=0.2)
     assert [fault.kind for facts in found.splits.values() for fault in facts.faults] == [
         "missing label"

@@ -1,5 +1,6 @@
 """The report of `segacc check-data`: tables and lines, or JSON."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -49,7 +50,7 @@ def print_report(
     if told:
         _say(console, "\nsuggested options:")
     for fix in told:
-        _say(console, f"  {fix.why}:")
+        _say(console, _wrapped(console, f"  {fix.why}:"))
         _paste(console, f"    {paste(found.data.dataset, [fix])}")
     if whole := command(found, told):
         _say(console, f"\nsuggested command{_conditions(findings, told)}:")
@@ -84,12 +85,20 @@ def verdict(findings: Sequence[Finding], *, sample: int | None = None) -> str:
 
 
 def _print_finding(console: Console, finding: Finding) -> None:
-    style = STYLES[finding.level]
-    console.print(Text.assemble((finding.level, style), f": {finding.text}"), highlight=False)
+    text = Text(_wrapped(console, f"{finding.level}: {finding.text}"))
+    text.stylize(STYLES[finding.level], 0, len(finding.level))
+    console.print(text, highlight=False)
     for name in finding.files[:FILES]:
         _paste(console, f"  {name}", style="")
     if len(finding.files) > FILES:
         _say(console, f"  ... and {len(finding.files) - FILES} more")
+
+
+def _wrapped(console: Console, text: str) -> str:
+    """Break a line between words on a terminal; not to be used for what may be pasted."""
+    if not console.is_terminal:
+        return text
+    return textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
 
 
 def _say(console: Console, text: str, *, style: str = "") -> None:

@@ -65,8 +65,9 @@ def first_folder(parent: Path, called: tuple[str, ...]) -> Path | None:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones."""
-    return sorted(one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name))
+    """Return the folders in a folder, which may be missing; sorted, without hidden ones."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return sorted(one for one in inside if one.is_dir() and not is_hidden(one.name))
 
 
 def listing(folder: Path) -> str:

@@ -184,6 +184,10 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
             f"{path}: its images must be in {images}, which is not a folder, or be "
             f"paths in {layout.root}."
         )
+    parents = {image.parent for image in chosen.values()}
+    for other in SPLITS:  # a list may divide the folder of another split
+        if parents == {layout.find(layout.images, other)}:
+            return labelled(layout, other, parents.pop(), chosen)
     return labelled(layout, split, images, chosen)
 
 

@@ -157,14 +157,10 @@ def _of_annotator(layout: Layout, split: str, folder: Path | None) -> tuple[Path
 
 def _people(layout: Layout, split: str, folder: Path | None) -> list[str]:
     """Return the names of annotators' folders, which are inside a split's or contain splits."""
-    inside = _folders(folder) if folder else []
-    above = _folders(layout.fixed(layout.labels)) if layout.labels.endswith(f"/{SPLIT}") else []
+    inside = subfolders(folder) if folder else []
+    above = subfolders(layout.fixed(layout.labels)) if layout.labels.endswith(f"/{SPLIT}") else []
     apart = [one for one in above if first_folder(one, SPLITS[split])]
     return sorted({one.name for one in inside if _stems(one)} | {one.name for one in apart})
-
-
-def _folders(parent: Path) -> list[Path]:
-    return subfolders(parent) if parent.is_dir() else []
 
 
 def _stems(folder: Path) -> list[str]:
@@ -193,17 +189,16 @@ def labelled(
         samples = _with_unique_ids(found)
         expect_labels(WHERE, samples)
         return samples
-    if chosen is None and not any(map(is_image, folder.iterdir())):
-        pictures(folder)  # raises
+    if chosen is None and not _has_images(layout, folder):
+        pictures(folder, ending=layout.image_suffix)  # raises
     return _paired(layout, folder, *label_place(layout, split, folder), chosen)
 
 
 def _subfolders(layout: Layout, split: str, folder: Path) -> list[tuple[Path, Path]]:
     """Return the subfolders of images, such as those of cities, with those of their labels.
 
-    If images and labels are in the same folder, it may be one folder for each image.
-
-    Only if the split has no image outside them, and its labels have subfolders of the same names.
+    Only if the split has no image outside them, and its labels have subfolders of the same names,
+    which may be the same folders, as in a folder for each image.
 
     Raises:
         DataError: one of them has no label folder.
@@ -211,9 +206,9 @@ def _subfolders(layout: Layout, split: str, folder: Path) -> list[tuple[Path, Pa
     labels = layout.find(layout.labels, split)
     if labels is None and layout.images == layout.labels and is_flat(layout, folder):
         labels = folder
-    if layout.annotator is not None or labels is None or any(map(is_image, folder.iterdir())):
+    if layout.annotator is not None or labels is None or _has_images(layout, folder):
         return []
-    found = [one for one in _folders(folder) if any(map(is_image, one.iterdir()))]
+    found = [one for one in subfolders(folder) if _has_images(layout, one)]
     pairs = [(one, labels / one.name) for one in found]
     gone = [images for images, own in pairs if not own.is_dir()]
     if len(gone) == len(pairs):
@@ -223,14 +218,18 @@ def _subfolders(layout: Layout, split: str, folder: Path) -> list[tuple[Path, Pa
     return pairs
 
 
+def _has_images(layout: Layout, folder: Path) -> bool:
+    files = filter(is_image, folder.iterdir())
+    return any(one.stem.endswith(layout.image_suffix) for one in files)
+
+
 def _with_unique_ids(found: Sequence[list[Sample]]) -> list[Sample]:
     """Join the samples of subfolders; ids are stems, or contain the subfolder if these repeat."""
     samples = [one for some in found for one in some]
     if len({one.id for one in samples} | {""}) > len(samples):
         return samples
-    folders = [Path(str(one.image)).parent.name for one in samples]
-    ids = [f"{a}/{one.id}".rstrip("/") for a, one in zip(folders, samples, strict=True)]
-    return [replace(one, id=name) for one, name in zip(samples, ids, strict=True)]
+    pairs = [(one, Path(str(one.image)).parent.name) for one in samples]
+    return [replace(one, id=f"{above}/{one.id}".rstrip("/")) for one, above in pairs]
 
 
 def _paired(
