@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # More of pytest's flags: make test PYTEST_ARGS="-n 0 -x -k registry"
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Another Python: make demo PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
 # `accelerate launch` without a configuration runs one thread on a CPU; this gives it all cores.

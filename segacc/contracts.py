@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from annotated_types import Ge, Le
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -10,6 +12,9 @@ if TYPE_CHECKING:
 
 IGNORE = 255
 """ignore_index inside segacc: pixels with this label are excluded from losses and metrics."""
+
+MAX_PIXELS = 200_000_000
+"""Default limit on the pixels of an image file, which is decoded only below it."""
 
 VERSION = "0.1.0"
 """Version of segacc, stored in the folders that it writes."""
@@ -67,7 +72,8 @@ class MetricState(Protocol):
         Both are on the device of the process.
 
         A metric with `wants_confidence` takes a third parameter `confidence`: (N, H, W) float32,
-        the probability of the predicted class, 0..1.
+        the probability of the predicted class, 0..1. One with `wants_log_odds` takes a further one,
+        `log_odds`: (N, H, W) float32, log(p / (1 - p)) for the probability p of the second class.
         """
 
     def compute(self) -> dict[str, float | dict[str, float]]:
@@ -104,6 +110,9 @@ class BatchChange(Protocol):
 
     With `takes_bytes = True` it accepts images that are still uint8. `draws_unseen = True` declares
     that `draw` does not depend on pixels or sizes, so that a crop before it can be deferred.
+    `knows_padding = True` declares a fourth argument: for each image the rows and columns, as two
+    slices, that are not padding of a crop, or None if there is no padding; it is empty after an
+    augmentation on the device without this.
     """
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
@@ -147,3 +156,22 @@ class TransformersOptions:
         ]
         if self.config is not None and others:
             raise ValueError(f"config defines the whole network; leave out {', '.join(others)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the image files of a data set are interpreted."""
+
+    exif: Literal["upright", "stored"] | None = None
+    """Orientation of images with an EXIF rotation: `upright` applies it to image and label;
+    `stored` ignores it. Default: upright, and an image whose label matches its size only as stored
+    is an error."""
+    bits: Annotated[int, Ge(8), Le(16)] = 16
+    """Number of bits used in 16-bit images, e.g. `bits=12` for values 0..4095; 8-bit images are
+    read as they are."""
+    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    """Maximum number of pixels of an image or label file; larger ones are refused before they are
+    decoded."""
+
+
+USUAL = Reading()

@@ -1,8 +1,13 @@
-"""Errors caused by user input; each message is a paragraph: where, what is wrong, how to fix it."""
+"""Errors caused by user input; each message is a paragraph: where, what is wrong, how to fix it.
+
+Also the functions that read the paths and text files that users give.
+"""
 
 import difflib
+import errno
 import os
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +35,11 @@ def first_of(values: Iterable[object], most: int) -> str:
     return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
+def twice_in(values: Iterable[str]) -> list[str]:
+    """Return the values that occur more than once, sorted."""
+    return sorted(value for value, count in Counter(values).items() if count > 1)
+
+
 def cut(text: str, most: int = 80) -> str:
     """Return a text that the user typed, for an error: at most so many characters of it."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
@@ -38,6 +48,21 @@ def cut(text: str, most: int = 80) -> str:
 def quoted(value: object) -> str:
     """Return a value that the user gave, in quotes if it is a text, and cut like `cut`."""
     return cut(repr(value))
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file that the user wrote.
+
+    Raises:
+        OSError: it cannot be read, or is not UTF-8; `strerror` is for the user.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without a byte order mark
+        raise OSError(errno.EILSEQ, "it is not UTF-8; if it is a text file, save it in UTF-8")
+    return text
 
 
 class SegaccError(Exception):
@@ -59,6 +84,10 @@ class NoClassesError(DataError):
         """Keep the class list."""
         super().__init__(text)
         self.path, self.content = path, content
+
+
+class EmptySplitError(DataError):
+    """The folder of a split has no image."""
 
 
 class UnreadableError(DataError):
@@ -161,3 +190,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `Did you mean "x"? ` or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f'Did you mean "{near[0]}"? ' if near else ""
+
+
+def expand(path: str | Path, where: str = "") -> Path:
+    """Return a path with `~` or `~NAME` at its start replaced by the home folder.
+
+    Args:
+        path: as the user wrote it.
+        where: the setting that gives it, for the error.
+
+    Raises:
+        OptionError: there is no user NAME, and no file of this name either.
+    """
+    path = Path(path)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        if path.exists():
+            return path
+        raise OptionError(
+            f"{f'{where}: ' if where else ''}{path}: there is no user {path.parts[0][1:]}, whose "
+            f"home folder would be {path.parts[0]}. Write ./{path} for a path in the working "
+            "directory."
+        ) from None

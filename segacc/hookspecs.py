@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pluggy
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from pydantic import AllowInfNan
 
-from segacc.contracts import Facts, LossTerm
-from segacc.errors import Origin
+from segacc.contracts import USUAL, Facts, LossTerm, Reading
+from segacc.errors import DataError, Origin
 
 if TYPE_CHECKING:
     from segacc.labels import LabelMap
@@ -29,22 +29,6 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("segacc")
 hookimpl = pluggy.HookimplMarker("segacc")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How the image files of a data set are interpreted."""
-
-    exif: Literal["upright", "stored"] | None = None
-    """Orientation of images with an EXIF rotation: `upright` applies it to image and label;
-    `stored` ignores it. Default: upright, and an image whose label matches its size only as stored
-    is an error."""
-    bits: Annotated[int, Ge(8), Le(16)] = 16
-    """Number of bits used in 16-bit images, e.g. `bits=12` for values 0..4095; 8-bit images are
-    read as they are."""
-
-
-USUAL = Reading()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +41,7 @@ class DatasetOptions(Reading):
     @property
     def reading(self) -> Reading:
         """How the image files are interpreted."""
-        return Reading(exif=self.exif, bits=self.bits)
+        return Reading(exif=self.exif, bits=self.bits, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +125,9 @@ class DataSplits:
     """(height, width) in pixels of the training crop unless the user gives one."""
     chances: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Relative sampling weights of the training samples, by split; default: once per epoch each."""
+    unusable: Mapping[str, DataError] = field(default_factory=dict)
+    """Splits that cannot be read, such as a test split without labels, and the error: it is raised
+    only if a setting names the split. `check-data` warns of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +180,7 @@ class Recognized:
     options: Mapping[str, Any]
     """Options of that data set."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Number of samples of each split, if they were counted."""
+    """Number of samples of each split, if they were counted; 0 if it cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +244,9 @@ class Metric(Record):
     """`build(options, facts)` returns an empty MetricState."""
     wants_confidence: bool = False
     """True if `update` takes the confidence of each pixel as well."""
+    wants_log_odds: bool = False
+    """True if `update` takes the log-odds of each pixel as well; such a metric is for two
+    classes."""
     from_confusion: bool = False
     """True if it implements `MetricSums.add`, which is then called in place of `update`."""
     writes: bool = False
@@ -339,7 +329,8 @@ class Chosen:
         """How a folder given by its path is read; empty for any other data set."""
         if self.found is None:
             return ""
-        counts = ", ".join(f"{count} {split}" for split, count in self.found.counts.items())
+        known = self.found.counts.items()
+        counts = ", ".join(f"{count} {split}" for split, count in known if count)
         return f"{self.found.given} is read as {self.text}{f' ({counts})' if counts else ''}"
 
     @property

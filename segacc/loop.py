@@ -90,25 +90,24 @@ def train_step(run: Run, micro_batches: list[Batch]) -> StepNumbers:
     Each loss is summed over the effective batch (all micro-batches of all processes) and divided by
     the count of that batch, so the gradient does not depend on how the batch is split.
     """
-    accelerator, optimizer = run.accelerator, run.optimizer
-    share = accelerator.num_processes * len(micro_batches)  # accelerate averages over both
+    share = run.accelerator.num_processes * len(micro_batches)  # accelerate averages over both
     run.begin_step()
     with run.passes():
         counts, valid = effective_counts(run, micro_batches)
         losses = torch.zeros_like(counts)
         for batch in micro_batches:
-            with accelerator.accumulate(run.model):
+            with run.accelerator.accumulate(run.model):
                 logits = run.logits(batch.images)
                 terms = loss_sums(run, logits, batch.labels) / counts
-                accelerator.backward(terms.sum() * share)
+                run.accelerator.backward(terms.sum() * share)
             losses += terms.detach()
     grad_norm = run.clip_gradients()
     skipped = run.guard.check(run.progress, losses, grad_norm, micro_batches)
     if not skipped:
         with run.update():
-            optimizer.step()
+            run.optimizer.step()
             average(run)
-    optimizer.zero_grad()
+    run.optimizer.zero_grad()
     return StepNumbers(losses=losses, grad_norm=grad_norm, valid=valid, skipped=skipped)
 
 

@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, distributions
-from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from segacc import hookspecs
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, PluginError, reason_of, unknown
+from segacc.errors import OptionError, PluginError, expand, reason_of, twice_in, unknown
 from segacc.hookspecs import (
     Architecture,
     Augmentation,
@@ -351,7 +350,7 @@ def _is_path(registry: Registry, given: Any) -> bool:
     if not name or any(name in (one.record.name, one.full_name) for one in offers):
         return False
     formed = name in (".", "..") or name.startswith(("/", "./", "../", "~")) or name.endswith("/")
-    return formed or Path(name).expanduser().is_dir()
+    return formed or expand(name).is_dir()
 
 
 def _recognized(registry: Registry, path: Component) -> Found:
@@ -387,7 +386,7 @@ def refuse_twins(names: Sequence[str], where: str) -> None:
     """
     if not names:
         raise OptionError(f"{where}: at least one is needed.")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := twice_in(names):
         raise OptionError(f"{where}: {', '.join(twice)} is given twice.")
 
 

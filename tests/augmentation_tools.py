@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 
 from data_tools import facts
 from segacc.data.order import seeded
+from segacc.data.placement import inside_of
 from segacc.settings.options import decode
 from segacc.testing import registry_of
 
@@ -37,7 +38,8 @@ def apply(
     with seeded(seed):
         if hasattr(change, "draw"):
             drawn = change.draw(tv_tensors.Image(image), tv_tensors.Mask(label))
-            images, labels = change(image[None].float(), label[None], drawn[None])
+            inside = ([inside_of(image, label)],) if getattr(change, "knows_padding", False) else ()
+            images, labels = change(image[None].float(), label[None], drawn[None], *inside)
             out, classes = tv_tensors.Image(images[0].round().byte()), tv_tensors.Mask(labels[0])
         else:
             given = [tv_tensors.Image(image), tv_tensors.Mask(label)]

@@ -59,7 +59,7 @@ class Warm:
         self.folder = folder
         self.server = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "warm_segacc.py")],
-            env=environment({"HF_HOME": str(folder / "home")}),
+            env=environment(HF_HOME=str(folder / "home")),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -82,12 +82,13 @@ class Warm:
         if sys.platform == "darwin":  # a fork without exec is not safe there
             path = {"PYTHONPATH": str(site or "")}
             return start([*launcher(processes), *command], cwd, {**path, **more})
-        files = {name: self.folder / name for name in ("stdout", "stderr")}
-        for path in files.values():
-            path.write_text("")
-        where = {"site": site, "processes": processes, "more": more}
-        code = self._run(command, cwd, files["stdout"], files["stderr"], **where)
-        return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
+        return self._done(command, cwd, site=site, processes=processes, more=more)
+
+    def code(self, code: str, *, cwd: Path) -> Done:
+        """Run Python code in the folder `cwd`, as `python -c` does."""
+        if sys.platform == "darwin":
+            return python("-c", code, cwd=cwd)
+        return self._done([], cwd, code=code)
 
     def on_terminal(self, *arguments: object, cwd: Path) -> Done:
         """Run `python -m segacc` with stderr on a terminal of 80 columns."""
@@ -103,12 +104,19 @@ class Warm:
         os.close(master)
         return Done(command, code, (self.folder / "stdout").read_text(), seen.decode())
 
+    def _done(self, command: list[str], cwd: Path, **where: object) -> Done:
+        files = {name: self.folder / name for name in ("stdout", "stderr")}
+        for path in files.values():
+            path.write_text("")
+        code = self._run(command, cwd, files["stdout"], files["stderr"], **where)
+        return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
+
     def _run(
         self, command: list[str], cwd: Path, stdout: Path, stderr: Path, **where: object
     ) -> int:
         assert self.server.stdin and self.server.stdout
         job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr}
-        job = {"site": None, "processes": 0, "more": {}, **job, **where}
+        job = {"site": None, "processes": 0, "more": {}, "code": None, **job, **where}
         self.server.stdin.write(json.dumps(job, default=str) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline())
@@ -154,7 +162,7 @@ def launch(*arguments: object, cwd: Path, **more: str) -> Done:
     return start(command, cwd, {"ACCELERATE_USE_CPU": "true", **more})
 
 
-def environment(more: dict[str, str]) -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     """Return an environment without the suite's own plugin settings, terminal and network."""
     inherited = {key: value for key, value in os.environ.items() if key != "SEGACC_LOAD_PLUGINS"}
     path = os.pathsep.join(filter(None, [more.get("PYTHONPATH"), str(ROOT)]))
@@ -165,7 +173,7 @@ def environment(more: dict[str, str]) -> dict[str, str]:
 def start(command: Sequence[str], cwd: Path, more: dict[str, str]) -> Done:
     """Run a command to its end."""
     return subprocess.run(
-        command, cwd=cwd, env=environment(more), capture_output=True, text=True, timeout=300
+        command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=300
     )
 
 

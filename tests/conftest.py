@@ -10,6 +10,12 @@ TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first: the processes that share the files end together."""
+    long = {one.path for one in items if one.get_closest_marker("slow")}
+    items.sort(key=lambda one: one.path not in long)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data that lies beside the repository."""

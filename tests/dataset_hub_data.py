@@ -23,8 +23,10 @@ def build(**values: Any) -> DataSplits:
 
 
 def refusal(kind: type[SegaccError] = DataError, **values: Any) -> str:
+    """Return what is said of a data set, or of the first of its splits that cannot be read."""
     with pytest.raises(SegaccError) as error:
-        build(**values)
+        for one in build(**values).unusable.values():
+            raise one
     assert type(error.value) is kind, error.value
     return str(error.value)
 

@@ -30,8 +30,10 @@ def build(name: str, **values: Any) -> DataSplits:
 
 
 def refusal(name: str, **values: Any) -> str:
+    """Return what is said of a data set, or of the first of its splits that cannot be read."""
     with pytest.raises(DataError) as error:
-        build(name, **values)
+        for one in build(name, **values).unusable.values():
+            raise one
     return str(error.value)
 
 

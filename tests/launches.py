@@ -1,20 +1,14 @@
 """Starts segacc as a user does, in real processes, and reads what it left behind."""
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cli_tools import ROOT, launcher, warm_segacc
+from cli_tools import ROOT, environment, launcher, warm_segacc
 
 TINY = ("--arch", "segformer:variant=tiny", "--weights", "none")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Return an environment in which results do not depend on the machine's number of cores."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
 
 
 def command(*args: object, processes: int) -> list[str]:

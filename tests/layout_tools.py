@@ -39,6 +39,7 @@ def write(
     """Write the pictures to paths such as `images/{split}/{name}.jpg`, and a class list."""
     for split, name, pixels, ids in pictures(counts):
         where = {"split": split, "name": name, "city": "bonn" if name[-1] in "02" else "ulm"}
+        where["case"] = f"{split[0]}{name[-3:]}"
         for path, array in ((image, pixels), (label, change(ids))):
             file = root / path.format(**where)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -141,6 +142,14 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda root: write(root, "{split}/{name}.jpg", "{split}/{name}.png"),
         f"images=SPLIT,labels=SPLIT,{LISTED}",
     ),
+    "a folder for each image": (
+        lambda root: write(root, "{case}/image.jpg", "{case}/mask.png"),
+        f"images=.,labels=.,image_suffix=image,label_suffix=mask,{LISTED}",
+    ),
+    "a folder for each image by split": (
+        lambda root: write(root, "{split}/{name}/{name}.jpg", "{split}/{name}/{name}_mask.png"),
+        f"images=SPLIT,labels=SPLIT,label_suffix=_mask,{LISTED}",
+    ),
     "without splits": (
         lambda root: write(root, "images/{name}.jpg", "masks/{name}.png"),
         f"images=images,labels=masks,{LISTED}",
@@ -230,5 +239,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 """Layouts, with the options that are found."""
 
-FLAT = ("one folder with a suffix", "one folder with the same names", "without splits")
+FLAT = (
+    *("one folder with a suffix", "one folder with the same names", "without splits"),
+    "a folder for each image",
+)
 """Layouts without a validation split."""

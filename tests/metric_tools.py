@@ -20,10 +20,11 @@ def metric_of(name: str, num_classes: int, **options: Any) -> Any:
 
 
 def fed(name: str, pixels: "list[tuple[Tensor, ...]]", num_classes: int, **options: Any) -> Any:
-    """Build a metric and update it with each (predictions, labels, confidence)."""
+    """Build a metric and update it with each (predictions, labels, confidence or log-odds)."""
     metric = metric_of(name, num_classes, **options)
-    for predictions, labels, confidence in pixels:
-        more = (confidence,) if METRICS[name].wants_confidence else ()
+    wants = METRICS[name].wants_confidence or METRICS[name].wants_log_odds
+    for predictions, labels, third in pixels:
+        more = (third,) if wants else ()
         metric.update(predictions, labels, *more)
     return metric
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
@@ -83,11 +84,18 @@ def test_what_is_saved_loads_in_transformers(rich_run: Path) -> None:
 def test_trackers_get_the_numbers(rich_run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    files = list(rich_run.rglob("events.out.tfevents*"))
-    assert len(files) == 1
-    told = EventAccumulator(str(files[0])).Reload()
+    [file] = rich_run.glob("segacc/events.out.tfevents*")
+    told = EventAccumulator(str(file), size_guidance={"images": 0}).Reload()
     losses = [(event.step, event.value) for event in told.Scalars("train/loss")]
     assert losses == [
         (row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows(rich_run, "train")
     ]
     assert len(told.Scalars("eval/mean_iou")) == 3
+    name = "per_category_iou/nucleus"
+    scores = [event.value for event in told.Scalars(f"eval/{name}")]
+    assert told.Scalars(f"best/{name}")[-1].value == max(scores)
+    assert len(told.Images("curves")) == 1
+    panels = [row["step"] for row in rows(rich_run, "eval")]
+    assert [event.step for event in told.Images("validation")] == panels
+    [settings] = rich_run.glob("segacc/*/hparams.yml")
+    assert yaml.safe_load(settings.read_text())["arch"].startswith("segformer")

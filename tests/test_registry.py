@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from plugin_tools import EXAMPLE, pip_install, run_python, run_segacc, write_distribution
+from segacc.contracts import Reading
 from segacc.errors import PluginError
-from segacc.hookspecs import Architecture, Loss, LossOptions, NoOptions, Reading
+from segacc.hookspecs import Architecture, Loss, LossOptions, NoOptions
 from segacc.registry import BUILT_IN, KINDS, Registry, choose, load_registry
 
 HEAD = """

@@ -28,7 +28,8 @@ LIGHT = [
     "segacc.registry",
     "segacc.settings.sources",
     "segacc.training.plan",
-    "segacc.training.tracking",
+    "segacc.training.tracking.record",
+    "segacc.training.tracking.trackers",
 ]
 
 

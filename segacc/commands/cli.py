@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from pydantic import PositiveInt
 
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, cut, did_you_mean, quoted, unknown
+from segacc.errors import OptionError, cut, did_you_mean, expand, quoted, unknown
 from segacc.settings.config import (
     CheckConfig,
     CompareConfig,
@@ -233,7 +233,7 @@ def _train(args: list[str]) -> int:
     processes = check_value(PositiveInt | None, typed.pop("processes", None), "--processes")
     recipe, config = typed.pop("recipe", None), typed.pop("config", None)
     layers = [] if recipe is None else [read_recipe(recipe)]
-    layers += [read_yaml(Path(config).expanduser())] if config else []
+    layers += [read_yaml(expand(config, "--config"))] if config else []
     layers.append(Layer(typed, "command line"))
     from segacc.commands.train import launch_command, to_launch, train_command
 
@@ -272,7 +272,7 @@ def _compare(args: list[str]) -> int:
     parser.add_argument("b", metavar="B", help="another one, evaluated on the same images")
     add_flags(parser, CompareConfig)
     typed = parse(parser, args)
-    a, b = (Path(typed.pop(name)).expanduser() for name in ("a", "b"))
+    a, b = (expand(typed.pop(name)) for name in ("a", "b"))
     config = config_of(CompareConfig, Layer(typed, "command line"))
     from segacc.commands.evaluate.command import compare_command
 

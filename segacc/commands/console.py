@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -33,10 +33,19 @@ def in_notebook() -> bool:
     return Console(quiet=True).is_jupyter
 
 
-def console_of(*, stderr: bool = False) -> Console:
+class Patient(Console):
+    """A console whose reader may leave, as in `segacc evaluate ... | head`: the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Drop this and all later output."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+
+
+def console_of(*, stderr: bool = False, kind: type[Console] = Console) -> Console:
     """Return a console that prints on the main process only, and plain text in a notebook."""
     plain = False if in_notebook() else None  # although ipykernel sets FORCE_COLOR
-    return Console(
+    return kind(
         soft_wrap=True,
         stderr=stderr,
         quiet=not is_main(),

@@ -114,7 +114,7 @@ The architecture `NAME` for [segacc](https://pypi.org/project/segacc/).
     pip install -e '.[test]'
     python -m pytest
     segacc plugins NAME
-    accelerate launch -m segacc --arch NAME:width=64
+    segacc train --arch NAME:width=64
 """,
 }
 """The files by path. NAME is the given name, and DASHED the same with `-` for `_`."""

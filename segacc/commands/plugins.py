@@ -61,7 +61,7 @@ def new_plugin_command(name: str) -> int:
     sys.stdout.write(
         f"install it with   pip install -e {folder}\n"
         f"test it with      python -m pytest {folder}\n"
-        f"train it with     accelerate launch -m segacc --arch {name}\n"
+        f"train it with     segacc train --arch {name}\n"
     )
     return 0
 
@@ -154,7 +154,7 @@ def _print_table(
     """Print rows as a table; names are never wrapped, and brackets are not markup."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=index == 0 or heading == "name")
+        table.add_column(heading, no_wrap=index == 0 or heading == "name", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table, soft_wrap=False)

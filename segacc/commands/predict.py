@@ -1,7 +1,7 @@
 """`segacc predict` and its Python form: segment image files, write predictions and overlays."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ def predict_command(given: str, inputs: Sequence[str | Path], config: PredictCon
         console.out(note, highlight=False)
     with console.status("Loading torch and the weights ..."):
         quiet_libraries()
-        segmenter = load_segmenter(model, config.protocol, flag)
+        segmenter = load_segmenter(model, config, flag)
     failed = segment_all(segmenter, jobs, config, console)
     for reason in failed.values():
         sys.stderr.write(f"{reason}\n")
@@ -78,9 +78,15 @@ def predict(
     """
     layer = Layer(settings, "segacc.predict")
     config = config_of(PredictConfig, layer)
-    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    one: bool = isinstance(inputs, str | Path) or not isinstance(inputs, Iterable)
+    given: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
+    if wrong := [one for one in given if not isinstance(one, str | Path)]:
+        raise OptionError(
+            f"segacc.predict: inputs: {type(wrong[0]).__name__} is not a path; it takes files and "
+            "folders. segacc.Segmenter segments images in memory."
+        )
     found, jobs, notes = check(str(model), given, config, layer.where)
-    segmenter = load_segmenter(found, config.protocol, layer.where)
+    segmenter = load_segmenter(found, config, layer.where)
     failed = segment_all(segmenter, jobs, config, console_of(stderr=True))
     done = [job for job in jobs if job.picture not in failed]
     return PredictionResult(
@@ -136,14 +142,15 @@ def check(
     return find_model(given, where("model")), jobs, notes
 
 
-def load_segmenter(model: Model, protocol: str | None, where: Where) -> "Segmenter":
-    """Load a model with its own protocol, or the given one."""
-    from segacc.evaluation.protocol import Protocol
-    from segacc.evaluation.segmenter import Segmenter
+def load_segmenter(model: Model, config: PredictConfig, where: Where) -> "Segmenter":
+    """Load a model with its own protocol and threshold, or the given ones."""
+    from segacc.evaluation.protocol_options import check_protocol
+    from segacc.evaluation.segmenter import Segmenter, with_settings
 
-    wanted = None if protocol is None else Protocol.parse(protocol, where("protocol"))
-    segmenter = Segmenter.from_pretrained(model.folder)
-    return segmenter if wanted is None else segmenter.with_protocol(wanted)
+    if config.protocol is not None:
+        check_protocol(config.protocol, where("protocol"))
+    segmenter = Segmenter.from_pretrained(model.folder, max_pixels=config.max_pixels)
+    return with_settings(segmenter, config.protocol, config.threshold, where)
 
 
 def segment_all(

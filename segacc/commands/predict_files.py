@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.data.atomic import replacing
-from segacc.data.samples import IMAGE_SUFFIXES, folders_inside, is_image, other_endings
-from segacc.errors import OptionError, count_of
+from segacc.data.samples import (
+    IMAGE_SUFFIXES,
+    SYSTEM_NAMES,
+    folders_inside,
+    is_hidden,
+    is_image,
+    other_endings,
+)
+from segacc.errors import OptionError, count_of, expand, first_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +71,8 @@ def find_pictures(
             notes += more
         else:
             pictures.append((given, Path()))
+    if not pictures:
+        raise OptionError(f"{first_of(inputs, 4)}: no image.")
     jobs = [
         _job(path, output_dir / below / path.stem)
         for path, below in {row[0].resolve(): row for row in reversed(pictures)}.values()
@@ -81,10 +90,14 @@ def _job(picture: Path, start: Path) -> Job:
 def expanded(given: str) -> list[Path]:
     """Return an existing path, or the paths that match a pattern such as `photos/*.jpg`.
 
+    Files such as Thumbs.db, which a shell's pattern may contain, are skipped.
+
     Raises:
         OptionError: there is no such path, or it is not that of an image.
     """
-    path = Path(given).expanduser()
+    path = expand(given)
+    if path.name.lower() in SYSTEM_NAMES:
+        return []
     if path.is_dir():
         return [path]
     if given == "-":
@@ -105,8 +118,9 @@ def expanded(given: str) -> list[Path]:
     if len(fixed) == len(path.parts):
         raise OptionError(f"{given}: no such file or folder.")
     pattern = Path(*path.parts[len(fixed) :])
-    matches = sorted(Path(*fixed).glob(str(pattern)))
-    if found := [one for one in matches if not one.name.startswith(".")]:
+    root = Path(*fixed)
+    matches = sorted(root.glob(str(pattern)))
+    if found := [one for one in matches if not any(map(is_hidden, one.relative_to(root).parts))]:
         return found
     raise OptionError(f"{given}: no file or folder matches this pattern.")
 

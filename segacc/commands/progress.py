@@ -1,5 +1,6 @@
 """Console output of a run: a progress bar and tables on a terminal, plain lines elsewhere."""
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from segacc.commands.console import NotebookView, in_notebook
 from segacc.commands.tables import numbers_of, print_scores, score_of
+from segacc.evaluation.scores import Scores
 from segacc.labels import Color
 from segacc.settings.units import clock_text
 from segacc.training.events import (
@@ -164,6 +166,7 @@ class Display:
 
     def _show_scores(self, event: Evaluated) -> None:
         rules = "" if self.latest else event.terms.settled()  # once per run, as they never change
+        warning = "" if self.latest else unlabelled(event.scores, self.best_by)
         self.latest, self.last, self.scored = event, self.clock(), 0
         self.best = event if event.best else self.best
         title = f"evaluation at step {event.step}: {event.terms.num_images} images in "
@@ -179,6 +182,8 @@ class Display:
             rules=rules,
             limit=MANY_CLASSES,
         )
+        if warning:
+            self.console.out(warning, highlight=False)
 
     def _show_stop(self, event: Stopped) -> None:
         self.live.stop()
@@ -227,6 +232,18 @@ class Display:
         if self.best and self.best is not self.latest:
             told += f" (best {score_of(self.best, self.best_by).removeprefix(self.best_by + ' ')})"
         return told
+
+
+def unlabelled(scores: Scores, best_by: str) -> str:
+    """Return a warning if `best_by` is a score of a class that no validation label has."""
+    name = best_by.partition("/")[2]
+    accuracy = scores.get("per_category_accuracy")  # nan without a labelled pixel
+    if not isinstance(accuracy, dict) or not math.isnan(accuracy.get(name, 0.0)):
+        return ""
+    return (
+        f"warning: no pixel of the validation split is labelled {name}, so {best_by} does not tell "
+        "which weights are best; choose another --best-by"
+    )
 
 
 def _styled(parts: Sequence[tuple[str, str]]) -> Text:

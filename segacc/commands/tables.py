@@ -1,7 +1,7 @@
 """Tables of scores, and the console line of a step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
 from rich import box
@@ -75,19 +75,41 @@ def print_columns(
     rows: Sequence[str],
     colors: Mapping[str, Color] | None = None,
 ) -> None:
-    """Print one row for each class, with its colour if `colors` are given."""
+    """Print one row for each class, with its colour if `colors` are given.
+
+    Columns that do not fit a terminal are printed below the others, with the class names again.
+    """
     if not console.is_terminal:
         for line in _lines(columns, rows):
             _say(console, line)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class")
-    for header in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for name in rows:
-        cells = (Text(values.get(name, "-")) for values in columns.values())
-        table.add_row(swatch(name, colors[name]) if colors else Text(name), *cells)
-    console.print(table)
+    half = console.width // 2
+
+    def table(headers: Sequence[str]) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        made.add_column("class", overflow="fold", max_width=half)
+        for header in headers:
+            made.add_column(header, justify="right", no_wrap=True)
+        for name in rows:
+            cells = (Text(columns[header].get(name, "-")) for header in headers)
+            made.add_row(swatch(name, colors[name]) if colors else Text(name), *cells)
+        return made
+
+    print_in_parts(console, table, list(columns))
+
+
+def print_in_parts(
+    console: Console, table: Callable[[Sequence[str]], Table], columns: Sequence[str]
+) -> None:
+    """Print a table of some columns, in several parts if they do not fit the console."""
+    endless, shown = console.options.update(width=10**4), list[str]()
+    for column in columns:
+        wide = console.measure(table([*shown, column]), options=endless).maximum
+        if shown and wide > console.width:
+            console.print(table(shown), soft_wrap=False)
+            shown = []
+        shown.append(column)
+    console.print(table(shown), soft_wrap=False)
 
 
 def swatch(name: str, color: Color) -> Text:

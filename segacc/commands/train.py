@@ -84,7 +84,7 @@ def show(run: "Run", console: Console, log: Console) -> "Event | None":
 @contextmanager
 def log_of(run: "Run") -> Iterator[Console]:
     """Open console.log, to which a run appends; an error that ends the run is its last line."""
-    from segacc.training.tracking import command_line
+    from segacc.training.tracking.environment import command_line
 
     path = run.folder / CONSOLE_LOG
     file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
@@ -164,17 +164,20 @@ def exit_code(stopped: "Stopped") -> int:
 def events(run: "Run") -> "Iterator[Event]":
     """Train a built run; the main process also writes metrics.jsonl, pictures and trackers."""
     from segacc import loop
-    from segacc.training import tracking
+    from segacc.training.tracking.record import record
+    from segacc.training.tracking.trackers import log_picture
 
     stream = loop.train(run)
     if run.accelerator.is_main_process:
-        stream = tracking.record(
+        tracked = bool(run.config.trackers)
+        stream = record(
             run.folder,
             stream,
             names=run.labels.names,
             palette=run.labels.palette,
             best_by=run.config.best_by,
-            log=run.accelerator.log if run.config.trackers else None,
+            log=run.accelerator.log if tracked else None,
+            show=functools.partial(log_picture, run.accelerator) if tracked else None,
             failed=run.signal.ask,
         )
     try:

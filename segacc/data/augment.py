@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from segacc.contracts import IGNORE, Facts
 from segacc.data.items import Batch, Item
 from segacc.data.order import seeded
-from segacc.data.placement import KEPT, Placement, copied
+from segacc.data.placement import KEPT, Placement, copied, inside_of
 from segacc.errors import Origin, PluginError
 from segacc.hookspecs import Augmentation, Chosen
 
@@ -51,6 +51,11 @@ class Stage:
     def batched(self) -> bool:
         """Whether it is a BatchChange."""
         return hasattr(self.change, "draw")
+
+    @property
+    def knows_padding(self) -> bool:
+        """Whether it is a BatchChange that is told what is padding."""
+        return getattr(self.change, "knows_padding", False)
 
     def draw(self, image: Tensor, label: Tensor) -> Tensor:
         """Draw the parameters of a BatchChange for one sample: float32.
@@ -127,7 +132,11 @@ class Pipeline:
             else:
                 placement = stage.change.deferred_flip(placement)
         drawn = tuple(stage.draw(image, label) for stage in self.of_batches)
-        return replace(item, image=image, label=label, drawn=drawn, placement=placement)
+        padded = placement is None and any(stage.knows_padding for stage in self.of_batches)
+        inside = inside_of(image, label) if padded else None
+        return replace(
+            item, image=image, label=label, drawn=drawn, placement=placement, inside=inside
+        )
 
     @cached_property
     def of_batches(self) -> list[Stage]:
@@ -184,13 +193,15 @@ class Pipeline:
         """
         batch = batch.laid_out()
         rest, images, labels = iter(batch.drawn), batch.images.contiguous(), batch.labels
+        inside = batch.inside
         for index, stage in enumerate(self.device):
             look = self.looks[index] < LOOKS
             self.looks[index] += 1
             if stage.batched:
                 given = images if getattr(stage.change, "takes_bytes", False) else images.float()
                 brightest = float(given.max()) if look else 0.0
-                found = stage(given, labels, next(rest))
+                more = (inside,) if stage.knows_padding else ()
+                found = stage(given, labels, next(rest), *more)
                 images, labels = self._checked(stage, found, given, fixed=True, look=look)
                 if look:
                     check_range(stage, images, brightest)
@@ -202,6 +213,7 @@ class Pipeline:
                     for pair in one_by_one(stage, given, labels, own)
                 ]
                 images, labels = (torch.stack(many) for many in zip(*pairs, strict=True))
+            inside = inside if stage.knows_padding else ()  # others may move the pixels
         return replace(batch, images=images, labels=labels, drawn=())
 
     def _checked(

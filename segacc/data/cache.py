@@ -30,7 +30,7 @@ from segacc.data.cache_files import (
     key_of,
     remove_unlocked,
 )
-from segacc.errors import DataError, OptionError, SegaccError, count_of
+from segacc.errors import DataError, OptionError, SegaccError, count_of, expand
 from segacc.hookspecs import Stream
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def store(
     Raises:
         SegaccError: see `build`; or there is not enough memory.
     """
-    lasting = None if given == RAM else Path(given).expanduser().absolute()
+    lasting = None if given == RAM else expand(given, where).absolute()
     keys = [key_of(source, lasting, notice) for source in sources]
     by_key = dict(zip(keys, sources, strict=True))
     if lasting is None:

@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from errno import EDQUOT, ENOSPC
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -34,11 +33,11 @@ import PIL
 import torchvision
 from filelock import FileLock, Timeout
 
+from segacc.contracts import USUAL
 from segacc.data.batches import EvalData, Source
 from segacc.data.codecs import picture_size
 from segacc.data.samples import evenly_spaced
 from segacc.errors import OptionError, SegaccError
-from segacc.hookspecs import USUAL
 from segacc.labels import LabelMap
 
 FORMAT = 2
@@ -253,8 +252,9 @@ def _digest(
             last = sample.labels
             own = json.dumps(last.to_dict()) if last else ""
         row: list[Any] = [sample.id, of_file(sample.image), of_file(sample.label), own]
-        if sample.reading != USUAL:
-            row.append(asdict(sample.reading))
+        reading = sample.reading
+        if (reading.exif, reading.bits) != (USUAL.exif, USUAL.bits):
+            row.append({"exif": reading.exif, "bits": reading.bits})
         digest.update(json.dumps(row).encode())
         if notice:
             notice.tell(

@@ -2,15 +2,19 @@
 
 import functools
 import io
-import math
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
+
+from segacc.contracts import MAX_PIXELS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +38,44 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 LYING = (5, 6, 7, 8)
 """Values of the EXIF orientation that swap height and width."""
+OPENING = threading.Lock()
+"""Held while Pillow's own limit is off, which is global."""
+
+
+@contextmanager
+def opened(source: bytes | Path) -> Iterator[PILImage.Image]:
+    """Open an image of any size with Pillow, which reads its header only; see `refuse_large`.
+
+    Raises:
+        OSError: it is missing or empty.
+        Exception: Pillow's, for a damaged file.
+    """
+    with OPENING:
+        limit, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
+        try:
+            file = PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        except UnidentifiedImageError:
+            if not content(source):
+                raise OSError("it is empty") from None
+            raise
+        finally:
+            PILImage.MAX_IMAGE_PIXELS = limit
+    with file:
+        yield file
+
+
+def refuse_large(height: int, width: int, max_pixels: int) -> None:
+    """Refuse an image by its size, before it is decoded.
+
+    Raises:
+        ValueError: it has more pixels than `max_pixels`.
+    """
+    if height * width > max_pixels:
+        raise ValueError(
+            f"it has {height * width} pixels ({height}x{width}), and up to {max_pixels} are read. "
+            f"If memory suffices, set max_pixels={height * width}, an option of every data set, of "
+            "`segacc predict` (--max-pixels) and of Segmenter.from_pretrained"
+        )
 
 
 @functools.cache
@@ -51,15 +93,18 @@ def decoded_by() -> str:
     return "torchcodec" if torchcodec() else "Pillow"
 
 
-def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
+def decode_plain(
+    source: bytes | Path, mode: str = "RGB", max_pixels: int = MAX_PIXELS
+) -> "Tensor | None":
     """Decode a plain JPEG or PNG with torchcodec, to the same pixels as Pillow.
 
     Pillow reads all other images, and reports what is wrong with them: damaged, rotated,
-    transparent or very large ones, and those with a palette or other than 8 bits.
+    transparent or too large ones, and those with a palette or other than 8 bits.
 
     Args:
         source: an encoded image, or its path.
         mode: "RGB", or "UNCHANGED" to keep grey.
+        max_pixels: maximum number of pixels.
 
     Returns:
         (C, H, W) uint8; None for any other image, or without torchcodec.
@@ -69,7 +114,8 @@ def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
     decoders, data = torchcodec(), content(source)
     png = data.startswith(PNG_START)
     try:
-        if decoders is None or not (is_plain_png(data) if png else is_plain_jpeg(data)):
+        plain = is_plain_png if png else is_plain_jpeg
+        if decoders is None or not plain(data, max_pixels):
             return None
         decode = decoders.decode_png if png else decoders.decode_jpeg
         image: Tensor = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=mode)
@@ -78,26 +124,22 @@ def decode_plain(source: bytes | Path, mode: str = "RGB") -> "Tensor | None":
         return None
 
 
-def is_plain_jpeg(data: bytes) -> bool:
+def is_plain_jpeg(data: bytes, max_pixels: int = MAX_PIXELS) -> bool:
     """Return whether it is a complete, upright RGB JPEG, by its header."""
     if not (data.startswith(JPEG_START) and data.endswith(JPEG_END)):
         return False
-    with PILImage.open(io.BytesIO(data)) as file:
+    with opened(data) as file:
         upright = file.getexif().get(ORIENTATION, 1) == 1
-        return file.format == "JPEG" and file.mode == "RGB" and upright and is_allowed(*file.size)
+        plain = file.format == "JPEG" and file.mode == "RGB" and upright
+        return plain and file.width * file.height <= max_pixels
 
 
-def is_plain_png(data: bytes) -> bool:
+def is_plain_png(data: bytes, max_pixels: int = MAX_PIXELS) -> bool:
     """Return whether it is a complete 8-bit PNG, grey or RGB, neither transparent nor rotated."""
     if not data.endswith(PNG_END) or data[24:26] not in EIGHT_BITS:
         return False
-    plain = not any(part in data for part in UNUSUAL)
-    return plain and is_allowed(*struct.unpack_from(">II", data, 16))
-
-
-def is_allowed(width: int, height: int) -> bool:
-    """Return whether Pillow would open an image of this size without a warning."""
-    return width * height <= (PILImage.MAX_IMAGE_PIXELS or math.inf)
+    width, height = struct.unpack_from(">II", data, 16)
+    return width * height <= max_pixels and not any(part in data for part in UNUSUAL)
 
 
 def content(source: bytes | Path) -> bytes:
@@ -154,7 +196,7 @@ def refuse_deep_planes(file: PILImage.Image) -> None:
         raise UnidentifiedImageError
 
 
-def read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
+def read_tiff(source: bytes | Path, num_channels: int, max_pixels: int) -> Pixels:
     """Return the first image of a TIFF, (C, H, W) in its own dtype.
 
     Raises:
@@ -165,8 +207,10 @@ def read_tiff(source: bytes | Path, num_channels: int) -> Pixels:
 
     with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         first = file.series[0]
-        if first.size > 2 * (PILImage.MAX_IMAGE_PIXELS or np.inf) * num_channels:
-            raise ValueError(f"{first.size} values, which is more than Pillow would read")
+        page = first.keyframe
+        refuse_large(page.imagelength, page.imagewidth, max_pixels)
+        if first.size > num_channels * max_pixels:
+            raise ValueError(f"it has {first.size} values, too many for {num_channels} channels")
         return _planes(first.asarray(), first.axes, num_channels)
 
 
@@ -192,7 +236,7 @@ def picture_size(source: bytes | Path, *, stored: bool = False) -> tuple[int, in
         stored: ignore its EXIF orientation.
     """
     try:
-        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with opened(source) as file:
             # A PNG's own `getexif` would decode it; a TIFF's size is that of the upright image.
             turned = _turn(file) in LYING and stored == (file.format == "TIFF")
             return (file.width, file.height) if turned else (file.height, file.width)
@@ -203,7 +247,7 @@ def picture_size(source: bytes | Path, *, stored: bool = False) -> tuple[int, in
 def turn_of(source: bytes | Path) -> int:
     """Return the EXIF orientation 1..8 of an image; 1 (upright) if the header has none."""
     try:
-        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with opened(source) as file:
             return _turn(file)
     except Exception:  # a damaged file makes Pillow raise anything; the decoder reports it
         return 1

@@ -1,7 +1,6 @@
 """Decode image files to tensors: images as RGB, labels as class ids by the label map."""
 
 import importlib.util
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +9,21 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from segacc.contracts import USUAL, Reading
 from segacc.data.codecs import (
     BITS,
     ORIENTATION,
     channels_in_file,
     decode_plain,
     is_tiff,
+    opened,
     read_tiff,
     refuse_deep_planes,
+    refuse_large,
     refuse_wrong_checksum,
 )
 from segacc.errors import DataError, UnreadableError
-from segacc.hookspecs import USUAL, Reading, Sample
+from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ def read_image(
     """Decode an image to (C, H, W) uint8, in any memory format; see `read_pixels`."""
     import torch
 
-    image = decode_plain(source) if num_channels == 3 else None
+    most = reading.max_pixels
+    image = decode_plain(source, max_pixels=most) if num_channels == 3 else None
     if image is not None:
         return image
     return torch.from_numpy(read_pixels(source, where, num_channels, reading))
@@ -69,29 +72,29 @@ def read_pixels(
         source: an encoded image, or its path.
         where: its name in errors.
         num_channels: C: 1 is grey, 3 RGB, 4 and all others as in the file.
-        reading: whether EXIF is applied, and the number of bits that are used.
+        reading: whether EXIF is applied, the number of bits that are used, and of pixels allowed.
 
     Raises:
-        UnreadableError: missing, or not an image.
+        UnreadableError: missing, not an image, or too large.
         DataError: it has 32 bits per pixel or another number of channels; tifffile is needed and
             not installed; or only the upper byte of its 16 bits can be read and `reading` needs
             others.
     """
     if num_channels not in MODES:
-        return _bands(source, where, num_channels, reading.bits)
+        return _bands(source, where, num_channels, reading)
     try:
-        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with opened(source) as file:
             bands = len(file.getbands())
             beyond = num_channels == 4 == channels_in_file(file, bands) != bands
             if beyond or (cut(file, reading) and bands == num_channels and is_tiff(source)):
                 # Pillow ignores a fourth channel that is not alpha, and the lower bytes
-                return _bands(source, where, num_channels, reading.bits)
+                return _bands(source, where, num_channels, reading)
             return opened_pixels(file, where, num_channels, reading)
     except DataError:
         raise
     except UnidentifiedImageError as error:
         if is_tiff(source) and importlib.util.find_spec("tifffile"):
-            return _bands(source, where, num_channels, reading.bits)
+            return _bands(source, where, num_channels, reading)
         hint = f". It is a TIFF: perhaps tifffile reads it, {INSTALL}" if is_tiff(source) else ""
         raise UnreadableError(
             f"{where}: the image cannot be read: {plainly(error)}{hint}."
@@ -112,8 +115,10 @@ def opened_pixels(
 
     Raises:
         DataError: see `read_pixels`.
+        ValueError: it is too large.
         Exception: Pillow's, for a damaged file.
     """
+    refuse_large(picture.height, picture.width, reading.max_pixels)
     refuse_deep_planes(picture)
     mode, bands = picture.mode, len(picture.getbands())
     deep_pgm = picture.format == "PPM" and mode == "I"
@@ -202,10 +207,11 @@ def unused_bits(sample: Sample, image: Any) -> int | None:
     if sample.reading.bits != 16:
         return None
     try:
-        with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with opened(source) as file:
             deep = bits_of(file) == 16
     except UnidentifiedImageError:  # tifffile has read it
-        deep = read_tiff(source, len(image)).dtype.itemsize == 2
+        most = sample.reading.max_pixels
+        deep = read_tiff(source, len(image), most).dtype.itemsize == 2
     return int(image.max()) if deep else None
 
 
@@ -216,19 +222,20 @@ def plainly(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
-def _bands(source: bytes | Path, where: str, num_channels: int, bits: int) -> Pixels:
+def _bands(source: bytes | Path, where: str, num_channels: int, reading: Reading) -> Pixels:
     """Read a TIFF with any number of channels with tifffile: (C, H, W) uint8.
 
     The channels may lie side by side, one after the other, or as pages.
 
     Raises:
-        UnreadableError: missing or damaged.
+        UnreadableError: missing, damaged or too large.
         DataError: not a TIFF, another number of channels, other values than 8 or 16 bits, or
             tifffile is not installed.
     """
     try:
         tiff = is_tiff(source)
-        pixels = read_tiff(source, num_channels) if tiff else np.empty(0)
+        most = reading.max_pixels
+        pixels = read_tiff(source, num_channels, most) if tiff else np.empty(0)
     except ImportError:
         raise DataError(
             f"{where}: a TIFF of {num_channels} channels is read with the package tifffile, which "
@@ -252,11 +259,13 @@ def _bands(source: bytes | Path, where: str, num_channels: int, bits: int) -> Pi
             "unknown. Save it with 8 or 16 bits."
         )
     if pixels.dtype.itemsize > 1:
-        pixels = upper(pixels, bits)
+        pixels = upper(pixels, reading.bits)
     return np.array(pixels, np.uint8, order="C")
 
 
-def read_label(source: bytes | Path, labels: LabelMap, where: str) -> "Tensor":
+def read_label(
+    source: bytes | Path, labels: LabelMap, where: str, reading: Reading = USUAL
+) -> "Tensor":
     """Decode a label image and map its raw ids: (H, W) uint8 classes, 255 ignored.
 
     Raises:
@@ -264,23 +273,31 @@ def read_label(source: bytes | Path, labels: LabelMap, where: str) -> "Tensor":
     """
     import torch
 
-    return torch.from_numpy(labels.apply(raw_label(source, labels, where, codec=True), where))
+    raw = raw_label(source, labels, where, reading, codec=True)
+    return torch.from_numpy(labels.apply(raw, where))
 
 
-def raw_label(source: bytes | Path, labels: LabelMap, where: str, *, codec: bool = False) -> Pixels:
+def raw_label(
+    source: bytes | Path,
+    labels: LabelMap,
+    where: str,
+    reading: Reading = USUAL,
+    *,
+    codec: bool = False,
+) -> Pixels:
     """Decode a label image to raw ids (H, W) of any integer dtype; the map is not applied.
 
     A palette PNG is read as indices; ids of 16 and 32 bits are kept. If `labels.colors` has
     colours, RGB and palette images are read by their colours, and grey ones as ids unless all
     colours are grey. With `codec`, torchcodec decodes a plain JPEG or PNG, to the same pixels;
-    without it, torch is not imported.
+    without it, torch is not imported. Of `reading`, only `max_pixels` applies to labels.
 
     Raises:
-        UnreadableError: missing, or not an image.
+        UnreadableError: missing, not an image, or too large.
         DataError: it has colours that are not in the table, or fractional values.
     """
     try:
-        raw, mode = _label_pixels(source, labels, codec=codec)
+        raw, mode = _label_pixels(source, labels, reading.max_pixels, codec=codec)
     except FileNotFoundError:
         raise UnreadableError(
             f"{where}: the label is missing; each image needs a label with the same name."
@@ -292,16 +309,19 @@ def raw_label(source: bytes | Path, labels: LabelMap, where: str, *, codec: bool
     return _ids(raw, mode, where)
 
 
-def _label_pixels(source: bytes | Path, labels: LabelMap, *, codec: bool) -> tuple[Pixels, str]:
+def _label_pixels(
+    source: bytes | Path, labels: LabelMap, max_pixels: int, *, codec: bool
+) -> tuple[Pixels, str]:
     """Return the pixels of a label image, colours as RGB or RGBA, and its mode in Pillow."""
-    plain = decode_plain(source, "UNCHANGED") if codec else None
+    plain = decode_plain(source, "UNCHANGED", max_pixels=max_pixels) if codec else None
     if plain is not None:
         grey = len(plain) == 1
         if grey and not _counts_by_color("L", labels):
             return plain[0].numpy(), "L"
         return plain.expand(3, -1, -1).permute(1, 2, 0).numpy(), "L" if grey else "RGB"
     refuse_wrong_checksum(source)
-    with PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+    with opened(source) as file:
+        refuse_large(file.height, file.width, max_pixels)
         mode, colored = file.mode, _counts_by_color(file.mode, labels)
         return np.asarray(file.convert(COLORED.get(mode, "RGB")) if colored else file), mode
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segacc.contracts import IGNORE
-from segacc.data.placement import Placement, packed, scatter
+from segacc.data.placement import Box, Placement, packed, scatter
 from segacc.errors import DataError, SegaccError
 
 
@@ -31,6 +31,8 @@ class Item:
     """Parameters of each BatchChange on the device, float32."""
     placement: Placement | None = None
     """Geometry to apply on the device if image and label are an unscaled crop."""
+    inside: Box | None = None
+    """The part that is not padding of a crop, if there is padding and a BatchChange needs it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -42,7 +44,7 @@ class Item:
         """Return it with an empty image of a size (H, W) and a label that is all ignored."""
         image, label = nothing(self.image.shape[0], *size)
         whole = Placement(size, size, size) if self.placement else None
-        return replace(self, image=image, label=label, placement=whole)
+        return replace(self, image=image, label=label, placement=whole, inside=None)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Batch:
     """(N, ...) float32 for each BatchChange on the device."""
     placements: tuple[Placement, ...] = ()
     """The geometry of N unscaled crops; otherwise empty."""
+    inside: tuple[Box | None, ...] = ()
+    """For each image the part that is not padding of a crop; None is all."""
     position: Any = None
     """For a stream: the reader's position after this batch, as plain JSON."""
 
@@ -111,6 +115,7 @@ def collate(items: Sequence[Item | SegaccError]) -> Batch | SegaccError:
         unreadable=tuple(item.unreadable for item in ready),
         drawn=tuple(map(torch.stack, zip(*(item.drawn for item in ready), strict=True))),
         placements=placements,
+        inside=tuple(one.inside for one in placements or ready),
     )
 
 

@@ -47,7 +47,7 @@ def read_classes(source: Source, index: int) -> Tensor:
         return source.read(index)[1]
     sample = source.samples[index]
     where = f"sample {sample.id}" if isinstance(sample.label, bytes) else str(sample.label)
-    return read_label(sample.label, sample.labels or source.labels, where)
+    return read_label(sample.label, sample.labels or source.labels, where, sample.reading)
 
 
 def _as_it_is(found: Any) -> Any:

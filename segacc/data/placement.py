@@ -8,15 +8,18 @@ Scaling is most of a crop's cost, and the device does it while the worker decode
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from segacc.contracts import IGNORE
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Size = tuple[int, int]
 """(height, width)."""
+Box = tuple[slice, slice]
+"""(rows, columns) of an image."""
 KEPT = 4
 """A window is copied if its image is more than this many times as large."""
 
@@ -34,6 +37,18 @@ class Placement:
     ignore: int = IGNORE
     mirrored: frozenset[int] = frozenset()
     """Axes along which the sample is finally flipped: -1 horizontally, -2 vertically."""
+
+    @property
+    def inside(self) -> Box | None:
+        """The part of the sample that is not padding; None if there is no padding."""
+        if self.scaled == self.sample:
+            return None
+        sides = zip(self.scaled, self.sample, (-2, -1), strict=True)
+        rows, columns = (
+            slice(whole - part, whole) if axis in self.mirrored else slice(0, part)
+            for part, whole, axis in sides
+        )
+        return rows, columns
 
     def mirror(self, axis: int) -> "Placement":
         """Flip the sample along an axis; two flips cancel."""
@@ -189,6 +204,35 @@ def padded(image: "Tensor", label: "Tensor", size: Size, ignore: int) -> "tuple[
         plane[:height, width:] = level
     classes[:height, :width] = label
     return whole, classes
+
+
+def inside_of(image: "Tensor", label: "Tensor") -> Box | None:
+    """Find the part of image (C, H, W) and label (H, W), uint8 on the CPU, that is not padding.
+
+    Padding are ignored rows and columns of the padding colour, from an edge on.
+
+    Returns:
+        None if there is no padding, or nothing else.
+    """
+    import numpy as np
+
+    colors = padding_color(image.shape[0])
+
+    def blank(rows: slice, columns: slice) -> "np.ndarray[Any, np.dtype[np.bool]]":
+        found: np.ndarray[Any, Any] = label[rows, columns].numpy() == IGNORE
+        for plane, level in zip(image, colors, strict=True):
+            found &= plane[rows, columns].numpy() == level
+        return found
+
+    height, width = label.shape
+    if not blank(slice(None, None, max(1, height - 1)), slice(None, None, max(1, width - 1))).any():
+        return None  # the usual case: no corner is padding
+    whole = blank(slice(None), slice(None))
+    rows, columns = (np.flatnonzero(~whole.all(axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    return None if box == (slice(0, height), slice(0, width)) else box
 
 
 def padding_color(num_channels: int) -> list[int]:

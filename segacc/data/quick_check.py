@@ -1,5 +1,6 @@
 """A quick check of the data before a run: a few samples of each split, in about two seconds."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
@@ -11,6 +12,7 @@ from segacc.data.scan import UNREADABLE, SplitFacts, loaded, scan
 from segacc.errors import DataError, count_of, first_of
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
+from segacc.labels.names import is_unlabelled
 
 LOOK = 16
 """Number of samples of each split that are read, evenly spaced."""
@@ -62,7 +64,8 @@ def quick_check(
             raise DataError(f"{facts.faults[0].text}{hint}")
         if not facts.faults:
             found[name].add(sample, facts)
-    warnings = [line for name, some in streams.items() for line in lost_samples(name, some, 1)]
+    warnings = [text for _, text in class_warnings(labels)]
+    warnings += [line for name, some in streams.items() for line in lost_samples(name, some, 1)]
     for one in found.values():
         warnings += _label_warnings(one, labels)
         warnings += [text for text, _ in image_warnings(one)]
@@ -95,7 +98,7 @@ def _turns(samples: Mapping[str, Sequence[Sample]]) -> Iterator[tuple[str, int]]
 def _label_warnings(facts: SplitFacts, labels: LabelMap) -> Iterator[str]:
     """Warn about labels that are all ignored, or all of the same class."""
     count, classes = facts.read, set(facts.pixels) - {IGNORE}
-    hint = "`python -m segacc check-data` shows which values the files have."
+    hint = "`segacc check-data` shows which values the files have."
     if not classes and count >= min(ENOUGH, facts.total or 0) and count:
         looked = f"all {count} labels checked are" if count > 1 else "the only label is"
         yield (
@@ -105,6 +108,31 @@ def _label_warnings(facts: SplitFacts, labels: LabelMap) -> Iterator[str]:
     elif len(classes) == 1 and count >= ENOUGH:
         name = labels.names[min(classes)]
         yield f"{facts.name}: all {count} labels checked contain a single class, {name}. {hint}"
+
+
+def class_warnings(labels: LabelMap) -> Iterator[tuple[list[str], str]]:
+    """Warn about classes to drop: names that mean `no label`, and classes without raw ids.
+
+    Yields:
+        The names of the classes, and the warning.
+    """
+    empty = labels.without_pixels
+    named = [name for name in labels.names if is_unlabelled(name) and name not in empty]
+    reasons = (
+        (named, "is trained and scored, though its name means `no label`. To ignore its pixels"),
+        (empty, "has no pixels, as its raw id is ignored, but the network predicts it. To drop it"),
+    )
+    for names, reason in reasons:
+        if names and len(labels.names) - len(names) >= 2:
+            drop = f"map={{drop: {json.dumps(names, ensure_ascii=False)}}}"
+            told = names[0] if len(names) == 1 else f"{names[0]} (like {first_of(names[1:], 8)})"
+            yield names, f"the class {told} {reason}, add {drop} to the options of the data set."
+
+
+def bits_used(facts: SplitFacts) -> int | None:
+    """Return the bits that are enough for the 16-bit images of a split, if they are 12 or fewer."""
+    most = max(facts.uppers, default=255)
+    return next((bits for bits in (8, 10, 12) if most < 1 << bits - 8), None)
 
 
 def image_warnings(facts: SplitFacts) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -118,11 +146,10 @@ def image_warnings(facts: SplitFacts) -> Iterator[tuple[str, tuple[str, ...]]]:
             "if they match the images as stored."
         )
         yield text, tuple(facts.open_turns)
-    uppers = facts.uppers
-    if bits := next((n for n in (8, 10, 12) if uppers and max(uppers) < 1 << n - 8), None):
+    if bits := bits_used(facts):
         text = (
-            f"{facts.name}: {count_of(len(uppers), 'image')} with 16 bits checked, and no value is "
-            f"above {(1 << bits) - 1}: only the upper 8 of 16 bits are kept, which leaves "
+            f"{facts.name}: {count_of(len(facts.uppers), 'image')} with 16 bits checked, and no "
+            f"value is above {(1 << bits) - 1}: only the upper 8 of 16 bits are kept, which leaves "
             f"{1 << bits - 8} of 256 levels. Add bits={bits} to the options of the data set if its "
             f"values go from 0 to {(1 << bits) - 1}, as in folder:root=DIR,bits={bits}."
         )

@@ -27,11 +27,18 @@ def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tup
     where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
     picture = str(sample.image) if isinstance(sample.image, Path) else where
     image = read_image(sample.image, picture, num_channels, sample.reading)
-    label = read_label(sample.label, sample.labels or labels, where)
+    label = read_label(sample.label, sample.labels or labels, where, sample.reading)
     if image.shape[-2:] != label.shape:
         sizes = (label.shape[0], label.shape[1]), (image.shape[-2], image.shape[-1])
         raise DataError(sizes_text(sample, where, *sizes, num_channels))
     return image, label
+
+
+def is_turned(
+    sample: Sample, label: tuple[int, int], image: tuple[int, int], num_channels: int
+) -> bool:
+    """Return whether EXIF may be why a label has not its image's size; see `sizes_text`."""
+    return label == image[::-1] and num_channels in MODES and turn_of(sample.image) in LYING
 
 
 def sizes_text(
@@ -50,8 +57,7 @@ def sizes_text(
         image: (height, width) of the image as it was read.
         num_channels: number of channels that it was read with.
     """
-    turned = num_channels in MODES and turn_of(sample.image) in LYING
-    if not turned or label != image[::-1]:
+    if not is_turned(sample, label, image, num_channels):
         return (
             f"{where}: the label is {label[0]}x{label[1]} pixels, its image {image[0]}x{image[1]} "
             "(height x width). They must be of one size: export the label again, "

@@ -10,8 +10,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from segacc.contracts import Reading
 from segacc.errors import DataError, OptionError, Origin, SegaccError, count_of
-from segacc.hookspecs import Chosen, DatasetOptions, DataSplits, Reading, Sample, Stream
+from segacc.hookspecs import Chosen, DatasetOptions, DataSplits, Sample, Stream
 from segacc.labels import LabelMap, edit
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ OTHER_SUFFIXES = (
     *(".fits", ".svg", ".eps"),
 )
 """Lower-case file endings of other image formats, which are not read."""
+
+SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+"""Lower-case names of files and folders that Windows, macOS and Synology's disks create."""
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
@@ -166,7 +170,7 @@ def build_splits(dataset: Chosen) -> DataSplits:
     origin.expect(data.labels, LabelMap, "a segacc.LabelMap as its labels")
     edits, root = dataset.common.map, getattr(dataset.options, "root", None)
     if isinstance(edits, Path) and isinstance(root, Path):
-        edits = in_root(root.expanduser(), edits)
+        edits = in_root(root, edits)
     labels = edit(data.labels, edits, f"--dataset {dataset.name}: map")
     for name, some in data.splits.items():
         what = f'a sequence of segacc.Sample, or a segacc.Stream, as its split "{name}"'
@@ -192,14 +196,18 @@ def _with_options(some: Sequence[Sample] | Stream, dataset: Chosen) -> Sequence[
 
 def in_root(root: Path, path: Path) -> Path:
     """Return a path as typed, or relative to `root` if only that exists."""
-    typed = path.expanduser()
-    return root / typed if not typed.exists() and (root / typed).exists() else typed
+    return root / path if not path.exists() and (root / path).exists() else path
 
 
 # ------------------------------------------------------------------------- files that are not read
+def is_hidden(name: str) -> bool:
+    """True for hidden files and folders, and for those that systems put beside a user's."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
 def is_image(path: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> bool:
     """True if the file ending is that of an image; files like macOS's `._NAME.jpg` are excluded."""
-    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+    return path.suffix.lower() in suffixes and not is_hidden(path.name)
 
 
 def folders_inside(folder: Path, but: Iterable[Path] = ()) -> list[tuple[Path, list[Path]]]:
@@ -213,9 +221,7 @@ def folders_inside(folder: Path, but: Iterable[Path] = ()) -> list[tuple[Path, l
     for name, folders, files in os.walk(folder):
         here = Path(name)
         folders[:] = sorted(
-            one
-            for one in folders
-            if not one.startswith(".") and (here / one).resolve() not in closed
+            one for one in folders if not is_hidden(one) and (here / one).resolve() not in closed
         )
         images = sorted(filter(is_image, map(here.joinpath, files)))
         if here != folder and images:

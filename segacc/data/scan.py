@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segacc.contracts import IGNORE
-from segacc.data.codecs import LYING, turn_of
+from segacc.data.codecs import LYING, opened, turn_of
 from segacc.data.decode import BACK, MODES, raw_label, read_pixels, unused_bits
-from segacc.data.sample_pair import sizes_text
+from segacc.data.sample_pair import is_turned, sizes_text
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
@@ -42,8 +41,8 @@ class Fault:
 
     kind: str
     """One of UNREADABLE; `image` or `label`: a readable file with invalid content; `size`: image
-    and label differ in size; `values`: raw ids outside the map; `shard`: an unreadable part of a
-    stream."""
+    and label differ in size; `exif`: because EXIF rotates the image; `values`: raw ids outside the
+    map; `shard`: an unreadable part of a stream."""
     file: str
     """The path, or `sample ID` if the data set has no files."""
     text: str
@@ -111,7 +110,7 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
     except DataError as error:
         facts.faults.append(_fault("image", image_file, image, error))
     try:
-        raw = raw_label(label, labels, label_file)
+        raw = raw_label(label, labels, label_file, sample.reading)
         facts.raw = counts(raw)
         for value, count in facts.raw.items():
             if value in labels.classes:
@@ -120,7 +119,8 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
         size, shape = facts.image_size, (raw.shape[0], raw.shape[1])
         if size and size != shape:
             text = sizes_text(sample, label_file, shape, size, num_channels)
-            facts.faults.append(Fault("size", label_file, text))
+            kind = "exif" if is_turned(sample, shape, size, num_channels) else "size"
+            facts.faults.append(Fault(kind, label_file, text))
     except DataError as error:
         facts.faults.append(_fault("label", label_file, label, error))
     return facts
@@ -141,7 +141,7 @@ def _digest(source: bytes | Path) -> bytes:
 def _mode(source: bytes | Path) -> str:
     """Return Pillow's mode of an image file; an empty string if Pillow cannot open it."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with opened(source) as picture:
             return picture.mode
     except Exception:  # Pillow may raise anything for a damaged file, which is reported elsewhere
         return ""
@@ -320,6 +320,12 @@ class SplitFacts:
     def ignored_share(self) -> float:
         """Share of ignored pixels among those whose id is in the map, 0..1."""
         return self.pixels[IGNORE] / self.pixels.total() if self.pixels.total() else 0.0
+
+    def ignored(self, labels: LabelMap) -> str:
+        """Return the share of ignored pixels, and their raw ids: `2.50 % (raw id 11)`."""
+        ids = [raw for raw in labels.ignored if self.raw[raw]]
+        told = f" ({labels.told(ids)})" if ids else ""
+        return f"{100 * self.ignored_share:.2f} %{told}"
 
     def share(self, k: int) -> float:
         """Return the share of a class among the labelled pixels, 0..1."""

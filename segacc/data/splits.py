@@ -2,20 +2,46 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from segacc.data.samples import build_splits, ids_of
 from segacc.errors import DataError, OptionError, count_of
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 
+T = TypeVar("T")
 VALIDATION, ALSO = "validation", ("val", "valid", "dev")
 """The usual name of the validation split, and names that mean it unless a split has them."""
 DRAW = 0x5641
 """Separates the random stream of `carve` from those of the epochs, which use the same seed."""
 
+SplitsRead = tuple[dict[str, list[Sample]], dict[str, DataError]]
+"""Samples by split, and the errors of the splits that cannot be read."""
+
 _SLICE = re.compile(r"(?P<base>[^\[\]]+)\[(?P<first>-?\d+%?)?:(?P<last>-?\d+%?)?\]")
+
+
+def read_each(
+    readers: Mapping[str, Callable[[], T]],
+) -> tuple[dict[str, T], dict[str, DataError]]:
+    """Read each split; the error of one stops only a run that uses this split.
+
+    Returns:
+        What was read, and the errors of the other splits.
+
+    Raises:
+        DataError: none can be read; the error is that of the first.
+    """
+    found, unusable = dict[str, T](), dict[str, DataError]()
+    for split, read in readers.items():
+        try:
+            found[split] = read()
+        except DataError as error:
+            unusable[split] = error
+    if unusable and not found:
+        raise next(iter(unusable.values()))
+    return found, unusable
 
 
 @dataclass(frozen=True)
@@ -86,11 +112,11 @@ def pick_split(
 
     A slice never extends beyond its split; percentages are rounded to the nearest sample. So the
     parts `[:80%]` and `[80%:]`, or `[:50]` and `[50:]`, contain each sample exactly once. `hint` is
-    appended to the error if the split does not exist.
+    appended to the error if the split does not exist or cannot be read.
 
     Raises:
         OptionError: the split does not exist, the slice is malformed, or the split is streamed and
-            cannot be sliced. DataError: the split or slice is empty.
+            cannot be sliced. DataError: the split cannot be read, or it or the slice is empty.
     """
     name = split_name(splits, name)
     if name in splits.splits:
@@ -100,6 +126,8 @@ def pick_split(
         return whole
     match = parsed_slice(name, where)
     base = match["base"] if match else name
+    if base not in splits.splits and base in splits.unusable:
+        raise DataError(f"{splits.unusable[base]}{hint}")
     if base not in splits.splits:
         raise OptionError(
             f'{where}: the data set has no split "{base}"; it has {", ".join(splits.splits)}.{hint}'
@@ -122,9 +150,19 @@ def pick_split(
 def split_name(splits: DataSplits, name: str) -> str:
     """Return the name of a split or slice, where `val`, `valid` and `dev` may mean `validation`."""
     base, bracket, part = name.partition("[")
-    if base in ALSO and base not in splits.splits and VALIDATION in splits.splits:
+    known = {*splits.splits, *splits.unusable}
+    if base in ALSO and base not in splits.splits and VALIDATION in known:
         return f"{VALIDATION}{bracket}{part}"
     return name
+
+
+def unusable_lines(splits: DataSplits, names: Iterable[str]) -> list[str]:
+    """Describe those of the splits `names` that cannot be read."""
+    return [
+        f"the data set's split {name} cannot be read: {splits.unusable[name]}"
+        for name in names
+        if name in splits.unusable
+    ]
 
 
 def parsed_slice(name: str, where: str) -> re.Match[str] | None:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from segacc.contracts import USUAL, Reading
 from segacc.data.decode import MODES, opened_pixels, plainly, read_image, upper
 from segacc.errors import DataError, UnreadableError
-from segacc.hookspecs import USUAL, Reading
 
 OneImage = PILImage.Image | str | Path | bytes | np.ndarray[Any, Any] | Tensor
 """One image, see `Segmenter.__call__`."""

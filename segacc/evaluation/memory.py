@@ -4,7 +4,11 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from torch import Tensor
+
+from segacc.data.batches import MOST_PIXELS
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt: the size in bytes above which free memory at the top of the heap
@@ -40,3 +44,9 @@ def memory_returned() -> Iterator[None]:
     finally:
         if ours:
             keep_memory()
+
+
+def returned_of(pixels: Tensor) -> AbstractContextManager[None]:
+    """Return freed memory to the kernel at once for large images (..., H, W)."""
+    large = pixels.shape[-2] * pixels.shape[-1] > MOST_PIXELS
+    return memory_returned() if large else nullcontext()

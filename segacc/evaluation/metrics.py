@@ -29,7 +29,7 @@ def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Count
     Args:
         one: the metric's record and options.
         metric: the metric.
-        found: the predictions, with confidence if the metric wants it.
+        found: the predictions, with confidence and log-odds if the metric wants them.
         labels: (N, H, W) integers, 255 ignored.
         counts: those of all images.
     """
@@ -38,9 +38,10 @@ def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Count
         with one.doing(f"add() of a matrix {tuple(matrix.shape)}"):
             metric.add(matrix)
         return
-    confidence = [found.confidence] if one.record.wants_confidence else []
+    more = [found.confidence] if one.record.wants_confidence else []
+    more += [found.log_odds] if one.record.wants_log_odds else []
     with one.doing(f"update() with predictions {tuple(labels.shape)}"):
-        metric.update(found.classes.long(), labels.long(), *confidence)
+        metric.update(found.classes.long(), labels.long(), *more)
 
 
 def computed(origin: Origin, metric: MetricState) -> Scores:
@@ -89,6 +90,8 @@ def check_metrics(chosen: Sequence[Chosen], facts: Facts, where: str) -> None:
     found: list[Scores] = []
     for one in chosen:
         empty = one.build(facts)
+        if one.record.wants_log_odds and facts.num_classes != 2:
+            raise OptionError(f"{where} {one.text}: needs 2 classes, not {facts.num_classes}.")
         with one.doing("a test on two small images"):
             alone = getattr(empty, "state", None) == {}  # it gathers its results itself
             complaint = "" if alone else _not_additive(one, empty, facts)
@@ -151,7 +154,8 @@ def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
     labels[..., :4] = IGNORE
     metric = one.build(facts)
     for k in images:
-        found = Decided(predictions[k], torch.full((1, 24, 32), 0.75))
+        sure = torch.full((1, 24, 32), 0.75)
+        found = Decided(predictions[k], sure, sure.where(predictions[k] == 1, 1 - sure).logit())
         counts = counts_of(predictions[k], labels[k], facts.num_classes)
         feed(one, metric, found, labels[k], counts)
     return metric

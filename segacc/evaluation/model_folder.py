@@ -60,11 +60,16 @@ class Model:
         fresh_head: bool = False,
     ) -> "LoadReport":
         """Load the weights into a network; see `SegmentationModel.load_weights`."""
-        names, fresh = tuple(class_names), fresh_head
+        given: Any = {"class_names": tuple(class_names), "fresh_head": fresh_head}
         if self.weights is None:
-            return network.load_weights(str(self.folder), class_names=names, fresh_head=fresh)
-        stored = self.weights, self.about
-        return network.load_checkpoint(*stored, class_names=names, fresh_head=fresh)
+            report = network.load_weights(str(self.folder), **given)
+        else:
+            report = network.load_checkpoint(self.weights, self.about, **given)
+        if not (self.about / "preprocessor_config.json").is_file():  # a network of plain torch
+            colors = side_file(self.about).get("normalization", {})
+            for name, values in colors.items():
+                setattr(network, name, tuple(values))
+        return report
 
 
 def find_model(given: str, where: str, *, only_config: bool = False) -> Model:
@@ -198,7 +203,7 @@ def architecture_of(registry: Registry, folder: Path, where: str) -> dict[str, A
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{where}: config.json cannot be read: {reason} ({path}).") from None

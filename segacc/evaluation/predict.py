@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segacc.errors import OptionError
 from segacc.evaluation.protocol import Protocol, Windows, fitting
+from segacc.evaluation.protocol_options import EVEN
 from segacc.evaluation.windows import (
     Grid,
     View,
@@ -46,6 +47,10 @@ class Seen(Decided):
         for index, found in enumerate(super().each()):
             yield Seen.of(found, self.logits[index : index + 1], self.extent)
 
+    def cut(self, threshold: float) -> "Seen":
+        """Return the second of two classes where its probability is above a threshold."""
+        return Seen.of(super().cut(threshold), self.logits, self.extent)
+
 
 def predict(
     forward: Forward,
@@ -67,6 +72,7 @@ def decide_batch(
     most: Callable[[int], int] = int,
     *,
     confidence: bool = False,
+    log_odds: bool = False,
     logits: bool = False,
 ) -> Decided:
     """Predict images of one size, at that size.
@@ -82,10 +88,11 @@ def decide_batch(
             is not smaller: see `Scoring.most`. Called once, before the first forward call.
         confidence: whether to return the probability of each predicted class as well. It does not
             change the classes, and is always returned if probabilities are averaged.
+        log_odds: whether to return the log-odds of the second of two classes as well.
         logits: whether to return a `Seen`; only for whole images in one view.
 
     Returns:
-        Classes (N, H, W) uint8, and their probabilities or None.
+        Classes (N, H, W) uint8, their probabilities or None, and log-odds or None.
 
     Raises:
         OptionError: the size that the protocol gives does not fit the network.
@@ -95,15 +102,17 @@ def decide_batch(
     calls = sum(len(look.starts(protocol.windows)) for look in looks) if protocol.windows else 0
     wanted = most(calls) if protocol.windows else 0
     shares: Shares = "sum" if network.probabilities else "softmax"
+    odds = log_odds or protocol.threshold != EVEN
     if len(looks) > 1:
         limit = functional.CHUNK // (4 * len(looks))
         views = [look.view(size, limit) for look in looks]
-        decided = mean_decision(views, size, shares, limit=limit)
+        decided = mean_decision(views, size, shares, limit=limit, odds=odds)
     else:
-        decided = looks[0].decide(size, shares if confidence else None, keep=logits)
+        given = shares if confidence else None, shares if odds else None
+        decided = looks[0].decide(size, *given, keep=logits)
     for _ in range(calls, wanted):
         looks[0].through(0, 0, looks[0].taken)
-    return decided
+    return decided.cut(protocol.threshold) if protocol.threshold != EVEN else decided
 
 
 @torch.no_grad()
@@ -113,7 +122,7 @@ def probability_bands(
     """Predict the class probabilities of one image at its original size, a few rows at a time.
 
     With several views they are the mean over the views. The class with the highest probability is
-    that of `predict`, unless several are equal after rounding.
+    that of `predict`, unless several are equal after rounding or the protocol has a threshold.
 
     Args:
         forward: see `decide_batch`.
@@ -208,12 +217,14 @@ class Look:
         (height, width), seen = self.padded, self.seen
         return logits, (size[0] * height / seen[0], size[1] * width / seen[1])
 
-    def decide(self, size: Pixels, shares: Shares | None, *, keep: bool = False) -> Decided:
+    def decide(
+        self, size: Pixels, shares: Shares | None, odds: Shares | None, *, keep: bool = False
+    ) -> Decided:
         """Predict each pixel at the original size from this view alone; `keep` the logits."""
         if self.windows:
-            return decide_bands(self.blended(self.windows), self.seen, size, shares)
+            return decide_bands(self.blended(self.windows), self.seen, size, shares, odds)
         logits, extent = self.whole(size)
-        found = decide(logits, size, extent=extent, shares=shares)
+        found = decide(logits, size, extent=extent, shares=shares, odds=odds)
         return Seen.of(found, logits, extent) if keep else found
 
     def view(self, size: Pixels, limit: int) -> View:

@@ -1,11 +1,13 @@
 """Protocols of evaluation: resizing, padding, sliding windows and test-time augmentation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from segacc.errors import OptionError
-from segacc.evaluation.protocol_options import Blend, read_options, side_text
+from segacc.evaluation.protocol_options import EVEN, Blend, Interpolation, read_options, side_text
+from segacc.evaluation.scores import classes_in
 from segacc.model import SegmentationModel, SizeRule
 
 
@@ -71,6 +73,10 @@ class Protocol:
     """Scales of the resized image, over which probabilities are averaged."""
     flip: bool = False
     """Whether to add the horizontally flipped image at each scale."""
+    interpolation: Interpolation = "bilinear"
+    """Interpolation of resized images."""
+    threshold: float = EVEN
+    """Probability above which a pixel is of the second of two classes."""
     preset: str = ""
     """Name and options of the preset that this protocol was given as; empty if it was not one."""
 
@@ -96,8 +102,11 @@ class Protocol:
         options += [f"short_side={self.short_side}"] if self.short_side else []
         options += [f"long_side={self.long_side}"] if self.long_side else []
         options += [f"size={self.size[0]}x{self.size[1]}"] if self.size else []
+        other = self.interpolation != "bilinear"
+        options += [f"interpolation={self.interpolation}"] if other else []
         options += ["antialias=false"] if not self.antialias else []
         options += [f"pad={self.pad}"] if self.pad else []
+        options += [f"threshold={self.threshold!r}"] if self.threshold != EVEN else []
         name = "tta" if tta else "slide" if self.windows else "whole"
         text = f"{name}:{','.join(options)}" if options else name
         return f"{self.preset} ({text})" if self.preset else text
@@ -123,12 +132,30 @@ class Protocol:
             given["antialias"],
             given.get("scales", (1.0,)),
             given.get("flip", False),
+            given["interpolation"],
+            given["threshold"],
             typed if preset else "",
         )
         if typed != text != found.text():
             stands = replace(found, preset="").text()
             raise OptionError(f"{where}: {typed} stands for {stands}; got {text!r}.")
         return found
+
+    def with_threshold(self, threshold: float, where: str) -> "Protocol":
+        """Return the protocol with another threshold.
+
+        Raises:
+            OptionError: it is not between 0 and 1; the message begins with `where` it was given.
+        """
+        if not 0 < threshold < 1:
+            raise OptionError(
+                f"{where}: expected a probability > 0 and < 1 above which a pixel is of the second "
+                f"class; found {threshold!r}."
+            )
+        preset = self.preset if self.threshold == EVEN else ""  # its options name the threshold
+        if preset and threshold != EVEN:
+            preset += f"{',' if ':' in preset else ':'}threshold={threshold!r}"
+        return replace(self, threshold=threshold, preset=preset)
 
     def seen_size(self, size: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
         """Return the (height, width) to which an image of (height, width) is resized."""
@@ -144,10 +171,14 @@ class Protocol:
 
     def resize(self, images: Tensor, scale: float = 1.0) -> Tensor:
         """Resize images (..., C, H, W) uint8."""
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms.v2 import InterpolationMode, functional
 
+        # torch's "nearest" takes the pixel to the upper left, Pillow's the nearest one
+        name = "nearest-exact" if self.interpolation == "nearest" else self.interpolation
         size = self.seen_size((images.shape[-2], images.shape[-1]), scale)
-        resized: Tensor = functional.resize(images, list(size), antialias=self.antialias)
+        resized: Tensor = functional.resize(
+            images, list(size), InterpolationMode(name), antialias=self.antialias
+        )
         return resized
 
     def padded(self, size: tuple[int, int], rule: SizeRule) -> tuple[int, int]:
@@ -186,6 +217,20 @@ def default_protocol(network: SegmentationModel, crop_size: tuple[int, int]) -> 
     return Protocol(pad=rule.multiple) if rule.multiple > 1 else Protocol()
 
 
+def refuse_threshold(protocol: Protocol, names: Sequence[str], where: str) -> None:
+    """Refuse a threshold unless the K class names are two.
+
+    Raises:
+        OptionError: there is a threshold, and there are not two classes.
+    """
+    if protocol.threshold != EVEN and len(names) != 2:
+        raise OptionError(
+            f"{where}: a threshold of {protocol.threshold!r} needs 2 classes, but there are "
+            f"{classes_in(tuple(names))}. With more classes the most probable one is predicted; "
+            "leave it out."
+        )
+
+
 def fitting(protocol: Protocol, rule: SizeRule, size: tuple[int, int]) -> Protocol:
     """Return the protocol changed so that an image or window of (height, width) fits the rule."""
     plain = replace(protocol, preset="")
@@ -196,4 +241,6 @@ def fitting(protocol: Protocol, rule: SizeRule, size: tuple[int, int]) -> Protoc
     crop = rule.fixed or _round_up(size, rule.multiple, rule.minimum)
     blend = protocol.windows.blend if protocol.windows else "even"
     unsized = replace(plain, size=None, pad=None, windows=Windows.of(crop, blend=blend))
-    return unsized if unsized.resizes else replace(unsized, antialias=True)
+    return (
+        unsized if unsized.resizes else replace(unsized, antialias=True, interpolation="bilinear")
+    )

@@ -8,9 +8,13 @@ from annotated_types import Gt
 from pydantic import AllowInfNan, PositiveInt
 
 from segacc.errors import OptionError, unknown
+from segacc.settings.config import Fraction
 from segacc.settings.options import Component, Listed, Size, decode, describe, parse_component
 
 Blend = Literal["even", "gaussian"]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+EVEN = 0.5
+"""The threshold at which the more probable one of two classes is predicted."""
 MMSEG = "short_side=512,long_side=2048,antialias=false"
 PRESETS: Mapping[str, str] = {
     "mmseg-ade20k": f"whole:{MMSEG}",
@@ -29,8 +33,8 @@ augmentation resizes the original image:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeOptions:
-    """Options of resizing an image."""
+class CommonOptions:
+    """Options of every protocol: how an image is resized, and how two classes are decided."""
 
     short_side: PositiveInt | None = None
     """Length of the shorter side in pixels; the longer one is rounded down, as by transformers'
@@ -41,10 +45,14 @@ class ResizeOptions:
     antialias: bool = True
     """Use antialiasing when downscaling, as Pillow and image processors do; false resizes as
     OpenCV."""
+    interpolation: Interpolation = "bilinear"
+    """How pixels are interpolated, as `resample` of transformers' image processors."""
+    threshold: Fraction = EVEN
+    """Probability above which a pixel is of the second class, for models with two classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeOptions(ResizeOptions):
+class WholeOptions(CommonOptions):
     """Options of the protocol `whole`."""
 
     summary: ClassVar[str] = "whole images, resized or padded if asked for"
@@ -74,7 +82,7 @@ class CropOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlideOptions(ResizeOptions, StrideOptions, CropOptions):
+class SlideOptions(CommonOptions, StrideOptions, CropOptions):
     """Options of the protocol `slide`."""
 
     summary: ClassVar[str] = "windows that slide over the image; their logits are averaged"
@@ -115,7 +123,8 @@ def listed() -> list[Listed]:
 def _listed_preset(name: str, text: str) -> Listed:
     cls, values = KINDS[text.partition(":")[0]], read_options(text, name)[0]
     options = [replace(one, default=values[one.name]) for one in describe(cls)]
-    return Listed(name, f"{text}; add crop for windows, scales for several views", options)
+    told = text.replace(",", ", ")
+    return Listed(name, f"{told}; add crop for windows, scales for several views", options)
 
 
 def check_protocol(text: str, where: str) -> None:
@@ -160,8 +169,9 @@ def _complaint(typed: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         return "short_side and size exclude each other"
     if long and (not short or long < short):
         return "long_side limits the result of short_side: give a smaller short_side as well"
-    if "antialias" in typed and not (short or size or set(scales) - {1.0}):
-        return "antialias has no effect, as images are not resized"
+    resizes = short or size or set(scales) - {1.0}
+    if unused := [key for key in ("antialias", "interpolation") if key in typed and not resizes]:
+        return f"{unused[0]} has no effect, as images are not resized"
     if (stride or "blend" in typed) and not crop:
         return "stride and blend are options of windows: give their crop as well"
     if crop and options.get("pad"):

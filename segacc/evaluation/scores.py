@@ -1,10 +1,13 @@
 """Scores, and the rules of an evaluation that make them comparable."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from segacc.contracts import IGNORE
 from segacc.errors import count_of, first_of
+from segacc.labels import LabelMap
 
 Scores = dict[str, float | dict[str, float]]
 
@@ -12,7 +15,7 @@ Weights = Literal["raw", "ema"]
 """The trained weights, or their exponential moving average."""
 VAL_LOSS = "val_loss"
 """Name of the loss of a validation split among its scores."""
-IGNORED = "ignore_index=255"
+IGNORED = f"ignore_index={IGNORE}"
 ABSENT = "classes absent from labels and predictions excluded from the mean"
 
 
@@ -23,6 +26,19 @@ def flat(scores: Mapping[str, Any]) -> dict[str, Any]:
         many = isinstance(value, Mapping)
         numbers |= {f"{key}/{name}": one for name, one in value.items()} if many else {key: value}
     return numbers
+
+
+def finite(value: Any) -> Any:
+    """Replace nan and infinities, which JSON does not have, with None, also in nested scores."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def ignored_by(labels: LabelMap) -> str:
+    """Return which pixels do not count, by the raw ids or colours in the label files."""
+    ids = labels.ignored
+    return IGNORED if ids == [IGNORE] else f"{labels.told(ids) if ids else 'no raw id'} ignored"
 
 
 def classes_in(names: tuple[str, ...]) -> str:

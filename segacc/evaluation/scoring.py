@@ -1,7 +1,6 @@
 """Scoring: the network, data and metrics of an evaluation; and checks of metrics."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +9,16 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from segacc.contracts import Facts, LossTerm, MetricState
-from segacc.data.batches import MOST_PIXELS, EvalData, Source
+from segacc.data.batches import EvalData, Source
 from segacc.data.items import Item
 from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, Origin, SegaccError, first_of
 from segacc.evaluation.loss import SplitLoss
-from segacc.evaluation.memory import memory_returned
+from segacc.evaluation.memory import returned_of
 from segacc.evaluation.metrics import Counts, check_metrics, counts_of, feed, joined
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
-from segacc.evaluation.scores import VAL_LOSS, Scores, Terms, Weights, flat
+from segacc.evaluation.scores import IGNORED, VAL_LOSS, Scores, Terms, Weights, flat
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.kernels.resize import Decided
 from segacc.labels import LabelMap
@@ -69,6 +68,8 @@ class Scoring:
     """Maximum batch size, in images of one size; default `BATCH`, on a CPU 1."""
     counted: dict[str, MetricState] = field(default_factory=dict)
     """Metrics of the newest evaluation by text, with states summed over all processes."""
+    ignored: str = IGNORED
+    """Which pixels do not count, see `ignored_by`."""
     losses: Mapping[str, LossTerm] = field(default_factory=dict)
     """The losses of `val_loss`; only for a protocol that `has_loss`."""
 
@@ -100,11 +101,16 @@ class Scoring:
         }
 
     def decide(self, images: Tensor) -> Decided:
-        """Predict images (N, C, H, W) uint8 of one size, with confidence if a metric needs it."""
+        """Predict images (N, C, H, W) uint8 of one size, with what the metrics need."""
         given = self.model, self.network, images, self.protocol, self.most
-        confidence = any(one.record.wants_confidence for one in self.chosen)
+        records = [one.record for one in self.chosen]
         with returned_of(images):
-            return decide_batch(*given, confidence=confidence, logits=bool(self.losses))
+            return decide_batch(
+                *given,
+                confidence=any(one.wants_confidence for one in records),
+                log_odds=any(one.wants_log_odds for one in records),
+                logits=bool(self.losses),
+            )
 
     def count(self, metrics: Mapping[str, Any], item: Item, found: Decided) -> Counts | None:
         """Count one image, and add it to the metrics.
@@ -139,6 +145,7 @@ class Scoring:
             num_images=self.num_images,
             weights=self.weights,
             precision=self._precision(),
+            ignored=self.ignored,
         )
 
     def _precision(self) -> str:
@@ -156,12 +163,6 @@ class Scoring:
             return count
         counts = torch.tensor([count], device=self.accelerator.device)
         return int(self.accelerator.gather(counts).max())
-
-
-def returned_of(pixels: Tensor) -> AbstractContextManager[None]:
-    """Return freed memory to the kernel at once for large images (..., H, W)."""
-    large = pixels.shape[-2] * pixels.shape[-1] > MOST_PIXELS
-    return memory_returned() if large else nullcontext()
 
 
 class ScoreKey:
@@ -204,9 +205,8 @@ class ScoreKey:
         known = flat(scores)
         if self.by not in known:
             names = sorted(known, key=lambda name: "/" in name)  # those over all classes first
-            raise OptionError(
-                f"{self.where} {self.by}: no such score. Known: {first_of(names, 12)}."
-            )
+            told = first_of(names, 12)
+            raise OptionError(f"{self.where} {self.by}: no such score. Known: {told}.")
         return float(known[self.by])
 
 

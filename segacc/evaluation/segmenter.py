@@ -1,5 +1,6 @@
 """Segmenter: load a model folder and segment images."""
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from segacc.contracts import Facts
+from segacc.contracts import MAX_PIXELS, USUAL, Facts, Reading
 from segacc.data.pictures import draw_prediction, visible
-from segacc.errors import OptionError, SegaccError, WeightsError
+from segacc.errors import OptionError, SegaccError, WeightsError, is_main
 from segacc.evaluation.images import OneImage, to_tensor
 from segacc.evaluation.model_folder import (
     SIDE_FILE,
@@ -23,13 +24,14 @@ from segacc.evaluation.model_folder import (
     side_file,
 )
 from segacc.evaluation.predict import predict, probability_bands
-from segacc.evaluation.protocol import Protocol, default_protocol
+from segacc.evaluation.processor import protocol_of
+from segacc.evaluation.protocol import Protocol, refuse_threshold
+from segacc.evaluation.protocol_options import EVEN
 from segacc.evaluation.scores import classes_in
-from segacc.hookspecs import USUAL, Reading
 from segacc.labels import LabelMap
 from segacc.model.contract import SegmentationModel, SizeRule
 from segacc.model.transfer import stored_names
-from segacc.model.transformers_weights import first_line, quiet_bars, read_config
+from segacc.model.transformers_weights import first_line, read_config
 from segacc.registry import load_registry
 from segacc.settings.config import DEFAULT_CROP
 from segacc.settings.options import decode, parse_component
@@ -44,7 +46,7 @@ class Segmenter:
         network: the network, in evaluation mode, on `device`.
         labels: class names, palette and the mapping back to raw label ids.
         protocol: resizing, padding and windows; from the folder unless replaced.
-        reading: how image files are read: how many of 16 bits are used.
+        reading: how image files are read: how many of 16 bits are used, how many pixels allowed.
         arch: the name of the architecture.
     """
 
@@ -56,7 +58,12 @@ class Segmenter:
         reading: Reading = USUAL,
         arch: str = "",
     ) -> None:
-        """Create a segmenter from its parts; see `from_pretrained`."""
+        """Create a segmenter from its parts; see `from_pretrained`.
+
+        Raises:
+            OptionError: the protocol has a threshold, and there are not two classes.
+        """
+        refuse_threshold(protocol, labels.names, "Segmenter")
         self.reading = reading
         self.network, self.labels, self.protocol = network.eval(), labels, protocol
         self.arch = arch or type(network).__name__
@@ -68,7 +75,11 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device | None = None
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
     ) -> "Segmenter":
         """Load a model.
 
@@ -76,6 +87,8 @@ class Segmenter:
             folder: a run folder (its best/), `best/` or `last/` of a run, a checkpoint, a
                 semantic-segmentation folder of transformers, or a Hub id.
             device: the device; default the accelerator of this machine, else the CPU.
+            max_pixels: maximum number of pixels of an image file; larger ones are refused before
+                they are decoded.
 
         Raises:
             WeightsError: the folder is missing or has no segmentation network that segacc knows.
@@ -90,8 +103,11 @@ class Segmenter:
                 parts[key] for key in ("labels", "protocol", "size_rule")
             )
         else:
-            labels, protocol = LabelMap.plain(facts.class_names), protocol_of(path, network, facts)
-        reading = Reading(bits=side.get("bits", 16))
+            labels = LabelMap.plain(facts.class_names)
+            protocol, notes = protocol_of(path, network, facts)
+            for note in notes if is_main() else ():
+                sys.stderr.write(f"{model.name}: {note}\n")
+        reading = Reading(bits=side.get("bits", USUAL.bits), max_pixels=max_pixels)
         return cls(network, labels, protocol, reading, arch).to(device or default_device())
 
     @property
@@ -170,7 +186,7 @@ class Segmenter:
         """Return the probability of each class for each pixel of one image.
 
         Test-time augmentation averages them over its views. The most probable class is the
-        prediction, unless rounding makes two probabilities equal.
+        prediction, unless rounding makes two probabilities equal or the protocol has a threshold.
 
         Args:
             image: one image, see `__call__`.
@@ -209,6 +225,44 @@ class Segmenter:
     def with_protocol(self, protocol: Protocol) -> "Segmenter":
         """Return the same network under another protocol."""
         return Segmenter(self.network, self.labels, protocol, self.reading, self.arch)
+
+    def with_threshold(self, threshold: float) -> "Segmenter":
+        """Return the same network of two classes with another threshold.
+
+        Args:
+            threshold: probability in 0..1 above which a pixel is of the second class.
+
+        Raises:
+            OptionError: it is out of range, or there are not two classes.
+        """
+        return self.with_protocol(self.protocol.with_threshold(threshold, "Segmenter"))
+
+
+def with_settings(
+    segmenter: Segmenter, protocol: str | None, threshold: float | None, where: Callable[[str], str]
+) -> Segmenter:
+    """Return the segmenter under the protocol and with the threshold that the user gave, if any.
+
+    Args:
+        segmenter: the segmenter.
+        protocol: text of a protocol.
+        threshold: see `Protocol.threshold`.
+        where: returns where a setting was typed.
+
+    Raises:
+        OptionError: one is invalid, there are two thresholds, or not two classes for a threshold.
+    """
+    found = Protocol.parse(protocol, where("protocol")) if protocol else segmenter.protocol
+    if threshold is not None:
+        if protocol and found.threshold != EVEN:
+            raise OptionError(
+                f"{where('threshold')}: {where('protocol')} has threshold={found.threshold!r}, "
+                "too; leave one of them out."
+            )
+        found = found.with_threshold(threshold, where("threshold"))
+    typed = "protocol" if threshold is None else "threshold"
+    refuse_threshold(found, segmenter.labels.names, where(typed))
+    return segmenter.with_protocol(found) if found != segmenter.protocol else segmenter
 
 
 def default_device() -> torch.device:
@@ -282,46 +336,10 @@ def facts_of(folder: Path) -> Facts:
     inner = config.get("backbone_config") or {}
     channels = config.get("num_channels") or inner.get("num_channels") or 3
     names = names or [f"LABEL_{k}" for k in range(config.get("num_labels", 2))]
+    names = ["background", *names] if len(names) == 1 else names  # a network with one logit
     return Facts(
         num_classes=len(names), class_names=tuple(names), crop_size=crop, num_channels=channels
     )
-
-
-def read_processor(folder: Path) -> Any:
-    """Load the image processor of a transformers folder.
-
-    Raises:
-        WeightsError: it cannot be read.
-    """
-    from transformers import AutoImageProcessor
-
-    try:
-        with quiet_bars():
-            return AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # transformers may raise anything for an invalid file
-        path = folder / "preprocessor_config.json"
-        if path.is_file() and "auto_map" in path.read_text(errors="replace"):
-            raise WeightsError(
-                f"{folder}: the image processor is custom code (auto_map in {path.name}), which "
-                "is not run. Replace it with one of transformers, such as SegformerImageProcessor, "
-                "or remove the file."
-            ) from None
-        raise WeightsError(
-            f"{folder}: the image processor cannot be read: {first_line(error)}."
-        ) from None
-
-
-def protocol_of(folder: Path, network: SegmentationModel, facts: Facts) -> Protocol:
-    """Return a protocol that resizes as the folder's image processor, else the default one."""
-    there = (folder / "preprocessor_config.json").is_file()
-    processor = read_processor(folder) if there else None
-    size = dict(processor.size or {}) if processor is not None and processor.do_resize else {}
-    fitting = default_protocol(network, facts.crop_size)
-    if size.get("shortest_edge"):  # followed by padding or windows, if the network needs them
-        return replace(fitting, short_side=size["shortest_edge"])
-    return Protocol(size=(size["height"], size["width"])) if size.get("height") else fitting
 
 
 def relabel(segmenter: Segmenter, labels: LabelMap, where: str) -> Segmenter:

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from segacc.evaluation.protocol_options import Blend
 from segacc.kernels import resize as functional
-from segacc.kernels.resize import Decided, Shares, decide, probabilities, resize, resize_and_cut
+from segacc.kernels.resize import (
+    Decided,
+    Shares,
+    decide,
+    log_odds,
+    probabilities,
+    resize,
+    resize_and_cut,
+)
 
 SIGMA = 1 / 8
 """Standard deviation of Gaussian weights, as a share of the window's side, as in nnU-Net (Isensee
@@ -77,10 +85,11 @@ def decide_bands(
     given: tuple[int, int],
     size: tuple[int, int],
     shares: Shares | None = None,
+    odds: Shares | None = None,
 ) -> Decided:
     """Return `functional.decide` for logits given in bands, see `resized_bands`."""
     parts = [
-        decide(rows, (rows.shape[2], size[1]), shares=shares)
+        decide(rows, (rows.shape[2], size[1]), shares=shares, odds=odds)
         for rows in resized_bands(bands, given, size)
     ]
     return _joined(parts)
@@ -89,9 +98,11 @@ def decide_bands(
 def _joined(parts: Sequence[Decided]) -> Decided:
     """Concatenate the bands of an image vertically."""
     confidence = [part.confidence for part in parts if part.confidence is not None]
+    odds = [part.log_odds for part in parts if part.log_odds is not None]
     return Decided(
         torch.cat([part.classes for part in parts], dim=1),
         torch.cat(confidence, dim=1) if confidence else None,
+        torch.cat(odds, dim=1) if odds else None,
     )
 
 
@@ -109,13 +120,17 @@ class View(NamedTuple):
 
 
 def mean_decision(
-    views: Sequence[View], size: tuple[int, int], shares: Shares, *, limit: int
+    views: Sequence[View], size: tuple[int, int], shares: Shares, *, limit: int, odds: bool = False
 ) -> Decided:
-    """Predict each pixel from its mean probabilities over views; see `mean_probabilities`."""
+    """Predict each pixel from its mean probabilities over views; see `mean_probabilities`.
+
+    With `odds`, the log-odds of two classes are returned as well.
+    """
     parts = []
     for mean in mean_probabilities(views, size, shares, limit=limit):
         confidence, winner = mean.max(dim=1)
-        parts.append(Decided(winner.to(torch.uint8), confidence))
+        second = log_odds(mean[:, 0], mean[:, 1], "sum") if odds else None
+        parts.append(Decided(winner.to(torch.uint8), confidence, second))
     return _joined(parts)
 
 

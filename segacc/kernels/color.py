@@ -9,7 +9,7 @@ intermediate value is clamped; `apply` clamps once, at the end.
 import cmath
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ def mean_colors(images: Tensor) -> Tensor:
     return (sums.float() / math.prod(images.shape[2:])).expand(-1, 3)
 
 
-def apply(images: Tensor, matrices: Tensor) -> Tensor:
+def apply(images: Tensor, matrices: Tensor, out: Tensor | None = None) -> Tensor:
     """Apply each image's matrix to its colours; the result is clamped to 0..255.
 
     The result for an image does not depend on the others.
@@ -119,13 +119,14 @@ def apply(images: Tensor, matrices: Tensor) -> Tensor:
         images: (N, C, H, W) uint8, or float32 in 0..255. Channels after the third are unchanged; an
             image with fewer than three is grey, and its first uses the matrix's first factor.
         matrices: (N, 3, 7) float32, on the same device.
+        out: (N, C, H, W) float32 for the result; by default a new tensor.
 
     Returns:
-        A new tensor (N, C, H, W) float32.
+        The result (N, C, H, W) float32.
     """
     count = 3 if images.shape[1] >= 3 else 1
     matrices = about_mean(matrices, images)
-    out = torch.empty_like(images, dtype=torch.float32)
+    out = torch.empty_like(images, dtype=torch.float32) if out is None else out
     out[:, count:] = images[:, count:]
     if images.device.type == "cpu" and count == 3:
         for index in range(len(images)):
@@ -139,6 +140,28 @@ def apply(images: Tensor, matrices: Tensor) -> Tensor:
         for channel in range(1, count):
             target.addcmul_(images[:, channel], factors[:, row, channel])
         target.add_(factors[:, row, 3]).clamp_(0, 255)
+    return out
+
+
+def apply_inside(
+    images: Tensor, matrices: Tensor, inside: Sequence[tuple[slice, slice] | None]
+) -> Tensor:
+    """Apply each image's matrix as `apply`, to a part of the image as if it were all of it.
+
+    Args:
+        images: see `apply`.
+        matrices: see `apply`.
+        inside: for each image rows and columns of the part; None is all.
+    """
+    if not any(inside):
+        return apply(images, matrices)
+    out = torch.empty_like(images, dtype=torch.float32)
+    for index, part in enumerate(inside):
+        if part is not None:
+            out[index] = images[index]
+        rows, columns = part or (slice(None), slice(None))
+        box = slice(index, index + 1), slice(None), rows, columns
+        apply(images[box], matrices[index : index + 1], out[box])
     return out
 
 

@@ -110,13 +110,24 @@ class Decided(NamedTuple):
     """(N, H, W) uint8."""
     confidence: Tensor | None = None
     """(N, H, W) float32, the probability of that class; None if not requested."""
+    log_odds: Tensor | None = None
+    """(N, H, W) float32, log(p / (1 - p)) of the second of two classes; None if not requested."""
 
     def each(self) -> "Iterator[Decided]":
         """Yield the predictions image by image, N = 1."""
-        classes, confidence = self
-        for index in range(len(classes)):
+        for index in range(len(self.classes)):
             one = slice(index, index + 1)
-            yield Decided(classes[one], None if confidence is None else confidence[one])
+            sure, odds = (None if more is None else more[one] for more in self[1:])
+            yield Decided(self.classes[one], sure, odds)
+
+    def cut(self, threshold: float) -> "Decided":
+        """Return the second of two classes where its probability is above a threshold."""
+        assert self.log_odds is not None
+        second = self.log_odds > math.log(threshold / (1 - threshold))
+        sure = self.confidence
+        if sure is not None:
+            sure = torch.where(second == (self.classes == 1), sure, 1 - sure)
+        return Decided(second.to(torch.uint8), sure, self.log_odds)
 
 
 def resized_argmax(
@@ -132,6 +143,7 @@ def decide(
     *,
     extent: tuple[float, float] | None = None,
     shares: Shares | None = None,
+    odds: Shares | None = None,
 ) -> Decided:
     """Return the argmax of the resized logits at `size`, without storing them all.
 
@@ -144,6 +156,7 @@ def decide(
         size: (H, W) in pixels.
         extent: height and width that the logits cover, as in `resize_and_cut`; default `size`.
         shares: how to compute probabilities for the confidence; None for no confidence.
+        odds: how two classes have probabilities, for the log-odds; None for none.
     """
     height, width = extent or size
     step = max(1, CHUNK // math.ceil(logits.shape[0] * height * width))
@@ -152,7 +165,10 @@ def decide(
         part = logits[:, first : first + step].contiguous()
         # Not assigned, so it is freed before the next one is allocated.
         best.see(resize_and_cut(part, size, extent) if extent else resize(part, size), first)
-    return Decided(best.winner, best.confidence())
+    if not odds:
+        return Decided(best.winner, best.confidence())
+    zero, one = (resize_and_cut(logits[:, k, None], size, extent or size) for k in (0, 1))
+    return Decided(best.winner, best.confidence(), log_odds(zero, one, odds)[:, 0])
 
 
 class _Best:
@@ -204,6 +220,14 @@ def probabilities(full: Tensor, shares: Shares) -> Tensor:
     if shares == "softmax":
         return full.softmax(dim=1)
     return share_of(full, full.sum(dim=1, keepdim=True))
+
+
+def log_odds(first: Tensor, second: Tensor, shares: Shares) -> Tensor:
+    """Return log(p / (1 - p)) of the second of two classes from the values of both."""
+    if shares == "softmax":
+        return second - first
+    least = torch.finfo(torch.float32).tiny
+    return second.clamp(min=least).log() - first.clamp(min=least).log()
 
 
 def share_of(value: Tensor, total: Tensor) -> Tensor:

@@ -9,7 +9,15 @@ from typing import Any
 import yaml
 
 from segacc.contracts import IGNORE
-from segacc.errors import DataError, OptionError, did_you_mean, unknown
+from segacc.errors import (
+    DataError,
+    OptionError,
+    did_you_mean,
+    first_of,
+    read_text,
+    twice_in,
+    unknown,
+)
 from segacc.labels.label_map import Color, LabelMap, ranges, spread_colors
 from segacc.labels.names import rgb
 
@@ -29,6 +37,8 @@ class _Classes:
     ignored: set[int]
     where: str
     colors: Mapping[Color, int] = field(default_factory=dict)
+    empty: Collection[Any] = ()
+    """Names of classes that had no raw id from the start; they may be dropped, too."""
 
     def refuse(self, text: str) -> OptionError:
         return OptionError(f"{self.where}: {text}")
@@ -60,9 +70,9 @@ class _Classes:
         if not isinstance(name, str):
             raise self.refuse(f"{key}: {name!r} is neither a class name nor a raw id. {QUOTES}")
         if name not in self.raw:
-            names = ", ".join([*self.raw][:20]) + (" ..." if len(self.raw) > 20 else "")
             raise self.refuse(
-                f'{key}: there is no class "{name}". {did_you_mean(name, self.raw)}Known: {names}.'
+                f'{key}: there is no class "{name}". {did_you_mean(name, self.raw)}Known: '
+                f"{first_of(self.raw, 20)}."
             )
         return name
 
@@ -74,7 +84,8 @@ def edit(labels: LabelMap, edits: Path | Mapping[str, Any] | None, where: str) -
 
     1. `classes`: {raw id: class name}, redefines all classes, in this order. A raw id that is not
        listed is an error when a label contains it, except 255 and the ids in `ignore`.
-    2. `ignore`: [raw id, ...] are ignored, whether or not the label map has them.
+    2. `ignore`: [raw id, ...] are ignored, whether or not the label map has them. Only these may
+       be negative.
     3. `drop`: [class name or raw id, ...] are ignored.
     4. `merge`: {new name: [class name or raw id, ...]}, one after the other. An existing class
        of the new name is the first of them. The merged class takes the lowest class index among
@@ -106,6 +117,7 @@ def edit(labels: LabelMap, edits: Path | Mapping[str, Any] | None, where: str) -
         where,
         labels.colors,
     )
+    state.empty = [name for name, ids in state.raw.items() if not ids]
     state.raw = {name: ids for name, ids in state.raw.items() if ids}
     for key in given:
         if key not in STEPS:
@@ -122,11 +134,10 @@ def _raw_of(labels: LabelMap, wanted: int) -> list[int]:
 
 def _read(path: Path, where: str) -> Mapping[str, Any]:
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
+        text = read_text(path)
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise OptionError(f"{where}: cannot read the file: {reason}.") from None
+    except OSError as error:
+        raise OptionError(f"{where}: cannot read the file: {error.strerror}.") from None
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         told = " ".join(str(error).split())
         raise OptionError(f"{where}: neither YAML nor JSON: {told}.") from None
@@ -168,7 +179,10 @@ def _ignore(state: _Classes, given: Any) -> None:
 
 
 def _drop(state: _Classes, given: Any) -> None:
-    ids = [raw for one in _list(state, given, "drop") for raw in state.ids(one, "drop")]
+    some = [
+        one for one in _list(state, given, "drop") if one in state.raw or one not in state.empty
+    ]
+    ids = [raw for one in some for raw in state.ids(one, "drop")]
     state.take(ids)
     state.ignored |= set(ids)
 
@@ -207,9 +221,9 @@ def _rename(state: _Classes, given: Any) -> None:
             raise state.refuse(f"rename: the new name of {old} is {name!r}. {QUOTES}")
         new[state.known(old, "rename")] = name
     names = [new.get(name, name) for name in state.raw]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := twice_in(names):
         raise state.refuse(
-            f'rename: two classes would be called "{twice}". Use merge to combine them.'
+            f'rename: two classes would be called "{twice[0]}". Use merge to combine them.'
         )
     palette = {new.get(name, name): state.palette[name] for name in state.raw}
     state.raw = dict(zip(names, state.raw.values(), strict=True))
@@ -250,11 +264,14 @@ def _list(state: _Classes, given: Any, key: str) -> Sequence[Any]:
 
 def _raw_id(state: _Classes, given: Any, key: str) -> int:
     """Convert to a raw id; the keys of a JSON object are texts."""
-    if isinstance(given, str) and given.isdecimal():
+    negative = key == "ignore"
+    if isinstance(given, str) and given.removeprefix("-" if negative else "").isdecimal():
         return int(given)
-    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+    if isinstance(given, int) and not isinstance(given, bool) and (negative or given >= 0):
         return given
-    raise state.refuse(f"{key}: {given!r} is not a raw id (an integer >= 0).")
+    raise state.refuse(
+        f"{key}: {given!r} is not a raw id (an integer{'' if negative else ' >= 0'})."
+    )
 
 
 def _finished(state: _Classes) -> LabelMap:

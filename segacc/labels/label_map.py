@@ -1,14 +1,14 @@
 """LabelMap: maps raw ids or colours in label files to classes 0..K-1 or 255, and back."""
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from segacc.contracts import IGNORE
-from segacc.errors import DataError, count_of
+from segacc.errors import DataError, count_of, first_of, twice_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 Color = tuple[int, int, int]
+
+ONE_CLASS = "With a single class, add the background as a second one."
+MANY_CLASSES = (
+    "Give the data set a list of fewer names, as names=FILE, and the raw ids of each, as map=FILE "
+    "with a YAML file like `classes: {0: wall, 7: wall, 9: sky}`."
+)
 
 
 def spread_colors(count: int) -> tuple[Color, ...]:
@@ -34,8 +40,8 @@ class LabelMap:
 
     Attributes:
         names: the K class names.
-        classes: raw id -> class 0..K-1, or 255 for a raw id that is ignored; any other raw id is
-            an error.
+        classes: raw id -> class 0..K-1, or 255 for a raw id that is ignored, which alone may be
+            negative; any other raw id is an error.
         palette: K RGB colours, 0..255, for rendered pictures.
         colors: RGB colour -> raw id, for label files that contain colours; otherwise empty.
     """
@@ -50,11 +56,10 @@ class LabelMap:
         if not 2 <= len(self.names) <= IGNORE:
             raise DataError(
                 f"A label map needs 2 to {IGNORE} classes, got {len(self.names)}: "
-                f"{', '.join(self.names)}. "
-                "With a single class, add the background as a second one."
+                f"{first_of(self.names, 4)}. {ONE_CLASS if len(self.names) < 2 else MANY_CLASSES}"
             )
-        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise DataError(f"Two classes have the same name: {', '.join(twice)}.")
+        if twice := twice_in(self.names):
+            raise DataError(f"Two classes have the same name: {first_of(twice, 4)}.")
         wrong = {
             raw: k
             for raw, k in self.classes.items()
@@ -62,8 +67,9 @@ class LabelMap:
         }
         if wrong:
             raise DataError(f"The label map maps raw ids to classes without a name: {wrong}.")
-        if min(self.classes) < 0:
-            raise DataError(f"The label map has a negative raw id: {min(self.classes)}.")
+        if below := {raw: k for raw, k in self.classes.items() if raw < 0 and k != IGNORE}:
+            told = first_of((f"{raw} to {self.names[k]}" for raw, k in below.items()), 4)
+            raise DataError(f"A negative raw id can only be ignored; the label map maps {told}.")
         if not self.palette:
             object.__setattr__(self, "palette", spread_colors(len(self.names)))
         if len(self.palette) != len(self.names):
@@ -97,6 +103,23 @@ class LabelMap:
         ignored = {raw: IGNORE for raw in (IGNORE, *ignore, *range(first))}
         return cls(tuple(names), {**classes, **ignored}, tuple((r, g, b) for r, g, b in palette))
 
+    @property
+    def ignored(self) -> list[int]:
+        """The raw ids that are ignored, sorted."""
+        return sorted(raw for raw, k in self.classes.items() if k == IGNORE)
+
+    def told(self, ids: Collection[int]) -> str:
+        """Name raw ids, as `raw ids 11, 255`, or by their colours, as `colour (0, 0, 0)`."""
+        if colors := [color for color, raw in self.colors.items() if raw in ids]:
+            return f"colour{'s' if len(colors) > 1 else ''} {first_of(colors, 4)}"
+        return f"raw id{'s' if len(ids) > 1 else ''} {ranges(ids)}"
+
+    @property
+    def without_pixels(self) -> list[str]:
+        """The names of the classes that no raw id is mapped to."""
+        used = set(self.classes.values())
+        return [name for k, name in enumerate(self.names) if k not in used]
+
     @cached_property
     def _bytes(self) -> bytes:
         """The class of each raw id 0..255; K, which is not a class, for raw ids outside the map."""
@@ -109,7 +132,8 @@ class LabelMap:
         Ids and classes are shifted by one modulo 256, so 255 becomes 0 and raw id 0 becomes 1. The
         last is below the first if no id below 256 is in the map.
         """
-        moved = {(raw + 1) % 256: (k + 1) % 256 for raw, k in self.classes.items() if raw < 256}
+        bytes_in = {raw: k for raw, k in self.classes.items() if 0 <= raw < 256}
+        moved = {(raw + 1) % 256: (k + 1) % 256 for raw, k in bytes_in.items()}
         parts = groupby(
             enumerate(sorted(moved)), lambda pair: (pair[1] - pair[0], moved[pair[1]] - pair[1])
         )
@@ -178,6 +202,7 @@ class LabelMap:
         found, counts = np.unique(values, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:8]
         told = [self._stranger(unpacked_color(int(found[k])), int(counts[k])) for k in order]
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         if len(found) > 20:
             cure = (
                 f"So many different colours ({len(found)}) suggest JPEG compression, smoothed "
@@ -189,7 +214,6 @@ class LabelMap:
                 "Add them to the colour table; to ignore a class of the table, "
                 "use map={drop: [NAME]}."
             )
-        more = " ..." if len(found) > 8 else ""
         return (
             f"{where}: colours that are not among the {len(self.colors)} of the colour table: "
             f"{', '.join(told)}{more}. {cure}"
@@ -213,13 +237,10 @@ class LabelMap:
             for v, c in zip(found, counts, strict=True)
             if int(v) not in self.classes
         ]
-        told = ", ".join(f"{value} ({count_of(count, 'pixel')})" for value, count in bad[:8]) + (
-            " ..." if len(bad) > 8 else ""
-        )
+        told = first_of((f"{value} ({count_of(count, 'pixel')})" for value, count in bad), 8)
         return (
             f"{where}: label values outside the {len(self.names)} classes: {told}. Allowed raw "
-            "ids: "
-            f"{ranges(self.classes)}. {self._cure([value for value, _ in bad])}"
+            f"ids: {ranges(self.classes)}. {self._cure([value for value, _ in bad])}"
         )
 
     def _cure(self, bad: Sequence[int]) -> str:
@@ -236,7 +257,7 @@ class LabelMap:
             )
         return (
             "If these pixels should be ignored, add "
-            f"ignore={'/'.join(map(str, bad[:8]))}; otherwise name the missing classes."
+            f"ignore={'/'.join(map(str, bad))}; otherwise name the missing classes."
         )
 
     def restore(self, prediction: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
@@ -248,7 +269,7 @@ class LabelMap:
         import numpy as np
 
         kept = [[r for r, k in self.classes.items() if k == c] for c in range(len(self.names))]
-        ignored = min((r for r, k in self.classes.items() if k == IGNORE), default=IGNORE)
+        ignored = min((raw for raw in self.ignored if raw >= 0), default=IGNORE)
         raw = [min(ids) if ids else ignored for ids in kept]  # empty if all its ids are ignored
         dtypes = (np.uint8, np.uint16, np.int32)
         table: np.ndarray[Any, Any] = np.array(raw, dtypes[(max(raw) > 255) + (max(raw) > 65535)])
@@ -274,11 +295,11 @@ class LabelMap:
         return cls(tuple(values["names"]), classes, palette, colors)
 
 
-def ranges(ids: Mapping[int, int]) -> str:
-    """Format ids as `0-10, 255`."""
+def ranges(ids: Iterable[int]) -> str:
+    """Format ids as `0-10, 255`; negative ones one by one."""
     runs: list[list[int]] = []
     for raw in sorted(ids):
-        if runs and raw == runs[-1][1] + 1:
+        if runs and runs[-1][0] >= 0 and raw == runs[-1][1] + 1:
             runs[-1][1] = raw
         else:
             runs.append([raw, raw])

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segacc.contracts import IGNORE
-from segacc.errors import DataError
+from segacc.errors import DataError, first_of, read_text
 from segacc.labels.label_map import Color
 
 NAMES_FORM = (
@@ -24,8 +26,30 @@ COLUMNS = ("r", "g", "b", "red", "green", "blue")
 CVAT = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+):*")
 """A line of CVAT's `labelmap.txt`, such as `road:128,64,128::`."""
 
-NUMBERED = re.compile(r"(\d+)(\s*[,;:\t]\s*|\s+)(\S.*)")
-"""A line with a number and a name."""
+NUMBERED = re.compile(r"(?P<id>\d+)(?P<sign>\s*[,;:=\t]\s*|\s*(?:[.)-]|->)?\s+)(?P<name>\S.*)")
+"""A line with a number and a name, such as `0 road`, `0: road` or `0. road`."""
+NUMBERED_LAST = re.compile(r"(?P<name>\S.*?)\s*[,;:=\t]\s*(?P<id>\d+)")
+"""A line with a name and a number, such as `road: 0`."""
+COLUMN_WORDS = {
+    *("id", "ids", "idx", "index", "number", "value", "pixel", "code", "trainid"),
+    *("name", "names", "class", "classes", "label", "labels", "category", "categories"),
+}
+"""Words of column names in a list of classes."""
+
+
+UNLABELLED = frozenset(
+    (
+        *("void", "unlabelled", "unlabeled", "notlabelled", "notlabeled", "nolabel", "unannotated"),
+        *("ignore", "ignored", "unknown", "undefined", "unclassified", "unspecified", "dontcare"),
+        *("nodata", "invalid", "outofroi", "none", "null"),
+    )
+)
+"""Names, in lower-case letters only, that data sets give to pixels without a label."""
+
+
+def is_unlabelled(name: str) -> bool:
+    """Return whether a class name means `no label`, such as `Void` or `not labelled`."""
+    return "".join(filter(str.isalpha, name.lower())) in UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,9 @@ def rgb(value: Any) -> Color:
 def read_names(path: Path, column: str | None = None) -> NamesFile:
     """Read class names from a text file, one per line, or from JSON, which may also give colours.
 
+    In a text file, lines that start with `#` are skipped, and each name may have its number. A YAML
+    file has the names under `names`.
+
     The JSON is `{"id2label": {"0": "road", ...}, "palette": [[r, g, b], ...], "ignore_index": 11,
     "reduce_labels": false}`. Only id2label is required, and the file may contain the id2label
     mapping alone. For a data set with several label columns the file may map column names to such
@@ -72,17 +99,24 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
         DataError: the file is missing or does not have this form.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
+        if path.suffix in (".yaml", ".yml"):
+            content = yaml.load(text, Loader=yaml.BaseLoader)  # which keeps `no` and `1.0` as text
+            return NamesFile(_listed(content.get("names", content)))
         if path.suffix != ".json":
-            return NamesFile(_names([line.strip() for line in text.splitlines() if line.strip()]))
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if path.suffix == ".csv" and lines and lines[0].lower() in COLUMN_WORDS:
+                del lines[0]
+            return NamesFile(_names(lines))
         content = json.loads(text)
         if column in content and "id2label" in content[column]:
             content = content[column]
         return _facts(content if "id2label" in content else {"id2label": content})
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a list of class names ({error}). {NAMES_FORM}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise DataError(f"{path}: not a list of class names ({told}). {NAMES_FORM}") from None
 
 
 def _names(lines: list[str]) -> list[str]:
@@ -91,20 +125,30 @@ def _names(lines: list[str]) -> list[str]:
     Raises:
         ValueError: it is ambiguous which part of a line is the name.
     """
-    body = lines
-    if lines and not NUMBERED.fullmatch(lines[0]) and re.search("[,;:\\t]", lines[0]):
-        rest = lines[1:]
-        body = rest if rest and all(NUMBERED.fullmatch(line) for line in rest) else lines
-    found = [NUMBERED.fullmatch(line) for line in body]
-    numbered = [(int(one[1]), one[3].strip()) for one in found if one]
-    if body and len(numbered) == len(body):
-        if sorted(number for number, _ in numbered) != list(range(len(body))):
-            raise ValueError("the numbers at the start of its lines do not run from 0 without gaps")
+    lines = [line for line in lines if not line.startswith("#")]
+    for form in (NUMBERED, NUMBERED_LAST):
+        found = [form.fullmatch(line) for line in lines]
+        header = lines[0] if lines and found[0] is None and _is_header(lines[0]) else ""
+        numbered = [(int(one["id"]), one["name"].strip(' "')) for one in found if one]
+        if not numbered or len(numbered) + bool(header) < len(lines):
+            continue
+        if len(re.findall("[,;\t]", header)) > 1:
+            raise ValueError(f"{header!r} are more columns than a number and a name")
+        if sorted(number for number, _ in numbered) != list(range(len(numbered))):
+            raise ValueError("the numbers in its lines do not run from 0 without gaps")
         return [name for _, name in sorted(numbered)]
-    for line, one in zip(body, found, strict=True):
-        if (one and one[2].strip()) or re.search(r"[,;]\s*\d+$", line):
+    for line in lines:
+        one = NUMBERED.fullmatch(line)
+        if (one and one["sign"].strip()) or re.search(r"[,;]\s*\d+$", line):
             raise ValueError(f"{line!r} has a number beside the name, but not all lines have one")
-    return body
+        if CVAT.fullmatch(line):
+            raise ValueError(f"{line!r} has a colour; a table of colours is given with colors=")
+    return [line.strip('",; ') for line in lines]
+
+
+def _is_header(line: str) -> bool:
+    words = re.findall(r"[a-z]+", line.lower())
+    return bool(re.search("[,;:\t]", line) or (words and COLUMN_WORDS.issuperset(words)))
 
 
 def read_colors(path: Path) -> NamesFile:
@@ -121,7 +165,7 @@ def read_colors(path: Path) -> NamesFile:
         DataError: the file is missing, does not have this form, or two names have the same colour.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix != ".json":
             return _table(_lines(text))
         content = json.loads(text)
@@ -153,13 +197,14 @@ def _with_colors(facts: NamesFile, content: Mapping[str, Any]) -> NamesFile:
     pairs = list(zip(facts.names, facts.palette, strict=True))
     if content.get("ignore_color") is not None:
         pairs.append(("ignore_color", rgb(content["ignore_color"])))
-        colors[pairs[-1][1]] = facts.ignored[0] if facts.ignored else (0 if first else IGNORE)
-    _refuse_twins(pairs)
+        nothing = [raw for raw in facts.ignored if raw >= 0] or [0 if first else IGNORE]
+        colors[pairs[-1][1]] = nothing[0]
+    _refuse_shared_colors(pairs)
     return NamesFile(facts.names, facts.palette, facts.ignored, facts.reduce_labels, colors)
 
 
 def _table(pairs: list[tuple[str, Color]]) -> NamesFile:
-    _refuse_twins(pairs)
+    _refuse_shared_colors(pairs)
     found: dict[str, list[Color]] = {}
     for name, color in pairs:
         found.setdefault(name, []).append(color)
@@ -167,7 +212,7 @@ def _table(pairs: list[tuple[str, Color]]) -> NamesFile:
     return NamesFile(list(found), [some[0] for some in found.values()], colors=colors)
 
 
-def _refuse_twins(pairs: list[tuple[str, Color]]) -> None:
+def _refuse_shared_colors(pairs: list[tuple[str, Color]]) -> None:
     owner: dict[Color, str] = {}
     for name, color in pairs:
         if owner.setdefault(color, name) != name:
@@ -219,6 +264,7 @@ def _listed(values: Any) -> list[Any]:
     ordered = sorted((int(key), value) for key, value in values.items())
     if [key for key, _ in ordered] != list(range(len(ordered))):
         raise ValueError(
-            f"ids must be 0..{len(ordered) - 1} without gaps, found {[key for key, _ in ordered]}"
+            f"ids must be 0..{len(ordered) - 1} without gaps, found "
+            f"{first_of((key for key, _ in ordered), 20)}"
         )
     return [value for _, value in ordered]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segacc.errors import WeightsError
+from segacc.errors import WeightsError, expand
 
 HUB_TIMEOUT = 5.0
 """Seconds without a response or data until the Hub or torchvision counts as out of reach."""
@@ -90,18 +90,22 @@ def find(
 
 
 def local_folder(given: str, where: str) -> Path | None:
-    """Return an existing folder; None for a Hub id, which has the form NAME or USER/NAME.
+    """Return an existing folder; None for a Hub id, which has the form USER/NAME.
 
     Raises:
-        WeightsError: it is a file, or by its form a path that is not there.
+        WeightsError: it is a file, or by its form no Hub id.
     """
-    folder = Path(given).expanduser()
+    folder = expand(given, where)
     if folder.is_dir():
         return folder
     if folder.exists():
         raise WeightsError(f"{where}: {given} is a file; give the folder that holds it.")
     if given.count("/") > 1 or given.startswith((".", "/", "~", "\\")):
         raise WeightsError(f"{where}: no such folder: {given}.")
+    if "/" not in given and not given.startswith(TORCHVISION):
+        raise WeightsError(
+            f"{where}: no such folder: {given}. A model of the Hub is given as USER/NAME."
+        )
     return None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from segacc.contracts import Facts
-from segacc.errors import OptionError, PluginError, reason_of
+from segacc.errors import OptionError, PluginError, first_of, reason_of
 from segacc.model.contract import Logits, SegmentationModel
 
 SMALL = 128
@@ -38,7 +38,7 @@ class Findings:
         if self.unused:
             plain = [name.removeprefix("network.") for name in self.unused]
             modules = sorted({name.rsplit(".", 1)[0] for name in plain})
-            few = ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if modules[3:] else "")
+            few = first_of(modules, 3)
             found.append(f"unused parameters (no gradient), not trained: {few}")
         return found
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segacc.errors import WeightsError
+from segacc.errors import WeightsError, first_of
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: the file is missing or not JSON.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(
@@ -118,7 +118,7 @@ def _some(names: Sequence[str]) -> str:
     if len(names) <= 4:
         return ", ".join(names)
     parents = sorted({name.split(".")[0] for name in names})
-    listed = ", ".join(parents[:6]) + (", ..." if len(parents) > 6 else "")
+    listed = first_of(parents, 6)
     return f"{len(names)} tensors of {listed}" if parents != sorted(names) else listed
 
 
@@ -169,6 +169,8 @@ def carry_over(
     state: dict[str, Tensor] = {}
     adapted: list[str] = []
     resized: list[str] = []
+    if len(found_names) == 1 and len(structure.class_names) == 2:
+        found, found_names = of_one_logit(found, structure, found_names[0])
     rows = class_rows(structure.class_names, found_names)
     carried: set[int] | None = None
     for name, mine in own.items():
@@ -201,6 +203,27 @@ def carry_over(
         tuple(resized),
     )
     return state, check_report(report, own, structure.is_head)
+
+
+def of_one_logit(
+    found: dict[str, Tensor], structure: Structure, name: str
+) -> tuple[dict[str, Tensor], Sequence[str]]:
+    """Convert a head with one logit and a sigmoid to one of two classes with the same softmax.
+
+    The first class gets rows of zeros; `name` is that of the logit's class.
+
+    Returns:
+        The tensors, and the names of both classes.
+    """
+    ends = structure.classifiers
+    heads = {key: one for key, one in found.items() if ends and key.startswith(ends)}
+    two = {
+        key: torch.cat([torch.zeros_like(one), one])
+        for key, one in heads.items()
+        if one.ndim and len(one) == 1
+    }
+    first, second = structure.class_names
+    return {**found, **two}, (first, second if numbered([name]) else name)
 
 
 def class_rows(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:

@@ -154,6 +154,16 @@ class TransformersModel(SegmentationModel):
         flipped = getattr(processor, "do_flip_channel_order", False)
         self.channel_order = "bgr" if flipped else "rgb"
 
+    def _save_processor(self, folder: Path) -> None:
+        """Write preprocessor_config.json, with `mean` and `std` if they were changed."""
+        processor, own = self.image_processor, (self.mean, self.std)
+        self._take_colors({})
+        if own != (self.mean, self.std):
+            self.mean, self.std = own
+            processor.do_normalize = True
+            processor.image_mean, processor.image_std = map(list, own)
+        processor.save_pretrained(folder)
+
     def _watch(self, name: str, weight: float) -> None:
         """Collect auxiliary logits with a hook, because transformers does not return them."""
 
@@ -217,7 +227,7 @@ class TransformersModel(SegmentationModel):
     def save_settings(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json: `kept` values and normalization."""
         self.network.config.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
+        self._save_processor(folder)
 
     def load_settings(self, folder: Path) -> None:
         """Read the files of `save_settings`."""
@@ -235,4 +245,4 @@ class TransformersModel(SegmentationModel):
         self.network.config.label2id = {name: k for k, name in enumerate(names)}
         with quiet_bars():
             self.network.save_pretrained(folder, state_dict=inner)
-        self.image_processor.save_pretrained(folder)
+        self._save_processor(folder)

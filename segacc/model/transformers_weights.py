@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from segacc.errors import WeightsError
+from segacc.errors import WeightsError, expand
 from segacc.model.transfer import read_json, read_tensors, stored_names
 
 
@@ -37,7 +37,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         WeightsError: the file is missing or not JSON.
     """
-    return read_json(Path(folder).expanduser() / "config.json")
+    return read_json(expand(folder) / "config.json")
 
 
 def read_state(

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan, NonNegativeInt, PositiveInt
 
+from segacc.contracts import MAX_PIXELS
 from segacc.settings.options import Size
-from segacc.settings.units import Every, Steps, Time
+from segacc.settings.units import Every, Mean, Std, Steps, Time
 
 PositiveFloat = Annotated[float, Gt(0), AllowInfNan(False)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
@@ -81,6 +82,11 @@ class TrainConfig:
     num_channels: PositiveInt = 3
     """Number of image channels: 1 grey, 3 RGB, 4 RGB with alpha or another fourth channel; any
     other number reads TIFF files with as many bands (requires the extra `tiff`)."""
+    image_mean: Mean | None = None
+    """Mean to subtract from each channel of the images in 0..1, e.g. `0.485/0.456/0.406`; default:
+    that of the weights or the architecture. `segacc check-data` prints that of a data set."""
+    image_std: Std | None = None
+    """Standard deviation by which each channel is then divided, e.g. `0.229/0.224/0.225`."""
     num_workers: NonNegativeInt = 2
     """Data loader workers per process; 0 loads in the training process itself."""
     cache: str | None = None
@@ -107,6 +113,9 @@ class TrainConfig:
     warmup_steps: Steps | None = None
     """Steps of linear warm-up, or a fraction of the run; default a twentieth, at most 1500
     steps."""
+    warmup_start: Annotated[float, Ge(0), Le(1)] | None = None
+    """Learning rate of the first warm-up step as a share of the peak, e.g. 1e-6 as in
+    mmsegmentation; default 1 / (warmup_steps + 1)."""
     encoder_warmup_steps: Steps = 0
     """Two-stage warm-up as in EoMT: the encoder is frozen during warmup_steps, then warmed up over
     this many steps."""
@@ -162,8 +171,8 @@ class TrainConfig:
     num_pictures: NonNegativeInt = 4
     """Number of validation images to draw in pictures/step-N.png."""
     trackers: tuple[str, ...] = ()
-    """Experiment tracker supported by Accelerate, e.g. `tensorboard`; repeat the flag for
-    several."""
+    """Experiment tracker: tensorboard, trackio, wandb, mlflow, aim, clearml, comet_ml, dvclive or
+    swanlab; repeat the flag for several."""
 
     # Run folder
     output_dir: Path | None = None
@@ -195,6 +204,9 @@ class EvaluateConfig:
     14), `slide:crop=512,stride=341` (sliding window), `tta:scales=0.5/1/1.5` (test-time
     augmentation: mean over 3 scales with and without flip) or `mmseg-ade20k` (as published);
     default: the protocol stored in the model's folder."""
+    threshold: Fraction | None = None
+    """Probability above which a pixel is of the second class, for models with two classes; default:
+    that of the protocol, which is 0.5 unless it names one."""
     metric: tuple[Named, ...] = ("mean_iou",)
     """Metric; repeat the flag for several."""
     eval_batch_size: PositiveInt | None = None
@@ -241,11 +253,16 @@ class PredictConfig:
     `slide:crop=512,stride=341` (sliding window), `tta:scales=0.5/1/1.5` (test-time augmentation:
     mean over 3 scales with and without flip) or `mmseg-ade20k` (as published); default: the
     protocol stored in the model's folder."""
+    threshold: Fraction | None = None
+    """Probability above which a pixel is of the second class, for models with two classes; default:
+    that of the protocol, which is 0.5 unless it names one."""
     overlay: bool = True
     """Also write overlays with a legend."""
     save_probabilities: Literal["uint8", "float16"] | None = None
     """Also write NAME_probabilities.npz with the arrays `probabilities` (classes, height, width)
     and `classes` (names); as uint8, they are multiplied by 255. The network runs twice."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """Maximum number of pixels of an image; larger ones are refused before they are decoded."""
     areas: bool = False
     """Also write areas.csv: image, class, pixels and share of each class predicted in an image."""
 

@@ -4,17 +4,19 @@ import ast
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, PositiveInt, TypeAdapter, ValidationError
 
-from segacc.errors import OptionError, cut, did_you_mean, quoted
+from segacc.errors import OptionError, cut, did_you_mean, expand, quoted
 
 T = TypeVar("T")
 
@@ -34,6 +36,12 @@ Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size)]
 """(height, width) in pixels; typed as `256` or `320x416`."""
 
 
+CLOSING = {"[": "]", "{": "}", "'": "'", '"': '"'}
+"""Ends of the values that are parsed as YAML, by their first character."""
+LARGEST = 2**53
+"""No number is larger: steps and sizes are counted in floats, too."""
+INTEGER = "tag:yaml.org,2002:int"
+"""YAML's tag of integers."""
 ARTICLE = ("number", "list", "mapping", "path")
 """First words of `type_text` that take an article."""
 TOLD_BY_TYPE = (
@@ -42,6 +50,18 @@ TOLD_BY_TYPE = (
     *("dict_type", "literal_error", "path_type", "string_type", "too_long", "tuple_type"),
 )
 """Pydantic's errors that repeat what `type_text` says."""
+
+
+class PlainYaml(yaml.SafeLoader):
+    """A YAML loader that reads 010 as 10, not 8, and 1:30 as text, not as 90."""
+
+
+PlainYaml.yaml_implicit_resolvers = {
+    first: [row for row in rows if row[0] != INTEGER]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+PlainYaml.add_implicit_resolver(INTEGER, re.compile(r"[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+PlainYaml.add_constructor(INTEGER, lambda _, node: int(node.value.replace("_", "")[:100]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +140,12 @@ def parse_component(given: Any, where: str) -> Component:
 
 
 def _read_value(text: str, where: str) -> Any:
-    if text[:1] not in tuple("[{'\""):
+    """Parse a value as YAML if it is enclosed in brackets or quotes, unlike `[2024] scans`."""
+    end = CLOSING.get(text[:1], "")
+    if not end or (end in text[1:] and not text.endswith(end)):
         return text
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=PlainYaml)
     except yaml.YAMLError:
         raise OptionError(f"{where}: a quote or bracket in {quoted(text)} is not closed.") from None
 
@@ -163,12 +185,14 @@ def decode(cls: type[T], values: Mapping[str, Any], where: str, *, others: Seque
                 f'{where}: unknown option "{cut(key)}". {did_you_mean(key, names)}{known}'
             )
     hints = typing.get_type_hints(cls, include_extras=True)
-    ready = {key: _ready(value, hints[key]) for key, value in values.items()}
+    ready = {key: _ready(value, hints[key], f"{where}: {key}") for key, value in values.items()}
     try:
         checked: T = _adapter(cls).validate_python(ready)  # type: ignore[arg-type]
-        return checked
     except ValidationError as error:
         raise OptionError(f"{where}: {explain(error, hints)}") from None
+    for one in _fields(cls):
+        _refuse_huge(getattr(checked, one.name), hints[one.name], f"{where}: {one.name}")
+    return checked
 
 
 def name_first(cls: type[Any], values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -203,10 +227,25 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
         OptionError: wrong type or out of range; the message starts with `where`.
     """
     try:
-        return TypeAdapter(hint).validate_python(_ready(value, hint))
+        checked = TypeAdapter(hint).validate_python(_ready(value, hint, where))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise OptionError(f"{where}: {expected(hint, quoted(value), problem)}.") from None
+    _refuse_huge(checked, hint, where)
+    return checked
+
+
+def _refuse_huge(value: Any, hint: Any, where: str) -> None:
+    """Refuse numbers that Python reads, but numpy and torch cannot represent.
+
+    Raises:
+        OptionError: a number is beyond LARGEST.
+    """
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, int | float) and LARGEST < abs(part) < math.inf:
+            raise OptionError(
+                f"{where}: {expected(hint, quoted(part))}, which is larger than {LARGEST}."
+            )
 
 
 def expected(hint: Any, found: str, problem: Any = None) -> str:
@@ -228,12 +267,15 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def _ready(value: Any, hint: Any) -> Any:
-    """Split a text given for a tuple, and convert a text to a Literal's value of another type."""
-    if not isinstance(value, str):
-        return value
-    named = {str(choice): choice for choice in literal_choices(hint)}
+def _ready(value: Any, hint: Any, where: str) -> Any:
+    """Split a text given for a tuple, convert a text to a Literal's value, and expand `~`."""
+    if isinstance(value, str | Path) and Path in (hint, *typing.get_args(hint)):
+        return expand(value, where)
     many = typing.get_origin(hint) is tuple and typing.get_args(hint)[-1:] == (Ellipsis,)
+    if not isinstance(value, str):
+        alone = many and isinstance(value, int | float) and not isinstance(value, bool)
+        return [value] if alone else value
+    named = {str(choice): choice for choice in literal_choices(hint)}
     return value.split("/") if many else named.get(value, value)
 
 

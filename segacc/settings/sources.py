@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from segacc.errors import OptionError, SegaccError, cut, quoted, unknown
+from segacc.errors import OptionError, SegaccError, cut, quoted, read_text, unknown
 from segacc.settings.config import TrainConfig
-from segacc.settings.options import check_value, expected, literal_choices
+from segacc.settings.options import PlainYaml, check_value, expected, literal_choices
 from segacc.settings.synonyms import suggest_key
 
 C = TypeVar("C")
@@ -216,8 +216,8 @@ def _ready(hint: Any, key: str, value: Any, layer: Layer) -> Any:
     return [value] if many and isinstance(value, str | dict) else value
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that rejects duplicate keys (`-` equals `_`); SafeLoader keeps the last."""
+class UniqueKeys(PlainYaml):
+    """A YAML loader that rejects duplicate keys (`-` equals `_`); others keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; a duplicate key raises yaml.MarkedYAMLError."""
@@ -239,11 +239,9 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
         OptionError: the file is missing, is not YAML, or does not contain a mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
+        content = yaml.load(read_text(path), Loader=UniqueKeys)
     except OSError as error:
         raise OptionError(f"{where} {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise OptionError(f"{where} {path}: not a text file; expected YAML in UTF-8.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f"line {mark.line + 1}: " if mark else ""
@@ -259,17 +257,25 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
 def to_yaml(settings: Settings) -> str:
     """Return the effective settings as YAML with the origin of each; `read_yaml` accepts it."""
     lines = ["# The effective settings of this run; `--config` accepts this file."]
-    for f in dataclasses.fields(TrainConfig):
-        value = getattr(settings.config, f.name)
-        if f.name in ABOUT_THE_PLACE or (value is None and any(f.name in one for one in EITHER)):
-            continue
+    for name, value in plain_values(settings).items():
         text = (
-            yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6)
+            yaml.safe_dump(value, default_flow_style=True, width=10**6)
             .removesuffix("\n...\n")
             .strip()
         )
-        lines.append(f"{f'{f.name}: {text}':<44} # {settings.origins.get(f.name, 'default')}")
+        lines.append(f"{f'{name}: {text}':<44} # {settings.origins.get(name, 'default')}")
     return "\n".join(lines) + "\n"
+
+
+def plain_values(settings: Settings) -> dict[str, Any]:
+    """Return what config.yaml holds, as numbers, text, lists and dictionaries."""
+    values = {f.name: getattr(settings.config, f.name) for f in dataclasses.fields(TrainConfig)}
+    either = {name for names in EITHER for name in names}
+    return {
+        name: _plain(value)
+        for name, value in values.items()
+        if name not in ABOUT_THE_PLACE and not (value is None and name in either)
+    }
 
 
 def _plain(value: Any) -> Any:

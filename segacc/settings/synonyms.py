@@ -21,6 +21,8 @@ FLAGS: Mapping[str, str] = {
     f"{FOLDER},reduce_labels=true": "reduce-labels do-reduce-labels reduce-zero-label",
     f"{FOLDER},ignore=255": "ignore-index ignore-label",
     f"{FOLDER},names=FILE": "names class-names id2label",
+    "--image-mean": "mean pixel-mean",
+    "--image-std": "std pixel-std",
     "--eval-split": "val-split validation-split",
     "--val-fraction": "train-val-split validation-fraction val-size val-ratio test-size",
     "--augment": "augmentation augmentations auto-augment aa",
@@ -57,6 +59,7 @@ FLAGS: Mapping[str, str] = {
     "--head-lr-scale": "head-lr head-lr-mult lr-mult decoder-lr",
     "--layer-decay": "lr-decay-rate layer-lr-decay layerwise-lr-decay llrd",
     "--weight-decay": "wd l2",
+    "--warmup-start, as a share of the peak": "start-factor warmup-factor warmup-lr warmup-init-lr",
     "--warmup-steps, in steps or as a fraction of the run": "warmup num-warmup-steps warmup-ratio "
     "warmup-iters warmup-epochs lr-warmup-epochs",
     "--schedule": "scheduler sched lr-schedule lr-scheduler lr-scheduler-type lr-policy",

@@ -2,10 +2,10 @@
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
-from pydantic import AfterValidator, AllowInfNan
+from pydantic import AfterValidator, AllowInfNan, BeforeValidator
 
 TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 """Hours, minutes and seconds, all optional."""
@@ -45,8 +45,34 @@ def _steps(value: float) -> float:
     return int(value)
 
 
-Time = Annotated[str, AfterValidator(_time)]
-"""A duration as text, see `seconds`."""
+def _each(value: Any) -> Any:
+    """Accept "0.5/0.4", 0.5 and a list for one number per channel."""
+    if isinstance(value, str):
+        return value.split("/")
+    return [value] if isinstance(value, int | float) else value
+
+
+def _colors(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse what is not a mean or a standard deviation of images in 0..1."""
+    if any(value > 1 for value in values):
+        raise ValueError("for images in 0..1, so divide numbers for 0..255 by 255")
+    if not values or any(not value >= 0 for value in values):
+        raise ValueError("from 0 to 1, one per channel")
+    return values
+
+
+def _spread(values: tuple[float, ...]) -> tuple[float, ...]:
+    if 0 in values:
+        raise ValueError("above 0, as images are divided by them")
+    return values
+
+
+Mean = Annotated[tuple[float, ...], BeforeValidator(_each), AfterValidator(_colors)]
+"""Mean of each channel of images in 0..1; typed as `0.485/0.456/0.406`."""
+Std = Annotated[Mean, AfterValidator(_spread)]
+"""Standard deviation of each channel, above 0; typed likewise."""
+Time = Annotated[str, BeforeValidator(lambda time: str(time)), AfterValidator(_time)]
+"""A duration as text, see `seconds`; a number alone has no unit, and is an error."""
 Steps = Annotated[float, Ge(0), AllowInfNan(False), AfterValidator(_steps)]
 """Number of optimizer steps, or a fraction of the run below 1."""
 Period = Annotated[float, Gt(0), AllowInfNan(False), AfterValidator(_steps)]

@@ -43,10 +43,12 @@ class Pixels:
     """(N, H, W) int64, 255 ignored."""
     confidence: Tensor
     """(N, H, W) float32."""
+    log_odds: Tensor
+    """(N, H, W) float32."""
 
     def cut(self, sizes: list[int]) -> "list[Pixels]":
         """Split into parts of the given numbers of images."""
-        whole = (self.predictions, self.labels, self.confidence)
+        whole = (self.predictions, self.labels, self.confidence, self.log_odds)
         return [
             Pixels(*part) for part in zip(*(torch.split(one, sizes) for one in whole), strict=True)
         ]
@@ -64,8 +66,9 @@ class Subject:
         """Build a metric and update it with each part."""
         metric = self.record.build(self.options, self.facts)
         for part in parts:
-            confidence = [part.confidence] if self.record.wants_confidence else []
-            metric.update(part.predictions, part.labels, *confidence)
+            more = [part.confidence] if self.record.wants_confidence else []
+            more += [part.log_odds] if self.record.wants_log_odds else []
+            metric.update(part.predictions, part.labels, *more)
         return metric
 
     def scores(self, *parts: Pixels) -> Scores:
@@ -98,6 +101,7 @@ def check_metric(
     options = record.options() if options is None else options
     subject = Subject(record, options, facts_of(num_classes))
     given = " and their confidence" if record.wants_confidence else ""
+    given += " and log-odds" if record.wants_log_odds else ""
     with naming(record, options):
         with (
             alone_on_cpu(),
@@ -106,7 +110,9 @@ def check_metric(
         ):
             labels = some_labels(SIZE, num_classes, count=NUM_IMAGES)
             predictions = torch.randint(num_classes, labels.shape)
-            pixels = Pixels(predictions, labels, 1 - torch.rand(labels.shape) / 2)
+            sure = 1 - torch.rand(labels.shape) / 2
+            odds = sure.where(predictions == 1, 1 - sure).logit()
+            pixels = Pixels(predictions, labels, sure, odds)
             with attempt("compute() of an empty state to give nan, not an exception"):
                 names = list(flat(subject.scores()))
             with attempt("a metric that a run accepts"):
@@ -144,7 +150,8 @@ def ignored(subject: Subject, pixels: Pixels) -> None:
     nothing, expected = pixels.labels == IGNORE, "pixels labelled 255 to be ignored"
     predictions = pixels.predictions.where(~nothing, 0)
     confidence = pixels.confidence.where(~nothing, 0.5)
-    other = replace(pixels, predictions=predictions, confidence=confidence)
+    log_odds = pixels.log_odds.where(~nothing, 0)
+    other = replace(pixels, predictions=predictions, confidence=confidence, log_odds=log_odds)
     whole, again = subject.fed(pixels), subject.fed(other)
     change = "after a change of the prediction at such pixels"
     for name, one in whole.state.items():

@@ -20,7 +20,7 @@ from segacc.data.label_counts import (
     rare_class_chances,
     shares,
 )
-from segacc.errors import DataError, OptionError, count_of
+from segacc.errors import DataError, OptionError, count_of, first_of
 from segacc.hookspecs import Stream
 from segacc.labels import LabelMap
 from segacc.training.class_weights import RULES, read_class_weights
@@ -247,7 +247,7 @@ def _stored(
         was = f"{len(rows)} training images, " if rows else ""
         raise OptionError(
             f"--resume {plan.settings.config.resume}: {path} was written for {was}"
-            f"{len(table['names'])} classes ({', '.join(table['names'])}), but the data set has "
+            f"{len(table['names'])} classes ({first_of(table['names'], 8)}), but the data set has "
             "changed since. Use the data of that run, or start a new run."
         )
     same = named and as_stored(plan.settings, "class_weights", plan.folder)

@@ -115,6 +115,7 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
         report = LoadReport(f"checkpoint {plan.resume.checkpoint.name}")
         if (plan.folder / NETWORK).is_dir():
             network.load_settings(plan.folder / NETWORK)
+    set_normalization(network, plan)
     if config.freeze_batchnorm:
         network.freeze_batchnorm()
     if config.freeze and config.unfreeze_after is None:
@@ -139,6 +140,24 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     network = synchronize(network, plan, accelerator)
     check_batch(network, plan.settings, accelerator.num_processes)
     return Built(network, facts, report, findings.stride, tuple(filter(None, notes)))
+
+
+def set_normalization(network: SegmentationModel, plan: Plan) -> None:
+    """Normalize images by the mean and the standard deviation of the settings, if given.
+
+    Raises:
+        OptionError: the network's image processor does not normalize.
+    """
+    processor = getattr(network, "image_processor", None)
+    for key, name in (("image_mean", "mean"), ("image_std", "std")):
+        if (given := getattr(plan.settings.config, key)) is None:
+            continue
+        if processor is not None and processor.do_normalize is None:
+            raise OptionError(
+                f"{plan.settings.where(key)}: the image processor of {plan.arch.name} does not "
+                "normalize images; leave this out."
+            )
+        setattr(network, name, tuple(given))
 
 
 def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]:

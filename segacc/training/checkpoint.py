@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from segacc.errors import OptionError, WriteError
+from segacc.errors import OptionError, WriteError, expand
 from segacc.evaluation.model_folder import COMPLETE, PROGRESS
-from segacc.evaluation.scores import Scores
+from segacc.evaluation.scores import Scores, finite
 
 DEEPSPEED = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
@@ -154,7 +155,7 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: 
             ema.save(part)
 
     def finish(part: Path) -> None:
-        (part / PROGRESS).write_text(json.dumps(whole, indent=1))
+        (part / PROGRESS).write_text(json.dumps(finite(whole), indent=1), encoding="utf-8")
         seal(part)
 
     write_folder(target, fill, accelerator, last=finish)
@@ -253,7 +254,7 @@ def find(given: str, output_dir: Path | None) -> Resume:
     """
     if given == "auto" and output_dir is None:
         raise OptionError("--resume auto needs --output-dir DIR; or use --resume DIR.")
-    path = (output_dir if given == "auto" and output_dir else Path(given)).expanduser().resolve()
+    path = (output_dir if given == "auto" and output_dir else expand(given, "--resume")).resolve()
     found = (
         [path] if (path / COMPLETE).is_file() else complete(path / "checkpoints") or complete(path)
     )
@@ -312,12 +313,20 @@ def read(checkpoint: Path) -> Progress:
     """
     path = checkpoint / PROGRESS
     try:
-        progress = Progress(**json.loads(path.read_text()))
+        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
         if not all(isinstance(one, int) for one in (progress.step, progress.saved)):
             raise ValueError("its step is not a number")
+        progress.scores = {key: _with_nan(value) for key, value in progress.scores.items()}
     except (OSError, ValueError, TypeError) as error:
         raise OptionError(damaged(checkpoint, f"{path.name}: {error}")) from None
     return progress
+
+
+def _with_nan(score: Any) -> Any:
+    """Return a score that JSON holds, or scores by class, with nan again in place of None."""
+    if isinstance(score, dict):
+        return {key: _with_nan(value) for key, value in score.items()}
+    return math.nan if score is None else score
 
 
 def damaged(checkpoint: Path, reason: str) -> str:

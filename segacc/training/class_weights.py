@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segacc.errors import OptionError, count_of, did_you_mean
+from segacc.errors import OptionError, count_of, did_you_mean, expand, first_of, read_text
 
 RULES = ("inverse", "enet", "effective")
 """Rules that compute weights from class frequencies; label_counts.py has their formulas."""
@@ -25,7 +25,7 @@ def check_class_weights(given: str, where: str) -> None:
     """
     if given in RULES:
         return
-    path = Path(given).expanduser()
+    path = expand(given, where)
     if not path.is_file():
         raise OptionError(
             f"{where}: {given} is neither a rule nor a file. {did_you_mean(given, RULES)}"
@@ -53,30 +53,30 @@ def read_class_weights(given: str, names: Sequence[str], where: str) -> tuple[fl
         OptionError: the file cannot be read, or does not fit the classes.
     """
     told = f"{where}: {given}"
-    content = _read(Path(given).expanduser(), told)
+    content = _read(expand(given), told)
     if isinstance(content, Mapping):
         if strangers := [name for name in content if name not in names]:
             raise OptionError(
                 f'{told}: there is no class "{strangers[0]}". '
-                f"{did_you_mean(strangers[0], names)}The classes: {', '.join(names)}."
+                f"{did_you_mean(strangers[0], names)}The classes: {first_of(names, 20)}."
             )
         if missing := [name for name in names if name not in content]:
-            raise OptionError(f"{told}: no weight for {', '.join(missing)}; each class needs one.")
+            raise OptionError(
+                f"{told}: no weight for {first_of(missing, 8)}; each class needs one."
+            )
         return tuple(content[name] for name in names)
     if len(content) != len(names):
         count = count_of(len(content), "weight")
-        raise OptionError(f"{told}: {count} for the {len(names)} classes {', '.join(names)}.")
+        raise OptionError(f"{told}: {count} for the {len(names)} classes {first_of(names, 8)}.")
     return tuple(content)
 
 
 def _read(path: Path, told: str) -> "Mapping[str, float] | list[float]":
     """Read the numbers in a file; errors start with `told`."""
     try:
-        return _weights(path.read_text(encoding="utf-8-sig"))
+        return _weights(read_text(path))
     except OSError as error:
         raise OptionError(f"{told}: cannot read the file: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise OptionError(f"{told}: not a text file. {FORM}") from None
     except ValueError as error:
         raise OptionError(f"{told}: not a file of class weights ({error}). {FORM}") from None
 

@@ -10,7 +10,7 @@ from segacc.data.cache import cached
 from segacc.data.order import Order
 from segacc.data.quick_check import quick_check
 from segacc.data.samples import passed_over
-from segacc.data.splits import chances_of, data_splits, pick_split
+from segacc.data.splits import chances_of, data_splits, pick_split, split_name, unusable_lines
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import DataSplits, Stream
@@ -75,5 +75,7 @@ def load_data(plan: Plan, accelerator: Accelerator) -> RunData:
     chances = chances_of(splits, config.train_split)
     weighed = balance(plan, train, splits.labels, chances, accelerator)
     lost = passed_over(splits.splits.values()) if accelerator.is_main_process else []
-    notes = (*notes, *lost, *warnings, *weighed.notes)
+    scored_name = split_name(splits, config.eval_split).partition("[")[0]
+    replaced = unusable_lines(splits, [scored_name])  # by a part of the training split
+    notes = (*notes, *replaced, *lost, *warnings, *weighed.notes)
     return RunData(splits, train, scored, weighed, channels, notes)

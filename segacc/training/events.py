@@ -1,6 +1,5 @@
 """The events that `train` yields, for progress, metrics.jsonl, trackers, pictures and tests."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -156,10 +155,3 @@ class Stopped(Brief):
 
 
 Event = Started | StepDone | Skipped | Fitted | Evaluated | Saved | Stopped
-
-
-def finite(value: Any) -> Any:
-    """Replace nan and infinities, which JSON does not have, with None, also in nested scores."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

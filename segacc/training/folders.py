@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from segacc.errors import OptionError, is_main
+from segacc.errors import OptionError, expand, is_main
 from segacc.evaluation.model_folder import NETWORK, SETTINGS, Model
 from segacc.hookspecs import Chosen
 from segacc.settings.sources import Settings
@@ -34,11 +34,13 @@ WRITTEN = (
     "best-step-*",
     "last",
     "segacc",
+    "wandb",
+    "trackers.json",
     ".*.part",
     ".*.old",
 )
-"""Files and folders that a run writes (`segacc` is the trackers' folder); only these are ever
-deleted. MARK stays, as the next run locks it."""
+"""Files and folders that a run writes (`segacc` and `wandb` are folders of trackers); only these
+are ever deleted. MARK stays, as the next run locks it."""
 TRIAL = ".segacc-"
 """Prefix of the temporary folder that is created to test whether a folder is writable."""
 
@@ -67,7 +69,7 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
         base = Path("runs") / f"{arch.name}-{dataset.name}"
         folder = next(path for path in _numbered(base) if not path.exists())
         return writable(folder, "--output-dir is not given")
-    folder = writable(config.output_dir.expanduser(), settings.where("output_dir"))
+    folder = writable(config.output_dir, settings.where("output_dir"))
     # Another process may be testing at the same time whether it can write there.
     inside = folder.iterdir() if folder.is_dir() else ()
     occupied = any(path.name != MARK and not path.name.startswith(TRIAL) for path in inside)
@@ -118,7 +120,7 @@ def evaluation_folder(model: Model, given: Path | None) -> Path:
         OptionError: it is not writable.
     """
     if given is not None:
-        return writable(given.expanduser(), "--output-dir")
+        return writable(given, "--output-dir")
     if model.on_hub:
         return writable(Path("evaluation") / Path(model.name).name, "MODEL")
     try:
@@ -153,10 +155,10 @@ def refuse_inputs(settings: Settings, dataset: Chosen) -> None:
     sources = {where.rpartition(": ")[0] for where in settings.origins.values()}
     weights = settings.config.class_weights or ""
     for needed in [*_texts(dataset), *sorted(sources), weights]:
-        if needed and Path(needed).expanduser().exists():
+        if needed and expand(needed).exists():
             refuse_own(settings, needed)
     folder = settings.config.output_dir
-    if folder and Path.cwd() != folder.expanduser().resolve():
+    if folder and Path.cwd() != folder.resolve():
         refuse_own(settings, str(Path.cwd()))
 
 
@@ -176,8 +178,8 @@ def refuse_own(settings: Settings, needed: str) -> None:
         OptionError: the run folder contains it.
     """
     config = settings.config
-    run, path = config.output_dir, Path(needed).expanduser().resolve()
-    if config.overwrite and run and path.is_relative_to(run.expanduser().resolve()):
+    run, path = config.output_dir, expand(needed).resolve()
+    if config.overwrite and run and path.is_relative_to(run.resolve()):
         raise OptionError(
             f"{settings.where('overwrite')}: {needed} is inside {run}, which would be "
             "deleted. Choose another --output-dir."

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from pydantic import AllowInfNan, PositiveInt
 
-from segacc.errors import OptionError
+from segacc.errors import OptionError, count_of
 from segacc.evaluation.model_folder import (
     NETWORK,
     architecture_of,
     find_model,
     local_model,
+    refuse_missing,
     side_file,
 )
 from segacc.evaluation.protocol_options import check_protocol
@@ -28,9 +29,11 @@ from segacc.training.class_weights import check_class_weights
 from segacc.training.folders import BALANCE, refuse_own, run_folder
 from segacc.training.optim.optimizers import check_optimization
 from segacc.training.optim.schedule import Decay, choose_schedule
+from segacc.training.tracking.trackers import check_trackers
 
 FIXED = (
-    *("arch", "weights", "head", "num_channels", "crop_size", "freeze_batchnorm"),
+    *("arch", "weights", "head", "num_channels", "image_mean", "image_std", "crop_size"),
+    "freeze_batchnorm",
     *("optimizer", "layer_decay", "freeze", "unfreeze_after"),
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
@@ -80,7 +83,7 @@ def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
         return settings, None
     resume = checkpoint.find(settings.config.resume, settings.config.output_dir)
     folder = resume.folder
-    if settings.config.output_dir and settings.config.output_dir.expanduser().resolve() != folder:
+    if settings.config.output_dir and settings.config.output_dir.resolve() != folder:
         raise OptionError(f"--resume continues the run in {folder}; leave --output-dir out.")
     stored = read_yaml(folder / "config.yaml", "--resume")
     resumed = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))
@@ -134,9 +137,14 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
         SegaccError: a setting is invalid; the first one found, and where it was given.
     """
     settings, resume = gather(layers)
+    if resume:
+        where = f"--resume {settings.config.resume}"
+        refuse_missing(registry, side_file(resume.folder / NETWORK), where)
     settings = with_augmentations(with_architecture(settings, registry))
     config = settings.config
     check_optimization(settings)
+    check_trackers(settings)
+    refuse_other_channels(settings)
     if config.protocol:
         check_protocol(config.protocol, settings.where("protocol"))
     if config.cache and config.cache != "ram":
@@ -171,6 +179,21 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
         _check_class_weights(plan, config.class_weights)
     refuse_done(resume, settings)
     return plan
+
+
+def refuse_other_channels(settings: Settings) -> None:
+    """Refuse a mean or a standard deviation for another number of channels.
+
+    Raises:
+        OptionError: the number of values is not `num_channels`.
+    """
+    channels = settings.config.num_channels
+    for key in ("image_mean", "image_std"):
+        if (given := getattr(settings.config, key)) is not None and len(given) != channels:
+            raise OptionError(
+                f"{settings.where(key)}: has {count_of(len(given), 'value')}, but images have "
+                f"{count_of(channels, 'channel')}; give one value per channel, or set num_channels."
+            )
 
 
 def with_architecture(settings: Settings, registry: Registry) -> Settings:

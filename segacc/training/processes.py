@@ -322,7 +322,4 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
             "to which freezing and other changes during training do not apply. Leave it out; the "
             "network is then compiled as a whole."
         )
-    trackers = set(settings.get("log_with") or ())
-    if absent := sorted(trackers - {"all", *map(str, accelerator.log_with)}):
-        raise OptionError(f"--trackers: {', '.join(absent)}: the package is not installed.")
     return accelerator

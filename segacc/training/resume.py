@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from segacc.training.plan import as_stored
 from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
 from segacc.training.saving import save_description
-from segacc.training.tracking import note_start
+from segacc.training.tracking.environment import note_start
+from segacc.training.tracking.trackers import start_trackers
 
 SAME_BATCH = (
     "Use the same data, and a number of processes, batch size and accumulation steps with the same "
@@ -67,7 +69,9 @@ def prepare_folder(run: Run, settings: Settings) -> None:
             write_start(run, settings, devices)
     run.accelerator.wait_for_everyone()
     if run.config.trackers:
-        run.accelerator.init_trackers("segacc")
+        done = run.progress.step if run.plan.resume else None
+        start = partial(start_trackers, run.accelerator, run.folder, settings, step=done)
+        on_all(run.accelerator, start)
 
 
 def write_start(run: Run, settings: Settings, devices: Sequence[str]) -> None:
@@ -78,7 +82,8 @@ def write_start(run: Run, settings: Settings, devices: Sequence[str]) -> None:
     if not run.plan.resume:
         save_description(run)
     if not (run.plan.resume and unchanged(settings, run.folder / "config.yaml")):
-        (run.folder / "config.yaml").write_text(to_yaml(settings))
+        text = to_yaml(settings)
+        (run.folder / "config.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
     run.balance.write(run.folder)
     parameter_groups.write(run.groups, run.folder)
     path, step = run.folder / ENVIRONMENT, run.progress.step

@@ -13,11 +13,10 @@ from accelerate import Accelerator
 from segacc.contracts import VERSION
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import NETWORK, SIDE_FILE
-from segacc.evaluation.scores import Scores, Weights
+from segacc.evaluation.scores import Scores, Weights, finite
 from segacc.evaluation.scoring import SHARDED
 from segacc.registry import options_text
 from segacc.training.checkpoint import write_folder
-from segacc.training.events import finite
 from segacc.training.optim.ema import Ema
 from segacc.training.plan import Plan
 from segacc.training.processes import bare, bare_names
@@ -37,7 +36,9 @@ def save_model(run: Run, name: str) -> Path:
             if run.accelerator.is_main_process:
                 run.network.save_pretrained(part, names=run.labels.names, state_dict=state_dict)
                 (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
-                (part / "README.md").write_text(model_card(run), encoding="utf-8")
+                (part / "README.md").write_text(
+                    model_card(run), encoding="utf-8", errors="surrogateescape"
+                )
 
         write_folder(folder, fill, run.accelerator)
     return folder
@@ -67,6 +68,7 @@ def side_file(run: Run) -> dict[str, Any]:
         "protocol": run.scoring.protocol.text(),
         "terms": dataclasses.asdict(run.scoring.terms()),
         "size_rule": dataclasses.asdict(run.network.size_rule),
+        "normalization": {"mean": run.network.mean, "std": run.network.std},
         "scores": finite(run.progress.scores),
         "scored_at_step": run.progress.evaluated,
     }

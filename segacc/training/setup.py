@@ -11,13 +11,12 @@ from torch import Tensor
 
 from segacc.contracts import IGNORE, Facts, LossTerm
 from segacc.data.augment import Pipeline, described
-from segacc.data.batches import EvalData
 from segacc.data.codecs import decoded_by
 from segacc.data.order import seeded
-from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, Origin, PluginError, count_of
 from segacc.evaluation.loss import has_loss
-from segacc.evaluation.protocol import Protocol, default_protocol
+from segacc.evaluation.protocol import Protocol, default_protocol, refuse_threshold
+from segacc.evaluation.scores import ignored_by
 from segacc.evaluation.scoring import Scoring, checked_scoring
 from segacc.hookspecs import Chosen, LossOptions
 from segacc.model import SegmentationModel
@@ -25,7 +24,7 @@ from segacc.model.transfer import LoadReport
 from segacc.settings.sources import Settings
 from segacc.training import checkpoint
 from segacc.training.build import build_network
-from segacc.training.data import load_data
+from segacc.training.data import RunData, load_data
 from segacc.training.defaults import choose_score, choose_settings, fitted_crop
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
@@ -178,29 +177,32 @@ def build_scoring(
     accelerator: Accelerator,
     model: Any,
     network: SegmentationModel,
-    data: EvalData | EvalStream,
+    data: RunData,
     losses: dict[str, LossTerm],
 ) -> Scoring:
     """Build the Scoring that evaluates the validation split during training."""
     config = plan.settings.config
     protocol = default_protocol(network, facts.crop_size)
     if config.protocol:
-        protocol = Protocol.parse(config.protocol, plan.settings.where("protocol"))
+        where = plan.settings.where("protocol")
+        protocol = Protocol.parse(config.protocol, where)
+        refuse_threshold(protocol, facts.class_names, where)
     refuse_silent(plan, facts)
     scoring = checked_scoring(
         accelerator,
         model,
         network,
-        data,
+        data.scored,
         protocol,
         facts=facts,
         metrics=plan.metric,
         config=config,
         where=plan.settings.where,
     )
+    scoring.ignored = ignored_by(data.splits.labels)
     if has_loss(protocol) and not network.losses(facts):  # its own losses need its queries
         scoring.losses = losses
-    scoring.keep = on_all(accelerator, lambda: data.example_ids(config.num_pictures))
+    scoring.keep = on_all(accelerator, lambda: data.scored.example_ids(config.num_pictures))
     return scoring
 
 
@@ -253,7 +255,7 @@ def build_run(plan: Plan) -> Run:
     save_bare(accelerator)
 
     pipeline = build_pipeline(plan, facts, accelerator.device.type)
-    scoring = build_scoring(plan, facts, accelerator, model, network, data.scored, losses)
+    scoring = build_scoring(plan, facts, accelerator, model, network, data, losses)
     settings = choose_score(settings, scoring.metrics())
     run = Run(
         config=settings.config,

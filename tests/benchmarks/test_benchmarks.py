@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from launches import ROOT, environment
+from cli_tools import environment
+from launches import ROOT
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.plan import make_plan

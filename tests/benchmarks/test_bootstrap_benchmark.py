@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launches import ROOT, environment
+from cli_tools import environment
+from launches import ROOT
 
 
 def test_intervals_are_timed_beside_the_definition(tmp_path: Path) -> None:

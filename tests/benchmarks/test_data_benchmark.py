@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cli_tools import write_data
-from launches import ROOT, environment
+from cli_tools import environment, write_data
+from launches import ROOT
 
 
 def run(name: str, output: Path, *flags: object) -> tuple[dict[str, Any], int, list[str]]:

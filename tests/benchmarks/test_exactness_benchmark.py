@@ -10,7 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from launches import ROOT, environment
+from cli_tools import environment
+from launches import ROOT
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launches import ROOT, environment
+from cli_tools import environment
+from launches import ROOT
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ REFUSED = [
     (
         ["--dataset", "nuclei:boarder=true"],
         '--dataset nuclei: unknown option "boarder". Did you mean "border"? Known: border, bits, '
-        "exif, map.",
+        "exif, map, max_pixels.",
     ),
     (["--epochs=1", "--max-steps=2"], "--epochs and --max-steps exclude each other; give one."),
     (["--config", "nope.yaml"], "--config nope.yaml: No such file or directory."),
@@ -91,11 +91,12 @@ REFUSED = [
         "the following arguments are required: MODEL. `python -m segacc "
         "evaluate --help` lists all flags.",
     ),
-    (["evaluate", "x"], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
+    (["evaluate", "x"], "MODEL: no such folder: x. A model of the Hub is given as USER/NAME."),
+    (["evaluate", "us/x"], "--dataset must be given, as in `--dataset folder:root=data/camvid`."),
     (
-        ["evaluate", "x", "--dataset", "nuclei"],
-        "MODEL x: there is no such folder; the Hub cannot be reached (OfflineModeIsEnabled) and x "
-        "is not in the local cache. Give a folder on disk.",
+        ["evaluate", "us/x", "--dataset", "nuclei"],
+        "MODEL us/x: there is no such folder; the Hub cannot be reached (OfflineModeIsEnabled) and "
+        "us/x is not in the local cache. Give a folder on disk.",
     ),
     (
         ["evaluate", "x", "--dataset", "nuclei", "--metric", "mean_iou", "--metric", "mean_iou"],
@@ -171,14 +172,6 @@ def test_a_crop_that_is_too_small_for_the_network_is_refused(
         warm(*flags, "--dataset", f"folder:root={data}", cwd=tmp_path),
         "--crop-size: 16x16: the architecture supports only images of at least 29 pixels per side; "
         "29x29 fits.",
-    )
-
-
-def test_a_tracker_that_is_not_installed_is_refused(warm: Warm, data: Path, tmp_path: Path) -> None:
-    given = ("--dataset", f"folder:root={data}", "--trackers", "swanlab")
-    assert_refused(
-        warm(*TINY, *given, cwd=tmp_path),
-        "--trackers: swanlab: the package is not installed.",
     )
 
 

@@ -168,7 +168,7 @@ def test_other_classes_are_refused(warm: Warm, trained: Path, tmp_path: Path) ->
         (
             "whole:shortside=4",
             '--protocol: unknown option "shortside". Did you mean "short_side"? Known: '
-            "short_side, long_side, antialias, size, pad.",
+            "short_side, long_side, antialias, interpolation, threshold, size, pad.",
         ),
         (
             "whole:short_side=0",
@@ -338,8 +338,8 @@ def test_plugins_of_one_kind(warm: Warm, tmp_path: Path) -> None:
         (
             "voc",
             [
-                "protocol voc: whole:short_side=512,long_side=2048,antialias=false; add crop for "
-                "windows, scales for several views",
+                "protocol voc: whole:short_side=512, long_side=2048, antialias=false; add crop "
+                "for windows, scales for several views",
                 "antialias true or false false Use antialiasing when downscaling, as Pillow and "
                 "image processors do; false resizes as OpenCV.",
             ],

@@ -114,16 +114,19 @@ def test_what_is_not_alike_is_told(warm: Warm, two: Path) -> None:
     images = drawn(3, 0.5)
     del images["image 000"]
     changes = {"protocol": "slide:crop=64,stride=43", "weights": "ema"}
+    changes |= {"carved": {"val_fraction": 0.2, "train_split": "train", "seed": 3}}
     write(two / "b", counted(images, K), **changes)
     done = assert_succeeded(warm("compare", "a", "b", cwd=two))
-    assert done.stdout.splitlines()[2:5] == [
+    assert done.stdout.splitlines()[2:6] == [
+        "different held-out split: A none, B 20 % of train (seed 3); this affects the difference "
+        "of the scores",
         "different protocol: A whole, B slide:crop=64,stride=43; this affects the difference of "
         "the scores",
         "different weights: A raw, B ema; this affects the difference of the scores",
         "images in only one evaluation are left out: 1 of A, 0 of B",
     ]
     found = json.loads((two / "comparison/compare.json").read_text())
-    assert found["num_images"] == 39 and found["notes"] == done.stdout.splitlines()[2:5]
+    assert found["num_images"] == 39 and found["notes"] == done.stdout.splitlines()[2:6]
     mine = drawn(1, 0.5)
     del mine["image 000"]
     assert found["mean_iou"]["a"] == pytest.approx(scores_of(list(mine.values()), K)[0], abs=1e-12)

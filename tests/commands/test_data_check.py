@@ -217,7 +217,7 @@ def test_what_only_deserves_a_warning(tmp_path: Path) -> None:
         label[:] = np.where(np.arange(48)[:, None] < 30, 255, 0)
         Image.fromarray(label).save(path)
     told = texts(look(f"folder:root={root}"))
-    assert "62.5 % of the pixels of train are ignored" in told
+    assert "62.50 % (raw id 255) of the pixels of train are ignored" in told
     assert "train has a single class, background: there is nothing to learn" in told
 
 

@@ -3,6 +3,7 @@
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,13 +39,100 @@ def test_ids_that_start_at_one(tmp_path: Path) -> None:
     assert not any("ignore=" in told for told in pastes(found))
 
 
-def test_one_id_too_many_leaves_a_choice(tmp_path: Path) -> None:
+def test_one_id_too_many_is_ignored_or_leaves_a_choice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = write_data(tmp_path / "d", names=NAMES[:2])
+    ignore, shift = (f"folder:root={root},{one}" for one in ("ignore=2", "reduce_labels=true"))
+    found = look(f"folder:root={root}")  # 0 is most of the pixels, and 2 is in all labels
+    assert pastes(found, sure=False)[0] == f"--dataset {ignore}"
+    assert not any(shift in one for one in pastes(found))
+    for path in root.glob("annotations/*/*.png"):  # only one label has a 2
+        label = np.array(Image.open(path))
+        Image.fromarray(np.where((label == 2) & (path.stem != "train0"), 0, label)).save(path)
     found = look(f"folder:root={root}")
-    told = [f"--dataset folder:root={root},{cure}" for cure in ("reduce_labels=true", "ignore=2")]
-    assert pastes(found, sure=False)[:2] == told
-    for cured in told:
-        assert problems(look(cured.removeprefix("--dataset "))) == []
+    assert pastes(found, sure=False)[:2] == [f"--dataset {ignore}", f"--dataset {shift}"]
+    assert problems(look(ignore)) == problems(look(shift)) == []
+    typed = command(found, fixes(found)) or ""
+    assert typed.startswith(f"segacc train --dataset {ignore} --") and "reduce" not in typed
+    assert heading(found, capsys) == "suggested command (assuming that 2 should be ignored):"
+
+
+@pytest.mark.parametrize("kept", ["", ",exif=stored"])
+def test_labels_of_images_that_exif_rotates(kept: str, tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in root.glob("images/*/*.png"):
+        with Image.open(path) as picture:
+            picture.save(path, exif=exif)
+    for path in root.glob("annotations/*/*.png") if kept else ():
+        with Image.open(path) as label:
+            label.transpose(Image.Transpose.ROTATE_270).save(path)
+    found = look(f"folder:root={root}{kept}")
+    fit = f"folder:root={root},exif={'upright' if kept else 'stored'}"
+    assert pastes(found, sure=False)[0] == f"--dataset {fit}"
+    assert unmended(judge(found), fixes(found)) == [] == problems(look(fit))
+    assert f"--dataset {fit} " in (command(found, fixes(found)) or "")
+
+
+def test_twelve_bits_of_sixteen(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d")
+    for path in root.glob("images/*/*.png"):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray(grey << 4).save(path)
+    assert f"--dataset folder:root={root},bits=12" in pastes(
+        look(f"folder:root={root}"), sure=False
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_negative_ids_can_be_ignored_as_suggested(dtype: Any, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    root = write_data(tmp_path / "d")
+    for number, path in enumerate(sorted(root.glob("annotations/*/*.png"))):
+        label = np.array(Image.open(path)).astype(dtype)
+        label[:4] = -1 if number else -100
+        tifffile.imwrite(path.with_suffix(".tif"), label)
+        path.unlink()
+    found = look(f"folder:root={root}")
+    assert pastes(found, sure=True)[0] == f"--dataset folder:root={root},ignore=-100/-1"
+    cured = look(f"folder:root={root},ignore=-100/-1")
+    assert problems(cured) == [] and cured.splits["train"].pixels[255] == 4 * 4 * 64
+    assert cured.splits["train"].ignored(cured.data.labels) == "8.33 % (raw ids -100, -1)"
+    assert problems(look(f"folder:root={root},map={{ignore: [-1, -100]}}")) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "ignore", "text"),
+    [
+        (
+            (*NAMES[:2], "Void"),
+            "",
+            "the class Void is trained and scored, though its name means `no label`. To ignore its "
+            'pixels, add map={drop: ["Void"]} to the options of the data set',
+        ),
+        (
+            (*NAMES[:2], "rest"),
+            ",ignore=2",
+            "the class rest has no pixels, as its raw id is ignored, but the network predicts it. "
+            'To drop it, add map={drop: ["rest"]} to the options of the data set',
+        ),
+    ],
+)
+def test_classes_for_pixels_without_a_label(
+    names: tuple[str, ...], ignore: str, text: str, tmp_path: Path
+) -> None:
+    root = write_data(tmp_path / "d", names=names)
+    typed = f"folder:root={root}{ignore}"
+    found = look(typed)
+    assert texts(found).count(text) == 1
+    drop = typed + ',map={"drop": ["' + names[2] + '"]}'
+    assert f"--dataset '{drop}'" in pastes(found, sure=False)
+    dropped = look(drop)
+    assert dropped.data.labels.names == NAMES[:2]
+    assert not any(f"class {names[2]}" in one for one in texts(dropped))
+    assert not any("to drop" in fix.why for fix in fixes(dropped))
 
 
 def test_ignored_ids_are_added_to_those_that_are_typed(tmp_path: Path) -> None:
@@ -144,7 +232,7 @@ def test_the_command_keeps_what_was_typed_of_the_run(tmp_path: Path) -> None:
     given = {"train_split": "train[:5]", "val_fraction": 0.4, "seed": 3, "aug": ("flip", "rotate")}
     found = look(f"folder:root={root}", **given)
     assert command(found, fixes(found)) == (
-        f"accelerate launch -m segacc --dataset folder:root={root} --crop-size 32x64 "
+        f"segacc train --dataset folder:root={root} --crop-size 32x64 "
         "--train-split 'train[:5]' --val-fraction 0.4 --seed 3 --aug flip --aug rotate"
     )
     assert command(found, []) is None

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import Warm, assert_refused, assert_succeeded, metrics, segacc
-from launches import environment
+from cli_tools import Warm, assert_refused, assert_succeeded, environment, metrics, segacc
 from plugin_tools import pip_install
 
 pytest_plugins = ["cli_fixtures"]
@@ -30,7 +29,7 @@ def test_a_new_plugin_is_installed_tested_and_trained(warm: Warm, tmp_path: Path
         "segacc-street-net/README.md\n"
         "install it with   pip install -e segacc-street-net\n"
         "test it with      python -m pytest segacc-street-net\n"
-        "train it with     accelerate launch -m segacc --arch street_net\n"
+        "train it with     segacc train --arch street_net\n"
     )
     site = pip_install(tmp_path / "site", folder)
     tested = subprocess.run(

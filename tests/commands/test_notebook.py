@@ -30,7 +30,7 @@ def kernel(tmp_path: Path) -> Any:
     """A client of a running kernel in the folder `tmp_path`."""
     jupyter = pytest.importorskip("jupyter_client.manager")  # of ipykernel, in the extra `dev`
     manager, client = jupyter.start_new_kernel(
-        cwd=str(tmp_path), env={**os.environ, **environment({})}
+        cwd=str(tmp_path), env={**os.environ, **environment()}
     )
     yield client
     client.stop_channels()

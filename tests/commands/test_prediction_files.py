@@ -91,9 +91,10 @@ def test_patterns_are_expanded_as_a_shell_does(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     picture = Image.fromarray(draw((5, 5), (48, 64))[0])
-    for name in ("a1.png", "a2.png", "b1.png", ".a3.png", "a[1].png", "deep/er/c.png"):
+    more = ("._a1.png", "Thumbs.db", "__MACOSX/._a1.png", ".cache/deep/c.png")
+    for name in ("a1.png", "a2.png", "b1.png", ".a3.png", "a[1].png", "deep/er/c.png", *more):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(tmp_path / "photos" / name)
+        picture.save(tmp_path / "photos" / name, "PNG")
 
     def names(*given: str) -> list[str]:
         return [str(job.picture) for job in find_pictures(given, Path("out"))[0]]
@@ -102,6 +103,10 @@ def test_patterns_are_expanded_as_a_shell_does(
     assert names("photos/*.png")[0] == "photos/a1.png" and len(names("photos/*.png")) == 4
     assert names("photos/a[1].png") == ["photos/a[1].png"], "an existing path is not a pattern"
     assert names("photos/**/c.png") == ["photos/deep/er/c.png"]
+    assert names("photos/b*") == ["photos/b1.png"] == names("photos/b1.png", "photos/Thumbs.db")
+    assert len(names("photos")) == 4
+    with pytest.raises(OptionError, match=r"^photos/Thumbs\.db: no image\.$"):
+        names("photos/Thumbs.db")
     assert names("ph*/b1.png", str(tmp_path / "ph*/b1.png")) == ["photos/b1.png"]
     with pytest.raises(OptionError, match=r"^photos/\*\.gif: no file or folder matches this"):
         names("photos/*.gif")

@@ -57,6 +57,21 @@ def test_reduce_labels_is_undone(warm: Warm, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_negative_ids_are_ignored_and_told(warm: Warm, tmp_path: Path) -> None:
+    root = write_data(tmp_path / "data")
+    rewrite(root, np.array([0, 1, -100], np.int32), ".tif")
+    dataset = f"folder:root={root},ignore=-100"
+    maps, scored = train_and_predict(warm, dataset, root, tmp_path)
+    assert {map_.dtype for map_ in maps} == {np.dtype(np.uint8)}
+    labels = [pixels(path) for path in sorted(root.glob("annotations/validation/*.tif"))]
+    right = [(map_ == label).sum() for map_, label in zip(maps, labels, strict=True)]
+    assert scored == pytest.approx(sum(right) / sum((one >= 0).sum() for one in labels), abs=1e-12)
+    evaluation = json.loads((tmp_path / "run/best/evaluation/evaluation.json").read_text())
+    side = json.loads((tmp_path / "run/best/segacc.json").read_text())
+    assert evaluation["ignored"] == side["terms"]["ignored"] == "raw ids -100, 255 ignored"
+
+
+@pytest.mark.slow
 def test_a_map_file_is_undone_and_ids_of_16_bits_are_written(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data")
     rewrite(root, np.array([1007, 300, 301], np.uint16))

@@ -272,6 +272,20 @@ def test_best_by_a_class() -> None:
     assert "per_category_iou/nucleus 0.5000 at step 20" in file.getvalue()
 
 
+@pytest.mark.parametrize(("name", "times"), [("[red]", 1), ("nucleus", 0)])
+def test_best_by_a_class_without_labelled_pixels_is_warned_of(name: str, times: int) -> None:
+    file, key = io.StringIO(), f"per_category_iou/{name}"
+    console = Console(file=file, force_terminal=False, width=100)
+    with Display(console, names=NAMES, palette=PALETTE, best_by=key) as screen:
+        screen.show(evaluated(20, 0.7, best=True))
+        screen.show(evaluated(40, 0.7, best=False))
+    warning = (
+        f"warning: no pixel of the validation split is labelled {name}, so {key} does not tell "
+        "which weights are best; choose another --best-by\n"
+    )
+    assert file.getvalue().count(warning) == times == file.getvalue().count("warning")
+
+
 def test_swatches_have_the_colours_of_the_palette() -> None:
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system="truecolor", width=100)

@@ -89,6 +89,8 @@ def test_a_recipe_is_as_published(name: str) -> None:
     assert [one.name for one in plan.aug] == [
         *("random_scale_crop", "flip", "photometric_distortion"),
     ]
+    assert plan.aug[2].options.exact
+    assert config.warmup_start == (1e-6 if config.warmup_steps else None)
     crop = plan.aug[0].options
     assert (crop.scale_min, crop.scale_max, crop.cat_max_ratio) == (0.5, 2, 0.75)
     assert crop.short_side == config.crop_size[0]  # type: ignore[index]

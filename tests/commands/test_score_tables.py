@@ -3,11 +3,12 @@
 import io
 import math
 
+import pytest
 from rich.console import Console
 
 from score_tools import plain_scores
 from segacc.commands.evaluate.bootstrap import Intervals
-from segacc.commands.tables import print_scores
+from segacc.commands.tables import print_columns, print_scores
 
 NAMES = ("background", "nucleus", "[red]")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))
@@ -68,6 +69,24 @@ def test_150_classes_fit_a_terminal_of_80_columns() -> None:
     rows = [line for line in file.getvalue().splitlines() if "a class of some length" in line]
     assert len(rows) == 150 and all("0.4000 to 0.6000" in row for row in rows)
     assert max(map(len, rows)) <= 80
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_what_does_not_fit_a_terminal_is_printed_below(width: int) -> None:
+    names = ("of some length", "x" * 50)
+    values = {name: f"0.{k}{'9' * 3}" for k, name in enumerate(names)}
+    columns = {"IoU": values, "95 % interval": dict.fromkeys(names, "0.4310 to 0.5021")}
+    columns |= {name: values for name in ("accuracy", "dice", "precision", "boundary_iou")}
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=width, color_system=None)
+    print_columns(console, columns, names)
+    shown = file.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    tables = shown.count("class ")
+    assert tables > 1 and shown.replace("\n", "").count("x") == 50 * tables
+    assert shown.count("0.0999") == shown.count("0.1999") == 5
+    assert shown.count("0.4310 to 0.5021") == 2 and all(shown.count(one) == 1 for one in columns)
 
 
 def test_scores_without_mean_iou_have_no_interval_beside_them() -> None:

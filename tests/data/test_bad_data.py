@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "an empty image": (
         IMAGE,
         lambda path: path.write_bytes(b""),
-        "the image cannot be read: not an image of a known format." + UNREADABLE,
+        "the image cannot be read: it is empty." + UNREADABLE,
     ),
     "a label of another size": (
         LABEL,

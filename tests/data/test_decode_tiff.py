@@ -126,13 +126,6 @@ def test_a_damaged_or_missing_file(tmp_path: Path) -> None:
     )
 
 
-def test_a_picture_too_large_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    assert refusal(UnreadableError, tiff(last(SIX), **SIDE_BY_SIDE), 6) == (
-        "field.tif: the image cannot be read: 756 values, which is more than Pillow would read."
-    )
-
-
 def test_without_tifffile_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tifffile", None)
     assert refusal(DataError, tiff(last(SIX), **SIDE_BY_SIDE), 6) == (

@@ -24,7 +24,8 @@ from segacc.data.pictures import (
     legend,
     overlay,
 )
-from segacc.training.tracking import curves, draw_curves, read_metrics
+from segacc.training.tracking.curves import curves, draw_curves
+from segacc.training.tracking.metrics import read_metrics
 
 NAMES = ("background", "nucleus", "border")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))

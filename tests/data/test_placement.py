@@ -16,7 +16,15 @@ from data_tools import facts
 from segacc.data.augment import Pipeline, Stage
 from segacc.data.items import Batch, Item, collate
 from segacc.data.order import seeded
-from segacc.data.placement import Placement, packed, padding_color, placed, resized, scatter
+from segacc.data.placement import (
+    Placement,
+    inside_of,
+    packed,
+    padding_color,
+    placed,
+    resized,
+    scatter,
+)
 from segacc.hookspecs import Augmentation, Chosen
 from segacc.plugins.augmentations.geometry import (
     Mirror,
@@ -86,6 +94,27 @@ def test_the_device_makes_what_the_worker_would_have_made(name: str, channels: i
         assert torch.equal(laid.images[seed], pair[0].as_subclass(Tensor))
         assert torch.equal(laid.labels[seed], pair[1].as_subclass(Tensor))
         assert torch.equal(laid.drawn[0][seed], drawn)
+
+
+@pytest.mark.parametrize("defers", [True, False])
+def test_colours_are_told_the_padding_late_and_at_once(defers: bool) -> None:
+    made = pipeline_of("random_scale_crop", "flip", "vertical_flip", "color_jitter")
+    pipeline = replace(made, defers=defers)
+    samples = [pixels(SIZES[k % len(SIZES)], 3, seed=k) for k in range(10)]
+    batch = batch_of(pipeline, samples)
+    assert bool(batch.placements) == defers
+    laid, done = batch.laid_out(), pipeline.on_device(batch)
+    assert None in batch.inside and any(batch.inside)
+    for index, (image, label) in enumerate(zip(laid.images, laid.labels, strict=True)):
+        assert batch.inside[index] == inside_of(image.contiguous(), label)
+        box = (slice(None), *(batch.inside[index] or (slice(None), slice(None))))
+        padding = torch.ones_like(image, dtype=torch.bool)
+        padding[box] = False
+        assert torch.equal(done.images[index][padding], image[padding].float())
+        alone = made.device[0].change(
+            image[box][None], label[None], laid.drawn[0][index : index + 1]
+        )
+        assert torch.equal(done.images[index][box], alone[0][0])
 
 
 class Look:

@@ -18,7 +18,7 @@ from segacc.labels import LabelMap
 from stream_tools import write_samples
 
 LABELS = LabelMap.plain(("background", "disc", "bar"))
-TOLD = "`python -m segacc check-data` shows"
+TOLD = "`segacc check-data` shows"
 
 
 def glance(train: Any, scored: Any = (), **settings: Any) -> tuple[str, ...]:
@@ -88,6 +88,20 @@ def test_labels_of_one_class() -> None:
     )
     assert glance(good, labelled([0, 0, 0], "v")) == (), "three are too few to say so"
     assert glance(good, labelled([0, 1, 0, 1], "v")) == ()
+
+
+def test_classes_for_pixels_without_a_label_are_told() -> None:
+    labels = LabelMap.plain(("sky", "Out of ROI", "road", "pole", "un-labelled"), ignore=(3,))
+    told = quick_check({"train": []}, labels, 3, skip_unreadable=False)
+    assert told == (
+        "the class Out of ROI (like un-labelled) is trained and scored, though its name means `no "
+        'label`. To ignore its pixels, add map={drop: ["Out of ROI", "un-labelled"]} to the '
+        "options of the data set.",
+        "the class pole has no pixels, as its raw id is ignored, but the network predicts it. To "
+        'drop it, add map={drop: ["pole"]} to the options of the data set.',
+    )
+    two = LabelMap.plain(("void", "cell"))  # without the first there is nothing to tell apart
+    assert quick_check({"train": []}, two, 3, skip_unreadable=False) == ()
 
 
 def test_images_that_are_trained_on_and_scored() -> None:

@@ -1,6 +1,10 @@
 """How images are meant: turned by EXIF or as stored, and how many bits of 16 are used."""
 
+import io
 import pickle
+import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +15,15 @@ from PIL import Image
 from check_tools import chosen
 from data_tools import encode
 from folder_tools import fill
+from segacc.contracts import USUAL, Reading
 from segacc.data.codecs import picture_size
-from segacc.data.decode import read_image
+from segacc.data.decode import raw_label, read_image
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import build_splits
 from segacc.data.splits import Part
-from segacc.errors import DataError, OptionError
-from segacc.hookspecs import USUAL, Dataset, Reading, Sample, Stream
+from segacc.errors import DataError, OptionError, UnreadableError
+from segacc.hookspecs import Dataset, Sample, Stream
+from segacc.labels import LabelMap
 from segacc.plugins.datasets.nuclei import NucleiOptions
 from segacc.registry import Offer, Registry, choose
 from stream_tools import write_samples
@@ -119,6 +125,61 @@ def test_colours_of_sixteen_bits_are_read_from_tiff_or_refused(tmp_path: Path) -
     assert image.shape == (3, 4, 5) and int(image.min()) == 255
     with pytest.raises(DataError, match="bits=12 of the data set: only the upper byte of an image"):
         read_image(tmp_path / "a.tif", "it", 1, Reading(bits=12))
+
+
+def deep_tiff() -> bytes:
+    file = io.BytesIO()
+    pytest.importorskip("tifffile").imwrite(file, np.zeros((5, 4, 6), np.uint8))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("source", "channels"),
+    [
+        *((lambda kind=kind: encode(PIXELS, kind), 3) for kind in ("PNG", "JPEG", "TIFF", "WEBP")),
+        (lambda: encode(PIXELS[..., 0]), 1),
+        (deep_tiff, 5),
+    ],
+    ids=["png", "jpeg", "tiff", "webp", "grey", "bands"],
+)
+def test_an_image_with_too_many_pixels_is_refused(
+    source: Callable[[], bytes], channels: int
+) -> None:
+    data = source()
+    with pytest.raises(UnreadableError) as error:
+        read_image(data, "scan.png", channels, Reading(max_pixels=23))
+    assert str(error.value) == (
+        "scan.png: the image cannot be read: it has 24 pixels (4x6), and up to 23 are read. If "
+        "memory suffices, set max_pixels=24, an option of every data set, of `segacc predict` "
+        "(--max-pixels) and of Segmenter.from_pretrained."
+    )
+    assert read_image(data, "scan.png", channels, Reading(max_pixels=24)).shape[1:] == (4, 6)
+
+
+@pytest.mark.parametrize("codec", [False, True])
+def test_a_label_with_too_many_pixels_is_refused(codec: bool) -> None:
+    data, labels = encode(np.zeros((4, 6), np.uint8)), LabelMap.plain(("a", "b"))
+    with pytest.raises(UnreadableError, match=r"^a: the label cannot be read: it has 24 pixels"):
+        raw_label(data, labels, "a", Reading(max_pixels=23), codec=codec)
+    assert raw_label(data, labels, "a", Reading(max_pixels=24), codec=codec).shape == (4, 6)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """Return the header of a grey PNG of any size, without its pixels."""
+    data = encode(np.zeros((4, 6), np.uint8))
+    head = data[:16] + struct.pack(">II", width, height) + data[24:29]
+    return head + struct.pack(">I", zlib.crc32(head[12:])) + data[33:]
+
+
+@pytest.mark.filterwarnings("error")  # such as Pillow's of large images
+def test_the_limit_is_above_aerial_images_and_pillows_is_kept() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    assert picture_size(bomb(12_000, 16_000)) == (16_000, 12_000)
+    with pytest.raises(UnreadableError, match=r"it has 224000000 pixels .* up to 200000000 are"):
+        read_image(bomb(14_000, 16_000), "a", 1)
+    with pytest.raises(UnreadableError, match="truncated"):  # it is begun
+        read_image(bomb(10_000, 10_000), "a", 1)
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_a_pgm_says_itself_how_many_values_it_has() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cli_tools import Warm, assert_refused, assert_succeeded, draw
+from cli_tools import Warm, assert_refused, assert_succeeded, draw, environment
 from data_tools import encode
-from launches import ROOT, assert_same, column, command, environment, rows
+from launches import ROOT, assert_same, column, command, rows
 from segacc.data.samples import digest
 from segacc.hookspecs import Sample
 from stream_tools import write_samples

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoImageProcessor
 
 from cli_tools import SHORT, Warm, assert_refused, assert_succeeded
 from run_tools import FIXED
 from segacc import loop
 from segacc.contracts import Facts
-from segacc.errors import WeightsError
+from segacc.errors import OptionError, WeightsError
 from segacc.evaluation.model_folder import Model, find_model, local_model
 from segacc.evaluation.segmenter import Segmenter
 from segacc.model.hub import Source
@@ -22,7 +23,7 @@ from segacc.model.transfer import with_shared
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.testing import registry_of
-from segacc.training.build import choose_source, load_weights
+from segacc.training.build import choose_source, load_weights, set_normalization
 from segacc.training.plan import make_plan
 from segacc.training.setup import build_run
 
@@ -132,6 +133,45 @@ def test_a_plain_torch_network_is_loaded_from_a_checkpoint(
     assert_equal(state_of(run.folder / "checkpoints/step-00000002"), state_of(run.folder / "last"))
 
 
+@pytest.mark.parametrize("arch", ["unet_small:width=4,depth=1", "segformer:variant=tiny"])
+def test_the_users_mean_and_deviation_are_kept(
+    example_plugin: ModuleType,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arch: str,
+) -> None:
+    registry, mean, std = registry_of(example_plugin), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    monkeypatch.setattr("segacc.evaluation.segmenter.load_registry", lambda: registry)
+    values: dict[str, Any] = {
+        **{**FIXED, "arch": arch, "dataset": f"folder:root={data}", "output_dir": tmp_path / "run"},
+        **{"max_steps": 1, "crop_size": 32, "image_mean": "0.1/0.2/0.3", "image_std": std},
+    }
+    run = build_run(make_plan([Layer(values, "test")], registry))
+    assert (run.network.mean, run.network.std) == (mean, std)
+    for _ in loop.train(run):
+        pass
+    for model in (run.folder / "last", run.folder / "checkpoints/step-00000001"):
+        network = Segmenter.from_pretrained(model, "cpu").network
+        assert (network.mean, network.std) == (mean, std)
+        fresh = run.plan.arch.build(run.facts)
+        found(model).load_into(fresh)
+        assert (fresh.mean, fresh.std) == (mean, std), "with --weights"
+    if arch.startswith("segformer"):
+        image = torch.randint(256, (3, 32, 40), dtype=torch.uint8)
+        processor = AutoImageProcessor.from_pretrained(run.folder / "last")
+        theirs = processor(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(theirs, run.network.normalize(image[None]))
+
+
+def test_a_network_whose_images_are_not_normalized_takes_no_mean() -> None:
+    values = {"arch": "mobilevit:variant=tiny", "dataset": "nuclei", "image_mean": "0.1/0.2/0.3"}
+    plan = make_plan([Layer(values, "command line")], load_registry())
+    network = plan.arch.build(Facts(num_classes=2, class_names=("a", "b")))
+    with pytest.raises(OptionError, match=r"^--image-mean: the image processor of mobilevit does "):
+        set_normalization(network, plan)
+
+
 def test_tensors_that_share_memory_are_restored() -> None:
     tied = torch.ones(2, 3)
     own = {"a": tied, "b": tied, "c": torch.zeros(2)}
@@ -142,6 +182,9 @@ def test_tensors_that_share_memory_are_restored() -> None:
 
 def test_what_is_no_model_is_refused(trained: Path, tmp_path: Path) -> None:
     assert refusal("./nope") == "MODEL: no such folder: ./nope."
+    assert refusal("nope") == (
+        "MODEL: no such folder: nope. A model of the Hub is given as USER/NAME."
+    )
     assert refusal(tmp_path) == f"MODEL: {tmp_path} is not a model folder: it has no config.json."
     checkpoints, newest = trained / "checkpoints", trained / "checkpoints" / "step-00000040"
     assert refusal(checkpoints) == (

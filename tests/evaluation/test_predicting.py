@@ -95,7 +95,7 @@ def plain_shares(network: Any, image: Tensor, text: str) -> Array:
 
 def assert_found(found: Any, wanted: Array) -> None:
     """Compare classes and confidence (1, H, W) with probabilities (K, H, W)."""
-    classes, confidence = found
+    classes, confidence, _ = found
     assert (classes.dtype, confidence.dtype) == (torch.uint8, torch.float32)
     assert classes.shape == confidence.shape == (1, *wanted.shape[1:])
     chosen = np.take_along_axis(wanted, classes.numpy().astype(int), 0)[0]
@@ -121,6 +121,28 @@ def test_probabilities_are_those_of_their_definition(
     assert (all_of_them.dtype, all_of_them.shape) == (torch.float32, wanted.shape)
     np.testing.assert_allclose(all_of_them, wanted, atol=2e-5)
     assert (all_of_them.argmax(0) != found.classes[0]).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("values", ["two classes", "two scores"])
+@pytest.mark.parametrize("text", [*SEEN, *VIEWS])
+def test_a_threshold_is_that_of_the_probability(values: str, text: str) -> None:
+    network = Strided(num_classes=2, probabilities=values == "two scores").eval()
+    image, shares = draw(61, 43), plain_shares(network, draw(61, 43), text)[1]
+    options = {"confidence": True, "log_odds": True}
+    plain = decide_batch(network, network, image[None], Protocol.parse(text, "-"), **options)
+    for threshold in (float(np.quantile(shares, 0.2)), float(np.quantile(shares, 0.9)), 0.5):
+        protocol = Protocol.parse(text, "-").with_threshold(threshold, "-")
+        found = decide_batch(network, network, image[None], protocol, **options)
+        clear = abs(shares - threshold) > 1e-5
+        assert np.array_equal((shares > threshold)[clear], found.classes[0].numpy()[clear])
+        assert found.classes.dtype == torch.uint8 and clear.mean() > 0.99
+        if threshold == 0.5:
+            assert torch.equal(found.classes, plain.classes)
+        sure = np.where(found.classes[0] == 1, shares, 1 - shares)
+        np.testing.assert_allclose(found.confidence[0], sure, atol=2e-5)  # type: ignore[index]
+        odds = np.log(shares / (1 - shares))
+        np.testing.assert_allclose(found.log_odds[0], odds, atol=1e-4)  # type: ignore[index]
+        assert torch.equal(predict(network, network, image, protocol), found.classes[0])
 
 
 @pytest.mark.parametrize("text", [*SEEN, *VIEWS])

@@ -49,6 +49,18 @@ CITY = "whole:short_side=1024,long_side=2048,antialias=false"
             "tta:size=60,pad=7,antialias=false",
             "tta:scales=1,flip=true,size=60x60,antialias=false,pad=7",
         ),
+        ("whole:threshold=0.30,size=9", "whole:size=9x9,threshold=0.3"),
+        ("slide:crop=9,threshold=0.5", "slide:crop=9,stride=6"),
+        (
+            "tta:short_side=9,interpolation=nearest,pad=3",
+            "tta:scales=1,flip=true,short_side=9,interpolation=nearest,pad=3",
+        ),
+        ("whole:interpolation=bilinear,size=9", "whole:size=9x9"),
+        (
+            "voc:interpolation=bicubic,threshold=0.25",
+            "voc:interpolation=bicubic,threshold=0.25 (whole:short_side=512,long_side=2048,"
+            "interpolation=bicubic,antialias=false,threshold=0.25)",
+        ),
         ("mmseg-ade20k", f"mmseg-ade20k ({ADE})"),
         (" voc ", f"voc ({ADE})"),
         ("mmseg-cityscapes", f"mmseg-cityscapes ({CITY})"),
@@ -85,6 +97,8 @@ LOOKS = "tta needs several views: give scales or flip=true, or use whole or slid
 SMALLER = "long_side limits the result of short_side: give a smaller short_side as well."
 WINDOWS = "stride and blend are options of windows: give their crop as well."
 UNUSED = "antialias has no effect, as images are not resized."
+RANGE = "threshold: expected a number > 0 and < 1; found"
+COMMON = "short_side, long_side, antialias, interpolation, threshold"
 
 
 @pytest.mark.parametrize(
@@ -94,20 +108,20 @@ UNUSED = "antialias has no effect, as images are not resized."
         ("slide", 'the option "crop" is required (SIZE or HEIGHTxWIDTH in pixels > 0).'),
         (
             "slide:crop=64,pad=3",
-            'unknown option "pad". Known: crop, stride, blend, short_side, long_side, antialias.',
+            f'unknown option "pad". Known: crop, stride, blend, {COMMON}.',
         ),
         (
             "whole:crop=64",
-            'unknown option "crop". Known: short_side, long_side, antialias, size, pad.',
+            f'unknown option "crop". Known: {COMMON}, size, pad.',
         ),
         (
             "tta:windows=64",
-            'unknown option "windows". Known: scales, flip, crop, stride, blend, short_side, '
-            "long_side, antialias, size, pad.",
+            'unknown option "windows". Known: scales, flip, crop, stride, blend, '
+            f"{COMMON}, size, pad.",
         ),
         (
             "voc:colour=1",
-            'unknown option "colour". Known: short_side, long_side, antialias, size, pad.',
+            f'unknown option "colour". Known: {COMMON}, size, pad.',
         ),
         (
             "slide:crop=64,stride=60x65",
@@ -125,6 +139,9 @@ UNUSED = "antialias has no effect, as images are not resized."
         ("whole:antialias=false", UNUSED),
         ("slide:crop=9,antialias=true", UNUSED),
         ("tta:antialias=false", UNUSED),
+        ("whole:interpolation=bicubic", UNUSED.replace("antialias", "interpolation")),
+        ("whole:threshold=1", f"{RANGE} '1'."),
+        ("voc:threshold=0", f"{RANGE} '0'."),
         ("tta:stride=9", WINDOWS),
         ("tta:blend=even", WINDOWS),
         (

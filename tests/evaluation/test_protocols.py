@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from launches import ROOT, environment
+from cli_tools import environment
+from launches import ROOT
 from protocol_tools import (
     Strided,
     assert_best,

@@ -85,6 +85,20 @@ def test_ignored_ids_may_be_new() -> None:
     assert labels.classes[77] == 255
 
 
+@pytest.mark.parametrize("given", [-1, "-1"])
+def test_ignored_ids_may_be_negative(given: Any) -> None:
+    assert edited(ignore=[given]).ignored == [-1, 11, 255]
+    assert edited(ignore=[-1], drop=[-1]).ignored == [-1, 11, 255]
+
+
+def test_a_class_whose_ids_are_ignored_may_be_dropped() -> None:
+    given = LabelMap.plain(("sky", "road", "Void"), ignore=(2,))
+    labels = edit(given, {"drop": ["Void"]}, WHERE)
+    assert (labels.names, labels.classes) == (("sky", "road"), {0: 0, 1: 1, 2: 255, 255: 255})
+    classes = {0: "sky", 1: "road", 2: "Void"}  # now it has one
+    assert edit(given, {"classes": classes, "drop": ["Void"]}, WHERE) == labels
+
+
 def test_classes_may_swap_their_names() -> None:
     labels = edited(rename={"sky": "road", "road": "sky", "car": "auto"})
     assert labels.names == ("road", "sky", "auto", "truck", "bus", "tree")
@@ -234,9 +248,13 @@ QUOTES = (
         ),
         (
             {"ignore": ["sky"]},
-            "ignore: 'sky' is not a raw id (an integer >= 0).",
+            "ignore: 'sky' is not a raw id (an integer).",
         ),
-        ({"ignore": [-1]}, "ignore: -1 is not a raw id (an integer >= 0)."),
+        ({"classes": {-1: "a"}}, "classes: -1 is not a raw id (an integer >= 0)."),
+        (
+            {"ignore": [-1], "merge": {"car": [-1]}},
+            "A negative raw id can only be ignored; the label map maps -1 to car.",
+        ),
         ({"classes": {0: None}}, f"classes: the name of raw id 0 is None. {QUOTES}"),
         (
             {"classes": {"sky": "a"}},
@@ -275,5 +293,5 @@ def test_of_many_classes_twenty_are_told() -> None:
     labels = LabelMap.plain([f"class {k}" for k in range(30)])
     names = ", ".join(f"class {k}" for k in range(20))
     assert refusal(labels, drop=["x"]) == (
-        f'{WHERE}: drop: there is no class "x". Known: {names} ....'
+        f'{WHERE}: drop: there is no class "x". Known: {names} and 10 more.'
     )

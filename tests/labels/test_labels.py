@@ -124,7 +124,7 @@ def test_ids_below_and_above_the_map_are_named() -> None:
 def test_a_photograph_is_recognized() -> None:
     assert complaint(LabelMap.plain(ABC), list(range(100))) == (
         "a.png: label values outside the 3 classes: 3 (1 pixel), 4 (1 pixel), 5 (1 pixel), "
-        "6 (1 pixel), 7 (1 pixel), 8 (1 pixel), 9 (1 pixel), 10 (1 pixel) .... "
+        "6 (1 pixel), 7 (1 pixel), 8 (1 pixel), 9 (1 pixel), 10 (1 pixel) and 89 more. "
         "Allowed raw ids: 0-2, 255. So many different values suggest a photograph or a resized "
         "label: labels must hold ids, not colours."
     )
@@ -147,6 +147,20 @@ def test_a_photograph_is_recognized() -> None:
             "The label map maps raw ids to classes without a name: {1: 2}.",
         ),
         (["a", "b"], {0: 0, 1: 1}, ((1, 2, 3),), "The palette has 1 colours for 2 classes."),
+        (
+            ["a", "b"],
+            {0: 0, -7: 1},
+            (),
+            "A negative raw id can only be ignored; the label map maps -7 to b.",
+        ),
+        (
+            [f"c{k}" for k in range(847)],
+            {0: 0},
+            (),
+            "A label map needs 2 to 255 classes, got 847: c0, c1, c2, c3 and 843 more. Give the "
+            "data set a list of fewer names, as names=FILE, and the raw ids of each, as map=FILE "
+            "with a YAML file like `classes: {0: wall, 7: wall, 9: sky}`.",
+        ),
     ],
 )
 def test_a_map_that_cannot_be_is_refused(
@@ -174,10 +188,38 @@ def test_colors_are_all_different(count: int) -> None:
 
 @pytest.mark.parametrize(
     ("ids", "text"),
-    [([0], "0"), ([0, 1, 2, 255], "0-2, 255"), ([5, 1, 2, 7, 8], "1-2, 5, 7-8"), ([], "")],
+    [
+        *(([0], "0"), ([0, 1, 2, 255], "0-2, 255"), ([5, 1, 2, 7, 8], "1-2, 5, 7-8"), ([], "")),
+        ([-2, -1, 0, 1], "-2, -1, 0-1"),
+    ],
 )
 def test_ranges(ids: list[int], text: str) -> None:
-    assert ranges(dict.fromkeys(ids, 0)) == text
+    assert ranges(ids) == text
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])
+def test_negative_ids_are_ignored(dtype: Any) -> None:
+    labels = LabelMap.plain(ABC, ignore=(-1, -100))
+    raw = np.array([[-1, 0, 1, 2, -100, 255]], dtype)
+    np.testing.assert_array_equal(labels.apply(raw, "a.png"), [[255, 0, 1, 2, 255, 255]])
+    np.testing.assert_array_equal(  # the way of labels of 8 bits, in which -1 cannot be
+        labels.apply(np.array([[0, 1, 2, 255]], np.uint8), "a.png"), [[0, 1, 2, 255]]
+    )
+    assert LabelMap.from_dict(json.loads(json.dumps(labels.to_dict()))) == labels
+    assert labels.ignored == [-100, -1, 255]
+    assert labels.told(labels.ignored) == "raw ids -100, -1, 255"
+    assert LabelMap.plain(ABC, ignore=(-1, 0)).restore(np.array([[0, 1]])).tolist() == [[0, 1]]
+    assert "Allowed raw ids: -100, -1, 0-2, 255." in complaint(labels, [9])
+
+
+def test_ignored_colours_are_told_as_colours() -> None:
+    assert STREET.told(STREET.ignored) == "colour (0, 0, 0)"
+    assert STREET.told([0]) == "colours (128, 64, 128), (192, 64, 128)"
+
+
+def test_classes_without_raw_ids() -> None:
+    assert LabelMap.plain(ABC, ignore=(1,)).without_pixels == [ABC[1]]
+    assert LabelMap.plain(ABC).without_pixels == []
 
 
 def test_a_class_whose_only_id_is_ignored_can_still_be_written() -> None:
@@ -336,10 +378,10 @@ def test_compressed_colours_are_recognized() -> None:
         f"(128, 64, {k}) (1 pixel; nearest is {(128, 64, 128)}, Road)" for k in range(8)
     )
     assert color_complaint(STREET, pixels) == (
-        f"a.png: colours that are not among the 4 of the colour table: {told} .... So many "
-        "different colours (100) suggest JPEG compression, smoothed edges or a photograph: export "
-        "the labels again as PNG, without anti-aliasing, and resize them with nearest neighbour "
-        "only."
+        f"a.png: colours that are not among the 4 of the colour table: {told} and 92 more. So "
+        "many different colours (100) suggest JPEG compression, smoothed edges or a photograph: "
+        "export the labels again as PNG, without anti-aliasing, and resize them with nearest "
+        "neighbour only."
     )
 
 

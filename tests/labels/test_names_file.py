@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,8 +66,8 @@ RIGHT = (
     ("text", "reason"),
     [
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ('{"1": "a", "2": "b"}', "ids must be 0..1 without gaps, found [1, 2]"),
-        ('{"0": "a", "2": "b"}', "ids must be 0..1 without gaps, found [0, 2]"),
+        ('{"1": "a", "2": "b"}', "ids must be 0..1 without gaps, found 1, 2"),
+        ('{"0": "a", "2": "b"}', "ids must be 0..1 without gaps, found 0, 2"),
         ('{"road": 0}', "invalid literal for int() with base 10: 'road'"),
         ("5", "argument of type 'int' is not"),
         (
@@ -89,6 +90,27 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_names(tmp_path / "names.txt")
     assert str(error.value) == (
         f"{tmp_path / 'names.txt'}: cannot read the class names: No such file or directory."
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["names: [no, '1.0']\nnc: 2\n", "names: {0: no, 1: 1.0}\n", "{0: no, 1: 1.0}\n"]
+)
+def test_names_in_yaml_are_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    assert read_names(tmp_path / "data.yaml").names == ["no", "1.0"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize(("read", "what"), [(read_names, "class names"), (read_colors, "colour")])
+def test_another_encoding_is_refused(read: Any, what: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes("grün 1 2 3\nsky 2 3 4\n".encode(encoding))
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value) == (
+        f"{path}: cannot read the {what.replace('colour', 'colour table')}: it is not UTF-8; if it "
+        "is a text file, save it in UTF-8."
     )
 
 
@@ -151,6 +173,10 @@ def test_colours_of_reduced_labels_start_at_raw_id_1(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(json.dumps({**facts, "ignore_color": [0, 0, 0]}))
     assert read_colors(path).colors == {(0, 0, 1): 1, (0, 0, 2): 2, (0, 0, 0): 0}
+    facts |= {"reduce_labels": False, "ignore_index": -100}  # a colour has an id from 0 on
+    path.write_text(json.dumps({**facts, "ignore_color": [0, 0, 0]}))
+    found = read_colors(path)
+    assert (found.ignored, found.colors[0, 0, 0]) == ((-100,), 255)
 
 
 @pytest.mark.parametrize(
@@ -213,16 +239,34 @@ def test_a_colour_table_that_is_not_there(tmp_path: Path) -> None:
         "0: sky\n1: road\n",
         "1, road\n0, sky\n",
         "Pixel Value, Class\n0, sky\n1, road\n",
+        "0\tsky\n1\troad\n",
+        "0. sky\n1. road\n",
+        "1) road\n0) sky\n",
+        "0 - sky\n1 - road\n",
+        "0 -> sky\n1 -> road\n",
+        "0=sky\n1=road\n",
+        "sky: 0\nroad: 1\n",
+        "name,id\nroad,1\nsky,0\n",
+        "id name\n0 sky\n1 road\n",
+        ',name\n0,"sky"\n1,"road"\n',
+        "name\nsky\nroad\n",
+        "# two classes\nsky\nroad\n",
+        '"sky",\n"road",\n',
     ],
 )
-def test_numbers_before_the_names_are_not_part_of_them(tmp_path: Path, text: str) -> None:
+def test_numbers_and_headings_are_no_part_of_the_names(tmp_path: Path, text: str) -> None:
     path = tmp_path / "classes.csv"
     path.write_text(text)
     assert read_names(path).names == ["sky", "road"]
 
 
 @pytest.mark.parametrize(
-    "text", ["1, sky\n2, road\n", "0, sky\nroad\n", "sky,1\nroad,2\n", "a,b\n0, sky\nroad\n"]
+    "text",
+    [
+        *("1, sky\n2, road\n", "0, sky\nroad\n", "sky,1\nroad,2\n", "a,b\n0, sky\nroad\n"),
+        *("sky:1,2,3::\nroad:2,3,4::\n", "id,name,color\n0,sky,red\n1,road,blue\n"),
+        "sky,1,2,3\nroad,2,3,4\n",
+    ],
 )
 def test_names_beside_doubtful_numbers_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "classes.csv"

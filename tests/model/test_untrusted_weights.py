@@ -174,7 +174,7 @@ def on_terminal(folder: Path, *arguments: object) -> tuple[int, str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "segacc", *map(str, arguments)],
         cwd=folder,
-        env=environment({}),
+        env=environment(),
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from cli_tools import ROOT, Warm, assert_succeeded, segacc
+from cli_tools import ROOT, Warm, assert_succeeded
 from plugin_tools import pip_install, write_distribution
 from segacc.testing import check_augmentation, check_loss, registry_of
 
@@ -43,14 +43,13 @@ def test_the_plugins_of_the_page(warm: Warm, tmp_path: Path) -> None:
     ]
     ran = []
     for words in commands:
-        if words[0] == "segacc":
-            arguments = words[1:]
-        elif words[:4] == ["accelerate", "launch", "-m", "segacc"]:
-            arguments = [*words[4:], *SMALLER]
-        else:
+        if words[0] == "pip":
             assert words == ["pip", "install", "./segacc-soft"]
             continue
-        done = assert_succeeded(segacc(*arguments, cwd=tmp_path, PYTHONPATH=str(site)))
+        arguments = words[1:]
+        if words[:2] == ["segacc", "train"]:
+            arguments += SMALLER
+        done = assert_succeeded(warm(*arguments, cwd=tmp_path, site=site))
         ran.append(done.stdout)
     assert len(ran) == 3 and "Width of the blur in pixels" in ran[0]
     assert (tmp_path / "runs/brier/best/model.safetensors").is_file()

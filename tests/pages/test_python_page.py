@@ -4,7 +4,9 @@ import re
 import shutil
 from pathlib import Path
 
-from cli_tools import ROOT, assert_succeeded, python, write_data
+from cli_tools import ROOT, Warm, assert_succeeded, write_data
+
+pytest_plugins = ["cli_fixtures"]
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 SMALLER = {
@@ -14,7 +16,7 @@ SMALLER = {
 }
 
 
-def test_the_code_runs(tmp_path: Path) -> None:
+def test_the_code_runs(warm: Warm, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data" / "mine")
     for name in ("photo.jpg", "a.jpg", "b.png"):
         shutil.copy(data / "images/validation/validation0.png", tmp_path / name)
@@ -22,7 +24,7 @@ def test_the_code_runs(tmp_path: Path) -> None:
     for long, short in SMALLER.items():
         assert long in code
         code = code.replace(long, short)
-    done = assert_succeeded(python("-c", code, cwd=tmp_path))
+    done = assert_succeeded(warm.code(code, cwd=tmp_path))
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if re.match(r"[12] 0\.\d+$", line)] == ["1", "2"]
     assert [line.split()[0] for line in lines[-2:]] == ["1", "2"]

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from augmentation_tools import RECORDS, apply, blocks, build
 from segacc.data.decode import read_image
 from segacc.data.order import seeded
+from segacc.data.placement import Placement, inside_of, placed
 from segacc.plugins.augmentations.color import PIXELS
 from segacc.plugins.datasets.nuclei import NucleiOptions, build_nuclei
 from segacc.settings.options import decode
@@ -310,3 +311,57 @@ def test_exact_recipes_leave_further_channels_alone(name: str) -> None:
     three, _ = apply(build(name, exact="true"), image[:3], label, 3)
     assert torch.equal(out, torch.cat([three, image[3:]])) and torch.equal(classes, label)
     assert not torch.equal(three, image[:3])
+
+
+# ----------------------------------------------------------------------------- padding of a crop
+
+
+def in_a_crop(image: Tensor, *, mirrored: bool) -> tuple[Tensor, Tensor]:
+    """Pad an image as a crop does, at the right and bottom, or at the left and top."""
+    label = torch.zeros(image.shape[1:], dtype=torch.uint8)
+    axes = frozenset({-1, -2} if mirrored else ())
+    to = Placement(label.shape, label.shape, (30, 37), mirrored=axes)
+    return placed(image, label, to)
+
+
+COLORED = [*((name, exact) for name in ("color_jitter", *RECIPES) for exact in ("false", "true"))]
+COLORED += [("grayscale", ""), ("trivial_augment", "")]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("name", "exact"), COLORED)
+def test_padding_is_not_coloured_and_counts_for_nothing(
+    name: str, exact: str, channels: int, mirrored: bool
+) -> None:
+    """What is inside becomes what it would without padding."""
+    image, values = noise(0, 256, channels), {"exact": exact} if exact else {}
+    bare = torch.zeros(24, 24, dtype=torch.uint8)
+    padded, label = in_a_crop(image, mirrored=mirrored)
+    change = build(name, told={"num_channels": channels}, **values)
+    for seed in SEEDS[name]:
+        out, classes = apply(change, padded, label, seed)
+        wanted, _ = apply(change, image.flip(-1, -2) if mirrored else image, bare, seed)
+        expected = padded.clone()
+        expected[:, label != 255] = wanted.flatten(1)
+        assert torch.equal(classes, label) and torch.equal(out, expected)
+
+
+SEEDS = {name: range(8) for name, _ in COLORED} | {"trivial_augment": (1, 3, 4, 11, 14, 15, 18)}
+
+
+def test_only_the_padding_of_a_crop_is_taken_for_it() -> None:
+    image = torch.full((3, 8, 10), 116, dtype=torch.uint8)
+    image[0], image[2] = 124, 104  # the colour of padding everywhere
+    label = torch.zeros(8, 10, dtype=torch.uint8)
+    assert inside_of(image, label) is None
+    label[3], label[:, 4] = 255, 255  # ignored, but not at the edge
+    label[5:, 6:] = 255
+    assert inside_of(image, label) is None
+    label[:, 7:] = 255
+    assert inside_of(image, label) == (slice(0, 8), slice(0, 7))
+    assert inside_of(image.flip(-1), label.flip(-1)) == (slice(0, 8), slice(3, 10))
+    image[1, 7, 8] = 0
+    assert inside_of(image, label) == (slice(0, 8), slice(0, 9))
+    assert inside_of(image, torch.full_like(label, 255)) == (slice(7, 8), slice(8, 9))
+    assert inside_of(image[:, :5], torch.full_like(label[:5], 255)) is None

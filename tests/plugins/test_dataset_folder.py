@@ -134,7 +134,7 @@ def test_a_root_of_another_layout(tmp_path: Path) -> None:
     for number in range(9):
         (tmp_path / f"folder{number}").mkdir()
     listed = ", ".join(f"folder{number}" for number in range(8))
-    assert refusal(tmp_path) == f"--dataset folder: {tmp_path} {text} {listed} .... {cure}"
+    assert refusal(tmp_path) == f"--dataset folder: {tmp_path} {text} {listed} and 1 more. {cure}"
 
 
 def test_missing_names(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_no_split(tmp_path: Path) -> None:
 
 def test_a_split_without_a_folder_of_labels(tmp_path: Path) -> None:
     fill(tmp_path)
-    (tmp_path / "images" / "val").mkdir()
+    (tmp_path / "annotations" / "train").rename(tmp_path / "annotations" / "other")
     assert refusal(tmp_path) == (
-        f"--dataset folder: {tmp_path / 'images' / 'val'} has no label folder in "
+        f"--dataset folder: {tmp_path / 'images' / 'train'} has no label folder in "
         f"{tmp_path / 'annotations'}."
     )
 

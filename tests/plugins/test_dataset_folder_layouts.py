@@ -148,6 +148,18 @@ def test_labels_of_other_names_are_told(root: Path) -> None:
 # ------------------------------------------------------------------------------------ annotators
 
 
+@pytest.mark.parametrize("ending", [".npy", ".txt", ".webp"])
+def test_labels_of_other_formats_are_told(ending: str, root: Path) -> None:
+    images(root, "images/train/a.jpg")
+    (root / "labels/train").mkdir(parents=True)
+    (root / f"labels/train/a{ending}").write_bytes(b"x")
+    assert refusal(root) == (
+        f"--dataset folder: {root}/labels/train/a{ending} is not read: labels are images that end "
+        "in .png, .tif, .tiff, .bmp, .gif, and their pixel values are class ids. Convert the "
+        "labels."
+    )
+
+
 def test_the_labels_of_one_annotator_are_chosen_from_folders_in_the_split(root: Path) -> None:
     images(root, "images/train/a.jpg")
     labels(root, "annotations/train/anna/a.png")
@@ -199,7 +211,7 @@ def test_annotators_may_sign_the_files(root: Path) -> None:
 def test_a_list_names_images_and_labels_in_its_order(comma: str, root: Path) -> None:
     images(root, "x/b.jpg", "y/a.jpg")
     labels(root, "gt/b1.png", "gt/a1.png")
-    lines = f"x/b.jpg{comma}gt/b1.png\n\ny/a.jpg{comma}gt/a1.png\n"
+    lines = f"x/b.jpg{comma}gt/b1.png\n\ny\\a.jpg{comma}gt\\a1.png\r\n"  # as on Windows
     (root / "train.txt").write_text(lines)
     splits = build(root, train="train.txt")
     assert list(splits.splits) == ["train"]

@@ -274,12 +274,12 @@ def test_rows_without_a_label_are_found_when_they_are_read(hub_names: str, tmp_p
     splits = build(path=str(with_labels(tmp_path, cells, label=two)), names=hub_names)
     samples = splits.splits["train"]
     assert read_label(samples[0].label, splits.labels, "x").tolist() == [[0, 1], [1, 2]]
-    for sample in samples[1:]:
+    for sample, cell in zip(samples[1:], cells[1:], strict=True):
         with pytest.raises(UnreadableError) as error:
             read_label(sample.label, splits.labels, f"sample {sample.id}")
-        assert str(error.value) == (
-            f"sample {sample.id}: the label cannot be read: not an image of a known format."
-        )
+        empty = not cell or not any(cell)
+        why = "it is empty" if empty else "not an image of a known format"
+        assert str(error.value) == f"sample {sample.id}: the label cannot be read: {why}."
 
 
 def test_pictures_of_no_bytes_are_found_when_they_are_read(hub_names: str, tmp_path: Path) -> None:
@@ -289,9 +289,9 @@ def test_pictures_of_no_bytes_are_found_when_they_are_read(hub_names: str, tmp_p
     }
     splits = build(path=str(parquet(tmp_path / "data" / "train.parquet", values)), names=hub_names)
     first, second = splits.splits["train"]
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadableError, match="the image cannot be read: it is empty"):
         read_image(first.image, "x")
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadableError, match="the label cannot be read: it is empty"):
         read_label(second.label, splits.labels, "x")
     assert read_label(first.label, splits.labels, "x").shape == (6, 8)
 

@@ -393,6 +393,18 @@ def test_names_with_a_dot_in_the_middle_make_one_sample(tmp_path: Path) -> None:
     )
 
 
+def test_files_of_the_system_are_no_samples_and_no_shards(tmp_path: Path) -> None:
+    one = random_sample(1, size=(8, 8))
+    members = {"Thumbs.db": b"x", "__MACOSX/._a.jpg": b"x", "._a.jpg": b"x"}
+    members |= {"a.jpg": content(one.image), "a.png": content(one.label), ".DS_Store": b"x"}
+    write_tar(tmp_path / "x.tar", members)
+    (tmp_path / "._x.tar").write_bytes(b"x")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    found = stream(build(f"train={tmp_path}/*.tar"))
+    assert found.shards == (str(tmp_path / "x.tar"),)
+    assert [sample.id for sample in everything(found)] == ["x/a"]
+
+
 # ------------------------------------------------------------------------------------ what is typed
 
 

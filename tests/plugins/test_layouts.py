@@ -82,6 +82,7 @@ def test_every_image_has_its_own_label(layout: str, mine: Path) -> None:
     splits = build_splits(chosen("./mine"))
     known = {name: ids for _, name, _, ids in pictures()}
     known |= {name.replace("val", "valid"): ids for name, ids in known.items()}
+    known |= {f"{name[0]}{name[-3:]}": ids for name, ids in known.items()}
     seen = 0
     for samples in splits.splits.values():
         for one in samples:
@@ -234,10 +235,14 @@ def test_an_id_above_the_names_has_two_readings(mine: Path) -> None:
         (yolo, "polygons in YOLO text files (labels/train/train_000.txt)"),
         (
             lambda root: write(root, IMAGES, "masks/{split}/{name}.jpg"),
-            "images with lossy compression (masks/SPLIT)",
+            "images of a format that may be lossy (masks/SPLIT)",
+        ),
+        (
+            lambda root: write(root, "{name}.jpg", "{name}_mask.jpg"),
+            "images of a format that may be lossy (train_000_mask.jpg)",
         ),
     ],
-    ids=["coco", "yolo", "jpeg"],
+    ids=["coco", "yolo", "jpeg", "jpeg beside the images"],
 )
 def test_labels_that_must_be_converted_are_named(
     fill: Callable[[Path], Any], told: str, mine: Path
@@ -262,6 +267,37 @@ def test_a_folder_of_something_else(mine: Path) -> None:
         "NAME_mask.png in one folder, or train.csv with lines of `IMAGE,LABEL`; docs/data.md lists "
         "the layouts."
     )
+
+
+def test_one_mask_per_object_is_named(mine: Path) -> None:
+    write(mine, "stage1_train/{case}/images/{case}.png", "stage1_train/{case}/masks/0.png")
+    start = (
+        "--dataset: ./mine has a folder for each image, such as "
+        "stage1_train/t000/images/t000.png with 1 file in stage1_train/t000/masks/, "
+    )
+    assert refusal() == (
+        f"{start}which is read with lists only. Write train.csv with lines of `IMAGE,LABEL`, such "
+        "as `stage1_train/t000/images/t000.png,stage1_train/t000/masks/0.png`."
+    )
+    write(mine, "stage1_train/{case}/images/{case}.png", "stage1_train/{case}/masks/1.png")
+    assert refusal() == start.replace("1 file", "2 files") + (
+        "which is not read. Merge the masks of each image into one PNG of its size, whose pixel "
+        "values are class ids, e.g. with numpy.maximum.reduce, and write it as labels/NAME.png "
+        "beside images/NAME.png."
+    )
+    folders = [f"stage1_train/{name[0]}{name[-3:]}" for _, name, _, _ in pictures()]
+    rows = [f"{one}/images/{Path(one).name}.png,{one}/masks/0.png" for one in folders]
+    (mine / "train.csv").write_text("\n".join(rows))
+    assert text() == "train=train.csv,names=classes.txt"
+
+
+def test_a_label_may_be_missing_in_the_folder_of_an_image(mine: Path) -> None:
+    write(mine, "{case}/image.jpg", "{case}/mask.png")
+    (mine / "t000" / "mask.png").unlink()
+    found = look("./mine:binary=false", val_fraction=0.2)
+    assert [fault.kind for facts in found.splits.values() for fault in facts.faults] == [
+        "missing label"
+    ]
 
 
 def test_tables_are_left_to_another_data_set(mine: Path) -> None:

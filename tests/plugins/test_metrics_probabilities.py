@@ -13,20 +13,18 @@ from torchmetrics.functional import classification
 
 from metric_tools import assert_close, drawn, fed, metric_of
 from segacc.errors import OptionError
+from segacc.kernels.resize import decide
 
 
 def two_classes(
     *, size: tuple[int, int] = (60, 70), seed: int = 0, sharpness: float = 2.0
-) -> tuple[Any, torch.Tensor]:
-    """Draw pixels of two classes from logits that know something of the label; p of class 1."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw pixels of two classes with their log-odds, which know something of the label."""
     random = torch.Generator().manual_seed(seed)
     labels = (torch.rand(2, *size, generator=random) < 0.2).long()
     logits = sharpness * (2.0 * labels - 1.5 + torch.randn(labels.shape, generator=random))
-    probability = logits.sigmoid()
     labels[torch.rand(labels.shape, generator=random) < 0.1] = 255
-    predictions = (probability > 0.5).long()
-    confidence = torch.where(predictions == 1, probability, 1 - probability)
-    return (predictions, labels, confidence), probability
+    return (logits > 0).long(), labels, logits
 
 
 def exact_auroc(probability: Any, labels: Any) -> float:
@@ -38,24 +36,39 @@ def exact_auroc(probability: Any, labels: Any) -> float:
     return (ranks[front].sum() - count * (count + 1) / 2) / (count * rest)
 
 
-@pytest.mark.parametrize("sharpness", [0.1, 2.0, 8.0])  # 8: most probabilities are near 0 or 1
-def test_auroc_is_that_of_the_ranks_within_the_error_of_its_bins(sharpness: float) -> None:
-    pixels, probability = two_classes(sharpness=sharpness)
-    metric = fed("binary", [pixels], 2)
-    found = metric.compute()["auroc"]
-    wanted = exact_auroc(probability.double().numpy(), pixels[1].numpy())
+def logits_of_scale(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw logits (2, 2, H, W) whose difference has this scale, and labels that they know of."""
+    random = torch.Generator().manual_seed(int(10 * scale))
+    labels = (torch.rand(2, 200, 300, generator=random) < 0.2).long()
+    logits = torch.randn(2, 2, 200, 300, generator=random)
+    logits[:, 1] += 1.2 * labels - 1
+    labels[torch.rand(labels.shape, generator=random) < 0.1] = 255
+    return logits * scale / 2**0.5, labels
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5, 3.0, 10.0, 30.0, 300.0])
+def test_auroc_is_that_of_the_logits_ranks(scale: float) -> None:
+    """Also where a probability would be rounded to 0 or 1."""
+    logits, labels = logits_of_scale(scale)
+    found = decide(logits, (200, 300), odds="softmax")
+    pixels = (found.classes.long(), labels, found.log_odds)
+    metric = fed("binary", [pixels], 2)  # type: ignore[list-item]
+    auroc, odds = metric.compute()["auroc"], (logits[:, 1] - logits[:, 0]).double()
+    wanted = exact_auroc(odds.numpy(), labels.numpy())
+    assert 0.6 < wanted < 0.9 and auroc == pytest.approx(wanted, abs=1e-6)
     background, foreground = metric.state["log_odds"].sum(1).double()
     tied = (background * foreground).sum() / background.sum() / foreground.sum()
-    assert 0.55 < wanted < 0.99
-    assert abs(found - wanted) <= tied.item() / 2 + 1e-12
-    assert tied < 0.02 or sharpness < 1
-    valid = pixels[1] != 255
-    other = classification.binary_auroc(probability[valid], pixels[1][valid])
-    assert found == pytest.approx(other.item(), abs=2e-3)
+    assert abs(auroc - wanted) <= tied.item() / 2 + 1e-12
+    one, other = (
+        fed("binary", [tuple(part[k : k + 1] for part in pixels)], 2)  # type: ignore[misc]
+        for k in (0, 1)
+    )
+    whole = one.state["log_odds"] + other.state["log_odds"]
+    assert torch.equal(whole, metric.state["log_odds"])
 
 
 def test_the_foreground() -> None:
-    pixels, _ = two_classes()
+    pixels = two_classes()
     predictions, labels, _ = pixels
     said, true = (predictions == 1) & (labels != 255), labels == 1
     both = (said & true).sum().item()
@@ -70,10 +83,10 @@ def test_the_foreground() -> None:
 
 @pytest.mark.parametrize("positive", ["c0", "0", 0])
 def test_the_other_class_as_foreground(positive: str | int) -> None:
-    pixels, _ = two_classes()
+    pixels = two_classes()
     first = fed("binary", [pixels], 2, positive=positive).compute()
-    predictions, labels, confidence = pixels
-    turned = (1 - predictions, (1 - labels).where(labels != 255, 255), confidence)
+    predictions, labels, log_odds = pixels
+    turned = (1 - predictions, (1 - labels).where(labels != 255, 255), -log_odds)
     second = fed("binary", [turned], 2).compute()
     assert_close(first, list(second.values()))
     assert first["auroc"] == pytest.approx(fed("binary", [pixels], 2).compute()["auroc"], abs=1e-3)
@@ -82,8 +95,8 @@ def test_the_other_class_as_foreground(positive: str | int) -> None:
 def test_certain_pixels() -> None:
     labels = torch.tensor([[[0, 1, 1, 0]]])
     predictions = torch.tensor([[[0, 1, 0, 0]]])
-    confidence = torch.tensor([[[1.0, 1.0, 1.0, 0.5]]])
-    scores = fed("binary", [(predictions, labels, confidence)], 2).compute()
+    log_odds = torch.tensor([[[-torch.inf, torch.inf, -torch.inf, 0.0]]])
+    scores = fed("binary", [(predictions, labels, log_odds)], 2).compute()
     assert scores["auroc"] == (0.5 + 0 + 1 + 1) / 4  # ties count half
 
 

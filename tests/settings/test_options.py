@@ -80,6 +80,9 @@ def decoded(**values: Any) -> Options:
         ("folder:ignore=[0, '1,]'],p=1", "folder", {"ignore": [0, "1,]"], "p": "1"}),
         ("x:map={a: [1, 2], b: 3},y=[]", "x", {"map": {"a": [1, 2], "b": 3}, "y": []}),
         ("folder:ignore=0/11", "folder", {"ignore": "0/11"}),
+        ("folder:root=[2024] scans,p=1", "folder", {"root": "[2024] scans", "p": "1"}),
+        ("folder:root='a' b,p=1", "folder", {"root": "'a' b", "p": "1"}),
+        ("folder:ignore=[010, 7]", "folder", {"ignore": [10, 7]}),
     ],
 )
 def test_the_grammar(text: str, name: str, values: dict[str, Any]) -> None:
@@ -153,6 +156,8 @@ def test_what_does_not_follow_the_grammar(given: Any, message: str) -> None:
         ("ignore", "11", (11,)),
         ("ignore", "0/11", (0, 11)),
         ("ignore", [0, 11], (0, 11)),
+        ("ignore", 255, (255,)),
+        ("root", "~/x", Path.home() / "x"),
         ("ignore", [], ()),
         ("tags", "a/b c", ("a", "b c")),
         ("crop_size", "256", (256, 256)),
@@ -220,6 +225,12 @@ def test_what_is_not_given_has_its_default() -> None:
         (
             {"ignore": "0/x"},
             "ignore: expected a list of integers; found 'x'.",
+        ),
+        ({"ignore": True}, "ignore: expected a list of integers; found True."),
+        (
+            {"depth": 10**200},
+            f"depth: expected an integer > 0; found 1{'0' * 76}..., which is larger than "
+            "9007199254740992.",
         ),
         (
             {"crop_size": "0"},

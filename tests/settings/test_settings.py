@@ -9,6 +9,8 @@ from segacc.errors import OptionError
 from segacc.settings.config import EvaluateConfig, TrainConfig
 from segacc.settings.sources import Layer, Settings, check_layer, merge, read_yaml, to_yaml
 
+NOT_UTF_8 = "it is not UTF-8; if it is a text file, save it in UTF-8."
+
 
 def yaml_file(folder: Path, text: str) -> Path:
     path = folder / "run.yaml"
@@ -65,12 +67,25 @@ def test_a_list_is_given_in_any_of_its_forms(tmp_path: Path, text: str, expected
         ("lr: 1e-3", "lr", 0.001),
         ("output_dir: runs/a", "output_dir", Path("runs/a")),
         ("mixed_precision: null", "mixed_precision", None),
+        ("max_steps: 010", "max_steps", 10),
+        ("max_steps: 1_000", "max_steps", 1000),
+        ("seed: -0", "seed", 0),
+        ("max_time: 90m", "max_time", "90m"),
+        ("output_dir: ~/runs/a", "output_dir", Path.home() / "runs" / "a"),
     ],
 )
 def test_yaml_values_are_taken_as_they_are_meant(
     tmp_path: Path, text: str, key: str, expected: Any
 ) -> None:
     assert getattr(merge([read_yaml(yaml_file(tmp_path, text))]).config, key) == expected
+
+
+def test_a_time_in_yaml_is_no_number(tmp_path: Path) -> None:
+    layer = read_yaml(yaml_file(tmp_path, "max_time: 1:30"))
+    assert refusal(merge, [layer]) == (
+        f"{tmp_path}/run.yaml: max_time: expected text: a time above 0, for example 45m, 90s or "
+        "1h30m; found '1:30'."
+    )
 
 
 def test_a_later_length_replaces_an_earlier_one() -> None:
@@ -106,7 +121,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert refusal(read_yaml, tmp_path) == f"--config {tmp_path}: Is a directory."
     (tmp_path / "model.safetensors").write_bytes(b"\xf7\x00\xff")
     path = tmp_path / "model.safetensors"
-    assert refusal(read_yaml, path) == f"--config {path}: not a text file; expected YAML in UTF-8."
+    assert refusal(read_yaml, path) == f"--config {path}: {NOT_UTF_8}"
 
 
 @pytest.mark.parametrize(
@@ -120,6 +135,27 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         (
             {"batch_size": "four"},
             "run.yaml: batch_size: expected an integer > 0; found 'four'.",
+        ),
+        (
+            {"max_time": 90},
+            "run.yaml: max_time: expected text: a time above 0, for example 45m, 90s or 1h30m; "
+            "found 90.",
+        ),
+        (
+            {"crop_size": "9" * 200},
+            "run.yaml: crop_size: expected SIZE or HEIGHTxWIDTH in pixels > 0; found "
+            f"{'9' * 77}..., which is larger than 9007199254740992.",
+        ),
+        (
+            {"epochs": 1e300},
+            "run.yaml: epochs: expected a number > 0; found 1e+300, which is larger than "
+            "9007199254740992.",
+        ),
+        (
+            {"output_dir": "~no-such-user/x"},
+            "run.yaml: output_dir: ~no-such-user/x: there is no user no-such-user, whose home "
+            "folder would be ~no-such-user. Write ./~no-such-user/x for a path in the working "
+            "directory.",
         ),
         ({"batch_size": True}, "run.yaml: batch_size: expected an integer > 0; found true."),
         (

@@ -14,7 +14,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
-from launches import ROOT, environment
+from cli_tools import environment
+from launches import ROOT
 from segacc.errors import PluginError
 from segacc.hookspecs import LossOptions, hookimpl
 from segacc.plugins.datasets.folder import FolderOptions

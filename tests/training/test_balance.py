@@ -292,7 +292,10 @@ def test_what_is_neither_a_rule_nor_a_file(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OptionError) as error:
         check_class_weights(str(tmp_path / "w"), "--class-weights")
-    assert str(error.value) == f"--class-weights: {tmp_path}/w: not a text file. {FORM}"
+    assert str(error.value) == (
+        f"--class-weights: {tmp_path}/w: cannot read the file: it is not UTF-8; if it is a text "
+        "file, save it in UTF-8."
+    )
 
 
 # ------------------------------------------------------------------------------- a resumed run

@@ -157,6 +157,8 @@ def test_a_checkpoint_gives_weights_optimizer_and_random_state_back(tmp_path: Pa
     assert not torch.equal(train(model, optimizer), wanted)
     accelerator.load_state(str(place))
     assert torch.equal(train(model, optimizer), wanted)
+    text = (place / "progress.json").read_text()
+    assert "NaN" not in text and json.loads(text)["scores"]["per_category_iou"]["sky"] is None
     again = read(place)
     assert math.isnan(again.scores["per_category_iou"].pop("sky"))
     del scores["per_category_iou"]["sky"]

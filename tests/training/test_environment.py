@@ -12,7 +12,7 @@ import pytest
 
 from cli_tools import TINY, Warm, assert_succeeded
 from segacc.contracts import VERSION
-from segacc.training.tracking import command_line, git_commit
+from segacc.training.tracking.environment import command_line, git_commit
 
 pytest_plugins = ["cli_fixtures"]
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")

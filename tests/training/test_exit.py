@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launches import ROOT, command, environment
+from cli_tools import environment
+from launches import ROOT, command
 
 SCRIPT = """
 import atexit, sys

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import nonfinite_plugin
-from cli_tools import Warm, assert_succeeded, metrics
-from launches import ROOT, command, environment
+from cli_tools import Warm, assert_succeeded, environment, metrics
+from launches import ROOT, command
 from nonfinite_plugin import install, write_bad_data
 from segacc import loop, registry
 from segacc.errors import NonFiniteError

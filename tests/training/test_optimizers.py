@@ -11,7 +11,8 @@ import timm.optim
 import torch
 from transformers.training_args import OptimizerNames
 
-from launches import ROOT, environment
+from cli_tools import environment
+from launches import ROOT
 from run_tools import build, windows_of
 from segacc.errors import OptionError
 from segacc.loop import train, train_step

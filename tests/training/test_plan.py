@@ -197,6 +197,42 @@ def test_a_component_that_cannot_be_is_refused(
     assert refusal(registry, **values).startswith(complaint)
 
 
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (
+            {"image_mean": "123.675/116.28/103.53"},
+            "--image-mean: expected a list of numbers: for images in 0..1, so divide numbers for "
+            "0..255 by 255; found '123.675/116.28/103.53'.",
+        ),
+        ({"image_mean": "0.5/-1/0.5"}, "--image-mean: expected a list of numbers: from 0 to 1, "),
+        ({"image_mean": "0.5 0.5 0.5"}, "--image-mean: expected a list of numbers; found "),
+        (
+            {"image_std": "0.5/0/0.5"},
+            "--image-std: expected a list of numbers: above 0, as images are divided by them; "
+            "found '0.5/0/0.5'.",
+        ),
+        ({"image_std": "58.4/57.1/57.4"}, "--image-std: expected a list of numbers: for images in"),
+        ({"image_std": "nan/1/1"}, "--image-std: expected a list of numbers: from 0 to 1, one per"),
+        (
+            {"image_mean": "0.5/0.5"},
+            "--image-mean: has 2 values, but images have 3 channels; give one value per channel, "
+            "or set num_channels.",
+        ),
+        (
+            {"image_std": "0.5/0.5/0.5", "num_channels": 1},
+            "--image-std: has 3 values, but images have 1 channel; ",
+        ),
+    ],
+)
+def test_a_mean_or_deviation_that_cannot_be_is_refused(
+    registry: Registry, values: dict[str, Any], complaint: str
+) -> None:
+    assert refusal(registry, **values).startswith(complaint)
+    grey = plan(registry, image_mean=0.5, image_std=[0.25], num_channels=1).settings.config
+    assert (grey.image_mean, grey.image_std) == ((0.5,), (0.25,))
+
+
 def test_the_run_folder_is_numbered_unless_it_is_named(registry: Registry) -> None:
     assert plan(registry).folder == Path("runs/segformer-nuclei")
     Path("runs/segformer-nuclei").mkdir(parents=True)
@@ -247,6 +283,7 @@ def test_weights_that_are_a_path_must_be_there(registry: Registry) -> None:
     complaints = {
         "./nope": "--weights: no such folder: ./nope.",
         "a/b/c": "--weights: no such folder: a/b/c.",
+        "nope": "--weights: no such folder: nope. A model of the Hub is given as USER/NAME.",
         "file": "--weights: file is a file; give the folder that holds it.",
         "run": "--weights: run is not a model folder: it has no config.json.",
         "run/best": "--weights: run/best is not a model folder: it has no config.json.",
@@ -345,6 +382,22 @@ def test_what_a_resumed_run_cannot_change_is_refused(
     before = (run / "config.yaml").read_text()
     assert refusal(registry, resume="run", **values).startswith(complaint.format(run=run))
     assert (run / "config.yaml").read_text() == before
+
+
+def test_a_resumed_run_whose_plugin_is_missing_names_it(registry: Registry, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", registry, arch="segformer:variant=tiny")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("segformer:variant=tiny", "unet_small"))
+    (run / "network").mkdir()
+    side = {
+        "architecture": {"name": "unet_small"},
+        "plugin": {"distribution": "segacc-example", "version": "1.2.3"},
+    }
+    (run / "network" / "segacc.json").write_text(json.dumps(side))
+    assert refusal(registry, resume="run") == (
+        '--resume run: the network is the architecture "unet_small" of the plugin segacc-example '
+        "1.2.3, which is not installed. Install it: pip install segacc-example==1.2.3."
+    )
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_processes_of_mpi_know_each_other(data: Path, tmp_path: Path) -> None:
             [sys.executable, "-m", "segacc", *asked],
             cwd=tmp_path,
             env=environment(
-                {
+                **{
                     **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
                     **{f"{mpi}SIZE": "2", f"{mpi}RANK": str(rank)},
                     f"{mpi}LOCAL_RANK": str(rank),

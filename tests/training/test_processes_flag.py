@@ -69,7 +69,7 @@ def start_long(data: Path, folder: Path) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, "-m", "segacc", *flags],
         cwd=folder,
-        env=environment(ON_CPU),
+        env=environment(**ON_CPU),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import Warm, write_data
-from launches import ROOT, command, environment, launch, rows, start
+from cli_tools import Warm, environment, write_data
+from launches import ROOT, command, launch, rows, start
 from segacc.training.limits.signals import STOPPING, StopSignal
 
 pytest_plugins = ["cli_fixtures"]

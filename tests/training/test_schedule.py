@@ -74,6 +74,14 @@ def test_the_warm_up_step_by_step() -> None:
     assert factors("poly", 4) == pytest.approx([1, 0.75, 0.5, 0.25])
 
 
+@pytest.mark.parametrize("first", [1e-6, 0.25, 1.0])
+def test_a_warm_up_with_a_start_is_torchs(first: float) -> None:
+    wanted = of_torch(20, lr_scheduler.LinearLR, start_factor=first, total_iters=20)
+    found = factors("poly", 50, warmup=20, first=first)
+    assert found[:20] == pytest.approx(wanted, rel=1e-9)
+    assert found[20:] == factors("poly", 50, warmup=20)[20:]
+
+
 @pytest.mark.parametrize("schedule", ["poly:power=0.5", "poly:power=2", "cosine", "linear"])
 @pytest.mark.parametrize(("warmup", "total"), [(0, 7), (1, 2), (20, 400), (399, 400)])
 def test_it_rises_then_falls_and_never_reaches_0(schedule: str, warmup: int, total: int) -> None:
@@ -103,6 +111,8 @@ def test_two_stages_are_eomts(head: bool) -> None:
     after = 9 if head else 9 + 19
     theirs = [eomt(step, 60, 9, 19, head=head) for step in range(60)]
     assert found[after:] == pytest.approx(theirs[after:], rel=1e-12)
+    same = factors("poly:power=0.9", 60, warmup=9, encoder_warmup=19, head=head, first=0.0)
+    assert same == pytest.approx(theirs, rel=1e-12)
     rising = [eomt(step + 1, 60, 10, 20, head=True) for step in range(9)]
     if head:
         assert found[:9] == pytest.approx(rising, rel=1e-12)
@@ -151,6 +161,14 @@ REFUSED = [
         {"schedule": "one_cycle:pct_start=0.2", "encoder_warmup_steps": "0.1"},
         "--encoder-warmup-steps: the schedule one_cycle has its own warm-up, pct_start; leave this "
         "out.",
+    ),
+    (
+        {"schedule": "one_cycle", "warmup_start": "0.1"},
+        "--warmup-start: this run has no linear warm-up; leave this out.",
+    ),
+    (
+        {"warmup_steps": "0", "warmup_start": "1e-6"},
+        "--warmup-start: this run has no linear warm-up; leave this out.",
     ),
 ]
 

@@ -11,7 +11,8 @@ import torch
 from accelerate.utils import load
 from safetensors.torch import load_file
 
-from launches import ROOT, column, environment, launch, rows
+from cli_tools import environment
+from launches import ROOT, column, launch, rows
 
 SETTINGS = (
     *("--arch", "segformer:variant=tiny,drop_path=0,dropout=0", "--weights", "none"),

@@ -11,8 +11,8 @@ import torch
 
 from segacc.data.pictures import Example
 from segacc.evaluation.scores import Scores, Terms, flat
-from segacc.training.events import Evaluated, Event, Started, StepDone, Stopped
-from segacc.training.tracking import record
+from segacc.training.events import Evaluated, Event, Saved, Started, StepDone, Stopped
+from segacc.training.tracking.record import record
 
 NAMES = ("background", "nucleus")
 PALETTE = ((40, 40, 40), (255, 200, 0))
@@ -114,7 +114,8 @@ def test_trackers_keep_the_two_kinds_of_weights_apart(tmp_path: Path) -> None:
     average = replace(evaluated(2), terms=Terms(protocol="whole", num_images=1, weights="ema"))
     logged: Logged = []
     consume(tmp_path, [started(tmp_path), evaluated(2), average], logged)
-    assert [next(iter(values)).split("/")[0] for values, _ in logged] == ["eval", "eval_ema"]
+    kinds = [next(iter(values)).split("/")[0] for values, _ in logged]
+    assert kinds == ["eval", "best", "eval_ema", "best"]
     assert [row["weights"] for row in read(tmp_path)] == ["raw", "ema"]
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"step-00000002.png", "step-00000002-ema.png"}
@@ -163,8 +164,8 @@ def test_resume_without_a_file(tmp_path: Path) -> None:
 
 
 def test_pictures(tmp_path: Path) -> None:
-    stop = Stopped(step=4, reason="SIGTERM", resume="command")
-    consume(tmp_path, [started(tmp_path), step_done(4), evaluated(4), stop])
+    saved = Saved(step=4, folder=tmp_path / "last")
+    consume(tmp_path, [started(tmp_path), step_done(4), evaluated(4), saved])
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert names == ["curves.png", "step-00000004.png"]
 
@@ -172,8 +173,8 @@ def test_pictures(tmp_path: Path) -> None:
 def test_trackers_get_flat_numbers(tmp_path: Path) -> None:
     logged: Logged = []
     consume(tmp_path, [started(tmp_path), step_done(2), evaluated(2)], logged)
-    (train, train_step), (scores, eval_step) = logged
-    assert (train_step, eval_step) == (2, 2)
+    (train, train_step), (scores, eval_step), best = logged
+    assert (train_step, eval_step) == (2, 2) and best == ({"best/mean_iou": 0.5}, 2)
     assert train == {
         "train/epoch": 0.5,
         "train/lr": 1e-3,

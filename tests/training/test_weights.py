@@ -208,7 +208,16 @@ def test_a_folder_that_is_not_there(given: str) -> None:
     assert str(error.value) == f"--weights: no such folder: {given}."
 
 
-@pytest.mark.parametrize("given", ["my weights", "a/b c", "--x", "a..b"])
+@pytest.mark.parametrize("given", ["my weights", "--x", "a..b", "best"])
+def test_a_name_alone_is_no_hub_id(given: str) -> None:
+    with pytest.raises(WeightsError) as error:
+        choose(given, None)
+    assert str(error.value) == (
+        f"--weights: no such folder: {given}. A model of the Hub is given as USER/NAME."
+    )
+
+
+@pytest.mark.parametrize("given", ["a/b c", "--x/y", "a/b..c"])
 def test_what_is_neither_a_folder_nor_a_hub_id(given: str) -> None:
     with pytest.raises(WeightsError) as error:
         choose(given, None)

@@ -16,7 +16,7 @@ from segacc.commands.check_data.duplicates import Twins, find_twins
 from segacc.commands.console import progress_bar
 from segacc.data.samples import evenly_spaced, lost_samples, passed_over, read_shard
 from segacc.data.scan import Fault, SampleFacts, Size, SplitFacts, scan
-from segacc.data.splits import data_splits, pick_split, split_name
+from segacc.data.splits import data_splits, pick_split, split_name, unusable_lines
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
@@ -84,7 +84,9 @@ def open_data(dataset: Chosen, config: CheckConfig) -> OpenData:
     found, complaints = of_a_run(splits, config)
     taken = {name.partition("[")[0] for name in found}
     found |= {name: some for name, some in splits.splits.items() if name not in taken}
-    lost = passed_over(splits.splits.values())
+    asked = {name.partition("[")[0] for name in (config.train_split, config.eval_split)}
+    told = unusable_lines(splits, [name for name in splits.unusable if name not in asked - taken])
+    lost = [*passed_over(splits.splits.values()), *told]
     streams = {name: some for name, some in found.items() if isinstance(some, Stream)}
     lost += [line for name, some in streams.items() for line in lost_samples(name, some)]
     return OpenData(

@@ -38,8 +38,8 @@ def check_data_command(given: Mapping[str, Any]) -> int:
     told = run_check(config, flag, Console(stderr=True))
     from segacc.commands.check_data.text import print_report, to_json, would_stop
 
-    wide = None if sys.stdout.isatty() else 120
-    console = Console(soft_wrap=True, width=wide)
+    shown = sys.stdout.isatty()  # only there, lines are broken between words
+    console = Console(soft_wrap=not shown, width=None if shown else 120)
     if config.json:
         console.out(json.dumps(to_json(*told), indent=1), highlight=False)
     else:
@@ -117,7 +117,7 @@ def run_check(config: CheckConfig, where: Where, progress: Console) -> Told:
     if dataset.found and config.val_fraction is None and config.eval_split == "validation":
         config = dataclasses.replace(config, val_fraction=dataset.found.val_fraction)
     changes = augmentations(registry, config, where)
-    folder = writable(config.output_dir.expanduser(), where("output_dir"))
+    folder = writable(config.output_dir, where("output_dir"))
     from segacc.commands.check_data.check import check, open_data
     from segacc.commands.check_data.fixes import fixes
     from segacc.commands.check_data.pictures import draw_augmented, draw_check

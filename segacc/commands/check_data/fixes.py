@@ -10,6 +10,7 @@ from typing import Any
 
 from segacc.commands.check_data.check import Findings
 from segacc.commands.check_data.verdict import Finding, outside
+from segacc.data.quick_check import bits_used, class_warnings
 from segacc.data.scan import UNREADABLE, SplitFacts
 from segacc.errors import OptionError, first_of
 from segacc.hookspecs import Chosen, Stream
@@ -23,6 +24,8 @@ RARE = 0.05
 """Share of the training labels below which a class counts as rare."""
 ENOUGH = 20
 """Minimum number of labels for such a share."""
+MUCH = 0.1
+"""Share of the pixels from which on the raw id 0 is taken for a class."""
 MANY_VALUES = 20
 """Number of raw ids outside the map above which they are not ids, but colours or noise."""
 RUN_SETTINGS = (
@@ -48,12 +51,20 @@ class Fix:
     """False if the user must decide."""
     mends: tuple[str, ...] = ()
     """The kinds of problems that it fixes."""
+    assumes: str = ""
+    """What is assumed if it is in the suggested command, though it is not sure."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether no value is a placeholder that the user must replace."""
+        return not any(value in ("FILE", "SHARDS", "N") for value in self.options.values())
 
 
 def fixes(found: Findings) -> list[Fix]:
     """List the suggested options, those for labels first."""
     train = found.splits.get(found.data.config.train_split)
-    told = [*_for_labels(found), *_for_splits(found, train), *_for_files(found)]
+    told = [*_for_labels(found), *_for_classes(found)]
+    told += [*_for_splits(found, train), *_for_files(found)]
     if train is not None and train.read:
         told += [*_for_images(found, train), *_for_balance(found, train)]
     return told
@@ -64,25 +75,49 @@ def _for_labels(found: Findings) -> Iterator[Fix]:
     faults = [fault for facts in found.splits.values() for fault in facts.faults]
     raw = sum((facts.raw for facts in found.splits.values()), Counter[int]())
     wrong, other = sorted(outside(faults)), [value for value in raw if value]
-    binary = len(labels.names) == 2 and 0 in raw and len(other) == 1 and other != [1]
+    binary = len(labels.names) == 2 and 0 in raw and len(other) == 1 and other[0] > 1
     if binary and _offers(found, "binary") and not typed.binary:
         why = f"the labels contain only 0 and {other[0]}, as binary masks do"
         yield Fix(why, {"binary": "true", "colors": None, "reduce_labels": None}, mends=IDS)
     elif wrong and len(wrong) <= MANY_VALUES:
         one_more = wrong == [len(labels.names)] and labels.classes.get(0) == 0
         shift, certain = one_more and _offers(found, "reduce_labels"), 0 not in raw
-        if shift:
+        if _offers(found, "ignore") and not (shift and certain):
+            which = f"{', '.join(map(str, wrong))} should be ignored"
+            every = {"ignore": tuple(dict.fromkeys((*(typed.ignore or ()), *wrong)))}
+            assumed = which if one_more else ""
+            yield Fix(f"if {which}", every, sure=not one_more, mends=("values",), assumes=assumed)
+        if shift and (certain or _zero_is_rare(found)):
             why = "if 0 means `not labelled` and the classes start at 1"
             why = "the ids start at 1: no label contains 0" if certain else why
             yield Fix(why, {"reduce_labels": "true"}, sure=certain, mends=IDS)
-        if _offers(found, "ignore") and not (shift and certain):
-            why = f"if {', '.join(map(str, wrong))} should be ignored"
-            ignored = tuple(dict.fromkeys((*(typed.ignore or ()), *wrong)))
-            yield Fix(why, {"ignore": ignored}, sure=not shift, mends=("values",))
     if any(fault.kind == "label" for fault in faults) and _offers(found, "colors"):
         why = "labels in colours need a table of colours (FILE with lines name,r,g,b)"
         options = {"colors": "FILE", "names": None, "reduce_labels": None}
-        yield Fix(why, options, sure=False, mends=("label",))
+        assumed = "FILE is your table"
+        yield Fix(why, options, sure=False, mends=("label",), assumes=assumed)
+
+
+def _zero_is_rare(found: Findings) -> bool:
+    """Return whether the raw id 0 may mean `not labelled`, by its pixels and images.
+
+    It may not if it is a tenth of the pixels or more, and the id above the last class occurs in at
+    least half as many labels.
+    """
+    some = found.splits.values()
+    share = sum(one.raw[0] for one in some) / max(1, sum(one.raw.total() for one in some))
+    images = sum(one.images[0] for one in some)
+    above = sum(fault.kind == "values" for one in some for fault in one.faults)
+    return share < MUCH or above < images / 2
+
+
+def _for_classes(found: Findings) -> Iterator[Fix]:
+    """Suggest to drop classes that seem to mean `no label`, unless the user edits the map."""
+    if "map" in parse_component(found.data.dataset.text, "--dataset").values:
+        return
+    for names, _ in class_warnings(found.data.labels):
+        why = f"to drop {first_of(names, 4)}, whose pixels are then ignored"
+        yield Fix(why, {"map": {"drop": names}}, sure=False)
 
 
 def _offers(found: Findings, option: str) -> bool:
@@ -98,8 +133,9 @@ def _for_splits(found: Findings, facts: SplitFacts | None) -> Iterator[Fix]:
     others = [name for name in splits if name not in (train, scored)]
     if facts is None:
         if others:
-            why = f"the data set has no split {train}"
-            yield Fix(why, {"--train-split": others[0]}, sure=False, mends=SPLIT)
+            why, assumed = f"the data set has no split {train}", f"{others[0]} is for training"
+            options = {"--train-split": others[0]}
+            yield Fix(why, options, sure=False, mends=SPLIT, assumes=assumed)
         return
     streamed, samples = isinstance(splits[train], Stream), facts.total
     if scored not in splits:
@@ -110,21 +146,33 @@ def _for_splits(found: Findings, facts: SplitFacts | None) -> Iterator[Fix]:
         elif _offers(found, "validation"):
             why = f"{none}, and a stream cannot be split: give shards for it"
             yield Fix(why, {"validation": "SHARDS"}, sure=False, mends=SPLIT)
-            why = f"or evaluate on {train} itself, which says less"
-            yield Fix(why, {"--eval-split": train}, sure=False, mends=SPLIT)
-        for name in others:
-            yield Fix(f"or evaluate on {name}", {"--eval-split": name}, sure=False, mends=SPLIT)
+            yield _scored_on(train, f"or evaluate on {train} itself, which says less")
+        yield from (_scored_on(name, f"or evaluate on {name}") for name in others)
     if samples is None and (facts.faults or config.sample or not _offers(found, "num_samples")):
         why = "a stream of unknown length has no epochs: say how long to train"
-        yield Fix(why, {"--max-steps": "N"}, sure=False)
+        assumed = "N is the number of steps"
+        yield Fix(why, {"--max-steps": "N"}, sure=False, mends=("length",), assumes=assumed)
     elif samples is None and facts.read:
         why = f"{facts.read} samples were counted; this defines the length of an epoch"
         yield Fix(why, {"num_samples": facts.read})
 
 
+def _scored_on(name: str, why: str) -> Fix:
+    options, assumed = {"--eval-split": name}, f"{name} is evaluated"
+    return Fix(why, options, sure=False, mends=SPLIT, assumes=assumed)
+
+
 def _for_files(found: Findings) -> Iterator[Fix]:
-    """Suggest skipping unreadable files; training and validation each have their own count."""
-    config = found.data.config
+    """Suggest how EXIF is meant, and skipping unreadable files.
+
+    Training and validation each have their own count of these.
+    """
+    config, faults = found.data.config, [f.kind for s in found.splits.values() for f in s.faults]
+    if "exif" in faults:
+        kept = found.data.dataset.common.exif == "stored"
+        now, how = ("upright", "shown") if kept else ("stored", "stored")
+        which = f"labels are drawn on the images as they are {how}"
+        yield Fix(f"if {which}", {"exif": now}, sure=False, mends=("exif",), assumes=which)
     counts = [
         sum(fault.kind in UNREADABLE for fault in facts.faults)
         for name, facts in found.splits.items()
@@ -138,6 +186,9 @@ def _for_files(found: Findings) -> Iterator[Fix]:
 def _for_images(found: Findings, train: SplitFacts) -> Iterator[Fix]:
     """Suggest the number of channels and a crop size that fit the images."""
     modes, channels = set(train.image_modes), found.data.config.num_channels
+    if bits := bits_used(train):
+        why = f"if the values of the 16-bit images go from 0 to {(1 << bits) - 1}"
+        yield Fix(why, {"bits": bits}, sure=False)
     refused = any(f.kind == "image" for facts in found.splits.values() for f in facts.faults)
     if refused and channels != 3 and modes <= {"RGB", "L", "P"}:
         why = "the images have three channels at most"
@@ -181,23 +232,36 @@ def unmended(findings: Sequence[Finding], told: Sequence[Fix]) -> list[Finding]:
     return [one for one in findings if one.level == "problem" and one.kind not in mended]
 
 
+def together(told: Sequence[Fix]) -> list[Fix]:
+    """Return the sure suggestions, and for each problem that is left the likeliest one.
+
+    Among several, one without placeholders is preferred.
+    """
+    chosen = [fix for fix in told if fix.sure]
+    for fix in sorted(told, key=lambda fix: not fix.complete):
+        mended = {kind for one in chosen for kind in one.mends}
+        if fix.mends and not mended.intersection(fix.mends):
+            chosen.append(fix)
+    return chosen
+
+
 def command(found: Findings, told: Sequence[Fix]) -> str | None:
-    """Return a training command with all sure suggestions; None if there are none.
+    """Return a training command with the suggestions of `together`; None if there are none.
 
     It includes the settings of the check that training shares: splits, `--val-fraction`, channels,
     augmentations.
     """
-    sure = [fix for fix in told if fix.sure]
-    if not sure:
+    chosen = together(told)
+    if not chosen:
         return None
-    fixed = {flag for fix in sure for flag in fix.options}
+    fixed = {flag for fix in chosen for flag in fix.options}
     typed = [
         f" {flag} {shlex.quote(value)}"
         for flag, value in _of_the_run(found.data.config)
         if flag not in fixed
     ]
-    options = paste(found.data.dataset, sure, whole=True)
-    return f"accelerate launch -m segacc {options}{''.join(typed)}"
+    options = paste(found.data.dataset, chosen, whole=True)
+    return f"segacc train {options}{''.join(typed)}"
 
 
 def _of_the_run(config: CheckConfig) -> Iterator[tuple[str, str]]:

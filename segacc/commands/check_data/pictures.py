@@ -38,12 +38,16 @@ if TYPE_CHECKING:
 WIDTH = 1240
 """Width of a picture in pixels."""
 INSIDE = WIDTH - 2 * GAP
-NAMES, NUMBERS, BAR = 190, 210, 11
-"""Widths of the names and of the numbers next to the bars, and height of a bar, in pixels."""
-FULL = INSIDE - NAMES - NUMBERS
+NAMES, SPLITS, NUMBERS, BAR = 190, 80, 140, 11
+"""Widths of the names of classes and of splits left of the bars and of the numbers right of them,
+and height of a bar, in pixels."""
+LEFT = NAMES + SPLITS
+FULL = INSIDE - LEFT - NUMBERS
 """Length of the longest bar in pixels."""
 DECADES = 5
 """Powers of ten that a bar covers: from a thousandth of a percent to all pixels."""
+AXIS = 16
+"""Height of the numbers of the axis in pixels."""
 MOST = 40
 """Maximum number of classes that are drawn, the most frequent ones."""
 NAMED = 130
@@ -80,7 +84,8 @@ def draw_check(found: Findings, path: Path) -> None:
 def _pixels(sample: Sample, labels: LabelMap, num_channels: int) -> Pair:
     """Read the image and the classes of a sample without faults."""
     given = sample.labels or labels
-    classes = given.apply(raw_label(sample.label, given, sample.id), sample.id)
+    raw = raw_label(sample.label, given, sample.id, sample.reading)
+    classes = given.apply(raw, sample.id)
     return visible(read_pixels(sample.image, sample.id, num_channels, sample.reading)), classes
 
 
@@ -100,17 +105,19 @@ def _chart(found: Findings) -> list[Image.Image]:
     order = sorted(range(len(labels.names)), key=lambda k: -max(one.share(k) for one in splits))
     shown = sorted(order[:MOST])
     left_out = f"; the {MOST} most frequent of {len(order)} classes" if len(order) > MOST else ""
-    title = f"pixel share per class, 0.001 % to 100 % (log scale, one grid line = x10){left_out}"
+    title = f"share of the labelled pixels by class, on a logarithmic scale{left_out}"
     height = len(splits) * (BAR + 2) + 6
-    chart = Image.new("RGB", (INSIDE, len(shown) * height), PAPER)
+    chart = Image.new("RGB", (INSIDE, AXIS + len(shown) * height), PAPER)
     draw = ImageDraw.Draw(chart)
     for decade in range(DECADES + 1):
-        x = NAMES + decade * FULL // DECADES
-        draw.line((x, 0, x, chart.height), GRID)
+        x = LEFT + decade * FULL // DECADES
+        draw.text((x, 0), f"{10.0 ** (decade - DECADES + 2):g} %", INK, text_font(11), anchor="ma")
+        draw.line((x, AXIS, x, chart.height), GRID)
     for turn, k in enumerate(shown):
-        draw.text((0, turn * height), labels.names[k][:26], INK, text_font(13))
+        top = AXIS + turn * height
+        draw.text((0, top), labels.names[k][:26], INK, text_font(13))
         for index, facts in enumerate(splits):
-            _bar(draw, turn * height + index * (BAR + 2), facts, k, labels.palette[k])
+            _bar(draw, top + index * (BAR + 2), facts, k, labels.palette[k])
     return [text_strip([title], INSIDE, 15), chart]
 
 
@@ -121,11 +128,12 @@ def bar_length(share: float, full: int) -> int:
 
 def _bar(draw: ImageDraw.ImageDraw, y: int, facts: SplitFacts, k: int, color: Color) -> None:
     """Draw one bar with its numbers; `y` is its top."""
+    draw.text((LEFT - GAP // 2, y), facts.name[:14], INK, text_font(11), anchor="ra")
     if length := bar_length(facts.share(k), FULL):
-        draw.rectangle((NAMES, y, NAMES + length, y + BAR), color, outline=INK)
+        draw.rectangle((LEFT, y, LEFT + length, y + BAR), color, outline=INK)
     told = f"{100 * facts.share(k):.3f} %, {count_of(facts.images[k], 'image')}"
-    told = f"{facts.name}: {told if facts.pixels[k] else '-'}"
-    draw.text((INSIDE - NUMBERS + GAP, y), told[:34], INK, text_font(11))
+    told = told if facts.pixels[k] else "-"
+    draw.text((INSIDE - NUMBERS + GAP, y), told[:26], INK, text_font(11))
 
 
 def draw_augmented(found: Findings, chosen: Sequence[Chosen], path: Path) -> None:

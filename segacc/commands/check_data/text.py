@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.commands.check_data.check import Findings
-from segacc.commands.check_data.fixes import Fix, command, paste, unmended
+from segacc.commands.check_data.fixes import Fix, command, paste, together, unmended
 from segacc.commands.check_data.verdict import Finding
-from segacc.commands.tables import swatch
+from segacc.commands.tables import print_in_parts, swatch
 from segacc.contracts import IGNORE
 from segacc.data.scan import SplitFacts
 from segacc.errors import count_of, first_of
@@ -37,28 +38,34 @@ def print_report(
     for line in (found.data.dataset.text, *found.data.notes):
         _say(console, line)
     console.print(facts_table(found), soft_wrap=False)
-    console.print(classes_table(found), soft_wrap=False)
+    print_in_parts(console, partial(classes_table, found, console.width // 2), list(found.splits))
     if hidden := left_out(found):
         names = len(found.data.labels.names)
         _say(console, f"{len(hidden)} of the {names} classes occur in no split\n")
+    if line := normalization(found):
+        _say(console, line)
     for finding in findings:
         _print_finding(console, finding)
     if told:
         _say(console, "\nsuggested options:")
     for fix in told:
         _say(console, f"  {fix.why}:")
-        _say(console, f"    {paste(found.data.dataset, [fix])}", style="bold")
+        _paste(console, f"    {paste(found.data.dataset, [fix])}")
     if whole := command(found, told):
-        left = unmended(findings, told)
-        notes = [] if all(fix.sure for fix in told) else ["resolve the choices above first"]
-        notes += [f"no option fixes {count_of(len(left), 'problem')}"] if left else []
-        condition = f" ({'; '.join(notes)})" if notes else ""
-        _say(console, f"\nsuggested command{condition}:")
-        _say(console, f"  {whole}", style="bold")
+        _say(console, f"\nsuggested command{_conditions(findings, told)}:")
+        _paste(console, f"  {whole}")
     for path in pictures:
-        _say(console, f"written to {path}")
+        _paste(console, f"written to {path}", style="")
     told_last = verdict(findings, sample=found.data.config.sample)
     _say(console, told_last, style="red" if would_stop(findings) else "green")
+
+
+def _conditions(findings: Sequence[Finding], told: Sequence[Fix]) -> str:
+    """Return what the suggested command assumes, and how many problems are left."""
+    left, assumed = unmended(findings, told), [fix.assumes for fix in together(told) if fix.assumes]
+    notes = [f"assuming that {' and that '.join(assumed)}"] if assumed else []
+    notes += [f"no option fixes {count_of(len(left), 'problem')}"] if left else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def would_stop(findings: Sequence[Finding]) -> bool:
@@ -80,13 +87,18 @@ def _print_finding(console: Console, finding: Finding) -> None:
     style = STYLES[finding.level]
     console.print(Text.assemble((finding.level, style), f": {finding.text}"), highlight=False)
     for name in finding.files[:FILES]:
-        _say(console, f"  {name}")
+        _paste(console, f"  {name}", style="")
     if len(finding.files) > FILES:
         _say(console, f"  ... and {len(finding.files) - FILES} more")
 
 
 def _say(console: Console, text: str, *, style: str = "") -> None:
     console.print(Text(text, style=style), highlight=False)
+
+
+def _paste(console: Console, text: str, *, style: str = "bold") -> None:
+    """Print a command or a path, which must not be broken into lines."""
+    console.print(Text(text, style=style), highlight=False, soft_wrap=True)
 
 
 def facts_table(found: Findings) -> Table:
@@ -113,10 +125,22 @@ def _column(facts: SplitFacts, found: Findings) -> dict[str, str]:
         "image modes": _counter(facts.image_modes),
         "labels": _counter(facts.label_kinds),
         "classes": f"{present} of {len(names)}",
-        "ignored pixels": f"{100 * facts.ignored_share:.2f} %",
+        "ignored pixels": facts.ignored(found.data.labels),
         "mean": " ".join(f"{one:.3f}" for one in means),
         "deviation": " ".join(f"{one:.3f}" for one in spread),
     }
+
+
+def normalization(found: Findings) -> str:
+    """Return the options that normalize by the mean and deviation of the training split."""
+    name = found.data.config.train_split
+    if name not in found.splits or not found.splits[name].read:
+        return ""
+    means, spread = found.splits[name].statistics()
+    if not all(spread):
+        return ""
+    mean, std = ("/".join(f"{one:.4g}" for one in values) for values in (means, spread))
+    return f"to normalize by mean and deviation of {name}: --image-mean {mean} --image-std {std}"
 
 
 def _sizes(facts: SplitFacts) -> str:
@@ -133,20 +157,26 @@ def _counter(counter: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counter.items()) or "-"
 
 
-def classes_table(found: Findings) -> Table:
-    """Build a table of classes: raw ids, share of the labelled pixels, number of images."""
+def classes_table(found: Findings, widest: int, splits: Sequence[str]) -> Table:
+    """Build a table of classes: raw ids, share of the labelled pixels, number of images.
+
+    Args:
+        found: the facts.
+        widest: characters after which a class name is folded.
+        splits: the splits with columns.
+    """
     labels, hidden = found.data.labels, left_out(found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class")
+    table.add_column("class", overflow="fold", max_width=widest)
     table.add_column("raw ids")
-    for name in found.splits:
-        table.add_column(Text(f"{name}: pixels"), justify="right")
-        table.add_column("images", justify="right")
-    for k, name in enumerate(labels.names):
+    for name in splits:
+        table.add_column(Text(f"{name}: pixels"), justify="right", no_wrap=True)
+        table.add_column("images", justify="right", no_wrap=True)
+    for k, title in enumerate(labels.names):
         if k not in hidden:
-            cells = [cell for facts in found.splits.values() for cell in _cells(facts, k)]
+            cells = [cell for name in splits for cell in _cells(found.splits[name], k)]
             ids = first_of((raw for raw, owner in sorted(labels.classes.items()) if owner == k), 4)
-            table.add_row(swatch(name, labels.palette[k]), ids, *cells)
+            table.add_row(swatch(title, labels.palette[k]), ids, *cells)
     return table
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from segacc.commands.check_data.check import Findings
 from segacc.commands.check_data.duplicates import Twins
-from segacc.data.quick_check import image_warnings
+from segacc.data.quick_check import class_warnings, image_warnings
 from segacc.data.scan import Fault, SplitFacts
 from segacc.errors import count_of, first_of
 
@@ -26,6 +26,7 @@ FAULTS = {
     "image": ("image", "is invalid", "are invalid"),
     "label": ("label", "is invalid", "are invalid"),
     "size": ("label", "differs in size from its image", "differ in size from their images"),
+    "exif": ("label", "differs in size from its image", "differ in size from their images"),
     "values": ("label", "has values without a class", "have values without a class"),
     "shard": ("shard", "cannot be read", "cannot be read"),
 }
@@ -52,6 +53,7 @@ def judge(found: Findings) -> list[Finding]:
     """Return the problems, then the warnings, then the facts."""
     data = found.data
     told = [Finding("problem", "", text, kind="split") for text in data.complaints]
+    told += [Finding("warning", "", text.rstrip(".")) for _, text in class_warnings(data.labels)]
     for facts in found.splits.values():
         told += [*_faults(found, facts), *_labels(found, facts), *_images(facts)]
     told += [_duplicates(found, twins) for twins in found.twins]
@@ -116,7 +118,7 @@ def _labels(found: Findings, facts: SplitFacts) -> Iterator[Finding]:
         many = count_of(len(absent), "class does", "classes do")
         yield Finding("warning", name, f"{many} not occur in {name}: {first_of(absent, 8)}")
     if facts.ignored_share > MUCH_IGNORED:
-        text = f"{100 * facts.ignored_share:.1f} % of the pixels of {name} are ignored"
+        text = f"{facts.ignored(found.data.labels)} of the pixels of {name} are ignored"
         yield Finding("warning", name, text)
     if ignored:
         many = count_of(len(ignored), f"label of {name} has", f"labels of {name} have")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from segacc.commands.console import (
+    Patient,
     Where,
     console_of,
     flag,
@@ -18,7 +19,7 @@ from segacc.commands.console import (
     text_of,
 )
 from segacc.data.splits import ALSO, VALIDATION
-from segacc.errors import is_main
+from segacc.errors import expand, is_main
 from segacc.evaluation.model_folder import (
     SETTINGS,
     Model,
@@ -52,7 +53,7 @@ def evaluate_command(model: str, layer: Layer) -> int:
         1 if `--verify` finds a difference, else 0.
     """
     checked = check(model, layer, flag)
-    console = console_of()
+    console = console_of(kind=Patient)
     if line := checked.taken():
         console.out(line, highlight=False)
     with console.status("Loading torch, the data and the weights ..."):
@@ -273,7 +274,7 @@ def compare_command(a: Path, b: Path, config: CompareConfig) -> int:
     console = console_of()
     found = compare_folders(a, b, config, flag)
     found.show(console)
-    folder = config.output_dir.expanduser()
+    folder = config.output_dir
     console.out(f"written to {folder / 'compare.json'}, {folder / 'compare.png'}", highlight=False)
     return 0
 
@@ -296,7 +297,7 @@ def compare(a: str | Path, b: str | Path, **settings: Any) -> "Comparison":
         SegaccError: a setting is invalid, or the two evaluations cannot be compared.
     """
     layer = Layer(settings, "segacc.compare")
-    sides = Path(a).expanduser(), Path(b).expanduser()
+    sides = expand(a), expand(b)
     return compare_folders(*sides, config_of(CompareConfig, layer), layer.where)
 
 
@@ -306,7 +307,7 @@ def compare_folders(a: Path, b: Path, config: CompareConfig, where: Where) -> "C
     Raises:
         SegaccError: a folder is invalid, or the two cannot be compared.
     """
-    folder = writable(config.output_dir.expanduser(), where("output_dir"))
+    folder = writable(config.output_dir, where("output_dir"))
     from segacc.commands.evaluate import compare as comparing
 
     named = ((a, "A"), (b, "B"))

@@ -16,17 +16,16 @@ from segacc.commands.tables import interval_text, print_columns
 from segacc.data.atomic import replacing
 from segacc.errors import DataError, OptionError, count_of, first_of
 from segacc.evaluation.model_folder import PROGRESS
-from segacc.evaluation.scores import Terms, classes_in
+from segacc.evaluation.scores import Terms, classes_in, finite
 from segacc.kernels.counts import iou, mean_of_known
-from segacc.training.events import finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")
-PLAIN = {"no": "float32"}
-"""How values of evaluation.json are shown: mixed precision `no`."""
+PLAIN = {"no": "float32", "None": "none"}
+"""How values of evaluation.json are shown: mixed precision `no`, and no held-out split."""
 DIFFER = ("dataset", "split", "carved", *TERMS)
 """Keys of evaluation.json whose values should be equal on both sides; differences are printed."""
 
@@ -100,10 +99,9 @@ class Comparison:
         """Return a line for each property in which the two evaluations differ."""
         lines = []
         for key in DIFFER:
-            one, other = self.a.report.get(key), self.b.report.get(key)
+            one, other = (told_of(side.report.get(key)) for side in (self.a, self.b))
             if one != other:
                 name = "held-out split" if key == "carved" else key.replace("_", " ")
-                one, other = (PLAIN.get(value, value) for value in (str(one), str(other)))
                 told = f"different {name}: A {one}, B {other}"
                 lines.append(f"{told}; this affects the difference of the scores")
         if any(self.alone):
@@ -143,6 +141,16 @@ class Comparison:
             "mean_iou": self.mean_iou.to_dict(),
             "per_category_iou": {k: one.to_dict() for k, one in self.per_category_iou.items()},
         }
+
+
+def told_of(value: Any) -> str:
+    """Return a value of evaluation.json as text: a held-out split, a data set, or a word."""
+    match value:
+        case {"val_fraction": share, "train_split": split, "seed": seed}:
+            return f"{100 * share:g} % of {split} (seed {seed})"
+        case {"name": name, **options}:
+            return ":".join(filter(None, (name, ",".join(f"{k}={v}" for k, v in options.items()))))
+    return PLAIN.get(str(value), str(value))
 
 
 def evaluation_in(given: Path, where: str) -> Path:

@@ -17,22 +17,20 @@ from segacc.commands.evaluate.bootstrap import Intervals, intervals
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
 from segacc.contracts import VERSION, Facts
 from segacc.data.pictures import Example, draw_examples, shrunk
-from segacc.data.splits import data_splits, pick_split, split_name
+from segacc.data.splits import ALSO, VALIDATION, data_splits, pick_split, split_name
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import Model, run_settings, side_file
-from segacc.evaluation.protocol import Protocol
-from segacc.evaluation.scores import Scores, Weights
+from segacc.evaluation.scores import Scores, Weights, finite, ignored_by
 from segacc.evaluation.scoring import (
     Scoring,
     checked_scoring,
     scored_data,
 )
-from segacc.evaluation.segmenter import Segmenter, relabel
+from segacc.evaluation.segmenter import Segmenter, relabel, with_settings
 from segacc.hookspecs import Chosen
 from segacc.labels import Color
 from segacc.loop import evaluate
 from segacc.settings.config import EvaluateConfig
-from segacc.training.events import finite
 from segacc.training.processes import start_accelerator
 
 if TYPE_CHECKING:
@@ -159,8 +157,7 @@ def build_scoring(
     refuse_unused(config, where)
     accelerator = start_accelerator(config.mixed_precision)
     segmenter = Segmenter.from_pretrained(model.folder, accelerator.device)
-    if config.protocol:
-        segmenter = segmenter.with_protocol(Protocol.parse(config.protocol, where("protocol")))
+    segmenter = with_settings(segmenter, config.protocol, config.threshold, where)
     splits, _ = data_splits(
         dataset,
         config.val_fraction,
@@ -184,7 +181,7 @@ def build_scoring(
         config=config,
         where=where,
     )
-    scoring.weights = weights_in(model)
+    scoring.weights, scoring.ignored = weights_in(model), ignored_by(labels)
     return scoring, segmenter, split_name(splits, config.split)
 
 
@@ -195,7 +192,8 @@ def held_out(model: Model, config: EvaluateConfig, where: Where) -> str:
     run = run_settings(model, where("model"))
     if run is None:
         return " If the run held out a part of train, repeat its --val-fraction and --seed."
-    if run.val_fraction is None:
+    base = config.split.partition("[")[0]
+    if run.val_fraction is None or base not in (run.eval_split, VALIDATION, *ALSO):
         return ""
     train = "" if run.train_split == "train" else f" --train-split {run.train_split}"
     flags = f"--val-fraction {run.val_fraction:g} --seed {run.seed}{train}"
@@ -231,14 +229,16 @@ def carved_from(config: EvaluateConfig) -> dict[str, Any] | None:
 def protocol_source(
     model: Model, segmenter: Segmenter, config: EvaluateConfig, where: Where
 ) -> str:
-    """Return where the protocol comes from."""
+    """Return where the protocol comes from, and its threshold if that was given."""
     if config.protocol:
-        return f"from {where('protocol')}"
-    if side_file(model.about):
-        return f"stored in {model.name if model.on_hub else model.about}"
-    if segmenter.protocol.short_side or segmenter.protocol.size:
-        return f"from the image processor in {model.name}"
-    return f"chosen to fit the network, as {model.name} stores none"
+        told = f"from {where('protocol')}"
+    elif side_file(model.about):
+        told = f"stored in {model.name if model.on_hub else model.about}"
+    elif segmenter.protocol.short_side or segmenter.protocol.size:
+        told = f"from the image processor in {model.name}"
+    else:
+        told = f"chosen to fit the network, as {model.name} stores none"
+    return told + (f"; threshold from {where('threshold')}" if config.threshold else "")
 
 
 def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluation:

@@ -1,6 +1,5 @@
 """`segacc evaluate --verify`: score some images again with plain numpy code, and compare."""
 
-import io
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -10,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from PIL import Image
 
 from segacc.commands.evaluate.score import Evaluation
 from segacc.contracts import IGNORE
 from segacc.data.batches import EvalData, Source
+from segacc.data.codecs import opened
 from segacc.data.items import Item
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, count_of
 from segacc.evaluation.metrics import Counts
+from segacc.evaluation.protocol_options import EVEN
 from segacc.evaluation.scores import Scores, flat
 from segacc.evaluation.scoring import Scoring
 from segacc.hookspecs import Sample
@@ -46,7 +46,7 @@ def plain_label(sample: Sample, labels: LabelMap) -> Pixels:
     """
     labels = sample.labels or labels
     given = sample.label
-    with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given) as file:
+    with opened(given) as file:
         grey = file.mode in ("1", "L") and all(r == g == b for r, g, b in labels.colors)
         in_colors = file.mode in ("RGB", "P", "RGBA", "LA", "PA")  # other modes hold raw ids
         by_color = labels.colors and (in_colors or grey)
@@ -138,6 +138,10 @@ def plain_prediction(scoring: Scoring, image: torch.Tensor) -> Pixels:
     padding = (0, width - seen[1], 0, height - seen[0])
     images = F.pad(network.normalize(resized[None]), padding)  # (1, C, height, width)
     logits = scoring.model(images).main[0].float().cpu().numpy()
+    if protocol.threshold != EVEN:  # the second class then wins where p > threshold, not 1/2
+        odds = protocol.threshold / (1 - protocol.threshold)
+        scores = network.probabilities
+        logits[1] = logits[1] / odds if scores else logits[1] - np.log(odds)
     size = (image.shape[-2], image.shape[-1])
     extent = (size[0] * height / seen[0], size[1] * width / seen[1])
     return plain_argmax(logits, size, extent)

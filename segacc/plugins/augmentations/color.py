@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from segacc.contracts import Facts
+from segacc.data.placement import Box, inside_of
 from segacc.hookspecs import Augmentation, hookimpl
 from segacc.plugins.augmentations.pairs import (
     Pair,
@@ -19,6 +20,7 @@ from segacc.plugins.augmentations.pairs import (
     as_pair,
     between,
     chance,
+    plain,
     uniform,
     uniforms,
 )
@@ -40,11 +42,11 @@ class FusedColors:
 
     Differences to applying them one by one: values are clamped once, at the end; saturation keeps
     the grey value; hue rotates about the grey axis (YIQ). The mean for contrast is computed on the
-    device, from the image as it arrives there.
+    device, from the image as it arrives there. The padding of a crop is left out and unchanged.
     """
 
     draw_steps: DrawSteps
-    takes_bytes = draws_unseen = True
+    takes_bytes = draws_unseen = knows_padding = True
 
     def draw(self, image: "Tensor", label: "Tensor") -> "Tensor":
         """Draw the matrix (3, 7) float32 for image (C, H, W) uint8."""
@@ -59,12 +61,16 @@ class FusedColors:
         return torch.from_numpy(color_kernel.fused(steps).astype(np.float32))
 
     def __call__(
-        self, images: "Tensor", labels: "Tensor", drawn: "Tensor"
+        self,
+        images: "Tensor",
+        labels: "Tensor",
+        drawn: "Tensor",
+        inside: Sequence[Box | None] = (),
     ) -> "tuple[Tensor, Tensor]":
         """Transform images (N, C, H, W) uint8 or float32 by drawn (N, 3, 7) float32."""
         from segacc.kernels import color as color_kernel
 
-        return color_kernel.apply(images, drawn), labels
+        return color_kernel.apply_inside(images, drawn, inside), labels
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,17 @@ class OnColors:
     """Takes images with one or three channels."""
 
     def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
-        """Return image (C, H, W) uint8; other channels and the label are unchanged."""
+        """Return image (C, H, W) uint8; other channels, padding and the label are unchanged."""
+        pixels, classes = plain(image, label)
+        inside = inside_of(pixels, classes)
+        if inside is None:
+            return self._changed(image, label)
+        whole, box = pixels.clone(), (slice(None), *inside)
+        part, _ = self._changed(*as_pair(pixels[box], classes[inside]))
+        whole[box], _ = plain(part, classes)
+        return as_pair(whole, label)
+
+    def _changed(self, image: "Tensor", label: "Tensor") -> Pair:
         import torch
 
         if image.shape[0] in (1, 3):

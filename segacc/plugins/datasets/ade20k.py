@@ -37,11 +37,11 @@ def build_ade20k(options: Ade20kOptions) -> DataSplits:
     given = open_root(options.root, WHERE)
     root = first_folder(given, ("adechallengedata2016",)) or given
     expect_folders(WHERE, root, ("images", "annotations"))
-    splits = split_pairs(WHERE, root / "images", root / "annotations", SPLITS)
+    splits, unusable = split_pairs(WHERE, root / "images", root / "annotations", SPLITS)
     facts = table("ade20k")
     names = facts["names"] if options.full_names else [n.split(",")[0] for n in facts["names"]]
     labels = LabelMap.plain(names, reduce_labels=True, palette=facts["palette"])
-    return DataSplits(splits, labels, crop_size=(512, 512))
+    return DataSplits(splits, labels, crop_size=(512, 512), unusable=unusable)
 
 
 @hookimpl

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import IMAGE_SUFFIXES
+from segacc.data.splits import SplitsRead, read_each
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
@@ -21,6 +23,7 @@ from segacc.plugins.datasets.files import (
     open_root,
     pairs,
     split_pairs,
+    subfolders,
     table,
     with_labels,
 )
@@ -52,11 +55,11 @@ def build_camvid(options: CamvidOptions) -> DataSplits:
     """Detect the layout and pair images and labels, NAME.png or NAME_L.png.
 
     Raises:
-        DataError: unknown layout, a split without labels, or 32 classes requested for 11-class
+        DataError: unknown layout, no split with labels, or 32 classes requested for 11-class
             PNGs.
     """
     root = open_root(options.root, WHERE)
-    splits = _side_by_side(root) or _apart(root)
+    splits, unusable = _side_by_side(root) or _apart(root)
     ids = _first_ids(one for samples in splits.values() for one in samples)
     if options.classes == 32 and ids is not None:
         raise DataError(
@@ -64,27 +67,28 @@ def build_camvid(options: CamvidOptions) -> DataSplits:
             "of 11 classes. Leave out classes, or use the original labels."
         )
     labels = _all_classes() if options.classes == 32 else _usual_classes(colored=ids is None)
-    return DataSplits(splits, labels)
+    return DataSplits(splits, labels, unusable=unusable)
 
 
-def _side_by_side(root: Path) -> dict[str, list[Sample]]:
+def _side_by_side(root: Path) -> SplitsRead | None:
     """Pair train/ with trainannot/ or train_labels/, and the other splits likewise."""
-    found = {}
-    for split, names in SPLITS.items():
-        images = first_folder(root, names)
+
+    def read(images: Path, names: tuple[str, ...]) -> list[Sample]:
         labels = first_folder(root, tuple(f"{name}{end}" for name in names for end in BESIDE))
-        if images is not None and labels is None:
+        if labels is None:
             wanted = " or ".join(f"{images.name}{end}/" for end in BESIDE)
             raise DataError(
                 f"{WHERE}: {images} has no labels: {wanted} is missing in {root}, which "
                 f"contains {listing(root)}."
             )
-        if images is not None and labels is not None:
-            found[split] = pairs(WHERE, images, labels, label_endings=ENDINGS)
-    return found
+        return pairs(WHERE, images, labels, label_endings=ENDINGS)
+
+    folders = {split: first_folder(root, names) for split, names in SPLITS.items()}
+    found = {split: partial(read, one, SPLITS[split]) for split, one in folders.items() if one}
+    return read_each(found) if found else None
 
 
-def _apart(root: Path) -> dict[str, list[Sample]]:
+def _apart(root: Path) -> SplitsRead:
     """Pair a folder of images with a folder of labels, both with or without split folders."""
     images, labels = first_folder(root, IMAGE_FOLDERS), first_folder(root, LABEL_FOLDERS)
     if images is None or labels is None:
@@ -93,17 +97,21 @@ def _apart(root: Path) -> dict[str, list[Sample]]:
             "labels/), or 701_StillsRaw_full/ and LabeledApproved_full/; it contains "
             f"{listing(root)}."
         )
-    if any(path.is_dir() for path in images.iterdir()):
+    if subfolders(images):
         return split_pairs(WHERE, images, labels, SPLITS, label_endings=ENDINGS)
     pictures = by_stem(images, IMAGE_SUFFIXES)
     if not pictures:
         raise DataError(f"{WHERE}: {images} contains no image; it contains {listing(images)}.")
-    chosen = {split: listed(path, pictures, images) for split, path in _lists(root).items()}
-    chosen = chosen or _published(root, pictures)
-    found = {split: with_labels(some, labels, endings=ENDINGS) for split, some in chosen.items()}
-    for samples in found.values():
+    lists = _lists(root)
+    published = {} if lists else _published(root, pictures)
+
+    def read(split: str) -> list[Sample]:
+        chosen = published.get(split) or listed(lists[split], pictures, images)
+        samples = with_labels(chosen, labels, endings=ENDINGS)
         expect_labels(WHERE, samples)
-    return found
+        return samples
+
+    return read_each({split: partial(read, split) for split in lists or published})
 
 
 def _lists(root: Path) -> dict[str, Path]:
@@ -143,11 +151,11 @@ def _published_split(stem: str) -> str | None:
 
 def _first_ids(samples: Iterable[Sample]) -> Path | None:
     """Return the first readable label if it has one channel (palette or grey), else None."""
-    from PIL import Image
+    from segacc.data.codecs import opened
 
     for path in (sample.label for sample in samples if isinstance(sample.label, Path)):
         try:
-            with Image.open(path) as picture:
+            with opened(path) as picture:
                 return path if len(picture.getbands()) == 1 else None
         except OSError:  # reported when the sample is read
             continue

@@ -1,10 +1,12 @@
 """`cityscapes`: street scenes of 50 cities, 19 classes (Cordts et al., CVPR 2016)."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from segacc.contracts import IGNORE
+from segacc.data.splits import read_each
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
@@ -13,6 +15,7 @@ from segacc.plugins.datasets.files import (
     listing,
     open_root,
     pairs,
+    subfolders,
     table,
 )
 
@@ -46,27 +49,30 @@ def build_cityscapes(options: CityscapesOptions) -> DataSplits:
     """Pair CITY/X_leftImg8bit.png with CITY/X_gtFine_labelIds.png; the ids are X.
 
     Raises:
-        DataError: missing folders, a city without labels, or a split without labels.
+        DataError: missing folders, or no split has labels for all its cities.
     """
     root = open_root(options.root, WHERE)
     layout = COARSE if options.coarse else FINE
     needed = sorted({kind for _, kind in layout.values()})
     expect_folders(WHERE, root, ("leftImg8bit", *needed))
-    splits = {}
+    readers = {}
     for split, (folder, kind) in layout.items():
         images = root / "leftImg8bit" / folder
         if images.is_dir():
-            splits[split] = _cities(images, root / kind / folder, f"_{kind}_{options.labels}")
-    if not splits:
+            both = images, root / kind / folder
+            readers[split] = partial(_cities, *both, f"_{kind}_{options.labels}")
+    if not readers:
         folders = " or ".join(f"{folder}/" for folder, _ in layout.values())
         images = root / "leftImg8bit"
         raise DataError(f"{WHERE}: {images} must contain {folders}; it contains {listing(images)}.")
-    return DataSplits(splits, _labels(options.labels), crop_size=(512, 1024))
+    splits, unusable = read_each(readers)
+    labels = _labels(options.labels)
+    return DataSplits(splits, labels, crop_size=(512, 1024), unusable=unusable)
 
 
 def _cities(images: Path, labels: Path, ending: str) -> list[Sample]:
     samples: list[Sample] = []
-    for city in sorted(path for path in images.iterdir() if path.is_dir()):
+    for city in subfolders(images):
         if not (labels / city.name).is_dir():
             raise DataError(f"{WHERE}: {city} has no label folder in {labels}.")
         both = city, labels / city.name

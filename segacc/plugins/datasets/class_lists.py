@@ -14,7 +14,15 @@ from segacc.data.samples import IMAGE_SUFFIXES, evenly_spaced
 from segacc.errors import DataError, NoClassesError, count_of, first_of
 from segacc.hookspecs import Sample
 from segacc.labels import Color, NamesFile, read_colors, read_names
-from segacc.plugins.datasets.files import CLASS_LISTS, plain_map
+from segacc.plugins.datasets.files import NAMES_FILES, plain_map
+
+CLASS_LISTS = (
+    *NAMES_FILES,
+    *("class_dict.csv", "labelmap.txt", "label_colors.txt", "colormap.txt", "colors.txt"),
+    *("_classes.csv", "classes.csv", "class_names.txt", "label_names.txt", "names.txt"),
+    *("labels.txt", "categories.txt", "classes.names"),
+)
+"""Names of class lists and colour tables that are found in a folder given by its path."""
 
 FEW = 8
 """Number of labels that are read to tell ids from colours."""
@@ -46,14 +54,19 @@ class Values:
 
     @property
     def is_binary(self) -> bool:
-        """Return whether there are 0, or black, and one other value."""
+        """Return whether there are 0, or black, and one other value, which is not negative."""
         zero = (0, 0, 0) if self.colored else 0
-        return len(self.counts) == 2 and zero in self.counts
+        return len(self.counts) == 2 and zero in self.counts and not self.negative
 
     @property
     def is_zero_or_more(self) -> bool:
         """Return whether there are 0 and one other value, which is no class id, such as 255."""
         return self.is_binary and not self.colored and 1 not in self.counts
+
+    @property
+    def negative(self) -> list[int]:
+        """Return the ids below 0, which can only be ignored."""
+        return sorted(one for one in self.counts if isinstance(one, int) and one < 0)
 
     def shares(self) -> str:
         """Return the values with their shares of the pixels."""
@@ -173,14 +186,15 @@ def _no_classes(root: Path, values: Values, given: str, where: str) -> DataError
             f"ids: {seen}. Labels with smooth edges or lossy compression must be exported again; "
             "labels that number objects do not give classes."
         )
-    typed = shlex.quote(given)
+    typed, ignore = shlex.quote(given), "/".join(map(str, values.negative))
+    run = shlex.quote(f"{given}:ignore={ignore}") if ignore else typed
     name, text = ("class_dict.csv", _table_of(ids)) if values.colored else _list_of(ids)
     what = "colour table, and its labels contain colours" if values.colored else "class list"
     lines = "lines `name,r,g,b`" if values.colored else "a class name per line, that of id 0 first"
     return NoClassesError(
         f"{where}: {given} has no {what}; {seen}. Write {root / name} with {lines}, or let "
         f"`segacc check-data --dataset {typed} --write-classes` write it with the names class_0, "
-        f"class_1, ..., which you may edit. Then `segacc --dataset {typed}` trains.",
+        f"class_1, ..., which you may edit. Then `segacc --dataset {run}` trains.",
         root / name,
         text,
     )
@@ -210,10 +224,11 @@ def read_values(samples: Sequence[Sample], most: int) -> Values:
 
 def _values(label: Path | bytes) -> Iterator[tuple[Value, int]]:
     import numpy as np
-    from PIL import Image
+
+    from segacc.data.codecs import opened
 
     try:
-        with Image.open(str(label)) as picture:
+        with opened(label) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read
@@ -256,7 +271,10 @@ def _kind_of_json(path: Path) -> str:
         head = file.read(1 << 16)
     if '"shapes"' in head or '"imageData"' in head:
         return "polygons in JSON, as labelme writes them"
+    if '"regions"' in head and '"shape_attributes"' in head:
+        return "polygons in JSON, as VIA writes them"
     coco = {key for key in ("images", "annotations", "categories") if f'"{key}"' in head}
+    coco |= {key for key in ("file_name", "height") if f'"{key}"' in head}
     named = re.search(r"instances|coco|panoptic", path.name.lower())
     return "polygons in COCO JSON" if len(coco) > 1 or (coco and named) else ""
 

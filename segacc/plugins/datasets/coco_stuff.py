@@ -49,9 +49,10 @@ def build_coco_stuff(options: CocoStuffOptions) -> DataSplits:
             "annotations/train2017/ or annotations/val2017/ (or stuffthingmaps/ in place of "
             f"annotations/); it contains {listing(root)}."
         )
-    splits = split_pairs(WHERE, images, labels, SPLITS, label_endings=("", CONVERTED))
+    ends = "", CONVERTED
+    splits, unusable = split_pairs(WHERE, images, labels, SPLITS, label_endings=ends)
     labels_map = _labels(converted=_converted(splits))
-    return DataSplits(splits, labels_map, crop_size=(512, 512))
+    return DataSplits(splits, labels_map, crop_size=(512, 512), unusable=unusable)
 
 
 def _holder(root: Path, candidates: tuple[str, ...]) -> Path | None:

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_image, other_endings
-from segacc.errors import DataError, first_of
+from segacc.data.samples import IMAGE_SUFFIXES, JPEG_SUFFIXES, is_hidden, is_image, other_endings
+from segacc.data.splits import SplitsRead, read_each
+from segacc.errors import DataError, EmptySplitError, first_of, read_text, twice_in
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap, NamesFile
 
@@ -21,14 +22,6 @@ SPLITS = {
 
 NAMES_FILES = ("classes.json", "id2label.json", "classes.txt")
 """Names of a file of class names beside the data."""
-
-CLASS_LISTS = (
-    *NAMES_FILES,
-    *("class_dict.csv", "labelmap.txt", "label_colors.txt", "colormap.txt", "colors.txt"),
-    *("_classes.csv", "classes.csv", "class_names.txt", "label_names.txt", "names.txt"),
-    *("labels.txt", "categories.txt", "classes.names"),
-)
-"""Names of class lists and colour tables that are found in a folder given by its path."""
 
 IMAGE_WORDS = frozenset(
     (
@@ -55,15 +48,14 @@ LOSSY = (
 
 
 def open_root(root: Path, where: str) -> Path:
-    """Return the folder given as `root`, with `~` expanded.
+    """Return the folder given as `root`.
 
     Raises:
         DataError: it is not a folder; the message starts with `where`, e.g. `--dataset folder`.
     """
-    folder = root.expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{where}: root={root} is not a folder (looked in {folder.resolve()}).")
-    return folder
+    if not root.is_dir():
+        raise DataError(f"{where}: root={root} is not a folder (looked in {root.resolve()}).")
+    return root
 
 
 def first_folder(parent: Path, called: tuple[str, ...]) -> Path | None:
@@ -72,10 +64,15 @@ def first_folder(parent: Path, called: tuple[str, ...]) -> Path | None:
     return next((here[name] for name in called if name in here), None)
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones."""
+    return sorted(one for one in folder.iterdir() if one.is_dir() and not is_hidden(one.name))
+
+
 def listing(folder: Path) -> str:
     """List the first eight names in a folder, for an error."""
-    names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "nothing"
+    names = sorted(path.name for path in folder.iterdir() if not is_hidden(path.name))
+    return first_of(names, 8) or "nothing"
 
 
 def expect_folders(where: str, root: Path, needed: tuple[str, ...]) -> None:
@@ -154,7 +151,7 @@ def pictures(folder: Path, *, ending: str = "") -> dict[str, Path]:
     if not found:
         ends = ", ".join(f"{ending}{suffix}" for suffix in IMAGE_SUFFIXES)
         more = "".join(f" {line}" for line in other_endings([folder]))
-        raise DataError(f"{folder}: the split is empty: no file name ends with {ends}.{more}")
+        raise EmptySplitError(f"{folder}: the split is empty: no file name ends with {ends}.{more}")
     return found
 
 
@@ -184,7 +181,7 @@ def split_pairs(
     called: Mapping[str, tuple[str, ...]],
     *,
     label_endings: tuple[str, ...] = ("",),
-) -> dict[str, list[Sample]]:
+) -> SplitsRead:
     """Pair the folders of the splits in `images` with those in `labels`.
 
     Args:
@@ -195,21 +192,23 @@ def split_pairs(
         label_endings: see `pairs`.
 
     Raises:
-        DataError: no split, or a split without a label folder or any labels; see `pairs`.
+        DataError: no split, or all are without a label folder or any labels; see `pairs`.
     """
-    found = {}
-    for split, names in called.items():
-        pair = first_folder(images, names), first_folder(labels, names)
-        if pair[0] and not pair[1]:
-            raise DataError(f"{where}: {pair[0]} has no label folder in {labels}.")
-        if pair[0] and pair[1]:
-            found[split] = pairs(where, pair[0], pair[1], label_endings=label_endings)
+
+    def read(folder: Path, names: tuple[str, ...]) -> list[Sample]:
+        own = first_folder(labels, names)
+        if own is None:
+            raise DataError(f"{where}: {folder} has no label folder in {labels}.")
+        return pairs(where, folder, own, label_endings=label_endings)
+
+    folders = {split: first_folder(images, names) for split, names in called.items()}
+    found = {split: partial(read, one, called[split]) for split, one in folders.items() if one}
     if not found:
         wanted = " or ".join(names[0] for names in called.values())
         raise DataError(
             f"{where}: {images} has no folder named {wanted}; it contains {listing(images)}."
         )
-    return found
+    return read_each(found)
 
 
 def expect_labels(where: str, samples: Iterable[Sample]) -> None:
@@ -218,26 +217,34 @@ def expect_labels(where: str, samples: Iterable[Sample]) -> None:
     Raises:
         DataError: no sample has a label file.
     """
-    paths = [sample.label for sample in samples if isinstance(sample.label, Path)]
-    if paths and not any(path.is_file() for path in paths):
+    found = [(one.image, one.label) for one in samples if isinstance(one.label, Path)]
+    if not found or any(label.is_file() for _, label in found):
+        return
+    image, label = found[0]
+    beside = [one for one in label.parent.iterdir() if one.stem == label.stem and one != image]
+    if beside:
         raise DataError(
-            f"{where}: none of the split's images ({len(paths)}) has a label, e.g. {paths[0]}; "
-            f"that folder contains {listing(paths[0].parent)}."
+            f"{where}: {beside[0]} is not read: labels are images that end in "
+            f"{', '.join(LABEL_SUFFIXES)}, and their pixel values are class ids. Convert the "
+            "labels."
         )
+    raise DataError(
+        f"{where}: none of the split's images ({len(found)}) has a label, e.g. {label}; that "
+        f"folder contains {listing(label.parent)}."
+    )
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the non-empty lines of a text file, stripped.
+    """Return the non-empty lines of a text file, stripped; Windows' backslashes become slashes.
 
     Raises:
         DataError: the file is unreadable or empty.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"{path}: cannot read the list: {reason}.") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+        text = read_text(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the list: {error.strerror}.") from None
+    lines = [line.strip().replace("\\", "/") for line in text.splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{path}: the list is empty; expected one name per line.")
     return lines
@@ -258,19 +265,18 @@ def listed(path: Path, images: Mapping[str, Path], image_folder: Path) -> dict[s
     """
     stems = [_named(line, images) for line in read_lines(path)]
     if gone := [stem for stem in stems if stem not in images]:
-        told = ", ".join(gone[:4]) + (" ..." if len(gone) > 4 else "")
         raise DataError(
             f"{path}: {len(gone)} of its {len(stems)} names have no image in {image_folder}: "
-            f"{told}. Is part of the data missing?"
+            f"{first_of(gone, 4)}. Is part of the data missing?"
         )
-    refuse_twins(path, stems)
+    refuse_listed_twice(path, stems)
     return {stem: images[stem] for stem in stems}
 
 
-def refuse_twins(path: Path, names: Iterable[str]) -> None:
+def refuse_listed_twice(path: Path, names: Iterable[str]) -> None:
     """Reject a list that has a name twice."""
-    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise DataError(f"{path}: {twice} is listed twice; keep one of the lines.")
+    if twice := twice_in(names):
+        raise DataError(f"{path}: {twice[0]} is listed twice; keep one of the lines.")
 
 
 Row = tuple[str, ...]

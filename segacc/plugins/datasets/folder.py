@@ -1,13 +1,14 @@
 """`folder`: images and labels in folders on disk, or listed in files."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segacc.data.samples import JPEG_SUFFIXES, in_root, is_image
-from segacc.errors import DataError
+from segacc.data.splits import SplitsRead, read_each
+from segacc.errors import DataError, EmptySplitError, expand, first_of
 from segacc.hookspecs import Dataset, DataSplits, Recognized, Sample, hookimpl
 from segacc.plugins.datasets.class_lists import class_files, find_classes
 from segacc.plugins.datasets.files import (
@@ -19,8 +20,10 @@ from segacc.plugins.datasets.files import (
     listed,
     listing,
     open_root,
-    refuse_twins,
+    read_lines,
+    refuse_listed_twice,
     rows,
+    subfolders,
 )
 from segacc.plugins.datasets.folder_layout import (
     SPLIT,
@@ -90,14 +93,15 @@ def build_folder(options: FolderOptions) -> DataSplits:
     """Pair the images of each split with their labels, and read the label map.
 
     Raises:
-        SegaccError: a folder, the class names, the splits or all labels of a split are missing, or
-            a list, colour table or edit is invalid.
+        SegaccError: a folder, the class names, the splits or all labels are missing, or a list,
+            colour table or edit is invalid.
     """
-    splits = read_splits(options)
-    return DataSplits(splits, label_map(options, open_root(options.root, WHERE), splits))
+    splits, unusable = read_splits(options)
+    labels = label_map(options, open_root(options.root, WHERE), splits)
+    return DataSplits(splits, labels, unusable=unusable)
 
 
-def read_splits(options: FolderOptions) -> dict[str, list[Sample]]:
+def read_splits(options: FolderOptions) -> SplitsRead:
     """Pair the images of each split with their labels.
 
     Raises:
@@ -107,12 +111,19 @@ def read_splits(options: FolderOptions) -> dict[str, list[Sample]]:
     typed = {split: getattr(options, split) for split in SPLITS}
     lists = {split: path and in_root(root, path) for split, path in typed.items()}
     layout = _layout(options, root, needed=not any(lists.values()))
-    found: dict[str, list[Sample]] = {}
+    readers: dict[str, Callable[[], list[Sample]]] = {}
     for split, path in lists.items():
-        samples = _from_list(layout, split, path) if path else _from_folders(layout, split)
-        if samples is not None:
-            found[split] = samples
-    return found or _without_splits(layout)
+        if path:
+            read_lines(path)  # an error of a list that the user gave, whatever the run uses
+            readers[split] = partial(_from_list, layout, split, path)
+        elif images := layout.find(layout.images, split):
+            readers[split] = partial(labelled, layout, split, images)
+    try:
+        return read_each(readers) if readers else (_without_splits(layout), {})
+    except EmptySplitError:
+        if _is_flat(layout):  # beside empty folders of splits
+            return _without_splits(layout), {}
+        raise
 
 
 def _layout(options: FolderOptions, root: Path, *, needed: bool) -> Layout:
@@ -158,16 +169,6 @@ def _check(layout: Layout, options: FolderOptions) -> None:
         )
 
 
-def _from_folders(layout: Layout, split: str) -> list[Sample] | None:
-    """Pair a split's folders; None without an image folder, or if a test split has no labels."""
-    images = layout.find(layout.images, split)
-    if images is None:
-        return None
-    if split == "test" and not layout.annotator and layout.find(layout.labels, split) is None:
-        return None
-    return labelled(layout, split, images)
-
-
 def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
     """Read the samples of a list, by the paths of both files or by the image's name."""
     images = layout.find(layout.images, split) or layout.fixed(layout.images)
@@ -186,10 +187,19 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
     return labelled(layout, split, images, chosen)
 
 
+def _is_flat(layout: Layout) -> bool:
+    """Return whether the image folder itself contains images, or one with each label."""
+    images = layout.fixed(layout.images)
+    if not layout.images.endswith(f"/{SPLIT}"):
+        return False
+    inner = subfolders(images) if layout.images == layout.labels else []
+    return any(is_image(path) for folder in (images, *inner) for path in folder.iterdir())
+
+
 def _without_splits(layout: Layout) -> dict[str, list[Sample]]:
     """Use the images directly in the image folder as the training split."""
     images = layout.fixed(layout.images)
-    if layout.images.endswith(f"/{SPLIT}") and any(map(is_image, images.iterdir())):
+    if _is_flat(layout):
         return {"train": labelled(layout, "train", images)}
     called = "train, validation or test (or training, val, valid, dev, eval, testing)"
     if layout.images.endswith(f"/{SPLIT}"):
@@ -219,9 +229,7 @@ def recognize(given: str, typed: Mapping[str, Any], where: str) -> Recognized:
     Raises:
         DataError: it is not a folder, no layout fits, several do, or there are no class names.
     """
-    root = Path(given)
-    with suppress(RuntimeError):  # ~NAME of an unknown user
-        root = root.expanduser()
+    root = expand(given, where)
     if not root.is_dir():
         raise DataError(f"{where}: {given} is not a folder (looked in {root.resolve()}).")
     if "root" in typed:
@@ -232,9 +240,11 @@ def recognize(given: str, typed: Mapping[str, Any], where: str) -> Recognized:
         return Recognized(known, {"root": given})
     layout = find_layout(root, tree, typed, given, where)
     lists: dict[str, Any] = {key: Path(layout[key]) for key in SPLITS if key in layout}
-    splits = read_splits(FolderOptions(root=root, **{**layout, **lists}))
+    splits, unusable = read_splits(FolderOptions(root=root, **{**layout, **lists}))
     classes = find_classes(root, tree, splits, typed, given, where)
     counts = {split: len(samples) for split, samples in splits.items()}
+    # A validation split with faulty labels is not replaced by a part of the training split.
+    counts |= {split: 0 for split, e in unusable.items() if not isinstance(e, EmptySplitError)}
     return Recognized("folder", {"root": given, **layout, **classes}, counts)
 
 
@@ -266,16 +276,15 @@ def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample
     """
     gone = [image for image, _ in found if not (root / image).is_file()]
     if gone:
-        told = ", ".join(gone[:4]) + (" ..." if len(gone) > 4 else "")
         raise DataError(
-            f"{path}: {len(gone)} of its {len(found)} images are missing: {told}. Paths are "
-            f"relative to {root}."
+            f"{path}: {len(gone)} of its {len(found)} images are missing: {first_of(gone, 4)}. "
+            f"Paths are relative to {root}."
         )
     jpegs = [label for _, label in found if label.lower().endswith(JPEG_SUFFIXES)]
     if jpegs:
         raise DataError(f"{path}: {jpegs[0]}: {LOSSY}")
     images = [image for image, _ in found]
-    refuse_twins(path, images)
+    refuse_listed_twice(path, images)
     stems = [Path(image).stem for image in images]
     ids = stems if len(set(stems)) == len(stems) else [str(Path(i).with_suffix("")) for i in images]
     samples = [
@@ -293,5 +302,5 @@ def images_of_rows(path: Path, found: Sequence[Row], root: Path, *, ending: str)
         DataError: two have the same stem.
     """
     stems = [Path(image).stem.removesuffix(ending) for (image,) in found]
-    refuse_twins(path, stems)
+    refuse_listed_twice(path, stems)
     return {stem: root / image for stem, (image,) in zip(stems, found, strict=True)}

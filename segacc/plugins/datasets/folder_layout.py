@@ -1,13 +1,15 @@
 """Finds the images and labels of `folder`, and builds the label map."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import in_root, is_image
-from segacc.errors import DataError, did_you_mean
+from segacc.errors import DataError, did_you_mean, first_of
 from segacc.hookspecs import Sample
 from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
 from segacc.plugins.datasets.files import (
@@ -20,12 +22,25 @@ from segacc.plugins.datasets.files import (
     pictures,
     plain_map,
     siblings,
+    subfolders,
     with_labels,
+    words,
 )
 
 WHERE = "--dataset folder"
 SPLIT = "SPLIT"
 """Placeholder for the name of a split in a template."""
+
+SECONDARY = frozenset(
+    (
+        *("color", "colors", "colour", "colours", "rgb", "vis", "viz", "overlay", "overlays"),
+        *("object", "instance", "instances", "panoptic", "polygons", "depth", "preview"),
+        "previews",
+    )
+)
+"""Words in the names of files made beside the class labels; others are preferred to these."""
+CHECKED = 20
+"""Number of images whose labels are searched for by the beginning of their names."""
 
 BINARY_NAMES = ("background", "foreground")
 
@@ -149,7 +164,7 @@ def _people(layout: Layout, split: str, folder: Path | None) -> list[str]:
 
 
 def _folders(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    return subfolders(parent) if parent.is_dir() else []
 
 
 def _stems(folder: Path) -> list[str]:
@@ -169,15 +184,24 @@ def labelled(
         chosen: images by name, without the image suffix; default: all in the folder.
 
     Raises:
-        DataError: see `label_place`; or two labels for one image, JPEG labels, or no labels.
+        DataError: see `label_place`; or no images, two labels for one image, JPEG labels, or no
+            labels.
     """
     if chosen is None and (inner := _subfolders(layout, split, folder)):
-        return _with_unique_ids([_paired(layout, *pair, layout.label_suffix) for pair in inner])
+        one_each = layout.images == layout.labels
+        found = [_paired(layout, *pair, layout.label_suffix, one_each=one_each) for pair in inner]
+        samples = _with_unique_ids(found)
+        expect_labels(WHERE, samples)
+        return samples
+    if chosen is None and not any(map(is_image, folder.iterdir())):
+        pictures(folder)  # raises
     return _paired(layout, folder, *label_place(layout, split, folder), chosen)
 
 
 def _subfolders(layout: Layout, split: str, folder: Path) -> list[tuple[Path, Path]]:
     """Return the subfolders of images, such as those of cities, with those of their labels.
+
+    If images and labels are in the same folder, it may be one folder for each image.
 
     Only if the split has no image outside them, and its labels have subfolders of the same names.
 
@@ -185,9 +209,11 @@ def _subfolders(layout: Layout, split: str, folder: Path) -> list[tuple[Path, Pa
         DataError: one of them has no label folder.
     """
     labels = layout.find(layout.labels, split)
+    if labels is None and layout.images == layout.labels and is_flat(layout, folder):
+        labels = folder
     if layout.annotator is not None or labels is None or any(map(is_image, folder.iterdir())):
         return []
-    found = [one for one in sorted(_folders(folder)) if any(map(is_image, one.iterdir()))]
+    found = [one for one in _folders(folder) if any(map(is_image, one.iterdir()))]
     pairs = [(one, labels / one.name) for one in found]
     gone = [images for images, own in pairs if not own.is_dir()]
     if len(gone) == len(pairs):
@@ -200,9 +226,11 @@ def _subfolders(layout: Layout, split: str, folder: Path) -> list[tuple[Path, Pa
 def _with_unique_ids(found: Sequence[list[Sample]]) -> list[Sample]:
     """Join the samples of subfolders; ids are stems, or contain the subfolder if these repeat."""
     samples = [one for some in found for one in some]
-    if len({one.id for one in samples}) == len(samples):
+    if len({one.id for one in samples} | {""}) > len(samples):
         return samples
-    return [replace(one, id=f"{Path(str(one.image)).parent.name}/{one.id}") for one in samples]
+    folders = [Path(str(one.image)).parent.name for one in samples]
+    ids = [f"{a}/{one.id}".rstrip("/") for a, one in zip(folders, samples, strict=True)]
+    return [replace(one, id=name) for one, name in zip(samples, ids, strict=True)]
 
 
 def _paired(
@@ -211,18 +239,20 @@ def _paired(
     labels: Path,
     ending: str,
     chosen: Mapping[str, Path] | None = None,
+    *,
+    one_each: bool = False,
 ) -> list[Sample]:
-    """Assign the images of a folder the labels in another one; see `labelled`."""
+    """Assign the images of a folder labels, some or (`one_each`) all of which may be missing."""
     if layout.is_shared:
         found = {one.id: one for one in siblings(folder)}
         samples = [found[stem] for stem in chosen or found]
-        expect_labels(WHERE, samples)
+        expect_labels(WHERE, () if one_each else samples)
         return samples
     images = pictures(folder, ending=layout.image_suffix) if chosen is None else chosen
     if labels == folder and ending:
         images = {stem: path for stem, path in images.items() if not stem.endswith(ending)}
     samples = with_labels(images, labels, endings=(ending,))
-    if not any(isinstance(one.label, Path) and one.label.is_file() for one in samples):
+    if not (one_each or any(Path(str(one.label)).is_file() for one in samples)):
         if ending == "" and (endings := _endings(images, labels)):
             told = " or ".join(f"label_suffix={one}" for one in endings)
             raise DataError(
@@ -238,6 +268,50 @@ def _endings(images: Mapping[str, Path], labels: Path) -> list[str]:
     stems, known = _stems(labels), list(images)[:20]
     found = {stem.removeprefix(name) for name in known for stem in stems if stem.startswith(name)}
     return sorted(end for end in found if end and not end[0].isalnum())[:8]
+
+
+# ------------------------------------------------------------------ names that correspond
+def suffixes(images: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the suffixes of image and label names under which most of them correspond.
+
+    The names may contain folders, and a suffix is the name in a folder if it starts with `/`.
+    """
+    known = sorted(labels)
+    if not images or not labels:
+        return []
+    if enough(len(set(known).intersection(images)), len(images), len(known)):
+        return [("", "")]
+    for image_end in ("", *_shared_ends(images)):
+        names = [stem.removesuffix(image_end) for stem in images]
+        ends = sorted({end for name in names[:CHECKED] for end in _beginning(name, known)})
+        counts = {end: len(set(known).intersection(f"{one}{end}" for one in names)) for end in ends}
+        found = [end for end in ends if enough(counts[end], len(names), len(known) // len(ends))]
+        found = [end for end in found if end.startswith("/") == image_end.startswith("/")]
+        if found:
+            plain = [end for end in found if not words(end) & SECONDARY]
+            return [(image_end, end) for end in plain or found]
+    return []
+
+
+def enough(pairs: int, images: int, labels: int) -> bool:
+    """Return whether so many pairs are most of the images or labels."""
+    return pairs > 0 and 2 * pairs >= min(images, labels)
+
+
+def _shared_ends(images: Sequence[str]) -> list[str]:
+    """Return the endings, from a separator on, that all names have, such as `_leftImg8bit`."""
+    first = images[0]
+    starts = [found.start() for found in re.finditer(r"[_\-./]", first)][:-4:-1]
+    return [end for k in starts if all(one.endswith(end := first[k:]) for one in images)]
+
+
+def _beginning(name: str, known: Sequence[str]) -> Iterator[str]:
+    """Yield what follows `name` in the known names that begin with it."""
+    for k in range(bisect_left(known, name), len(known)):
+        if not known[k].startswith(name):
+            return
+        if (end := known[k].removeprefix(name))[:1].isalnum() is False:
+            yield end
 
 
 def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) -> LabelMap:
@@ -297,10 +371,11 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
         DataError: there are several.
     """
     import numpy as np
-    from PIL import Image
+
+    from segacc.data.codecs import opened
 
     try:
-        with Image.open(str(sample.label)) as picture:
+        with opened(sample.label) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read
@@ -315,10 +390,9 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
         others = [int(value) for value in np.unique(pixels) if value not in (0, *ignore)]
     if len(others) > 1:
         file = sample.label if isinstance(sample.label, Path) else sample.id
-        told = ", ".join(map(str, others[:8])) + (" ..." if len(others) > 8 else "")
         raise DataError(
             f"{WHERE}: binary=true needs labels with 0 and one other value, but {file} has "
-            f"{told} besides 0. If edges are smooth, export the labels again without "
-            "anti-aliasing; to ignore a value, add ignore=VALUE."
+            f"{first_of(others, 8)} besides 0. If edges are smooth, export the labels again "
+            "without anti-aliasing; to ignore a value, add ignore=VALUE."
         )
     return others[0] if others else None

@@ -120,7 +120,8 @@ def encoded(cell: Any) -> Any:
 
     Returns:
         For integers an 8- or 16-bit PNG, or a 32-bit TIFF if ids are negative or larger, so that
-        the error names them; None if rows differ in length.
+        the error names them; None if there are no ids; bytes that are no image if rows differ in
+        length or a cell of one is empty.
     """
     import pyarrow as pa
 
@@ -129,8 +130,10 @@ def encoded(cell: Any) -> Any:
         return None if storage is None else storage.as_py()
     rows = storage.values
     widths = set() if rows is None else {len(row) if row.is_valid else 0 for row in rows}
-    if len(widths) != 1 or widths == {0} or rows.flatten().null_count:
+    if not widths or widths == {0}:
         return None
+    if len(widths) > 1 or rows.flatten().null_count:
+        return b"no rectangle of ids"
     return _encode(rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1))
 
 
@@ -160,16 +163,21 @@ def build_hub(options: HubOptions) -> DataSplits:
             loaded = from_path(options.path, options.config)
         else:
             loaded = from_hub(str(options.id), options.config, options.revision)
-        found, start = choose(loaded.splits, options.split)
+        found, unusable, start = choose(loaded.splits, options.split)
         first = found.get("train", next(iter(found.values())))
         columns = find_columns(first.features, options.image, options.label)
+        needed = columns.image, columns.label
+        unusable |= {
+            name: DataError(f"{WHERE}: the split {name} has no column {gone[0]}.")
+            for name, data in found.items()
+            if (gone := [one for one in needed if one not in data.column_names])
+        }
         splits = {
             name: _samples(data, columns, loaded.roots, start)
             for name, data in found.items()
-            if {columns.image, columns.label}
-            <= {*data.column_names}  # a test split may not have them
+            if name not in unusable
         }
-        return DataSplits(splits, _label_map(options, loaded, columns))
+        return DataSplits(splits, _label_map(options, loaded, columns), unusable=unusable)
 
 
 def _samples(data: Any, columns: Columns, roots: tuple[Path, ...], start: int) -> HubSamples:
@@ -179,7 +187,7 @@ def _samples(data: Any, columns: Columns, roots: tuple[Path, ...], start: int) -
 
 
 def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMap:
-    path = options.names.expanduser() if options.names else None
+    path = options.names
     if path is None and columns.names is None:
         path = loaded.find_names()
     if path is not None:

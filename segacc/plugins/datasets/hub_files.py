@@ -10,7 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from segacc.data.splits import parsed_slice, slice_indices
+from segacc.data.samples import is_hidden
+from segacc.data.splits import parsed_slice, read_each, slice_indices
 from segacc.errors import DataError, OptionError
 from segacc.plugins.datasets.files import listing, names_beside
 
@@ -100,6 +101,8 @@ def reason(error: BaseException) -> str:
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split("\nExample")[0].split())
+    if "corresponds to no data" in text:
+        return "the files have no rows"
     return (text[:400] or type(error).__name__).rstrip(".")
 
 
@@ -126,14 +129,14 @@ def from_path(path: Path, config: str | None) -> Loaded:
         DataError: nothing is found, or nothing that can be read. OptionError: `config` is given,
             but there are no configurations.
     """
-    what, found = f"path={path}", path.expanduser()
-    if found.is_dir():
-        return from_folder(found, what, config)
-    root, files = (found.parent, [found]) if found.is_file() else _matches(found)
+    what = f"path={path}"
+    if path.is_dir():
+        return from_folder(path, what, config)
+    root, files = (path.parent, [path]) if path.is_file() else _matches(path)
     if not files:
         raise DataError(
             f"{WHERE}: {what} is not a folder, a file, or a pattern that matches files (looked at "
-            f"{found.resolve()})."
+            f"{path.resolve()})."
         )
     if scripts := [file for file in files if file.suffix == ".py"]:
         raise DataError(script_text(what, scripts[0].name))
@@ -151,7 +154,7 @@ def _matches(pattern: Path) -> tuple[Path, list[Path]]:
     fixed = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     root, rest = Path(*fixed), pattern.parts[len(fixed) :]
     found = root.glob(str(Path(*rest))) if rest else ()
-    return root, sorted(path for path in found if path.is_file())
+    return root, sorted(path for path in found if path.is_file() and not is_hidden(path.name))
 
 
 def from_folder(folder: Path, what: str, config: str | None) -> Loaded:
@@ -211,7 +214,7 @@ def _visible(folder: Path, found: Iterable[Path]) -> list[Path]:
     return sorted(
         path
         for path in found
-        if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+        if not any(is_hidden(part) or part[:2] == "__" for part in path.relative_to(folder).parts)
     )
 
 
@@ -316,7 +319,7 @@ def _same(data: Any) -> Any:
 
 def choose(
     splits: Mapping[str, Callable[[], Any]], given: str | None
-) -> tuple[dict[str, Any], int]:
+) -> tuple[dict[str, Any], dict[str, DataError], int]:
     """Load all splits, or the given one under the name of the whole split.
 
     Args:
@@ -324,13 +327,15 @@ def choose(
         given: a name, or a slice such as `train[:50]` or `train[10%:20%]`.
 
     Returns:
-        The splits by name, and the row number at which a slice starts.
+        The splits by name, the errors of those that cannot be loaded, and the row number at which
+        a slice starts.
 
     Raises:
-        OptionError: `given` is malformed, or not a split. DataError: the slice is empty.
+        OptionError: `given` is malformed, or not a split. DataError: no split can be loaded, or the
+            slice is empty.
     """
     if given is None:
-        return {name: load() for name, load in splits.items()}, 0
+        return *read_each(splits), 0
     where = f"{WHERE}: split={given}"
     match = parsed_slice(given, f"{WHERE}: split")
     base = match["base"] if match else given
@@ -339,8 +344,8 @@ def choose(
         raise OptionError(f'{where}: there is no split "{base}"; there is {", ".join(splits)}.')
     data = splits[name]()
     if match is None:
-        return {name: data}, 0
+        return {name: data}, {}, 0
     rows = slice_indices(match, len(data))
     if not rows:
         raise DataError(f"{where} is empty: {name} has {len(data)} samples.")
-    return {name: data.select(rows)}, rows.start
+    return {name: data.select(rows)}, {}, rows.start

@@ -3,14 +3,13 @@
 import os
 import re
 import shlex
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segacc.data.samples import IMAGE_SUFFIXES
+from segacc.data.samples import IMAGE_SUFFIXES, is_hidden
 from segacc.errors import DataError, count_of, first_of
 from segacc.plugins.datasets.class_lists import other_labels
 from segacc.plugins.datasets.files import (
@@ -21,18 +20,10 @@ from segacc.plugins.datasets.files import (
     rows,
     words,
 )
-from segacc.plugins.datasets.folder_layout import SPLIT
+from segacc.plugins.datasets.folder_layout import SECONDARY, SPLIT, enough, suffixes
 
 DEPTH = 5
 """Number of folder levels that are searched."""
-SECONDARY = frozenset(
-    (
-        *("color", "colors", "colour", "colours", "rgb", "vis", "viz", "overlay", "overlays"),
-        *("object", "instance", "instances", "panoptic", "polygons", "depth", "preview"),
-        "previews",
-    )
-)
-"""Words in the names of files made beside the class labels; others are preferred to these."""
 LIST_FOLDERS = ("", "splits", "split", "lists", "imagesets", "segmentation")
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
 LAYOUT_KEYS = (
@@ -40,8 +31,6 @@ LAYOUT_KEYS = (
     *SPLITS,
 )
 """Options of `folder` that describe the layout."""
-CHECKED = 20
-"""Number of images whose labels are searched for by the beginning of their names."""
 
 Tree = Mapping[str, Sequence[str]]
 """Names of the files in each folder, by the folder's path relative to the root."""
@@ -93,9 +82,9 @@ def tree_of(root: Path) -> Tree:
         name = os.path.relpath(here, root)
         deep = 0 if name == "." else name.count(os.sep) + 1
         inside = [] if deep >= DEPTH or ".segacc_run" in files else sorted(folders)
-        folders[:] = [one for one in inside if not one.startswith(".")]
+        folders[:] = [one for one in inside if not is_hidden(one)]
         if ".segacc_run" not in files:
-            found[Path(name).as_posix()] = sorted(one for one in files if not one.startswith("."))
+            found[Path(name).as_posix()] = sorted(one for one in files if not is_hidden(one))
     return found
 
 
@@ -115,6 +104,10 @@ def find_layout(
         DataError: no layout fits, or several do.
     """
     asked = {key: str(value) for key, value in typed.items() if key in LAYOUT_KEYS}
+    if not asked and (wrong := _folder_for_each(tree)):
+        if listed := _lists_of_pairs(root, tree):
+            return listed
+        raise DataError(f"{where}: {given} {wrong}")
     found = [one for one in readings(root, tree) if _agrees(one, asked)]
     if len(found) > 1:
         raise DataError(_several(found, typed, given, where))
@@ -130,6 +123,9 @@ def _agrees(reading: Reading, asked: Mapping[str, str]) -> bool:
 def readings(root: Path, tree: Tree) -> list[Reading]:
     """Return all layouts that fit, without those that another one is preferred to."""
     found = _matches(_places(tree))
+    if len(found) != 1 and all(one.images is one.labels for one in found):
+        apart = [one for place in _places(tree, apart=True) for one in _siblings(place)]
+        found = apart or found
     for preferred in (
         lambda one: SPLIT in one.images.template,
         lambda one: not one.is_secondary,
@@ -144,10 +140,18 @@ def readings(root: Path, tree: Tree) -> list[Reading]:
 
 
 # ------------------------------------------------------------------------------ folders of images
-def _places(tree: Tree) -> list[Place]:
+def _places(tree: Tree, *, apart: bool = False) -> list[Place]:
+    """Return the folders of images by template.
+
+    With `apart`, folders of any name beside each other are one place, as one folder for each image.
+    """
     places: dict[str, Place] = {}
     for folder, names in tree.items():
         template, split, inner = placed(folder)
+        before = f"{inner}/" if inner else ""
+        if apart and template == folder != "." and not Place(folder).kind:
+            above, _, name = folder.rpartition("/")
+            template, before = above or ".", f"{name}/"
         parts = [_parts(name) for name in names]
         images = [(stem, end.lower()) for stem, end in parts if end.lower() in IMAGE_SUFFIXES]
         if not images or "/" in inner:
@@ -155,7 +159,7 @@ def _places(tree: Tree) -> list[Place]:
         place = places.setdefault(template, Place(template))
         stems = (place.nested if inner else place.direct).setdefault(split, {})
         for stem, end in images:
-            stems.setdefault(f"{inner}/{stem}" if inner else stem, []).append(end)
+            stems.setdefault(f"{before}{stem}", []).append(end)
     return list(places.values())
 
 
@@ -210,7 +214,8 @@ class Match:
     @property
     def options(self) -> Reading:
         """Return the options of `folder`."""
-        own = {"image_suffix": self.image_suffix, "label_suffix": self.label_suffix}
+        ends = self.image_suffix.lstrip("/"), self.label_suffix.lstrip("/")
+        own = dict(zip(("image_suffix", "label_suffix"), ends, strict=True))
         own |= {"annotator": self.annotator}
         told = {"images": self.images.option, "labels": self.labels.option}
         return told | {key: value for key, value in own.items() if value}
@@ -254,53 +259,19 @@ def _siblings(place: Place) -> list[Match]:
     """Read images and labels in one folder: NAME.jpg with NAME.png, or with NAME_mask.png."""
     stems = {stem: ends for some in place.stems.values() for stem, ends in some.items()}
     pairs = [stem for stem, ends in stems.items() if len(ends) > 1 and _lossless({stem: ends})]
-    if _enough(len(pairs), len(stems), len(stems)):
+    if enough(len(pairs), len(stems), len(stems)):
         return [Match(place, place)]
-    last = {stem: words(re.split(r"[_\-. ]", stem)[-1]) for stem in stems}
-    labels = [stem for stem in _lossless(stems) if last[stem] & (LABEL_WORDS | {"l"})]
+    labels = [stem for stem in _lossless(stems) if _last(stem, LABEL_WORDS | {"l"})]
     if not labels:
         return []
-    others = set(labels) | {stem for stem in stems if last[stem] & SECONDARY}
+    others = set(labels) | {stem for stem in stems if _last(stem, SECONDARY)}
     images = [stem for stem in stems if stem not in others]
     return [Match(place, place, *ends) for ends in suffixes(images, labels) if ends[1]]
 
 
-def suffixes(images: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the suffixes of image and label names under which most of them correspond."""
-    known = sorted(labels)
-    if not images or not labels:
-        return []
-    if _enough(len(set(known).intersection(images)), len(images), len(known)):
-        return [("", "")]
-    for image_end in ("", *_shared_ends(images)):
-        names = [stem.removesuffix(image_end) for stem in images]
-        ends = sorted({end for name in names[:CHECKED] for end in _beginning(name, known)})
-        counts = {end: len(set(known).intersection(f"{one}{end}" for one in names)) for end in ends}
-        found = [end for end in ends if _enough(counts[end], len(names), len(known) // len(ends))]
-        if found:
-            plain = [end for end in found if not words(end) & SECONDARY]
-            return [(image_end, end) for end in plain or found]
-    return []
-
-
-def _enough(pairs: int, images: int, labels: int) -> bool:
-    return pairs > 0 and 2 * pairs >= min(images, labels)
-
-
-def _shared_ends(images: Sequence[str]) -> list[str]:
-    """Return the endings, from a separator on, that all names have, such as `_leftImg8bit`."""
-    first = images[0]
-    starts = [found.start() for found in re.finditer(r"[_\-.]", first)][:-4:-1]
-    return [end for k in starts if all(one.endswith(end := first[k:]) for one in images)]
-
-
-def _beginning(name: str, known: Sequence[str]) -> Iterator[str]:
-    """Yield what follows `name` in the known names that begin with it."""
-    for k in range(bisect_left(known, name), len(known)):
-        if not known[k].startswith(name):
-            return
-        if (end := known[k].removeprefix(name))[:1].isalnum() is False:
-            yield end
+def _last(stem: str, known: frozenset[str]) -> frozenset[str]:
+    """Return which of the known words the last part of a file name has."""
+    return words(re.split(r"[_\-. /]", stem)[-1]) & known
 
 
 # ------------------------------------------------------------------------------------------- lists
@@ -381,12 +352,45 @@ def _nothing(root: Path, tree: Tree, given: str, where: str) -> str:
     )
 
 
+def _folder_for_each(tree: Tree) -> str:
+    """Describe folders of one image and its masks, as in NAME/images/ and NAME/masks/."""
+    inside: dict[str, dict[str, str]] = {}
+    for folder in tree:
+        above, _, name = folder.rpartition("/")
+        if above and (kind := Place(name).kind) and not _split_in(PurePosixPath(above).name)[1]:
+            inside.setdefault(above, {})[kind] = folder
+    both = [one for one in inside.values() if len(one) == 2]
+    if len(both) < 2 or any(len(tree[one["image"]]) != 1 for one in both):
+        return ""
+    folder, labels = both[0]["image"], both[0]["label"]
+    image, count = f"{folder}/{tree[folder][0]}", count_of(len(tree[labels]), "file")
+    told = f"has a folder for each image, such as {image} with {count} in {labels}/, which "
+    if max(len(tree[one["label"]]) for one in both) > 1:
+        return (
+            f"{told}is not read. Merge the masks of each image into one PNG of its size, whose "
+            "pixel values are class ids, e.g. with numpy.maximum.reduce, and write it as "
+            "labels/NAME.png beside images/NAME.png."
+        )
+    return (
+        f"{told}is read with lists only. Write train.csv with lines of `IMAGE,LABEL`, such as "
+        f"`{image},{labels}/{tree[labels][0]}`."
+    )
+
+
 def _kinds(names: Sequence[str]) -> set[str]:
     return {_parts(name)[1].lower() or "no extension" for name in names}
 
 
 def _lossy_labels(tree: Tree) -> str:
-    places = [place for place in _places(tree) if place.kind == "label"]
-    if not places or any(_lossless(stems) for place in places for stems in place.stems.values()):
+    """Describe labels in lossy formats, by their folder or the ending of their names."""
+    labels = {}
+    for place in _places(tree):
+        stems = {stem: ends for some in place.stems.values() for stem, ends in some.items()}
+        named = {stem: ends for stem, ends in stems.items() if _last(stem, LABEL_WORDS)}
+        if place.kind == "label":
+            labels[place.template] = stems
+        elif named:
+            labels[next(f"{stem}{ends[0]}" for stem, ends in named.items())] = named
+    if not labels or any(_lossless(stems) for stems in labels.values()):
         return ""
-    return f"images with lossy compression ({places[0].template})"
+    return f"images of a format that may be lossy ({next(iter(labels))})"

@@ -155,7 +155,10 @@ def build_mix(options: MixOptions, parts: tuple[DataSplits, ...]) -> DataSplits:
     labels, translations = unify(parts, options)
     splits: dict[str, MixedSamples] = {}
     chances: dict[str, Sequence[float]] = {}
+    unusable = {name: error for part in parts for name, error in part.unusable.items()}
     for split in dict.fromkeys(name for part in parts for name in part.splits):
+        if split in unusable:
+            continue
         members = {k: _samples(p, split) for k, p in enumerate(parts) if split in p.splits}
         prefixes = _prefixes(_names(options), members)
         row = tuple(
@@ -168,7 +171,7 @@ def build_mix(options: MixOptions, parts: tuple[DataSplits, ...]) -> DataSplits:
     if options.weights and "train" in splits:
         _refuse_idle(told, parts)
     crop = next((part.crop_size for part in parts if part.crop_size), None)
-    return DataSplits(splits, labels, crop, chances)
+    return DataSplits(splits, labels, crop, chances, unusable)
 
 
 def _names(options: MixOptions) -> list[str]:

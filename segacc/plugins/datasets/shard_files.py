@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from segacc.data.samples import IMAGE_SUFFIXES
+from segacc.data.samples import IMAGE_SUFFIXES, is_hidden
 from segacc.errors import DataError, SegaccError
 from segacc.hookspecs import Sample
 
@@ -126,8 +126,7 @@ def tar_groups(
     ):
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps them all
-            named = MEMBER.fullmatch(member.name)
-            if not (member.isfile() and named):
+            if not (named := name_in(member)):
                 continue
             if named["key"] != key and files:
                 yield (key, files), start + member.offset
@@ -177,11 +176,17 @@ class LostSamples:
         return [] if {self.image, self.label} & set(fields) else images[:1]
 
 
+def name_in(member: tarfile.TarInfo) -> re.Match[str] | None:
+    """Return the name of a sample's file; None for folders, and files that are hidden."""
+    named = MEMBER.fullmatch(member.name) if member.isfile() else None
+    return None if named is None or is_hidden(member.name.rpartition("/")[2]) else named
+
+
 def names_in(tar: tarfile.TarFile) -> Iterator[re.Match[str]]:
     """Yield the names of sample files."""
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps them all
-        if member.isfile() and (named := MEMBER.fullmatch(member.name)):
+        if named := name_in(member):
             yield named
 
 

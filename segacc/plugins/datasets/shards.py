@@ -9,8 +9,8 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from segacc.data.samples import IMAGE_SUFFIXES
-from segacc.errors import DataError
+from segacc.data.samples import IMAGE_SUFFIXES, is_hidden
+from segacc.errors import DataError, expand
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
 from segacc.labels import read_names
 from segacc.plugins.datasets.files import LABEL_SUFFIXES, names_beside, plain_map
@@ -127,7 +127,7 @@ def names_of(options: ShardsOptions, first: str) -> Path:
         DataError: there is none.
     """
     beside = None if is_far(first) else names_beside(Path(first).parent)
-    path = options.names.expanduser() if options.names else beside
+    path = options.names or beside
     if path is None:
         put = "" if is_far(first) else ", or put classes.txt next to the first shard"
         raise DataError(
@@ -202,10 +202,11 @@ def globbed(split: str, text: str) -> list[str]:
 
         found = once(text, look)
     else:
-        path = Path(text).expanduser()
+        path = expand(text, f"{WHERE}: {split}")
         if path.is_file() or not set("*?[") & set(text):
             return [str(path)]
-        found = sorted(map(str, Path(path.anchor).glob(str(path.relative_to(path.anchor)))))
+        matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        found = sorted(str(one) for one in matches if not is_hidden(one.name))
     if not found:
         raise DataError(f"{WHERE}: {split}: nothing matches {text}.")
     return found

@@ -1,9 +1,11 @@
 """`voc`: Pascal VOC, 20 object classes and background (Everingham et al., IJCV 2010)."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from segacc.data.samples import IMAGE_SUFFIXES
+from segacc.data.splits import read_each
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
@@ -46,24 +48,28 @@ def build_voc(options: VocOptions) -> DataSplits:
     """Read the images in the lists; 255, the border of an object, is ignored.
 
     Raises:
-        DataError: missing folders or lists, or an image in a list is missing.
+        DataError: missing folders or lists, or no list whose images are there, with labels.
     """
     given = open_root(options.root, WHERE)
     candidates = [given, given / "VOC2012", given / "VOCdevkit" / "VOC2012"]
     root = next((one for one in candidates if (one / "JPEGImages").is_dir()), given)
     expect_folders(WHERE, root, ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
     images = by_stem(root / "JPEGImages", IMAGE_SUFFIXES)
-    splits = {}
-    for split, path in _lists(root / "ImageSets" / "Segmentation", options.augmented).items():
-        chosen = listed(path, images, root / "JPEGImages")
+    lists = _lists(root / "ImageSets" / "Segmentation", options.augmented)
+
+    def read(split: str) -> list[Sample]:
+        chosen = listed(lists[split], images, root / "JPEGImages")
         if options.augmented and split == "train":
-            splits[split] = _augmented(root, chosen)
+            samples = _augmented(root, chosen)
         else:
-            splits[split] = with_labels(chosen, root / "SegmentationClass")
-        expect_labels(WHERE, splits[split])
+            samples = with_labels(chosen, root / "SegmentationClass")
+        expect_labels(WHERE, samples)
+        return samples
+
+    splits, unusable = read_each({split: partial(read, split) for split in lists})
     palette = tuple(map(bit_color, range(len(NAMES))))
     labels = LabelMap.plain(NAMES, palette=palette)
-    return DataSplits(splits, labels, crop_size=(512, 512))
+    return DataSplits(splits, labels, crop_size=(512, 512), unusable=unusable)
 
 
 def _lists(folder: Path, augmented: bool) -> dict[str, Path]:

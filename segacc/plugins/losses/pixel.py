@@ -7,7 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AllowInfNan
 
 from segacc.contracts import Facts
-from segacc.errors import OptionError
+from segacc.errors import OptionError, first_of
 from segacc.hookspecs import Loss, LossOptions, Weight, hookimpl
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ClassWeighted:
         if given not in (0, facts.num_classes):
             raise OptionError(
                 f"--loss {self.name}: class_weights has {given} numbers, the data set "
-                f"{facts.num_classes} classes: {', '.join(facts.class_names)}."
+                f"{facts.num_classes} classes: {first_of(facts.class_names, 8)}."
             )
 
     def count(self, labels: "Tensor") -> "Tensor":
@@ -188,9 +188,9 @@ class BinaryCrossEntropy:
         """
         if self.facts.num_classes != 2:
             raise OptionError(
-                "--loss bce: it needs two classes, background and foreground; "
-                f"the data set has {self.facts.num_classes}: {', '.join(self.facts.class_names)}. "
-                "Use cross_entropy or focal."
+                "--loss bce: it needs two classes, background and foreground; the data set has "
+                f"{self.facts.num_classes}: {first_of(self.facts.class_names, 8)}. Use "
+                "cross_entropy or focal."
             )
 
     def count(self, labels: "Tensor") -> "Tensor":

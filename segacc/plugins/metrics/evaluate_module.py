@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.contracts import IGNORE, Facts
-from segacc.errors import OptionError
+from segacc.errors import OptionError, expand
 from segacc.hookspecs import Metric, hookimpl
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class EvaluateModule:
         from accelerate.utils import broadcast_object_list
         from evaluate.config import HF_METRICS_CACHE
 
-        state, root = PartialState(), Path(HF_METRICS_CACHE).expanduser()
+        state, root = PartialState(), expand(HF_METRICS_CACHE)
         folder = ""
         if state.is_main_process:
             root.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def load_class(path: str, config: str | None) -> Any:
     """
     import evaluate
 
-    found = Path(path).expanduser().resolve()
+    found = expand(path).resolve()
     local = found.exists() or found.suffix == ".py" or path.count("/") > 1
     local = local or path.startswith(("~", ".", "/"))
     trouble, before = "", evaluate.config.HF_EVALUATE_OFFLINE

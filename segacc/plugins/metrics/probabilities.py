@@ -1,4 +1,4 @@
-"""`binary` and `calibration`: scores that use the probability of the predicted class."""
+"""`binary` and `calibration`: scores that use the probabilities of classes."""
 
 import csv
 import math
@@ -15,8 +15,9 @@ from segacc.hookspecs import Metric, hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
-BINS, SPAN = 2**12, 16.0
-"""Number of histogram bins for the log-odds, and the log-odds at its ends (1 in 9 million)."""
+BINS, FINEST, SPAN = 2**16, 0.01, 1e4
+"""The histogram of the log-odds x: its bins are equal in asinh(x / FINEST), so 0.05 % of x wide and
+finer below FINEST, up to SPAN on both sides."""
 ONE = 2**20
 """The integer that stands for a probability of 1: integer sums are exact in any order, and each
 term is rounded by at most 5e-7."""
@@ -33,8 +34,9 @@ class BinaryOptions:
 class Binary:
     """Scores of the foreground for two classes.
 
-    The area under the ROC curve is computed from a histogram of the foreground's log-odds: pixels
-    in the same bin are ties, so the error is at most half the pairs that share a bin.
+    The area under the ROC curve is computed from a histogram of the foreground's log-odds, which
+    are taken from the logits: pixels in the same bin are ties, so the error is at most half the
+    share of the pairs that share a bin, about 3e-5, and mostly below 1e-6.
     """
 
     def __init__(self, options: BinaryOptions, facts: Facts) -> None:
@@ -49,13 +51,13 @@ class Binary:
         # Pixels by label and by prediction (0 background, 1 foreground) and by their log-odds.
         self.state = {"log_odds": torch.zeros(2, 2, BINS, dtype=torch.int64)}
 
-    def update(self, predictions: "Tensor", labels: "Tensor", confidence: "Tensor") -> None:
-        """Add predictions and labels (N, H, W) int64, with confidence (N, H, W) float32."""
+    def update(self, predictions: "Tensor", labels: "Tensor", log_odds: "Tensor") -> None:
+        """Add predictions and labels (N, H, W) int64, with log_odds (N, H, W) float32."""
         valid = labels != IGNORE
         truth, guess = (one[valid] == self.positive for one in (labels, predictions))
-        sure = confidence[valid].float().clamp(0, 1)
-        odds = sure.where(guess, 1 - sure).logit()
-        index = ((odds + SPAN) * (BINS / (2 * SPAN))).clamp(0, BINS - 1).long()
+        odds = log_odds[valid] if self.positive else -log_odds[valid]
+        share = (odds / FINEST).asinh() / math.asinh(SPAN / FINEST)  # -1..1
+        index = ((share + 1) * (BINS / 2)).clamp(0, BINS - 1).long()
         index += BINS * (2 * truth + guess)
         counts = index.bincount(minlength=4 * BINS).view(2, 2, BINS)
         self.state["log_odds"] = self.state["log_odds"].to(counts.device) + counts
@@ -173,7 +175,7 @@ def segacc_metrics() -> list[Metric]:
             summary="IoU, precision, recall and AUROC of the foreground, for two classes",
             options=BinaryOptions,
             build=Binary,
-            wants_confidence=True,
+            wants_log_odds=True,
         ),
         Metric(
             name="calibration",

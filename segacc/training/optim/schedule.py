@@ -153,19 +153,31 @@ def choose_schedule(settings: Settings) -> Decay:
             raise OptionError(
                 f"{where}: the schedule one_cycle has its own warm-up, pct_start; leave this out."
             )
+    none = isinstance(decay, OneCycle) or settings.config.warmup_steps == 0
+    where = settings.where("warmup_start")
+    if none and where == "--warmup-start":  # that of a recipe has no effect then
+        raise OptionError(f"{where}: this run has no linear warm-up; leave this out.")
     return decay
 
 
 def lr_factor(
-    decay: Decay, step: int, total: int, *, warmup: int, encoder_warmup: int = 0, head: bool
+    decay: Decay,
+    step: int,
+    total: int,
+    *,
+    warmup: int,
+    encoder_warmup: int = 0,
+    head: bool,
+    first: float | None = None,
 ) -> float:
     """Return the factor on a group's peak learning rate in step 0..total-1.
 
-    The factor rises linearly from 1 / (warmup + 1) in the first step to 1 in the first step after
-    the warm-up. With a second stage the head warms up first, while the encoder's learning rate is
-    0; then the encoder warms up while the head decays. Each decays from the end of its own warm-up.
-    This is EoMT's published schedule (Kerssies et al. 2025, two_stage_warmup_poly_schedule.py: 500
-    steps for the head, 1000 for the encoder, poly 0.9), except that its warm-ups start at 0.
+    The factor rises linearly from `first` in the first step to 1 in the first step after the
+    warm-up, as torch's LinearLR. With a second stage the head warms up first, while the encoder's
+    learning rate is 0; then the encoder warms up while the head decays. Each decays from the end of
+    its own warm-up. This is EoMT's published schedule (Kerssies et al. 2025,
+    two_stage_warmup_poly_schedule.py: 500 steps for the head, 1000 for the encoder, poly 0.9; its
+    warm-ups start at 0).
 
     Args:
         decay: the schedule after the warm-up.
@@ -174,13 +186,16 @@ def lr_factor(
         warmup: steps of the first stage.
         encoder_warmup: steps of the second stage; with 0 encoder and head warm up together.
         head: whether the group belongs to the head.
+        first: the factor in the first step of a warm-up; default 1 / (its length + 1).
     """
     second = encoder_warmup and not head
     if second and step < warmup:
         return 0.0
     start, length = (warmup, encoder_warmup) if second else (0, warmup)
     if step < start + length:
-        return (step - start + 1) / (length + 1)
+        if first is None:
+            return (step - start + 1) / (length + 1)
+        return first + (1 - first) * (step - start) / length
     return decay.factor(step - start - length, total - start - length)
 
 
@@ -197,4 +212,5 @@ def lr_of(
     warmup = steps_of(config.warmup_steps or 0, total)
     second = steps_of(config.encoder_warmup_steps, total)
     stages = {"warmup": warmup, "encoder_warmup": second, "head": group["head"]}
-    return float(group["initial_lr"] * lr_factor(decay, step, total, **stages))
+    factor = lr_factor(decay, step, total, **stages, first=config.warmup_start)
+    return float(group["initial_lr"] * factor)

@@ -1,0 +1,127 @@
+"""Folders of transformers: segacc resizes as their image processor, or says what it does not do."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from protocol_tools import draw
+from segacc.contracts import Facts
+from segacc.evaluation.segmenter import Segmenter
+from segacc.registry import load_registry
+
+NAMES = ("a", "b", "c", "d")
+SIDES = {"height": 64, "width": 96}
+SHORT = {"shortest_edge": 64}
+CROP = {"do_center_crop": True, "crop_size": {"height": 48, "width": 48}}
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """A SegFormer with random weights that tells several classes."""
+    record = load_registry().find("architecture", "segformer", "this test")
+    torch.manual_seed(0)
+    model = record.build(record.tiny(), Facts(num_classes=4, class_names=NAMES)).network
+    torch.nn.init.normal_(model.decode_head.classifier.weight, std=3.0)
+    return model.eval()
+
+
+def saved(folder: Path, network: Any, processor: Any) -> Path:
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("processor", "protocol"),
+    [
+        (("Beit", {"size": SIDES}), "whole:size=64x96,interpolation=bicubic"),
+        (("DPT", {"size": SIDES, "resample": 0}), "whole:size=64x96,interpolation=nearest"),
+        (("Segformer", {"size": SIDES}), "whole:size=64x96"),
+        (
+            ("MobileNetV2", {**CROP, "size": SHORT, "resample": 3, "do_center_crop": False}),
+            "whole:short_side=64,interpolation=bicubic",
+        ),
+    ],
+)
+def test_the_prediction_is_that_of_transformers(
+    network: Any, processor: Any, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = getattr(transformers, f"{processor[0]}ImageProcessor")
+    folder = saved(tmp_path, network, kind(**processor[1]))
+    capsys.readouterr()
+    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    assert segmenter.protocol.text() == protocol and capsys.readouterr().err == ""
+    prepare = transformers.AutoImageProcessor.from_pretrained(folder)
+    theirs = transformers.AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
+    for size in ((61, 83), (120, 97), (33, 150)):
+        image = Image.fromarray(draw(*size).permute(1, 2, 0).numpy())
+        with torch.no_grad():
+            logits = theirs(**prepare(image, return_tensors="pt")).logits
+        resized = torch.nn.functional.interpolate(logits, size=size, mode="bilinear")
+        found = torch.from_numpy(segmenter(image))
+        assert torch.equal(found, resized[0].argmax(0).byte()) and len(found.unique()) > 1
+
+
+@pytest.mark.parametrize(
+    ("processor", "protocol", "told"),
+    [
+        (
+            ("MobileNetV2", {"size": SHORT, **CROP}),
+            "whole:short_side=64",
+            "cuts out the centre, 48x48 pixels; segacc segments the whole image",
+        ),
+        (
+            ("Mask2Former", {"size": {"shortest_edge": 64, "longest_edge": 90}}),
+            "whole:short_side=64",
+            "limits the longer side to 90 pixels; segacc only resizes the shorter",
+        ),
+        (
+            ("DPT", {"size": SIDES, "keep_aspect_ratio": True, "resample": 1}),
+            "whole:size=64x96,interpolation=bicubic",
+            "keeps the aspect ratio; segacc resizes to its height and width",
+        ),
+    ],
+)
+def test_what_segacc_does_not_do_is_told(
+    network: Any,
+    processor: Any,
+    protocol: str,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kind = getattr(transformers, f"{processor[0]}ImageProcessor")
+    folder = saved(tmp_path, network, kind(**processor[1]))
+    capsys.readouterr()
+    segmenter = Segmenter.from_pretrained(folder, "cpu")
+    assert segmenter.protocol.text() == protocol
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{folder}: the image processor {told}"
+    more = f"{folder}: the image processor resizes with the kernel lanczos; segacc takes bicubic"
+    assert lines[1:] == ([more] if processor[0] == "DPT" else [])
+    assert segmenter(draw(61, 83)).shape == (61, 83)
+
+
+def test_a_network_of_one_logit_has_two_classes(network: Any, tmp_path: Path) -> None:
+    """Transformers trains it with a sigmoid if `num_labels` is 1."""
+    one = copy.deepcopy(network)
+    head = one.decode_head.classifier
+    one.decode_head.classifier = torch.nn.Conv2d(head.in_channels, 1, 1)
+    one.config.id2label = {0: "nucleus"}
+    processor = transformers.SegformerImageProcessor(do_resize=False)
+    segmenter = Segmenter.from_pretrained(saved(tmp_path, one, processor), "cpu")
+    assert segmenter.labels.names == ("background", "nucleus")
+    image = draw(64, 96)
+    given = processor(image, return_tensors="pt")
+    with torch.no_grad():
+        logits = one(**given).logits
+    wanted = torch.nn.functional.interpolate(logits, size=(64, 96), mode="bilinear")[0].sigmoid()
+    found = torch.from_numpy(segmenter.probabilities(image))
+    torch.testing.assert_close(found[1:], wanted)
+    cut = segmenter.with_threshold(float(wanted.quantile(0.9)))(image)
+    assert 0.08 < cut.mean() < 0.12
