@@ -32,8 +32,16 @@ class Tired:
     def at(self, case: str) -> None:
         """Count a call in `case`, or in `case-1` on process 1 alone."""
         self.left -= self.case in (case, f"{case}-{os.environ.get('RANK')}")
+        if self.left < 0 and self.case == "memory":
+            raise torch_error()
         if self.left < 0:
             raise ValueError("too tired")
+
+
+def torch_error() -> Exception:
+    import torch
+
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 class Loss(Tired):
@@ -49,6 +57,7 @@ class Loss(Tired):
         from segacc.kernels.resize import resize_to_labels
 
         self.at("sum")
+        self.at("memory")
         full = backward_of(self).apply(resize_to_labels(logits, labels))
         found = cross_entropy(full, labels, ignore_index=255, reduction="sum")
         self.left -= self.case == "vector"

@@ -11,6 +11,7 @@ import tired_plugin
 from cli_tools import TINY, Warm
 from plugin_tools import TESTS, offer
 from segacc import loop, registry
+from segacc.__main__ import FREE_MEMORY
 from segacc.errors import PluginError
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
@@ -104,6 +105,18 @@ def test_any_other_function_of_a_plugin_is_named(
         start = f"segacc: plugin segacc-tired 1.0: {name}() failed: {text}traceback.{more}"
         assert done.stderr.startswith(start) and done.stderr.count("\n") == 1, done.stderr
         assert done.returncode == 2
+
+
+def test_a_full_gpu_is_told_with_what_needs_less_memory(
+    warm: Warm, data: Path, site: Path, tmp_path: Path
+) -> None:
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *TINY)
+    done = warm(*given, "--loss", "tired:case=memory,calls=2", cwd=tmp_path, site=site)
+    assert done.stderr == (
+        f"segacc: CUDA out of memory. Tried to allocate 2.00 GiB. {FREE_MEMORY} The run is saved "
+        "at step 1; once this is fixed, `accelerate launch -m segacc --resume run` continues it.\n"
+    )
+    assert done.returncode == 2
 
 
 def test_a_failure_in_a_worker_is_one_paragraph(
