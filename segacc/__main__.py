@@ -12,12 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, reason_of
+from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, is_memory_full, reason_of
 
 LINGER = 10.0
 """Seconds that other processes wait before exit code 2, so that the main process can print the
 error before the launcher ends it."""
 
+FREE_MEMORY = (
+    "Training needs less memory with a smaller --batch-size (and, for the same gradient, more "
+    "--gradient-accumulation-steps), a smaller --crop-size, --mixed-precision bf16 or "
+    "--gradient-checkpointing; an evaluation with --eval-batch-size 1, or with a protocol of "
+    "sliding windows."
+)
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 """Parts of the errors of gloo and NCCL if another process has ended."""
 
@@ -45,7 +51,7 @@ def main() -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        told = full_disk(error) or fault_of_a_plugin(error) or end_of_another(error)
+        told = full(error) or fault_of_a_plugin(error) or end_of_another(error)
         if not told:
             raise
         return refuse(" ".join([told, *getattr(error, "__notes__", ())]))
@@ -80,10 +86,11 @@ def fault_of_a_plugin(error: Exception) -> str:
     return ""
 
 
-def full_disk(error: Exception) -> str:
-    """Return the paragraph about a full disk; empty if it is another error."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"cannot write to disk: {error}." if full else ""
+def full(error: Exception) -> str:
+    """Return the paragraph about a full disk or GPU memory; empty if it is another error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot write to disk: {error}."
+    return f"{' '.join(str(error).split())} {FREE_MEMORY}" if is_memory_full(error) else ""
 
 
 def end_of_another(error: Exception) -> str:

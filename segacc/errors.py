@@ -24,6 +24,11 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_memory_full(error: BaseException) -> bool:
+    """Return whether it is torch's error of a GPU without free memory; torch is not imported."""
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+
+
 def count_of(count: int, word: str, several: str | None = None) -> str:
     """Return a count with its noun, as `1 pixel` or `2 pixels`; `several` is another plural."""
     return f"{count} {word if count == 1 else several or f'{word}s'}"
@@ -135,6 +140,8 @@ class Origin:
         except SegaccError:
             raise
         except Exception as error:  # a plugin's code may raise anything
+            if is_memory_full(error):  # which is nobody's fault
+                raise
             raise PluginError(
                 f"{self}: {step} failed: {reason_of(error, self.package)}. {SHOW_TRACEBACK}"
             ) from error

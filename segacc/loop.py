@@ -203,16 +203,7 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
 def score(
     scoring: Scoring, metrics: dict[str, MetricState], batch: list[Item], examples: list[Example]
 ) -> int:
-    """Predict a batch of images of one size, and count them.
-
-    Args:
-        scoring: see `evaluate`.
-        metrics: the metrics by text, which are fed.
-        batch: the images, with their labels.
-        examples: gets the images in `scoring.keep`.
-
-    Returns:
-        The number of images that count.
+    """Predict a batch, feed the metrics and keep examples; return the number of images that count.
 
     Raises:
         PluginError: the network or a metric failed.
@@ -220,10 +211,10 @@ def score(
     images = 0
     found = scoring.decide(stacked([item.image for item in batch]).to(scoring.accelerator.device))
     for item, one in zip(batch, found.each(), strict=True):
-        prediction, confusion = one.classes[0], scoring.count(metrics, item, one)
-        scoring.seen(item, prediction, confusion)
-        images += confusion is not None
-        if confusion is not None and item.id in scoring.keep:
+        prediction, counts = one.classes[0], scoring.count(metrics, item, one)
+        scoring.seen(item, prediction, counts)
+        images += counts is not None
+        if counts is not None and item.id in scoring.keep:
             examples.append(Example(item.id, item.image, item.label, prediction.cpu()))
     return images
 

@@ -1,6 +1,7 @@
 """Writes plugin distributions, installs them with pip in throw-away folders, runs segacc there."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,18 @@ def pip_install(target: Path, *sources: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return target
+
+
+def offer(site: Path, distribution: str, *files: Path) -> Path:
+    """Put a module, and those that it imports, into a folder, with an entry point for the first."""
+    site.mkdir()
+    for file in files:
+        shutil.copy(file, site)
+    info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[segacc]\nmain = {files[0].stem}\n")
+    return site
 
 
 def run_python(

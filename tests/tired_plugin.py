@@ -4,6 +4,7 @@
 """
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,18 @@ class Tired:
         self.case, self.left = options.case, options.calls
 
     def at(self, case: str) -> None:
-        """Count a call in `case`."""
-        self.left -= self.case == case
+        """Count a call in `case`, or in `case-1` on process 1 alone."""
+        self.left -= self.case in (case, f"{case}-{os.environ.get('RANK')}")
+        if self.left < 0 and self.case == "memory":
+            raise torch_error()
         if self.left < 0:
             raise ValueError("too tired")
+
+
+def torch_error() -> Exception:
+    import torch
+
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 class Loss(Tired):
@@ -48,6 +57,7 @@ class Loss(Tired):
         from segacc.kernels.resize import resize_to_labels
 
         self.at("sum")
+        self.at("memory")
         full = backward_of(self).apply(resize_to_labels(logits, labels))
         found = cross_entropy(full, labels, ignore_index=255, reduction="sum")
         self.left -= self.case == "vector"

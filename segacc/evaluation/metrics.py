@@ -1,6 +1,7 @@
 """Metrics of a run: feed and compute them, and check that they follow the interface."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,16 @@ from segacc.evaluation.scores import Scores, flat
 from segacc.hookspecs import Chosen
 from segacc.kernels.resize import Decided, confusion
 
+Counts = Callable[[], Tensor]
+"""Returns the confusion matrix (K, K) int64 of some images, counted when it is first asked for."""
 
-def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Tensor) -> None:
+
+def counts_of(predictions: Tensor, labels: Tensor, num_classes: int) -> Counts:
+    """Return the Counts of predictions and labels (N, H, W), 255 ignored."""
+    return functools.cache(lambda: confusion(predictions, labels, num_classes))
+
+
+def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Counts) -> None:
     """Add images to a metric: their confusion matrix (K, K), or their pixels.
 
     Args:
@@ -22,11 +31,12 @@ def feed(one: Chosen, metric: Any, found: Decided, labels: Tensor, counts: Tenso
         metric: the metric.
         found: the predictions, with confidence and log-odds if the metric wants them.
         labels: (N, H, W) integers, 255 ignored.
-        counts: the confusion matrix of all of them.
+        counts: those of all images.
     """
     if one.record.from_confusion:
-        with one.doing(f"add() of a matrix {tuple(counts.shape)}"):
-            metric.add(counts)
+        matrix = counts()
+        with one.doing(f"add() of a matrix {tuple(matrix.shape)}"):
+            metric.add(matrix)
         return
     more = [found.confidence] if one.record.wants_confidence else []
     more += [found.log_odds] if one.record.wants_log_odds else []
@@ -146,7 +156,7 @@ def _fed(one: Chosen, facts: Facts, *images: int) -> Any:
     for k in images:
         sure = torch.full((1, 24, 32), 0.75)
         found = Decided(predictions[k], sure, sure.where(predictions[k] == 1, 1 - sure).logit())
-        counts = confusion(predictions[k], labels[k], facts.num_classes)
+        counts = counts_of(predictions[k], labels[k], facts.num_classes)
         feed(one, metric, found, labels[k], counts)
     return metric
 

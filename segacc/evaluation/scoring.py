@@ -15,12 +15,12 @@ from segacc.data.streams import EvalStream
 from segacc.errors import OptionError, Origin, SegaccError, first_of
 from segacc.evaluation.loss import SplitLoss
 from segacc.evaluation.memory import returned_of
-from segacc.evaluation.metrics import check_metrics, feed, joined
+from segacc.evaluation.metrics import Counts, check_metrics, counts_of, feed, joined
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scores import IGNORED, VAL_LOSS, Scores, Terms, Weights, flat
 from segacc.hookspecs import Chosen, Sample, Stream
-from segacc.kernels.resize import Decided, confusion
+from segacc.kernels.resize import Decided
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
 from segacc.settings.config import EvaluateConfig, TrainConfig
@@ -55,9 +55,9 @@ class Scoring:
     skip_unreadable: int = 0
     keep: frozenset[str] = frozenset()
     """Ids of the samples whose predictions are kept for pictures."""
-    seen: Callable[[Item, Tensor, Tensor | None], None] = lambda item, prediction, confusion: None
-    """Called for each image with its prediction (H, W) uint8 and its confusion matrix (K, K), which
-    is None for padding and unreadable images."""
+    seen: Callable[[Item, Tensor, Counts | None], None] = lambda item, prediction, counts: None
+    """Called for each image with its prediction (H, W) uint8 and its Counts, which are None for
+    padding and unreadable images."""
     unreadable: set[str] = field(default_factory=set)
     """Messages about the unreadable files that were skipped so far."""
     num_images: int = 0
@@ -112,7 +112,7 @@ class Scoring:
                 logits=bool(self.losses),
             )
 
-    def count(self, metrics: Mapping[str, Any], item: Item, found: Decided) -> Tensor | None:
+    def count(self, metrics: Mapping[str, Any], item: Item, found: Decided) -> Counts | None:
         """Count one image, and add it to the metrics.
 
         Args:
@@ -121,14 +121,13 @@ class Scoring:
             found: its prediction, N = 1.
 
         Returns:
-            Its confusion matrix (K, K) int64; None for padding and unreadable images, which do not
-            count.
+            Its Counts; None for padding and unreadable images, which do not count.
         """
         if item.padding or item.unreadable:
             return None
         with returned_of(item.label):
             labels = item.label[None].to(found.classes.device)
-            counts = confusion(found.classes, labels, self.facts.num_classes)
+            counts = counts_of(found.classes, labels, self.facts.num_classes)
             for one in self.chosen:
                 feed(one, metrics[one.text], found, labels, counts)
             if self.losses:

@@ -1,7 +1,7 @@
 """Run: the state of a training run."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -171,8 +171,10 @@ class Run:
         try:
             yield
         except Exception:
-            self.guard.undo()
-            self.torn = self.accelerator.num_processes > 1
+            self.torn = True
+            with suppress(RuntimeError):  # of a broken device
+                self.guard.undo()
+                self.torn = self.accelerator.num_processes > 1
             raise
 
     @contextmanager

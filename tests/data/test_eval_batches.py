@@ -20,7 +20,7 @@ from segacc.data.items import Item, nothing
 from segacc.data.order import of_one_size
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, OptionError, SegaccError
-from segacc.evaluation import scoring as scoring_room
+from segacc.evaluation import metrics as metrics_room
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.scoring import Scoring, refuse_batches
@@ -250,14 +250,14 @@ def test_metrics_that_want_the_confidence_are_handed_it() -> None:
 def test_an_image_is_counted_once_for_all_that_read_its_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls, seen, count = [], [], scoring_room.confusion
+    calls, seen, count = [], [], metrics_room.confusion
     monkeypatch.setattr(
-        scoring_room, "confusion", lambda *given: calls.append(given) or count(*given)
+        metrics_room, "confusion", lambda *given: calls.append(given) or count(*given)
     )
     registry = registry_of()
     metrics = [choose(registry, "metric", name, "-") for name in ("mean_iou", "dice", "confusion")]
     scoring = scoring_of(samples(), *metrics, COUNTS)
-    scoring.seen = lambda item, prediction, confusion: seen.append(confusion)
+    scoring.seen = lambda item, prediction, counts: seen.append(counts())
     scores, _ = evaluate(scoring)
     assert len(calls) == len(seen) == 8
     total = torch.stack(seen).sum(0)
@@ -265,6 +265,9 @@ def test_an_image_is_counted_once_for_all_that_read_its_counts(
     for one in metrics:
         assert torch.equal(scoring.counted[one.text].state["confusion"], total)
     assert scores["overall_accuracy"] == total.diagonal().sum() / total.sum()
+    calls.clear()
+    evaluate(scoring_of(samples(), COUNTS))
+    assert not calls, "nobody reads them"
 
 
 def test_no_probability_is_computed_that_nobody_wants() -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 import tired_plugin
+from cli_tools import TINY, Warm
+from plugin_tools import TESTS, offer
 from segacc import loop, registry
+from segacc.__main__ import FREE_MEMORY
 from segacc.errors import PluginError
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
@@ -33,6 +36,12 @@ TIRED = next(
 )
 WHERE = f"ValueError: too tired ({tired_plugin.__file__}:{TIRED}). SEGACC_TRACEBACK=1 shows the "
 LABELS = "labels (2, 48, 64)"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    files = (TESTS / "tired_plugin.py", TESTS / "cli_tools.py")
+    return offer(tmp_path_factory.mktemp("tired") / "site", "segacc-tired", *files)
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +88,70 @@ def test_a_late_failure_is_told_and_what_was_learnt_is_saved(
         f"--resume {run}` continues it."
     ), found
     assert complete(run / "checkpoints")[-1].name == f"step-{step:08d}"
+
+
+def test_any_other_function_of_a_plugin_is_named(
+    warm: Warm, data: Path, site: Path, tmp_path: Path
+) -> None:
+    """Also in a backward pass, where the loss is called by torch."""
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *TINY[2:])
+    weights, loss = ("tired:case=weights,calls=0", "tired:case=backward,calls=1")
+    for words, name, more in (
+        (("--arch", weights, *given), "weights", ""),
+        ((*TINY[:2], *given, "--loss", loss), "Through.backward", " The run is saved at step 1; "),
+    ):
+        done = warm(*words, cwd=tmp_path, site=site)
+        text = WHERE.replace(tired_plugin.__file__, str(site / "tired_plugin.py"))
+        start = f"segacc: plugin segacc-tired 1.0: {name}() failed: {text}traceback.{more}"
+        assert done.stderr.startswith(start) and done.stderr.count("\n") == 1, done.stderr
+        assert done.returncode == 2
+
+
+def test_a_full_gpu_is_told_with_what_needs_less_memory(
+    warm: Warm, data: Path, site: Path, tmp_path: Path
+) -> None:
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *TINY)
+    done = warm(*given, "--loss", "tired:case=memory,calls=2", cwd=tmp_path, site=site)
+    assert done.stderr == (
+        f"segacc: CUDA out of memory. Tried to allocate 2.00 GiB. {FREE_MEMORY} The run is saved "
+        "at step 1; once this is fixed, `accelerate launch -m segacc --resume run` continues it.\n"
+    )
+    assert done.returncode == 2
+
+
+def test_a_failure_in_a_worker_is_one_paragraph(
+    warm: Warm, data: Path, site: Path, tmp_path: Path
+) -> None:
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "run", "--num-workers", 2)
+    aug = ("--aug", "random_scale_crop", "--aug", "tired:case=worker,calls=1")
+    done = warm(*TINY[:-2], *given, *aug, cwd=tmp_path, site=site)
+    start = "segacc: plugin segacc-tired 1.0, augmentation tired: its call on uint8 (3, 64, 64) fai"
+    assert done.stderr.startswith(start) and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.launch
+def test_one_of_two_processes_fails(warm: Warm, data: Path, site: Path, tmp_path: Path) -> None:
+    """In an evaluation both save; in a step they cannot, and the newest checkpoint is told.
+
+    The other process may be ended before it can tell that it is left alone.
+    """
+    given = ("--dataset", f"folder:root={data}", "--save-every", 1, "--eval-every", 2, *TINY)
+    for kind, case, calls, step, others in (
+        ("metric", "compute-1", 0, 2, 0),
+        ("loss", "sum-1", 2, 1, 1),
+    ):
+        asked = (f"--{kind}", f"tired:case={case},calls={calls}", "--output-dir", kind)
+        done = warm(*given, *asked, cwd=tmp_path, site=site, processes=2)
+        end = f"once this is fixed, `accelerate launch -m segacc --resume {kind}` continues it."
+        first, *more = sorted(done.stderr.splitlines(), reverse=True)
+        assert first.startswith(f"segacc: plugin segacc-tired 1.0, {kind} tired: "), done.stderr
+        assert first.endswith(f" The run is saved at step {step}; {end}")
+        text = "segacc: another process of this run has ended, and its own message says why. The "
+        assert len(more) <= others and all(one.startswith(text) for one in more), done.stderr
+        assert done.returncode == 2
+        assert complete(tmp_path / kind / "checkpoints")[-1].name == f"step-{step:08d}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cli_tools import ROOT, Warm, assert_succeeded, metrics, start
-from segacc import TrainConfig, train
+from segacc import TrainConfig, evaluate, train
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
 }
 SCRIPT = """
 import json, sys
-from segacc import TrainConfig, train
+from segacc import TrainConfig, evaluate, train
 from segacc.__main__ import end_with
 from segacc.errors import SegaccError
 
@@ -63,6 +63,9 @@ def test_its_precision_and_all_else_are_its_own(
     assert any("precision float32, total batch size 2 " in note for note in started.notes)
     assert "JPEG and PNG files are decoded by torchcodec" in started.notes
     assert losses(tmp_path / "second") == losses(tmp_path / "fresh") != losses(tmp_path / "first")
+    for asked, told in (("bf16", "bf16"), (None, "no")):
+        found = evaluate(tmp_path / "second", mixed_precision=asked, num_workers=0)
+        assert found.report["precision"] == told
 
 
 def on_two(folder: Path, last: int, *runs: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from segacc.data.items import Item
+    from segacc.evaluation.metrics import Counts
 
 COUNT = 20
 """Number of worst images that are kept."""
@@ -119,12 +120,12 @@ class Collector:
     images: list[ImageCounts] = field(default_factory=list)
     worst: Worst = field(default_factory=Worst)
 
-    def see(self, item: "Item", prediction: "Tensor", confusion: "Tensor | None") -> None:
+    def see(self, item: "Item", prediction: "Tensor", counts: "Counts | None") -> None:
         """Collect an image that counts; see `Scoring.seen`."""
-        if confusion is not None:
-            counts = ImageCounts.of(item.id, confusion)
-            self.images.append(counts)
-            self.worst.add(counts, item, prediction)
+        if counts is not None:
+            found = ImageCounts.of(item.id, counts())
+            self.images.append(found)
+            self.worst.add(found, item, prediction)
 
     def of_all(self) -> PerImage:
         """Return the counts of all processes, on every process; all must call it."""
@@ -245,8 +246,8 @@ def score(scoring: Scoring, names: tuple[str, ...], console: Console) -> Evaluat
     collector = Collector(names)
     with progress_bar(console, scoring.share(), "scoring") as tick:
 
-        def see(item: "Item", prediction: "Tensor", confusion: "Tensor | None") -> None:
-            collector.see(item, prediction, confusion)
+        def see(item: "Item", prediction: "Tensor", counts: "Counts | None") -> None:
+            collector.see(item, prediction, counts)
             tick(advance=1)
 
         scoring.seen = see

@@ -17,6 +17,7 @@ from segacc.data.codecs import opened
 from segacc.data.items import Item
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, count_of
+from segacc.evaluation.metrics import Counts
 from segacc.evaluation.protocol_options import EVEN
 from segacc.evaluation.scores import Scores, flat
 from segacc.evaluation.scoring import Scoring
@@ -224,13 +225,13 @@ def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) ->
     whole = not protocol.windows and protocol.views == [(1.0, False)]
     checked: list[Checked] = []
 
-    def see(item: Item, prediction: torch.Tensor, confusion: torch.Tensor | None) -> None:
+    def see(item: Item, prediction: torch.Tensor, counted: Counts | None) -> None:
         said = prediction.cpu().numpy()
         plain = plain_prediction(scoring, item.image) if whole else None  # on all processes
-        if confusion is not None:
+        if counted is not None:
             label = plain_label(by_id[item.id], labels)
             counts = plain_counts(said, label, len(labels.names))
-            agrees = np.array_equal(counts, class_counts(confusion))
+            agrees = np.array_equal(counts, class_counts(counted()))
             changed = None if plain is None else int((plain != said).sum())
             checked.append(Checked(item.id, counts, agrees, changed, label.size))
 

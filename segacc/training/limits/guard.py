@@ -37,8 +37,8 @@ class Guard:
     """The unwrapped network, whose buffers are restored when a step is skipped."""
     losses: tuple[str, ...]
     """Names of the loss terms."""
-    buffers: list[Tensor] = field(default_factory=list)
-    """The network's buffers before the step."""
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    """The network's buffers before the step, by name."""
     random: list[Tensor] = field(default_factory=list)
     """The states of torch's generators before the step: the CPU's, and that of a CUDA device."""
     overflow: bool = False
@@ -46,11 +46,14 @@ class Guard:
 
     def keep(self) -> None:
         """Copy what a forward pass changes: batch norm statistics and random states."""
-        own, device = list(self.network.buffers()), self.accelerator.device
-        if not self.buffers:
-            self.buffers = [buffer.clone() for buffer in own]
+        own, device = dict(self.network.named_buffers()), self.accelerator.device
+        fit = own.keys() == self.buffers.keys()
+        if not fit or any(own[name].shape != one.shape for name, one in self.buffers.items()):
+            self.buffers = {name: one.clone() for name, one in own.items()}
         elif own:
-            torch._foreach_copy_(self.buffers, own)  # one call instead of many
+            torch._foreach_copy_(
+                [*self.buffers.values()], [*own.values()]
+            )  # faster than one by one
         self.random = [torch.get_rng_state()]
         self.random += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
 
@@ -115,8 +118,9 @@ class Guard:
 
     def _restore(self) -> None:
         with torch.no_grad():
-            for buffer, before in zip(self.network.buffers(), self.buffers, strict=True):
-                buffer.copy_(before)
+            for name, one in self.network.named_buffers():
+                if name in self.buffers and self.buffers[name].shape == one.shape:  # else a cache
+                    one.copy_(self.buffers[name])
 
     def _complaint(self, skipped: Skipped) -> str:
         allowed = f" ({self.allowed} are allowed)" if self.allowed else ""
