@@ -10,7 +10,7 @@ from data_tools import facts
 from segacc.hookspecs import Chosen, Loss
 from segacc.settings.options import decode
 from segacc.testing import registry_of
-from segacc.training.setup import weighted
+from segacc.training.setup import build_term
 
 RECORDS: dict[str, Loss] = {
     offer.record.name: offer.record
@@ -23,7 +23,7 @@ def loss_of(name: str, classes: int = 3, **values: Any) -> Any:
     """Build a loss as a run on K classes does, its options as they are typed."""
     record = RECORDS[name]
     options = decode(record.options, values, f"--loss {name}")
-    return weighted(Chosen(record, options, name), facts(classes))
+    return build_term(Chosen(record, options, name), facts(classes))
 
 
 def mean_of(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:

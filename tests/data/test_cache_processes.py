@@ -130,10 +130,12 @@ def test_what_a_killed_builder_left_is_removed_by_one_of_another_key(tmp_path: P
     cache = tmp_path / "cache"
     alive = forked(build, noted(12, tmp_path), cache)
     wait_for(lambda: list(cache.glob(".*.part")))
-    (cache / ".0123.part").mkdir()
-    (cache / ".0123.part" / DATA).write_bytes(b"left")
+    left, other = cache / f".{'0123' * 8}.part", cache / ".0123.part"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / DATA).write_bytes(b"left")
     kept(Source([random_sample(3)], LABELS), cache)
-    assert not (cache / ".0123.part").exists()
+    assert not left.exists() and other.exists()  # the name of a cache, and of somebody else's
     assert_ends_well(alive)  # nobody removed what it was building
 
 

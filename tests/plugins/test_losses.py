@@ -13,7 +13,7 @@ from loss_tools import RECORDS, draw, loss_of, sure
 from segacc.errors import OptionError
 from segacc.hookspecs import Chosen, Loss, LossOptions
 from segacc.settings.options import decode
-from segacc.training.setup import weighted
+from segacc.training.setup import build_term
 
 VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("bce", {"pos_weight": "3", "label_smoothing": "0.1"}),
@@ -175,7 +175,7 @@ def test_weight_is_applied_once() -> None:
     total = bare.sum(logits, labels)
     for options, factor in ((LossOptions(weight=0.3), 0.3), (Own(), 1)):
         record = Loss(name="loss", summary="s", options=type(options), build=lambda *_: bare)
-        found = weighted(Chosen(record, options, "loss"), facts(5))
+        found = build_term(Chosen(record, options, "loss"), facts(5))
         assert torch.equal(found.sum(logits, labels), factor * total)
         assert torch.equal(found.count(labels), bare.count(labels))
 
