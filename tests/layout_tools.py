@@ -43,7 +43,10 @@ def write(
         for path, array in ((image, pixels), (label, change(ids))):
             file = root / path.format(**where)
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(file)
+            if file.suffix == ".npy":
+                np.save(file, array)
+            else:
+                Image.fromarray(array).save(file)
     if text:
         (root / classes).write_text(text, encoding="utf-8")
     return root
@@ -229,6 +232,19 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
             change=in_colors,
         ),
         "images=images,labels=masks,colors=colormap.txt",
+    ),
+    "numpy": (
+        lambda root: write(
+            root,
+            "images/{split}/{name}.jpg",
+            "masks/{split}/{name}.npy",
+            change=lambda label: label.astype(np.int64),
+        ),
+        f"images=images,labels=masks,{LISTED}",
+    ),
+    "numpy beside the images": (
+        lambda root: write(root, "{split}/{name}.jpg", "{split}/{name}.npy"),
+        f"images=SPLIT,labels=SPLIT,{LISTED}",
     ),
     "16 bits": (
         lambda root: write(

@@ -25,6 +25,8 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 """First and last bytes of a complete JPEG."""
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 """First and last bytes of a complete PNG."""
+ARRAY_START = b"\x93NUMPY"
+"""First bytes of a NumPy file."""
 EIGHT_BITS = (b"\x08\0", b"\x08\x02")
 """Bit depth and colour type in the header of a PNG that is grey or RGB with 8 bits."""
 UNUSUAL = (b"tRNS", b"iCCP", b"acTL", b"eXIf", b"exif", b"xmp")
@@ -46,6 +48,8 @@ OPENING = threading.Lock()
 def opened(source: bytes | Path) -> Iterator[PILImage.Image]:
     """Open an image of any size with Pillow, which reads its header only; see `refuse_large`.
 
+    A NumPy file (.npy) of integers (H, W) is an image as well, as masks are often saved.
+
     Raises:
         OSError: it is missing or empty.
         Exception: Pillow's, for a damaged file.
@@ -53,15 +57,38 @@ def opened(source: bytes | Path) -> Iterator[PILImage.Image]:
     with OPENING:
         limit, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
         try:
-            file = PILImage.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            file: PILImage.Image = PILImage.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source
+            )
         except UnidentifiedImageError:
-            if not content(source):
+            data = content(source)
+            if not data:
                 raise OSError("it is empty") from None
-            raise
+            if not data.startswith(ARRAY_START):
+                raise
+            file = _image_of_array(data)
         finally:
             PILImage.MAX_IMAGE_PIXELS = limit
     with file:
         yield file
+
+
+def _image_of_array(data: bytes) -> PILImage.Image:
+    """Return the array (H, W) in a NumPy file as an image.
+
+    Raises:
+        ValueError: it has other than two dimensions, or values other than integers of 32 bits.
+    """
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    whole = array.dtype.kind in "biu" and array.ndim == 2 and array.size
+    if not whole or array.min() < -(2**31) or array.max() >= 2**31:
+        raise ValueError(
+            f"an array of shape {array.shape} and type {array.dtype}; expected (height, width) "
+            "and integers of up to 32 bits, which are class ids"
+        )
+    return PILImage.fromarray(
+        array.astype(np.uint8 if array.dtype in (bool, np.uint8) else np.int32)
+    )
 
 
 def refuse_large(height: int, width: int, max_pixels: int) -> None:

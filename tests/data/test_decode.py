@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_tools import encode
 from segacc.contracts import Reading
-from segacc.data.decode import read_image, read_label
+from segacc.data.decode import raw_label, read_image, read_label
 from segacc.data.sample_pair import read_sample
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
@@ -336,6 +336,48 @@ def test_32_bit_label_ids_are_exact() -> None:
     raw[0, 0] = 16_777_216  # the same number as a float of 32 bits
     message = refusal(DataError, read_label, encode(raw, "TIFF"), labels, "a.tif")
     assert message.startswith("a.tif: label values outside the 2 classes: 16777216 (1 pixel).")
+
+
+def array_file(array: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(array))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [bool, "u1", "i1", "<u2", ">u2", "i2", "u4", "i8", "u8"])
+def test_a_numpy_label_is_its_values(dtype: str) -> None:
+    ids = np.array([[0, 1, 1], [1, 0, 1]], dtype)
+    found = raw_label(array_file(ids), LabelMap.plain(("a", "b")), "x")
+    np.testing.assert_array_equal(found, ids)
+
+
+def test_a_negative_id_of_a_numpy_label_stays_negative() -> None:
+    found = raw_label(array_file(np.int8([[-1, 1]])), LabelMap.plain(("a", "b")), "x")
+    np.testing.assert_array_equal(found, [[-1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((2, 3)), "an array of shape (2, 3) and type float64"),
+        (np.zeros((2, 3, 1), np.uint8), "an array of shape (2, 3, 1) and type uint8"),
+        (np.full((2, 3), 2**31), "an array of shape (2, 3) and type int64"),
+        (np.zeros((0, 3), np.uint8), "an array of shape (0, 3) and type uint8"),
+    ],
+)
+def test_a_numpy_label_that_holds_no_ids_is_refused(array: np.ndarray, told: str) -> None:
+    with pytest.raises(UnreadableError) as refused:
+        raw_label(array_file(array), LabelMap.plain(("a", "b")), "x")
+    assert str(refused.value) == (
+        f"x: the label cannot be read: {told}; expected (height, width) and integers of up to 32 "
+        "bits, which are class ids."
+    )
+
+
+def test_a_numpy_label_with_python_objects_is_refused() -> None:
+    data = array_file(np.array([[{}]], dtype=object))
+    with pytest.raises(UnreadableError, match="cannot be read"):
+        raw_label(data, LabelMap.plain(("a", "b")), "x")
 
 
 def test_a_label_of_fractions_is_refused() -> None:

@@ -148,15 +148,14 @@ def test_labels_of_other_names_are_told(root: Path) -> None:
 # ------------------------------------------------------------------------------------ annotators
 
 
-@pytest.mark.parametrize("ending", [".npy", ".txt", ".webp"])
+@pytest.mark.parametrize("ending", [".npz", ".txt", ".webp"])
 def test_labels_of_other_formats_are_told(ending: str, root: Path) -> None:
     images(root, "images/train/a.jpg")
     (root / "labels/train").mkdir(parents=True)
     (root / f"labels/train/a{ending}").write_bytes(b"x")
     assert refusal(root) == (
-        f"--dataset folder: {root}/labels/train/a{ending} is not read: labels are images that end "
-        "in .png, .tif, .tiff, .bmp, .gif, and their pixel values are class ids. Convert the "
-        "labels."
+        f"--dataset folder: {root}/labels/train/a{ending} is not read: labels end in .png, .tif, "
+        ".tiff, .bmp, .gif, .npy, and their pixel values are class ids. Convert the labels."
     )
 
 
@@ -274,7 +273,7 @@ def test_a_list_for_one_split_leaves_the_folders_of_the_others(root: Path) -> No
         (
             "x/a.jpg x/a.jpg",
             "x/a.jpg: labels must be PNG or another lossless format: JPEG alters the ids. Export "
-            "the labels again.",
+            "the labels again, or, for masks of 0 and 255, use --dataset folder with binary=true.",
         ),
         (
             "x/a.jpg gt/a.png\nx/a.jpg gt/a.png",

@@ -239,16 +239,8 @@ def test_an_id_above_the_names_has_two_readings(mine: Path) -> None:
     [
         (coco, "polygons in COCO JSON (annotations/instances_train2017.json)"),
         (yolo, "polygons in YOLO text files (labels/train/train_000.txt)"),
-        (
-            lambda root: write(root, IMAGES, "masks/{split}/{name}.jpg"),
-            "images of a format that may be lossy (masks/SPLIT)",
-        ),
-        (
-            lambda root: write(root, "{name}.jpg", "{name}_mask.jpg"),
-            "images of a format that may be lossy (train_000_mask.jpg)",
-        ),
     ],
-    ids=["coco", "yolo", "jpeg", "jpeg beside the images"],
+    ids=["coco", "yolo"],
 )
 def test_labels_that_must_be_converted_are_named(
     fill: Callable[[Path], Any], told: str, mine: Path
@@ -261,6 +253,42 @@ def test_labels_that_must_be_converted_are_named(
         "labels/ beside images/."
     )
     assert sorted(mine.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "layout"),
+    [
+        ((IMAGES, "masks/{split}/{name}.jpg"), "masks/SPLIT", "images=images,labels=masks"),
+        (
+            ("{split}/{name}.jpg", "{split}/{name}_mask.jpg"),
+            "train_000_mask.jpg",
+            "images=SPLIT,labels=SPLIT,label_suffix=_mask",
+        ),
+    ],
+    ids=["folders", "beside the images"],
+)
+def test_binary_masks_may_be_jpeg_files(
+    files: tuple[str, str], named: str, layout: str, mine: Path
+) -> None:
+    write(mine, *files, text="", change=mask)
+    assert refusal() == (
+        "--dataset: the labels in ./mine are images of a format that may be lossy "
+        f"({named}), which alters class ids. If they are JPEG masks of 0 and 255, write `--dataset "
+        "./mine:binary=true`, which reads values from 128 on as the foreground; else convert them "
+        "to one PNG per image, of the size of the image, whose pixel values are class ids, and put "
+        "these into labels/ beside images/."
+    )
+    assert text("./mine:binary=true") == f"{layout},binary=true"
+    assert not would_stop(judge(look("./mine:binary=true")))
+    splits = build_splits(chosen("./mine:binary=true"))
+    wrong = total = 0
+    known = {name: ids > 0 for _, name, _, ids in pictures()}
+    for one in (one for samples in splits.splits.values() for one in samples):
+        found = read_sample(one, splits.labels)[1].numpy()
+        file = np.array(Image.open(Path(str(one.label))))
+        np.testing.assert_array_equal(found, file >= 128)
+        wrong, total = wrong + int((found != known[one.id]).sum()), total + found.size
+    assert len(np.unique(file)) > 2 and wrong < total / 100  # JPEG has altered the values
 
 
 def test_a_folder_of_something_else(mine: Path) -> None:

@@ -267,7 +267,8 @@ def other_labels(root: Path, tree: Mapping[str, Sequence[str]]) -> str:
     for file in files:
         if file.suffix == ".txt" and file.stem in stems and (kind := _kind_of_text(root / file)):
             return f"{kind} ({file})"
-    for suffix, kind in ((".npy", "NumPy arrays"), (".mat", "MATLAB files"), (".xml", "XML files")):
+    kinds = {".npz": "NumPy archives", ".mat": "MATLAB files", ".xml": "XML files"}
+    for suffix, kind in kinds.items():
         if one := next((file for file in files if file.suffix == suffix), None):
             return f"{kind} ({one})"
     return ""

@@ -41,9 +41,10 @@ LABEL_WORDS = frozenset(
 """Words in the names of folders of labels, and of columns."""
 _HEADER = IMAGE_WORDS | LABEL_WORDS | {"path", "paths", "file", "files", "filename", "name", "id"}
 
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 LOSSY = (
-    "labels must be PNG or another lossless format: JPEG alters the ids. Export the labels again."
+    "labels must be PNG or another lossless format: JPEG alters the ids. Export the labels again, "
+    "or, for masks of 0 and 255, use --dataset folder with binary=true."
 )
 
 
@@ -157,16 +158,21 @@ def pictures(folder: Path, *, ending: str = "") -> dict[str, Path]:
 
 
 def with_labels(
-    images: Mapping[str, Path], label_folder: Path, *, endings: tuple[str, ...] = ("",)
+    images: Mapping[str, Path],
+    label_folder: Path,
+    *,
+    endings: tuple[str, ...] = ("",),
+    jpeg: bool = False,
 ) -> list[Sample]:
-    """Assign each image the label of the same stem; see `pairs`.
+    """Assign each image the label of the same stem; see `pairs`; `jpeg` permits JPEG labels.
 
     Raises:
         DataError: two labels have the same stem, or labels are JPEG.
     """
-    found = {ending: by_stem(label_folder, LABEL_SUFFIXES, ending=ending) for ending in endings}
+    ends = (*LABEL_SUFFIXES, *JPEG_SUFFIXES) if jpeg else LABEL_SUFFIXES
+    found = {ending: by_stem(label_folder, ends, ending=ending) for ending in endings}
     ending = next((end for end in endings if not found[end].keys().isdisjoint(images)), endings[0])
-    jpegs = by_stem(label_folder, JPEG_SUFFIXES, ending=ending)
+    jpegs = {} if jpeg else by_stem(label_folder, JPEG_SUFFIXES, ending=ending)
     if lossy := next((path for stem, path in jpegs.items() if stem in images), None):
         raise DataError(f"{lossy}: {LOSSY}")
     return [
@@ -225,9 +231,8 @@ def expect_labels(where: str, samples: Iterable[Sample]) -> None:
     beside = [one for one in label.parent.iterdir() if one.stem == label.stem and one != image]
     if beside:
         raise DataError(
-            f"{where}: {beside[0]} is not read: labels are images that end in "
-            f"{', '.join(LABEL_SUFFIXES)}, and their pixel values are class ids. Convert the "
-            "labels."
+            f"{where}: {beside[0]} is not read: labels end in {', '.join(LABEL_SUFFIXES)}, and "
+            "their pixel values are class ids. Convert the labels."
         )
     raise DataError(
         f"{where}: none of the split's images ({len(found)}) has a label, e.g. {label}; that "
@@ -344,7 +349,7 @@ def siblings(folder: Path) -> list[Sample]:
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if is_image(path):
+        if is_image(path, (*IMAGE_SUFFIXES, *LABEL_SUFFIXES)):
             found.setdefault(path.stem, []).append(path)
     samples = []
     for stem, paths in found.items():

@@ -25,15 +25,16 @@ from segacc.plugins.datasets.files import (
     rows,
     subfolders,
 )
+from segacc.plugins.datasets.folder_labels import label_map
 from segacc.plugins.datasets.folder_layout import (
     SPLIT,
     WHERE,
     Layout,
-    label_map,
     labelled,
     template,
 )
-from segacc.plugins.datasets.layouts import find_layout, tree_of
+from segacc.plugins.datasets.layouts import find_layout, reads_jpeg
+from segacc.plugins.datasets.places import tree_of
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 
@@ -73,7 +74,8 @@ class FolderOptions:
     or `r g b name`, or JSON, including `classes.json` with a palette. Raw ids are the indices of
     the names."""
     binary: bool = False
-    """True: labels contain 0 for the background and one other value or colour."""
+    """True: labels contain 0 for the background and one other value or colour. They may be JPEG
+    files, whose values from 128 on are the foreground."""
     ignore: tuple[int, ...] = ()
     """Raw label ids to ignore, e.g. `ignore=11` or `ignore=0/11`; 255 is always ignored."""
     reduce_labels: bool | None = None
@@ -145,6 +147,7 @@ def _layout(options: FolderOptions, root: Path, *, needed: bool) -> Layout:
         image_suffix=options.image_suffix,
         label_suffix=options.label_suffix,
         annotator=options.annotator,
+        jpeg=options.binary,
     )
     if needed:
         _check(layout, options)
@@ -174,7 +177,7 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
     images = layout.find(layout.images, split) or layout.fixed(layout.images)
     found = rows(path, layout.root, images)
     if len(found[0]) == 2:
-        return samples_of_rows(path, found, layout.root)
+        return samples_of_rows(path, found, layout.root, jpeg=layout.jpeg)
     if all((layout.root / name).is_file() for (name,) in found):
         chosen = images_of_rows(path, found, layout.root, ending=layout.image_suffix)
     elif images.is_dir():
@@ -244,7 +247,8 @@ def recognize(given: str, typed: Mapping[str, Any], where: str) -> Recognized:
         return Recognized(known, {"root": given})
     layout = find_layout(root, tree, typed, given, where)
     lists: dict[str, Any] = {key: Path(layout[key]) for key in SPLITS if key in layout}
-    splits, unusable = read_splits(FolderOptions(root=root, **{**layout, **lists}))
+    jpeg = reads_jpeg(typed)
+    splits, unusable = read_splits(FolderOptions(root=root, binary=jpeg, **{**layout, **lists}))
     classes = find_classes(root, tree, splits, typed, given, where)
     counts = {split: len(samples) for split, samples in splits.items()}
     # A validation split with faulty labels is not replaced by a part of the training split.
@@ -270,7 +274,9 @@ def segacc_datasets() -> list[Dataset]:
     ]
 
 
-def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample]:
+def samples_of_rows(
+    path: Path, found: Sequence[Row], root: Path, *, jpeg: bool = False
+) -> list[Sample]:
     """Create samples from the paths of images and labels.
 
     The ids are the images' stems, or their paths if stems are not unique.
@@ -285,7 +291,7 @@ def samples_of_rows(path: Path, found: Sequence[Row], root: Path) -> list[Sample
             f"Paths are relative to {root}."
         )
     jpegs = [label for _, label in found if label.lower().endswith(JPEG_SUFFIXES)]
-    if jpegs:
+    if jpegs and not jpeg:
         raise DataError(f"{path}: {jpegs[0]}: {LOSSY}")
     images = [image for image, _ in found]
     refuse_listed_twice(path, images)

@@ -2,25 +2,20 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
 
-from segacc.contracts import IGNORE
-from segacc.data.samples import in_root, is_image
-from segacc.errors import DataError, did_you_mean, first_of
+from segacc.data.samples import is_image
+from segacc.errors import DataError, did_you_mean
 from segacc.hookspecs import Sample
-from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
 from segacc.plugins.datasets.files import (
     LABEL_SUFFIXES,
     SPLITS,
     expect_labels,
     first_folder,
     listing,
-    names_beside,
     pictures,
-    plain_map,
     siblings,
     subfolders,
     with_labels,
@@ -42,8 +37,6 @@ SECONDARY = frozenset(
 CHECKED = 20
 """Number of images whose labels are searched for by the beginning of their names."""
 
-BINARY_NAMES = ("background", "foreground")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -56,6 +49,8 @@ class Layout:
     image_suffix: str = ""
     label_suffix: str = ""
     annotator: str | None = None
+    jpeg: bool = False
+    """Whether labels may be JPEG files."""
 
     @property
     def is_shared(self) -> bool:
@@ -250,7 +245,7 @@ def _paired(
     images = pictures(folder, ending=layout.image_suffix) if chosen is None else chosen
     if labels == folder and ending:
         images = {stem: path for stem, path in images.items() if not stem.endswith(ending)}
-    samples = with_labels(images, labels, endings=(ending,))
+    samples = with_labels(images, labels, endings=(ending,), jpeg=layout.jpeg)
     if not (one_each or any(Path(str(one.label)).is_file() for one in samples)):
         if ending == "" and (endings := _endings(images, labels)):
             told = " or ".join(f"label_suffix={one}" for one in endings)
@@ -311,87 +306,3 @@ def _beginning(name: str, known: Sequence[str]) -> Iterator[str]:
             return
         if (end := known[k].removeprefix(name))[:1].isalnum() is False:
             yield end
-
-
-def label_map(options: Any, root: Path, splits: Mapping[str, Sequence[Sample]]) -> LabelMap:
-    """Build the label map: raw ids or colours and class names.
-
-    Args:
-        options: FolderOptions.
-        root: folder of the data.
-        splits: the samples, which are searched for binary label values.
-
-    Raises:
-        DataError: no class names, an invalid file, or labels that are not binary.
-    """
-    if options.colors is not None:
-        told = read_colors(in_root(root, options.colors))
-        return replace(plain_map(told, options), colors=told.colors)
-    path = in_root(root, options.names) if options.names else names_beside(root)
-    if options.binary:
-        told = read_names(path) if path else NamesFile(list(BINARY_NAMES))
-        samples = [sample for some in splits.values() for sample in some]
-        return _binary(told, path, samples, ignore=(*told.ignored, *options.ignore))
-    if path is None:
-        raise DataError(
-            f"{WHERE}: no class names. Put classes.json or classes.txt into {root}, or add "
-            "names=FILE (a text file with one class name per line), colors=FILE if labels contain "
-            "colours, or binary=true if they contain 0 and one other value."
-        )
-    return plain_map(read_names(path), options)
-
-
-def _binary(
-    told: NamesFile, path: Path | None, samples: Iterable[Sample], *, ignore: tuple[int, ...]
-) -> LabelMap:
-    if len(told.names) != 2:
-        raise DataError(
-            f"{WHERE}: binary=true needs two class names, the background's first; {path} has "
-            f"{len(told.names)}."
-        )
-    found = next((one for sample in samples if (one := _foreground(sample, ignore))), None)
-    if found is None:
-        raise DataError(f"{WHERE}: binary=true, but no label has a value other than 0.")
-    value = 255
-    colors: dict[Color, int] = {}
-    if isinstance(found, int):
-        value = found
-    else:
-        colors = {(0, 0, 0): 0, found: value}
-    ignored = dict.fromkeys((IGNORE, *ignore), IGNORE)
-    classes = {**ignored, 0: 0, value: 1}
-    return LabelMap(tuple(told.names), classes, tuple(told.palette), colors)
-
-
-def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
-    """Return the value or colour of a label that is not 0; None if there is none.
-
-    Raises:
-        DataError: there are several.
-    """
-    import numpy as np
-
-    from segacc.data.codecs import opened
-
-    try:
-        with opened(sample.label) as picture:
-            colored = len(picture.getbands()) > 1
-            pixels = np.asarray(picture.convert("RGB") if colored else picture)
-    except Exception:  # reported when the sample is read
-        return None
-    if pixels.dtype.kind == "f":
-        return None
-    others: list[int | Color]
-    if colored:
-        found = np.unique(pixels.reshape(-1, 3), axis=0)
-        others = [(int(r), int(g), int(b)) for r, g, b in found if (r, g, b) != (0, 0, 0)]
-    else:
-        others = [int(value) for value in np.unique(pixels) if value not in (0, *ignore)]
-    if len(others) > 1:
-        file = sample.label if isinstance(sample.label, Path) else sample.id
-        raise DataError(
-            f"{WHERE}: binary=true needs labels with 0 and one other value, but {file} has "
-            f"{first_of(others, 8)} besides 0. If edges are smooth, export the labels again "
-            "without anti-aliasing; to ignore a value, add ignore=VALUE."
-        )
-    return others[0] if others else None

@@ -1,19 +1,16 @@
 """Finds the layout of a folder of images and labels: the options with which `folder` reads it."""
 
-import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segacc.data.samples import IMAGE_SUFFIXES, is_hidden
+from segacc.data.samples import JPEG_SUFFIXES
 from segacc.errors import DataError, count_of, first_of
 from segacc.plugins.datasets.class_lists import other_labels
 from segacc.plugins.datasets.files import (
-    IMAGE_WORDS,
     LABEL_SUFFIXES,
     LABEL_WORDS,
     SPLITS,
@@ -21,9 +18,8 @@ from segacc.plugins.datasets.files import (
     words,
 )
 from segacc.plugins.datasets.folder_layout import SECONDARY, SPLIT, enough, suffixes
+from segacc.plugins.datasets.places import Place, Tree, parts_of, places_of, split_in
 
-DEPTH = 5
-"""Number of folder levels that are searched."""
 LIST_FOLDERS = ("", "splits", "split", "lists", "imagesets", "segmentation")
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
 LAYOUT_KEYS = (
@@ -32,60 +28,8 @@ LAYOUT_KEYS = (
 )
 """Options of `folder` that describe the layout."""
 
-Tree = Mapping[str, Sequence[str]]
-"""Names of the files in each folder, by the folder's path relative to the root."""
 Reading = dict[str, str]
 """Options of `folder`."""
-
-_NAMES = sorted(
-    ((name, split) for split, names in SPLITS.items() for name in names),
-    key=lambda pair: -len(pair[0]),
-)
-_JOINED = "annot|label|mask|image|img"
-
-
-@dataclass(frozen=True)
-class Place:
-    """The image files in the folders of one template, such as `images/SPLIT`."""
-
-    template: str
-    direct: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Split, or "" without splits -> stem -> the suffixes of its files."""
-    nested: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Likewise for the files in subfolders, such as those of cities; stems contain their name."""
-
-    @property
-    def stems(self) -> dict[str, dict[str, list[str]]]:
-        """Return the files that are read: those in subfolders only of splits without others."""
-        return self.direct or {split: some for split, some in self.nested.items() if split}
-
-    @property
-    def kind(self) -> str:
-        """Return `label`, `image` or "", as the last telling part of the template says."""
-        for part in reversed(PurePosixPath(self.template).parts):
-            if words(part) & LABEL_WORDS:
-                return "label"
-            if words(part) & IMAGE_WORDS:
-                return "image"
-        return ""
-
-    @property
-    def option(self) -> str:
-        """Return the value of the option `images` or `labels` of `folder`."""
-        return self.template.removesuffix(f"/{SPLIT}")
-
-
-def tree_of(root: Path) -> Tree:
-    """List the files of a folder and its subfolders, without hidden ones and run folders."""
-    found: dict[str, list[str]] = {}
-    for here, folders, files in os.walk(root, followlinks=True):
-        name = os.path.relpath(here, root)
-        deep = 0 if name == "." else name.count(os.sep) + 1
-        inside = [] if deep >= DEPTH or ".segacc_run" in files else sorted(folders)
-        folders[:] = [one for one in inside if not is_hidden(one)]
-        if ".segacc_run" not in files:
-            found[Path(name).as_posix()] = sorted(one for one in files if not is_hidden(one))
-    return found
 
 
 def find_layout(
@@ -108,7 +52,8 @@ def find_layout(
         if listed := _lists_of_pairs(root, tree):
             return listed
         raise DataError(f"{where}: {given} {wrong}")
-    found = [one for one in readings(root, tree) if _agrees(one, asked)]
+    ends = (*LABEL_SUFFIXES, *JPEG_SUFFIXES) if reads_jpeg(typed) else LABEL_SUFFIXES
+    found = [one for one in readings(root, tree, ends) if _agrees(one, asked)]
     if len(found) > 1:
         raise DataError(_several(found, typed, given, where))
     if found or asked:
@@ -116,15 +61,20 @@ def find_layout(
     raise DataError(_nothing(root, tree, given, where))
 
 
+def reads_jpeg(typed: Mapping[str, Any]) -> bool:
+    """Return whether labels may be JPEG files, which are read with a threshold."""
+    return str(typed.get("binary")).lower() == "true"
+
+
 def _agrees(reading: Reading, asked: Mapping[str, str]) -> bool:
     return all(reading.get(key, "") == value for key, value in asked.items())
 
 
-def readings(root: Path, tree: Tree) -> list[Reading]:
+def readings(root: Path, tree: Tree, ends: Sequence[str] = LABEL_SUFFIXES) -> list[Reading]:
     """Return all layouts that fit, without those that another one is preferred to."""
-    found = _matches(_places(tree))
+    found = _matches(places_of(tree, ends))
     if len(found) != 1 and all(one.images is one.labels for one in found):
-        apart = [one for place in _places(tree, apart=True) for one in _siblings(place)]
+        apart = [one for place in places_of(tree, ends, apart=True) for one in _siblings(place)]
         found = apart or found
     for preferred in (
         lambda one: SPLIT in one.images.template,
@@ -137,61 +87,6 @@ def readings(root: Path, tree: Tree) -> list[Reading]:
         return [rowed]
     told = [one.options | _lists_of_names(root, tree, one.images) for one in found]
     return [one for k, one in enumerate(told) if one not in told[:k]]
-
-
-# ------------------------------------------------------------------------------ folders of images
-def _places(tree: Tree, *, apart: bool = False) -> list[Place]:
-    """Return the folders of images by template.
-
-    With `apart`, folders of any name beside each other are one place, as one folder for each image.
-    """
-    places: dict[str, Place] = {}
-    for folder, names in tree.items():
-        template, split, inner = placed(folder)
-        before = f"{inner}/" if inner else ""
-        if apart and template == folder != "." and not Place(folder).kind:
-            above, _, name = folder.rpartition("/")
-            template, before = above or ".", f"{name}/"
-        parts = [_parts(name) for name in names]
-        images = [(stem, end.lower()) for stem, end in parts if end.lower() in IMAGE_SUFFIXES]
-        if not images or "/" in inner:
-            continue
-        place = places.setdefault(template, Place(template))
-        stems = (place.nested if inner else place.direct).setdefault(split, {})
-        for stem, end in images:
-            stems.setdefault(f"{before}{stem}", []).append(end)
-    return list(places.values())
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """Return the stem and the ending of a file name."""
-    stem, dot, end = name.rpartition(".")
-    return (stem, f".{end}") if dot else (name, "")
-
-
-def placed(folder: str) -> tuple[str, str, str]:
-    """Return the template, the split and the subfolder of a folder.
-
-    `images/train/aachen` is `images/SPLIT`, `train` and `aachen`.
-    """
-    parts, split = list(PurePosixPath(folder).parts), ""
-    for k, part in enumerate(parts):
-        if not split:
-            parts[k], split = _split_in(part)
-    known = LABEL_WORDS | IMAGE_WORDS
-    telling = [k for k, part in enumerate(parts) if SPLIT in part or words(part) & known]
-    last = telling[-1] + 1 if telling else len(parts)
-    return "/".join(parts[:last]) or ".", split, "/".join(parts[last:])
-
-
-@cache
-def _split_in(part: str) -> tuple[str, str]:
-    """Replace the name of a split in a folder's name: `train_masks` is `SPLIT_masks`, train."""
-    for name, split in _NAMES:
-        ends = rf"(?=$|[^a-z]|(?i:{_JOINED}))"
-        if found := re.search(rf"(?<![A-Za-z])(?i:{name}){ends}", part):
-            return f"{part[: found.start()]}{SPLIT}{part[found.end() :]}", split
-    return part, ""
 
 
 # ------------------------------------------------------------------------------ images with labels
@@ -237,19 +132,19 @@ def _ends(images: Place, labels: Place) -> list[tuple[str, str]]:
     """Return the suffixes under which the images of the splits that both have are labelled."""
     common = sorted(images.stems.keys() & labels.stems.keys())
     ours = [stem for split in common for stem in images.stems[split]]
-    theirs = [stem for split in common for stem in _lossless(labels.stems[split])]
+    theirs = [stem for split in common for stem in _labels(labels, labels.stems[split])]
     return suffixes(ours, theirs)
 
 
-def _lossless(stems: Mapping[str, Sequence[str]]) -> list[str]:
-    return [stem for stem, ends in stems.items() if not set(LABEL_SUFFIXES).isdisjoint(ends)]
+def _labels(place: Place, stems: Mapping[str, Sequence[str]]) -> list[str]:
+    return [stem for stem, ends in stems.items() if not set(place.ends).isdisjoint(ends)]
 
 
 def _by_annotator(images: Place, labels: Place) -> Iterator[Match]:
     """Read each subfolder of the labels as those of one annotator."""
     common = sorted(images.direct.keys() & labels.nested.keys())
     ours = [stem for split in common for stem in images.direct[split]]
-    theirs = [stem for split in common for stem in _lossless(labels.nested[split])]
+    theirs = [stem for split in common for stem in _labels(labels, labels.nested[split])]
     for name in sorted({stem.partition("/")[0] for stem in theirs}):
         own = [stem.partition("/")[2] for stem in theirs if stem.startswith(f"{name}/")]
         yield from (Match(images, labels, *ends, name) for ends in suffixes(ours, own))
@@ -258,10 +153,10 @@ def _by_annotator(images: Place, labels: Place) -> Iterator[Match]:
 def _siblings(place: Place) -> list[Match]:
     """Read images and labels in one folder: NAME.jpg with NAME.png, or with NAME_mask.png."""
     stems = {stem: ends for some in place.stems.values() for stem, ends in some.items()}
-    pairs = [stem for stem, ends in stems.items() if len(ends) > 1 and _lossless({stem: ends})]
+    pairs = [stem for stem, ends in stems.items() if len(ends) > 1 and _labels(place, {stem: ends})]
     if enough(len(pairs), len(stems), len(stems)):
         return [Match(place, place)]
-    labels = [stem for stem in _lossless(stems) if _last(stem, LABEL_WORDS | {"l"})]
+    labels = [stem for stem in _labels(place, stems) if _last(stem, LABEL_WORDS | {"l"})]
     if not labels:
         return []
     others = set(labels) | {stem for stem in stems if _last(stem, SECONDARY)}
@@ -280,9 +175,9 @@ def _list_files(tree: Tree) -> Iterator[tuple[str, str]]:
     for folder, files in tree.items():
         if PurePosixPath(folder).name.lower() in LIST_FOLDERS:
             for file in files:
-                stem, end = _parts(file.lower())
+                stem, end = parts_of(file.lower())
                 if end in LIST_SUFFIXES:
-                    yield _split_in(stem)[1], (PurePosixPath(folder) / file).as_posix()
+                    yield split_in(stem)[1], (PurePosixPath(folder) / file).as_posix()
 
 
 def _lists_of_pairs(root: Path, tree: Tree) -> Reading:
@@ -338,11 +233,18 @@ def _nothing(root: Path, tree: Tree, given: str, where: str) -> str:
     if any(one.endswith((".parquet", ".arrow")) for names in tree.values() for one in names):
         typed = shlex.quote(f"hub:path={given}")
         return f"{where}: {given} contains tables; read them with `--dataset {typed}`."
-    if other := other_labels(root, tree) or _lossy_labels(tree):
+    convert = (
+        "onvert them to one PNG per image, of the size of the image, whose pixel values are class "
+        "ids, and put these into labels/ beside images/."
+    )
+    if other := other_labels(root, tree):
+        return f"{where}: the labels in {given} are {other}, which are not read. C{convert}"
+    if lossy := _lossy_labels(tree):
+        binary = shlex.quote(f"{given}:binary=true")
         return (
-            f"{where}: the labels in {given} are {other}, which are not read. Convert them to one "
-            "PNG per image, of the size of the image, whose pixel values are class ids, and put "
-            "these into labels/ beside images/."
+            f"{where}: the labels in {given} are images of a format that may be lossy ({lossy}), "
+            "which alters class ids. If they are JPEG masks of 0 and 255, write `--dataset "
+            f"{binary}`, which reads values from 128 on as the foreground; else c{convert}"
         )
     return (
         f"{where}: no images with labels of corresponding names were found in {given}. It contains "
@@ -357,7 +259,7 @@ def _folder_for_each(tree: Tree) -> str:
     inside: dict[str, dict[str, str]] = {}
     for folder in tree:
         above, _, name = folder.rpartition("/")
-        if above and (kind := Place(name).kind) and not _split_in(PurePosixPath(above).name)[1]:
+        if above and (kind := Place(name).kind) and not split_in(PurePosixPath(above).name)[1]:
             inside.setdefault(above, {})[kind] = folder
     both = [one for one in inside.values() if len(one) == 2]
     if len(both) < 2 or any(len(tree[one["image"]]) != 1 for one in both):
@@ -378,19 +280,17 @@ def _folder_for_each(tree: Tree) -> str:
 
 
 def _kinds(names: Sequence[str]) -> set[str]:
-    return {_parts(name)[1].lower() or "no extension" for name in names}
+    return {parts_of(name)[1].lower() or "no extension" for name in names}
 
 
 def _lossy_labels(tree: Tree) -> str:
-    """Describe labels in lossy formats, by their folder or the ending of their names."""
+    """Name the folder, or the ending of the names, of labels in lossy formats."""
     labels = {}
-    for place in _places(tree):
+    for place in places_of(tree):
         stems = {stem: ends for some in place.stems.values() for stem, ends in some.items()}
         named = {stem: ends for stem, ends in stems.items() if _last(stem, LABEL_WORDS)}
         if place.kind == "label":
-            labels[place.template] = stems
+            labels[place.template] = _labels(place, stems)
         elif named:
-            labels[next(f"{stem}{ends[0]}" for stem, ends in named.items())] = named
-    if not labels or any(_lossless(stems) for stems in labels.values()):
-        return ""
-    return f"images of a format that may be lossy ({next(iter(labels))})"
+            labels[next(f"{stem}{ends[0]}" for stem, ends in named.items())] = _labels(place, named)
+    return next(iter(labels)) if labels and not any(labels.values()) else ""
