@@ -20,6 +20,7 @@ from segacc.commands.tables import print_in_parts, swatch
 from segacc.contracts import IGNORE
 from segacc.data.scan import SplitFacts
 from segacc.errors import count_of, first_of
+from segacc.labels.label_map import ranges
 
 FILES = 5
 """Maximum number of files printed for a finding; JSON has them all."""
@@ -184,7 +185,8 @@ def classes_table(found: Findings, widest: int, splits: Sequence[str]) -> Table:
     for k, title in enumerate(labels.names):
         if k not in hidden:
             cells = [cell for name in splits for cell in _cells(found.splits[name], k)]
-            ids = first_of((raw for raw, owner in sorted(labels.classes.items()) if owner == k), 4)
+            owned = ranges(raw for raw, owner in labels.classes.items() if owner == k)
+            ids = first_of(owned.split(", "), 4)
             table.add_row(swatch(title, labels.palette[k]), ids, *cells)
     return table
 
