@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -105,8 +106,9 @@ def on_disk(rows: Sequence[Sample], count: int, folder: Path) -> list[Sample]:
 
 def in_a_table(rows: Any, count: int) -> Any:
     """Repeat the rows of a table of samples; Arrow does not copy them."""
-    table = pa.concat_tables([rows.table] * -(-count // len(rows))).slice(0, count)
-    return type(rows)(table, rows.label_column)
+    held = rows.samples
+    table = pa.concat_tables([held.table] * -(-count // len(rows))).slice(0, count)
+    return replace(rows, samples=type(held)(table, held.label_column))
 
 
 def through(source: Source, crop_size: Any) -> dict[str, Any]:
