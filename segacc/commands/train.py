@@ -164,22 +164,21 @@ def exit_code(stopped: "Stopped") -> int:
 def events(run: "Run") -> "Iterator[Event]":
     """Train a built run; the main process also writes metrics.jsonl, pictures and trackers."""
     from segacc import loop
-    from segacc.training.tracking.record import record
+    from segacc.training.tracking.record import Recorder, record
     from segacc.training.tracking.trackers import log_picture
 
     stream = loop.train(run)
     if run.accelerator.is_main_process:
         tracked = bool(run.config.trackers)
-        stream = record(
-            run.folder,
-            stream,
+        recorder = Recorder(
+            folder=run.folder,
             names=run.labels.names,
             palette=run.labels.palette,
             best_by=run.config.best_by,
             log=run.accelerator.log if tracked else None,
             show=functools.partial(log_picture, run.accelerator) if tracked else None,
-            failed=run.signal.ask,
         )
+        stream = record(recorder, stream, run.signal.ask)
     try:
         yield from stream
     finally:

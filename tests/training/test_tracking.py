@@ -12,7 +12,7 @@ import torch
 from segacc.data.pictures import Example
 from segacc.evaluation.scores import Scores, Terms, flat
 from segacc.training.events import Evaluated, Event, Saved, Started, StepDone, Stopped
-from segacc.training.tracking.record import record
+from segacc.training.tracking.record import Recorder, record
 
 NAMES = ("background", "nucleus")
 PALETTE = ((40, 40, 40), (255, 200, 0))
@@ -49,6 +49,10 @@ def evaluated(step: int, *, best: bool = True) -> Evaluated:
     )
 
 
+def recorder(folder: Path, **more: Any) -> Recorder:
+    return Recorder(folder=folder, names=NAMES, palette=PALETTE, best_by="mean_iou", **more)
+
+
 def consume(folder: Path, events: Sequence[Event], logged: Logged | None = None) -> list[Event]:
     def log(values: dict[str, float], step: int) -> None:
         assert logged is not None
@@ -56,7 +60,7 @@ def consume(folder: Path, events: Sequence[Event], logged: Logged | None = None)
 
     stream: Iterator[Event] = iter(events)
     told = log if logged is not None else None
-    return list(record(folder, stream, names=NAMES, palette=PALETTE, best_by="mean_iou", log=told))
+    return list(record(recorder(folder, log=told), stream))
 
 
 def started(folder: Path, step: int = 0) -> Started:
@@ -130,7 +134,7 @@ def test_nan_and_infinity_become_null(tmp_path: Path) -> None:
 
 def test_a_line_is_on_disk_when_its_event_is_seen(tmp_path: Path) -> None:
     events: list[Event] = [started(tmp_path), step_done(1), step_done(2)]
-    stream = record(tmp_path, iter(events), names=NAMES, palette=PALETTE, best_by="mean_iou")
+    stream = record(recorder(tmp_path), iter(events))
     next(stream)
     next(stream)
     assert [row["step"] for row in read(tmp_path)] == [1]
@@ -197,3 +201,14 @@ def test_trackers_get_flat_numbers(tmp_path: Path) -> None:
 
 def test_flat() -> None:
     assert flat({"a": 1.0, "b": {"c/d": 2.0}}) == {"a": 1.0, "b/c/d": 2.0}
+
+
+def test_after_an_error_of_writing_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    (tmp_path / "pictures").mkdir()
+    seen: list[Exception] = []
+    events: list[Event] = [step_done(1), evaluated(1), Saved(step=1, folder=tmp_path / "last")]
+    assert list(record(recorder(tmp_path), iter(events), seen.append)) == events
+    [error] = seen
+    assert str(error).startswith(f"{tmp_path}: metrics or pictures cannot be written: ")
+    assert not list((tmp_path / "pictures").iterdir())

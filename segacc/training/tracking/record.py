@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from segacc.data.atomic import replacing
@@ -29,65 +29,85 @@ Show = Callable[[str, Path, int], None]
 """A function that logs a picture by name, file and step."""
 
 
-def record(
-    run_folder: Path,
-    events: Iterator[Event],
-    *,
-    names: Sequence[str],
-    palette: Sequence[Color],
-    best_by: str,
-    log: Log | None = None,
-    show: Show | None = None,
-    failed: Callable[[Exception], None] | None = None,
-) -> Iterator[Event]:
-    """Record each event in the run folder, then yield it; on the main process only.
+@dataclass(frozen=True, kw_only=True)
+class Recorder:
+    """Writes each event to a run folder, and logs it with trackers."""
 
-    Args:
-        run_folder: folder for metrics.jsonl, pictures/step-N.png and pictures/curves.png.
-        events: the events of `train`.
-        names: K class names.
-        palette: K RGB colours, 0..255.
-        best_by: a score that curves.png shows besides the usual ones.
-        log: called with `train/...`, `eval/...` and `best/...` numbers, for trackers.
-        show: called with each picture that was drawn, for trackers.
-        failed: called with an error of writing, as on a full disk; None raises it.
-    """
-    metrics, pictures = run_folder / "metrics.jsonl", run_folder / "pictures"
-    show_picture = show or (lambda name, path, step: None)
+    folder: Path
+    """The run folder, for metrics.jsonl, pictures/step-N.png and pictures/curves.png."""
+    names: Sequence[str]
+    """K class names."""
+    palette: Sequence[Color]
+    """K RGB colours, 0..255."""
+    best_by: str
+    """A score that curves.png shows besides the usual ones."""
+    log: Log | None = None
+    """Called with `train/...`, `eval/...` and `best/...` numbers."""
+    show: Show | None = None
+    """Called with each picture that was drawn."""
 
-    def write(event: Event) -> None:
+    def write(self, event: Event) -> None:
+        """Write an event; those that leave no trace are passed over."""
+        metrics = self.folder / "metrics.jsonl"
         if isinstance(event, Started):
             start_metrics(metrics, event.step)
         elif isinstance(event, StepDone) and event.logged:
-            write_row(metrics, train_row(event), log)
+            write_row(metrics, train_row(event), self.log)
         elif isinstance(event, Evaluated):
-            row = eval_row(event)
-            write_row(metrics, row, log)
-            if log is not None and event.best:
-                log({f"best/{best_by}": flat(row)[best_by]}, event.step)
-            if event.examples:
-                average = "-ema" if event.terms.weights == "ema" else ""
-                path = pictures / f"step-{event.step:08d}{average}.png"
-                title = f"step {event.step}{average.replace('-', ', ').upper()}"
-                draw_examples(event.examples, names=names, palette=palette, path=path, title=title)
-                show_picture(f"validation{average}", path, event.step)
+            self._evaluation(metrics, event)
         elif isinstance(event, Skipped | Fitted):
-            write_row(metrics, {"kind": type(event).__name__.lower(), **asdict(event)}, log)
+            row = {"kind": type(event).__name__.lower(), **asdict(event)}
+            write_row(metrics, row, self.log)
             if isinstance(event, Fitted):
-                note_fitted(run_folder / "config.yaml", event.max_steps)
+                note_fitted(self.folder / "config.yaml", event.max_steps)
         elif isinstance(event, Saved) and event.folder.name == "last":
-            draw_curves(metrics, pictures / "curves.png", best_by=best_by)
-            show_picture("curves", pictures / "curves.png", event.step)
+            path = self.folder / "pictures" / "curves.png"
+            draw_curves(metrics, path, best_by=self.best_by)
+            self._show("curves", path, event.step)
         elif isinstance(event, Stopped):
-            note_end(run_folder / ENVIRONMENT)
+            note_end(self.folder / ENVIRONMENT)
 
+    def _evaluation(self, metrics: Path, event: Evaluated) -> None:
+        row = eval_row(event)
+        write_row(metrics, row, self.log)
+        if self.log is not None and event.best:
+            self.log({f"best/{self.best_by}": flat(row)[self.best_by]}, event.step)
+        if event.examples:
+            average = "-ema" if event.terms.weights == "ema" else ""
+            path = self.folder / "pictures" / f"step-{event.step:08d}{average}.png"
+            title = f"step {event.step}{average.replace('-', ', ').upper()}"
+            names, palette = self.names, self.palette
+            draw_examples(event.examples, names=names, palette=palette, path=path, title=title)
+            self._show(f"validation{average}", path, event.step)
+
+    def _show(self, name: str, path: Path, step: int) -> None:
+        if self.show is not None:
+            self.show(name, path, step)
+
+
+def record(
+    recorder: Recorder,
+    events: Iterator[Event],
+    failed: Callable[[Exception], None] | None = None,
+) -> Iterator[Event]:
+    """Record each event, then yield it; on the main process only.
+
+    Args:
+        recorder: writes the events.
+        events: the events of `train`.
+        failed: called with an error of writing, as on a full disk, after which nothing is written;
+            None raises it.
+    """
+    broken = False
     for event in events:
         try:
-            write(event)
+            if not broken:
+                recorder.write(event)
         except OSError as error:
             if failed is None:
                 raise
-            failed(WriteError(f"{run_folder}: metrics or pictures cannot be written: {error}."))
+            broken, folder = True, recorder.folder
+            failed(WriteError(f"{folder}: metrics or pictures cannot be written: {error}."))
         yield event
 
 
