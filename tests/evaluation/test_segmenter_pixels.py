@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,12 +110,21 @@ def test_a_pil_image_is_turned_as_its_file_is(tmp_path: Path, suffix: str, turn:
     assert upright.shape == ((9, 13) if turn == 3 else (13, 9))
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "LA", "CMYK", "YCbCr"])
+YCBCR = pytest.param(
+    "YCbCr",
+    marks=pytest.mark.skipif(
+        int(PIL.__version__.partition(".")[0]) < 13,
+        reason="Pillow before 13 cannot read the YCbCr TIFF that it writes",
+    ),
+)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "CMYK", YCBCR])
 def test_other_kinds_of_pil_images(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "kind.tif" if mode in ("CMYK", "YCbCr") else tmp_path / "kind.png"
     Image.fromarray(RGB).convert(mode).save(path)
     with Image.open(path) as opened:
-        assert opened.mode in (mode, "RGB")  # Pillow before 13 opens a YCbCr TIFF as RGB
+        assert opened.mode == mode
         assert np.array_equal(segmenter(3)(opened), segmenter(3)(path))
 
 

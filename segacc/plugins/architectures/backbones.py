@@ -220,7 +220,7 @@ class TimmFacts:
 
 @functools.cache
 def timm_facts(name: str) -> TimmFacts:
-    """Return the properties of a timm network, `name` or `name.tag`, without allocating weights.
+    """Return the properties of a timm network, `name` or `name.tag`.
 
     Raises:
         OptionError: timm has no such network, or it returns no usable feature maps.
@@ -232,8 +232,12 @@ def timm_facts(name: str) -> TimmFacts:
         near = did_you_mean(name.partition(".")[0], timm.list_models())
         raise OptionError(f'timm has no network "{name}". {near}'.rstrip())
     try:
-        with torch.device("meta"):
-            network = timm.create_model(name, features_only=True)
+        try:
+            with torch.device("meta"):
+                network = timm.create_model(name, features_only=True)
+        except NotImplementedError:  # an older torch lacks an operation for the meta device
+            with torch.random.fork_rng(devices=[]):
+                network = timm.create_model(name, features_only=True)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise OptionError(f"timm/{name} returns no feature maps: {reason}.") from None
