@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from torch import Tensor
 
 from data_tools import facts
@@ -56,7 +58,11 @@ def results(terms: Any, queries: Any, labels: Tensor) -> dict[str, tuple[Tensor,
 def fixed_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give every mask the same points, whatever the batch."""
 
-    def rand(*size: int, device: Any = None) -> Tensor:
+    draw = torch.rand
+
+    def rand(*size: Any, device: Any = None) -> Tensor:
+        if len(size) < 3:  # transformers before 5.22 draws a number for each layer, too
+            return draw(*size, device=device)
         random = torch.Generator().manual_seed(size[1])
         points = torch.empty(size[1:]).uniform_(generator=random)
         return points.expand(size).clone().to(device)
@@ -69,23 +75,20 @@ def fixed_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @each
-def test_one_image_has_the_loss_of_transformers(name: str) -> None:
+def test_one_image_has_the_loss_of_transformers(name: str, fixed_points: None) -> None:
     """MaskFormer's in evaluation: transformers has no working loss for layers before the last."""
+    if name == "oneformer" and version.parse(transformers.__version__) < version.parse("5.22"):
+        pytest.skip("transformers before 5.22 has no loss of OneFormer without texts")
     model = build(name).train(name != "maskformer")
     images, labels = noise(1), blocks(1, ignored=False)
     classes = labels.unique()
     masks = (labels[0] == classes[:, None, None]).float()
     task = {"task_inputs": model.get_buffer("task")} if name == "oneformer" else {}
-    torch.manual_seed(3)
     theirs = model.network(
         pixel_values=images, mask_labels=[masks], class_labels=[classes], **task
     ).loss.squeeze()
 
-    queries = model(images).queries
-    if name.startswith("eomt"):  # transformers draws points from the first block to the last
-        queries = (*queries[1:], queries[0])
-    torch.manual_seed(3)
-    found = results(model.losses(facts(4)), queries, labels)
+    found = results(model.losses(facts(4)), model(images).queries, labels)
     assert list(found) == ["class", "mask", "dice"]
     ours = torch.stack([total / count for total, count in found.values()]).sum()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
