@@ -57,20 +57,19 @@ def opened(source: bytes | Path) -> Iterator[PILImage.Image]:
     with OPENING:
         limit, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
         try:
-            file: PILImage.Image = PILImage.open(
+            file: PILImage.Image | None = PILImage.open(
                 io.BytesIO(source) if isinstance(source, bytes) else source
             )
         except UnidentifiedImageError:
-            data = content(source)
+            data, file = content(source), None
             if not data:
                 raise OSError("it is empty") from None
             if not data.startswith(ARRAY_START):
                 raise
-            file = _image_of_array(data)
         finally:
             PILImage.MAX_IMAGE_PIXELS = limit
-    with file:
-        yield file
+    with file or _image_of_array(data) as image:
+        yield image
 
 
 def _image_of_array(data: bytes) -> PILImage.Image:

@@ -39,10 +39,14 @@ def split_first(root: Path) -> str:
     return f"folder:root={root}"
 
 
-def listed(root: Path) -> str:
-    for name in "abc":
+def pairs(root: Path, names: str) -> None:
+    for name in names:
         save(root / f"images/{name}.jpg", photo(1))
         save(root / f"labels/{name}.png", scatter([0, 1]))
+
+
+def listed(root: Path) -> str:
+    pairs(root, "abc")
     (root / "labels/c.png").unlink()
     (root / "train.txt").write_text("a\nb\n")
     (root / "test.txt").write_text("c\n")
@@ -165,9 +169,7 @@ def test_the_error_is_told_if_no_split_can_be_read(tmp_path: Path) -> None:
 
 
 def test_images_beside_empty_folders_of_splits_are_the_training_split(tmp_path: Path) -> None:
-    for name in "ab":
-        save(tmp_path / f"images/{name}.jpg", photo(1))
-        save(tmp_path / f"labels/{name}.png", scatter([0, 1]))
+    pairs(tmp_path, "ab")
     (tmp_path / "images/val").mkdir()
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     data = chosen(str(tmp_path))
