@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from segacc.commands.check_data.command import check_data
     from segacc.commands.evaluate.command import compare, evaluate
     from segacc.commands.fit import fit, recipe, train
-    from segacc.commands.predict import predict
+    from segacc.commands.predict.command import predict
     from segacc.evaluation.segmenter import Segmenter
     from segacc.settings.config import TrainConfig
 
@@ -111,7 +111,7 @@ _LAZY = {
     "train": "segacc.commands.fit",
     "evaluate": "segacc.commands.evaluate.command",
     "compare": "segacc.commands.evaluate.command",
-    "predict": "segacc.commands.predict",
+    "predict": "segacc.commands.predict.command",
     "check_data": "segacc.commands.check_data.command",
     "Segmenter": "segacc.evaluation.segmenter",
 }

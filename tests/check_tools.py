@@ -16,7 +16,7 @@ from segacc.commands.check_data.verdict import Finding, judge
 from segacc.hookspecs import Chosen, Dataset, DataSplits
 from segacc.labels import LabelMap
 from segacc.registry import choose, load_registry
-from segacc.settings.config import CheckConfig
+from segacc.settings.commands import CheckConfig
 
 LABEL, IMAGE = "annotations/train/train1.png", "images/train/train1.png"
 QUIET = Console(quiet=True)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, draw
-from segacc.commands.predict_files import find_pictures, write_ids
+from segacc.commands.predict.files import find_pictures, write_ids
 from segacc.errors import OptionError, UnreadableError
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.segmenter import Segmenter

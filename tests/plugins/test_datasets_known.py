@@ -25,7 +25,7 @@ from known_data import (
     scatter,
     sizes,
 )
-from segacc.commands.plugins import options_of
+from segacc.commands.plugins.command import options_of
 from segacc.errors import DataError, OptionError
 from segacc.plugins.datasets import files as tables
 from segacc.registry import Offer

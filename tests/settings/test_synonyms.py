@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cli_tools import Warm, assert_refused
-from segacc.commands.cli import parse, train_parser
+from segacc.commands.cli import train_parser
+from segacc.commands.parser import parse
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.settings.synonyms import ADVICE, FLAGS, by_word, suggest, suggest_key

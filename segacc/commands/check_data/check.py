@@ -20,7 +20,8 @@ from segacc.data.splits import data_splits, pick_split, split_name, unusable_lin
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
-from segacc.settings.config import DEFAULT_CROP, CheckConfig
+from segacc.settings.commands import CheckConfig
+from segacc.settings.config import DEFAULT_CROP
 
 AHEAD = 32
 """Number of samples read in advance for each process."""

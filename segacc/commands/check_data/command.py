@@ -14,7 +14,7 @@ from segacc.commands.console import Where, console_of, flag, load_plugins, text_
 from segacc.errors import NoClassesError, OptionError, is_main
 from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose
-from segacc.settings.config import CheckConfig
+from segacc.settings.commands import CheckConfig
 from segacc.settings.sources import AUGMENT, Layer, config_of, keywords_of
 from segacc.training.folders import writable
 

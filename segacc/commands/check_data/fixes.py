@@ -15,7 +15,7 @@ from segacc.data.scan import UNREADABLE, SplitFacts
 from segacc.errors import OptionError, first_of
 from segacc.hookspecs import Chosen, Stream
 from segacc.labels.names import starts_at_one
-from segacc.settings.config import CheckConfig
+from segacc.settings.commands import CheckConfig
 from segacc.settings.options import parse_component
 
 IMBALANCE = 20.0

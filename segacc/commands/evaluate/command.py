@@ -29,7 +29,7 @@ from segacc.evaluation.model_folder import (
 )
 from segacc.hookspecs import Chosen
 from segacc.registry import choose, refuse_twins
-from segacc.settings.config import CompareConfig, EvaluateConfig
+from segacc.settings.commands import CompareConfig, EvaluateConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import evaluation_folder, writable
 

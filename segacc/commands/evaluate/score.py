@@ -30,7 +30,7 @@ from segacc.evaluation.segmenter import Segmenter, relabel, with_settings
 from segacc.hookspecs import Chosen
 from segacc.labels import Color
 from segacc.loop import evaluate
-from segacc.settings.config import EvaluateConfig
+from segacc.settings.commands import EvaluateConfig
 from segacc.training.processes import start_accelerator
 
 if TYPE_CHECKING:

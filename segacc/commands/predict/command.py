@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from segacc.commands.console import Where, console_of, flag, progress_bar, quiet_libraries
-from segacc.commands.predict_files import (
+from segacc.commands.predict.files import (
     AREAS,
     Job,
     areas_file,
@@ -20,7 +20,7 @@ from segacc.commands.predict_files import (
 )
 from segacc.errors import OptionError, UnreadableError
 from segacc.evaluation.model_folder import Model, find_model, local_model
-from segacc.settings.config import PredictConfig
+from segacc.settings.commands import PredictConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import writable
 

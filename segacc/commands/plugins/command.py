@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.commands.console import load_plugins, quiet_libraries
-from segacc.commands.new_plugin import write_plugin
+from segacc.commands.plugins.new import write_plugin
 from segacc.contracts import VERSION
 from segacc.errors import PluginError, cut, did_you_mean, reason_of
 from segacc.evaluation import protocol_options

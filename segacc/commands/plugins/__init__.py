@@ -1,0 +1,1 @@
+"""`segacc plugins` and `segacc plugins new`."""
