@@ -23,7 +23,8 @@ from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.kernels.resize import Decided
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
-from segacc.settings.config import EvaluateConfig, TrainConfig
+from segacc.settings.commands import EvaluateConfig
+from segacc.settings.config import TrainConfig
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """Distributed types whose forward calls gather weights from all processes."""

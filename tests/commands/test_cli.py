@@ -17,7 +17,8 @@ from cli_tools import (
     python,
     segacc,
 )
-from segacc.settings.config import CompareConfig, EvaluateConfig, PredictConfig, TrainConfig
+from segacc.settings.commands import CompareConfig, EvaluateConfig, PredictConfig
+from segacc.settings.config import TrainConfig
 from segacc.settings.options import field_docs
 
 pytest_plugins = ["cli_fixtures"]

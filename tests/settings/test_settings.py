@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from segacc.errors import OptionError
-from segacc.settings.config import EvaluateConfig, TrainConfig
+from segacc.settings.commands import EvaluateConfig
+from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer, Settings, check_layer, merge, read_yaml, to_yaml
 
 NOT_UTF_8 = "it is not UTF-8; if it is a text file, save it in UTF-8."
