@@ -38,6 +38,10 @@ MPI = {
 def main() -> int:
     """Run the command of this process's command line; return the exit code."""
     show_any_character()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell that asks for completions
+        from segacc.commands.completion import complete
+
+        complete()
     try:
         from segacc.commands import cli
 

@@ -24,7 +24,8 @@ USAGE = """\
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
-  segacc plugins new NAME                                                   new plugin"""
+  segacc plugins new NAME                                                   new plugin
+  segacc info [--json]                                                      versions, devices"""
 
 
 def recipe_folder() -> Path:
@@ -258,6 +259,23 @@ def _new_plugin(args: list[str]) -> int:
     return new_plugin_command(typed["name"])
 
 
+def _info_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc info",
+        description="Print versions, devices, what accelerate would start, and the extras and "
+        "plugins that are installed.",
+    )
+    parser.add_argument("--json", action="store_true", default=False, help="print JSON")
+    return parser
+
+
+def _info(args: list[str]) -> int:
+    typed = parse(_info_parser(), args)
+    from segacc.commands.info import info_command
+
+    return info_command(as_json=typed["json"])
+
+
 COMMANDS = {
     "train": Command(train_parser, _train),
     "evaluate": Command(_evaluate_parser, _evaluate),
@@ -266,4 +284,5 @@ COMMANDS = {
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),
+    "info": Command(_info_parser, _info),
 }

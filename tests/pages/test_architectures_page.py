@@ -5,7 +5,7 @@ import re
 import pytest
 
 from launches import ROOT
-from segacc.commands.datasheet import datasheet, markdown
+from segacc.commands.plugins.datasheet import datasheet, markdown
 from segacc.registry import load_registry
 
 PAGE = ROOT / "docs" / "architectures.md"

@@ -33,13 +33,11 @@ ALL_KINDS = (*KINDS, *LISTED)
 
 def plugins_command(name: str | None, *, form: str) -> int:
     """List all components or those of a kind, or show one; return 1 if a plugin is broken."""
-    registry, console = load_registry(), Console(soft_wrap=True)
-    for kind, listed in LISTED.items():
-        registry.offers += [Offer(kind, one, "segacc", VERSION) for one in listed()]
+    registry, console = all_components(), Console(soft_wrap=True)
     offers = registry.offers if name is None else named(registry, name)
     if form == "markdown":
         quiet_libraries()
-        from segacc.commands.datasheet import markdown
+        from segacc.commands.plugins.datasheet import markdown
 
         for line in markdown(registry):
             console.out(line, highlight=False)
@@ -51,6 +49,14 @@ def plugins_command(name: str | None, *, form: str) -> int:
         for offer in offers:
             print_component(offer, console)
     return 1 if registry.failures else 0
+
+
+def all_components() -> Registry:
+    """Return the registry, with what plugins cannot add to as further kinds."""
+    registry = load_registry()
+    for kind, listed in LISTED.items():
+        registry.offers += [Offer(kind, one, "segacc", VERSION) for one in listed()]
+    return registry
 
 
 def new_plugin_command(name: str) -> int:
@@ -116,7 +122,7 @@ def print_component(offer: Offer, console: Console) -> None:
 def print_datasheet(offer: Offer, console: Console) -> None:
     """Print the facts of an architecture from a dry run, or why it cannot be built."""
     quiet_libraries()
-    from segacc.commands.datasheet import datasheet
+    from segacc.commands.plugins.datasheet import datasheet
 
     try:
         rows = datasheet(offer.record).facts()

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from segacc.contracts import Facts
 from segacc.errors import count_of
 from segacc.model import SegmentationModel
@@ -66,6 +64,8 @@ def datasheet(record: Any, typed: str = "") -> Datasheet:
     Raises:
         ModuleNotFoundError: it needs a package that is not installed.
     """
+    import torch
+
     where = f"{record.name}:{typed}" if typed else str(record.name)
     options = decode(record.options, parse_component(where, where).values, where)
     network, facts = construct(record, options, torch.device("meta"))
