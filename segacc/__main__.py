@@ -24,8 +24,11 @@ FREE_MEMORY = (
     "--gradient-checkpointing; an evaluation with --eval-batch-size 1, or with a protocol of "
     "sliding windows."
 )
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
-"""Parts of the errors of gloo and NCCL if another process has ended."""
+LOST_PEER = (
+    *("Connection closed by peer", "Connection reset by peer", "ncclRemoteError"),
+    *("Timed out waiting", "Watchdog caught collective operation timeout"),
+)
+"""Parts of the errors of gloo and NCCL if another process has ended or does not answer."""
 
 MPI = {
     "PMI_": "MPI_LOCALRANKID",
@@ -98,12 +101,13 @@ def full(error: Exception) -> str:
 
 
 def end_of_another(error: Exception) -> str:
-    """Return the paragraph about another process that has ended; empty if it is another error."""
+    """Return the paragraph about another process that is missing; empty if it is another error."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if not several or not isinstance(error, RuntimeError):
         return ""
     lost = any(sign in str(error) for sign in LOST_PEER)
-    return "another process of this run has ended, and its own message says why." * lost
+    told = "another process of this run has ended, or did not answer within --process-timeout."
+    return told * lost
 
 
 def take_mpi_names() -> None:

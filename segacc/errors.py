@@ -95,6 +95,10 @@ class EmptySplitError(DataError):
     """The folder of a split has no image."""
 
 
+class WorkerError(DataError):
+    """Data loader workers were killed."""
+
+
 class UnreadableError(DataError):
     """An image or label file is missing or cannot be decoded; see `skip_unreadable`."""
 

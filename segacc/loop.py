@@ -78,10 +78,14 @@ def train(run: Run) -> Iterator[Event]:
             ending.tell(run, error)
             raise
 
+        if not signal.error:
+            yield ending.stopped(run, signal.name)
+        run.accelerator.wait_for_everyone()  # a launcher ends all processes once one has ended
+
     run.accelerator.end_training()
     if signal.error:
+        ending.note_exit(run, None, signal.error)
         raise signal.error
-    yield ending.stopped(run, signal.name)
 
 
 def train_step(run: Run, micro_batches: list[Batch]) -> StepNumbers:
@@ -234,7 +238,7 @@ def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
 def save_checkpoint(run: Run) -> Saved:
     """Write checkpoints/step-N."""
     progress, parent, before = run.progress, run.folder / "checkpoints", run.progress.saved
-    progress.saved, progress.seconds = progress.step, run.clock.used()
+    progress.saved, progress.seconds, run.save_soon = progress.step, run.clock.used(), False
     progress.max_steps, progress.unreadable = run.max_steps, sorted(run.unreadable)
     keep = run.config.keep
     try:

@@ -29,7 +29,10 @@ def train_command(layers: list[Layer]) -> int:
     if done := nothing_left(plan):
         console_of().out(done, highlight=False)
         return 0
-    return exit_code(show_run(plan, prepare=quiet_libraries)[1])
+    last = show_run(plan, prepare=quiet_libraries)[1]
+    from segacc.training.limits.ending import exit_code
+
+    return exit_code(last)
 
 
 def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple["Run", "Stopped"]:
@@ -150,15 +153,6 @@ def process_start() -> float:
     import psutil
 
     return time.monotonic() - (time.time() - float(psutil.Process().create_time()))
-
-
-def exit_code(stopped: "Stopped") -> int:
-    """Return 0 for a finished run, 128 + N for one that signal N stopped."""
-    import signal
-
-    if stopped.resume is None:
-        return 0
-    return 128 + int(signal.Signals[stopped.reason])
 
 
 def events(run: "Run") -> "Iterator[Event]":

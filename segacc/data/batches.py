@@ -3,15 +3,19 @@
 import atexit
 import gc
 import multiprocessing
+import re
 import signal
+import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from segacc.data.augment import Pair, Pipeline
 from segacc.data.codecs import picture_size
@@ -20,12 +24,14 @@ from segacc.data.items import Item, collate, nothing
 from segacc.data.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
-from segacc.errors import SegaccError, UnreadableError
+from segacc.errors import SegaccError, UnreadableError, WorkerError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 MOST_PIXELS = 2**22
 """Maximum pixels of a batch of several images: 16 images of 512x512, 2 of 1024x2048."""
+MOST_LOST = 3
+"""How often the workers of a loader are replaced."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class TrainData(Dataset[Any]):
 
     def loader(
         self, cut: Cut, steps: range, *, positions: Any, num_workers: int, pin_memory: bool
-    ) -> DataLoader[Any]:
+    ) -> "Loader":
         """Return a loader of this process's micro-batches; it never uses the global generators.
 
         Args:
@@ -105,9 +111,7 @@ class TrainData(Dataset[Any]):
         )
 
 
-def load(
-    data: Dataset[Any], num_workers: int, *, ahead: int = 2, **settings: Any
-) -> DataLoader[Any]:
+def load(data: Dataset[Any], num_workers: int, *, ahead: int = 2, **settings: Any) -> "Loader":
     """Build a data loader that never uses the global random generators.
 
     Args:
@@ -116,14 +120,92 @@ def load(
         ahead: batches (or samples, without batching) that each worker prefetches.
         settings: further arguments of DataLoader.
     """
-    return DataLoader(
-        data,
-        num_workers=num_workers,
-        worker_init_fn=quiet,
-        generator=torch.Generator(),
-        prefetch_factor=ahead if num_workers else None,
-        **settings,
-    )
+    fixed = {
+        "num_workers": num_workers,
+        "worker_init_fn": quiet,
+        "prefetch_factor": ahead if num_workers else None,
+    }
+    return Loader(data, {**fixed, **settings})
+
+
+class Loader:
+    """A DataLoader that goes on with new workers if one was killed, from the batch that was lost.
+
+    Each sample depends on its key only, so the batches are the same. After several losses it goes
+    on without workers.
+
+    Attributes:
+        lost: how often a worker was killed.
+    """
+
+    def __init__(self, data: Dataset[Any], settings: dict[str, Any]) -> None:
+        """Prepare it; `settings` are those of DataLoader."""
+        self.data, self.settings, self.lost = data, settings, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches.
+
+        Raises:
+            WorkerError: a worker that reads a stream was killed; who iterates knows where to go on.
+        """
+        taken = 0
+        while True:
+            try:
+                for batch in self._from(taken):
+                    taken += 1
+                    yield batch
+                return
+            except RuntimeError as error:
+                found = re.search(r"DataLoader worker \(pid\S* ([\d, ]+)\)", str(error))
+                if not found:
+                    raise
+                self.lost += 1
+                self._tell(found[1])
+
+    def _from(self, taken: int) -> Iterator[Any]:
+        """Return the batches after the first ones."""
+        settings = {**self.settings, "generator": torch.Generator()}
+        if self.lost > MOST_LOST:
+            settings |= {"num_workers": 0, "prefetch_factor": None}
+        key = "batch_sampler" if "batch_sampler" in settings else "sampler"
+        if taken:
+            settings[key] = Rest(settings[key], taken)
+        batches = iter(DataLoader(self.data, **settings))
+        leave_to_loader()
+        return batches
+
+    def _tell(self, process: str) -> None:
+        text = (
+            f"a data loader worker (process {process}) was killed, probably by the system because "
+            "memory was full; fewer --num-workers need less"
+        )
+        if isinstance(self.data, IterableDataset):
+            raise WorkerError(f"{text}.")
+        how = "new workers go on" if self.lost <= MOST_LOST else "the main process goes on"
+        sys.stderr.write(f"warning: {text}. From the batch that was lost, {how}.\n")
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A sampler without its first items."""
+
+    sampler: Iterable[Any]
+    start: int
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items after the first ones."""
+        return islice(iter(self.sampler), self.start, None)
+
+
+def leave_to_loader() -> None:
+    """Remove torch's handler of ended child processes, so that a loader reports a killed worker.
+
+    The handler raises wherever the main thread is, e.g. in a backward pass; a loader notices the
+    same within some seconds, while it waits for a batch.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if here and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def augmented(
@@ -176,8 +258,8 @@ def end_workers() -> None:
     torch leaves this to Python, which sends a signal that workers ignore (see `quiet`) and waits.
     """
     left = [one for one in multiprocessing.active_children() if one.daemon]
-    if left and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report a crash
+    if left:
+        leave_to_loader()  # else torch would report a crash
     for worker in left:
         worker.terminate()
     for worker in left:
@@ -204,7 +286,7 @@ class EvalData(Dataset[Any]):
             self.source.samples[index].id for index in evenly_spaced(len(self.source), count)
         )
 
-    def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
+    def loader(self, *, process: int, processes: int, num_workers: int) -> Loader:
         """Return a loader of one process's samples, one by one, in order."""
         sampler = share(len(self.source), process=process, processes=processes)
         return load(self, num_workers, batch_size=None, sampler=sampler)
@@ -228,9 +310,7 @@ class EvalData(Dataset[Any]):
         turns = share(len(batches), process=process, processes=processes)
         return [[(index, padding) for index in batches[turn]] for turn, padding in turns]
 
-    def batches(
-        self, *, process: int, processes: int, num_workers: int, batch_size: int
-    ) -> DataLoader[Any]:
+    def batches(self, *, process: int, processes: int, num_workers: int, batch_size: int) -> Loader:
         """Return a loader of one process's batches: lists of Item or SegaccError of one size."""
         share = self.share(process=process, processes=processes, batch_size=batch_size)
         return load(self, num_workers, batch_sampler=share, collate_fn=list)

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from segacc.data.augment import Pair, Pipeline
-from segacc.data.batches import augmented, load, scored_item
+from segacc.data.batches import Loader, augmented, load, scored_item
 from segacc.data.items import Batch, Item, collate, nothing
 from segacc.data.order import Cut, sample_seed
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import read_shard
-from segacc.errors import DataError, SegaccError
+from segacc.errors import DataError, SegaccError, WorkerError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 
@@ -182,7 +182,7 @@ class TrainStream:
 
     def loader(
         self, cut: Cut, steps: range, *, positions: Any, num_workers: int, pin_memory: bool
-    ) -> DataLoader[Any]:
+    ) -> Loader:
         """Return a loader of this process's micro-batches; it never uses the global generators.
 
         Args:
@@ -266,7 +266,7 @@ class EvalStream:
         """Return the ids of the first `count` samples; others would require reading further."""
         return frozenset(sample.id for sample in islice(self.samples(), count))
 
-    def loader(self, *, process: int, processes: int, num_workers: int) -> DataLoader[Any]:
+    def loader(self, *, process: int, processes: int, num_workers: int) -> Loader:
         """Return a loader of one process's samples, in order, with at most one worker.
 
         Each process iterates over all samples, so that it knows their number when the split ends,
@@ -277,12 +277,21 @@ class EvalStream:
         """
         return load(Share(self, process, processes), min(1, num_workers), batch_size=None)
 
+    def items(
+        self, *, process: int, processes: int, num_workers: int
+    ) -> Iterator[Item | SegaccError]:
+        """Yield the samples of `loader`, and an error if its worker is killed."""
+        try:
+            yield from self.loader(process=process, processes=processes, num_workers=num_workers)
+        except WorkerError as error:
+            yield error
+
     def batches(
         self, *, process: int, processes: int, num_workers: int, batch_size: int
     ) -> Iterator[list[Item | SegaccError]]:
         """Return one process's samples in batches of one, because later image sizes are unknown."""
         assert batch_size == 1
-        items = self.loader(process=process, processes=processes, num_workers=num_workers)
+        items = self.items(process=process, processes=processes, num_workers=num_workers)
         return ([item] for item in items)
 
     def count(self, *, process: int, processes: int, batch_size: int) -> int | None:

@@ -173,10 +173,14 @@ class TrainConfig:
     """Experiment tracker: tensorboard, trackio, wandb, mlflow, aim, clearml, comet_ml, dvclive or
     swanlab; repeat the flag for several."""
 
-    # Run folder
+    # Run folder and processes
     output_dir: Path | None = None
     """Run folder; default runs/ARCH-DATASET, with the suffix -2, -3, ... if it exists."""
     resume: str | None = None
-    """Resume from a checkpoint: a folder, or `auto` for the newest one in output_dir."""
+    """Resume from a checkpoint: a folder, or `auto` for the newest one in output_dir. If none was
+    saved there yet, `auto` starts the run, so the same command can be repeated until it is done."""
     overwrite: bool = False
     """Delete what an earlier run wrote to output_dir; other files there are kept."""
+    process_timeout: Time = "10m"
+    """Longest time that one of several processes waits for another, which may hang, before the run
+    ends with an error."""

@@ -246,8 +246,11 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{COMPLETE}"))
 
 
-def find(given: str, output_dir: Path | None) -> Resume:
+def find(given: str, output_dir: Path | None) -> Resume | None:
     """Find and read the checkpoint for `--resume`: `auto`, a run folder, or a checkpoint.
+
+    Returns:
+        The checkpoint; None for `auto` if no run was saved in output_dir yet.
 
     Raises:
         OptionError: there is no checkpoint, none with checksums, or it is damaged.
@@ -260,6 +263,8 @@ def find(given: str, output_dir: Path | None) -> Resume:
     )
     if not found:
         _refuse_older(given, path)
+        if given == "auto":
+            return None
         raise OptionError(f"--resume {given}: no complete checkpoint in {path / 'checkpoints'}.")
     return Resume(found[-1].parents[1], found[-1], read(found[-1]))
 

@@ -11,10 +11,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from segacc.data.batches import EvalData
+from segacc.data.batches import MOST_LOST, EvalData
 from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
-from segacc.errors import DataError, PluginError, SegaccError
+from segacc.errors import DataError, PluginError, SegaccError, WorkerError
 from segacc.training.events import Skipped, StepDone
 from segacc.training.limits import ending
 from segacc.training.limits.signals import StopSignal
@@ -115,20 +115,20 @@ class Trouble:
         """Record an error; the first one is kept."""
         self.error = self.error or error
 
-    def settle(self, *, stop: bool = False) -> bool:
-        """Raise on every process if any has an error; return whether `stop` is set on any.
+    def settle(self, *wishes: bool) -> list[bool]:
+        """Raise on every process if any has an error; return for each wish whether any has it.
 
         Raises:
             SegaccError: the error of the first process that has one, or too many unreadable files.
         """
-        failed, skipped, stopped = on_any(
-            self.accelerator, self.error is not None, bool(self.unreadable), stop
+        failed, skipped, *wished = on_any(
+            self.accelerator, self.error is not None, bool(self.unreadable), *wishes
         )
         if failed:
             raise next(error for error in gather_object([self.error]) if error is not None)
         if skipped:
             self._count(gather_object([self.unreadable]))
-        return stopped
+        return wished
 
     def _count(self, found: list[set[str]]) -> None:
         for reason in sorted(set().union(*found) - self.seen):
@@ -153,10 +153,10 @@ def step_batches(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Ba
         SegaccError: a sample is invalid, see `Trouble`.
     """
     trouble = Trouble(run.accelerator, allowed=run.config.skip_unreadable, seen=run.unreadable)
-    batches = iter(run.loader())
+    batches = Batches(run)
     while not ending.reason(run):
         with meter.waiting():
-            read = [next(batches) for _ in range(run.config.gradient_accumulation_steps)]
+            read, lost = batches.of_step(), batches.lost
         ready = []
         for batch in read:
             if isinstance(batch, SegaccError):
@@ -167,11 +167,50 @@ def step_batches(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Ba
                 ready.append(to_device(batch, run))
             except PluginError as error:  # an augmentation failed on the device
                 trouble.add(error)
-        if trouble.settle(stop=bool(signal.name)):
+        stop, save = trouble.settle(bool(signal.name), lost)
+        if stop:
             return
+        run.save_soon |= save
         for batch in read:  # only now: a resumed run reads these batches again if no step is taken
             run.read_up_to(batch.position)
         yield ready
+
+
+class Batches:
+    """The micro-batches of a run from its current step on.
+
+    Attributes:
+        lost: whether data loader workers were killed since the step before.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Start the data loader."""
+        self.run, self.lost, self.restarts = run, False, 0
+        self._start()
+
+    def _start(self) -> None:
+        self.loader, self.replaced = self.run.loader(), 0
+        self.batches = iter(self.loader)
+
+    def of_step(self) -> list[Any]:
+        """Return the micro-batches of the current step: Batch or SegaccError.
+
+        The readers of a stream whose workers were killed start again where this step begins.
+        """
+        number = self.run.config.gradient_accumulation_steps
+        try:
+            read = [next(self.batches) for _ in range(number)]
+        except WorkerError as error:
+            self.restarts += 1
+            if self.restarts > MOST_LOST:
+                return [error] * number
+            sys.stderr.write(f"warning: {error} New workers go on from the step that was lost.\n")
+            self._start()
+            read = self.of_step()
+            self.lost = True
+            return read
+        self.lost, self.replaced = self.loader.lost > self.replaced, self.loader.lost
+        return read
 
 
 def to_device(batch: Batch, run: Run) -> Batch:

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -20,6 +20,10 @@ ENVIRONMENT = "environment.json"
 """File in the run folder: versions, command, devices and times of each start of the run."""
 CONSOLE_LOG = "console.log"
 """File in the run folder: the console output of each start, as plain lines."""
+EXIT = "exit.json"
+"""File in the run folder: why the last start of the run ended, and how to go on."""
+MODELS = ("best", "best-step-*", "last")
+"""Folders with the network."""
 WRITTEN = (
     SETTINGS,
     "metrics.jsonl",
@@ -30,9 +34,8 @@ WRITTEN = (
     NETWORK,
     "pictures",
     "checkpoints",
-    "best",
-    "best-step-*",
-    "last",
+    *MODELS,
+    EXIT,
     "segacc",
     "wandb",
     "trackers.json",
@@ -50,6 +53,8 @@ deleted in a folder without it."""
 
 _open: "weakref.WeakSet[IO[str]]" = weakref.WeakSet()
 
+ENDED = {"dead": "has ended", "zombie": "has ended", "stopped": "is stopped"}
+"""What is said of a process in a state of psutil, if it takes part in nothing."""
 NO_LOCKS = "{} cannot be locked ({}), so a second run in it would not be noticed"
 
 
@@ -137,9 +142,10 @@ def _numbered(base: Path) -> Iterator[Path]:
         number += 1
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, *, keep: Collection[str] = ()) -> None:
     """Delete the files in WRITTEN from a run folder, and nothing else; links are not followed."""
-    for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+    patterns = [pattern for pattern in WRITTEN if pattern not in keep]
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -240,6 +246,22 @@ class RunLock:
             return False
         with self._opened() as file:
             return not self._lock(file, exclusive=True)
+
+    def missing(self) -> list[str]:
+        """List the processes of the run on this machine that have ended or are stopped."""
+        import psutil
+
+        found = []
+        lines = self.mark.read_text(encoding="utf-8").splitlines() if self.mark.is_file() else []
+        for line in dict.fromkeys(lines):
+            _, pid, _, host = line.split(" ", 3)
+            try:
+                state = psutil.Process(int(pid)).status()
+            except psutil.Error:
+                state = psutil.STATUS_DEAD
+            if host == socket.gethostname() and state in ENDED:
+                found.append(f"P{line[1:]} {ENDED[state]}.")
+        return found
 
     def release(self) -> None:
         """Release the lock."""

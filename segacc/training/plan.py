@@ -26,7 +26,7 @@ from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
 from segacc.training import checkpoint
 from segacc.training.class_weights import check_class_weights
-from segacc.training.folders import BALANCE, refuse_own, run_folder
+from segacc.training.folders import BALANCE, MARK, refuse_own, run_folder
 from segacc.training.optim.optimizers import check_optimization
 from segacc.training.optim.schedule import Decay, choose_schedule
 from segacc.training.tracking.trackers import check_trackers
@@ -38,6 +38,8 @@ FIXED = (
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that cannot be changed with `--resume`."""
+FROM_THE_START = "--resume auto"
+"""Source of the settings that make `--resume auto` start the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,9 @@ class Plan:
 def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
     """Merge the sources of the settings; with `--resume`, on top of the run's own config.yaml.
 
+    `--resume auto` starts the run if no checkpoint was saved yet; what a start without a checkpoint
+    left in the run folder is then overwritten.
+
     Raises:
         OptionError: see `merge`; there is no checkpoint to resume from; or a setting that a
             resumed run cannot change was changed.
@@ -82,6 +87,11 @@ def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
     if not settings.config.resume:
         return settings, None
     resume = checkpoint.find(settings.config.resume, settings.config.output_dir)
+    if resume is None:
+        output_dir = settings.config.output_dir
+        begun = output_dir is not None and (output_dir / MARK).is_file()
+        begin = Layer({"resume": None, "overwrite": begun}, FROM_THE_START)
+        return merge([*layers, begin]), None
     folder = resume.folder
     if settings.config.output_dir and settings.config.output_dir.resolve() != folder:
         raise OptionError(f"--resume continues the run in {folder}; leave --output-dir out.")

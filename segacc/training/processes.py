@@ -9,13 +9,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import gather_object, get_int_from_env, parse_flag_from_env
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    gather_object,
+    get_int_from_env,
+    parse_flag_from_env,
+)
 
 from segacc.errors import OptionError, SegaccError, count_of
 from segacc.evaluation.memory import keep_memory
@@ -288,11 +294,18 @@ def refused(error: Exception) -> OptionError:
     return OptionError(f"accelerate does not accept these settings: {' '.join(str(error).split())}")
 
 
-def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerator:
+def start_accelerator(
+    mixed_precision: str | None, *, timeout: float | None = None, **settings: Any
+) -> Accelerator:
     """Start accelerate with fresh state, as if no run had been made in this process before.
 
     Processes launched on a machine without a GPU communicate over gloo. The launcher does not pass
     `use_cpu` on, and by default accelerate would let each process train alone.
+
+    Args:
+        mixed_precision: see `Accelerator`; None for the launcher's.
+        timeout: longest time in seconds that a process waits for another; None for torch's.
+        settings: further arguments of Accelerator.
 
     Raises:
         OptionError: accelerate refuses the settings; fewer processes were started than launched or
@@ -304,6 +317,9 @@ def start_accelerator(mixed_precision: str | None, **settings: Any) -> Accelerat
     device = torch.accelerator.current_accelerator(check_available=True)
     on_cpu = launched > 1 and (device is None or device.type in ("cpu", "mps"))
     forget_earlier()
+    if timeout is not None:
+        wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
+        settings = {**settings, "kwargs_handlers": [wait]}
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=on_cpu, **settings)
     except (ValueError, ImportError) as error:

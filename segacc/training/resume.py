@@ -17,11 +17,11 @@ from segacc.evaluation.model_folder import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
 from segacc.training import checkpoint
-from segacc.training.folders import ENVIRONMENT, clear
+from segacc.training.folders import ENVIRONMENT, MODELS, clear
 from segacc.training.limits.budget import FIRST_GUESS
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.schedule import lr_of
-from segacc.training.plan import as_stored
+from segacc.training.plan import FROM_THE_START, as_stored
 from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
 from segacc.training.saving import save_description
@@ -77,7 +77,12 @@ def prepare_folder(run: Run, settings: Settings) -> None:
 def write_start(run: Run, settings: Settings, devices: Sequence[str]) -> None:
     """Write the files of a start, after those of another run were deleted with `--overwrite`."""
     if run.config.overwrite and not run.plan.resume and run.folder.exists():
-        clear(run.folder)
+        begins = begins_anew(settings)
+        clear(run.folder, keep=MODELS if begins else ())
+        for model in [
+            path for path in map(run.folder.joinpath, MODELS) if begins and path.is_dir()
+        ]:
+            checkpoint.set_aside(model, side_file(model).get("step", 0))
     (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
     if not run.plan.resume:
         save_description(run)
@@ -88,6 +93,11 @@ def write_start(run: Run, settings: Settings, devices: Sequence[str]) -> None:
     parameter_groups.write(run.groups, run.folder)
     path, step = run.folder / ENVIRONMENT, run.progress.step
     note_start(path, step=step, devices=devices, started=run.clock.started)
+
+
+def begins_anew(settings: Settings) -> bool:
+    """Return whether `--resume auto` starts the run, as it has no checkpoint yet."""
+    return settings.where("overwrite") == f"{FROM_THE_START}: overwrite"
 
 
 def unchanged(settings: Settings, stored: Path) -> bool:
@@ -146,6 +156,8 @@ def resume(run: Run) -> None:
             checkpoint.recover(run.folder)
             give_up_later(run, stored.step)
         forget_best(run)
+    elif begins_anew(run.plan.settings):
+        run.notes.append("there is no checkpoint yet, so --resume auto starts the run")
     run.progress.settings = now
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)

@@ -9,11 +9,10 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from segacc.contracts import Facts, LossTerm
 from segacc.data.augment import Pipeline
-from segacc.data.batches import TrainData
+from segacc.data.batches import Loader, TrainData
 from segacc.data.order import Cut
 from segacc.data.streams import TrainStream
 from segacc.errors import SegaccError
@@ -90,6 +89,8 @@ class Run:
     unreadable: set[str] = field(default_factory=set)
     """Messages about the unreadable files that were skipped so far."""
 
+    save_soon: bool = False
+    """Whether a checkpoint is wanted after the current step, as workers were killed."""
     torn: bool = False
     """Whether the state is that of no step, or differs between processes: it cannot be saved."""
 
@@ -103,7 +104,7 @@ class Run:
         """Optimizer steps of the whole run; with `--max-time`, the newest estimate."""
         return self.config.max_steps or self.progress.max_steps or 0
 
-    def loader(self) -> DataLoader[Any]:
+    def loader(self) -> Loader:
         """Return the data loader of this process's micro-batches from the current step on."""
         config, accelerator = self.config, self.accelerator
         cut = Cut(
@@ -206,7 +207,8 @@ class Run:
 
     def checkpoint_due(self) -> bool:
         """Return whether a checkpoint is due at the current step."""
-        return self._due(self.progress.saved, self.period(self.config.save_every))
+        due = self._due(self.progress.saved, self.period(self.config.save_every))
+        return due or (self.save_soon and self.progress.saved != self.progress.step)
 
     def period(self, every: Every | None) -> float | Fraction:
         """Return `eval_every` or `save_every` in steps, or below 1 as a share of the run.

@@ -22,11 +22,12 @@ from segacc.hookspecs import Chosen, LossOptions
 from segacc.model import SegmentationModel
 from segacc.model.transfer import LoadReport
 from segacc.settings.sources import Settings
+from segacc.settings.units import seconds
 from segacc.training import checkpoint
 from segacc.training.build import build_network
 from segacc.training.data import RunData, load_data
 from segacc.training.defaults import choose_score, choose_settings, fitted_crop
-from segacc.training.folders import RunLock
+from segacc.training.folders import EXIT, RunLock
 from segacc.training.limits.budget import Clock
 from segacc.training.limits.guard import build_early_stop, build_guard
 from segacc.training.optim import groups as parameter_groups
@@ -43,6 +44,7 @@ def make_accelerator(plan: Plan) -> Accelerator:
     config = plan.settings.config
     accelerator = start_accelerator(
         config.mixed_precision,
+        timeout=seconds(config.process_timeout),
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.gradient_accumulation_steps,
             adjust_scheduler=False,
@@ -236,6 +238,8 @@ def build_run(plan: Plan) -> Run:
         SegaccError: the data, the weights or the settings do not fit together.
     """
     accelerator, seed = make_accelerator(plan), plan.settings.config.seed
+    if accelerator.is_main_process:
+        (plan.folder / EXIT).unlink(missing_ok=True)  # of an earlier start
     data = load_data(plan, accelerator)
     set_seed(seed)
     built = build_network(plan, data.splits, accelerator)

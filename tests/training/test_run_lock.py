@@ -1,5 +1,6 @@
 """One run at a time in a run folder, known by a lock that dies with its owner."""
 
+import json
 import os
 import re
 import shutil
@@ -83,27 +84,31 @@ def test_of_two_that_start_together_one_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_the_processes_of_a_dead_launcher_hold_it(tmp_path: Path) -> None:
+def test_the_processes_of_a_dead_launcher_hold_it_until_they_have_saved(tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = start(*LONG, "--output-dir", run, processes=2)
+    while len(rows(run, "train")) < 3:
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    pids = [int(pid) for pid in re.findall(r"process (\d+)", (run / MARK).read_text())]
+    assert len(pids) == 2
     try:
-        while len(rows(run, "train")) < 3:
-            assert launcher.poll() is None
-            time.sleep(0.05)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         launcher.kill()
         launcher.wait()
-        pids = [int(pid) for pid in re.findall(r"process (\d+)", (run / MARK).read_text())]
-        assert len(pids) == 2
-        assert all(f"process {pid} on " in refused("--resume", run) for pid in pids)
-        os.kill(pids[0], signal.SIGSTOP)  # of two, one alone still holds it
-        assert RunLock(run).held()
+        told = refused("--resume", run)
+        assert all(f"process {pid} on " in told for pid in pids)
     finally:
-        for pid in re.findall(r"process (\d+)", (run / MARK).read_text()):
-            os.kill(int(pid), signal.SIGKILL)
-    deadline = time.monotonic() + 20
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    deadline = time.monotonic() + 60
     while RunLock(run).held():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "the processes train on"
         time.sleep(0.1)
+    ended = json.loads((run / "exit.json").read_text())
+    assert (ended["reason"], ended["code"]) == ("SIGHUP", 128 + signal.SIGHUP)
+    assert ended["saved_step"] == rows(run, "train")[-1]["step"]
 
 
 def test_each_process_holds_it_alone(tmp_path: Path) -> None:

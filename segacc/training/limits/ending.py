@@ -1,16 +1,21 @@
 """When and why a run ends, and the number of steps that fits in `--max-time`."""
 
+import json
 import os
 import shlex
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 from accelerate.utils import broadcast_object_list
 
+from segacc.data.atomic import replacing
 from segacc.errors import SegaccError
 from segacc.settings.sources import Settings
 from segacc.settings.units import seconds
 from segacc.training.defaults import check_warmup
 from segacc.training.events import Fitted, Stopped
+from segacc.training.folders import EXIT
 from segacc.training.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
 from segacc.training.optim.optimizers import check_length
 from segacc.training.processes import LAUNCHED
@@ -24,12 +29,47 @@ def reason(run: Run) -> str:
     return run.early_stop.reason(run.progress) if run.early_stop else ""
 
 
-def stopped(run: Run, signal: str) -> Stopped:
+def stopped(run: Run, name: str) -> Stopped:
     """Return the last event: the run is over, or was stopped by a signal, here or elsewhere."""
     step, why = run.progress.step, reason(run)
-    if why and not run.evaluation_due():  # else it was stopped before its last evaluation
-        return Stopped(step=step, reason=why)
-    return Stopped(step=step, reason=signal or "SIGTERM", resume=resume_command(run))
+    stop = Stopped(step=step, reason=why)
+    if not why or run.evaluation_due():  # it was stopped before its last evaluation
+        stop = Stopped(step=step, reason=name or "SIGTERM", resume=resume_command(run))
+    note_exit(run, stop)
+    return stop
+
+
+def note_exit(run: Run, stop: Stopped | None, error: Exception | None = None) -> None:
+    """Write exit.json on the main process: why the run ended, and how to continue it.
+
+    Scripts read it, since launchers do not pass the exit code on. A process that is killed does not
+    write it, and each start deletes it.
+
+    Args:
+        run: the run.
+        stop: its last event; None after an error.
+        error: the error that ends it.
+    """
+    if not run.accelerator.is_main_process:
+        return
+    progress = run.progress
+    content = {
+        "reason": stop.reason if stop else "error",
+        "code": exit_code(stop) if stop else 2 if isinstance(error, SegaccError) else 1,
+        "step": progress.step,
+        "max_steps": run.max_steps,
+        "saved_step": progress.saved or None,
+        "resume": stop.resume if stop else resume_command(run) if progress.saved else None,
+        "error": str(error) if error else None,
+    }
+    with suppress(OSError), replacing(run.folder / EXIT) as part:  # on a full disk
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8", errors="replace")
+
+
+def exit_code(stop: Stopped) -> int:
+    """Return 0 for a finished run, 128 + N for one that signal N stopped."""
+    return 0 if stop.resume is None else 128 + int(signal.Signals[stop.reason])
 
 
 def resume_command(run: Run) -> str:
@@ -42,16 +82,17 @@ def resume_command(run: Run) -> str:
 def tell(run: Run, error: Exception) -> None:
     """Add to an error that ends the run what is saved, and how to continue."""
     step, saved = run.progress.step, run.progress.saved
-    if not step:
-        return
-    text = "No checkpoint was saved yet."
+    text = "No checkpoint was saved yet." if step else ""
     if saved:
         what = "The run is saved" if saved == step else "The newest checkpoint is"
         text = f"{what} at step {saved}; once this is fixed, `{resume_command(run)}` continues it."
-    if isinstance(error, SegaccError):
+    if run.accelerator.num_processes > 1 and not isinstance(error, SegaccError):
+        text = " ".join([*run.lock.missing(), text])
+    if text and isinstance(error, SegaccError):
         error.args = (f"{error} {text}",)
-    else:
+    elif text:
         error.add_note(text)
+    note_exit(run, None, error)
 
 
 def refit(run: Run) -> Iterator[Fitted]:

@@ -1,5 +1,6 @@
 """Signals that stop a run after the current step."""
 
+import os
 import signal
 import threading
 import time
@@ -20,18 +21,27 @@ class StopSignal:
     """Records the signals in STOPPING during training; a second SIGINT ends the process at once.
 
     A signal that was ignored before the block, as SIGHUP under nohup, stays ignored, except SIGINT.
+    The end of the launcher of several processes counts as SIGHUP, as nobody else would end them.
 
     Attributes:
-        name: the first signal received, as `SIGTERM`; empty before.
         error: the error that stops the run instead of a signal, see `ask`.
     """
 
     def __init__(self) -> None:
         """Start without a signal."""
-        self.name = ""
+        self._name = ""
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self._launcher = os.getppid() if several else None
         self.error: Exception | None = None
         self._when = 0.0
         self._before: dict[int, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The first signal received, as `SIGTERM`; empty before."""
+        if not self._name and self._launcher not in (None, os.getppid()):
+            self._name = "SIGHUP"
+        return self._name
 
     def __enter__(self) -> "StopSignal":
         """Install the signal handlers, which Python allows in the main thread only."""
@@ -47,11 +57,11 @@ class StopSignal:
         All processes then stop in the same way, even if only the main process cannot write.
         """
         self.error = self.error or error
-        self.name = self.name or "SIGTERM"
+        self._name = self._name or "SIGTERM"
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.name:
-            self.name, self._when = signal.Signals(number).name, time.monotonic()
+        if not self._name:
+            self._name, self._when = signal.Signals(number).name, time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._when > SAME:
             raise KeyboardInterrupt
 
