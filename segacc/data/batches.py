@@ -3,7 +3,6 @@
 import atexit
 import gc
 import multiprocessing
-import re
 import signal
 import sys
 import threading
@@ -150,17 +149,18 @@ class Loader:
         """
         taken = 0
         while True:
+            batches = self._from(taken)
             try:
-                for batch in self._from(taken):
+                for batch in batches:
                     taken += 1
                     yield batch
                 return
-            except RuntimeError as error:
-                found = re.search(r"DataLoader worker \(pid\S* ([\d, ]+)\)", str(error))
-                if not found:
+            except (RuntimeError, ConnectionError, EOFError):
+                ended = killed_workers(batches)
+                if not ended:
                     raise
-                self.lost += 1
-                self._tell(found[1])
+            self.lost += 1
+            self._tell(ended)
 
     def _from(self, taken: int) -> Iterator[Any]:
         """Return the batches after the first ones."""
@@ -174,9 +174,9 @@ class Loader:
         leave_to_loader()
         return batches
 
-    def _tell(self, process: str) -> None:
+    def _tell(self, ended: Sequence[int]) -> None:
         text = (
-            f"a data loader worker (process {process}) was killed, probably by the system because "
+            f"a data loader worker (process {', '.join(map(str, ended))}) was killed, probably by the system because "
             "memory was full; fewer --num-workers need less"
         )
         if isinstance(self.data, IterableDataset):
@@ -195,6 +195,17 @@ class Rest:
     def __iter__(self) -> Iterator[Any]:
         """Yield the items after the first ones."""
         return islice(iter(self.sampler), self.start, None)
+
+
+def killed_workers(batches: Any) -> list[int]:
+    """Return the process ids of a DataLoader's workers that were killed; they may just be ending.
+
+    The attribute is torch's own; without workers there is none.
+    """
+    workers = getattr(batches, "_workers", ())
+    for worker in workers:
+        worker.join(0.2)
+    return [one.pid for one in workers if (one.exitcode or 0) < 0]
 
 
 def leave_to_loader() -> None:

@@ -1,6 +1,7 @@
 """Samples and batches: what a worker reads, changes and hands over."""
 
 import gc
+import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
@@ -292,8 +293,27 @@ def test_evaluation_reads_originals_in_order_and_flags_padding(num_workers: int)
     data = EvalData(Source(samples, LABELS))
     assert (data.num_samples, data.example_ids(2)) == (5, {"s0", "s2"})
     loader = data.loader(process=1, processes=2, num_workers=num_workers)
-    assert len(loader) == 3
     items = list(loader)
     assert [(one.id, one.padding) for one in items] == [("s1", False), ("s3", False), ("s0", True)]
     assert [tuple(one.image.shape) for one in items] == [(3, 11, 20), (3, 13, 20), (3, 10, 20)]
     assert [tuple(one.label.shape) for one in items] == [(11, 20), (13, 20), (10, 20)]
+
+
+def test_a_killed_worker_is_replaced_and_no_batch_is_lost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = EvalData(Source([random_sample(number) for number in range(60)], LABELS))
+    given = {"process": 0, "processes": 1, "batch_size": 2}
+    loader = data.batches(num_workers=2, **given)
+    found = []
+    for batch in loader:
+        found.append(batch)
+        if len(found) in (5, 12):
+            multiprocessing.active_children()[0].kill()
+    expected = list(data.batches(num_workers=0, **given))
+    assert [[one.id for one in batch] for batch in found] == [
+        [one.id for one in batch] for batch in expected
+    ]
+    assert all(torch.equal(a[0].image, b[0].image) for a, b in zip(found, expected, strict=True))
+    assert loader.lost == 2
+    assert capsys.readouterr().err.count("was killed, probably by the system because memory") == 2
