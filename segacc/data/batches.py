@@ -175,8 +175,9 @@ class Loader:
         return batches
 
     def _tell(self, ended: Sequence[int]) -> None:
+        process = ", ".join(map(str, ended))
         text = (
-            f"a data loader worker (process {', '.join(map(str, ended))}) was killed, probably by the system because "
+            f"a data loader worker (process {process}) was killed, probably by the system because "
             "memory was full; fewer --num-workers need less"
         )
         if isinstance(self.data, IterableDataset):
