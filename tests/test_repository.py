@@ -62,6 +62,16 @@ def test_each_page_is_in_the_menu_of_the_site() -> None:
     assert sorted(named) == sorted({*here, "CHANGELOG.md", "CONTRIBUTING.md"})
 
 
+def test_links_of_the_files_at_the_root_lead_somewhere() -> None:
+    """Those of docs/ are checked when the site is built."""
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)\s]+)\)|^\[.+\]: (\S+)$", text, re.MULTILINE)
+        local = [one.partition("#")[0] for pair in links for one in pair if one]
+        missing = [one for one in local if "://" not in one and not (ROOT / one).exists()]
+        assert missing == []
+
+
 def pages(value: Any) -> list[str]:
     """Return the pages of an entry of the menu."""
     return [value] if isinstance(value, str) else [page for one in value for page in one.values()]
