@@ -5,7 +5,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cli_tools import ROOT, TINY, Warm, assert_succeeded, metrics, write_data
 
@@ -28,7 +30,7 @@ def test_the_commands_run(warm: Warm, tmp_path: Path) -> None:
             words[words.index("--max-time") :] = TINY
         done = assert_succeeded(warm(*words, cwd=tmp_path))
         if words[0] == "check-data":
-            assert "suggested command:\n  segacc train --dataset folder:root=data/mine," in done.stdout
+            assert "\n  segacc train --dataset folder:root=data/mine," in done.stdout
     assert metrics(tmp_path / "runs/mine", "eval")[-1]["num_images"] == 3
     assert list((tmp_path / "runs/mine/best/evaluation/pictures/worst").iterdir())
     written = sorted(path.name for path in (tmp_path / "predictions").iterdir())
@@ -37,9 +39,6 @@ def test_the_commands_run(warm: Warm, tmp_path: Path) -> None:
 
 def test_zero_and_255_need_no_class_list(warm: Warm, tmp_path: Path) -> None:
     """As the table says of such labels."""
-    import numpy as np
-    from PIL import Image
-
     data = write_data(tmp_path / "data" / "mine")
     (data / "classes.txt").unlink()
     for path in (data / "annotations").rglob("*.png"):
