@@ -3,6 +3,7 @@
 #   make demo       install, then train SegFormer on the embedded data set
 #   make test       the suite without its slow tests
 #   make test-all   the whole suite            make check   ruff, mypy, import-linter
+#   make docs       the documentation as a site, in site/
 #   make test-oldest   the suite on the oldest versions that pyproject.toml allows, in .venv-oldest
 #   make fix        mend what ruff can mend    make clean   remove .venv and all that was built
 
@@ -22,7 +23,7 @@ DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
 DEMO = accelerate launch -m segacc --arch segformer --output-dir $(DEMO_DIR) --overwrite $(DEMO_ARGS)
 
-.PHONY: help demo test test-all test-oldest check fix clean
+.PHONY: help demo test test-all test-oldest check docs fix clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,12 +47,16 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/installed-dev
+	$(BIN)/python docs/tools/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 fix: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The two stamps: a second run is instant, a changed pyproject.toml installs anew.

@@ -1,6 +1,7 @@
 """What is shipped: the wheel's files, and a declared dependency for everything that is imported."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,12 @@ from pathlib import Path
 import pytest
 
 from launches import ROOT
+
+SMALL = (
+    *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", "64"),
+    *("--batch-size", "2", "--num-workers", "0", "--max-steps", "2", "--eval-every", "2"),
+    *("--eval-split", "validation[:4]"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +84,39 @@ def test_everything_that_is_imported_is_a_declared_dependency() -> None:
         if not declared & {normal(name) for name in distributions.get(package, [package])}
     }
     assert undeclared == set()
+
+
+@pytest.mark.slow
+@pytest.mark.launch
+def test_the_installed_wheel_trains_and_predicts(
+    wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In a new environment and an empty folder, where no clone is on the path."""
+    folder = tmp_path_factory.mktemp("user")
+    environment, work = folder / "env", folder / "work"
+    work.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    [site] = environment.glob("lib/python*/site-packages")
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "others.pth").write_text("\n".join(others))  # torch and the like are not installed anew
+    pip = [sys.executable, "-m", "pip", "--python", environment / "bin/python", "install", "-q"]
+    flags = ["--no-deps", "--no-index", "--ignore-installed", wheel.filename]
+    subprocess.run([*pip, *flags], check=True, timeout=120)
+
+    def run(*command: str) -> str:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        more = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        words = [str(environment / "bin" / command[0]), *command[1:]]
+        done = subprocess.run(
+            words, cwd=work, env=kept | more, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    place = run("python", "-c", "import segacc; print(segacc.__file__)").strip()
+    assert Path(place) == site / "segacc" / "__init__.py"
+    told = run("segacc", "train", *SMALL, "--output-dir", "run")
+    assert "nuclei: 166 training, 4 validation images" in told and "finished at step 2/2" in told
+    image = work / "run/pictures/step-00000002.png"
+    run("segacc", "predict", "run", str(image), "--output-dir", "predictions")
+    assert (work / "predictions" / image.name).is_file()

@@ -110,7 +110,7 @@ def print_component(offer: Offer, console: Console) -> None:
     """Print the options of a component, and the facts of an architecture."""
     typed = offer.record.name if offer.kind in LISTED else offer.full_name
     _say(console, f"{offer.kind} {typed}: {offer.record.summary}")
-    rows = [(o.name, o.type, _default(o), o.doc) for o in options_of(offer)]
+    rows = [(o.name, o.type, default_of(o), o.doc) for o in options_of(offer)]
     if not rows:
         _say(console, "It has no options.")
         return
@@ -144,7 +144,7 @@ def options_of(offer: Offer) -> "Sequence[OptionDoc]":
     return [*own, *(one for one in common if one.name not in {other.name for other in own})]
 
 
-def _default(option: OptionDoc) -> str:
+def default_of(option: OptionDoc) -> str:
     """Format a default as it is typed."""
     value = option.default
     if isinstance(value, bool):
