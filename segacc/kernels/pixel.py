@@ -1,6 +1,7 @@
 """Pixel-wise losses: cross-entropy, focal, hard examples, binary."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from segacc.contracts import IGNORE
 from segacc.kernels.resize import summed
+from segacc.kernels.rows import by_autograd, summed_by_rows
 
 
 def cross_entropy_sum(
@@ -26,7 +28,7 @@ def cross_entropy_sum(
         label_smoothing: 0..1, as in torch.nn.functional.cross_entropy.
     """
 
-    def term(full: Tensor, label: Tensor) -> Tensor:
+    def plain(full: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(
             full,
             label,
@@ -36,7 +38,53 @@ def cross_entropy_sum(
             label_smoothing=label_smoothing,
         )
 
-    return summed(term, logits, labels)
+    rows = partial(
+        cross_entropy_of_rows, class_weights=class_weights, label_smoothing=label_smoothing
+    )
+    return summed_by_rows(rows, plain, logits, labels)
+
+
+def cross_entropy_of_rows(
+    rows: Tensor,
+    labels: Tensor,
+    wanted: bool,
+    *,
+    class_weights: Tensor | None,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor | None]:
+    """Sum the cross-entropy over rows of pixels, with its gradient in closed form.
+
+    Args:
+        rows: (r, K, W) logits; overwritten.
+        labels: (r, W) int64, 255 ignored.
+        wanted: whether to return the gradient.
+        class_weights: see `cross_entropy_sum`.
+        label_smoothing: see `cross_entropy_sum`.
+
+    Returns:
+        The sum, and the gradient (r, K, W).
+    """
+    valid, num_classes = labels != IGNORE, rows.shape[1]
+    index = labels.where(valid, 0)[:, None]  # (r, 1, W), as all per pixel below
+    counted = valid[:, None].to(rows.dtype)
+    own = counted if class_weights is None else counted * class_weights.to(rows.dtype)[index]
+    own, each = own * (1 - label_smoothing), label_smoothing / num_classes
+    rows -= rows.amax(1, keepdim=True)
+    picked = rows.gather(1, index)
+    spread, mean = counted * 0, counted * 0
+    if each:  # every class is a target, with this share
+        shares = rows.new_ones(num_classes) if class_weights is None else class_weights
+        shares = each * shares.to(rows.dtype)
+        spread, mean = counted * shares.sum(), torch.matmul(shares, rows)[:, None] * counted
+    total = rows.exp_().sum(1, keepdim=True)
+    loss = ((own + spread) * total.log() - own * picked - mean).sum()
+    if not wanted:
+        return loss, None
+    rows *= (own + spread) / total
+    rows.scatter_add_(1, index, -own)
+    if each:
+        rows -= shares[:, None] * counted
+    return loss, rows
 
 
 def focal_sum(
@@ -60,7 +108,7 @@ def focal_sum(
         wrong = (-torch.expm1(-costs)).clamp(min=torch.finfo(costs.dtype).tiny)
         return (wrong**gamma * costs * pixel_weights(label, class_weights).to(costs.dtype)).sum()
 
-    return summed(term, logits, labels)
+    return summed_by_rows(by_autograd(term), term, logits, labels)
 
 
 def hard_examples_sum(
@@ -132,7 +180,7 @@ def binary_cross_entropy_sum(
         )
         return costs.where(label != IGNORE, 0).sum()
 
-    return summed(term, logits, labels)
+    return summed_by_rows(by_autograd(term), term, logits, labels)
 
 
 def pixel_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segacc.kernels import resize as functional
 from segacc.kernels.pixel import cross_entropy_sum
+from segacc.kernels.region import tversky_sum
 from segacc.kernels.resize import confusion, resize, resized_argmax
 
 # N, K, h, w, H, W
@@ -154,7 +155,7 @@ def test_full_size_logits_of_few_images_exist_at_a_time(monkeypatch: pytest.Monk
         return full
 
     monkeypatch.setattr(functional, "resize", measured)
-    cross_entropy_sum(logits.requires_grad_(), labels)
+    tversky_sum(logits.requires_grad_(), labels, alpha=0.5, beta=0.5)
     assert sizes == [2 * 5 * 16 * 16] * 3 + [5 * 16 * 16]
     sizes.clear()
     monkeypatch.setattr(functional, "CHUNK", 7 * 2 * 16 * 16)
