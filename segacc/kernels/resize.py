@@ -246,10 +246,9 @@ def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     Returns:
         (K, K) int64 on the device of `labels`.
     """
-    counts = torch.zeros(num_classes**2, dtype=torch.int64, device=labels.device)
-    parts = (torch.split(one.flatten(), max(1, CHUNK // 16)) for one in (predictions, labels))
-    for prediction, label in zip(*parts, strict=True):  # indices take far more memory than labels
-        valid = label != IGNORE
-        pairs = label[valid].long() * num_classes + prediction[valid].long()
-        counts += torch.bincount(pairs, minlength=num_classes**2)
-    return counts.view(num_classes, num_classes)
+    rows = num_classes + 1  # the last one counts ignored pixels
+    narrow = torch.int16 if rows * num_classes <= torch.iinfo(torch.int16).max else torch.int32
+    pairs = labels.where(labels != IGNORE, num_classes).to(narrow).mul_(num_classes)
+    pairs += predictions.to(narrow)
+    counts = torch.bincount(pairs.flatten(), minlength=rows * num_classes)
+    return counts.view(rows, num_classes)[:-1]
