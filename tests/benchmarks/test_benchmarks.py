@@ -99,3 +99,22 @@ def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path
         plan = make_plan([Layer(values, "command line")], load_registry())
         assert [one.name for one in plan.loss] == ["cross_entropy", "dice"]
         assert len(plan.loss[0].options.class_weights) == 11
+
+
+@pytest.mark.slow
+def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
+    result = tmp_path / "kernels.json"
+    command = [sys.executable, "benchmarks/kernels.py", "--size", "64", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--threads", "1", "--output", str(result)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(result.read_text())["kernels"]
+    assert len(found) == len(done.stdout.splitlines()) == 6
+    assert all(one["ratio"] > 0 for one in found.values())
+    assert all(one["plain_mb"] > 0 for name, one in found.items() if name.startswith("loss"))
