@@ -17,6 +17,8 @@ LIGHT = [
     "segacc.commands.evaluate.command",
     "segacc.commands.plugins.command",
     "segacc.commands.predict.command",
+    "segacc.commands.report.command",
+    "segacc.commands.report.page",
     "segacc.commands.train",
     "segacc.data.decode",
     "segacc.data.quick_check",

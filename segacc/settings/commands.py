@@ -97,6 +97,17 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """The settings of `segacc report`."""
+
+    output: Path = Path("report.html")
+    """The HTML file to write; only a report may be replaced."""
+    num_images: NonNegativeInt = 12
+    """Maximum number of images of each run in the report: the worst ones of its evaluation, or
+    else the examples of the last validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckConfig:
     """The settings of `segacc check-data`."""
 
