@@ -14,6 +14,7 @@ LIGHT = [
     "segacc",
     "segacc.commands.check_data.command",
     "segacc.commands.cli",
+    "segacc.commands.demo",
     "segacc.commands.evaluate.command",
     "segacc.commands.plugins.command",
     "segacc.commands.predict.command",

@@ -15,6 +15,7 @@ from segacc.errors import OptionError, cut, did_you_mean, expand, unknown
 from segacc.settings.commands import (
     CheckConfig,
     CompareConfig,
+    DemoConfig,
     EvaluateConfig,
     PredictConfig,
     ReportConfig,
@@ -29,6 +30,7 @@ USAGE = """\
   segacc compare MODEL MODEL                                                compare
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
   segacc report RUN... [--output FILE.html]                                 show runs
+  segacc demo MODEL [--port N]                                              try in a browser
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin"""
@@ -222,6 +224,26 @@ def _report(args: list[str]) -> int:
     return report_command(runs, config)
 
 
+def _demo_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc demo",
+        description="Serve a page to this machine on which pictures are segmented, until Ctrl+C; "
+        "needs `pip install gradio`.",
+    )
+    _add_model(parser)
+    add_flags(parser, DemoConfig)
+    return parser
+
+
+def _demo(args: list[str]) -> int:
+    typed = parse(_demo_parser(), args)
+    model = typed.pop("model")
+    config = config_of(DemoConfig, Layer(typed, "command line"))
+    from segacc.commands.demo import demo_command
+
+    return demo_command(model, config)
+
+
 def _check_data_parser() -> Parser:
     parser = make_parser(
         prog="segacc check-data",
@@ -291,6 +313,7 @@ COMMANDS = {
     "compare": Command(_compare_parser, _compare),
     "predict": Command(_predict_parser, _predict),
     "report": Command(_report_parser, _report),
+    "demo": Command(_demo_parser, _demo),
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import NonNegativeInt, PositiveInt
 
 from segacc.contracts import MAX_PIXELS
@@ -105,6 +105,16 @@ class ReportConfig:
     num_images: NonNegativeInt = 12
     """Maximum number of images of each run in the report: the worst ones of its evaluation, or
     else the examples of the last validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The settings of `segacc demo`."""
+
+    port: Annotated[int, Ge(1), Le(65535)] = 7860
+    """Port of the page on this machine."""
+    open: bool = True
+    """Open the page in a browser."""
 
 
 @dataclass(frozen=True, kw_only=True)
