@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.commands.console import console_of, flag, load_plugins, quiet_libraries
-from segacc.errors import OptionError, SegaccError, is_main
+from segacc.errors import OptionError, SegaccError, is_main, is_memory_full
 from segacc.evaluation.model_folder import Model, find_model, run_settings
 from segacc.settings.commands import DemoConfig
 
@@ -244,7 +244,9 @@ def shown(segmenter: "Segmenter", path: str | None) -> str:
         return waiting()
     try:
         found = segmented(segmenter, Path(path))
-    except SegaccError as error:
+    except Exception as error:
+        if not isinstance(error, SegaccError) and not is_memory_full(error):
+            raise
         return f'<p class="seg-error" role="alert">{escaped(error)}</p>'
     height, width = found.classes.shape
     told = f"{1000 * found.seconds:,.0f} ms on {segmenter.device}, {width} x {height} pixels"

@@ -17,7 +17,9 @@ from cli_tools import (
     metrics,
     python,
 )
+from segacc.commands.report.run import read_run
 from segacc.errors import SegaccError
+from segacc.training.folders import RunLock
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -98,6 +100,34 @@ def test_a_run_that_was_not_evaluated_says_how(trained: Path, warm: Warm, tmp_pa
     shutil.rmtree(run / "best")
     text = words_of(segacc.report(run, output=tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "mean_iou not scored yet" in text and "No step is logged yet." in text
+
+
+def test_a_run_that_is_training_says_so(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / "environment.json").unlink()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # a line that is being written
+    lock = RunLock(run)
+    lock.claim()
+    try:
+        path = segacc.report(run, output=tmp_path / "page.html")
+    finally:
+        lock.release()
+    text = words_of(path.read_text(encoding="utf-8"))
+    assert "training now, step 40 of 40" in text
+    assert "training now" not in words_of(segacc.report(run, output=path).read_text("utf-8"))
+
+
+def test_the_classes_of_another_metric_are_counted(evaluated: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(evaluated, tmp_path / "run"))
+    path = run / "best/evaluation/evaluation.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps({**report, "scores": {"mean_dice": 0.5}}))
+    found, wanted = (read_run(one, "RUN", name="run") for one in (run, evaluated))
+    assert [one.value for one in found.classes] == pytest.approx(
+        [one.value for one in wanted.classes]
+    )
+    assert found.score and (found.score.name, found.score.value) == ("mean_dice", 0.5)
 
 
 def test_several_runs_are_compared(evaluated: Path, trained: Path, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, runs: list[Path], tmp_path: Path) -> Iterator[Any]:
     """Open the report of both runs; any complaint or request of the page is a failure."""
     path = segacc.report(runs, output=tmp_path / "page.html")
-    opened = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="light")
+    size = {"width": 1200, "height": 900}
+    opened = browser.new_page(viewport=size, color_scheme="light", has_touch=True)
     told: list[str] = []
     opened.on("console", lambda message: told.append(message.text))
     opened.on("pageerror", lambda error: told.append(str(error)))
@@ -93,6 +94,8 @@ def test_the_divider_moves_by_mouse_and_by_keyboard(page: Any) -> None:
     page.keyboard.press("Home")
     assert handle.get_attribute("aria-valuetext") == "0 % image, 100 % prediction"
     assert len({before, dragged, stage.screenshot()}) == 3
+    page.touchscreen.tap(box["x"] + box["width"] / 4, box["y"] + 20)
+    assert handle.get_attribute("aria-valuenow") == "25"
     page.locator("#images-0").get_by_role("radio", name="truth | prediction").check()
     page.locator("#images-0 .strip [role=tab]").nth(1).click()
     sources = stage.locator("img").evaluate_all("all => all.map((one) => one.src)")

@@ -40,7 +40,7 @@ function add(parent, name, attributes, text) {
 }
 const short = (x) => {
   const size = Math.abs(x);
-  return size && (size < 1e-3 || size >= 1e6) ? x.toExponential(1).replace("e+", "e") : String(+x.toPrecision(4));
+  return size && (size < 1e-3 || size >= 1e6) ? x.toExponential(1).replace(".0e", "e").replace("e+", "e") : String(+x.toPrecision(4));
 };
 const exact = (x) => (x === null ? "not finite" : Math.abs(x) < 1e-3 && x ? x.toExponential(2) : (+x.toPrecision(5)).toLocaleString("en"));
 function ticks(low, high, count) {

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from segacc.commands.report import facts
 from segacc.commands.report.pictures import images_of
@@ -27,9 +26,8 @@ def render(runs: Sequence[RunData], num_images: int) -> str:
         runs: the runs, in the order of the page.
         num_images: maximum number of images of each run.
     """
-    folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -39,15 +37,13 @@ def render(runs: Sequence[RunData], num_images: int) -> str:
     charts = facts.charts_of(runs)
     images = [images_of(run, num_images) for run in runs]
     page = environment.get_template("page.html").render(
-        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         version=VERSION,
         runs=runs,
         facts=[facts.facts_of(run) for run in runs],
         charts=charts,
         images=images,
-        data={"runs": [run.name for run in runs], "charts": charts, "images": images},
+        data=printable({"runs": [run.name for run in runs], "charts": charts, "images": images}),
         classes=facts.classes_of(runs),
         confusions=[facts.confusion_of(run) for run in runs],
         settings=facts.settings_of(runs),
@@ -57,7 +53,12 @@ def render(runs: Sequence[RunData], num_images: int) -> str:
 
 
 def printable(value: Any) -> Any:
-    """Replace the characters of a text that cannot be printed."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+    """Replace the characters of a text that cannot be printed, also in lists and mappings."""
+    match value:
+        case str() if not hasattr(value, "__html__"):  # it may still be escaped
+            return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        case list():
+            return [printable(one) for one in value]
+        case dict():
+            return {key: printable(one) for key, one in value.items()}
     return value
