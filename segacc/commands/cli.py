@@ -12,7 +12,14 @@ from pydantic import PositiveInt
 from segacc.commands.parser import Once, Parser, add_flags, dashes, make_parser, parse
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, cut, did_you_mean, expand, unknown
-from segacc.settings.commands import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.settings.commands import (
+    CheckConfig,
+    CompareConfig,
+    DemoConfig,
+    EvaluateConfig,
+    PredictConfig,
+    ReportConfig,
+)
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value
 from segacc.settings.sources import Layer, config_of, read_yaml
@@ -22,6 +29,8 @@ USAGE = """\
   segacc evaluate MODEL [--dataset ...] [--split ...]                       score
   segacc compare MODEL MODEL                                                compare
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
+  segacc report RUN... [--output FILE.html]                                 show runs
+  segacc demo MODEL [--port N]                                              try in a browser
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin
@@ -196,6 +205,46 @@ def _predict(args: list[str]) -> int:
     return predict_command(model, inputs, config)
 
 
+def _report_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc report",
+        description="Write one HTML file that shows runs: scores, curves, classes, the worst "
+        "images, settings and commands. It needs no network, and a run may still be training.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders to show side by side")
+    add_flags(parser, ReportConfig)
+    return parser
+
+
+def _report(args: list[str]) -> int:
+    typed = parse(_report_parser(), args)
+    runs = typed.pop("runs")
+    config = config_of(ReportConfig, Layer(typed, "command line"))
+    from segacc.commands.report.command import report_command
+
+    return report_command(runs, config)
+
+
+def _demo_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc demo",
+        description="Serve a page to this machine on which pictures are segmented, until Ctrl+C; "
+        "needs `pip install gradio`.",
+    )
+    _add_model(parser)
+    add_flags(parser, DemoConfig)
+    return parser
+
+
+def _demo(args: list[str]) -> int:
+    typed = parse(_demo_parser(), args)
+    model = typed.pop("model")
+    config = config_of(DemoConfig, Layer(typed, "command line"))
+    from segacc.commands.demo import demo_command
+
+    return demo_command(model, config)
+
+
 def _check_data_parser() -> Parser:
     parser = make_parser(
         prog="segacc check-data",
@@ -281,6 +330,8 @@ COMMANDS = {
     "evaluate": Command(_evaluate_parser, _evaluate),
     "compare": Command(_compare_parser, _compare),
     "predict": Command(_predict_parser, _predict),
+    "report": Command(_report_parser, _report),
+    "demo": Command(_demo_parser, _demo),
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),

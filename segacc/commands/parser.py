@@ -92,7 +92,8 @@ def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:
         return {"action": Once, "nargs": "?", "const": "auto", "metavar": "FOLDER"}
     if choices := literal_choices(hint):
         return {"action": Once, "metavar": "|".join(map(str, choices))}
-    return {"action": Once, "metavar": _metavar(option.type)}
+    metavar = "FILE" if option.name == "output" else _metavar(option.type)
+    return {"action": Once, "metavar": metavar}
 
 
 def _headings(cls: type[Any]) -> Mapping[str, str]:

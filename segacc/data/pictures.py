@@ -1,5 +1,6 @@
 """Rendered pictures: validation panels, and overlays with a legend."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ GAP = 12
 PAPER, INK, WRONG = (255, 255, 255), (30, 30, 30), (255, 0, 40)
 HATCH = np.array([[205, 205, 205], [165, 165, 165]], np.uint8)
 """The two greys of the stripes on ignored pixels."""
+HEADINGS = ("image", "truth", "prediction", "error")
+"""The tiles of an example, from left to right."""
+ROWS = "segacc"
+"""Text in the PNG of a panel: JSON with id, caption and the boxes of the tiles of each example."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +182,64 @@ def draw_examples(
     rows = [_tiles(example, palette) for example in examples]
     column = max(tile.width for row in rows for tile in row)
     width = 4 * column + 5 * GAP
-    headings = ("image", "truth", "prediction", "error (wrong pixels red)")
+    headings = (*HEADINGS[:3], f"{HEADINGS[3]} (wrong pixels red)")
     parts = [text_strip([title], width, 18), text_strip(headings, column, 15)]
     for caption, row in zip(captions, rows, strict=True):
         parts += [text_strip([caption], width - 2 * GAP, 13), tile_row(row, column)]
     ids = [part.numpy() for e in examples for part in (e.label, e.prediction)]
     parts.append(legend(names, palette, classes_in(ids), width - 2 * GAP))
-    write_picture(stacked(parts, width), path)
+    notes = _row_notes(examples, captions, rows, parts)
+    write_picture(stacked(parts, width), path, notes=notes)
+
+
+def _row_notes(
+    examples: Sequence[Example],
+    captions: Sequence[str],
+    rows: Sequence[Sequence[Image.Image]],
+    parts: Sequence[Image.Image],
+) -> str:
+    """Return the text ROWS of a panel whose parts are two strips, then two parts per example."""
+    column = max(tile.width for row in rows for tile in row)
+    tops = [GAP + sum(part.height + GAP // 2 for part in parts[:k]) for k in range(len(parts))]
+    notes = []
+    for example, caption, row, top in zip(examples, captions, rows, tops[3::2], strict=False):
+        lefts = (GAP + k * (column + GAP) for k in range(len(row)))
+        boxes = [
+            [x, top, x + tile.width, top + tile.height] for x, tile in zip(lefts, row, strict=True)
+        ]
+        notes.append({"id": example.id, "caption": caption, "boxes": boxes})
+    return json.dumps(notes)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """An example in a panel that `draw_examples` wrote."""
+
+    id: str
+    caption: str
+    tiles: dict[str, Image.Image]
+    """By HEADINGS: image, truth, prediction and error, of one size."""
+
+
+def read_panels(path: Path) -> list[Panel]:
+    """Read the examples of a panel; none if another version of segacc wrote it.
+
+    Raises:
+        OSError: it is not a picture.
+    """
+    with Image.open(path) as picture:
+        notes = json.loads(picture.info.get(ROWS, "[]"))
+        return [
+            Panel(
+                note["id"],
+                note["caption"],
+                {
+                    name: picture.crop(box).convert("RGB")
+                    for name, box in zip(HEADINGS, note["boxes"], strict=True)
+                },
+            )
+            for note in notes
+        ]
 
 
 def visible(image: "Tensor | Pixels") -> Pixels:
@@ -268,10 +324,18 @@ def stacked(parts: Sequence[Image.Image], width: int, *, first: int = GAP) -> Im
     return paper
 
 
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG atomically, with SOFTWARE as its author; its folder is created if necessary."""
+def write_picture(picture: Image.Image, path: Path, *, notes: str = "") -> None:
+    """Write a PNG atomically, with SOFTWARE as its author; its folder is created if necessary.
+
+    Args:
+        picture: the picture.
+        path: the file.
+        notes: ASCII text that is stored as ROWS.
+    """
     about = PngInfo()
     about.add_text("Software", SOFTWARE)
+    if notes:
+        about.add_text(ROWS, notes)
     with replacing(path) as part:
         picture.save(part, format="PNG", pnginfo=about)
 

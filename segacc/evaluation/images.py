@@ -8,9 +8,9 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from segacc.contracts import USUAL, Reading
+from segacc.contracts import IGNORE, USUAL, Reading
 from segacc.data.decode import MODES, opened_pixels, plainly, read_image, upper
-from segacc.errors import DataError, UnreadableError
+from segacc.errors import DataError, UnreadableError, first_of
 
 OneImage = PILImage.Image | str | Path | bytes | np.ndarray[Any, Any] | Tensor
 """One image, see `Segmenter.__call__`."""
@@ -99,3 +99,36 @@ def channels_last(
         f"Segmenter: an array of shape {tuple(pixels.shape)} {why}. Give an image as {forms} or "
         f"(C, H, W) with {' or '.join(map(str, channels))} channels, and several as a list."
     )
+
+
+def checked_classes(
+    prediction: np.ndarray[Any, Any] | Tensor, size: tuple[int, int], num_classes: int
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a prediction that was given as (H, W) uint8.
+
+    Args:
+        prediction: classes (H, W), integers; 255 is ignored.
+        size: (H, W) of the image.
+        num_classes: K.
+
+    Raises:
+        DataError: it is no array of integers, of another size, or has a value that is no class.
+    """
+    if not isinstance(prediction, np.ndarray | Tensor):
+        raise DataError(
+            f"Segmenter.overlay: the prediction is {type(prediction).__name__}; expected an array "
+            "or tensor of classes (H, W), as a Segmenter returns it."
+        )
+    classes = np.asarray(prediction.cpu() if isinstance(prediction, Tensor) else prediction)
+    if classes.shape != size or classes.dtype.kind not in "iu":
+        raise DataError(
+            f"Segmenter.overlay: the prediction is {classes.dtype} of shape {classes.shape}; "
+            f"expected integers of shape {size}, the size of the image."
+        )
+    found = np.unique(classes)
+    if wrong := [int(k) for k in found if k != IGNORE and not 0 <= k < num_classes]:
+        raise DataError(
+            f"Segmenter.overlay: the prediction has {first_of(wrong, 4)}; expected classes from 0 "
+            f"to {num_classes - 1}, or {IGNORE} for ignored pixels. Raw label ids are not classes."
+        )
+    return classes.astype(np.uint8)

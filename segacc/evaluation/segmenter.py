@@ -14,7 +14,7 @@ from torch import Tensor
 from segacc.contracts import MAX_PIXELS, USUAL, Facts, Reading
 from segacc.data.pictures import draw_prediction, visible
 from segacc.errors import OptionError, SegaccError, WeightsError, is_main
-from segacc.evaluation.images import OneImage, to_tensor
+from segacc.evaluation.images import OneImage, checked_classes, to_tensor
 from segacc.evaluation.model_folder import (
     SIDE_FILE,
     WHOLE,
@@ -203,19 +203,27 @@ class Segmenter:
         bands = ((band * 255).round() if eight else band for band in probability_bands(*given))
         return torch.cat([band.to(to).cpu() for band in bands], dim=1).numpy()
 
-    def overlay(self, image: OneImage) -> PILImage.Image:
+    def overlay(
+        self, image: OneImage, prediction: Classes | Tensor | None = None
+    ) -> PILImage.Image:
         """Draw the prediction over one image in the palette, with a legend below.
 
         It is the same picture as `segacc predict` writes to NAME_overlay.png.
 
         Args:
             image: one image, see `__call__`.
+            prediction: classes (H, W) of any integer dtype, as `__call__` returns them; 255 is
+                drawn as the image. Default: predicted now.
 
         Raises:
-            DataError: see `__call__`.
+            DataError: see `__call__`; or the prediction has another size than the image, or a value
+                that is not a class.
         """
         pixels = self._pixels(image)
-        return self.drawn(pixels.cpu(), self._classes(pixels))
+        if prediction is None:
+            return self.drawn(pixels.cpu(), self._classes(pixels))
+        size = (pixels.shape[1], pixels.shape[2])
+        return self.drawn(pixels.cpu(), checked_classes(prediction, size, len(self.labels.names)))
 
     def drawn(self, pixels: Tensor, prediction: Classes) -> PILImage.Image:
         """Draw a prediction (H, W) over an image (C, H, W) uint8 on the CPU; see `overlay`."""

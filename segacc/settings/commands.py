@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import NonNegativeInt, PositiveInt
 
 from segacc.contracts import MAX_PIXELS
@@ -94,6 +94,27 @@ class PredictConfig:
     """Maximum number of pixels of an image; larger ones are refused before they are decoded."""
     areas: bool = False
     """Also write areas.csv: image, class, pixels and share of each class predicted in an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """The settings of `segacc report`."""
+
+    output: Path = Path("report.html")
+    """The HTML file to write; only a report may be replaced."""
+    num_images: NonNegativeInt = 12
+    """Maximum number of images of each run in the report: the worst ones of its evaluation, or
+    else the examples of the last validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The settings of `segacc demo`."""
+
+    port: Annotated[int, Ge(1), Le(65535)] = 7860
+    """Port of the page on this machine."""
+    open: bool = True
+    """Open the page in a browser."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from segacc.data.pictures import (
     errors,
     legend,
     overlay,
+    read_panels,
 )
 from segacc.training.tracking.curves import curves, draw_curves
 from segacc.training.tracking.metrics import read_metrics
@@ -128,6 +129,33 @@ def test_panel_of_pictures_of_several_shapes(tmp_path: Path) -> None:
             assert has_color(panel, color)
         assert not has_color(panel, PALETTE[2])
     assert [file.name for file in path.parent.iterdir()] == ["step-1.png"]
+
+
+def test_the_tiles_of_a_panel_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "panel.png"
+    examples = [example("wide \u00fc", 128, 512), example("\udcff", 200, 150)]
+    draw_examples(examples, names=NAMES, palette=PALETTE, path=path, title="step 1")
+    for panel, one in zip(read_panels(path), examples, strict=True):
+        label, prediction = one.label.numpy(), one.prediction.numpy()
+        image = one.image.permute(1, 2, 0).numpy()
+        size = label.shape
+        wanted = {
+            "image": image,
+            "truth": colorize(label, PALETTE),
+            "prediction": colorize(prediction, PALETTE),
+            "error": errors(image, label, prediction),
+        }
+        assert (panel.id, set(panel.tiles)) == (one.id, set(wanted))
+        assert panel.caption.startswith(f"{one.id}: ")
+        for name, tile in panel.tiles.items():
+            pixels = Image.fromarray(wanted[name]).resize(tile.size, Image.Resampling.NEAREST)
+            assert tile.height == TILE or tile.width == 2 * TILE
+            assert tile.width / tile.height == pytest.approx(size[1] / size[0], rel=0.01)
+            if name != "error":  # whose stripes are drawn at the size of the tile
+                known = ~np.isin(np.asarray(pixels), (165, 205)).any(axis=2)
+                assert (np.asarray(tile) == np.asarray(pixels))[known].mean() > 0.98, name
+    Image.new("RGB", (8, 8)).save(path)
+    assert read_panels(path) == []
 
 
 def test_panel_error_share(tmp_path: Path) -> None:

@@ -290,3 +290,44 @@ def test_it_is_moved_to_a_device_that_is_there() -> None:
             ". Devices are cpu, cuda, cuda:1, mps, and so on, if torch finds them."
         )
     assert moved.device.type == "cpu" and np.array_equal(moved(RGB), found)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_a_prediction_already_made_is_drawn(kind: Callable[[Pixels], Any]) -> None:
+    one = segmenter(3)
+    prediction = one(RGB)
+    drawn = one.overlay(RGB, kind(prediction.astype(np.int64)))
+    assert np.array_equal(drawn, one.overlay(RGB))
+    other = np.full_like(prediction, 255)
+    assert np.array_equal(np.asarray(one.overlay(RGB, kind(other)))[:9, :13], RGB)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "complaint"),
+    [
+        (
+            np.zeros((13, 9), np.uint8),
+            "the prediction is uint8 of shape (13, 9); expected integers of shape (9, 13), the "
+            "size of the image.",
+        ),
+        (
+            np.zeros((9, 13)),
+            "the prediction is float64 of shape (9, 13); expected integers of shape (9, 13), the "
+            "size of the image.",
+        ),
+        (
+            np.full((9, 13), 4),
+            "the prediction has 4; expected classes from 0 to 3, or 255 for ignored pixels. Raw "
+            "label ids are not classes.",
+        ),
+        (
+            [[0]],
+            "the prediction is list; expected an array or tensor of classes (H, W), as a Segmenter "
+            "returns it.",
+        ),
+    ],
+)
+def test_a_prediction_that_does_not_fit_is_refused(prediction: Any, complaint: str) -> None:
+    with pytest.raises(DataError) as refusal:
+        segmenter(3).overlay(RGB, prediction)
+    assert str(refusal.value) == f"Segmenter.overlay: {complaint}"

@@ -1,0 +1,1 @@
+"""`segacc report`: one HTML file that shows runs."""
