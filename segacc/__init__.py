@@ -1,7 +1,7 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
 The names that plugins import are defined here. Those of the Python API (fit, train, recipe,
-evaluate, compare, predict, check_data, Segmenter and TrainConfig) are loaded on first use.
+evaluate, compare, predict, push, check_data, Segmenter and TrainConfig) are loaded on first use.
 """
 
 import os
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from segacc.commands.evaluate.command import compare, evaluate
     from segacc.commands.fit import fit, recipe, train
     from segacc.commands.predict.command import predict
+    from segacc.commands.push import push
     from segacc.evaluation.segmenter import Segmenter
     from segacc.settings.config import TrainConfig
 
@@ -100,6 +101,7 @@ __all__ = [
     "fit",
     "hookimpl",
     "predict",
+    "push",
     "recipe",
     "train",
 ]
@@ -112,6 +114,7 @@ _LAZY = {
     "evaluate": "segacc.commands.evaluate.command",
     "compare": "segacc.commands.evaluate.command",
     "predict": "segacc.commands.predict.command",
+    "push": "segacc.commands.push",
     "check_data": "segacc.commands.check_data.command",
     "Segmenter": "segacc.evaluation.segmenter",
 }

@@ -17,6 +17,7 @@ LIGHT = [
     "segacc.commands.evaluate.command",
     "segacc.commands.plugins.command",
     "segacc.commands.predict.command",
+    "segacc.commands.push",
     "segacc.commands.train",
     "segacc.data.decode",
     "segacc.data.quick_check",
@@ -28,6 +29,7 @@ LIGHT = [
     "segacc.registry",
     "segacc.settings.sources",
     "segacc.training.plan",
+    "segacc.training.saving.upload",
     "segacc.training.tracking.record",
     "segacc.training.tracking.trackers",
 ]

@@ -12,7 +12,13 @@ from pydantic import PositiveInt
 from segacc.commands.parser import Once, Parser, add_flags, dashes, make_parser, parse
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, cut, did_you_mean, expand, unknown
-from segacc.settings.commands import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.settings.commands import (
+    CheckConfig,
+    CompareConfig,
+    EvaluateConfig,
+    PredictConfig,
+    PushConfig,
+)
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value
 from segacc.settings.sources import Layer, config_of, read_yaml
@@ -22,6 +28,7 @@ USAGE = """\
   segacc evaluate MODEL [--dataset ...] [--split ...]                       score
   segacc compare MODEL MODEL                                                compare
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
+  segacc push FOLDER REPO [--private] [--dry-run]                           upload
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin"""
@@ -195,6 +202,29 @@ def _predict(args: list[str]) -> int:
     return predict_command(model, inputs, config)
 
 
+def _push_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc push",
+        description="Upload a model with its model card to the Hugging Face Hub. Log in first with "
+        "`hf auth login`. An interrupted upload goes on when the command is run again.",
+    )
+    text = "a run folder (its best/), best/, last/, or any transformers folder"
+    parser.add_argument("folder", metavar="FOLDER", help=text)
+    text = "USER/NAME, or NAME for one of your own; it is created if it does not exist"
+    parser.add_argument("repo", metavar="REPO", help=text)
+    add_flags(parser, PushConfig)
+    return parser
+
+
+def _push(args: list[str]) -> int:
+    typed = parse(_push_parser(), args)
+    folder, repo = typed.pop("folder"), typed.pop("repo")
+    config = config_of(PushConfig, Layer(typed, "command line"))
+    from segacc.commands.push import push_command
+
+    return push_command(folder, repo, config)
+
+
 def _check_data_parser() -> Parser:
     parser = make_parser(
         prog="segacc check-data",
@@ -263,6 +293,7 @@ COMMANDS = {
     "evaluate": Command(_evaluate_parser, _evaluate),
     "compare": Command(_compare_parser, _compare),
     "predict": Command(_predict_parser, _predict),
+    "push": Command(_push_parser, _push),
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),

@@ -14,6 +14,7 @@ from rich.console import Console
 from segacc.commands.console import console_of, load_plugins, quiet_libraries
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
 from segacc.registry import load_registry
+from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Layer
 from segacc.training.folders import CONSOLE_LOG
 from segacc.training.plan import Plan, make_plan, nothing_left
@@ -46,9 +47,11 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
     with console.status("Loading torch, the data and the weights ..."):
         prepare()
         from segacc.training.events import Stopped
+        from segacc.training.saving.license import warn
         from segacc.training.setup import build_run
 
         run = build_run(plan)
+    warn(run.base)
     if is_main():
         with log_of(run) as log:
             last = show(run, console, log)
@@ -96,7 +99,7 @@ def log_of(run: "Run") -> Iterator[Console]:
         yield console
     except SegaccError as error:
         with suppress(OSError):
-            console.out(f"segacc: {error}", highlight=False)
+            console.out(without_secrets(f"segacc: {error}"), highlight=False)
         raise
     finally:
         with suppress(OSError):  # on a full disk, which has been reported
@@ -164,6 +167,7 @@ def exit_code(stopped: "Stopped") -> int:
 def events(run: "Run") -> "Iterator[Event]":
     """Train a built run; the main process also writes metrics.jsonl, pictures and trackers."""
     from segacc import loop
+    from segacc.training.saving.background import Uploads, publishing
     from segacc.training.tracking.record import Recorder, record
     from segacc.training.tracking.trackers import log_picture
 
@@ -179,6 +183,9 @@ def events(run: "Run") -> "Iterator[Event]":
             show=functools.partial(log_picture, run.accelerator) if tracked else None,
         )
         stream = record(recorder, stream, run.signal.ask)
+        if run.plan.repo:
+            say = functools.partial(console_of(stderr=True).out, highlight=False)
+            stream = publishing(Uploads(run.plan.repo, run.folder, say), stream)
     try:
         yield from stream
     finally:

@@ -178,5 +178,9 @@ class TrainConfig:
     """Run folder; default runs/ARCH-DATASET, with the suffix -2, -3, ... if it exists."""
     resume: str | None = None
     """Resume from a checkpoint: a folder, or `auto` for the newest one in output_dir."""
+    push_to_hub: str | None = None
+    """Hub repository, USER/NAME or NAME, to which each new best/ is uploaded in the background;
+    without a value, it is named after the run folder; `none` turns it off. Requires
+    `hf auth login`."""
     overwrite: bool = False
     """Delete what an earlier run wrote to output_dir; other files there are kept."""

@@ -21,6 +21,7 @@ from segacc.evaluation.scoring import Scoring, checked_scoring
 from segacc.hookspecs import Chosen, LossOptions
 from segacc.model import SegmentationModel
 from segacc.model.transfer import LoadReport
+from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Settings
 from segacc.training import checkpoint
 from segacc.training.build import build_network
@@ -35,7 +36,7 @@ from segacc.training.plan import Plan, refuse_done
 from segacc.training.processes import idle_cores, on_all, save_bare, start_accelerator
 from segacc.training.resume import lock_folder, prepare_folder, resume
 from segacc.training.run import Best, Run
-from segacc.training.saving import build_ema, kinds
+from segacc.training.saving.model import build_ema, kinds
 
 
 def make_accelerator(plan: Plan) -> Accelerator:
@@ -253,7 +254,6 @@ def build_run(plan: Plan) -> Run:
     optimizer, groups = build_optimizer(network, settings, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
     save_bare(accelerator)
-
     pipeline = build_pipeline(plan, facts, accelerator.device.type)
     scoring = build_scoring(plan, facts, accelerator, model, network, data, losses)
     settings = choose_score(settings, scoring.metrics())
@@ -281,6 +281,7 @@ def build_run(plan: Plan) -> Run:
         ema=build_ema(plan, model, accelerator),
         groups=groups,
         lock=RunLock(plan.folder),
+        base=built.base,
     )
     scoring.weights = kinds(run)[-1]
     notes = (*data.notes, *built.notes, *parameter_groups.lines(groups))
@@ -310,7 +311,7 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     return [
         f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
         *(f"  {line}" for line in more),
-        f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
+        f"{without_secrets(plan.dataset.text)}: {images}, {run.facts.num_classes} classes",
         f"JPEG and PNG files are decoded by {decoded_by()}",
         f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
     ]
