@@ -94,7 +94,8 @@ def push_folder(given: str, repo: str, config: PushConfig, where: Where) -> Push
     Raises:
         SegaccError: see `push`.
     """
-    from segacc.training.saving import upload
+    from segacc.training.saving.repository import check_login, check_repo
+    from segacc.training.saving.upload import sizes, upload
 
     model = local_model(given, where("folder"))
     if model is None or model.weights is not None:
@@ -103,14 +104,14 @@ def push_folder(given: str, repo: str, config: PushConfig, where: Where) -> Push
             f"{where('folder')}: {given}: {what}. Give a run folder, or the folder best/ or last/ "
             "of one."
         )
-    upload.check_repo(repo, where("repo"))
-    files = upload.sizes(model.folder)
+    check_repo(repo, where("repo"))
+    files = sizes(model.folder)
     if config.dry_run:
         return PushResult(
             repo=repo, url=None, folder=model.folder, files=files, private=config.private
         )
-    upload.check_login(f"{where('repo')} {repo}")
-    done = upload.upload(model.folder, repo, private=config.private)
+    check_login(f"{where('repo')} {repo}")
+    done = upload(model.folder, repo, private=config.private)
     return PushResult(
         repo=done.repo, url=done.url, folder=model.folder, files=files, private=config.private
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from segacc.commands.console import console_of, load_plugins, quiet_libraries
+from segacc.commands.console import Patient, console_of, load_plugins, quiet_libraries
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.secrets import without_secrets
@@ -47,11 +47,9 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
     with console.status("Loading torch, the data and the weights ..."):
         prepare()
         from segacc.training.events import Stopped
-        from segacc.training.saving.license import warn
         from segacc.training.setup import build_run
 
         run = build_run(plan)
-    warn(run.base)
     if is_main():
         with log_of(run) as log:
             last = show(run, console, log)
@@ -168,11 +166,13 @@ def events(run: "Run") -> "Iterator[Event]":
     """Train a built run; the main process also writes metrics.jsonl, pictures and trackers."""
     from segacc import loop
     from segacc.training.saving.background import Uploads, publishing
+    from segacc.training.saving.license import warn
     from segacc.training.tracking.record import Recorder, record
     from segacc.training.tracking.trackers import log_picture
 
     stream = loop.train(run)
     if run.accelerator.is_main_process:
+        warn(run.base)
         tracked = bool(run.config.trackers)
         recorder = Recorder(
             folder=run.folder,
@@ -184,7 +184,8 @@ def events(run: "Run") -> "Iterator[Event]":
         )
         stream = record(recorder, stream, run.signal.ask)
         if run.plan.repo:
-            say = functools.partial(console_of(stderr=True).out, highlight=False)
+            console = console_of(stderr=True, kind=Patient)
+            say = functools.partial(console.out, highlight=False)
             stream = publishing(Uploads(run.plan.repo, run.folder, say), stream)
     try:
         yield from stream

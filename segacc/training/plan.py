@@ -29,7 +29,7 @@ from segacc.training.class_weights import check_class_weights
 from segacc.training.folders import BALANCE, refuse_own, run_folder
 from segacc.training.optim.optimizers import check_optimization
 from segacc.training.optim.schedule import Decay, choose_schedule
-from segacc.training.saving.background import repo_of
+from segacc.training.saving.repository import repo_of
 from segacc.training.tracking.trackers import check_trackers
 
 FIXED = (

@@ -41,7 +41,7 @@ REFUSED = [
     (
         ["evalute"],
         'unknown command "evalute". Did you mean "evaluate"? Commands: train, evaluate, '
-        "compare, predict, check-data, plugins; without a command segacc trains.",
+        "compare, predict, push, check-data, plugins; without a command segacc trains.",
     ),
     (["--lr"], f"--lr: expected one argument. {HELP}"),
     (["--lr", "--seed", "1"], f"--lr: expected one argument. {HELP}"),

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 import segacc
-from cli_tools import Done, Warm, assert_refused, assert_succeeded, environment, python
+from cli_tools import ROOT, Done, Warm, assert_refused, assert_succeeded, environment, python
 from cli_tools import segacc as cold
 from hub_server import TOKEN, USER, Hub, logged_in, writable_hub
 from segacc.errors import OptionError, SegaccError
@@ -234,13 +234,17 @@ def test_nobody_is_logged_in(warm: Warm, trained: Path) -> None:
 
 
 def test_a_dry_run_tells_files_and_sizes(warm: Warm, trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(trained, tmp_path / "runs/mine")
     (run / "best/evaluation").mkdir()
     (run / "best/evaluation/per_image.parquet").write_bytes(b"not for others")
-    done = assert_succeeded(warm("push", "run", "shapes", "--dry-run", cwd=tmp_path))
+    page = (ROOT / "docs/publishing.md").read_text(encoding="utf-8")
+    words = page.partition("```sh\nsegacc ")[2].splitlines()[0].split()
+    assert words == ["push", "runs/mine", "USER/mine", "--dry-run"]
+    words[2] = "mine"
+    done = assert_succeeded(warm(*words, cwd=tmp_path))
     first, *files = done.stdout.splitlines()
     assert re.fullmatch(
-        r"6 files \(\d\.\d\d MB\) would be uploaded from run/best to USER/shapes of the user "
+        r"6 files \(\d\.\d\d MB\) would be uploaded from runs/mine/best to USER/mine of the user "
         "logged in, created as a public repository if it does not exist:",
         first,
     )

@@ -25,7 +25,7 @@ from segacc.settings.secrets import without_secrets
 from segacc.training.saving.card import shown
 from segacc.training.saving.license import Base, License, find_base, read_license
 from segacc.training.saving.markdown import escaped, fenced, table
-from segacc.training.saving.scores import Scored, refreshed
+from segacc.training.saving.scores import Scored, dataset_title, refreshed
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -66,12 +66,12 @@ def test_what_the_card_of_a_run_tells(trained: Path, data: Path) -> None:
     assert set(scores) == {"mean_iou", "mean_accuracy", "overall_accuracy", "val_loss"}
     mean_iou = scores["mean_iou"]
     assert mean_iou.metric_value == pytest.approx(side["scores"]["mean_iou"], abs=1e-6)
-    assert (mean_iou.dataset_name, mean_iou.dataset_split) == (f"folder:root={data}", "validation")
+    assert (mean_iou.dataset_name, mean_iou.dataset_split) == ("folder:root=shapes", "validation")
     assert mean_iou.metric_args["protocol"] == "whole" and mean_iou.metric_args["num_images"] == 3
     for told in (
         "Assigns one of 3 classes to each pixel of an image: background, disc, bar.",
         "![Validation images, their labels and predictions](example.png)",
-        f"Scored at step {side['step']} on the split validation of folder:root={data}: 3 images, ",
+        f"Scored at step {side['step']} on the split validation of folder:root=shapes: 3 images, ",
         f"| mean_iou | {side['scores']['mean_iou']:.4f} |",
         "Trained from random weights",
         "| loss | cross_entropy |",
@@ -202,6 +202,12 @@ ADDRESSES = {
 @pytest.mark.parametrize("text", ADDRESSES)
 def test_secrets_of_addresses_are_hidden(text: str) -> None:
     assert without_secrets(text) == ADDRESSES[text]
+
+
+def test_folders_are_not_in_the_name_of_a_data_set() -> None:
+    given = "folder:root=/home/ann/my data/mine,names=~/a/b.txt,split=a/b"
+    assert dataset_title(given) == "folder:root=mine,names=b.txt,split=a/b"
+    assert dataset_title("shards:train=https://u:p@h/a.tar") == "shards:train=https://***@h/a.tar"
 
 
 def test_the_command_is_shown_as_it_is_typed() -> None:

@@ -1,7 +1,6 @@
 """`--push-to-hub`: upload each new best/ during a run, in a process of its own."""
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -11,39 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from segacc.errors import OptionError, is_main
-from segacc.settings.sources import Settings
 from segacc.training.events import Event, Saved
-from segacc.training.saving.upload import PREFIX, SUFFIX, check_login, check_repo, keep
+from segacc.training.saving.upload import PREFIX, SUFFIX, keep
 
 OUTPUT = ".push.log"
 """File in the folder of an upload with its output; hidden files are not uploaded."""
 PATIENCE = 10.0
 """Seconds in which an upload that was told to stop must end."""
-
-
-def repo_of(settings: Settings, folder: Path) -> str | None:
-    """Return the repository of `--push-to-hub`, checked without a network; None without it.
-
-    Raises:
-        OptionError: the name is invalid, or nobody is logged in.
-    """
-    given, where = settings.config.push_to_hub, settings.where("push_to_hub")
-    if given in (None, "none"):
-        return None
-    repo = given
-    if given == "auto":
-        name = re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name))
-        repo = re.sub(r"\.{2,}", ".", name).strip("-.")[:96]
-        if not repo:
-            raise OptionError(
-                f"{where}: no repository can be named after the run folder {folder}. Give one, as "
-                "in --push-to-hub USER/NAME."
-            )
-    check_repo(repo, where)
-    if is_main():
-        check_login(where)
-    return repo
 
 
 class Uploads:
@@ -82,7 +55,13 @@ class Uploads:
             self._end()
         if self._waiting and not self._process:
             self._running, self._waiting = self._waiting, None
-            self._start(self._running[1].name)
+            step, kept = self._running
+            try:
+                self._process = self._started(kept.name)
+            except OSError as error:  # as on a full disk, or without memory for a process
+                self._running = None
+                kept.cleanup()
+                self._fail(step, f"its process did not start: {error}")
 
     def finish(self) -> None:
         """Wait for the last upload; Ctrl-C ends this."""
@@ -129,11 +108,11 @@ class Uploads:
         for old in self.best.parent.glob(f"{PREFIX}*{SUFFIX}"):
             shutil.rmtree(old, ignore_errors=True)
 
-    def _start(self, folder: str) -> None:
+    def _started(self, folder: str) -> "subprocess.Popen[bytes]":
         """Start `segacc push`; Ctrl-C in the terminal does not reach it."""
         own = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "RANK": "0", "WORLD_SIZE": "1"}
         with Path(folder, OUTPUT).open("wb") as output:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "segacc", "push", folder, self.repo],
                 env={**os.environ, **own},
                 stdin=subprocess.DEVNULL,
@@ -152,7 +131,8 @@ class Uploads:
         if code:
             self._fail(step, lines[-1].removeprefix("segacc: "))
         else:
-            self.failed, self.done = "", f"best/ of step {step}: {lines[0]}"
+            url = lines[0].rpartition(" to ")[2]
+            self.failed, self.done = "", f"best/ of step {step} was uploaded to {url}"
 
     def _fail(self, step: int, reason: str) -> None:
         text = f"warning: best/ of step {step} was not uploaded: {reason}"

@@ -13,7 +13,7 @@ from segacc.settings.units import clock_text
 from segacc.training.folders import ENVIRONMENT
 from segacc.training.saving.license import Base
 from segacc.training.saving.markdown import escaped, fenced, printable, table
-from segacc.training.saving.scores import CARD, PLACE, Scored
+from segacc.training.saving.scores import CARD, PLACE, Scored, dataset_title
 from segacc.training.tracking.environment import read_starts
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def model_card(run: "Run", *, picture: bool = False) -> str:
 
 def title(run: "Run") -> str:
     """Return the heading: architecture and data set."""
-    return f"{run.plan.arch.text} on {without_secrets(run.plan.dataset.text)}"
+    return f"{run.plan.arch.text} on {dataset_title(run.plan.dataset.text)}"
 
 
 def metadata(run: "Run", scored: Scored, *, native: bool) -> "ModelCardData":
@@ -124,10 +124,11 @@ def introduction(run: "Run") -> str:
     average = ""
     if run.ema:
         average = f" The weights are an exponential moving average with decay {run.ema.decay:g}."
+    steps = count_of(run.progress.step, "optimizer step")
     return (
         f"Assigns one of {count_of(len(names), 'class', 'classes')} to each pixel of an image: "
-        f"{told}. Trained with segacc {VERSION} for {run.progress.step} optimizer steps of "
-        f"{run.total_batch_size} images.{average}"
+        f"{told}. Trained with segacc {VERSION} for {steps} of "
+        f"{count_of(run.total_batch_size, 'image')}.{average}"
     )
 
 
@@ -196,7 +197,7 @@ def settings(run: "Run") -> dict[str, str]:
     return {
         "architecture": plan.arch.text,
         "initial weights": run.base.name if run.base else "random",
-        "data set": without_secrets(plan.dataset.text),
+        "data set": dataset_title(plan.dataset.text),
         "training split": config.train_split,
         "loss": listed([one.text for one in plan.loss] or list(run.losses)),
         "optimizer": named(config.optimizer),

@@ -21,6 +21,7 @@ CARD = "README.md"
 PLACE = "USER/NAME"
 """Stands in a card for the folder or the Hub id of the model; `segacc push` fills it in."""
 SECTION = re.compile(r"^## Scores\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
+_FOLDERS = re.compile(r"(?<==)[~/][^,]*/(?=[^/,])")
 MANY = 30
 """Number of classes above which their table is folded."""
 EVALUATION = Path("evaluation", "evaluation.json")
@@ -47,7 +48,7 @@ class Scored:
     def section(self) -> str:
         """Return the section of the card, from its heading to the next one."""
         when = "Scored by `segacc evaluate`" if self.step is None else f"Scored at step {self.step}"
-        where = f"on the split {escaped(self.split)} of {escaped(without_secrets(self.dataset))}"
+        where = f"on the split {escaped(self.split)} of {escaped(dataset_title(self.dataset))}"
         parts = [f"{when} {where}: {escaped(self.terms.text())}.", self._means(), *self._classes()]
         if self.intervals:
             parts.append(escaped(self.intervals["what"]) + ".")
@@ -59,7 +60,7 @@ class Scored:
 
         rules = {"protocol": self.terms.protocol, "num_images": self.terms.num_images}
         rules |= {"rules": self.terms.rules(), "weights": self.terms.weights}
-        dataset = printable(without_secrets(self.dataset))
+        dataset = printable(dataset_title(self.dataset))
         return [
             EvalResult(
                 task_type="image-segmentation",
@@ -126,6 +127,11 @@ class Scored:
             return table(head, [row[:-1] for row in rows], numbers=len(head) - 1)
         level = f"{100 * self.intervals['level']:g} % interval"
         return table([*head, level], rows, numbers=len(head))
+
+
+def dataset_title(text: str) -> str:
+    """Return a data set as the user named it, without secrets and without the folders above it."""
+    return _FOLDERS.sub("", without_secrets(text))
 
 
 def _number(value: Any) -> float | None:

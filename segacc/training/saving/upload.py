@@ -1,7 +1,6 @@
 """Upload a model folder to the Hub with huggingface_hub; nothing here imports torch."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from segacc.errors import OptionError, SegaccError, cut, quoted
+from segacc.errors import OptionError, SegaccError, cut
 from segacc.evaluation.model_folder import side_file
 from segacc.settings.secrets import without_secrets
+from segacc.training.saving.repository import LOGIN
 from segacc.training.saving.scores import CARD, EVALUATION, PLACE, read_evaluation, refreshed
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ ANSWER = 20.0
 """Seconds in which the Hub must give its first answer; huggingface_hub itself waits forever."""
 PREFIX, SUFFIX = ".push-", ".part"
 """Of the folder that holds what is uploaded; `--overwrite` deletes it like other `.*.part`."""
-LOGIN = "Run `hf auth login` with a token that may write, or set HF_TOKEN to one."
 AGAIN = "Run the command again: what has arrived completely is not sent again."
 
 
@@ -37,39 +36,6 @@ class Uploaded:
     repo: str
     """USER/NAME."""
     url: str
-
-
-def check_repo(repo: str, where: str) -> None:
-    """Refuse what is not the name of a repository, without a network.
-
-    Raises:
-        OptionError: it is neither USER/NAME nor NAME.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        raise OptionError(
-            f"{where}: {quoted(repo)} is not the name of a Hub repository: USER/NAME, or NAME "
-            "for one of your own; NAME has up to 96 letters, digits, `-`, `_` and `.`, does not "
-            "begin or end with `-` or `.`, and contains neither `--` nor `..`."
-        ) from None
-
-
-def check_login(where: str) -> None:
-    """Refuse to upload without a token or without a network, which is not used here.
-
-    Raises:
-        OptionError: nobody is logged in, or HF_HUB_OFFLINE is set.
-    """
-    from huggingface_hub import get_token
-
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "TRUE", "YES"):
-        raise OptionError(f"{where}: HF_HUB_OFFLINE is set, so nothing can be uploaded. Unset it.")
-    if not get_token():
-        raise OptionError(f"{where}: nobody is logged in to the Hub on this machine. {LOGIN}")
 
 
 def upload(folder: Path, repo: str, *, private: bool = False) -> Uploaded:
