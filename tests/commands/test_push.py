@@ -57,8 +57,10 @@ def test_what_was_pushed_loads_from_the_hub(data: Path, trained: Path, tmp_path:
     shutil.copy(data / "images" / "validation" / "validation0.png", tmp_path / "photo.png")
     with writable_hub() as hub:
         done = assert_succeeded(push(hub, tmp_path / "home", trained, "shapes", "--private"))
-        user = logged_in(hub, tmp_path / "home")
+        user, there = logged_in(hub, tmp_path / "home"), dict(hub.repositories["alice/shapes"])
         assert_succeeded(python("-c", LOADED, cwd=tmp_path, **user))
+        licensed = there["README.md"].replace(b"---", b"---\nlicense: mit", 1)
+        hub.repositories["alice/shapes"]["README.md"] = licensed
         flags = ("--weights", "alice/shapes", "--max-steps", "1", "--crop-size", "48x64")
         given = ("--dataset", f"folder:root={data}", "--num-workers", "0", "--output-dir", "run")
         finer = assert_succeeded(cold("train", *flags, *given, cwd=tmp_path, **user))
@@ -70,7 +72,6 @@ def test_what_was_pushed_loads_from_the_hub(data: Path, trained: Path, tmp_path:
     [commit] = hub.commits
     step = json.loads((trained / "best/segacc.json").read_text())["step"]
     assert commit["message"] == f"Upload model of step {step}"
-    there = hub.repositories["alice/shapes"]
     kept = {path.name: path.read_bytes() for path in (trained / "best").iterdir() if path.is_file()}
     card = kept.pop("README.md").decode()
     assert there.pop("README.md").decode() == card.replace('"USER/NAME"', '"alice/shapes"') != card
@@ -82,7 +83,8 @@ def test_what_was_pushed_loads_from_the_hub(data: Path, trained: Path, tmp_path:
         for one in found.values():
             np.testing.assert_array_equal(one, local)
     assert "weights: alice/shapes: 124 tensors loaded" in finer.stdout
-    assert "base_model: alice/shapes" in (tmp_path / "run/best/README.md").read_text()
+    finer_card = (tmp_path / "run/best/README.md").read_text()
+    assert "base_model: alice/shapes" in finer_card and "license: mit" in finer_card
 
 
 def test_an_interrupted_upload_goes_on(

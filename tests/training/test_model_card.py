@@ -317,14 +317,12 @@ def test_the_licences_of_the_built_in_architectures(text: str, id_: str, forbidd
 
 def test_front_matter_is_read(tmp_path: Path) -> None:
     front = "license: other\nlicense_name: research-only\nlicense_link: https://a.b/c"
-    found = read_license(folder_with(tmp_path / "a", front) / "README.md")
+    found = read_license(card_of(folder_with(tmp_path / "a", front)))
     assert found == License(id="other", text="research-only", link="https://a.b/c")
     assert found.noncommercial
     link = "license: other\nlicense_link: javascript:alert(1)"
-    assert read_license(folder_with(tmp_path / "b", link) / "README.md") == License(
-        id="other", text="other"
-    )
-    assert read_license(tmp_path / "none") is None
+    assert read_license(f"---\n{link}\n---\n") == License(id="other", text="other")
+    assert read_license("") is None
 
 
 def test_a_run_from_weights_that_forbid_commercial_use(

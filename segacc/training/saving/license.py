@@ -148,28 +148,43 @@ def license_of(hub_id: str, about: Path, given: str, arch: Chosen) -> License | 
             return License.named(text)
     if given == "auto" and (text := arch.record.weights_license(arch.options)):
         return License.named(text)
-    return read_license(about / "README.md") or (read_license(card_of(hub_id)) if hub_id else None)
+    own = about / "README.md"
+    if own.is_file():
+        return read_license(own.read_text(encoding="utf-8", errors="replace"))
+    return read_license(card_of(hub_id)) if hub_id else None
 
 
-def card_of(hub_id: str) -> Path | None:
-    """Return the model card of a Hub id, or None; the weights were fetched without it."""
-    from huggingface_hub import hf_hub_download
+def card_of(hub_id: str) -> str:
+    """Return the model card of a Hub id, or an empty text; the weights were fetched without it.
+
+    `hf_hub_download` would try again and again, without a time limit.
+    """
+    from huggingface_hub import get_session, get_token, hf_hub_url, hf_raise_for_status
 
     with suppress(Exception):  # no network, no card, or no Hub id at all
-        return Path(hf_hub_download(hub_id, "README.md", etag_timeout=HUB_TIMEOUT))
-    return None
+        token = get_token()
+        answer = get_session().get(
+            hf_hub_url(hub_id, "README.md"),
+            headers={"authorization": f"Bearer {token}"} if token else {},
+            timeout=HUB_TIMEOUT,
+            follow_redirects=True,
+        )
+        hf_raise_for_status(answer)
+        return str(answer.text)
+    return ""
 
 
-def read_license(card: Path | None) -> License | None:
-    """Read the licence in the front matter of a model card; None if it names none."""
-    if card is None or not card.is_file():
+def read_license(card: str) -> License | None:
+    """Return the licence in the front matter of a model card; None if it names none."""
+    from huggingface_hub import ModelCard
+
+    found: dict[str, Any] = {}
+    if not card.startswith("---"):  # huggingface_hub would complain
         return None
-    from huggingface_hub import metadata_load
-
-    found: Any = None
     with suppress(Exception):  # whatever a damaged card makes the parser raise
-        found = metadata_load(card)
-    if not isinstance(found, dict) or not isinstance(id_ := found.get("license"), str):
+        data: Any = ModelCard(card, ignore_metadata_errors=True).data
+        found = data.to_dict()
+    if not isinstance(id_ := found.get("license"), str):
         return None
     name, link = (found.get(key) for key in ("license_name", "license_link"))
     return License(

@@ -164,6 +164,8 @@ def refreshed(card: str, scored: Scored) -> str:
     """Return a model card of segacc with these scores in place of its own; others are unchanged."""
     from huggingface_hub import ModelCard
 
+    if not card.startswith("---"):
+        return card
     parsed = ModelCard(card, ignore_metadata_errors=True)
     data: Any = parsed.data
     if not SECTION.search(parsed.text) or not data.model_name:
