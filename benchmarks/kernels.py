@@ -8,7 +8,8 @@ the size (plain: `interpolate`, then `cross_entropy`), and the confusion matrix 
 (plain: int64 indices of the valid pixels, then `bincount`). The two ways take turns; times are
 medians over rounds, and `ratio` is plain / segacc, the median of the rounds' own ratios. `memory`
 is what a loss needs beside its logits, labels and gradient: the high-water mark of a process of its
-own (as Linux tells it), whose ratio is segacc / plain. benchmarks/results/kernels.json holds the figures.
+own (as Linux tells it), whose ratio is segacc / plain. benchmarks/results/kernels.json holds the
+figures.
 """
 
 import argparse

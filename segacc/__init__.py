@@ -1,7 +1,8 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
 The names that plugins import are defined here. Those of the Python API (fit, train, recipe,
-evaluate, compare, predict, report, check_data, Segmenter and TrainConfig) are loaded on first use.
+evaluate, compare, predict, report, push, check_data, Segmenter and TrainConfig) are loaded on first
+use.
 """
 
 import os
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from segacc.commands.evaluate.command import compare, evaluate
     from segacc.commands.fit import fit, recipe, train
     from segacc.commands.predict.command import predict
+    from segacc.commands.push import push
     from segacc.commands.report.command import report
     from segacc.evaluation.segmenter import Segmenter
     from segacc.settings.config import TrainConfig
@@ -101,6 +103,7 @@ __all__ = [
     "fit",
     "hookimpl",
     "predict",
+    "push",
     "recipe",
     "report",
     "train",
@@ -115,6 +118,7 @@ _LAZY = {
     "compare": "segacc.commands.evaluate.command",
     "predict": "segacc.commands.predict.command",
     "report": "segacc.commands.report.command",
+    "push": "segacc.commands.push",
     "check_data": "segacc.commands.check_data.command",
     "Segmenter": "segacc.evaluation.segmenter",
 }

@@ -26,7 +26,7 @@ from segacc.training.limits.ending import refit
 from segacc.training.limits.signals import StoppedError
 from segacc.training.processes import on_all
 from segacc.training.run import Run
-from segacc.training.saving import average, kinds, save_model, using
+from segacc.training.saving.model import average, kinds, save_model, using
 
 Stop = Callable[[], bool]
 

@@ -78,6 +78,68 @@ def cache(home: Path, hub_id: str, files: dict[str, bytes]) -> Path:
     return snapshot
 
 
+class Reader(BaseHTTPRequestHandler):
+    """Serves `repositories` as the Hub does; see `hub`."""
+
+    repositories: dict[str, dict[str, bytes]]
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
+        files = self.repositories.get("/".join(parts[:2]))
+        if parts[0] == "down":
+            self.answer(503, b"")
+        elif files is None:
+            self.answer(401, b"", X_Error_Code="RepoNotFound")
+        elif parts[0] == "mute" and parts[2:3] == ["resolve"]:
+            time.sleep(60)
+        elif parts[0] == "shut" and parts[2:3] == ["resolve"]:
+            self.answer(403, b"")
+        elif parts[2:3] == ["resolve"] and parts[4] in files:
+            body = files[parts[4]]
+            self.answer(200, body, ETag=f'"{hash(body)}"', X_Repo_Commit=COMMIT)
+        elif parts[2:3] == ["resolve"]:
+            self.answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+        elif parts[2:3] == ["tree"]:
+            listed = [
+                {"type": "file", "path": name, "size": len(body), "oid": COMMIT}
+                for name, body in files.items()
+            ]
+            self.answer(200, json.dumps(listed).encode())
+        else:
+            siblings = [{"rfilename": name} for name in files]
+            told = {"id": "/".join(parts[:2]), "sha": COMMIT, "siblings": siblings}
+            self.answer(200, json.dumps({**told, **self.about(told["id"])}).encode())
+
+    def about(self, repository: str) -> dict[str, Any]:
+        """Return what else is known about a repository."""
+        return {}
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on a free port of this machine; yield the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
 @contextmanager
 def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
     """Serve repositories as the Hub does.
@@ -85,52 +147,8 @@ def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
     `down/...` answers 503, `shut/...` lists its files and gives none, `mute/...` lists them and
     never answers when asked for one, what is not there is a 401.
     """
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def answer(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            parts = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
-            files = repositories.get("/".join(parts[:2]))
-            if parts[0] == "down":
-                self.answer(503, b"")
-            elif files is None:
-                self.answer(401, b"", X_Error_Code="RepoNotFound")
-            elif parts[0] == "mute" and parts[2:3] == ["resolve"]:
-                time.sleep(60)
-            elif parts[0] == "shut" and parts[2:3] == ["resolve"]:
-                self.answer(403, b"")
-            elif parts[2:3] == ["resolve"] and parts[4] in files:
-                body = files[parts[4]]
-                self.answer(200, body, ETag=f'"{hash(body)}"', X_Repo_Commit=COMMIT)
-            elif parts[2:3] == ["tree"]:
-                listed = [
-                    {"type": "file", "path": name, "size": len(body), "oid": COMMIT}
-                    for name, body in files.items()
-                ]
-                self.answer(200, json.dumps(listed).encode())
-            else:
-                siblings = [{"rfilename": name} for name in files]
-                told = {"id": "/".join(parts[:2]), "sha": COMMIT, "siblings": siblings}
-                self.answer(200, json.dumps(told).encode())
-
-        do_HEAD = do_GET  # noqa: N815
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
+    with serving(type("Handler", (Reader,), {"repositories": repositories})) as address:
+        yield address
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ LIGHT = [
     "segacc.commands.evaluate.command",
     "segacc.commands.plugins.command",
     "segacc.commands.predict.command",
+    "segacc.commands.push",
     "segacc.commands.report.command",
     "segacc.commands.report.page",
     "segacc.commands.train",
@@ -31,6 +32,7 @@ LIGHT = [
     "segacc.registry",
     "segacc.settings.sources",
     "segacc.training.plan",
+    "segacc.training.saving.upload",
     "segacc.training.tracking.record",
     "segacc.training.tracking.trackers",
 ]

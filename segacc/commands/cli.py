@@ -4,24 +4,25 @@ Commands are imported after the arguments are parsed, so that `--help` and error
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from pydantic import PositiveInt
 
 from segacc.commands.parser import Once, Parser, add_flags, dashes, make_parser, parse
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, cut, did_you_mean, expand, unknown
+from segacc.errors import OptionError, cut, did_you_mean, expand
 from segacc.settings.commands import (
     CheckConfig,
     CompareConfig,
     DemoConfig,
     EvaluateConfig,
     PredictConfig,
+    PushConfig,
     ReportConfig,
 )
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value
+from segacc.settings.recipes import read_recipe, recipe_names
 from segacc.settings.sources import Layer, config_of, read_yaml
 
 USAGE = """\
@@ -31,39 +32,11 @@ USAGE = """\
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
   segacc report RUN... [--output FILE.html]                                 show runs
   segacc demo MODEL [--port N]                                              try in a browser
+  segacc push FOLDER REPO [--private] [--dry-run]                           upload
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin
   segacc info [--json]                                                      versions, devices"""
-
-
-def recipe_folder() -> Path:
-    """Return the folder of the recipes: in the package, or next to it in a checkout."""
-    package = Path(__file__).parent.parent
-    shipped = package / "recipes"
-    return shipped if shipped.is_dir() else package.parent / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes."""
-    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
-
-
-def read_recipe(name: str, where: str = "--recipe") -> Layer:
-    """Read the settings of a recipe, with `--recipe NAME` as their source.
-
-    Args:
-        name: the name of the recipe.
-        where: how it was given.
-
-    Raises:
-        OptionError: the name is unknown.
-    """
-    names = recipe_names()
-    if name not in names:
-        own = " Use --config for a file of your own." if where == "--recipe" else ""
-        raise OptionError(f"{where}: {unknown('recipe', name, names)}.{own}")
-    return replace(read_yaml(recipe_folder() / f"{name}.yaml"), source=f"{where} {name}")
 
 
 @dataclass(frozen=True)
@@ -245,6 +218,29 @@ def _demo(args: list[str]) -> int:
     return demo_command(model, config)
 
 
+def _push_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc push",
+        description="Upload a model with its model card to the Hugging Face Hub. Log in first with "
+        "`hf auth login`. An interrupted upload goes on when the command is run again.",
+    )
+    text = "a run folder (its best/), best/, last/, or any transformers folder"
+    parser.add_argument("folder", metavar="FOLDER", help=text)
+    text = "USER/NAME, or NAME for one of your own; it is created if it does not exist"
+    parser.add_argument("repo", metavar="REPO", help=text)
+    add_flags(parser, PushConfig)
+    return parser
+
+
+def _push(args: list[str]) -> int:
+    typed = parse(_push_parser(), args)
+    folder, repo = typed.pop("folder"), typed.pop("repo")
+    config = config_of(PushConfig, Layer(typed, "command line"))
+    from segacc.commands.push import push_command
+
+    return push_command(folder, repo, config)
+
+
 def _check_data_parser() -> Parser:
     parser = make_parser(
         prog="segacc check-data",
@@ -332,6 +328,7 @@ COMMANDS = {
     "predict": Command(_predict_parser, _predict),
     "report": Command(_report_parser, _report),
     "demo": Command(_demo_parser, _demo),
+    "push": Command(_push_parser, _push),
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),

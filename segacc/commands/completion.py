@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 import argcomplete
 from argcomplete.completers import FilesCompleter
 
-from segacc.commands.cli import COMMANDS, recipe_names, train_parser
+from segacc.commands.cli import COMMANDS, train_parser
 from segacc.commands.plugins.command import ALL_KINDS, all_components, options_of
+from segacc.settings.recipes import recipe_names
 
 KIND = {"arch": "architecture", "aug": "augmentation", **{kind: kind for kind in ALL_KINDS}}
 """The kind of component that a flag takes, by the flag's name."""

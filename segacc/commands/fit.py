@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.cli import read_recipe
 from segacc.commands.console import load_plugins
 from segacc.commands.train import events, show_run
 from segacc.errors import OptionError
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
+from segacc.settings.recipes import read_recipe
 from segacc.settings.sources import Layer, as_keywords, keywords_of, merge
 from segacc.training.plan import make_plan
 

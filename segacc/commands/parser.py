@@ -11,6 +11,9 @@ from segacc.errors import OptionError, cut, quoted
 from segacc.settings.options import OptionDoc, describe, literal_choices
 from segacc.settings.synonyms import suggest
 
+VALUE_OPTIONAL = {"resume": "FOLDER", "push_to_hub": "REPO"}
+"""Flags that mean `auto` without a value, and what their value is called."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises instead of printing."""
@@ -88,8 +91,9 @@ def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is ...:
         return {"action": "append", "metavar": "NAME"}
-    if option.name == "resume":
-        return {"action": Once, "nargs": "?", "const": "auto", "metavar": "FOLDER"}
+    if option.name in VALUE_OPTIONAL:
+        metavar = VALUE_OPTIONAL[option.name]
+        return {"action": Once, "nargs": "?", "const": "auto", "metavar": metavar}
     if choices := literal_choices(hint):
         return {"action": Once, "metavar": "|".join(map(str, choices))}
     metavar = "FILE" if option.name == "output" else _metavar(option.type)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from segacc.commands.console import console_of, load_plugins, quiet_libraries
+from segacc.commands.console import Patient, console_of, load_plugins, quiet_libraries
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
 from segacc.registry import load_registry
+from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Layer
 from segacc.training.folders import CONSOLE_LOG
 from segacc.training.plan import Plan, make_plan, nothing_left
@@ -99,7 +100,7 @@ def log_of(run: "Run") -> Iterator[Console]:
         yield console
     except SegaccError as error:
         with suppress(OSError):
-            console.out(f"segacc: {error}", highlight=False)
+            console.out(without_secrets(f"segacc: {error}"), highlight=False)
         raise
     finally:
         with suppress(OSError):  # on a full disk, which has been reported
@@ -158,11 +159,14 @@ def process_start() -> float:
 def events(run: "Run") -> "Iterator[Event]":
     """Train a built run; the main process also writes metrics.jsonl, pictures and trackers."""
     from segacc import loop
+    from segacc.training.saving.background import Uploads, publishing
+    from segacc.training.saving.license import warn
     from segacc.training.tracking.record import Recorder, record
     from segacc.training.tracking.trackers import log_picture
 
     stream = loop.train(run)
     if run.accelerator.is_main_process:
+        warn(run.base)
         tracked = bool(run.config.trackers)
         recorder = Recorder(
             folder=run.folder,
@@ -173,6 +177,10 @@ def events(run: "Run") -> "Iterator[Event]":
             show=functools.partial(log_picture, run.accelerator) if tracked else None,
         )
         stream = record(recorder, stream, run.signal.ask)
+        if run.plan.repo:
+            console = console_of(stderr=True, kind=Patient)
+            say = functools.partial(console.out, highlight=False)
+            stream = publishing(Uploads(run.plan.repo, run.folder, say), stream)
     try:
         yield from stream
     finally:

@@ -118,6 +118,16 @@ class DemoConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """The settings of `segacc push`."""
+
+    private: bool = False
+    """Create the repository as a private one; one that exists must be private."""
+    dry_run: bool = False
+    """Only print what would be uploaded and created; needs neither a login nor a network."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckConfig:
     """The settings of `segacc check-data`."""
 

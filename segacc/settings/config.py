@@ -179,6 +179,10 @@ class TrainConfig:
     resume: str | None = None
     """Resume from a checkpoint: a folder, or `auto` for the newest one in output_dir. If none was
     saved there yet, `auto` starts the run, so the same command can be repeated until it is done."""
+    push_to_hub: str | None = None
+    """Hub repository, USER/NAME or NAME, to which each new best/ is uploaded in the background;
+    without a value, it is named after the run folder; `none` turns it off. Requires
+    `hf auth login`."""
     overwrite: bool = False
     """Delete what an earlier run wrote to output_dir; other files there are kept."""
     process_timeout: Time = "10m"

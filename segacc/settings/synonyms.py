@@ -109,8 +109,10 @@ ADVICE: Mapping[str, str] = {
     "Select GPUs with CUDA_VISIBLE_DEVICES=0,1 before the command, or the CPU with "
     "ACCELERATE_USE_CPU=true.": "device devices accelerator gpu gpu-id gpu-ids cuda cpu use-cpu "
     "no-cuda",
-    "After the run, upload the model with `hf upload USER/NAME OUTPUT_DIR/best`.": "push-to-hub "
-    "hub-model-id hub-token hub-private-repo",
+    "`--push-to-hub USER/NAME` names the repository.": "hub-model-id",
+    "Log in once with `hf auth login`, or set HF_TOKEN; leave this out.": "hub-token",
+    "Upload the model after the run with `segacc push OUTPUT_DIR USER/NAME --private`.": ""
+    "hub-private-repo",
     "This is an option of accelerate: `accelerate launch --config_file FILE -m segacc train ...`; "
     "accelerate_configs/ has such files.": "deepspeed fsdp launcher local-rank num-machines "
     "machine-rank main-process-port dist-url",

@@ -22,6 +22,7 @@ from segacc.model.transfer import LoadReport
 from segacc.training.defaults import check_batch, default_crop
 from segacc.training.optim.freezing import freeze_for_good, keep_statistics
 from segacc.training.plan import Plan
+from segacc.training.saving.license import Base, find_base, stored_base
 
 
 def load_weights(
@@ -95,6 +96,8 @@ class Built:
     stride: float
     """Image pixels per logit, in height and width."""
     notes: tuple[str, ...]
+    base: Base | None
+    """The weights that the run started from; None for random ones, and on other processes."""
 
 
 def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> Built:
@@ -139,7 +142,15 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     notes = [*findings.lines(), source.warning, lost(network, report, plan)]
     network = synchronize(network, plan, accelerator)
     check_batch(network, plan.settings, accelerator.num_processes)
-    return Built(network, facts, report, findings.stride, tuple(filter(None, notes)))
+    base = begun_from(plan, source, report) if accelerator.is_main_process else None
+    return Built(network, facts, report, findings.stride, tuple(filter(None, notes)), base)
+
+
+def begun_from(plan: Plan, source: Source, report: LoadReport) -> Base | None:
+    """Return the weights that a run started from, also if it is resumed; None for random ones."""
+    if plan.resume:
+        return stored_base(plan.folder / NETWORK)
+    return find_base(source, plan.settings.config.weights, plan.arch) if report.loaded else None
 
 
 def set_normalization(network: SegmentationModel, plan: Plan) -> None:

@@ -29,6 +29,7 @@ from segacc.training.class_weights import check_class_weights
 from segacc.training.folders import BALANCE, MARK, refuse_own, run_folder
 from segacc.training.optim.optimizers import check_optimization
 from segacc.training.optim.schedule import Decay, choose_schedule
+from segacc.training.saving.repository import repo_of
 from segacc.training.tracking.trackers import check_trackers
 
 FIXED = (
@@ -69,6 +70,8 @@ class Plan:
     schedule: Decay
     early_stop: tuple[str, EarlyStopOptions] | None
     """The name of the score, and the options of early stopping."""
+    repo: str | None
+    """The Hub repository to which each new best/ is uploaded."""
     started: float
     """Start of the run, as a value of time.monotonic, in seconds."""
 
@@ -169,6 +172,7 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
     arch = choose(registry, "architecture", config.arch, settings.where("arch"))
     dataset = choose(registry, "dataset", config.dataset, settings.where("dataset"))
     settings = with_found(settings, dataset)
+    folder = run_folder(settings, arch, dataset)
     plan = Plan(
         settings,
         arch,
@@ -176,10 +180,11 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
         many("augmentation", "aug"),
         many("loss", "loss"),
         many("metric", "metric"),
-        run_folder(settings, arch, dataset),
+        folder,
         resume,
         choose_schedule(settings),
         choose_early_stop(settings),
+        repo_of(settings, folder),
         time.monotonic() if started is None else started,
     )
     if plan.loss:  # empty if the network brings its own

@@ -24,7 +24,7 @@ from segacc.training.optim.schedule import lr_of
 from segacc.training.plan import FROM_THE_START, as_stored
 from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
-from segacc.training.saving import save_description
+from segacc.training.saving.model import save_description
 from segacc.training.tracking.environment import note_start
 from segacc.training.tracking.trackers import start_trackers
 

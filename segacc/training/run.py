@@ -34,6 +34,7 @@ from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.ema import Ema
 from segacc.training.optim.schedule import set_lr
 from segacc.training.plan import Plan
+from segacc.training.saving.license import Base
 
 NO_END = 10**9
 """Length of the data loader, in steps, if `--max-time` fits the number of steps during the run."""
@@ -83,6 +84,8 @@ class Run:
     """The parameter groups of the optimizer, and the frozen parameters."""
     lock: RunLock
     """The lock on the run folder, held until the run ends."""
+    base: Base | None = None
+    """The weights that the run started from; None for random ones, and on other processes."""
     signal: StopSignal = field(default_factory=StopSignal)
     """The signal that stops the run, once it is received."""
     notes: list[str] = field(default_factory=list)

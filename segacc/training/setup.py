@@ -21,6 +21,7 @@ from segacc.evaluation.scoring import Scoring, checked_scoring
 from segacc.hookspecs import Chosen, LossOptions
 from segacc.model import SegmentationModel
 from segacc.model.transfer import LoadReport
+from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Settings
 from segacc.settings.units import seconds
 from segacc.training import checkpoint
@@ -36,11 +37,14 @@ from segacc.training.plan import Plan, refuse_done
 from segacc.training.processes import idle_cores, on_all, save_bare, start_accelerator
 from segacc.training.resume import lock_folder, prepare_folder, resume
 from segacc.training.run import Best, Run
-from segacc.training.saving import build_ema, kinds
+from segacc.training.saving.model import build_ema, kinds
 
 
 def make_accelerator(plan: Plan) -> Accelerator:
-    """Create the Accelerator from the launcher's environment and the settings."""
+    """Create the Accelerator from the launcher's environment and the settings.
+
+    With it the run has started: exit.json of an earlier start is deleted.
+    """
     config = plan.settings.config
     accelerator = start_accelerator(
         config.mixed_precision,
@@ -58,6 +62,8 @@ def make_accelerator(plan: Plan) -> Accelerator:
         sharding.state_dict_config = sharding.optim_state_dict_config = None
         sharding.set_state_dict_type("FULL_STATE_DICT")
         sharding.optim_state_dict_config.rank0_only = False
+    if accelerator.is_main_process:
+        (plan.folder / EXIT).unlink(missing_ok=True)
     return accelerator
 
 
@@ -238,8 +244,6 @@ def build_run(plan: Plan) -> Run:
         SegaccError: the data, the weights or the settings do not fit together.
     """
     accelerator, seed = make_accelerator(plan), plan.settings.config.seed
-    if accelerator.is_main_process:
-        (plan.folder / EXIT).unlink(missing_ok=True)  # of an earlier start
     data = load_data(plan, accelerator)
     set_seed(seed)
     built = build_network(plan, data.splits, accelerator)
@@ -257,7 +261,6 @@ def build_run(plan: Plan) -> Run:
     optimizer, groups = build_optimizer(network, settings, accelerator)
     model, optimizer = accelerator.prepare(network, optimizer)
     save_bare(accelerator)
-
     pipeline = build_pipeline(plan, facts, accelerator.device.type)
     scoring = build_scoring(plan, facts, accelerator, model, network, data, losses)
     settings = choose_score(settings, scoring.metrics())
@@ -285,6 +288,7 @@ def build_run(plan: Plan) -> Run:
         ema=build_ema(plan, model, accelerator),
         groups=groups,
         lock=RunLock(plan.folder),
+        base=built.base,
     )
     scoring.weights = kinds(run)[-1]
     notes = (*data.notes, *built.notes, *parameter_groups.lines(groups))
@@ -314,7 +318,7 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     return [
         f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
         *(f"  {line}" for line in more),
-        f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
+        f"{without_secrets(plan.dataset.text)}: {images}, {run.facts.num_classes} classes",
         f"JPEG and PNG files are decoded by {decoded_by()}",
         f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
     ]

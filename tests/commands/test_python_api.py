@@ -17,10 +17,10 @@ from PIL import Image as PILImage
 import segacc
 from cli_tools import ROOT, Warm, assert_succeeded, metrics, python, start
 from segacc import TrainConfig
-from segacc.commands.cli import read_recipe
 from segacc.commands.fit import UNUSED, _layer
 from segacc.registry import load_registry
 from segacc.settings.commands import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.settings.recipes import read_recipe
 from segacc.settings.sources import Layer, as_keywords
 from segacc.training.events import Evaluated, Event, StepDone
 from segacc.training.plan import make_plan

@@ -12,8 +12,8 @@ import yaml
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics
 from launches import ROOT
 from segacc.commands import cli
-from segacc.commands.cli import read_recipe, recipe_folder, recipe_names
 from segacc.registry import load_registry
+from segacc.settings.recipes import read_recipe, recipe_folder, recipe_names
 from segacc.settings.sources import Layer
 from segacc.training.plan import gather, make_plan
 
@@ -179,7 +179,7 @@ def test_help_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 ASK = """
-import segacc.commands.cli as recipes
+import segacc.settings.recipes as recipes
 print(recipes.recipe_folder())
 print(*(recipes.read_recipe(name).values["lr"] for name in recipes.recipe_names()))
 """

@@ -13,9 +13,9 @@ from PIL import Image
 
 from cli_tools import ROOT, Warm, assert_succeeded, environment, metrics
 from known_data import save
-from segacc.commands.cli import read_recipe
 from segacc.plugins.datasets.files import table
 from segacc.registry import load_registry
+from segacc.settings.recipes import read_recipe
 from segacc.settings.sources import Layer
 from segacc.training.plan import Plan, make_plan
 

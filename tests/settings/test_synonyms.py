@@ -73,9 +73,8 @@ def test_what_is_no_flag_is_explained(warm: Warm, tmp_path: Path) -> None:
         f"the CPU with ACCELERATE_USE_CPU=true. {HELP}",
     )
     assert_refused(
-        warm("--push-to-hub", cwd=tmp_path),
-        "unknown flag --push-to-hub. After the run, upload the model with `hf upload USER/NAME "
-        f"OUTPUT_DIR/best`. {HELP}",
+        warm("--hub-model-id", "a/b", cwd=tmp_path),
+        f"unknown flag --hub-model-id. `--push-to-hub USER/NAME` names the repository. {HELP}",
     )
 
 
@@ -96,8 +95,7 @@ def test_keys_of_a_file_are_translated(warm: Warm, tmp_path: Path) -> None:
         "learning_rate": "In segacc this is lr.",
         "fp16": "In segacc this is mixed_precision: fp16.",
         "num_processes": "",
-        "push-to-hub": "After the run, upload the model with `hf upload USER/NAME OUTPUT_DIR/best`."
-        "",
+        "hub-token": "Log in once with `hf auth login`, or set HF_TOKEN; leave this out.",
         "ach": 'Did you mean "arch"?',
     }.items():
         (tmp_path / "run.yaml").write_text(f"{key}: 1")

@@ -24,7 +24,7 @@ from segacc.settings.sources import Layer
 from segacc.training.events import Evaluated, StepDone
 from segacc.training.optim.ema import Ema
 from segacc.training.plan import make_plan
-from segacc.training.saving import build_ema
+from segacc.training.saving.model import build_ema
 from segacc.training.setup import build_run
 
 pytest_plugins = ["cli_fixtures"]

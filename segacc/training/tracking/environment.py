@@ -14,6 +14,7 @@ from typing import Any
 
 from segacc.contracts import VERSION
 from segacc.data.atomic import replacing
+from segacc.settings.secrets import without_secrets
 
 
 def note_start(path: Path, *, step: int, devices: Sequence[str], started: float) -> None:
@@ -67,8 +68,8 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def command_line() -> str:
-    """Return the command that started this process, as a shell reads it."""
-    return shlex.join(sys.orig_argv)
+    """Return the command that started this process, as a shell reads it, without secrets."""
+    return without_secrets(shlex.join(sys.orig_argv))
 
 
 def git_commit() -> str | None:

@@ -1,4 +1,4 @@
-"""Write the model folders best/ and last/: weights, label map and model card."""
+"""Write the model folders best/ and last/: weights, side file and model card."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from segacc.contracts import VERSION
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import NETWORK, SIDE_FILE
-from segacc.evaluation.scores import Scores, Weights, finite
+from segacc.evaluation.scores import Weights, finite
 from segacc.evaluation.scoring import SHARDED
 from segacc.registry import options_text
 from segacc.training.checkpoint import write_folder
@@ -21,6 +21,7 @@ from segacc.training.optim.ema import Ema
 from segacc.training.plan import Plan
 from segacc.training.processes import bare, bare_names
 from segacc.training.run import Run
+from segacc.training.saving.card import write_card
 
 
 def save_model(run: Run, name: str) -> Path:
@@ -36,9 +37,7 @@ def save_model(run: Run, name: str) -> Path:
             if run.accelerator.is_main_process:
                 run.network.save_pretrained(part, names=run.labels.names, state_dict=state_dict)
                 (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
-                (part / "README.md").write_text(
-                    model_card(run), encoding="utf-8", errors="surrogateescape"
-                )
+                write_card(run, part)
 
         write_folder(folder, fill, run.accelerator)
     return folder
@@ -69,58 +68,10 @@ def side_file(run: Run) -> dict[str, Any]:
         "terms": dataclasses.asdict(run.scoring.terms()),
         "size_rule": dataclasses.asdict(run.network.size_rule),
         "normalization": {"mean": run.network.mean, "std": run.network.std},
+        "base_model": run.base.to_dict() if run.base else None,
         "scores": finite(run.progress.scores),
         "scored_at_step": run.progress.evaluated,
     }
-
-
-def model_card(run: Run) -> str:
-    """Return the text of the model card: data, scores with their protocol, and usage."""
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-segmentation",
-        tags=["segacc", run.plan.arch.name],
-    )
-    average = ""
-    if run.ema:
-        average = f" The weights are an exponential moving average with decay {run.ema.decay:g}."
-    return f"""---
-{data.to_yaml()}
----
-
-# {run.plan.arch.text} on {run.plan.dataset.text}
-
-Trained with segacc {VERSION} for {run.progress.step} optimizer steps of {run.total_batch_size}
-images.{average}
-
-{score_table(run.progress.scores)}
-
-Scored at step {run.progress.evaluated} on the split `{run.config.eval_split}`:
-{run.scoring.terms().text()}.
-
-```python
-from segacc import Segmenter
-
-prediction = Segmenter.from_pretrained("FOLDER")("photo.jpg")  # (H, W) uint8 classes
-```
-"""
-
-
-def score_table(scores: Scores) -> str:
-    """Return the scores as a markdown table, means first, then classes."""
-    rows = ["| score | value |", "|---|---|"]
-    rows += [
-        f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float)
-    ]
-    classes = {name: value for name, value in scores.items() if isinstance(value, dict)}
-    rows += [
-        f"| {name}: {key} | {score:.4f} |"
-        for name, value in classes.items()
-        for key, score in value.items()
-    ]
-    return "\n".join(rows)
 
 
 def kinds(run: Run) -> tuple[Weights, ...]:

@@ -1,0 +1,1 @@
+"""Model folders: best/ and last/ with their model cards, and their upload to the Hub."""
