@@ -17,8 +17,6 @@ from segacc.training.plan import make_plan
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 TABLES = ("from_huggingface", "from_mmsegmentation", "from_ultralytics", "own_data", "tutorial")
-LATER = {"push"} - set(COMMANDS)
-"""Commands that the pages name and this version does not have yet."""
 KNOWN = {
     flag
     for name, command in COMMANDS.items()
@@ -46,10 +44,9 @@ def commands(page: Path) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
 def test_commands_parse(page: Path) -> None:
     for words in commands(page):
-        if words[0] not in LATER:
-            name = next(one for one in (" ".join(words[:2]), words[0], "train") if one in COMMANDS)
-            rest = words[len(name.split()) :] if words[0] in COMMANDS else words
-            assert parse(COMMANDS[name].parser(), [dashes(word) for word in rest]) is not None
+        name = next(one for one in (" ".join(words[:2]), words[0], "train") if one in COMMANDS)
+        rest = words[len(name.split()) :] if words[0] in COMMANDS else words
+        assert parse(COMMANDS[name].parser(), [dashes(word) for word in rest]) is not None
 
 
 def cells(page: str) -> Iterator[str]:

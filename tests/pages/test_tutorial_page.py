@@ -95,13 +95,14 @@ def told(plan: Plan) -> dict[str, Any]:
 
 
 def test_the_commands_run(warm: Warm, sandbox: Path) -> None:
-    assert [shlex.split(line)[1] for line in COMMANDS] == ["train", "check-data", "predict"]
-    train, check, predict = (shlex.split(line)[1:] for line in COMMANDS)
+    assert [shlex.split(line)[1] for line in COMMANDS] == ["train", "check-data", "push", "predict"]
+    train, check, push, predict = (shlex.split(line)[1:] for line in COMMANDS)
     assert_succeeded(warm(*train, *MORE.split(), cwd=sandbox))
     assert [row["num_images"] for row in metrics(sandbox / "runs/recipe", "eval")] == [10]
     done = assert_succeeded(warm(*check, "--num-workers", "0", cwd=sandbox))
     assert "150 of 150" in done.stdout and "(raw id 0)" in done.stdout
-    predict[1] = "runs/recipe"
+    push[1] = predict[1] = "runs/recipe"
+    assert "README.md" in assert_succeeded(warm(*push, cwd=sandbox)).stdout
     assert_succeeded(warm(*predict, cwd=sandbox))
     with Image.open(sandbox / "predictions/ADE_val_00000001.png") as found:
         assert found.size == (56, 40) and found.mode == "P" and np.asarray(found).min() > 0
