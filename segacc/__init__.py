@@ -1,7 +1,7 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
 The names that plugins import are defined here. Those of the Python API (fit, train, recipe,
-evaluate, compare, predict, check_data, Segmenter and TrainConfig) are loaded on first use.
+evaluate, compare, predict, export, check_data, Segmenter and TrainConfig) are loaded on first use.
 """
 
 import os
@@ -65,6 +65,7 @@ from segacc.model import auto
 if TYPE_CHECKING:
     from segacc.commands.check_data.command import check_data
     from segacc.commands.evaluate.command import compare, evaluate
+    from segacc.commands.export.command import export
     from segacc.commands.fit import fit, recipe, train
     from segacc.commands.predict.command import predict
     from segacc.evaluation.segmenter import Segmenter
@@ -97,6 +98,7 @@ __all__ = [
     "check_data",
     "compare",
     "evaluate",
+    "export",
     "fit",
     "hookimpl",
     "predict",
@@ -111,6 +113,7 @@ _LAZY = {
     "train": "segacc.commands.fit",
     "evaluate": "segacc.commands.evaluate.command",
     "compare": "segacc.commands.evaluate.command",
+    "export": "segacc.commands.export.command",
     "predict": "segacc.commands.predict.command",
     "check_data": "segacc.commands.check_data.command",
     "Segmenter": "segacc.evaluation.segmenter",

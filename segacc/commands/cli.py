@@ -12,7 +12,13 @@ from pydantic import PositiveInt
 from segacc.commands.parser import Once, Parser, add_flags, dashes, make_parser, parse
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, cut, did_you_mean, expand, unknown
-from segacc.settings.commands import CheckConfig, CompareConfig, EvaluateConfig, PredictConfig
+from segacc.settings.commands import (
+    CheckConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+)
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import check_value
 from segacc.settings.sources import Layer, config_of, read_yaml
@@ -22,6 +28,7 @@ USAGE = """\
   segacc evaluate MODEL [--dataset ...] [--split ...]                       score
   segacc compare MODEL MODEL                                                compare
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
+  segacc export MODEL [--format onnx|openvino|pt2] [--half] [--argmax]      export
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin"""
@@ -124,8 +131,9 @@ def _train(args: list[str]) -> int:
 
 
 def _add_model(parser: Parser) -> None:
-    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, "
-    parser.add_argument("model", metavar="MODEL", help=f"{text}or a Hub id such as USER/NAME")
+    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, a file "
+    text += "of `segacc export`, or a Hub id such as USER/NAME"
+    parser.add_argument("model", metavar="MODEL", help=text)
 
 
 def _evaluate_parser() -> Parser:
@@ -193,6 +201,25 @@ def _predict(args: list[str]) -> int:
     from segacc.commands.predict.command import predict_command
 
     return predict_command(model, inputs, config)
+
+
+def _export_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc export",
+        description="Write a model as a file of ONNX, OpenVINO or torch.export, and prove on real "
+        "images that it predicts the same.",
+    )
+    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, "
+    parser.add_argument("model", metavar="MODEL", help=f"{text}or a Hub id such as USER/NAME")
+    add_flags(parser, ExportConfig)
+    return parser
+
+
+def _export(args: list[str]) -> int:
+    typed = parse(_export_parser(), args)
+    from segacc.commands.export.command import export_command
+
+    return export_command(typed.pop("model"), Layer(typed, "command line"))
 
 
 def _check_data_parser() -> Parser:
@@ -263,6 +290,7 @@ COMMANDS = {
     "evaluate": Command(_evaluate_parser, _evaluate),
     "compare": Command(_compare_parser, _compare),
     "predict": Command(_predict_parser, _predict),
+    "export": Command(_export_parser, _export),
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),
