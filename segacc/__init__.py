@@ -1,7 +1,8 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
 The names that plugins import are defined here. Those of the Python API (fit, train, recipe,
-evaluate, compare, predict, export, check_data, Segmenter and TrainConfig) are loaded on first use.
+evaluate, compare, predict, export, benchmark, check_data, Segmenter and TrainConfig) are loaded on
+first use.
 """
 
 import os
@@ -65,6 +66,7 @@ from segacc.model import auto
 if TYPE_CHECKING:
     from segacc.commands.check_data.command import check_data
     from segacc.commands.evaluate.command import compare, evaluate
+    from segacc.commands.export.benchmark import benchmark
     from segacc.commands.export.command import export
     from segacc.commands.fit import fit, recipe, train
     from segacc.commands.predict.command import predict
@@ -95,6 +97,7 @@ __all__ = [
     "Stream",
     "TrainConfig",
     "__version__",
+    "benchmark",
     "check_data",
     "compare",
     "evaluate",
@@ -113,6 +116,7 @@ _LAZY = {
     "train": "segacc.commands.fit",
     "evaluate": "segacc.commands.evaluate.command",
     "compare": "segacc.commands.evaluate.command",
+    "benchmark": "segacc.commands.export.benchmark",
     "export": "segacc.commands.export.command",
     "predict": "segacc.commands.predict.command",
     "check_data": "segacc.commands.check_data.command",

@@ -15,6 +15,8 @@ LIGHT = [
     "segacc.commands.check_data.command",
     "segacc.commands.cli",
     "segacc.commands.evaluate.command",
+    "segacc.commands.export.benchmark",
+    "segacc.commands.export.command",
     "segacc.commands.plugins.command",
     "segacc.commands.predict.command",
     "segacc.commands.train",

@@ -13,6 +13,7 @@ from segacc.commands.parser import Once, Parser, add_flags, dashes, make_parser,
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, cut, did_you_mean, expand, unknown
 from segacc.settings.commands import (
+    BenchmarkConfig,
     CheckConfig,
     CompareConfig,
     EvaluateConfig,
@@ -29,6 +30,7 @@ USAGE = """\
   segacc compare MODEL MODEL                                                compare
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
   segacc export MODEL [--format onnx|openvino|pt2] [--half] [--argmax]      export
+  segacc benchmark MODEL... [--images ...] [--json]                         benchmark
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin"""
@@ -222,6 +224,25 @@ def _export(args: list[str]) -> int:
     return export_command(typed.pop("model"), Layer(typed, "command line"))
 
 
+def _benchmark_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc benchmark",
+        description="Measure the speed, memory, size and score of a model and its exported files "
+        "on the CPU, in turns on the same images.",
+    )
+    text = "a model folder, see `segacc predict --help`, or a file of `segacc export`"
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=text)
+    add_flags(parser, BenchmarkConfig)
+    return parser
+
+
+def _benchmark(args: list[str]) -> int:
+    typed = parse(_benchmark_parser(), args)
+    from segacc.commands.export.benchmark import benchmark_command
+
+    return benchmark_command(typed.pop("models"), Layer(typed, "command line"))
+
+
 def _check_data_parser() -> Parser:
     parser = make_parser(
         prog="segacc check-data",
@@ -291,6 +312,7 @@ COMMANDS = {
     "compare": Command(_compare_parser, _compare),
     "predict": Command(_predict_parser, _predict),
     "export": Command(_export_parser, _export),
+    "benchmark": Command(_benchmark_parser, _benchmark),
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),

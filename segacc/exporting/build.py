@@ -1,5 +1,6 @@
 """Build the file of an export: choose sizes and protocol, trace, convert, quantize."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,11 +93,12 @@ class Export:
             graph = LogitsGraph(network, half)
         dtype = getattr(torch, self.about["file"]["input"]["dtype"])
         with files.quietly():
-            program = traced(graph, self.size, dtype, self.where)
-        about = self.about
+            program, count = traced(graph, self.size, dtype, self.where)
+        about = copy.deepcopy(self.about)
+        about["file"]["input"]["shape"][0] = count
         if self.size is None and self.config.format == "pt2":  # which refuses smaller images
             least = max(least_side(program), about["size_rule"]["minimum"])
-            about = {**about, "size_rule": {**about["size_rule"], "minimum": least}}
+            about["size_rule"]["minimum"] = least
         return program, about
 
     @property
@@ -150,18 +152,15 @@ def planned(
         protocol, rule = segmenter.protocol, SizeRule(fixed=size)
     else:
         size = size_of(segmenter, config.size, crop, where("size"))
-        protocol = protocol_for(segmenter.protocol, network.size_rule, size)
+        protocol = segmenter.protocol
+        if config.protocol is None:
+            protocol = protocol_for(protocol, network.size_rule, size)
         rule = replace(network.size_rule, fixed=size)
     if size:
         why = one_size_reason(network)
         told = f" ({why})" if why and config.size is None else ""
         notes.append(f"the file takes images of {size[0]}x{size[1]} only{told}")
     if protocol != segmenter.protocol:
-        if config.protocol:
-            raise OptionError(
-                f"{where('protocol')}: the file takes images of one size, which this protocol does "
-                f"not give. Use {protocol.text()}, or whole:size={size[0]}x{size[1]}."  # type: ignore[index]
-            )
         notes.append(f"its protocol is {protocol.text()}, not {segmenter.protocol.text()}")
     about = files.described(
         segmenter,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class Picture:
     """(C, H, W) uint8."""
     label: Tensor | None = None
     """(H, W) uint8, 255 ignored."""
+    source: Path | bytes | None = None
+    """Its encoded file; None for a sample of a stream."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,11 @@ class Proof:
 
     def iou(self, which: str) -> list[float]:
         """Return the IoU of each class; nan for one that does not occur."""
-        matrix = self.counts[which].double()
-        hit, union = matrix.diagonal(), matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-        return [float(h / u) if u else math.nan for h, u in zip(hit, union, strict=True)]
+        return each_iou(self.counts[which])
 
     def mean_iou(self, which: str) -> float | None:
         """Return the mean IoU of the classes that occur; None without labels."""
-        if which not in self.counts:
-            return None
-        known = [value for value in self.iou(which) if not math.isnan(value)]
-        return sum(known) / len(known) if known else None
+        return mean_iou(self.counts[which]) if which in self.counts else None
 
     @property
     def loss(self) -> float | None:
@@ -229,3 +227,16 @@ def is_padded(segmenter: Segmenter, size: tuple[int, int]) -> bool:
     protocol = segmenter.protocol
     seen = protocol.seen_size(size)
     return protocol.padded(seen, segmenter.network.size_rule) != seen
+
+
+def each_iou(matrix: Tensor) -> list[float]:
+    """Return the IoU of each class from a confusion matrix (K, K); nan for one that is absent."""
+    hit, matrix = matrix.diagonal().double(), matrix.double()
+    union = matrix.sum(0) + matrix.sum(1) - hit
+    return [float(h / u) if u else math.nan for h, u in zip(hit, union, strict=True)]
+
+
+def mean_iou(matrix: Tensor) -> float | None:
+    """Return the mean IoU of the classes that occur; None if none does."""
+    known = [value for value in each_iou(matrix) if not math.isnan(value)]
+    return sum(known) / len(known) if known else None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -134,14 +135,17 @@ class ClassesGraph(LogitsGraph):
 
 def traced(
     graph: LogitsGraph, size: tuple[int, int] | None, dtype: torch.dtype, where: str
-) -> torch.export.ExportedProgram:
-    """Trace a graph with torch.export, for any number of images.
+) -> tuple[torch.export.ExportedProgram, int | str]:
+    """Trace a graph with torch.export, for any number of images if the network allows it.
 
     Args:
         graph: the graph.
         size: the (height, width) of all images; None if both may vary.
         dtype: that of the images.
         where: the model, for errors.
+
+    Returns:
+        The program, and the number of images that it takes: `N` for any, or 1.
 
     Raises:
         WeightsError: torch cannot trace it.
@@ -152,14 +156,18 @@ def traced(
     images = torch.zeros(2, graph.network.num_channels, *example, dtype=dtype)
     images = images.to(graph.get_buffer("mean").device)
     dims = {0: varies} if size else {0: varies, 2: varies, 3: varies}
-    try:
-        with torch.no_grad():
-            return torch.export.export(graph.eval(), (images,), dynamic_shapes=(dims,))
-    except Exception as error:  # torch and the network's code may raise anything
-        told = "" if size else " Give --size HxW for a file of images of one size."
-        raise WeightsError(
-            f"{where}: torch.export cannot trace the network: {first_words(error)}.{told}"
-        ) from error
+    with torch.no_grad():
+        try:
+            return torch.export.export(graph.eval(), (images,), dynamic_shapes=(dims,)), "N"
+        except Exception as error:  # torch and the network's code may raise anything
+            reason = error
+        if size:
+            with suppress(Exception):  # the first error is told
+                return torch.export.export(graph, (images[:1],)), 1
+    told = "" if size else " Give --size HxW for a file of images of one size."
+    raise WeightsError(
+        f"{where}: torch.export cannot trace the network: {first_words(reason)}.{told}"
+    ) from reason
 
 
 def first_words(error: BaseException) -> str:

@@ -43,7 +43,7 @@ def need(packages: tuple[str, ...], why: str) -> None:
         OptionError: one is missing; the message begins with `why` it is needed.
     """
     if missing := [name for name in packages if find_spec(name) is None]:
-        extra = EXTRAS[missing[0]]
+        extra = EXTRAS.get(missing[0], "export")
         raise OptionError(
             f"{why} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
             f"installed. Install with `pip install 'segacc[{extra}]'`."
@@ -120,7 +120,7 @@ def _in_pt2(path: Path) -> str:
         return archive.read(names[0]).decode() if names else ""
 
 
-def open_session(path: Path, runtime: str, device: str) -> Session:
+def open_session(path: Path, runtime: str, device: str, threads: int = 0) -> Session:
     """Open a file with a runtime, on all cores of the CPU or on a GPU.
 
     Args:
@@ -128,19 +128,21 @@ def open_session(path: Path, runtime: str, device: str) -> Session:
         runtime: see `runtime_of`.
         device: the device of the images; for ONNX Runtime on `cuda`, its CUDA provider is used if
             it is installed.
+        threads: number of threads of ONNX Runtime or OpenVINO on the CPU; 0 for all cores. torch
+            has its own setting.
 
     Raises:
         WeightsError: the runtime cannot open the file.
     """
     openers = {"onnxruntime": _onnxruntime, "openvino": _openvino, "torch": _torch}
     try:
-        return openers[runtime](path, device)
+        return openers[runtime](path, device, threads)
     except Exception as error:  # see `_text`
         reason = " ".join(str(error).split())[:300]
         raise WeightsError(f"{path}: {runtime} cannot open it: {reason}.") from None
 
 
-def _onnxruntime(path: Path, device: str) -> Session:
+def _onnxruntime(path: Path, device: str, threads: int) -> Session:
     import torch
 
     runtime: Any = importlib.import_module("onnxruntime")
@@ -148,7 +150,9 @@ def _onnxruntime(path: Path, device: str) -> Session:
     able = runtime.get_available_providers()
     cuda = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
     wanted = [one for one in (*cuda, "CPUExecutionProvider") if one in able]
-    session = runtime.InferenceSession(path, providers=wanted)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(path, options, providers=wanted)
     name = session.get_inputs()[0].name
 
     def run(images: Any) -> Any:
@@ -157,13 +161,15 @@ def _onnxruntime(path: Path, device: str) -> Session:
     return run
 
 
-def _openvino(path: Path, device: str) -> Session:
+def _openvino(path: Path, device: str, threads: int) -> Session:
     import torch
 
     openvino: Any = importlib.import_module("openvino")
     core = openvino.Core()
     # In float32: the default on some processors is bfloat16, whatever the file's precision.
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+    compiled = core.compile_model(path, "CPU", settings)
 
     def run(images: Any) -> Any:
         return torch.from_numpy(compiled(images.cpu().contiguous().numpy())[0].copy())
@@ -171,7 +177,7 @@ def _openvino(path: Path, device: str) -> Session:
     return run
 
 
-def _torch(path: Path, device: str) -> Session:
+def _torch(path: Path, device: str, threads: int) -> Session:
     import torch
     from torch.export.passes import move_to_device_pass
 
@@ -181,7 +187,14 @@ def _torch(path: Path, device: str) -> Session:
     module = program.module()
 
     def run(images: Any) -> Any:
-        with torch.no_grad():
-            return module(images)
+        try:
+            with torch.no_grad():
+                return module(images)
+        except AssertionError as error:  # a guard of torch.export
+            size = "x".join(map(str, images.shape[-2:]))
+            raise OptionError(
+                f"{path}: was not traced for images of {size}: {' '.join(str(error).split())}. "
+                "Export the model with --size HxW, or as ONNX."
+            ) from None
 
     return run

@@ -33,6 +33,7 @@ class ExportedModel(SegmentationModel):
         self.size_rule = SizeRule.from_dict(about["size_rule"])
         self.probabilities, self.precision = file["probabilities"], file["precision"]
         self.one_hot = file["output"]["name"] == "classes"
+        self.alone = file["input"]["shape"][0] == 1
         self.dtype = getattr(torch, file["input"]["dtype"])
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # carries the device
         color = torch.tensor(file["input"]["padding"]).view(1, -1, 1, 1)
@@ -62,7 +63,8 @@ class ExportedModel(SegmentationModel):
 
         A file that returns classes gives (N, K, H, W) uint8, 1 for the class and 0 for the others.
         """
-        found: Tensor = self.session(self.pixels(images)).to(images.device)
+        parts = torch.split(self.pixels(images), 1 if self.alone else len(images))
+        found = torch.cat([self.session(part) for part in parts]).to(images.device)
         if self.one_hot:
             classes = torch.arange(self.num_classes, dtype=torch.uint8, device=found.device)
             found = (found[:, None] == classes.view(1, -1, 1, 1)).to(torch.uint8)

@@ -149,6 +149,35 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """The settings of `segacc benchmark`."""
+
+    images: tuple[str, ...] = ()
+    """Images to segment: a file, a folder or a pattern; repeat the flag for several. Default:
+    images of the data set."""
+    num_images: PositiveInt = 20
+    """Number of images, evenly spaced."""
+    rounds: PositiveInt = 5
+    """Times that each image is segmented by each model, in turns."""
+    protocol: str | None = None
+    """Protocol of all models; default: that of each."""
+    threads: PositiveInt | None = None
+    """Threads of every runtime; default: all cores."""
+    json: bool = False
+    """Print all measurements as one JSON object, and nothing else."""
+    dataset: Named | None = None
+    """Data set; default: that of the first model's run, with its split."""
+    split: str = "validation"
+    """Split of the data set."""
+    val_fraction: Fraction | None = None
+    """Held-out fraction of train_split, as selected by a training run with this setting."""
+    train_split: str = "train"
+    """Training split of that run; only used with val_fraction."""
+    seed: Seed = 0
+    """Random seed of that run; only used with val_fraction."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckConfig:
     """The settings of `segacc check-data`."""
 

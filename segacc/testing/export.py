@@ -45,13 +45,14 @@ def check_export(
             subject = subject_of(record, one)
             network = subject.build()
             if network.no_export:
+                expected = f"no file, as no_export says ({network.no_export})"
                 network.no_export = ""
-                expected = f"no file, as no_export says ({type(network).no_export})"
                 require(not works(subject, network, format), expected, "one that passes")
                 continue
             with attempt("the network to be exported"):
                 proof = proof_of(subject, network, format)
-            require(not proof.failure, "a file that predicts what the network does", proof.failure)
+            expected = "a file that predicts what the network does"
+            require(not proof.failure, expected, proof.failure.rstrip("."))
             if declared and network.one_size:
                 told, network = network.one_size, subject.build()
                 network.one_size = ""

@@ -1,6 +1,5 @@
 """Exported files: what they predict, what they say of themselves, and the proof."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 from torch import nn
 
+import segacc
 from segacc.contracts import Facts
 from segacc.errors import OptionError, SegaccError, WeightsError
 from segacc.evaluation.protocol import Protocol
@@ -105,19 +106,23 @@ def test_a_file_is_complete(onnx: Path) -> None:
     assert "Segmenter(plain, 3 classes (road, tree, sky), protocol whole:pad=4" in repr(one)
 
 
-def test_it_runs_without_segacc(onnx: Path) -> None:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(onnx)
-    about = json.loads(session.get_modelmeta().custom_metadata_map["segacc.json"])
+def test_the_code_in_the_docs_runs_without_segacc(
+    onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    assert "segacc " not in code and "import segacc" not in code
     image = images()[0]
-    pixels = image[None].numpy().astype(about["file"]["input"]["dtype"])
-    (logits,) = session.run(None, {"images": pixels})
-    resized = torch.nn.functional.interpolate(
-        torch.from_numpy(logits), image.shape[1:], mode="bilinear"
-    )
-    assert about["labels"]["names"] == ["road", "tree", "sky"] and about["step"] == 7
+    monkeypatch.chdir(tmp_path)
+    Path("best.onnx").symlink_to(onnx)
+    PILImage.fromarray(image.permute(1, 2, 0).numpy()).save("photo.jpg", "PNG")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    logits = torch.from_numpy(found["logits"])
+    resized = torch.nn.functional.interpolate(logits, image.shape[1:], mode="bilinear")
     assert (resized.argmax(1)[0].numpy() == segmenter()(image)).all()
+    named = [name for k, name in enumerate(FACTS.class_names) if (logits.argmax(1) == k).any()]
+    assert capsys.readouterr().out == f"{named}\n" and found["about"]["step"] == 7
 
 
 def test_a_file_of_classes(classes: Path) -> None:
@@ -161,7 +166,6 @@ def test_another_network_fails(onnx: Path) -> None:
         ({"argmax": True}, "slide:crop=40", "--argmax: the protocol slide:crop=40,stride=27 needs"),
         ({"argmax": True}, "tta:scales=0.5/1", "needs several passes of the network"),
         ({"argmax": True}, "whole:short_side=40,pad=4", "Give one size with --size HEIGHTxWIDTH"),
-        ({"size": (40, 48), "protocol": "x"}, "whole", "which this protocol does not give"),
     ],
 )
 def test_what_cannot_be(settings: dict[str, Any], protocol: str, text: str, tmp_path: Path) -> None:
@@ -217,3 +221,20 @@ def test_the_rule_of_sizes_is_that_of_the_network(onnx: Path) -> None:
     with pytest.raises(OptionError, match="Use --protocol whole:pad=4"):
         opened(onnx).with_protocol(Protocol())(images()[1])
     assert replace(Plain.size_rule) == opened(onnx).network.size_rule
+
+
+def test_files_are_measured(onnx: Path, classes: Path, tmp_path: Path) -> None:
+    for number, image in enumerate(images()):
+        pixels = image.permute(1, 2, 0).numpy()
+        PILImage.fromarray(pixels).save(tmp_path / f"{number}.png")
+    found = segacc.benchmark(onnx, classes, images=str(tmp_path), rounds=2, threads=1)
+    first, second = found.rows
+    assert (first.model, first.runtime, first.precision) == (str(onnx), "onnxruntime", "float32")
+    assert first.milliseconds > first.network_milliseconds > 0
+    assert first.images_per_second == pytest.approx(1000 / first.milliseconds)
+    assert first.file_mebibytes == onnx.stat().st_size / 2**20 and first.mean_iou is None
+    lines = str(found).splitlines()
+    assert lines[0] == f"3 images of 3 images of {tmp_path}, 2 rounds, 1 threads, on cpu"
+    assert lines[1].split()[:3] == ["model", "runtime", "precision"]
+    assert lines[1].endswith("protocol") and lines[2].endswith("whole:pad=4")
+    assert lines[3].endswith("whole") and second.protocol == "whole"

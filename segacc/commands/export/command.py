@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 """The ending of each format's file."""
-NEEDED = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "pt2": ()}
+NEEDED: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "pt2": (),
+}
 """The packages that write and run a format."""
 
 
@@ -114,9 +118,9 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     absent = () if "dataset" in values else ("dataset",)
     config = config_of(ExportConfig, replace(layer, values=values), but=absent)
     refuse(config, where)
-    needed = NEEDED.get(config.format) or (*NEEDED["onnx"], "openvino")
-    if config.format != "pt2":
-        need(needed, f"{where('format')} {config.format}")
+    need(NEEDED[config.format], f"{where('format')} {config.format}")
+    if config.int8:
+        need(("onnxruntime",), where("int8"))
     model = find_model(given, where("model"))
     path = output_of(model, config, where)
     images = images_of(given, layer, config, path.parent, where, what="prove the file")

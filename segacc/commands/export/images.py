@@ -46,7 +46,8 @@ class Images:
         if self.dataset is None:
             for index in spaced(len(self.files), count):
                 path = self.files[index]
-                yield Picture(str(path), read_image(path, str(path), channels, reading))
+                image = read_image(path, str(path), channels, reading)
+                yield Picture(str(path), image, source=path)
             return
         yield from self._labelled(segmenter, count)
 
@@ -69,14 +70,17 @@ class Images:
         )
         relabel(segmenter, splits.labels, f"{self.where('dataset')} {self.dataset.text}")
         samples: Sequence[Sample] | Stream = pick_split(splits, settings.split, self.where("split"))
+        sources = dict[str, Path | bytes]()
         if not isinstance(samples, Stream):
             samples = Part(samples, spaced(len(samples), count))
+            sources = {sample.id: sample.image for sample in samples}
         data = scored_data(samples, splits.labels, segmenter.network.num_channels)
         given = {"process": 0, "processes": 1, "batch_size": 1, "num_workers": 0}
         for (item,) in islice(data.batches(**given), count):
             if isinstance(item, SegaccError):
                 raise item
-            yield Picture(item.id, item.image.contiguous(), item.label)
+            source = sources.get(item.id)
+            yield Picture(item.id, item.image.contiguous(), item.label, source)
 
 
 def spaced(total: int, count: int) -> list[int]:
