@@ -1,8 +1,8 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
 The names that plugins import are defined here. Those of the Python API (fit, train, recipe,
-evaluate, compare, predict, report, push, check_data, Segmenter and TrainConfig) are loaded on first
-use.
+evaluate, compare, predict, export, benchmark, report, push, check_data, Segmenter and TrainConfig)
+are loaded on first use.
 """
 
 import os
@@ -66,6 +66,8 @@ from segacc.model import auto
 if TYPE_CHECKING:
     from segacc.commands.check_data.command import check_data
     from segacc.commands.evaluate.command import compare, evaluate
+    from segacc.commands.export.benchmark import benchmark
+    from segacc.commands.export.command import export
     from segacc.commands.fit import fit, recipe, train
     from segacc.commands.predict.command import predict
     from segacc.commands.push import push
@@ -97,9 +99,11 @@ __all__ = [
     "Stream",
     "TrainConfig",
     "__version__",
+    "benchmark",
     "check_data",
     "compare",
     "evaluate",
+    "export",
     "fit",
     "hookimpl",
     "predict",
@@ -116,6 +120,8 @@ _LAZY = {
     "train": "segacc.commands.fit",
     "evaluate": "segacc.commands.evaluate.command",
     "compare": "segacc.commands.evaluate.command",
+    "benchmark": "segacc.commands.export.benchmark",
+    "export": "segacc.commands.export.command",
     "predict": "segacc.commands.predict.command",
     "report": "segacc.commands.report.command",
     "push": "segacc.commands.push",

@@ -16,6 +16,8 @@ LIGHT = [
     "segacc.commands.cli",
     "segacc.commands.demo",
     "segacc.commands.evaluate.command",
+    "segacc.commands.export.benchmark",
+    "segacc.commands.export.command",
     "segacc.commands.plugins.command",
     "segacc.commands.predict.command",
     "segacc.commands.push",

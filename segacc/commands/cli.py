@@ -12,10 +12,12 @@ from segacc.commands.parser import Once, Parser, add_flags, dashes, make_parser,
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, cut, did_you_mean, expand
 from segacc.settings.commands import (
+    BenchmarkConfig,
     CheckConfig,
     CompareConfig,
     DemoConfig,
     EvaluateConfig,
+    ExportConfig,
     PredictConfig,
     PushConfig,
     ReportConfig,
@@ -33,6 +35,8 @@ USAGE = """\
   segacc report RUN... [--output FILE.html]                                 show runs
   segacc demo MODEL [--port N]                                              try in a browser
   segacc push FOLDER REPO [--private] [--dry-run]                           upload
+  segacc export MODEL [--format onnx|openvino|pt2] [--half] [--argmax]      export
+  segacc benchmark MODEL... [--images ...] [--json]                         benchmark
   segacc check-data --dataset ... [--sample N] [--json]                     check data
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin
@@ -107,8 +111,9 @@ def _train(args: list[str]) -> int:
 
 
 def _add_model(parser: Parser) -> None:
-    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, "
-    parser.add_argument("model", metavar="MODEL", help=f"{text}or a Hub id such as USER/NAME")
+    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, a file "
+    text += "of `segacc export`, or a Hub id such as USER/NAME"
+    parser.add_argument("model", metavar="MODEL", help=text)
 
 
 def _evaluate_parser() -> Parser:
@@ -241,6 +246,44 @@ def _push(args: list[str]) -> int:
     return push_command(folder, repo, config)
 
 
+def _export_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc export",
+        description="Write a model as a file of ONNX, OpenVINO or torch.export, and prove on real "
+        "images that it predicts the same.",
+    )
+    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, "
+    parser.add_argument("model", metavar="MODEL", help=f"{text}or a Hub id such as USER/NAME")
+    add_flags(parser, ExportConfig)
+    return parser
+
+
+def _export(args: list[str]) -> int:
+    typed = parse(_export_parser(), args)
+    from segacc.commands.export.command import export_command
+
+    return export_command(typed.pop("model"), Layer(typed, "command line"))
+
+
+def _benchmark_parser() -> Parser:
+    parser = make_parser(
+        prog="segacc benchmark",
+        description="Measure the speed, memory, size and score of a model and its exported files "
+        "on the CPU, in turns on the same images.",
+    )
+    text = "a model folder, see `segacc predict --help`, or a file of `segacc export`"
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=text)
+    add_flags(parser, BenchmarkConfig)
+    return parser
+
+
+def _benchmark(args: list[str]) -> int:
+    typed = parse(_benchmark_parser(), args)
+    from segacc.commands.export.benchmark import benchmark_command
+
+    return benchmark_command(typed.pop("models"), Layer(typed, "command line"))
+
+
 def _check_data_parser() -> Parser:
     parser = make_parser(
         prog="segacc check-data",
@@ -329,6 +372,8 @@ COMMANDS = {
     "report": Command(_report_parser, _report),
     "demo": Command(_demo_parser, _demo),
     "push": Command(_push_parser, _push),
+    "export": Command(_export_parser, _export),
+    "benchmark": Command(_benchmark_parser, _benchmark),
     "check-data": Command(_check_data_parser, _check_data),
     "plugins": Command(_plugins_parser, _plugins),
     "plugins new": Command(_new_plugin_parser, _new_plugin),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.errors import WeightsError
+from segacc.errors import WeightsError, expand
+from segacc.model.exported import description, is_exported
 from segacc.model.hub import INSTEAD, find, local_folder
 from segacc.registry import Offer, Registry
 from segacc.settings.config import TrainConfig
@@ -35,7 +36,7 @@ class Model:
     """A model that was found."""
 
     folder: Path
-    """A model folder or a checkpoint."""
+    """A model folder, a checkpoint or an exported file."""
     about: Path
     """The folder with its config.json and segacc.json; for a checkpoint, one of its run folder."""
     name: str
@@ -46,6 +47,11 @@ class Model:
     """The run folder that it belongs to."""
     told: str = ""
     """What was found for the user's input; empty for a model folder."""
+
+    @property
+    def exported(self) -> bool:
+        """Whether it is a file of `segacc export`."""
+        return self.folder.is_file()
 
     @property
     def on_hub(self) -> bool:
@@ -72,30 +78,34 @@ class Model:
         return report
 
 
-def find_model(given: str, where: str, *, only_config: bool = False) -> Model:
+def find_model(given: str, where: str, *, only_config: bool = False, files: bool = False) -> Model:
     """Find a model: a model folder, a run folder (its best/), a checkpoint or a Hub id.
 
     Args:
         given: what the user typed.
         where: where it was typed.
         only_config: of a model on the Hub, config.json is enough.
+        files: whether it may be an exported file.
 
     Raises:
         WeightsError: there is no model; see `local_model`.
     """
-    if found := local_model(given, where):
+    if found := local_model(given, where, files=files):
         return found
     instead = INSTEAD if where == "--weights" else "Give a folder on disk."
     folder = Path(find(given, only_config=only_config, where=where, instead=instead))
     return Model(folder, folder, given, told=f"model {given} of the Hub")
 
 
-def local_model(given: str, where: str) -> Model | None:
-    """Find a model on disk; None for a Hub id.
+def local_model(given: str, where: str, *, files: bool = False) -> Model | None:
+    """Find a model on disk; None for a Hub id. An exported file is found if `files` may be.
 
     Raises:
         WeightsError: the path does not exist, or is none of the three kinds of folders.
     """
+    if files and is_exported(file := expand(given, where)):
+        run = _run_of(file) or _run_of(file.parent)
+        return Model(file, file, str(file), run=run)
     folder = local_folder(given, where)
     if folder is None:
         return None
@@ -171,11 +181,13 @@ def run_settings(model: Model, where: str) -> TrainConfig | None:
 
 
 def side_file(folder: Path, needed: Collection[str] = ()) -> dict[str, Any]:
-    """Read segacc.json; an empty dict if there is none.
+    """Read segacc.json, or that in an exported file; an empty dict if there is none.
 
     Raises:
         WeightsError: it is damaged, or lacks a needed key.
     """
+    if is_exported(folder):
+        return description(folder)
     path = folder / SIDE_FILE
     if not path.is_file():
         return {}

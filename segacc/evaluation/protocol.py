@@ -231,6 +231,29 @@ def refuse_threshold(protocol: Protocol, names: Sequence[str], where: str) -> No
         )
 
 
+def refuse_one_hot(network: SegmentationModel, where: str) -> None:
+    """Refuse what needs logits if the network is in a file that returns classes.
+
+    Raises:
+        OptionError: it is; the message begins with `where` the logits were asked for.
+    """
+    if network.one_hot:
+        raise OptionError(
+            f"{where}: the file returns the class of each pixel and no logits, which this needs. "
+            "Export the model without --argmax."
+        )
+
+
+def refuse_views(protocol: Protocol, network: SegmentationModel, where: str) -> None:
+    """Refuse any protocol but `whole` for a file that returns classes, as it resizes itself.
+
+    Raises:
+        OptionError: it is another one; the message begins with `where` it was given.
+    """
+    if protocol != Protocol():
+        refuse_one_hot(network, f"{where}: protocol {protocol.text()}")
+
+
 def fitting(protocol: Protocol, rule: SizeRule, size: tuple[int, int]) -> Protocol:
     """Return the protocol changed so that an image or window of (height, width) fits the rule."""
     plain = replace(protocol, preset="")

@@ -17,7 +17,7 @@ from segacc.evaluation.loss import SplitLoss
 from segacc.evaluation.memory import returned_of
 from segacc.evaluation.metrics import Counts, check_metrics, counts_of, feed, joined
 from segacc.evaluation.predict import decide_batch
-from segacc.evaluation.protocol import Protocol
+from segacc.evaluation.protocol import Protocol, refuse_one_hot
 from segacc.evaluation.scores import IGNORED, VAL_LOSS, Scores, Terms, Weights, flat
 from segacc.hookspecs import Chosen, Sample, Stream
 from segacc.kernels.resize import Decided
@@ -150,6 +150,8 @@ class Scoring:
         )
 
     def _precision(self) -> str:
+        if self.network.precision:
+            return self.network.precision
         chosen, device = str(self.accelerator.mixed_precision), self.accelerator.device
         cuda = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         return "tf32" if chosen == "no" and device.type == "cuda" and cuda else chosen
@@ -250,6 +252,8 @@ def checked_scoring(
         OptionError: two metrics have a score of the same name, or batches of a stream are wanted.
     """
     check_metrics(metrics, facts, where("metric"))
+    if any(one.record.wants_confidence or one.record.wants_log_odds for one in metrics):
+        refuse_one_hot(network, where("metric"))
     refuse_batches(data, config.eval_batch_size, where("eval_batch_size"))
     return Scoring(
         accelerator,

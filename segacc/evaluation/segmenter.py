@@ -25,11 +25,18 @@ from segacc.evaluation.model_folder import (
 )
 from segacc.evaluation.predict import predict, probability_bands
 from segacc.evaluation.processor import protocol_of
-from segacc.evaluation.protocol import Protocol, refuse_threshold
+from segacc.evaluation.protocol import (
+    Protocol,
+    refuse_one_hot,
+    refuse_threshold,
+    refuse_views,
+)
 from segacc.evaluation.protocol_options import EVEN
 from segacc.evaluation.scores import classes_in
 from segacc.labels import LabelMap
 from segacc.model.contract import SegmentationModel, SizeRule
+from segacc.model.exported import Runtime, runtime_of
+from segacc.model.exported_model import ExportedModel
 from segacc.model.transfer import stored_names
 from segacc.model.transformers_weights import first_line, read_config
 from segacc.registry import load_registry
@@ -61,9 +68,11 @@ class Segmenter:
         """Create a segmenter from its parts; see `from_pretrained`.
 
         Raises:
-            OptionError: the protocol has a threshold, and there are not two classes.
+            OptionError: the protocol has a threshold, and there are not two classes; or the network
+                returns classes, see `refuse_views`.
         """
         refuse_threshold(protocol, labels.names, "Segmenter")
+        refuse_views(protocol, network, "Segmenter")
         self.reading = reading
         self.network, self.labels, self.protocol = network.eval(), labels, protocol
         self.arch = arch or type(network).__name__
@@ -80,24 +89,35 @@ class Segmenter:
         device: str | torch.device | None = None,
         *,
         max_pixels: int = MAX_PIXELS,
+        runtime: Runtime = "auto",
     ) -> "Segmenter":
         """Load a model.
 
         Args:
             folder: a run folder (its best/), `best/` or `last/` of a run, a checkpoint, a
-                semantic-segmentation folder of transformers, or a Hub id.
+                semantic-segmentation folder of transformers, a Hub id, or a file of `segacc
+                export`.
             device: the device; default the accelerator of this machine, else the CPU.
             max_pixels: maximum number of pixels of an image file; larger ones are refused before
                 they are decoded.
+            runtime: what runs an exported file; default by its ending: ONNX Runtime for .onnx,
+                OpenVINO for .xml, torch for .pt2.
 
         Raises:
+            OptionError: the runtime cannot run the model, or its package is not installed.
             WeightsError: the folder is missing or has no segmentation network that segacc knows.
         """
-        model = find_model(str(folder), "Segmenter")
-        path = model.about
+        model = find_model(str(folder), "Segmenter", files=True)
+        path, place = model.about, device or default_device()
+        chosen = runtime_of(path, runtime, "Segmenter: runtime")
         side = side_file(path, WHOLE)
         parts = read_parts(path, side) if side else {}
-        network, facts, arch = load_network(model, parts.get("facts"))
+        network: SegmentationModel
+        if model.exported:
+            network = ExportedModel.open(path, side, chosen, str(place))
+            arch = side["architecture"]["name"]
+        else:
+            network, facts, arch = load_network(model, parts.get("facts"))
         if side:
             labels, protocol, network.size_rule = (
                 parts[key] for key in ("labels", "protocol", "size_rule")
@@ -108,7 +128,7 @@ class Segmenter:
             for note in notes if is_main() else ():
                 sys.stderr.write(f"{model.name}: {note}\n")
         reading = Reading(bits=side.get("bits", USUAL.bits), max_pixels=max_pixels)
-        return cls(network, labels, protocol, reading, arch).to(device or default_device())
+        return cls(network, labels, protocol, reading, arch).to(place)
 
     @property
     def device(self) -> torch.device:
@@ -162,19 +182,20 @@ class Segmenter:
             return self._each(image)
         if isinstance(image, Tensor | np.ndarray) and image.ndim == 4 and len(image):
             return np.stack(self._each(image))
-        return self._classes(self._pixels(image))
+        return self._classes(self.pixels(image))
 
     def _each(self, images: Iterable[OneImage]) -> list[Classes]:
         """Segment several images one by one; an error says which."""
         found = []
         for number, image in enumerate(images, 1):
             try:
-                found.append(self._classes(self._pixels(image)))
+                found.append(self._classes(self.pixels(image)))
             except SegaccError as error:
                 raise type(error)(f"image {number} of several: {error}") from None
         return found
 
-    def _pixels(self, image: OneImage) -> Tensor:  # (C, H, W) uint8 on the device
+    def pixels(self, image: OneImage) -> Tensor:
+        """Return the pixels of one image, see `__call__`: (C, H, W) uint8 on the device."""
         return to_tensor(image, self.network.num_channels, self.reading).to(self.device)
 
     def _classes(self, pixels: Tensor) -> Classes:
@@ -197,8 +218,10 @@ class Segmenter:
 
         Raises:
             DataError: see `__call__`.
+            OptionError: the network is in an exported file that returns classes.
         """
-        given = self.network, self.network, self._pixels(image), self.protocol
+        refuse_one_hot(self.network, "Segmenter: probabilities")
+        given = self.network, self.network, self.pixels(image), self.protocol
         to, eight = getattr(torch, dtype), dtype == "uint8"
         bands = ((band * 255).round() if eight else band for band in probability_bands(*given))
         return torch.cat([band.to(to).cpu() for band in bands], dim=1).numpy()
@@ -219,7 +242,7 @@ class Segmenter:
             DataError: see `__call__`; or the prediction has another size than the image, or a value
                 that is not a class.
         """
-        pixels = self._pixels(image)
+        pixels = self.pixels(image)
         if prediction is None:
             return self.drawn(pixels.cpu(), self._classes(pixels))
         size = (pixels.shape[1], pixels.shape[2])
@@ -270,6 +293,7 @@ def with_settings(
         found = found.with_threshold(threshold, where("threshold"))
     typed = "protocol" if threshold is None else "threshold"
     refuse_threshold(found, segmenter.labels.names, where(typed))
+    refuse_views(found, segmenter.network, where(typed))
     return segmenter.with_protocol(found) if found != segmenter.protocol else segmenter
 
 

@@ -17,6 +17,7 @@ from segacc.model.transfer import (
     LoadReport,
     Structure,
     carry_over,
+    extend,
     read_tensors,
     stored_names,
     with_shared,
@@ -147,14 +148,6 @@ def build_fitting(
     return network, facts
 
 
-def extend(values: Sequence[float], channels: int) -> list[float]:
-    """Extend an RGB mean or std to other numbers of channels; new channels get the mean of RGB."""
-    if len(values) == channels:
-        return list(values)
-    middle = sum(values) / len(values)
-    return [values[k] if channels > 1 and k < len(values) else middle for k in range(channels)]
-
-
 class SegmentationModel(nn.Module):
     """Base class of all networks. A plain torch plugin subclasses it and implements `forward`.
 
@@ -174,6 +167,9 @@ class SegmentationModel(nn.Module):
         batchnorm_frozen: set by `freeze_batchnorm`.
         still_batchnorms: names of batch norms that keep their statistics fixed in training.
         origin: its architecture and plugin, for errors; set by segacc.
+        one_size, no_export: why `segacc export` writes a file for images of one size only, or no
+            file, as "it computes positions in Python"; empty if it can.
+        one_hot, precision: of an exported file: whether its logits are 0 and 1; its number format.
         _no_split_modules: class names of FSDP units (the attribute that accelerate reads).
     """
 
@@ -191,6 +187,10 @@ class SegmentationModel(nn.Module):
     batchnorm_frozen: bool = False
     still_batchnorms: frozenset[str] = frozenset()
     origin: Origin = Origin("network")
+    one_size: str = ""
+    no_export: str = ""
+    one_hot: bool = False
+    precision: str = ""
 
     def __init__(self) -> None:
         """Initialize without parameters, like any torch module."""

@@ -60,6 +60,7 @@ class MaskModel(TransformersModel):
 
     set_loss: type[SetLoss] = PointLoss
     probabilities = True
+    one_size = "transformers computes the shapes of its feature maps in Python"
 
     def __init__(
         self,
@@ -214,6 +215,8 @@ class EomtModel(MaskModel):
             rounds them to 0 or 1.
         more: see MaskModel.
     """
+
+    no_export = "torch.export cannot trace its masked attention, which is on or off by a tensor"
 
     def __init__(self, network: Any, image_processor: Any, *, annealing: bool, **more: Any) -> None:
         """Wrap a network, and collect its predictions at each block, which it does not return."""

@@ -359,3 +359,11 @@ def resize_bias_table(found: Tensor, own: Tensor) -> Tensor | None:
             rows = grid.permute(0, 2, 3, 1).reshape(new, -1).to(found.dtype)
             return torch.cat([rows, found[old:]])
     return None
+
+
+def extend(values: Sequence[float], channels: int) -> list[float]:
+    """Extend an RGB mean or std to other numbers of channels; new channels get the mean of RGB."""
+    if len(values) == channels:
+        return list(values)
+    middle = sum(values) / len(values)
+    return [values[k] if channels > 1 and k < len(values) else middle for k in range(channels)]

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from segacc.contracts import Facts, TransformersOptions
 from segacc.errors import WeightsError
-from segacc.model.contract import Logits, SegmentationModel, SizeRule, extend, refuse_crop
+from segacc.model.contract import Logits, SegmentationModel, SizeRule, refuse_crop
 from segacc.model.transfer import (
     LoadReport,
+    extend,
     read_json,
     resize_bias_table,
     resize_positions,

@@ -50,6 +50,9 @@ class EvaluateConfig:
     verify: PositiveInt | None = None
     """Number of images to score again with a reference implementation in numpy; exits with 1 if the
     scores differ."""
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    """What runs the model: for a file of `segacc export`, by default ONNX Runtime (.onnx),
+    OpenVINO (.xml) or torch (.pt2); torch for a folder."""
     output_dir: Path | None = None
     """Folder for evaluation.json, per_image.parquet and pictures/; default: evaluation/ in the
     model's folder, or evaluation/NAME for a model of the Hub."""
@@ -85,6 +88,9 @@ class PredictConfig:
     threshold: Fraction | None = None
     """Probability above which a pixel is of the second class, for models with two classes; default:
     that of the protocol, which is 0.5 unless it names one."""
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    """What runs the model: for a file of `segacc export`, by default ONNX Runtime (.onnx),
+    OpenVINO (.xml) or torch (.pt2); torch for a folder."""
     overlay: bool = True
     """Also write overlays with a legend."""
     save_probabilities: Literal["uint8", "float16"] | None = None
@@ -125,6 +131,81 @@ class PushConfig:
     """Create the repository as a private one; one that exists must be private."""
     dry_run: bool = False
     """Only print what would be uploaded and created; needs neither a login nor a network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """The settings of `segacc export`."""
+
+    # File
+    format: Literal["onnx", "openvino", "pt2"] = "onnx"
+    """Format: ONNX (.onnx), OpenVINO (.xml and .bin), or a program of torch.export (.pt2)."""
+    size: Literal["dynamic"] | Size | None = None
+    """Size of the images: `dynamic` for images of any size that the network accepts, or one size
+    as HEIGHTxWIDTH. Default: dynamic if the network allows it, else the size of its training
+    crops."""
+    half: bool = False
+    """Store weights as float16; in ONNX and pt2 files the network also computes in float16."""
+    int8: Path | None = None
+    """Quantize to 8-bit integers, calibrated with these images: a file, a folder or a pattern."""
+    argmax: bool = False
+    """The file resizes, pads and segments whole images and returns the class of each pixel, in
+    place of logits."""
+    input: Literal["uint8", "float32"] | None = None
+    """Type of the pixels, which are 0..255 in both. Images are padded with the mean colour: exactly
+    in float32, rounded in uint8. Default: float32 if the protocol has `pad` and the file returns
+    logits, else uint8."""
+    protocol: str | None = None
+    """Protocol stored in the file; default: that of the model, with sliding windows if the file
+    takes images of one size."""
+    output: Path | None = None
+    """The file; default: named after the model folder, beside it."""
+
+    # Proof
+    images: tuple[str, ...] = ()
+    """Real images on which the file must predict what the model predicts: a file, a folder or a
+    pattern; repeat the flag for several. Default: images of the data set."""
+    num_images: PositiveInt = 20
+    """Number of images of the proof, evenly spaced."""
+    dataset: Named | None = None
+    """Data set of the proof; default: that of the model's run, with its split."""
+    split: str = "validation"
+    """Split of the data set."""
+    val_fraction: Fraction | None = None
+    """Held-out fraction of train_split, as selected by a training run with this setting."""
+    train_split: str = "train"
+    """Training split of that run; only used with val_fraction."""
+    seed: Seed = 0
+    """Random seed of that run; only used with val_fraction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """The settings of `segacc benchmark`."""
+
+    images: tuple[str, ...] = ()
+    """Images to segment: a file, a folder or a pattern; repeat the flag for several. Default:
+    images of the data set."""
+    num_images: PositiveInt = 20
+    """Number of images, evenly spaced."""
+    rounds: PositiveInt = 5
+    """Times that each image is segmented by each model, in turns."""
+    protocol: str | None = None
+    """Protocol of all models; default: that of each."""
+    threads: PositiveInt | None = None
+    """Threads of every runtime; default: all cores."""
+    json: bool = False
+    """Print all measurements as one JSON object, and nothing else."""
+    dataset: Named | None = None
+    """Data set; default: that of the first model's run, with its split."""
+    split: str = "validation"
+    """Split of the data set."""
+    val_fraction: Fraction | None = None
+    """Held-out fraction of train_split, as selected by a training run with this setting."""
+    train_split: str = "train"
+    """Training split of that run; only used with val_fraction."""
+    seed: Seed = 0
+    """Random seed of that run; only used with val_fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)

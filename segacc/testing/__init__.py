@@ -16,6 +16,7 @@ on the CPU, and the random states and accelerate's state are restored.
 from segacc.testing.architecture import check_architecture
 from segacc.testing.augmentation import check_augmentation
 from segacc.testing.dataset import check_dataset
+from segacc.testing.export import check_export
 from segacc.testing.loss import check_loss
 from segacc.testing.metric import check_metric
 from segacc.testing.tools import check_import, registry_of
@@ -24,6 +25,7 @@ __all__ = [
     "check_architecture",
     "check_augmentation",
     "check_dataset",
+    "check_export",
     "check_import",
     "check_loss",
     "check_metric",

@@ -128,8 +128,11 @@ def evaluation_folder(model: Model, given: Path | None) -> Path:
         return writable(given, "--output-dir")
     if model.on_hub:
         return writable(Path("evaluation") / Path(model.name).name, "MODEL")
+    folder = model.folder / "evaluation"
+    if model.exported:
+        folder = model.folder.with_name(f"{model.folder.name}.evaluation")
     try:
-        return writable(model.folder / "evaluation", "MODEL")
+        return writable(folder, "MODEL")
     except OptionError as error:
         raise OptionError(f"{error} Give another folder with --output-dir DIR.") from None
 

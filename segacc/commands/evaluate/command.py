@@ -19,7 +19,7 @@ from segacc.commands.console import (
     text_of,
 )
 from segacc.data.splits import ALSO, VALIDATION
-from segacc.errors import expand, is_main
+from segacc.errors import OptionError, expand, is_main
 from segacc.evaluation.model_folder import (
     SETTINGS,
     Model,
@@ -28,6 +28,7 @@ from segacc.evaluation.model_folder import (
     run_settings,
 )
 from segacc.hookspecs import Chosen
+from segacc.model.exported import runtime_of
 from segacc.registry import choose, refuse_twins
 from segacc.settings.commands import CompareConfig, EvaluateConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
@@ -192,7 +193,13 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     dataset = choose(registry, "dataset", config.dataset, where("dataset"))
     metrics = [choose(registry, "metric", one, where("metric")) for one in config.metric]
     refuse_twins([one.text for one in metrics], where("metric"))
-    model = find_model(given, where("model"))
+    model = find_model(given, where("model"), files=True)
+    runtime_of(model.about, config.runtime, where("runtime"))
+    if model.exported and config.mixed_precision:
+        raise OptionError(
+            f"{where('mixed_precision')}: {model.name} has the precision it was exported with; "
+            "leave it out."
+        )
     folder = evaluation_folder(model, config.output_dir)
     return Checked(model, config, stored, where, dataset, metrics, folder)
 
@@ -207,7 +214,7 @@ def from_run(given: str, typed: Mapping[str, Any], where: Where) -> dict[str, An
         typed: the settings that the user typed.
         where: where they were typed.
     """
-    model = None if "dataset" in typed else local_model(given, where("model"))
+    model = None if "dataset" in typed else local_model(given, where("model"), files=True)
     run = run_settings(model, where("model")) if model else None
     if run is None:
         return {}

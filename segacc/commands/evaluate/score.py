@@ -156,7 +156,7 @@ def build_scoring(
     """
     refuse_unused(config, where)
     accelerator = start_accelerator(config.mixed_precision)
-    segmenter = Segmenter.from_pretrained(model.folder, accelerator.device)
+    segmenter = Segmenter.from_pretrained(model.folder, accelerator.device, runtime=config.runtime)
     segmenter = with_settings(segmenter, config.protocol, config.threshold, where)
     splits, _ = data_splits(
         dataset,

@@ -20,6 +20,7 @@ from segacc.commands.predict.files import (
 )
 from segacc.errors import OptionError, UnreadableError
 from segacc.evaluation.model_folder import Model, find_model, local_model
+from segacc.model.exported import runtime_of
 from segacc.settings.commands import PredictConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import writable
@@ -136,20 +137,27 @@ def check(
     Raises:
         SegaccError: there is no model, or a folder or an input is invalid.
     """
-    local_model(given, where("model"))  # a model of the Hub is fetched last
+    local_model(given, where("model"), files=True)  # a model of the Hub is fetched last
     folder = writable(config.output_dir, where("output_dir"))
     jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
-    return find_model(given, where("model")), jobs, notes
+    model = find_model(given, where("model"), files=True)
+    runtime_of(model.about, config.runtime, where("runtime"))
+    return model, jobs, notes
 
 
 def load_segmenter(model: Model, config: PredictConfig, where: Where) -> "Segmenter":
     """Load a model with its own protocol and threshold, or the given ones."""
+    from segacc.evaluation.protocol import refuse_one_hot
     from segacc.evaluation.protocol_options import check_protocol
     from segacc.evaluation.segmenter import Segmenter, with_settings
 
     if config.protocol is not None:
         check_protocol(config.protocol, where("protocol"))
-    segmenter = Segmenter.from_pretrained(model.folder, max_pixels=config.max_pixels)
+    segmenter = Segmenter.from_pretrained(
+        model.folder, max_pixels=config.max_pixels, runtime=config.runtime
+    )
+    if config.save_probabilities:
+        refuse_one_hot(segmenter.network, where("save_probabilities"))
     return with_settings(segmenter, config.protocol, config.threshold, where)
 
 

@@ -56,7 +56,9 @@ def build_beit(options: BeitOptions, facts: Facts) -> "SegmentationModel":
     )
     patch = network.config.patch_size
     rule = SizeRule(multiple=patch, minimum=2 * patch)
-    return _wrap(network, "beit", "BeitLayer", rule, do_resize=False)
+    model = _wrap(network, "beit", "BeitLayer", rule, do_resize=False)
+    model.one_size = "transformers computes its relative positions in Python"
+    return model
 
 
 def build_data2vec_vision(options: BeitOptions, facts: Facts) -> "SegmentationModel":

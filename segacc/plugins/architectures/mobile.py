@@ -98,9 +98,11 @@ def build_mobilenet_v2(options: MobileNetV2Options, facts: Facts) -> "Segmentati
             # than the last batch.
             module.momentum = options.batchnorm_momentum
     fold_padding(network)
-    return _wrap(
+    model = _wrap(
         network, MobileNetV2ImageProcessor, "mobilenet_v2", units=["MobileNetV2InvertedResidual"]
     )
+    model.one_size = "transformers computes its paddings in Python"
+    return model
 
 
 def fold_padding(network: Any) -> None:
@@ -156,6 +158,7 @@ def build_mobilevitv2(options: MobileViTV2Options, facts: Facts) -> "Segmentatio
     # Attention uses patches of 2 x 2 features; with an odd number of rows the last becomes 0.
     config = model.network.config
     model.size_rule = SizeRule(multiple=config.patch_size * config.output_stride)
+    model.one_size = ""
     return model
 
 
@@ -178,7 +181,9 @@ def _mobilevit(
     network: Any = network_class(config)
     reset_batchnorm(network)
     # The decoder pools to one value per channel before a batch norm.
-    return _wrap(network, MobileViTImageProcessor, config.model_type, min_batch_size=2)
+    model = _wrap(network, MobileViTImageProcessor, config.model_type, min_batch_size=2)
+    model.one_size = "transformers computes the grid of its patches in Python"
+    return model
 
 
 def _wrap(network: Any, processor: Any, encoder: str, **more: Any) -> "TransformersModel":

@@ -86,6 +86,7 @@ def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
     # BEiT's pyramid is never pretrained, although transformers places it in the backbone.
     heads = ("decode_head", "auxiliary_head", "backbone.fpn")
     model.head_prefixes = tuple(f"network.{name}" for name in heads)
+    model.one_size = "torch.onnx converts its pyramid of pooled features for one size"
     return model
 
 

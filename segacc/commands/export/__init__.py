@@ -1,0 +1,1 @@
+"""`segacc export` and `segacc benchmark`."""
