@@ -82,8 +82,9 @@ def cache(home: Path, hub_id: str, files: dict[str, bytes]) -> Path:
 def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
     """Serve repositories as the Hub does.
 
-    `down/...` answers 503, `shut/...` lists its files and gives none, `mute/...` lists them and
-    never answers when asked for one, what is not there is a 401.
+    `down/...` answers 503, `portal/...` sends a page of HTML as the login of a network does,
+    `shut/...` lists its files and gives none, `mute/...` lists them and never answers when asked
+    for one, what is not there is a 401.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -103,6 +104,8 @@ def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
             files = repositories.get("/".join(parts[:2]))
             if parts[0] == "down":
                 self.answer(503, b"")
+            elif parts[0] == "portal":
+                self.answer(200, b"<html>Log in to this network</html>")
             elif files is None:
                 self.answer(401, b"", X_Error_Code="RepoNotFound")
             elif parts[0] == "mute" and parts[2:3] == ["resolve"]:

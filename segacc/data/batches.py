@@ -1,11 +1,14 @@
 """The splits that training and evaluation read, and the data loaders that read them."""
 
 import atexit
+import errno
 import gc
 import multiprocessing
+import shutil
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,10 +23,14 @@ from segacc.data.items import Item, collate, nothing
 from segacc.data.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
-from segacc.errors import SegaccError, UnreadableError
+from segacc.errors import DataError, SegaccError, WriteError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
+SHM = "/dev/shm"
+"""Folder of shared memory on Linux."""
+SHM_FULL = ("No space left on device", "Bus error", "out of shared memory")
+"""Parts of the errors of workers that have too little shared memory."""
 MOST_PIXELS = 2**22
 """Maximum pixels of a batch of several images: 16 images of 512x512, 2 of 1024x2048."""
 
@@ -105,6 +112,44 @@ class TrainData(Dataset[Any]):
         )
 
 
+class Loader(DataLoader[Any]):
+    """A data loader that tells if the workers have too little shared memory."""
+
+    def __iter__(self) -> Any:
+        """Start the workers, and return an iterator of batches."""
+        with shared_memory(self.num_workers):
+            found = super().__iter__()
+        return self._told(found)
+
+    def _told(self, found: Iterator[Any]) -> Iterator[Any]:
+        with shared_memory(self.num_workers):
+            yield from found
+
+
+@contextmanager
+def shared_memory(num_workers: int) -> Iterator[None]:
+    """Explain errors of a full /dev/shm, through which workers pass their batches.
+
+    Raises:
+        WriteError: it is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        is_full = getattr(error, "errno", None) == errno.ENOSPC
+        if not num_workers or not (is_full or any(sign in str(error) for sign in SHM_FULL)):
+            raise
+        size = ""
+        with suppress(OSError):
+            found = shutil.disk_usage(SHM)
+            size = f" ({found.total / 1e6:.1f} MB, of which {found.free / 1e6:.1f} MB are free)"
+        raise WriteError(
+            f"--num-workers {num_workers}: the shared memory {SHM}{size} is full, through which "
+            "data workers pass their batches. Make it larger (in a container, with an option such "
+            "as `docker run --shm-size 8g`), or load in the training process, --num-workers 0."
+        ) from error
+
+
 def load(
     data: Dataset[Any], num_workers: int, *, ahead: int = 2, **settings: Any
 ) -> DataLoader[Any]:
@@ -116,7 +161,7 @@ def load(
         ahead: batches (or samples, without batching) that each worker prefetches.
         settings: further arguments of DataLoader.
     """
-    return DataLoader(
+    return Loader(
         data,
         num_workers=num_workers,
         worker_init_fn=quiet,
@@ -148,7 +193,7 @@ def augmented(
     try:
         with seeded(seed):
             return pipeline.in_worker(Item(*read(), name, seed), fetch)
-    except UnreadableError as error:
+    except DataError as error:
         item = Item(*nothing(num_channels), name, seed, unreadable=str(error))
         with seeded(seed):
             return pipeline.in_worker(item, lambda: nothing(num_channels))
@@ -260,7 +305,7 @@ def scored_item(
     """Read a sample at its original size; an error is returned, so that all processes stop."""
     try:
         return Item(*read(), name, 0, padding)
-    except UnreadableError as error:
+    except DataError as error:
         return Item(*nothing(num_channels), name, 0, padding, str(error))
     except SegaccError as error:
         return error

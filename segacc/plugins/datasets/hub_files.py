@@ -10,9 +10,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from segacc.data.samples import is_hidden
+from segacc.data.samples import is_hidden, is_inside
 from segacc.data.splits import parsed_slice, read_each, slice_indices
-from segacc.errors import DataError, OptionError
+from segacc.errors import DataError, OptionError, quoted
 from segacc.plugins.datasets.files import listing, names_beside
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -214,7 +214,8 @@ def _visible(folder: Path, found: Iterable[Path]) -> list[Path]:
     return sorted(
         path
         for path in found
-        if not any(is_hidden(part) or part[:2] == "__" for part in path.relative_to(folder).parts)
+        if path.is_file()
+        and not any(is_hidden(part) or part[:2] == "__" for part in path.relative_to(folder).parts)
     )
 
 
@@ -349,3 +350,20 @@ def choose(
     if not rows:
         raise DataError(f"{where} is empty: {name} has {len(data)} samples.")
     return {name: data.select(rows)}, {}, rows.start
+
+
+def file_in(roots: Sequence[Path], cell: str) -> Path:
+    """Return the file that a cell names, relative to one of the folders or absolute.
+
+    Raises:
+        DataError: it is outside the folders.
+    """
+    paths = [root / cell for root in roots]
+    paths = [path for path in paths if any(is_inside(root, path) for root in roots)]
+    if paths:
+        return next((path for path in paths if path.is_file()), paths[0])
+    raise DataError(
+        f"{WHERE}: a row refers to the file {quoted(cell)}, which is not read, because it is "
+        f"outside {' and '.join(map(str, roots))}. Store the images in the table itself, or move "
+        "the files there."
+    )
