@@ -28,6 +28,7 @@ import resource, sys
 from pathlib import Path
 from segacc.contracts import Reading
 from segacc.data.decode import raw_label, read_pixels
+from segacc.data.sample_pair import read_sample
 from segacc.data.scan import scan
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
@@ -44,6 +45,7 @@ def rows(name, **more):
         pass
     return "read"
 
+import torch
 picture_columns(str(folder / "cells.parquet"))  # imports pyarrow
 try:
     read_pixels(folder / "small.tif", "small", 5)  # imports tifffile
@@ -59,6 +61,9 @@ tries = {
     "label": lambda: raw_label(folder / "large.png", labels, "large.png"),
     "large.tif, 5 channels": lambda: read_pixels(folder / "large.tif", "large.tif", 5),
     "large.npy": lambda: raw_label(folder / "large.npy", labels, "large.npy"),
+    "small label": lambda: read_sample(
+        Sample(folder / "grey.png", folder / "small.tif", "x"), labels
+    ),
     "sparse.png": lambda: read_pixels(folder / "sparse.png", "sparse.png"),
     "check-data": lambda: scan(
         Sample(folder / "sparse.png", folder / "large.png", "x"), labels
@@ -118,6 +123,7 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
         assert "900000000 pixels" in found[name], found[name]
     assert "the image has 1 channels" in found["grey.png, 4 channels"]
     assert "the label cannot be read" in found["large.npy"]
+    assert "the label is 4x4 pixels, its image 14000x14000" in found["small label"]
     assert "max_bytes=3221225472" in found["sparse.png"]
     assert found["sparse.png"].partition(": ")[2] == found["check-data"].partition(": ")[2]
 
@@ -166,6 +172,21 @@ def test_a_link_to_a_regular_file_is_followed_and_a_list_may_not_be_a_fifo(tmp_p
     os.mkfifo(tmp_path / "list.txt")
     with pytest.raises(OSError, match="it is a FIFO; only regular files are read"):
         read_text(tmp_path / "list.txt")
+
+
+def test_a_table_that_would_expand_a_thousandfold_is_not_given_to_datasets(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from segacc.plugins.datasets.hub import HubOptions, build_hub
+
+    path, zeros = tmp_path / "train.parquet", bytes(20 << 20)
+    table = pa.table({"image": [zeros, zeros], "label": [b"x", b"y"]})
+    pq.write_table(table, path, compression="zstd")
+    with pytest.raises(DataError) as error:
+        build_hub(HubOptions(path=path, image="image", label="label"))
+    start = f"--dataset hub: path={path} cannot be loaded: {path}: the column image has "
+    assert str(error.value).startswith(start) and "it would fill the memory" in str(error.value)
 
 
 def encoded() -> bytes:
