@@ -109,7 +109,6 @@ def build(source: Source, folder: Path, where: str, notice: Notice) -> None:
 
     Raises:
         OptionError: there is not enough space, or the folder is not writable.
-        DataError: a sample is invalid.
     """
     if is_whole(folder):
         return
