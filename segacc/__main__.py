@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, is_memory_full, reason_of
+from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, is_memory_full, reason_of, shown
 
 LINGER = 10.0
 """Seconds that other processes wait before exit code 2, so that the main process can print the
@@ -68,7 +68,7 @@ def refuse(text: str) -> int:
     """Print the one paragraph of an error; return the exit code."""
     if not is_main():
         time.sleep(LINGER)
-    sys.stderr.write(paragraph(f"segacc: {text}") + "\n")
+    sys.stderr.write(paragraph(shown(f"segacc: {text}")) + "\n")
     return 2
 
 

@@ -16,6 +16,9 @@ IGNORE = 255
 MAX_PIXELS = 200_000_000
 """Default limit on the pixels of an image file, which is decoded only below it."""
 
+MAX_BYTES = 1 << 30
+"""Default limit on the bytes of an image file, which is read only below it."""
+
 VERSION = "0.1.0"
 """Version of segacc, stored in the folders that it writes."""
 
@@ -172,6 +175,9 @@ class Reading:
     max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
     """Maximum number of pixels of an image or label file; larger ones are refused before they are
     decoded."""
+    max_bytes: Annotated[int, Ge(1)] = MAX_BYTES
+    """Maximum size in bytes of an image or label file, also inside a tar or a parquet file; larger
+    ones are refused before they are read."""
 
 
 USUAL = Reading()

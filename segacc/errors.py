@@ -6,6 +6,8 @@ Also the functions that read the paths and text files that users give.
 import difflib
 import errno
 import os
+import re
+import stat
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters but line breaks and tabs, and those that change the direction of text."""
 SHOW_TRACEBACK = "SEGACC_TRACEBACK=1 shows the traceback."
 BETWEEN = ("pluggy", "importlib", "contextlib", "functools")
 """Packages whose lines may lie between segacc's and a plugin's in a traceback."""
@@ -50,17 +54,49 @@ def cut(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def shown(text: str) -> str:
+    """Return a text with its control characters escaped, which would act on a terminal."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def quoted(value: object) -> str:
     """Return a value that the user gave, in quotes if it is a text, and cut like `cut`."""
     return cut(repr(value))
 
 
-def read_text(path: Path) -> str:
-    """Return the content of a text file that the user wrote.
+SPECIAL = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+"""File types that may never end, or hang when they are opened."""
+
+
+def refuse_special(path: Path) -> int:
+    """Refuse FIFOs, devices and sockets, also behind a symbolic link; return the size in bytes.
 
     Raises:
-        OSError: it cannot be read, or is not UTF-8; `strerror` is for the user.
+        OSError: it is one of these, or is missing; `strerror` is for the user.
     """
+    found = path.stat()
+    if kind := SPECIAL.get(stat.S_IFMT(found.st_mode)):
+        raise OSError(errno.EINVAL, f"it is {kind}; only regular files are read")
+    return found.st_size
+
+
+def read_text(path: Path, *, special: bool = False) -> str:
+    """Return the content of a text file that the user wrote.
+
+    Args:
+        path: the file.
+        special: whether it may be a FIFO, as a shell's `<(command)` is.
+
+    Raises:
+        OSError: it cannot be read, is no regular file or not UTF-8; `strerror` is for the user.
+    """
+    if not special:
+        refuse_special(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -203,6 +239,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f'Did you mean "{near[0]}"? ' if near else ""
 
 
+def is_too_long(path: Path) -> bool:
+    """Return whether a path, or a name in it, is longer than the system permits."""
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
 def expand(path: str | Path, where: str = "") -> Path:
     """Return a path with `~` or `~NAME` at its start replaced by the home folder.
 
@@ -211,16 +256,18 @@ def expand(path: str | Path, where: str = "") -> Path:
         where: the setting that gives it, for the error.
 
     Raises:
-        OptionError: there is no user NAME, and no file of this name either.
+        OptionError: there is no user NAME, and no file of this name either; or it is too long.
     """
-    path = Path(path)
+    path, before = Path(path), f"{where}: " if where else ""
+    if is_too_long(path):
+        raise OptionError(f"{before}{cut(str(path))}: the path is too long for this system.")
     try:
         return path.expanduser()
     except RuntimeError:
         if path.exists():
             return path
         raise OptionError(
-            f"{f'{where}: ' if where else ''}{path}: there is no user {path.parts[0][1:]}, whose "
+            f"{before}{path}: there is no user {path.parts[0][1:]}, whose "
             f"home folder would be {path.parts[0]}. Write ./{path} for a path in the working "
             "directory."
         ) from None

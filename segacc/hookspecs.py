@@ -12,7 +12,7 @@ top of the module.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ class DatasetOptions(Reading):
     @property
     def reading(self) -> Reading:
         """How the image files are interpreted."""
-        return Reading(exif=self.exif, bits=self.bits, max_pixels=self.max_pixels)
+        return Reading(**{one.name: getattr(self, one.name) for one in fields(Reading)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from segacc.training.limits.ending import refit
 from segacc.training.limits.signals import StoppedError
 from segacc.training.processes import on_all
 from segacc.training.run import Run
-from segacc.training.saving.model import average, kinds, save_model, using
+from segacc.training.saving.model import attempt, average, kinds, save_model, using
 
 Stop = Callable[[], bool]
 
@@ -63,14 +63,15 @@ def train(run: Run) -> Iterator[Event]:
                     clock.lap("evaluation")
 
                 if run.checkpoint_due():
-                    yield save_checkpoint(run)
+                    if saved := attempt(run, partial(save_checkpoint, run)):
+                        yield saved
                     clock.lap("checkpoint")
 
                 meter.restart()
 
             if progress.saved != progress.step or not progress.step:
                 yield save_checkpoint(run)
-            yield Saved(step=progress.step, folder=save_model(run, "last"))
+            yield saved_model(run, "last")
         except Exception as error:
             if progress.saved != progress.step and run.can_save(error):
                 with suppress(WriteError):  # the first error is told
@@ -146,6 +147,7 @@ def evaluation(run: Run) -> Iterator[Event]:
         interrupts the evaluation: a resumed run then starts with it.
     """
     progress, best, found = run.progress, False, []
+    before = progress.best, progress.best_step
     for weights in kinds(run):
         start = time.perf_counter()
         try:
@@ -166,8 +168,10 @@ def evaluation(run: Run) -> Iterator[Event]:
         )
         found.append(event)
     yield from found
-    if best:
-        yield Saved(step=progress.step, folder=save_model(run, "best"))
+    if best and (saved := attempt(run, partial(saved_model, run, "best"))):
+        yield saved
+    elif best:
+        progress.best, progress.best_step = before
 
 
 def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[Example]]:
@@ -233,6 +237,11 @@ def gather_scores(scoring: Scoring, metrics: dict[str, MetricState]) -> Scores:
         scores = on_all(accelerator, partial(computed, scoring.origin(name), metric))
         found += broadcast_object_list([scores])
     return joined(found)
+
+
+def saved_model(run: Run, name: str) -> Saved:
+    """Write best/ or last/."""
+    return Saved(step=run.progress.step, folder=save_model(run, name))
 
 
 def save_checkpoint(run: Run) -> Saved:

@@ -12,10 +12,21 @@ from PIL import Image
 from data_tools import random_sample
 from segacc.data.batches import EvalData, Source
 from segacc.data.cache import SHARED, CachedSource, cached
+from segacc.errors import OptionError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
 LABELS = LabelMap.plain(("sky", "road", "tree"))
+
+
+class Refusing(list[Sample]):
+    """Samples of which the second one is an error."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a sample, or some for a slice."""
+        if index == 1:
+            raise OptionError("the sample is not given")
+        return super().__getitem__(index)
 
 
 def kept(source: Source, given: object, accelerator: Accelerator | None = None) -> CachedSource:

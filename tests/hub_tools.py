@@ -99,6 +99,8 @@ class Reader(BaseHTTPRequestHandler):
         files = self.repositories.get("/".join(parts[:2]))
         if parts[0] == "down":
             self.answer(503, b"")
+        elif parts[0] == "portal":
+            self.answer(200, b"<html>Log in to this network</html>")
         elif files is None:
             self.answer(401, b"", X_Error_Code="RepoNotFound")
         elif parts[0] == "mute" and parts[2:3] == ["resolve"]:

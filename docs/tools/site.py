@@ -11,7 +11,13 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent.parent
-BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "accelerate_configs/*.yaml", "recipes/*.yaml")
+BESIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "accelerate_configs/*.yaml",
+    "recipes/*.yaml",
+)
 """What pages may link to, as patterns below the root of the repository."""
 
 

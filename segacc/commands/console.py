@@ -12,8 +12,10 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
-from segacc.errors import is_main
+from segacc.errors import is_main, shown
 from segacc.registry import Registry, load_registry
 
 PERIOD = 0.25
@@ -33,7 +35,20 @@ def in_notebook() -> bool:
     return Console(quiet=True).is_jupyter
 
 
-class Patient(Console):
+class PlainConsole(Console):
+    """A console that escapes control characters in what it prints, as in names of files."""
+
+    def render(self, *given: Any, **more: Any) -> Iterator[Segment]:
+        """Render a text, a table or a bar; rich's own control codes are separate segments."""
+        for part in super().render(*given, **more):
+            yield part if part.control else part._replace(text=shown(part.text))
+
+    def render_str(self, text: str, **more: Any) -> Text:
+        """Escape a text before its width is measured, as in the cell of a table."""
+        return super().render_str(shown(text), **more)
+
+
+class Patient(PlainConsole):
     """A console whose reader may leave, as in `segacc evaluate ... | head`: the work goes on."""
 
     def on_broken_pipe(self) -> None:
@@ -42,7 +57,7 @@ class Patient(Console):
             super().on_broken_pipe()
 
 
-def console_of(*, stderr: bool = False, kind: type[Console] = Console) -> Console:
+def console_of(*, stderr: bool = False, kind: type[Console] = PlainConsole) -> Console:
     """Return a console that prints on the main process only, and plain text in a notebook."""
     plain = False if in_notebook() else None  # although ipykernel sets FORCE_COLOR
     return kind(
@@ -56,7 +71,7 @@ def console_of(*, stderr: bool = False, kind: type[Console] = Console) -> Consol
 
 def text_of(show: Callable[[Console], None]) -> str:
     """Return as plain text what a function prints."""
-    console = Console(file=io.StringIO(), width=120, soft_wrap=True, force_jupyter=False)
+    console = PlainConsole(file=io.StringIO(), width=120, soft_wrap=True, force_jupyter=False)
     with console.capture() as captured:
         show(console)
     return captured.get().rstrip("\n")
@@ -99,7 +114,7 @@ class NotebookView:
         self._handle.update(self._content(), raw=True)
 
     def _content(self) -> dict[str, str]:
-        console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
+        console = PlainConsole(record=True, file=io.StringIO(), width=100, force_jupyter=False)
         console.print(self.view())
         html = '<pre style="white-space:pre;line-height:normal">{code}</pre>'
         return {
@@ -113,9 +128,9 @@ def load_plugins() -> Registry:
     registry = load_registry()
     if is_main():
         for failure in registry.failures:
-            sys.stderr.write(f"warning: {failure.text()}\n")
+            sys.stderr.write(shown(f"warning: {failure.text()}\n"))
         for clash in registry.clashes():
-            sys.stderr.write(f"warning: {clash}\n")
+            sys.stderr.write(shown(f"warning: {clash}\n"))
     return registry
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from segacc.commands.console import Patient, console_of, load_plugins, quiet_libraries
+from segacc.commands.console import (
+    Patient,
+    PlainConsole,
+    console_of,
+    load_plugins,
+    quiet_libraries,
+)
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.secrets import without_secrets
@@ -78,6 +84,8 @@ def show(run: "Run", console: Console, log: Console) -> "Event | None":
                 try:
                     each.show(last)
                 except (OSError, UnicodeError, SystemExit) as error:  # save, then end
+                    if each is copy and run.config.on_save_error == "continue":
+                        continue
                     each.console.quiet = True
                     run.signal.ask(unseen(error, run.folder))
     for each in (screen, copy):
@@ -92,7 +100,7 @@ def log_of(run: "Run") -> Iterator[Console]:
 
     path = run.folder / CONSOLE_LOG
     file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
-    console = Console(
+    console = PlainConsole(
         file=file, soft_wrap=True, force_terminal=False, force_jupyter=False, color_system=None
     )
     try:
@@ -176,7 +184,8 @@ def events(run: "Run") -> "Iterator[Event]":
             log=run.accelerator.log if tracked else None,
             show=functools.partial(log_picture, run.accelerator) if tracked else None,
         )
-        stream = record(recorder, stream, run.signal.ask)
+        patient = run.config.on_save_error == "continue"
+        stream = record(recorder, stream, run.signal.ask, patient=patient)
         if run.plan.repo:
             console = console_of(stderr=True, kind=Patient)
             say = functools.partial(console.out, highlight=False)

@@ -1,13 +1,16 @@
 """The splits that training and evaluation read, and the data loaders that read them."""
 
 import atexit
+import errno
 import gc
 import multiprocessing
+import shutil
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -23,10 +26,14 @@ from segacc.data.items import Item, collate, nothing
 from segacc.data.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
-from segacc.errors import SegaccError, UnreadableError, WorkerError
+from segacc.errors import DataError, SegaccError, WorkerError, WriteError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
+SHM = "/dev/shm"
+"""Folder of shared memory on Linux."""
+SHM_FULL = ("No space left on device", "Bus error", "out of shared memory")
+"""Parts of the errors of workers that have too little shared memory."""
 MOST_PIXELS = 2**22
 """Maximum pixels of a batch of several images: 16 images of 512x512, 2 of 1024x2048."""
 MOST_LOST = 3
@@ -146,21 +153,24 @@ class Loader:
 
         Raises:
             WorkerError: a worker that reads a stream was killed; who iterates knows where to go on.
+            WriteError: the shared memory of the workers is full.
         """
         taken = 0
-        while True:
-            batches = self._from(taken)
-            try:
-                for batch in batches:
-                    taken += 1
-                    yield batch
-                return
-            except (RuntimeError, ConnectionError, EOFError):
-                ended = killed_workers(batches)
-                if not ended:
-                    raise
-            self.lost += 1
-            self._tell(ended)
+        batches: Iterator[Any] = iter(())
+        with shared_memory(self.settings["num_workers"]):
+            while True:
+                try:
+                    batches = self._from(taken)
+                    for batch in batches:
+                        taken += 1
+                        yield batch
+                    return
+                except (RuntimeError, ConnectionError, EOFError):
+                    ended = killed_workers(batches)
+                    if not ended:
+                        raise
+                self.lost += 1
+                self._tell(ended)
 
     def _from(self, taken: int) -> Iterator[Any]:
         """Return the batches after the first ones."""
@@ -202,10 +212,15 @@ def killed_workers(batches: Any) -> list[int]:
     """Return the process ids of a DataLoader's workers that were killed; they may just be ending.
 
     The attribute is torch's own; without workers there is none.
+
+    Raises:
+        RuntimeError: one had no room in the shared memory.
     """
     workers = getattr(batches, "_workers", ())
     for worker in workers:
         worker.join(0.2)
+    if any(one.exitcode == -signal.SIGBUS for one in workers):
+        raise RuntimeError("Bus error")
     return [one.pid for one in workers if (one.exitcode or 0) < 0]
 
 
@@ -218,6 +233,30 @@ def leave_to_loader() -> None:
     here = threading.current_thread() is threading.main_thread()
     if here and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+@contextmanager
+def shared_memory(num_workers: int) -> Iterator[None]:
+    """Explain errors of a full /dev/shm, through which workers pass their batches.
+
+    Raises:
+        WriteError: it is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        is_full = getattr(error, "errno", None) == errno.ENOSPC
+        if not num_workers or not (is_full or any(sign in str(error) for sign in SHM_FULL)):
+            raise
+        size = ""
+        with suppress(OSError):
+            found = shutil.disk_usage(SHM)
+            size = f" ({found.total / 1e6:.1f} MB, of which {found.free / 1e6:.1f} MB are free)"
+        raise WriteError(
+            f"--num-workers {num_workers}: the shared memory {SHM}{size} is full, through which "
+            "data workers pass their batches. Make it larger (in a container, with an option such "
+            "as `docker run --shm-size 8g`), or load in the training process, --num-workers 0."
+        ) from error
 
 
 def augmented(
@@ -242,7 +281,7 @@ def augmented(
     try:
         with seeded(seed):
             return pipeline.in_worker(Item(*read(), name, seed), fetch)
-    except UnreadableError as error:
+    except DataError as error:
         item = Item(*nothing(num_channels), name, seed, unreadable=str(error))
         with seeded(seed):
             return pipeline.in_worker(item, lambda: nothing(num_channels))
@@ -352,7 +391,7 @@ def scored_item(
     """Read a sample at its original size; an error is returned, so that all processes stop."""
     try:
         return Item(*read(), name, 0, padding)
-    except UnreadableError as error:
+    except DataError as error:
         return Item(*nothing(num_channels), name, 0, padding, str(error))
     except SegaccError as error:
         return error

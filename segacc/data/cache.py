@@ -244,7 +244,7 @@ def cached(
 
     Raises:
         OptionError: a split is streamed, or there is not enough space.
-        DataError: a sample is invalid. An unreadable one is an error only when it is read.
+        SegaccError: the samples cannot be listed. A faulty one is an error only when it is read.
     """
     if isinstance(train, Stream) or not isinstance(scored, EvalData):
         which = "training split" if isinstance(train, Stream) else "evaluation split"

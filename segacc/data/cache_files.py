@@ -37,7 +37,7 @@ from segacc.contracts import USUAL
 from segacc.data.batches import EvalData, Source
 from segacc.data.codecs import picture_size
 from segacc.data.samples import evenly_spaced
-from segacc.errors import OptionError, SegaccError
+from segacc.errors import OptionError, SegaccError, shown
 from segacc.labels import LabelMap
 
 FORMAT = 2
@@ -67,13 +67,13 @@ class Notice:
     def start(self, text: str) -> None:
         """Print a line immediately, before the job."""
         if self.next < float("inf"):
-            sys.stderr.write(f"cache: {text}\n")
+            sys.stderr.write(shown(f"cache: {text}\n"))
 
     def tell(self, text: str) -> None:
         """Print a line if enough time has passed."""
         if time.monotonic() >= self.next:
             self.next = time.monotonic() + THEN
-            sys.stderr.write(f"cache: {text}\n")
+            sys.stderr.write(shown(f"cache: {text}\n"))
 
 
 def gigabytes(size: float) -> str:
@@ -109,7 +109,6 @@ def build(source: Source, folder: Path, where: str, notice: Notice) -> None:
 
     Raises:
         OptionError: there is not enough space, or the folder is not writable.
-        DataError: a sample is invalid.
     """
     if is_whole(folder):
         return

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from segacc.contracts import MAX_PIXELS
+from segacc.contracts import MAX_BYTES, MAX_PIXELS
+from segacc.errors import refuse_special
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,12 +49,16 @@ OPENING = threading.Lock()
 def opened(source: bytes | Path) -> Iterator[PILImage.Image]:
     """Open an image of any size with Pillow, which reads its header only; see `refuse_large`.
 
+    It may not be a FIFO, a device or a socket, which might never end.
+
     A NumPy file (.npy) of integers (H, W) is an image as well, as masks are often saved.
 
     Raises:
         OSError: it is missing or empty.
         Exception: Pillow's, for a damaged file.
     """
+    if isinstance(source, Path):
+        refuse_special(source)
     with OPENING:
         limit, PILImage.MAX_IMAGE_PIXELS = PILImage.MAX_IMAGE_PIXELS, None
         try:
@@ -61,6 +66,7 @@ def opened(source: bytes | Path) -> Iterator[PILImage.Image]:
                 io.BytesIO(source) if isinstance(source, bytes) else source
             )
         except UnidentifiedImageError:
+            refuse_huge(source, MAX_BYTES)
             data, file = content(source), None
             if not data:
                 raise OSError("it is empty") from None
@@ -78,7 +84,7 @@ def _image_of_array(data: bytes) -> PILImage.Image:
     Raises:
         ValueError: it has other than two dimensions, or values other than integers of 32 bits.
     """
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array = np.load(io.BytesIO(data), allow_pickle=False)  # at most as large as the file
     whole = array.dtype.kind in "biu" and array.ndim == 2 and array.size
     if not whole or array.min() < -(2**31) or array.max() >= 2**31:
         raise ValueError(
@@ -87,6 +93,27 @@ def _image_of_array(data: bytes) -> PILImage.Image:
         )
     return PILImage.fromarray(
         array.astype(np.uint8 if array.dtype in (bool, np.uint8) else np.int32)
+    )
+
+
+def refuse_huge(source: bytes | Path, max_bytes: int) -> None:
+    """Refuse an encoded image, or the file at a path, by its size, before it is read.
+
+    Raises:
+        OSError: it is missing, or is no regular file.
+        ValueError: it has more bytes than `max_bytes`.
+    """
+    size = len(source) if isinstance(source, bytes) else refuse_special(source)
+    if size > max_bytes:
+        raise ValueError(huge(size, max_bytes))
+
+
+def huge(size: int, max_bytes: int) -> str:
+    """Return what to tell about a file of too many bytes."""
+    return (
+        f"it has {size} bytes, and up to {max_bytes} are read. If memory suffices, set "
+        f"max_bytes={size}, an option of every data set, of `segacc predict` (--max-bytes) and of "
+        "Segmenter.from_pretrained"
     )
 
 
@@ -171,9 +198,12 @@ def is_plain_png(data: bytes, max_pixels: int = MAX_PIXELS) -> bool:
 def content(source: bytes | Path) -> bytes:
     """Return the bytes of an encoded image; empty if the file cannot be read."""
     try:
-        return source if isinstance(source, bytes) else source.read_bytes()
+        if not isinstance(source, bytes):
+            refuse_special(source)
+            return source.read_bytes()
     except OSError:
         return b""
+    return source
 
 
 def refuse_wrong_checksum(source: bytes | Path) -> None:
@@ -202,6 +232,7 @@ def is_tiff(source: bytes | Path) -> bool:
     """
     if isinstance(source, bytes):
         return source.startswith(TIFF_STARTS)
+    refuse_special(source)
     with source.open("rb") as file:
         return file.read(4) in TIFF_STARTS
 

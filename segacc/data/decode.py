@@ -1,6 +1,8 @@
 """Decode image files to tensors: images as RGB, labels as class ids by the label map."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from segacc.data.codecs import (
     opened,
     read_tiff,
     refuse_deep_planes,
+    refuse_huge,
     refuse_large,
     refuse_wrong_checksum,
 )
@@ -53,11 +56,25 @@ def read_image(
     """Decode an image to (C, H, W) uint8, in any memory format; see `read_pixels`."""
     import torch
 
-    most = reading.max_pixels
-    image = decode_plain(source, max_pixels=most) if num_channels == 3 else None
+    with readable(where, "image"):
+        refuse_huge(source, reading.max_bytes)
+    image = decode_plain(source, max_pixels=reading.max_pixels) if num_channels == 3 else None
     if image is not None:
         return image
     return torch.from_numpy(read_pixels(source, where, num_channels, reading))
+
+
+@contextmanager
+def readable(where: str, what: str) -> Iterator[None]:
+    """Turn an error of reading a file into one that names it.
+
+    Raises:
+        UnreadableError: the block raised an OSError or a ValueError.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{where}: the {what} cannot be read: {plainly(error)}.") from None
 
 
 def read_pixels(
@@ -80,6 +97,8 @@ def read_pixels(
             not installed; or only the upper byte of its 16 bits can be read and `reading` needs
             others.
     """
+    with readable(where, "image"):
+        refuse_huge(source, reading.max_bytes)
     if num_channels not in MODES:
         return _bands(source, where, num_channels, reading)
     try:
@@ -122,6 +141,11 @@ def opened_pixels(
     refuse_deep_planes(picture)
     mode, bands = picture.mode, len(picture.getbands())
     deep_pgm = picture.format == "PPM" and mode == "I"
+    if num_channels == 4 != bands:
+        raise DataError(
+            f"{where}: the image has {bands} channels (mode {mode}); --num-channels 4 requires "
+            "four."
+        )
     if cut(picture, reading):
         raise DataError(
             f"{where}: bits={reading.bits} of the data set: only the upper byte of an image of 16 "
@@ -133,11 +157,6 @@ def opened_pixels(
         raise DataError(
             f"{where}: the image has 32 bits per pixel (mode {mode}), whose value range is "
             "unknown. Save it with 8 or 16 bits."
-        )
-    if num_channels == 4 != bands:
-        raise DataError(
-            f"{where}: the image has {bands} channels (mode {mode}); --num-channels 4 requires "
-            "four."
         )
     return pixels
 
@@ -290,13 +309,14 @@ def raw_label(
     A palette PNG is read as indices; ids of 16 and 32 bits are kept. If `labels.colors` has
     colours, RGB and palette images are read by their colours, and grey ones as ids unless all
     colours are grey. With `codec`, torchcodec decodes a plain JPEG or PNG, to the same pixels;
-    without it, torch is not imported. Of `reading`, only `max_pixels` applies to labels.
+    without it, torch is not imported. Of `reading`, only the limits apply to labels.
 
     Raises:
         UnreadableError: missing, not an image, or too large.
         DataError: it has colours that are not in the table, or fractional values.
     """
     try:
+        refuse_huge(source, reading.max_bytes)
         raw, mode = _label_pixels(source, labels, reading.max_pixels, codec=codec)
     except FileNotFoundError:
         raise UnreadableError(

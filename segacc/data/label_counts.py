@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from segacc.data.batches import Source, load
 from segacc.data.decode import read_label
-from segacc.errors import SegaccError, UnreadableError
+from segacc.errors import DataError, SegaccError
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 """(n, K): number of pixels of each class in each of n labels, without ignored pixels."""
@@ -69,7 +69,7 @@ def count_labels(
         num_workers: workers of the data loader; 0 reads in this process.
         tick: called after each label.
         places: indices of the labels to count, e.g. one process's part; default all.
-        unreadable: if given, collects the errors of unreadable labels, which count as empty.
+        unreadable: if given, collects the errors of faulty labels, which count as empty.
 
     Returns:
         (n, K) int64, one row for each of `places`, in the same order.
@@ -83,7 +83,7 @@ def count_labels(
     )
     rows = []
     for found in loader:
-        if isinstance(found, UnreadableError) and unreadable is not None:
+        if isinstance(found, DataError) and unreadable is not None:
             unreadable.add(str(found))
             found = np.zeros(len(source.labels.names), np.int64)
         if isinstance(found, SegaccError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import evenly_spaced, lost_samples, read_shard
-from segacc.data.scan import UNREADABLE, SplitFacts, loaded, scan
+from segacc.data.scan import SplitFacts, loaded, scan
 from segacc.errors import DataError, count_of, first_of
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
@@ -38,7 +38,7 @@ def quick_check(
             slow.
         labels: the data set's label map.
         num_channels: channels of the images.
-        skip_unreadable: whether the run may skip unreadable files; the check then skips them too.
+        skip_unreadable: whether the run may skip faulty samples; the check then skips them too.
         seconds: time after which no further sample is read.
 
     Returns:
@@ -58,10 +58,9 @@ def quick_check(
             break
         sample = samples[name][index]
         facts = scan(sample, labels, num_channels)
-        unreadable = bool(facts.faults) and facts.faults[0].kind in UNREADABLE
-        if facts.faults and not (unreadable and skip_unreadable):
-            hint = " To skip up to N such files, add --skip-unreadable N." if unreadable else ""
-            raise DataError(f"{facts.faults[0].text}{hint}")
+        if facts.faults and not skip_unreadable:
+            hint = "To skip up to N such files, add --skip-unreadable N."
+            raise DataError(f"{facts.faults[0].text} {hint}")
         if not facts.faults:
             found[name].add(sample, facts)
     brief = seconds / 4

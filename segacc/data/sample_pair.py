@@ -1,11 +1,12 @@
 """Reads the image and the label of a sample together, and checks that their sizes agree."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segacc.data.codecs import LYING, turn_of
+from segacc.data.codecs import LYING, picture_size, turn_of
 from segacc.data.decode import MODES, read_image, read_label
-from segacc.errors import DataError
+from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
@@ -26,12 +27,39 @@ def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tup
     """
     where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
     picture = str(sample.image) if isinstance(sample.image, Path) else where
-    image = read_image(sample.image, picture, num_channels, sample.reading)
-    label = read_label(sample.label, sample.labels or labels, where, sample.reading)
-    if image.shape[-2:] != label.shape:
-        sizes = (label.shape[0], label.shape[1]), (image.shape[-2], image.shape[-1])
+    try:
+        label = read_label(sample.label, sample.labels or labels, where, sample.reading)
+    except DataError:
+        read_image(sample.image, picture, num_channels, sample.reading)  # whose error comes first
+        raise
+    image = _read_like(label, sample, picture, num_channels)
+    if image is None or image.shape[-2:] != label.shape:
+        found = _stated_size(sample) if image is None else (image.shape[-2], image.shape[-1])
+        sizes = (label.shape[0], label.shape[1]), found
         raise DataError(sizes_text(sample, where, *sizes, num_channels))
     return image, label
+
+
+def _read_like(label: "Tensor", sample: Sample, picture: str, num_channels: int) -> "Tensor | None":
+    """Read the image of a label; None, without decoding it, if it has more pixels than the label.
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    most = min(label.numel(), sample.reading.max_pixels)
+    try:
+        reading = replace(sample.reading, max_pixels=most)
+        return read_image(sample.image, picture, num_channels, reading)
+    except UnreadableError:
+        height, width = _stated_size(sample)
+        if most < height * width <= sample.reading.max_pixels:
+            return None
+        return read_image(sample.image, picture, num_channels, sample.reading)
+
+
+def _stated_size(sample: Sample) -> tuple[int, int]:
+    """Return (height, width) of an image by its header, as it is read; (0, 0) if unknown."""
+    return picture_size(sample.image, stored=sample.reading.exif == "stored") or (0, 0)
 
 
 def is_turned(

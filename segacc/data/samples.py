@@ -196,6 +196,11 @@ def _with_options(some: Sequence[Sample] | Stream, dataset: Chosen) -> Sequence[
     return ReadAs(some, common, origin)
 
 
+def is_inside(root: Path, path: str | Path) -> bool:
+    """Return whether a path is inside a folder; symbolic links are not resolved."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))  # noqa: PTH100
+
+
 def in_root(root: Path, path: Path) -> Path:
     """Return a path as typed, or relative to `root` if only that exists."""
     return root / path if not path.exists() and (root / path).exists() else path

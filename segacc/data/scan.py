@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segacc.contracts import IGNORE
-from segacc.data.codecs import LYING, opened, turn_of
+from segacc.contracts import IGNORE, MAX_BYTES
+from segacc.data.codecs import LYING, opened, refuse_huge, turn_of
 from segacc.data.decode import BACK, MODES, raw_label, read_pixels, unused_bits
 from segacc.data.sample_pair import is_turned, sizes_text
 from segacc.errors import DataError, UnreadableError
@@ -93,7 +93,8 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
     labels = sample.labels or labels
     label_file = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
     image_file = str(sample.image) if isinstance(sample.image, Path) else label_file
-    image, label = loaded(sample.image), loaded(sample.label)
+    most = sample.reading.max_bytes
+    image, label = loaded(sample.image, most), loaded(sample.label, most)
     facts = SampleFacts(
         label_file=label_file,
         image_mode=_mode(image) or "other",
@@ -126,11 +127,12 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
     return facts
 
 
-def loaded(source: bytes | Path) -> bytes | Path:
+def loaded(source: bytes | Path, max_bytes: int = MAX_BYTES) -> bytes | Path:
     """Return the content of a file, or its path if reading fails, which is reported later."""
     try:
+        refuse_huge(source, max_bytes)
         return source if isinstance(source, bytes) else source.read_bytes()
-    except OSError:
+    except (OSError, ValueError):
         return source
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.errors import WeightsError, expand
+from segacc.model.checksums import refuse_damaged
 from segacc.model.exported import description, is_exported
 from segacc.model.hub import INSTEAD, find, local_folder
 from segacc.registry import Offer, Registry
@@ -68,8 +69,12 @@ class Model:
         """Load the weights into a network; see `SegmentationModel.load_weights`."""
         given: Any = {"class_names": tuple(class_names), "fresh_head": fresh_head}
         if self.weights is None:
+            refuse_damaged(self.folder)
             report = network.load_weights(str(self.folder), **given)
         else:
+            refuse_damaged(
+                self.folder, COMPLETE, [self.weights.relative_to(self.folder).as_posix()]
+            )
             report = network.load_checkpoint(self.weights, self.about, **given)
         if not (self.about / "preprocessor_config.json").is_file():  # a network of plain torch
             colors = side_file(self.about).get("normalization", {})

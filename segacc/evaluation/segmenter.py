@@ -11,9 +11,9 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from segacc.contracts import MAX_PIXELS, USUAL, Facts, Reading
+from segacc.contracts import MAX_BYTES, MAX_PIXELS, USUAL, Facts, Reading
 from segacc.data.pictures import draw_prediction, visible
-from segacc.errors import OptionError, SegaccError, WeightsError, is_main
+from segacc.errors import OptionError, SegaccError, WeightsError, is_main, shown
 from segacc.evaluation.images import OneImage, checked_classes, to_tensor
 from segacc.evaluation.model_folder import (
     SIDE_FILE,
@@ -89,6 +89,7 @@ class Segmenter:
         device: str | torch.device | None = None,
         *,
         max_pixels: int = MAX_PIXELS,
+        max_bytes: int = MAX_BYTES,
         runtime: Runtime = "auto",
     ) -> "Segmenter":
         """Load a model.
@@ -100,6 +101,8 @@ class Segmenter:
             device: the device; default the accelerator of this machine, else the CPU.
             max_pixels: maximum number of pixels of an image file; larger ones are refused before
                 they are decoded.
+            max_bytes: maximum size of an image file in bytes; larger ones are refused before they
+                are read.
             runtime: what runs an exported file; default by its ending: ONNX Runtime for .onnx,
                 OpenVINO for .xml, torch for .pt2.
 
@@ -126,8 +129,9 @@ class Segmenter:
             labels = LabelMap.plain(facts.class_names)
             protocol, notes = protocol_of(path, network, facts)
             for note in notes if is_main() else ():
-                sys.stderr.write(f"{model.name}: {note}\n")
-        reading = Reading(bits=side.get("bits", USUAL.bits), max_pixels=max_pixels)
+                sys.stderr.write(shown(f"{model.name}: {note}\n"))
+        bits = side.get("bits", USUAL.bits)
+        reading = Reading(bits=bits, max_pixels=max_pixels, max_bytes=max_bytes)
         return cls(network, labels, protocol, reading, arch).to(place)
 
     @property

@@ -149,9 +149,20 @@ def fetch(hub_id: str, *, only_config: bool = False, instead: str = INSTEAD) -> 
         if folder := cached(hub_id):
             return folder
         raise WeightsError(
-            f"the Hub cannot be reached ({type(error).__name__}) and {hub_id} is not in the local "
-            f"cache. {instead}"
+            f"{trouble(error)} and {hub_id} is not in the local cache. {instead}"
         ) from None
+
+
+def trouble(error: Exception) -> str:
+    """Return in a few words why the Hub gave nothing: refused, faulty, an imposter, or away."""
+    status, kind = getattr(getattr(error, "response", None), "status_code", 0), type(error).__name__
+    if status in (401, 403):
+        return f"the Hub refuses access (HTTP {status}; `hf auth login` logs in)"
+    if status >= 400:
+        return f"the Hub answers with an error (HTTP {status})"
+    if isinstance(error, ValueError | TypeError | KeyError | AttributeError):
+        return f"what answers is not the Hub ({kind}), but perhaps a login page or a proxy,"
+    return f"the Hub cannot be reached ({kind})"
 
 
 def knock(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 from pydantic import NonNegativeInt, PositiveInt
 
-from segacc.contracts import MAX_PIXELS
+from segacc.contracts import MAX_BYTES, MAX_PIXELS
 from segacc.settings.config import Fraction, Named, Seed, TrainConfig
 from segacc.settings.options import Size
 
@@ -44,7 +44,8 @@ class EvaluateConfig:
     num_workers: NonNegativeInt = 2
     """Data loader workers per process."""
     skip_unreadable: NonNegativeInt = 0
-    """Number of unreadable files to skip before the evaluation stops."""
+    """Number of samples to skip before the evaluation stops, whose files cannot be read or do not
+    fit together."""
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] | None = None
     """Mixed precision; default: as configured in `accelerate launch` or `accelerate config`."""
     verify: PositiveInt | None = None
@@ -98,6 +99,8 @@ class PredictConfig:
     and `classes` (names); as uint8, they are multiplied by 255. The network runs twice."""
     max_pixels: PositiveInt = MAX_PIXELS
     """Maximum number of pixels of an image; larger ones are refused before they are decoded."""
+    max_bytes: PositiveInt = MAX_BYTES
+    """Maximum size of an image file in bytes; larger ones are refused before they are read."""
     areas: bool = False
     """Also write areas.csv: image, class, pixels and share of each class predicted in an image."""
 

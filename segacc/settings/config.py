@@ -91,7 +91,8 @@ class TrainConfig:
     cache: str | None = None
     """Cache decoded samples: `ram`, or a folder that later runs can reuse."""
     skip_unreadable: NonNegativeInt = 0
-    """Number of unreadable files to skip before the run stops."""
+    """Number of samples to skip before the run stops, whose files cannot be read or do not fit
+    together: missing, damaged, of another size, or with other label values."""
 
     # Optimization
     optimizer: Named = "adamw"
@@ -160,6 +161,9 @@ class TrainConfig:
     training split; default a fifth of the run."""
     save_every: Every | None = None
     """Steps between checkpoints, a fraction of the run, or `epoch`; default: same as eval_every."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """If a checkpoint or a model cannot be written, as on a full disk: stop, or warn and go on to
+    the next one; the run still fails if its end cannot be saved."""
     log_every: PositiveInt = 10
     """Steps between two lines of metrics.jsonl; the first and the last step are logged as well."""
     best_by: str = "mean_iou"
@@ -179,6 +183,9 @@ class TrainConfig:
     resume: str | None = None
     """Resume from a checkpoint: a folder, or `auto` for the newest one in output_dir. If none was
     saved there yet, `auto` starts the run, so the same command can be repeated until it is done."""
+    resume_anyway: bool = False
+    """Resume although the data, the classes or the architecture are not those of the checkpoint:
+    its weights then go on to be trained with other samples or under other class names."""
     push_to_hub: str | None = None
     """Hub repository, USER/NAME or NAME, to which each new best/ is uploaded in the background;
     without a value, it is named after the run folder; `none` turns it off. Requires

@@ -115,7 +115,7 @@ def parse_component(given: Any, where: str) -> Component:
         if not isinstance(name, str):
             raise OptionError(
                 f"{where}: a mapping needs the key `name`, as in {{name: segformer, variant: b0}}; "
-                f"found the keys {', '.join(map(str, given)) or 'none'}."
+                f"found the keys {cut(', '.join(map(str, given))) or 'none'}."
             )
         return Component(name, values, where)
     if not isinstance(given, str) or not given.strip():

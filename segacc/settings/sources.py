@@ -21,11 +21,14 @@ from segacc.settings.synonyms import suggest_key
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
-ABOUT_THE_PLACE = ("output_dir", "resume", "overwrite")
+ABOUT_THE_PLACE = ("output_dir", "resume", "resume_anyway", "overwrite")
 """Settings that say where a run is stored, not what is trained; config.yaml omits them."""
 
 EITHER = (("epochs", "max_steps", "max_time"), ("aug", "augment"))
 """Alternative settings: at most one of each group is given, and it replaces the others."""
+
+NUMBER = re.compile(r"# The (\d+) effective settings")
+"""Finds the number of settings in the first line of a config.yaml."""
 
 FLAG = re.compile(r"`[^`]*`|--(?P<flag>[a-z][a-z-]*)(?P<value> (?=[0-9]|[A-Z]+\b))?")
 """Finds a flag in an error, with the space before a number or a word like N; or a command."""
@@ -239,7 +242,8 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
         OptionError: the file is missing, is not YAML, or does not contain a mapping.
     """
     try:
-        content = yaml.load(read_text(path), Loader=UniqueKeys)
+        text = read_text(path, special=True)
+        content = yaml.load(text, Loader=UniqueKeys)
     except OSError as error:
         raise OptionError(f"{where} {path}: {error.strerror}.") from None
     except yaml.MarkedYAMLError as error:
@@ -251,13 +255,30 @@ def read_yaml(path: Path, where: str = "--config") -> Layer:
     if not isinstance(content, dict):
         found = {list: "a list", type(None): "nothing"}.get(type(content), quoted(content))
         raise OptionError(f"{where} {path}: expected lines like `arch: segformer`, found {found}.")
+    if where != "--config":
+        _refuse_cut(text, len(content), f"{where} {path}")
     return Layer({str(key).replace("-", "_"): value for key, value in content.items()}, str(path))
+
+
+def _refuse_cut(text: str, count: int, where: str) -> None:
+    """Refuse a run's config.yaml that was cut off; defaults would fill what is missing.
+
+    Raises:
+        OptionError: settings are missing, or the end of the last one.
+    """
+    whole = NUMBER.match(text)
+    if whole and (count < int(whole[1]) or not text.endswith("\n")):
+        raise OptionError(
+            f"{where}: it was cut off: {count} of its {whole[1]} settings are there. Copy it "
+            "again; or remove its first line, and the others get their defaults."
+        )
 
 
 def to_yaml(settings: Settings) -> str:
     """Return the effective settings as YAML with the origin of each; `read_yaml` accepts it."""
-    lines = ["# The effective settings of this run; `--config` accepts this file."]
-    for name, value in plain_values(settings).items():
+    values = plain_values(settings)
+    lines = [f"# The {len(values)} effective settings of this run; `--config` accepts this file."]
+    for name, value in values.items():
         text = (
             yaml.safe_dump(value, default_flow_style=True, width=10**6)
             .removesuffix("\n...\n")

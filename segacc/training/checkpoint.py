@@ -1,20 +1,23 @@
 """Checkpoints: atomic save, checksums, find, read, rotate."""
 
-import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
+from pydantic import NonNegativeFloat, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from segacc.errors import OptionError, WriteError, expand
 from segacc.evaluation.model_folder import COMPLETE, PROGRESS
 from segacc.evaluation.scores import Scores, finite
+from segacc.model.checksums import fault_of, read_sums, write_sums
 
 DEEPSPEED = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
@@ -25,38 +28,43 @@ DEEPSPEED = {
 """Classes in DeepSpeed's checkpoints that are safe to unpickle."""
 
 
+Count = Annotated[int, Ge(0)]
+
+
 @dataclass
 class Progress:
     """The state of a run, apart from weights and optimizer."""
 
-    step: int = 0
+    step: Count = 0
     """Optimizer steps done."""
     best: float | None = None
     """The best score so far, by `best_by`."""
-    best_step: int | None = None
+    best_step: Count | None = None
     early_stop: dict[str, Any] = field(default_factory=dict)
     """State of early stopping: the score, its best value and step, and evaluations since."""
-    evaluated: int = 0
+    evaluated: Count = 0
     """The step of the newest evaluation."""
-    saved: int = 0
+    saved: Count = 0
     """The step of the newest checkpoint."""
     scores: Scores = field(default_factory=dict)
     """The scores of the newest evaluation."""
-    num_images: int = 0
+    num_images: Count = 0
     """Number of images in the newest evaluation."""
     unreadable: list[str] = field(default_factory=list)
     """Messages about the training files skipped so far; a resumed run keeps counting them."""
     positions: list[Any] = field(default_factory=list)
     """Position of each reader of this process in a streamed training split (None: its start);
     empty if nothing is streamed. A checkpoint holds one such list per process."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Optimizer steps of the whole run; with `--max-time`, the newest estimate."""
-    seconds: float = 0.0
+    seconds: NonNegativeFloat = 0.0
     """Seconds that the run took so far, including the parts before it was resumed."""
-    skipped: int = 0
+    skipped: Count = 0
     """Number of steps skipped because the loss or the gradient was not finite."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings that determine the order of samples; they must be the same in a resumed run."""
+    """What must be the same in a resumed run: the order and the meaning of the samples."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """Settings, versions and file times that change the numbers of a resumed run."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +125,29 @@ def _write(act: Callable[[], None] | None, part: Path, accelerator: Any) -> None
                 act()
         except (OSError, RuntimeError, SafetensorError) as error:  # each may mean a full disk
             shutil.rmtree(part, ignore_errors=True)  # frees the space for the next attempt
-            reason = " ".join(str(error).split())
+            folder = part.with_name(part.name[1:].removesuffix(".part"))
+            reason = " ".join(str(error).split()).rstrip(".")
             raise WriteError(
-                f"{part.with_name(part.name[1:].removesuffix('.part'))}: cannot be written: "
-                f"{reason}. Files written earlier are complete."
+                f"{folder}: cannot be written: {reason}. {room(folder)}Files written earlier are "
+                "complete."
             ) from error
 
     on_all(accelerator, told)
+
+
+def room(folder: Path) -> str:
+    """Return how much a folder needs, by one of its kind, how much is free, and what is whole."""
+    told = ""
+    with suppress(OSError):
+        free = shutil.disk_usage(folder.parent).free
+        others = complete(folder.parent)
+        newest = others[-1] if others else folder if folder.is_dir() else None
+        size = sum(one.stat().st_size for one in newest.rglob("*")) if newest else 0
+        needs = f", and such a folder takes {size / 1e6:.1f} MB" if newest else ""
+        told = f"Its disk has {free / 1e6:.1f} MB free{needs}. "
+        runs = others or complete(folder.parent / "checkpoints")
+        told += f"The newest complete checkpoint is {runs[-1]}. " if runs else ""
+    return told
 
 
 def _flush(folder: Path) -> None:
@@ -168,32 +192,17 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: 
 def seal(checkpoint: Path) -> None:
     """Write the checksum of every file, which marks the checkpoint as complete."""
     inside = (path for path in checkpoint.rglob("*") if path.name != COMPLETE)
-    files = sorted(path for path in inside if path.is_file())
-    lines = [f"{checksum(path)}  {path.relative_to(checkpoint).as_posix()}\n" for path in files]
-    (checkpoint / COMPLETE).write_text("".join(lines), encoding="utf-8")
-
-
-def checksum(path: Path) -> str:
-    """Return a file's SHA-256, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_sums(checkpoint / COMPLETE, sorted(path for path in inside if path.is_file()))
 
 
 def fault(checkpoint: Path) -> str:
     """Return which file is missing or damaged; an empty string if all are intact."""
     try:
-        lines = (checkpoint / COMPLETE).read_text(encoding="utf-8").splitlines()
-        wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        if PROGRESS not in wanted:
+        if PROGRESS not in read_sums(checkpoint / COMPLETE):
             return f"{COMPLETE} is incomplete"
-        for name, digest in wanted.items():
-            if not (checkpoint / name).is_file():
-                return f"{name} is missing"
-            if checksum(checkpoint / name) != digest:
-                return f"{name} does not match its checksum"
     except (OSError, ValueError) as error:
         return f"{COMPLETE}: {error}"
-    return ""
+    return fault_of(checkpoint / COMPLETE)
 
 
 def verify(checkpoint: Path) -> None:
@@ -318,10 +327,18 @@ def read(checkpoint: Path) -> Progress:
     """
     path = checkpoint / PROGRESS
     try:
-        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
-        if not all(isinstance(one, int) for one in (progress.step, progress.saved)):
-            raise ValueError("its step is not a number")
-        progress.scores = {key: _with_nan(value) for key, value in progress.scores.items()}
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise ValueError("not a mapping")
+        if isinstance(scores := stored.get("scores"), dict):
+            stored["scores"] = {key: _with_nan(value) for key, value in scores.items()}
+        progress = Progress(**stored)  # a mapping without other keys
+        progress = TypeAdapter(Progress).validate_json(json.dumps(stored), strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "its content"
+        told = f"{path.name}: {where}: {fault['msg']}"
+        raise OptionError(damaged(checkpoint, told)) from None
     except (OSError, ValueError, TypeError) as error:
         raise OptionError(damaged(checkpoint, f"{path.name}: {error}")) from None
     return progress

@@ -14,7 +14,7 @@ from torch import Tensor
 from segacc.data.batches import MOST_LOST, EvalData
 from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
-from segacc.errors import DataError, PluginError, SegaccError, WorkerError
+from segacc.errors import DataError, PluginError, SegaccError, WorkerError, shown
 from segacc.training.events import Skipped, StepDone
 from segacc.training.limits import ending
 from segacc.training.limits.signals import StopSignal
@@ -140,7 +140,8 @@ class Trouble:
                 more = f" To skip up to N such files, add --skip-unreadable N{allowed}."
                 raise DataError(f"{reason}{more}")
             if self.accelerator.is_main_process:
-                sys.stderr.write(f"skipped, {len(self.seen)} of {self.allowed} allowed: {reason}\n")
+                told = f"skipped, {len(self.seen)} of {self.allowed} allowed: {reason}\n"
+                sys.stderr.write(shown(told))
         self.unreadable = set()
 
 

@@ -99,7 +99,8 @@ def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
     if settings.config.output_dir and settings.config.output_dir.resolve() != folder:
         raise OptionError(f"--resume continues the run in {folder}; leave --output-dir out.")
     stored = read_yaml(folder / "config.yaml", "--resume")
-    resumed = Layer({"output_dir": folder, "resume": settings.config.resume}, str(folder))
+    place = {key: getattr(settings.config, key) for key in ("resume", "resume_anyway")}
+    resumed = Layer({"output_dir": folder, **place}, str(folder))
     typed = [Layer(_without(layer.values, ABOUT_THE_PLACE), layer.source) for layer in layers]
     _refuse_changes(settings, merge([stored]), folder)
     return _as_started(merge([stored, *typed, resumed])), resume

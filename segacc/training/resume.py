@@ -1,6 +1,5 @@
 """Lock and prepare the run folder at the start of a run, and load the checkpoint to resume."""
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -10,7 +9,6 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object, load
 
 from segacc.data.atomic import writing
-from segacc.data.samples import digest, ids_of
 from segacc.data.streams import TrainStream
 from segacc.errors import OptionError
 from segacc.evaluation.model_folder import side_file
@@ -26,6 +24,13 @@ from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
 from segacc.training.saving.model import save_description
 from segacc.training.tracking.environment import note_start
+from segacc.training.tracking.identity import (
+    ANYWAY,
+    changes,
+    file_digests,
+    number_settings,
+    order_settings,
+)
 from segacc.training.tracking.trackers import start_trackers
 
 SAME_BATCH = (
@@ -35,6 +40,12 @@ SAME_BATCH = (
 SAME_READERS = (
     "A streamed run can only be resumed with the same number of processes, --num-workers, "
     "--batch-size and shards."
+)
+
+
+ON_PURPOSE = (
+    "If they were changed on purpose, add --resume-anyway; the run then goes on with weights that "
+    "were trained with the former ones."
 )
 
 
@@ -113,7 +124,9 @@ def resume(run: Run) -> None:
         OptionError: the data or the total batch size are not those of the checkpoint; or, for a
             stream, the number of processes or workers.
     """
-    now, streamed = order_settings(run), isinstance(run.train_data, TrainStream)
+    sizes, times = file_digests(run)
+    now, numbers = order_settings(run, sizes), number_settings(run, times)
+    streamed = isinstance(run.train_data, TrainStream)
     run.progress.positions = [None] * max(1, run.config.num_workers) if streamed else []
     if run.plan.resume:
         found, main = run.plan.resume, run.accelerator.is_main_process
@@ -128,16 +141,8 @@ def resume(run: Run) -> None:
                 "same. Resume with that version, or start a new run from its weights with "
                 "--weights FOLDER."
             )
-        different = [
-            f"{key} was {was.get(key)}, now {now.get(key)}"
-            for key in {**now, **was}
-            if was.get(key) != now.get(key)
-        ]
-        if different:
-            raise OptionError(
-                f"--resume {run.config.resume}: the settings differ from those of the checkpoint: "
-                f"{'; '.join(different)}. {SAME_READERS if streamed else SAME_BATCH}"
-            )
+        run.notes += compared(run, was, now, streamed=streamed)
+        run.notes += [f"{key} {how}" for key, how in changes(stored.numbers, numbers).items()]
         lr = load_state(run, found.checkpoint)
         run.unreadable.update(stored.unreadable)
         if run.ema:
@@ -158,9 +163,27 @@ def resume(run: Run) -> None:
         forget_best(run)
     elif begins_anew(run.plan.settings):
         run.notes.append("there is no checkpoint yet, so --resume auto starts the run")
-    run.progress.settings = now
+    run.progress.settings, run.progress.numbers = now, numbers
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
+
+
+def compared(run: Run, was: dict[str, Any], now: dict[str, Any], *, streamed: bool) -> list[str]:
+    """Refuse to go on with another meaning; return the differences that `--resume-anyway` passes.
+
+    Raises:
+        OptionError: the data, the classes, the architecture or the order of samples differ.
+    """
+    different = changes(was, now)
+    passed = [key for key in different if key in ANYWAY and run.config.resume_anyway]
+    if len(passed) < len(different):
+        all_told = "; ".join(f"{key} {how}" for key, how in different.items())
+        anyway = "" if different.keys() - set(ANYWAY) else f" {ON_PURPOSE}"
+        raise OptionError(
+            f"--resume {run.config.resume}: the settings differ from those of the checkpoint: "
+            f"{all_told}. {SAME_READERS if streamed else SAME_BATCH}{anyway}"
+        )
+    return [f"--resume-anyway: {key} {different[key]}" for key in passed]
 
 
 def stretched(run: Run, lr: float) -> list[str]:
@@ -257,31 +280,3 @@ def load_state(run: Run, stored: Path) -> float:
     for group, own in zip(run.optimizer.param_groups, typed, strict=True):
         group.update(own)
     return lr
-
-
-def order_settings(run: Run) -> dict[str, Any]:
-    """Return the settings and digests that determine the order of the training samples.
-
-    Samples are identified by their ids, not by their paths, so that a data set can be moved.
-    """
-    config, data = run.config, run.train_data
-    mapped = {key: one for key, one in run.labels.to_dict().items() if key != "palette"}
-    found: dict[str, Any] = {
-        "seed": config.seed,
-        "total_batch_size": run.total_batch_size,
-        "training_images": data.num_samples,
-        "class_names": list(run.labels.names),
-        "label_map": digest([json.dumps(mapped, sort_keys=True, default=str)]),
-    }
-    if isinstance(data, TrainStream):
-        found |= {
-            "processes": run.accelerator.num_processes,
-            "num_workers": config.num_workers,
-            "batch_size": config.batch_size,
-            "shards": len(data.stream.shards),
-            "shard_digest": digest([name.rpartition("/")[2] for name in data.stream.shards]),
-            "buffer": data.stream.buffer,
-        }
-    else:
-        found["sample_digest"] = digest(ids_of(data.source.samples), data.order.chances)
-    return found

@@ -157,3 +157,24 @@ def test_predictions_may_be_replaced_and_other_files_may_not(
         "`segacc predict`. Choose another folder, or remove the file.",
     )
     assert label.read_bytes() == before
+
+
+def test_whatever_is_wrong_with_an_image_the_others_are_predicted(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """Neither read, nor of known channels, nor with a name that its prediction can have."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = (data / "images/validation/validation0.png").read_bytes()
+    (folder / "a.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((8, 8), np.int32)).save(folder / "b.tif")
+    (folder / f"{'c' * 250}.png").write_bytes(good)
+    (folder / "d.png").write_bytes(good)
+    done = warm("predict", trained, folder, cwd=tmp_path)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert f"{folder}/a.png: the image cannot be read: not an image of a known format." in lines
+    assert any(one.startswith(f"{folder}/b.tif: the image has 32 bits") for one in lines), lines
+    assert any(one.endswith("c.png: its prediction: File name too long.") for one in lines)
+    assert lines[-1] == "1 of 4 predictions written to predictions"
+    assert (tmp_path / "predictions" / "d_overlay.png").is_file()

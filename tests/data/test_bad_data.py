@@ -68,27 +68,27 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a missing label": (
         LABEL,
         Path.unlink,
-        "the label is missing; each image needs a label with the same name." + UNREADABLE,
+        "the label is missing; each image needs a label with the same name.",
     ),
     "a label that is no picture": (
         LABEL,
         lambda path: path.write_text("hello"),
-        "the label cannot be read: not an image of a known format." + UNREADABLE,
+        "the label cannot be read: not an image of a known format.",
     ),
     "a truncated label": (
         LABEL,
         truncate,
-        "the label cannot be read: image file is truncated." + UNREADABLE,
+        "the label cannot be read: image file is truncated.",
     ),
     "a truncated image": (
         IMAGE,
         truncate,
-        "the image cannot be read: image file is truncated." + UNREADABLE,
+        "the image cannot be read: image file is truncated.",
     ),
     "an empty image": (
         IMAGE,
         lambda path: path.write_bytes(b""),
-        "the image cannot be read: it is empty." + UNREADABLE,
+        "the image cannot be read: it is empty.",
     ),
     "a label of another size": (
         LABEL,
@@ -127,7 +127,7 @@ def test_the_first_batch_stops_the_run(warm: Warm, tmp_path: Path, case: str, wo
     root, path = spoilt(tmp_path, file, spoil)
     batch = ("--batch-size", "4", "--max-steps", "1", "--num-workers", workers)
     found = complaint(warm(*FLAGS, "--dataset", f"folder:root={root}", *batch, cwd=tmp_path))
-    assert found.startswith(f"{path}: ") and found.endswith(text), found
+    assert found.startswith(f"{path}: ") and found.endswith(text + UNREADABLE), found
     assert not (tmp_path / "run").exists(), "found by the look before the first step"
 
 
@@ -269,7 +269,8 @@ def test_a_resumed_run_counts_on(warm: Warm, tmp_path: Path) -> None:
     assert assert_succeeded(done).stderr == "", "it was told before"
     first.write_bytes(label)
     second.unlink()
-    found = complaint(warm("--resume", "run", "--max-steps", "3", cwd=tmp_path))
+    again = ("--resume", "run", "--max-steps", "3", "--resume-anyway")  # other files are there
+    found = complaint(warm(*again, cwd=tmp_path))
     assert found == (
         f"{second}: {why}{UNREADABLE.rstrip('.')} (1 are allowed by --skip-unreadable). The run is "
         "saved at step 2; once this is fixed, `accelerate launch -m segacc --resume "
@@ -291,6 +292,27 @@ def test_one_unreadable_file_too_many_stops_the_run(warm: Warm, tmp_path: Path) 
         f"segacc: {second}: {why}{UNREADABLE.rstrip('.')} (1 are allowed by --skip-unreadable).",
     ]
     assert metrics(tmp_path / "run", "train") == []
+
+
+FAULTS = {
+    "annotations/train/train0.png": foreign_values,
+    "annotations/train/train1.png": smaller,
+    "annotations/train/train2.png": colors,
+    "images/validation/validation0.png": truncate,
+}
+
+
+def test_faulty_samples_are_passed_over_whatever_the_fault(warm: Warm, tmp_path: Path) -> None:
+    root = write_data(tmp_path / "data")
+    for name, spoil in FAULTS.items():
+        spoil(root / name)
+    given = ("--dataset", f"folder:root={root}", "--num-workers", "0", "--skip-unreadable", "3")
+    steps = ("--batch-size", "4", "--max-steps", "2")
+    done = assert_succeeded(warm(*FLAGS, *given, *steps, cwd=tmp_path))
+    told = [line.split(" allowed: ")[1].partition(": ")[0] for line in done.stderr.splitlines()]
+    assert sorted(told) == [str(root / name) for name in FAULTS]
+    rows = metrics(tmp_path / "run", "train")
+    assert [row["valid_pixels"] for row in rows] == [48 * 64] * 2, "of the one that is left"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from cache_tools import LABELS, assert_same, kept, on_disk, whole
+from cache_tools import LABELS, Refusing, assert_same, kept, on_disk
 from data_tools import encode, random_sample
 from segacc.data.batches import EvalData, Source
 from segacc.data.cache import available_memory, cached
@@ -138,16 +138,21 @@ def test_a_cache_that_nobody_may_write_is_read(split: Source, tmp_path: Path) ->
 # -------------------------------------------------------------------------------------- bad data
 
 
-def test_bad_labels_stop_the_building_with_their_own_text(tmp_path: Path) -> None:
+def test_a_refusal_stops_the_building_with_its_own_text(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"^the sample is not given$"):
+        kept(Source(Refusing([random_sample(0)] * 2), LABELS), tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_bad_labels_are_so_each_time(tmp_path: Path) -> None:
     outside = Sample(random_sample(1).image, encode(np.full((24, 32), 7, np.uint8)), "outside")
     split = Source([random_sample(0), outside], LABELS)
     with pytest.raises(DataError) as plain:
         split.read(1)
+    source = kept(split, tmp_path / "cache")
     with pytest.raises(DataError) as error:
-        kept(split, tmp_path / "cache")
+        source.read(1)
     assert str(error.value) == str(plain.value)
-    assert type(error.value) is DataError
-    assert whole(tmp_path / "cache") == list((tmp_path / "cache").glob(".*.part")) == []
 
 
 def test_unreadable_samples_are_so_each_time(split: Source, tmp_path: Path) -> None:

@@ -152,8 +152,10 @@ def test_other_shards_would_not_be_the_same_run(
     run = uninterrupted(2)
     done = warm("--resume", run, "--max-steps", 100, *typed(shards, 1), cwd=run.parent)
     was, now = (digest([f"train-{k}.tar" for k in range(count)]) for count in (3, 2))
-    told = f"shards was 3, now 2; shard_digest was {was}, now {now}"
-    assert_refused(done, refusal(run, told))
+    start, end = refusal(run, "|").split("|")
+    told = f"{start}shards was 3, now 2; shard_digest was {was}, now {now}; file_sizes was "
+    assert done.returncode == 2 and done.stderr.startswith(f"segacc: {told}"), done.stderr
+    assert done.stderr.endswith(f"{end}\n"), done.stderr
 
 
 def refusal(run: Path, told: str) -> str:

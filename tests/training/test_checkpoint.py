@@ -335,3 +335,33 @@ def test_no_checkpoint_is_an_error(given: str, tmp_path: Path, monkeypatch: Any)
         find(given, Path("empty"))
     place = tmp_path / ("empty" if given == "auto" else given) / "checkpoints"
     assert str(error.value) == f"--resume {given}: no complete checkpoint in {place}."
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"step": -6}, "step: Input should be greater than or equal to 0"),
+        ({"step": "6"}, "step: Input should be a valid integer"),
+        ({"best": "x"}, "best: Input should be a valid number"),
+        ({"seconds": -1.0}, "seconds: Input should be greater than or equal to 0"),
+        ({"scores": [1]}, "scores: Input should be an object"),
+        ({"steps": 1}, "Progress.__init__() got an unexpected keyword argument 'steps'"),
+        (
+            ["no", "mapping"],
+            "not a mapping",
+        ),
+    ],
+)
+def test_a_progress_that_no_run_wrote_is_refused(
+    tmp_path: Path, accelerator: Accelerator, change: Any, told: str
+) -> None:
+    """Its checksum fits, as a program that writes both would leave it."""
+    folder = save(tmp_path, Progress(step=6), accelerator, keep=2)
+    path = folder / "progress.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, **change} if isinstance(change, dict) else change))
+    seal(folder)
+    with pytest.raises(OptionError) as error:
+        read(folder)
+    start = f"--resume: {folder} is damaged: progress.json: {told}"
+    assert str(error.value).startswith(start), str(error.value)

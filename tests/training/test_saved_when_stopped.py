@@ -1,18 +1,26 @@
 """What stops a run after steps were taken leaves a checkpoint of its last whole step."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli_tools import Warm, environment, write_data
 from launches import ROOT, command, launch, rows, start
+from run_tools import build
+from segacc.errors import WriteError
+from segacc.loop import train
+from segacc.training.events import Saved, StepDone
 from segacc.training.limits.signals import STOPPING, StopSignal
+from segacc.training.run import Run
+from segacc.training.tracking.record import Recorder, record
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -260,3 +268,63 @@ def test_a_file_that_vanishes_saves(tmp_path: Path, processes: int) -> None:
     told, _ = process.communicate(timeout=60)
     assert process.returncode and "No such file" in told, told
     assert newest(run) >= 3
+
+
+def small_run(folder: Path, **settings: Any) -> Run:
+    """Build a run of 6 steps that saves every step."""
+    steps = {"max_steps": 6, "save_every": 1, "eval_every": 3, "keep": 1, "num_workers": 0}
+    return build(folder, **{**steps, "num_pictures": 0, **settings})
+
+
+def test_a_failed_save_names_the_space_and_the_checkpoint_that_is_whole(disk: Path) -> None:
+    run = small_run(disk, eval_every=100)
+    events = train(run)
+    for event in events:
+        if isinstance(event, Saved) and event.step == 2:
+            fill(disk)
+            break
+    with pytest.raises(WriteError) as error:
+        list(events)
+    checkpoints = disk / "run" / "checkpoints"
+    told = str(error.value)
+    start = rf"{checkpoints}/step-00000003: cannot be written: .*No space left on device.*\. Its "
+    size = r"disk has 0\.0 MB free, and such a folder takes (\d+\.\d) MB\. The newest complete "
+    found = re.match(f"{start}{size}checkpoint is {checkpoints}/step-00000002\\. ", told)
+    assert found, told
+    whole = sum(one.stat().st_size for one in (checkpoints / "step-00000002").iterdir())
+    assert abs(float(found[1]) - whole / 1e6) < 0.06
+    assert [one.name for one in checkpoints.iterdir()] == ["step-00000002"]
+
+
+def test_with_continue_a_run_survives_a_disk_that_is_full_for_a_while(
+    disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = small_run(disk, on_save_error="continue")
+    saved, steps, filler = [], [], None
+    recorder = Recorder(folder=run.folder, names=(), palette=(), best_by="mean_iou")
+    for event in record(recorder, train(run), run.signal.ask, patient=True):
+        if isinstance(event, Saved):
+            saved.append((event.step, event.folder.name))
+        if isinstance(event, StepDone):
+            steps.append(event.step)
+            if event.step == 2:
+                filler = fill(disk)
+            if event.step == 4 and filler:
+                filler.unlink()
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [step for step, name in saved if name.startswith("step-")] == [1, 4, 5, 6]
+    assert saved[-1] == (6, "last") and not run.signal.error
+    assert [row["step"] for row in rows(run.folder, "train")] == [1, 6]
+    assert {row["step"] for row in rows(run.folder, "eval")} == {3, 6}
+    lines = capsys.readouterr().err.splitlines()
+    assert [one.partition(": cannot")[0].rpartition("/")[2] for one in lines] == [
+        *("step-00000002", "best", "step-00000003")
+    ]
+    assert all("The run goes on (--on-save-error continue)." in one for one in lines)
+
+
+def test_with_continue_a_run_that_cannot_save_its_end_fails(disk: Path) -> None:
+    with pytest.raises(WriteError, match="step-00000006: cannot be written"):
+        for event in train(small_run(disk, on_save_error="continue")):
+            if isinstance(event, StepDone) and event.step == 2:
+                fill(disk)

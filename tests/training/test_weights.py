@@ -308,12 +308,12 @@ def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
 ) -> None:
     more = {**files, "pytorch_model.bin": b"not wanted", "README.md": b"not wanted"}
     kept = cache(tmp_path, "down/kept", files)
-    names = ("us/tiny", "us/none", "down/kept", "shut/tiny")
+    names = ("us/tiny", "us/none", "down/kept", "shut/tiny", "portal/tiny")
     cases = [("auto", "us/tiny"), *((name, None) for name in names)]
     with hub({"us/tiny": more, "shut/tiny": more}) as endpoint:
         done = result(start_choosing(cases, tmp_path, HF_ENDPOINT=endpoint))
     (offline,) = result(start_choosing(cases[:1], tmp_path, HF_HUB_OFFLINE="1"))
-    fetched, again, unknown, troubled, shut = done
+    fetched, again, unknown, troubled, shut, portal = done
     assert (fetched["name"], fetched["warning"]) == ("us/tiny", "")
     assert again["folder"] == offline["folder"] == fetched["folder"]
     there = {path.name: path.read_bytes() for path in Path(fetched["folder"]).iterdir()}
@@ -323,7 +323,10 @@ def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
     )
     assert troubled["folder"] == str(kept)
     assert shut["error"].startswith(
-        "--weights shut/tiny: there is no such folder; the Hub cannot be reached ("
+        "--weights shut/tiny: there is no such folder; the Hub refuses access (HTTP 403; `hf auth "
+    )
+    assert portal["error"].startswith(
+        "--weights portal/tiny: there is no such folder; what answers is not the Hub ("
     )
 
 

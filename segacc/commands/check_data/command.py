@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
-from segacc.commands.console import Where, console_of, flag, load_plugins, text_of
+from segacc.commands.console import PlainConsole, Where, console_of, flag, load_plugins, text_of
 from segacc.errors import NoClassesError, OptionError, is_main
 from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose
@@ -35,11 +35,11 @@ def check_data_command(given: Mapping[str, Any]) -> int:
     refuse_unused(config, layer)
     if not is_main():
         return 0
-    told = run_check(config, flag, Console(stderr=True))
+    told = run_check(config, flag, PlainConsole(stderr=True))
     from segacc.commands.check_data.text import print_report, to_json, would_stop
 
     shown = sys.stdout.isatty()  # only there, lines are broken between words
-    console = Console(soft_wrap=not shown, width=None if shown else 120)
+    console = PlainConsole(soft_wrap=not shown, width=None if shown else 120)
     if config.json:
         console.out(json.dumps(to_json(*told), indent=1), highlight=False)
     else:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segacc.commands.console import load_plugins, quiet_libraries
+from segacc.commands.console import PlainConsole, load_plugins, quiet_libraries
 from segacc.commands.plugins.new import write_plugin
 from segacc.contracts import VERSION
 from segacc.errors import PluginError, cut, did_you_mean, reason_of
@@ -33,7 +33,7 @@ ALL_KINDS = (*KINDS, *LISTED)
 
 def plugins_command(name: str | None, *, form: str) -> int:
     """List all components or those of a kind, or show one; return 1 if a plugin is broken."""
-    registry, console = all_components(), Console(soft_wrap=True)
+    registry, console = all_components(), PlainConsole(soft_wrap=True)
     offers = registry.offers if name is None else named(registry, name)
     if form == "markdown":
         quiet_libraries()

@@ -1,5 +1,6 @@
 """`segacc predict` and its Python form: segment image files, write predictions and overlays."""
 
+import errno
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from segacc.commands.predict.files import (
     write_ids,
     write_probabilities,
 )
-from segacc.errors import OptionError, UnreadableError
+from segacc.errors import DataError, OptionError, shown
 from segacc.evaluation.model_folder import Model, find_model, local_model
 from segacc.model.exported import runtime_of
 from segacc.settings.commands import PredictConfig
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
     from segacc.evaluation.segmenter import Segmenter
     from segacc.labels import LabelMap
+
+
+OF_A_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+"""Errors of the name of an output file, which others do not share."""
 
 
 def predict_command(given: str, inputs: Sequence[str | Path], config: PredictConfig) -> int:
@@ -49,7 +54,7 @@ def predict_command(given: str, inputs: Sequence[str | Path], config: PredictCon
         segmenter = load_segmenter(model, config, flag)
     failed = segment_all(segmenter, jobs, config, console)
     for reason in failed.values():
-        sys.stderr.write(f"{reason}\n")
+        sys.stderr.write(shown(f"{reason}\n"))
     console.print(
         f"{len(jobs) - len(failed)} of {len(jobs)} predictions written to {config.output_dir}",
         markup=False,
@@ -154,7 +159,10 @@ def load_segmenter(model: Model, config: PredictConfig, where: Where) -> "Segmen
     if config.protocol is not None:
         check_protocol(config.protocol, where("protocol"))
     segmenter = Segmenter.from_pretrained(
-        model.folder, max_pixels=config.max_pixels, runtime=config.runtime
+        model.folder,
+        max_pixels=config.max_pixels,
+        max_bytes=config.max_bytes,
+        runtime=config.runtime,
     )
     if config.save_probabilities:
         refuse_one_hot(segmenter.network, where("save_probabilities"))
@@ -164,7 +172,7 @@ def load_segmenter(model: Model, config: PredictConfig, where: Where) -> "Segmen
 def segment_all(
     segmenter: "Segmenter", jobs: Sequence[Job], config: PredictConfig, console: Console
 ) -> dict[Path, str]:
-    """Segment each image; return the errors of those that are unreadable or of unsupported size.
+    """Segment each image; return the errors of those that cannot be read, segmented or written.
 
     Raises:
         OptionError: the raw label ids do not fit in a PNG.
@@ -181,10 +189,14 @@ def segment_all(
                 prediction = segment(segmenter, job, config)
                 if add:
                     add(job.picture, prediction)
-            except UnreadableError as error:
+            except DataError as error:
                 failed[job.picture] = str(error)
             except OptionError as error:  # an image size that the network does not support
                 failed[job.picture] = f"{job.picture}: {error}"
+            except OSError as error:
+                if error.errno not in OF_A_NAME:  # a full disk, at which all others would fail too
+                    raise
+                failed[job.picture] = f"{job.picture}: its prediction: {error.strerror}."
             tick(advance=1)
     return failed
 

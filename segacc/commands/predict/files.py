@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import has_magic
 from itertools import takewhile
@@ -172,7 +172,10 @@ def _refuse_foreign(jobs: Sequence[Job], output_dir: Path) -> None:
 
     targets = [path for job in jobs for path in (job.index, job.overlay)]
     for target in targets:
-        if target.is_file() and not is_own(target):
+        foreign = False
+        with suppress(OSError):  # a name that is too long
+            foreign = target.is_file() and not is_own(target)
+        if foreign:
             raise OptionError(
                 f"--output-dir {output_dir}: {target} would be overwritten, and it was not written "
                 "by `segacc predict`. Choose another folder, or remove the file."

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segacc.data.samples import JPEG_SUFFIXES, in_root, is_image
+from segacc.data.samples import JPEG_SUFFIXES, in_root, is_image, is_inside
 from segacc.data.splits import SplitsRead, read_each
 from segacc.errors import DataError, EmptySplitError, expand, first_of
 from segacc.hookspecs import Dataset, DataSplits, Recognized, Sample, hookimpl
@@ -249,11 +249,28 @@ def recognize(given: str, typed: Mapping[str, Any], where: str) -> Recognized:
     lists: dict[str, Any] = {key: Path(layout[key]) for key in SPLITS if key in layout}
     jpeg = reads_jpeg(typed)
     splits, unusable = read_splits(FolderOptions(root=root, binary=jpeg, **{**layout, **lists}))
+    for key in lists.keys() - typed.keys():
+        _refuse_outside(root, key, layout[key], splits.get(key, ()))
     classes = find_classes(root, tree, splits, typed, given, where)
     counts = {split: len(samples) for split, samples in splits.items()}
     # A validation split with faulty labels is not replaced by a part of the training split.
     counts |= {split: 0 for split, e in unusable.items() if not isinstance(e, EmptySplitError)}
     return Recognized("folder", {"root": given, **layout, **classes}, counts)
+
+
+def _refuse_outside(root: Path, split: str, found: str, samples: Sequence[Sample]) -> None:
+    """Refuse a list that was found, not given, and names files outside the folder.
+
+    Raises:
+        DataError: the list may be part of what was downloaded, and name any file.
+    """
+    paths = (path for one in samples for path in (one.image, one.label) if isinstance(path, Path))
+    if far := next((path for path in paths if not is_inside(root, path)), None):
+        raise DataError(
+            f"{root / found}: this list, which was found in the folder, names {far}, a file "
+            f"outside it. If you wrote the list, give it: `{split}={found}`, an option of "
+            "--dataset folder."
+        )
 
 
 def _contains(root: Path, names: Sequence[str]) -> bool:

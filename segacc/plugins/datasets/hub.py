@@ -14,6 +14,7 @@ from segacc.plugins.datasets.hub_files import (
     WHERE,
     Loaded,
     choose,
+    file_in,
     from_path,
     quiet_datasets,
 )
@@ -107,8 +108,7 @@ class HubSamples(Sequence[Sample]):
         if isinstance(cell, dict):
             cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
         if isinstance(cell, str):
-            paths = [root / cell for root in self.roots]
-            return next((path for path in paths if path.is_file()), Path(cell))
+            return file_in(self.roots, cell)
         return cell or b""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.errors import DataError, OptionError, SegaccError
-from segacc.model.hub import HUB_TIMEOUT, knock
+from segacc.model.hub import HUB_TIMEOUT, knock, trouble
 from segacc.plugins.datasets.files import NAMES_FILES
 from segacc.plugins.datasets.hub_files import (
     WHERE,
@@ -43,14 +43,23 @@ def from_hub(hub_id: str, config: str | None, revision: str | None) -> Loaded:
     except SegaccError:
         raise
     except Exception as error:  # offline, or any error of the Hub or the HTTP library
-        data = _cached(hub_id, config, revision, type(error).__name__)
+        data = _cached(hub_id, config, revision, trouble(error))
         find = partial(_fetch_names, hub_id, revision, only_cached=True)
-        return Loaded(what, by_name(data), find)
+        return Loaded(what, by_name(data), find, cache_folders())
     if (script := f"{hub_id.split('/')[-1]}.py") in files:
         raise DataError(script_text(what, script))
     folder = _converted(what, files, config) if revision == CONVERTED else None
     data = read(what, lambda: _load(hub_id, None if folder else config, folder, revision))
-    return Loaded(what, by_name(data), partial(_fetch_names, hub_id, revision))
+    find = partial(_fetch_names, hub_id, revision)
+    return Loaded(what, by_name(data), find, cache_folders())
+
+
+def cache_folders() -> tuple[Path, ...]:
+    """Return the folders of downloaded data sets, to which alone the paths in rows may lead."""
+    import datasets
+    from huggingface_hub import constants
+
+    return Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)
 
 
 def listed(hub_id: str, revision: str | None) -> tuple[str, list[str]]:
@@ -112,14 +121,14 @@ def _converted(what: str, files: Sequence[str], config: str | None) -> str:
     return config
 
 
-def _cached(hub_id: str, config: str | None, revision: str | None, trouble: str) -> Any:
+def _cached(hub_id: str, config: str | None, revision: str | None, why: str) -> Any:
     """Load a data set from the cache of `datasets`.
 
     Raises:
         DataError: it is not cached, or in another revision.
     """
     folder = config if revision == CONVERTED else None
-    away = f"{WHERE}: the Hub cannot be reached ({trouble}) and {hub_id} "
+    away = f"{WHERE}: {why} and {hub_id} "
     cure = (
         "Give path=FOLDER with local files, or load it once on a computer with access to the Hub "
         "and copy the cache here (HF_HOME)."

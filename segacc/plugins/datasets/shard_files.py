@@ -1,16 +1,14 @@
 """Reads tars and parquet files for `shards`, local or remote, from any position.
 
 `datasets` (5.2) streams both formats too. But its positions count samples: to resume, it reads (and
-downloads) the shard again from its start. Its tar reader parses all files of a sample, needed or
-not, and fails if one is invalid; a truncated tar ends silently; a broken connection is retried
-every 5 seconds, 20 times. So positions are bytes or rows here, and tests compare the result with
-that of `datasets`.
+downloads) the shard again from its start. Its tar reader parses all files of a sample, and a
+truncated tar ends silently. So positions are bytes or rows here; tests compare both results.
 """
 
 import re
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
@@ -18,8 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from segacc.data.samples import IMAGE_SUFFIXES, is_hidden
-from segacc.errors import DataError, SegaccError
+from segacc.contracts import MAX_BYTES, Reading
+from segacc.data.codecs import huge
+from segacc.data.samples import IMAGE_SUFFIXES, is_hidden, is_inside
+from segacc.errors import DataError, SegaccError, quoted
 from segacc.hookspecs import Sample
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ Pictures = tuple[str, Mapping[str, bytes | Path]]
 """A sample in a shard: its key, and encoded images (or their paths) by field."""
 ROWS = 16
 """Number of parquet rows that are converted to Python objects at a time."""
+LARGE = 1 << 28
+"""Rows that are converted at a time, times the bytes of the columns in a row group."""
 MOST_FIELDS = 64
 """Maximum number of files of one sample in a tar; more raise an error."""
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<field>[^/]+)")
@@ -68,6 +70,8 @@ class ShardReader:
     label: str
     whole_names: bool = False
     """True if two shards of the split have the same stem: ids then start with the whole address."""
+    max_bytes: int = MAX_BYTES
+    """Maximum size of the files of a sample in a tar, or of a cell in a parquet file."""
 
     def __call__(self, shard: str, position: Any) -> Iterator[tuple[Sample, Any]]:
         """Yield samples, each with the position after it: a byte, or [row group, row in it].
@@ -82,12 +86,13 @@ class ShardReader:
         name, stem = name_of(shard).name, name_of(shard).stem
         if self.whole_names:
             name = stem = shard
-        samples = patiently(shard, lambda at: read(shard, wanted, at), position)
+        samples = patiently(shard, lambda at: read(shard, wanted, at, self.max_bytes), position)
+        reading = Reading(max_bytes=self.max_bytes)
         for (key, found), behind in samples:
             # A missing part raises when the sample is read, like a missing file, where
             # `skip_unreadable` may skip it.
             image, label = (found.get(one, Path(f"{name}::{key}.{one}")) for one in wanted)
-            yield Sample(image, label, f"{stem}/{key}"), behind
+            yield Sample(image, label, f"{stem}/{key}", reading=reading), behind
 
 
 # -------------------------------------------------------------------------------------------- tars
@@ -110,7 +115,10 @@ class Header(tarfile.TarInfo):
 
 
 def tar_groups(
-    shard: str, wanted: tuple[str, ...] | None, position: int | None
+    shard: str,
+    wanted: tuple[str, ...] | None,
+    position: int | None,
+    max_bytes: int = MAX_BYTES,
 ) -> Iterator[tuple[Pictures, int]]:
     """Yield the samples of a tar, with the byte at which the next one starts.
 
@@ -118,8 +126,12 @@ def tar_groups(
         shard: path or address.
         wanted: fields to keep; a sample without any is skipped. None keeps all.
         position: byte position of a header; None is 0.
+        max_bytes: maximum size of the files of a sample; a sparse one may claim terabytes.
+
+    Raises:
+        ValueError: a sample has more bytes, or too many files.
     """
-    start, key, files = position or 0, "", dict[str, bytes | Path]()
+    start, key, files, size = position or 0, "", dict[str, bytes | Path](), 0
     with (
         closing(open_at(shard, start)) as file,
         tarfile.open(fileobj=file, mode="r|", bufsize=CHUNK, tarinfo=Header) as tar,
@@ -130,10 +142,13 @@ def tar_groups(
                 continue
             if named["key"] != key and files:
                 yield (key, files), start + member.offset
-                files = {}
+                files, size = {}, 0
             key, field = named["key"], named["field"].lower()
-            content = tar.extractfile(member) if wanted is None or field in wanted else None
-            if content is not None:
+            if wanted is None or field in wanted:
+                size += member.size
+                if size > max_bytes:
+                    raise ValueError(f"{member.name}: {huge(size, max_bytes)}")
+                content: Any = tar.extractfile(member)
                 files[field] = content.read()
             if len(files) > MOST_FIELDS:
                 raise ValueError(f"more than {MOST_FIELDS} of its files are named {key}.*")
@@ -208,7 +223,10 @@ def open_parquet(shard: str) -> Iterator[Any]:
 
 
 def parquet_rows(
-    shard: str, columns: tuple[str, ...], position: list[int] | None
+    shard: str,
+    columns: tuple[str, ...],
+    position: list[int] | None,
+    max_bytes: int = MAX_BYTES,
 ) -> Iterator[tuple[Pictures, list[int]]]:
     """Yield the rows of a parquet file by number, with [row group, row in it] after each.
 
@@ -217,26 +235,68 @@ def parquet_rows(
         columns: columns of binaries, or of structs with `bytes` and optionally `path`, as in
             `datasets`.
         position: [row group, row in it]; None is the start.
+        max_bytes: maximum size of a cell.
+
+    Raises:
+        ValueError: a cell is larger, or its path leaves the shard's folder.
     """
     first, passed = position or (0, 0)
+    root = None if is_far(shard) else Path(shard).parent
     with open_parquet(shard) as file:
         sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         for group in range(first, len(sizes)):
-            batches = file.iter_batches(ROWS, [group], list(columns), use_threads=False)
+            most = rows_at_once(file.metadata.row_group(group), columns, max_bytes)
+            batches = file.iter_batches(most, [group], list(columns), use_threads=False)
             rows = chain.from_iterable(batch.to_pylist() for batch in batches)
             before = sum(sizes[:group])
             for number, row in enumerate(islice(rows, passed, None), passed):
-                found = {name: picture(value) for name, value in row.items()}
+                found = {name: picture(value, root) for name, value in row.items()}
                 pictures = {name: one for name, one in found.items() if one is not None}
                 yield (str(before + number), pictures), [group, number + 1]
             passed = 0
 
 
-def picture(value: Any) -> bytes | Path | None:
-    """Return the encoded image of a cell, or its path; None if it is empty."""
-    path = value.get("path") if isinstance(value, dict) else None
+def rows_at_once(group: Any, columns: Sequence[str], max_bytes: int) -> int:
+    """Return how many rows of a row group can be converted without much memory.
+
+    A cell can be as large as its whole column, and a dictionary holds it once for many rows.
+
+    Args:
+        group: the row group's metadata.
+        columns: those that are read.
+        max_bytes: see `parquet_rows`.
+
+    Raises:
+        ValueError: the cells have more bytes on average.
+    """
+    parts = (group.column(k) for k in range(group.num_columns))
+    read = (one for one in parts if one.path_in_schema.split(".")[0] in columns)
+    size: int = sum(one.total_uncompressed_size for one in read)
+    if size > max_bytes * group.num_rows * len(columns):
+        raise ValueError(huge(size // (group.num_rows * len(columns)), max_bytes))
+    return max(1, min(ROWS, LARGE // max(1, size)))
+
+
+def picture(value: Any, root: Path | None) -> bytes | Path | None:
+    """Return the encoded image of a cell, or its path; None if it is empty.
+
+    Args:
+        value: the cell.
+        root: the folder that paths are relative to; None for a remote shard, which has no paths.
+
+    Raises:
+        ValueError: the path leaves the folder.
+    """
+    path: str | None = value.get("path") if isinstance(value, dict) else None
     encoded: bytes | None = value.get("bytes") if isinstance(value, dict) else value
-    return encoded or (Path(path) if path else None)
+    if encoded or not path:
+        return encoded or None
+    if root is None or not is_inside(root, root / path):
+        raise ValueError(
+            f"a cell holds the path {quoted(path)} instead of an image, which is not followed, as "
+            f"it is outside {root or 'the shard'}. Store the images in the parquet file itself"
+        )
+    return root / path
 
 
 def picture_columns(shard: str) -> list[str]:

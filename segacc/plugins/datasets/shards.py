@@ -9,6 +9,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from segacc.contracts import MAX_BYTES
 from segacc.data.samples import IMAGE_SUFFIXES, is_hidden
 from segacc.errors import DataError, expand
 from segacc.hookspecs import Dataset, DataSplits, Stream, hookimpl
@@ -69,6 +70,9 @@ class ShardsOptions:
     """Number of training samples, required by --epochs; known for parquet files."""
     buffer: Annotated[int, Ge(1)] = 1000
     """Size of the shuffle buffer in undecoded training samples, over all workers."""
+    max_bytes: Annotated[int, Ge(1)] = MAX_BYTES
+    """Maximum size in bytes of the files of a sample, and of a cell; larger ones are refused before
+    they are read."""
 
 
 def build_shards(options: ShardsOptions) -> DataSplits:
@@ -91,7 +95,8 @@ def build_shards(options: ShardsOptions) -> DataSplits:
         raise DataError(f"{WHERE}: the shards are {told}; use a single format.")
     first = next(iter(found.values()))[0]
     path = names_of(options, first)
-    image, label = roles(first, fields_of(first), options.image, options.label)
+    fields = fields_of(first, options.max_bytes)
+    image, label = roles(first, fields, options.image, options.label)
     labels = plain_map(read_names(path, label), options)
     splits = {
         split: stream(shards, image, label, options, split) for split, shards in found.items()
@@ -110,7 +115,8 @@ def stream(
         with ThreadPoolExecutor(16) as pool:  # remote files respond slowly
             count = sum(pool.map(count_rows, shards))
     stems = {name_of(shard).stem for shard in shards}
-    read = ShardReader(image, label, whole_names=len(stems) < len(shards))
+    whole_names = len(stems) < len(shards)
+    read = ShardReader(image, label, whole_names=whole_names, max_bytes=options.max_bytes)
     return Stream(
         shards=tuple(shards),
         read=read,
@@ -215,7 +221,7 @@ def globbed(split: str, text: str) -> list[str]:
 # ----------------------------------------------------------------------------- contents of shards
 
 
-def fields_of(shard: str) -> list[str]:
+def fields_of(shard: str, max_bytes: int = MAX_BYTES) -> list[str]:
     """Return the fields of a tar's first sample, or the image columns of a parquet file.
 
     Raises:
@@ -225,7 +231,7 @@ def fields_of(shard: str) -> list[str]:
     def look() -> list[str]:
         if suffix(shard) == ".parquet":
             return picture_columns(shard)
-        first = next(tar_groups(shard, None, None), None)
+        first = next(tar_groups(shard, None, None, max_bytes), None)
         return [] if first is None else list(first[0][1])
 
     found = once(shard, look)

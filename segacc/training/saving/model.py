@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from accelerate import Accelerator
 
 from segacc.contracts import VERSION
-from segacc.errors import OptionError
+from segacc.errors import OptionError, WriteError, shown
 from segacc.evaluation.model_folder import NETWORK, SIDE_FILE
 from segacc.evaluation.scores import Weights, finite
 from segacc.evaluation.scoring import SHARDED
+from segacc.model.checksums import seal_weights
 from segacc.registry import options_text
 from segacc.training.checkpoint import write_folder
+from segacc.training.events import Saved
 from segacc.training.optim.ema import Ema
 from segacc.training.plan import Plan
 from segacc.training.processes import bare, bare_names
@@ -39,8 +42,26 @@ def save_model(run: Run, name: str) -> Path:
                 (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
                 write_card(run, part)
 
-        write_folder(folder, fill, run.accelerator)
+        write_folder(folder, fill, run.accelerator, last=seal_weights)
     return folder
+
+
+def attempt(run: Run, save: Callable[[], Saved]) -> Saved | None:
+    """Save; if it fails with `--on-save-error continue`, warn and return None.
+
+    Raises:
+        WriteError: on all processes, if one could not write and the run is to stop.
+    """
+    try:
+        return save()
+    except WriteError as error:
+        if run.config.on_save_error == "stop":
+            raise
+        if run.accelerator.is_main_process:
+            sys.stderr.write(
+                shown(f"warning: {error} The run goes on (--on-save-error continue).\n")
+            )
+        return None
 
 
 def save_description(run: Run) -> None:

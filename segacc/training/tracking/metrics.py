@@ -1,6 +1,7 @@
 """metrics.jsonl: its lines, which trackers get as flat numbers."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -41,8 +42,14 @@ def eval_row(event: Evaluated) -> dict[str, Any]:
 
 def write_row(path: Path, row: dict[str, Any], log: Log | None) -> None:
     """Append one line and close the file, so that each printed number is on disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
+    size = path.stat().st_size if path.is_file() else None
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+    except OSError:
+        if size is not None:  # removes the half of a line that a full disk took
+            os.truncate(path, size)
+        raise
     if log is not None:
         kind = "eval_ema" if row.get("weights") == "ema" else row["kind"]
         numbers = {

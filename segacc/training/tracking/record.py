@@ -69,9 +69,6 @@ class Recorder:
 
     def _evaluation(self, metrics: Path, event: Evaluated) -> None:
         row = eval_row(event)
-        write_row(metrics, row, self.log)
-        if self.log is not None and event.best:
-            self.log({f"best/{self.best_by}": flat(row)[self.best_by]}, event.step)
         if event.examples:
             average = "-ema" if event.terms.weights == "ema" else ""
             path = self.folder / "pictures" / f"step-{event.step:08d}{average}.png"
@@ -79,6 +76,9 @@ class Recorder:
             names, palette = self.names, self.palette
             draw_examples(event.examples, names=names, palette=palette, path=path, title=title)
             self._show(f"validation{average}", path, event.step)
+        write_row(metrics, row, self.log)  # last, since an event that fails is written again
+        if self.log is not None and event.best:
+            self.log({f"best/{self.best_by}": flat(row)[self.best_by]}, event.step)
 
     def _show(self, name: str, path: Path, step: int) -> None:
         if self.show is not None:
@@ -89,6 +89,8 @@ def record(
     recorder: Recorder,
     events: Iterator[Event],
     failed: Callable[[Exception], None] | None = None,
+    *,
+    patient: bool = False,
 ) -> Iterator[Event]:
     """Record each event, then yield it; on the main process only.
 
@@ -97,18 +99,28 @@ def record(
         events: the events of `train`.
         failed: called with an error of writing, as on a full disk, after which nothing is written;
             None raises it.
+        patient: keep what cannot be written, and try again with the next event.
+
+    Raises:
+        WriteError: events are still unwritten at the end.
     """
-    broken = False
+    broken, reason, waiting = False, "", list[Event]()
     for event in events:
+        waiting.append(event)
         try:
-            if not broken:
-                recorder.write(event)
+            while waiting and not broken:
+                recorder.write(waiting[0])
+                del waiting[0]
         except OSError as error:
             if failed is None:
                 raise
-            broken, folder = True, recorder.folder
-            failed(WriteError(f"{folder}: metrics or pictures cannot be written: {error}."))
+            reason = f"{recorder.folder}: metrics or pictures cannot be written: {error}."
+            if not patient:
+                broken = True
+                failed(WriteError(reason))
         yield event
+    if waiting and not broken:
+        raise WriteError(reason)
 
 
 def note_fitted(path: Path, max_steps: int) -> None:
