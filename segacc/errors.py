@@ -64,6 +64,15 @@ def quoted(value: object) -> str:
     return cut(repr(value))
 
 
+def huge(size: int, max_bytes: int) -> str:
+    """Return what to tell about a file of too many bytes."""
+    return (
+        f"it has {size} bytes, and up to {max_bytes} are read. If memory suffices, set "
+        f"max_bytes={size}, an option of every data set, of `segacc predict` (--max-bytes) and of "
+        "Segmenter.from_pretrained"
+    )
+
+
 SPECIAL = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",

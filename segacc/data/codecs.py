@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from segacc.contracts import MAX_BYTES, MAX_PIXELS
-from segacc.errors import refuse_special
+from segacc.errors import huge, refuse_special
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,15 +106,6 @@ def refuse_huge(source: bytes | Path, max_bytes: int) -> None:
     size = len(source) if isinstance(source, bytes) else refuse_special(source)
     if size > max_bytes:
         raise ValueError(huge(size, max_bytes))
-
-
-def huge(size: int, max_bytes: int) -> str:
-    """Return what to tell about a file of too many bytes."""
-    return (
-        f"it has {size} bytes, and up to {max_bytes} are read. If memory suffices, set "
-        f"max_bytes={size}, an option of every data set, of `segacc predict` (--max-bytes) and of "
-        "Segmenter.from_pretrained"
-    )
 
 
 def refuse_large(height: int, width: int, max_pixels: int) -> None:

@@ -15,7 +15,7 @@ from segacc.evaluation.model_folder import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
 from segacc.training import checkpoint
-from segacc.training.folders import ENVIRONMENT, MODELS, clear
+from segacc.training.folders import ENVIRONMENT, EXIT, MODELS, clear
 from segacc.training.limits.budget import FIRST_GUESS
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.schedule import lr_of
@@ -94,6 +94,7 @@ def write_start(run: Run, settings: Settings, devices: Sequence[str]) -> None:
             path for path in map(run.folder.joinpath, MODELS) if begins and path.is_dir()
         ]:
             checkpoint.set_aside(model, side_file(model).get("step", 0))
+    (run.folder / EXIT).unlink(missing_ok=True)
     (run.folder / "pictures").mkdir(parents=True, exist_ok=True)
     if not run.plan.resume:
         save_description(run)

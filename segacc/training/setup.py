@@ -28,7 +28,7 @@ from segacc.training import checkpoint
 from segacc.training.build import build_network
 from segacc.training.data import RunData, load_data
 from segacc.training.defaults import choose_score, choose_settings, fitted_crop
-from segacc.training.folders import EXIT, RunLock
+from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
 from segacc.training.limits.guard import build_early_stop, build_guard
 from segacc.training.optim import groups as parameter_groups
@@ -41,10 +41,7 @@ from segacc.training.saving.model import build_ema, kinds
 
 
 def make_accelerator(plan: Plan) -> Accelerator:
-    """Create the Accelerator from the launcher's environment and the settings.
-
-    With it the run has started: exit.json of an earlier start is deleted.
-    """
+    """Create the Accelerator from the launcher's environment and the settings."""
     config = plan.settings.config
     accelerator = start_accelerator(
         config.mixed_precision,
@@ -62,8 +59,6 @@ def make_accelerator(plan: Plan) -> Accelerator:
         sharding.state_dict_config = sharding.optim_state_dict_config = None
         sharding.set_state_dict_type("FULL_STATE_DICT")
         sharding.optim_state_dict_config.rank0_only = False
-    if accelerator.is_main_process:
-        (plan.folder / EXIT).unlink(missing_ok=True)
     return accelerator
 
 

@@ -81,7 +81,7 @@ REFUSED = [
     (
         ["--dataset", "nuclei:boarder=true"],
         '--dataset nuclei: unknown option "boarder". Did you mean "border"? Known: border, bits, '
-        "exif, map, max_pixels.",
+        "exif, map, max_bytes, max_pixels.",
     ),
     (["--epochs=1", "--max-steps=2"], "--epochs and --max-steps exclude each other; give one."),
     (["--config", "nope.yaml"], "--config nope.yaml: No such file or directory."),

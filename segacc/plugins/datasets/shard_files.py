@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from segacc.contracts import MAX_BYTES, Reading
-from segacc.data.codecs import huge
 from segacc.data.samples import IMAGE_SUFFIXES, is_hidden, is_inside
-from segacc.errors import DataError, SegaccError, quoted
+from segacc.errors import DataError, SegaccError, huge, quoted
 from segacc.hookspecs import Sample
 
 T = TypeVar("T")
