@@ -11,7 +11,7 @@ from segacc.testing import check_export
 
 QUICK = ("lraspp",)
 """Architectures that `make test` exports; as pt2 in a few seconds."""
-ONNX = ("deeplabv3", "dpt", "fcn", "linear", "lraspp", "mobilenet_v2", "mobilevitv2", "segformer")
+ONNX = ("linear", "mobilenet_v2", "segformer")
 """Architectures whose ONNX file is tested; for the others pt2, which takes a third of the time."""
 
 
@@ -44,7 +44,7 @@ def test_all_architectures(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilevit"])
+@pytest.mark.parametrize("name", ["mobilenet_v2"])
 def test_declarations_are_needed(name: str) -> None:
     check_export(records()[name], format="pt2")
 
