@@ -9,8 +9,6 @@ from refusals import assert_refuses
 from segacc.model import Logits
 from segacc.testing import check_export
 
-QUICK = ("lraspp",)
-"""Architectures that `make test` exports; as pt2 in a few seconds."""
 ONNX = ("linear", "mobilenet_v2", "segformer")
 """Architectures whose ONNX file is tested; for the others pt2, which takes a third of the time."""
 
@@ -30,11 +28,6 @@ class Crooked(Right):
     def forward(self, images: torch.Tensor) -> Logits:
         logits = super().forward(images).main
         return Logits(-logits if torch.compiler.is_exporting() else logits)
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_quick_architectures(name: str) -> None:
-    check_export(records()[name], format="pt2")
 
 
 @pytest.mark.slow
