@@ -186,20 +186,19 @@ class Segmenter:
             return self._each(image)
         if isinstance(image, Tensor | np.ndarray) and image.ndim == 4 and len(image):
             return np.stack(self._each(image))
-        return self._classes(self.pixels(image))
+        return self._classes(self._pixels(image))
 
     def _each(self, images: Iterable[OneImage]) -> list[Classes]:
         """Segment several images one by one; an error says which."""
         found = []
         for number, image in enumerate(images, 1):
             try:
-                found.append(self._classes(self.pixels(image)))
+                found.append(self._classes(self._pixels(image)))
             except SegaccError as error:
                 raise type(error)(f"image {number} of several: {error}") from None
         return found
 
-    def pixels(self, image: OneImage) -> Tensor:
-        """Return the pixels of one image, see `__call__`: (C, H, W) uint8 on the device."""
+    def _pixels(self, image: OneImage) -> Tensor:  # (C, H, W) uint8 on the device
         return to_tensor(image, self.network.num_channels, self.reading).to(self.device)
 
     def _classes(self, pixels: Tensor) -> Classes:
@@ -225,7 +224,7 @@ class Segmenter:
             OptionError: the network is in an exported file that returns classes.
         """
         refuse_one_hot(self.network, "Segmenter: probabilities")
-        given = self.network, self.network, self.pixels(image), self.protocol
+        given = self.network, self.network, self._pixels(image), self.protocol
         to, eight = getattr(torch, dtype), dtype == "uint8"
         bands = ((band * 255).round() if eight else band for band in probability_bands(*given))
         return torch.cat([band.to(to).cpu() for band in bands], dim=1).numpy()
@@ -246,7 +245,7 @@ class Segmenter:
             DataError: see `__call__`; or the prediction has another size than the image, or a value
                 that is not a class.
         """
-        pixels = self.pixels(image)
+        pixels = self._pixels(image)
         if prediction is None:
             return self.drawn(pixels.cpu(), self._classes(pixels))
         size = (pixels.shape[1], pixels.shape[2])

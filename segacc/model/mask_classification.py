@@ -60,7 +60,7 @@ class MaskModel(TransformersModel):
 
     set_loss: type[SetLoss] = PointLoss
     probabilities = True
-    one_size = "transformers computes the shapes of its feature maps in Python"
+    one_size = "torch.export takes minutes to trace even a tiny one for images of any size"
 
     def __init__(
         self,

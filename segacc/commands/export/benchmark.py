@@ -175,6 +175,7 @@ class Measured:
 
     def run(self, picture: "Picture") -> None:
         """Segment an image file, and count its pixels if it has a label."""
+        from segacc.evaluation.images import to_tensor
         from segacc.evaluation.predict import predict
         from segacc.kernels.resize import confusion
 
@@ -189,7 +190,8 @@ class Measured:
 
         assert picture.source is not None  # see `opened`
         start = time.perf_counter()
-        classes = predict(forward, one.network, one.pixels(picture.source), one.protocol)
+        pixels = to_tensor(picture.source, one.network.num_channels, one.reading)
+        classes = predict(forward, one.network, pixels, one.protocol)
         self.times.append(time.perf_counter() - start)
         self.network_times.append(inside)
         if picture.label is not None:
