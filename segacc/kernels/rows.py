@@ -62,7 +62,7 @@ class _SummedByRows(torch.autograd.Function):
                 with torch.enable_grad():
                     leaf = image.requires_grad_(wanted)
                     wide = widest(leaf, label.shape[1])
-                gradient = torch.zeros_like(wide) if wanted else None
+                gradient = wide.new_zeros(wide.shape) if wanted else None
                 for weights, near, here in windows(wide, label.shape[0]):
                     rows = torch.mm(weights, wide.detach()[near].flatten(1)).view(
                         -1, *wide.shape[1:]
@@ -70,7 +70,9 @@ class _SummedByRows(torch.autograd.Function):
                     loss, change = term(rows, label[here], wanted)
                     total += loss
                     if gradient is not None and change is not None:
-                        gradient[near].flatten(1).addmm_(weights.T, change.flatten(1))
+                        gradient[near].view(weights.shape[1], -1).addmm_(
+                            weights.T, change.flatten(1)
+                        )
                 if gradients is not None:
                     gradients[index] = torch.autograd.grad(wide, leaf, gradient)[0]
         ctx.save_for_backward(*(() if gradients is None else (gradients,)))
@@ -84,10 +86,10 @@ class _SummedByRows(torch.autograd.Function):
 
 def widest(image: Tensor, width: int) -> Tensor:
     """Resize logits (K, h, w) to the labels' width, row by row: (h, K, W) `widened`."""
-    rows = widened(image.transpose(0, 1))[:, :, None]  # (h, K, 1, w)
-    if width == image.shape[2]:
-        return rows[:, :, 0].contiguous()
-    return F.interpolate(rows, size=(1, width), mode="bilinear", align_corners=False)[:, :, 0]
+    rows = widened(image).transpose(0, 1).contiguous()[:, :, None]  # (h, K, 1, w)
+    if width != image.shape[2]:
+        rows = F.interpolate(rows, size=(1, width), mode="bilinear", align_corners=False)
+    return rows[:, :, 0].contiguous()
 
 
 def windows(wide: Tensor, height: int) -> Iterator[tuple[Tensor, slice, slice]]:

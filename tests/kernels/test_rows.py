@@ -136,6 +136,15 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     )
 
 
+@pytest.mark.parametrize("size", [(7, 9), (33, 50)])
+def test_the_memory_format_of_the_logits_does_not_matter(size: tuple[int, int]) -> None:
+    logits, labels = example(5, (7, 9), size, torch.float32)
+    value, gradient = with_gradient(cross_entropy_sum, logits, labels)
+    for other in (logits.to(memory_format=torch.channels_last), logits.mT.contiguous().mT):
+        again, slope = with_gradient(cross_entropy_sum, other, labels)
+        assert torch.equal(again, value) and torch.equal(slope, gradient)
+
+
 def test_no_valid_pixel_gives_zero() -> None:
     logits, labels = example(4, (3, 5), (7, 8), torch.float32)
     value, gradient = with_gradient(cross_entropy_sum, logits, torch.full_like(labels, 255))
