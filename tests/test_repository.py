@@ -59,12 +59,12 @@ def test_each_page_is_in_the_menu_of_the_site() -> None:
     nav = read("mkdocs.yml")["nav"]
     named = [page for part in nav for value in part.values() for page in pages(value)]
     here = {path.name for path in (ROOT / "docs").glob("*.md")}
-    assert sorted(named) == sorted({*here, "CHANGELOG.md", "CONTRIBUTING.md"})
+    assert sorted(named) == sorted({*here, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"})
 
 
 def test_links_of_the_files_at_the_root_lead_somewhere() -> None:
     """Those of docs/ are checked when the site is built."""
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         links = re.findall(r"\]\(([^)\s]+)\)|^\[.+\]: (\S+)$", text, re.MULTILINE)
         local = [one.partition("#")[0] for pair in links for one in pair if one]

@@ -4,7 +4,7 @@ The losses take logits (N, K, h, w) of any float dtype and labels (N, H, W) int6
 return a float32 scalar, or float64 for float64 logits; 0 with zero gradients if all pixels are
 ignored. `segacc.kernels.resize.summed` resizes the logits, a few images at a time, and
 `segacc.kernels.rows.summed_by_rows` a few rows of an image (cross-entropy, focal and binary losses
-on a CPU). Hard examples and losses of regions need all pixels of an image at once.
+of many classes on a CPU). Hard examples and losses of regions need all pixels of an image at once.
 """
 
 LUMA = (0.299, 0.587, 0.114)

@@ -17,6 +17,8 @@ from segacc.kernels.resize import Term, summed, widened
 
 CACHED = 2**19
 """Elements of the rows of full-size logits at a time: 2 MiB of float32."""
+FEW = 4
+"""Images whose full-size logits are at most so many times as large are not divided."""
 
 RowTerm = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 """Function of rows of logits (r, K, W), which it may overwrite, of their labels (r, W), and of
@@ -28,12 +30,13 @@ def summed_by_rows(term: RowTerm, plain: Term, logits: Tensor, labels: Tensor) -
 
     Args:
         term: the loss of some rows.
-        plain: the same for whole images, for devices other than the CPU, whose many small kernels
-            take longer than the memory that they save.
+        plain: the same for whole images: for few classes, for which it is faster, and on other
+            devices, where many small kernels take longer.
         logits: (N, K, h, w) float.
         labels: (N, H, W) int64, 255 ignored.
     """
-    if logits.device.type != "cpu":
+    few = logits.shape[1] * labels[0].numel() <= FEW * CACHED
+    if few or logits.device.type != "cpu":
         return summed(plain, logits, labels)
     total: Tensor = _SummedByRows.apply(term, logits, labels)
     return total

@@ -292,7 +292,7 @@ def test_help_is_grouped_and_shows_defaults_and_choices(tmp_path: Path) -> None:
         "Batch and data loading:",
         "Optimization:",
         "Evaluation, checkpoints and logging:",
-        "Run folder:",
+        "Run folder and processes:",
     ]
     text = "\n".join(lines)
     assert "--mixed-precision no|bf16|fp16|fp8" in text

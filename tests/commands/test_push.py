@@ -246,7 +246,7 @@ def test_a_dry_run_tells_files_and_sizes(warm: Warm, trained: Path, tmp_path: Pa
     done = assert_succeeded(warm(*words, cwd=tmp_path))
     first, *files = done.stdout.splitlines()
     assert re.fullmatch(
-        r"6 files \(\d\.\d\d MB\) would be uploaded from runs/mine/best to USER/mine of the user "
+        r"7 files \(\d\.\d\d MB\) would be uploaded from runs/mine/best to USER/mine of the user "
         "logged in, created as a public repository if it does not exist:",
         first,
     )

@@ -20,6 +20,14 @@ SIZES = [  # K, (h, w), (H, W): up, down, odd, one side only, unchanged
     (5, (8, 6), (30, 6)),
     (3, (8, 8), (8, 8)),
 ]
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide also the small images of these tests."""
+    monkeypatch.setattr(rows, "FEW", 0)
+
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -327,14 +327,15 @@ def test_auto_needs_a_folder() -> None:
     assert str(error.value) == "--resume auto needs --output-dir DIR; or use --resume DIR."
 
 
-@pytest.mark.parametrize("given", ["auto", "empty", "nowhere"])
+@pytest.mark.parametrize("given", ["empty", "nowhere"])
 def test_no_checkpoint_is_an_error(given: str, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "empty" / "checkpoints" / name(5)).mkdir(parents=True)  # without a file
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError) as error:
         find(given, Path("empty"))
-    place = tmp_path / ("empty" if given == "auto" else given) / "checkpoints"
+    place = tmp_path / given / "checkpoints"
     assert str(error.value) == f"--resume {given}: no complete checkpoint in {place}."
+    assert find("auto", Path("empty")) is None, "the run is started"
 
 
 @pytest.mark.parametrize(

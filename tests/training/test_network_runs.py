@@ -210,7 +210,8 @@ def test_four_channels_are_not_made_of_three(warm: Warm, data: Path, tmp_path: P
     done = warm(*given, cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(
-        r"train\d\.png: the image has 3 channels \(mode RGB\); --num-channels 4 requires four\.\n",
+        r"train\d\.png: the image has 3 channels \(mode RGB\); --num-channels 4 requires four\. "
+        r"To skip up to N such files, add --skip-unreadable N\.\n",
         done.stderr,
     )
 

@@ -31,8 +31,9 @@ def test_a_slow_hub_does_not_slow_the_run(warm: Warm, data: Path, tmp_path: Path
         hub.open.clear()
 
         def open_later() -> None:
-            while not (run / "last").is_dir() and not hub.open.is_set():
+            while not (run / "exit.json").is_file() and not hub.open.is_set():
                 time.sleep(0.02)
+            time.sleep(1)  # until the run waits for the upload
             seen.extend([len(hub.commits), side_file(run / "best")["step"]])
             hub.open.set()
 
