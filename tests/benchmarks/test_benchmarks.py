@@ -118,3 +118,41 @@ def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
     assert len(found) == len(done.stdout.splitlines()) == 6
     assert all(one["ratio"] > 0 for one in found.values())
     assert all(one["plain_mb"] > 0 for name, one in found.items() if name.startswith("loss"))
+
+
+@pytest.mark.slow
+@pytest.mark.launch
+def test_a_killed_run_is_resumed_to_the_same_end(tmp_path: Path) -> None:
+    result = tmp_path / "kill.json"
+    command = [sys.executable, "benchmarks/kill.py", "--moments", "2", "--steps", "12"]
+    done = subprocess.run(
+        [*command, "--output", str(result)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    found = json.loads(result.read_text())
+    assert found["equal"] == 2 and all(one["killed"] >= 3 for one in found["moments"])
+    assert found["moments"][1]["writing"]
+
+
+@pytest.mark.slow
+def test_mutated_files_and_random_settings_are_read_or_named(tmp_path: Path) -> None:
+    result = tmp_path / "fuzz.json"
+    command = [sys.executable, "benchmarks/fuzz.py", "--files", "200", "--settings", "100"]
+    done = subprocess.run(
+        [*command, "--seed", "1", "--output", str(result)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    found = json.loads(result.read_text())
+    assert found["failures"] == []
+    assert sum(found["files"].values()) == 200 and found["files"]["read"] > 10
+    assert sum(found["settings"].values()) == 100 and found["settings"]["named"] > 20
