@@ -1,10 +1,12 @@
-"""Compare the hot kernels with plain torch: loss, and pixel counts.
+"""Compare the hot kernels with plain torch: loss, argmax, and pixel counts.
 
     python benchmarks/kernels.py                     SegFormer's logits for images of 512x512
     python benchmarks/kernels.py --size 64 --rounds 1    what the suite runs
 
 For 2, 19 and 150 classes: cross-entropy of 2 images with its gradient, from logits of a fourth of
-the size (plain: `interpolate`, then `cross_entropy`), and the confusion matrix of one prediction
+the size (plain: `interpolate`, then `cross_entropy`); the argmax of one of them at full size, for
+smooth logits (noise of an eighth of their size, enlarged, as trained networks have few classes at a
+place) and for noise (plain: `interpolate`, then `argmax`); the confusion matrix of one prediction
 (plain: int64 indices of the valid pixels, then `bincount`). The two ways take turns; times are
 medians over rounds, and `ratio` is plain / segacc, the median of the rounds' own ratios. `memory`
 is what a loss needs beside its logits, labels and gradient: the high-water mark of a process of its
@@ -28,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc.kernels.pixel import cross_entropy_sum
-from segacc.kernels.resize import confusion
+from segacc.kernels.resize import confusion, resized_argmax
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 CLASSES = (2, 19, 150)
@@ -83,6 +85,13 @@ def cases(num_classes: int, size: int) -> dict[str, dict[str, Callable[[], Any]]
             "plain": lambda: gradient(plain_loss, logits, labels),
             "segacc": lambda: gradient(cross_entropy_sum, logits, labels),
         },
+        **{
+            f"argmax of {kind} logits": {
+                "plain": lambda one=one: plain_argmax(one, size),
+                "segacc": lambda one=one: resized_argmax(one, (size, size)),
+            }
+            for kind, one in (("smooth", smooth(num_classes, size)), ("random", logits[:1]))
+        },
         "confusion": {
             "plain": lambda: plain_confusion(said, narrow, num_classes),
             "segacc": lambda: confusion(said, narrow, num_classes),
@@ -96,6 +105,18 @@ def example(num_classes: int, size: int) -> tuple[Tensor, Tensor]:
     labels = torch.randint(num_classes, (2, size, size))
     labels[:, : size // 10] = 255
     return torch.randn(2, num_classes, size // 4, size // 4), labels
+
+
+def smooth(num_classes: int, size: int) -> Tensor:
+    """Draw logits of a fourth of the size that change little from pixel to pixel."""
+    coarse = 6 * torch.randn(1, num_classes, max(2, size // 32), max(2, size // 32))
+    return F.interpolate(coarse, size=(size // 4, size // 4), mode="bicubic")
+
+
+def plain_argmax(logits: Tensor, size: int) -> Tensor:
+    """Return the argmax of logits that are resized at once."""
+    full = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
+    return full.argmax(1).to(torch.uint8)
 
 
 def plain_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segacc.contracts import IGNORE
+from segacc.kernels.bounds import argmax_by_bounds
 
 CHUNK = 2**26
 """Maximum elements of full-size logits in memory at a time: 256 MiB of float32."""
+MANY = 64
+"""Classes from which on bounds are faster than resizing all classes, on a CPU."""
 
 
 def widened(logits: Tensor) -> Tensor:
@@ -147,9 +150,10 @@ def decide(
 ) -> Decided:
     """Return the argmax of the resized logits at `size`, without storing them all.
 
-    A few classes at a time are resized and compared with a running maximum. The result equals
-    `resize(logits, size).argmax(1)`, where the first of equal values wins; if several chunks are
-    needed, torch may round the last bit of a float32 differently. It does not depend on `shares`.
+    A few classes at a time are resized and compared with a running maximum; of many classes on a
+    CPU, only those that can win at a pixel, see `argmax_by_bounds`. The result equals
+    `resize(logits, size).argmax(1)`, where the first of equal values wins, up to the last bit of a
+    float32, which torch may round differently. It does not depend on `shares`.
 
     Args:
         logits: (N, K, h, w) float.
@@ -158,6 +162,25 @@ def decide(
         shares: how to compute probabilities for the confidence; None for no confidence.
         odds: how two classes have probabilities, for the log-odds; None for none.
     """
+    if not (shares or odds) and logits.device.type == "cpu" and logits.shape[1] >= MANY:
+        found = [argmax_by_bounds(widened(one), size, extent or size) for one in logits]
+        if any(one is not None for one in found):
+            parts = [
+                resized_plainly(logits[k, None], size, extent).classes[0] if one is None else one
+                for k, one in enumerate(found)
+            ]
+            return Decided(torch.stack(parts))
+    return resized_plainly(logits, size, extent, shares, odds)
+
+
+def resized_plainly(
+    logits: Tensor,
+    size: tuple[int, int],
+    extent: tuple[float, float] | None,
+    shares: Shares | None = None,
+    odds: Shares | None = None,
+) -> Decided:
+    """Resize all classes, a few at a time; see `decide`."""
     height, width = extent or size
     step = max(1, CHUNK // math.ceil(logits.shape[0] * height * width))
     best = _Best(shares)
