@@ -95,7 +95,8 @@ def test_labels_of_stored_images_are_refused_until_it_is_said(
     for options, now in {"": "", ",exif=upright": ", which says exif=upright now"}.items():
         given = ("--dataset", f"folder:root={root}{options}")
         refused = warm(*TINY, *given, "--output-dir", "no", cwd=tmp_path)
-        assert_refused(refused, f"{label}: {text.format(now=now)}")
+        skip = "To skip up to N such files, add --skip-unreadable N."
+        assert_refused(refused, f"{label}: {text.format(now=now)} {skip}")
         checked = warm("check-data", *given, cwd=tmp_path)
         assert checked.returncode == 1
         assert text.format(now=now).rstrip(".") in checked.stdout
