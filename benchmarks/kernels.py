@@ -1,7 +1,7 @@
 """Compare the hot kernels with plain torch: loss, argmax, and pixel counts.
 
     python benchmarks/kernels.py                     SegFormer's logits for images of 512x512
-    python benchmarks/kernels.py --size 64 --rounds 1    what the suite runs
+    python benchmarks/kernels.py --size 64 --rounds 1 --classes 19    what the suite runs
 
 For 2, 19 and 150 classes: cross-entropy of 2 images with its gradient, from logits of a fourth of
 the size (plain: `interpolate`, then `cross_entropy`); the argmax of one of them at full size, for
@@ -34,6 +34,7 @@ from segacc.kernels.resize import confusion, resized_argmax
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
 CLASSES = (2, 19, 150)
+"""Numbers of classes; `--classes` measures one of them."""
 PACKAGES = ("segacc", "torch")
 
 
@@ -51,7 +52,7 @@ def main() -> None:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "kernels": {},
     }
-    for num_classes in CLASSES:
+    for num_classes in [typed.classes] if typed.classes else CLASSES:
         for name, ways in cases(num_classes, typed.size).items():
             found = compared(ways, typed.rounds)
             if name == "loss":
@@ -71,7 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--peak", choices=["plain", "segacc", "none"], help=argparse.SUPPRESS)
-    parser.add_argument("--classes", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--classes", type=int, help="measure this number of classes only")
     return parser.parse_args()
 
 

@@ -104,9 +104,9 @@ def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path
 @pytest.mark.slow
 def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
     result = tmp_path / "kernels.json"
-    command = [sys.executable, "benchmarks/kernels.py", "--size", "64", "--rounds", "1"]
+    command = [sys.executable, "benchmarks/kernels.py", "--size", "64", "--classes", "19"]
     done = subprocess.run(
-        [*command, "--threads", "1", "--output", str(result)],
+        [*command, "--rounds", "1", "--threads", "1", "--output", str(result)],
         env=environment(),
         cwd=ROOT,
         capture_output=True,
@@ -115,7 +115,7 @@ def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(result.read_text())["kernels"]
-    assert len(found) == len(done.stdout.splitlines()) == 12
+    assert len(found) == len(done.stdout.splitlines()) == 4
     assert all(one["ratio"] > 0 for one in found.values())
     assert all(one["plain_mb"] > 0 for name, one in found.items() if name.startswith("loss"))
 
@@ -124,7 +124,7 @@ def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
 @pytest.mark.launch
 def test_a_killed_run_is_resumed_to_the_same_end(tmp_path: Path) -> None:
     result = tmp_path / "kill.json"
-    command = [sys.executable, "benchmarks/kill.py", "--moments", "2", "--steps", "12"]
+    command = [sys.executable, "benchmarks/kill.py", "--moments", "2", "--steps", "9"]
     done = subprocess.run(
         [*command, "--output", str(result)],
         env=environment(),
