@@ -85,9 +85,8 @@ def demo_command(given: str, config: DemoConfig) -> int:
             threading.Event().wait()
         except KeyboardInterrupt:
             sys.stdout.write("\nsegacc demo: stopped\n")
-        finally:
-            page.close(verbose=False)
-    return 0
+            sys.stdout.flush()
+    os._exit(0)  # a connection that a browser keeps open could make the server's threads wait
 
 
 def need_gradio() -> None:
