@@ -1,8 +1,17 @@
-"""Files that are replaced atomically: a killed process leaves the old or the new one."""
+"""Files that are replaced atomically: a killed process leaves the old or the new one. Full disks."""
 
+import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from segacc.errors import WriteError
+
+SHM = "/dev/shm"
+"""Folder of shared memory on Linux."""
+SHM_FULL = ("No space left on device", "Bus error", "out of shared memory")
+"""Parts of the errors of workers that have too little shared memory."""
 
 
 @contextmanager
@@ -32,3 +41,27 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+@contextmanager
+def shared_memory(num_workers: int) -> Iterator[None]:
+    """Explain errors of a full /dev/shm, through which workers pass their batches.
+
+    Raises:
+        WriteError: it is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        is_full = getattr(error, "errno", None) == errno.ENOSPC
+        if not num_workers or not (is_full or any(sign in str(error) for sign in SHM_FULL)):
+            raise
+        size = ""
+        with suppress(OSError):
+            found = shutil.disk_usage(SHM)
+            size = f" ({found.total / 1e6:.1f} MB, of which {found.free / 1e6:.1f} MB are free)"
+        raise WriteError(
+            f"--num-workers {num_workers}: the shared memory {SHM}{size} is full, through which "
+            "data workers pass their batches. Make it larger (in a container, with an option such "
+            "as `docker run --shm-size 8g`), or load in the training process, --num-workers 0."
+        ) from error

@@ -1,16 +1,14 @@
 """The splits that training and evaluation read, and the data loaders that read them."""
 
 import atexit
-import errno
 import gc
 import multiprocessing
-import shutil
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from segacc.data.atomic import shared_memory
 from segacc.data.augment import Pair, Pipeline
 from segacc.data.codecs import picture_size
 from segacc.data.decode import MODES
@@ -26,16 +25,14 @@ from segacc.data.items import Item, collate, nothing
 from segacc.data.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
-from segacc.errors import DataError, SegaccError, WorkerError, WriteError
+from segacc.errors import DataError, SegaccError, WorkerError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
 
-SHM = "/dev/shm"
-"""Folder of shared memory on Linux."""
-SHM_FULL = ("No space left on device", "Bus error", "out of shared memory")
-"""Parts of the errors of workers that have too little shared memory."""
 MOST_PIXELS = 2**22
 """Maximum pixels of a batch of several images: 16 images of 512x512, 2 of 1024x2048."""
+SETTLE = 0.1
+"""Seconds to wait for gloo's threads."""
 MOST_LOST = 3
 """How often the workers of a loader are replaced."""
 
@@ -180,6 +177,8 @@ class Loader:
         key = "batch_sampler" if "batch_sampler" in settings else "sampler"
         if taken:
             settings[key] = Rest(settings[key], taken)
+        if settings["num_workers"]:
+            settle()
         batches = iter(DataLoader(self.data, **settings))
         leave_to_loader()
         return batches
@@ -208,6 +207,17 @@ class Rest:
         return islice(iter(self.sampler), self.start, None)
 
 
+def settle() -> None:
+    """Wait a moment before workers are forked in a run with gloo.
+
+    Its threads release sent tensors shortly after these arrive, for which they enter the
+    interpreter; a worker that is forked meanwhile may hang before it begins (Python 3.11).
+    """
+    group = torch.distributed
+    if group.is_available() and group.is_initialized() and "gloo" in group.get_backend():
+        time.sleep(SETTLE)
+
+
 def killed_workers(batches: Any) -> list[int]:
     """Return the process ids of a DataLoader's workers that were killed; they may just be ending.
 
@@ -233,30 +243,6 @@ def leave_to_loader() -> None:
     here = threading.current_thread() is threading.main_thread()
     if here and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-@contextmanager
-def shared_memory(num_workers: int) -> Iterator[None]:
-    """Explain errors of a full /dev/shm, through which workers pass their batches.
-
-    Raises:
-        WriteError: it is full.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        is_full = getattr(error, "errno", None) == errno.ENOSPC
-        if not num_workers or not (is_full or any(sign in str(error) for sign in SHM_FULL)):
-            raise
-        size = ""
-        with suppress(OSError):
-            found = shutil.disk_usage(SHM)
-            size = f" ({found.total / 1e6:.1f} MB, of which {found.free / 1e6:.1f} MB are free)"
-        raise WriteError(
-            f"--num-workers {num_workers}: the shared memory {SHM}{size} is full, through which "
-            "data workers pass their batches. Make it larger (in a container, with an option such "
-            "as `docker run --shm-size 8g`), or load in the training process, --num-workers 0."
-        ) from error
 
 
 def augmented(

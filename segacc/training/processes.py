@@ -23,6 +23,7 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
+from segacc.data.batches import SETTLE
 from segacc.errors import OptionError, SegaccError, count_of
 from segacc.evaluation.memory import keep_memory
 from segacc.training.limits.signals import STOPPING
@@ -35,8 +36,6 @@ LAUNCHED = "SEGACC_PROCESSES"
 """Environment variable with the number of processes that `launch` has started."""
 SHUTDOWN = 600
 """Seconds in which processes that were told to stop can save, before the launcher kills them."""
-SETTLE = 0.1
-"""Seconds to wait for gloo's threads at exit."""
 
 
 def idle_cores(accelerator: Accelerator) -> list[str]:

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from cli_tools import environment
-from segacc.data.batches import load, shared_memory
+from segacc.data.atomic import shared_memory
+from segacc.data.batches import load
 from segacc.errors import WriteError
 
 READ = """
