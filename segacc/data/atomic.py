@@ -1,4 +1,4 @@
-"""Files that are replaced atomically: a killed process leaves the old or the new one. Full disks."""
+"""Files that are replaced atomically: a killed process leaves the old or the new one; full disks."""
 
 import errno
 import shutil
