@@ -1,4 +1,4 @@
-"""Files that are replaced atomically: a killed process leaves the old or the new one; full disks."""
+"""Files that are replaced atomically, so that a killed process leaves the old or the new one."""
 
 import errno
 import shutil
