@@ -36,7 +36,10 @@ class Taps(NamedTuple):
 
     @classmethod
     def of(cls, given: int, wanted: int, extent: float, dtype: torch.dtype) -> "Taps":
-        """Return the taps of the first `wanted` of `extent` rows, as torch computes them."""
+        """Return the taps of the first `wanted` of `extent` rows, as torch computes them.
+
+        Corners are not aligned, and the position is computed in the logits' dtype.
+        """
         scale = torch.tensor(given / extent, dtype=dtype)
         place = (scale * (torch.arange(wanted, dtype=dtype) + 0.5) - 0.5).clamp(min=0)
         low = place.long().clamp(max=given - 1)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from segacc.kernels.bounds import Taps
 from segacc.kernels.resize import Term, summed, widened
 
 CACHED = 2**19
@@ -101,7 +102,7 @@ def windows(wide: Tensor, height: int) -> Iterator[tuple[Tensor, slice, slice]]:
     Yields:
         Weights (r, s), the s rows of `wide` that they are for, and the r rows of the result.
     """
-    low, share = taps(wide.shape[0], height, wide.dtype)
+    low, share = Taps.of(wide.shape[0], height, height, wide.dtype)
     step = max(1, CACHED // (wide.shape[1] * wide.shape[2]))
     for start in range(0, height, step):
         here = slice(start, min(start + step, height))
@@ -112,14 +113,3 @@ def windows(wide: Tensor, height: int) -> Iterator[tuple[Tensor, slice, slice]]:
         weights.scatter_add_(1, upper, 1 - share[here][:, None])
         weights.scatter_add_(1, lower, share[here][:, None])
         yield weights, slice(first, last), here
-
-
-def taps(given: int, wanted: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the upper of the two rows that each resized row lies between, and the lower's share.
-
-    As in torch, corners are not aligned, and the position is computed in the logits' dtype.
-    """
-    scale = torch.tensor(given, dtype=dtype) / wanted
-    position = (scale * (torch.arange(wanted, dtype=dtype) + 0.5) - 0.5).clamp(min=0)
-    low = position.long().clamp(max=given - 1)
-    return low, position - low
