@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, is_memory_full, reason_of, shown
+from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, is_memory_full, reason_of
+from segacc.settings.secrets import shown
 
 LINGER = 10.0
 """Seconds that other processes wait before exit code 2, so that the main process can print the

@@ -6,7 +6,6 @@ Also the functions that read the paths and text files that users give.
 import difflib
 import errno
 import os
-import re
 import stat
 import traceback
 from collections import Counter
@@ -16,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters but line breaks and tabs, and those that change the direction of text."""
 SHOW_TRACEBACK = "SEGACC_TRACEBACK=1 shows the traceback."
 BETWEEN = ("pluggy", "importlib", "contextlib", "functools")
 """Packages whose lines may lie between segacc's and a plugin's in a traceback."""
@@ -52,11 +49,6 @@ def twice_in(values: Iterable[str]) -> list[str]:
 def cut(text: str, most: int = 80) -> str:
     """Return a text that the user typed, for an error: at most so many characters of it."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def shown(text: str) -> str:
-    """Return a text with its control characters escaped, which would act on a terminal."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def quoted(value: object) -> str:

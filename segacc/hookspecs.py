@@ -313,7 +313,7 @@ class Chosen:
     record: Any
     options: Any
     text: str
-    """Written as `name:key=value,...`."""
+    """Written as `name:key=value,...`, without secrets."""
     parts: "tuple[Chosen, ...]" = ()
     """The parts of a composed data set."""
     common: DatasetOptions = DatasetOptions()

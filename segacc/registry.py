@@ -29,6 +29,7 @@ from segacc.hookspecs import (
     Record,
 )
 from segacc.settings.options import Component, decode, name_first, parse_component
+from segacc.settings.secrets import refuse_hidden, without_secrets
 
 BUILT_IN = (
     "segacc.plugins.architectures.beit",
@@ -323,6 +324,7 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     Raises:
         SegaccError: unknown name, unknown option, or invalid value.
     """
+    refuse_hidden(given, where)
     by_path = kind == "dataset" and _is_path(registry, given)
     found = _recognized(registry, parse_component(given, where)) if by_path else None
     component = parse_component(found.values if found else given, where)
@@ -337,7 +339,7 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     rest = {key: value for key, value in given_values.items() if key in every}
     common = decode(DatasetOptions, rest, label)
     values = ",".join(f"{key}={_text(value)}" for key, value in given_values.items())
-    text = f"{component.name}:{values}" if values else component.name
+    text = without_secrets(f"{component.name}:{values}" if values else component.name)
     inner = getattr(record, "parts", None)
     parts = tuple(choose(registry, kind, one, label) for one in inner(options)) if inner else ()
     return offer.chosen(options, text, parts=parts, common=common, found=found)

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
-from segacc.errors import is_main, shown
+from segacc.errors import is_main
 from segacc.registry import Registry, load_registry
+from segacc.settings.secrets import shown
 
 PERIOD = 0.25
 """Shortest time between two updates of a notebook's display, in seconds."""

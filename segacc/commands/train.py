@@ -23,6 +23,8 @@ from segacc.registry import load_registry
 from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Layer
 from segacc.training.folders import CONSOLE_LOG
+from segacc.training.limits.exits import stopped_at_start
+from segacc.training.limits.signals import Starting
 from segacc.training.plan import Plan, make_plan, nothing_left
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 def train_command(layers: list[Layer]) -> int:
     """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
+    plan = None
+    Starting(lambda name: stopped_at_start(name, plan))
     plan = make_plan(layers, load_plugins(), started=process_start())
     if done := nothing_left(plan):
         console_of().out(done, highlight=False)
@@ -138,6 +142,7 @@ def launch_command(layers: list[Layer], processes: int, args: list[str]) -> int:
         processes: number of processes.
         args: the arguments of `segacc train`, for each of the processes.
     """
+    Starting(lambda name: stopped_at_start(name, None))
     make_plan(layers, load_registry())
     with Console(stderr=True).status(f"Starting {processes} processes ..."):
         from segacc.training.processes import launch

@@ -37,8 +37,9 @@ from segacc.contracts import USUAL
 from segacc.data.batches import EvalData, Source
 from segacc.data.codecs import picture_size
 from segacc.data.samples import evenly_spaced
-from segacc.errors import OptionError, SegaccError, shown
+from segacc.errors import OptionError, SegaccError
 from segacc.labels import LabelMap
+from segacc.settings.secrets import shown
 
 FORMAT = 2
 """Increased whenever decoding gives other pixels or another memory format, or the files change."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segacc.contracts import MAX_BYTES, MAX_PIXELS, USUAL, Facts, Reading
 from segacc.data.pictures import draw_prediction, visible
-from segacc.errors import OptionError, SegaccError, WeightsError, is_main, shown
+from segacc.errors import OptionError, SegaccError, WeightsError, is_main
 from segacc.evaluation.images import OneImage, checked_classes, to_tensor
 from segacc.evaluation.model_folder import (
     SIDE_FILE,
@@ -42,6 +42,7 @@ from segacc.model.transformers_weights import first_line, read_config
 from segacc.registry import load_registry
 from segacc.settings.config import DEFAULT_CROP
 from segacc.settings.options import decode, parse_component
+from segacc.settings.secrets import shown
 
 Classes = np.ndarray[Any, np.dtype[np.uint8]]
 

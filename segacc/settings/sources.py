@@ -16,6 +16,7 @@ import yaml
 from segacc.errors import OptionError, SegaccError, cut, quoted, read_text, unknown
 from segacc.settings.config import TrainConfig
 from segacc.settings.options import PlainYaml, check_value, expected, literal_choices
+from segacc.settings.secrets import without_secrets
 from segacc.settings.synonyms import suggest_key
 
 C = TypeVar("C")
@@ -277,6 +278,10 @@ def _refuse_cut(text: str, count: int, where: str) -> None:
 def to_yaml(settings: Settings) -> str:
     """Return the effective settings as YAML with the origin of each; `read_yaml` accepts it."""
     values = plain_values(settings)
+
+    def origin(name: str) -> str:
+        return without_secrets(settings.origins.get(name, "default"))
+
     lines = [f"# The {len(values)} effective settings of this run; `--config` accepts this file."]
     for name, value in values.items():
         text = (
@@ -284,24 +289,25 @@ def to_yaml(settings: Settings) -> str:
             .removesuffix("\n...\n")
             .strip()
         )
-        lines.append(f"{f'{name}: {text}':<44} # {settings.origins.get(name, 'default')}")
+        lines.append(f"{f'{name}: {text}':<44} # {origin(name)}")
     return "\n".join(lines) + "\n"
 
 
 def plain_values(settings: Settings) -> dict[str, Any]:
-    """Return what config.yaml holds, as numbers, text, lists and dictionaries."""
+    """Return what config.yaml holds: numbers, text without secrets, lists and dictionaries."""
     values = {f.name: getattr(settings.config, f.name) for f in dataclasses.fields(TrainConfig)}
     either = {name for names in EITHER for name in names}
     return {
-        name: _plain(value)
+        name: plain(value)
         for name, value in values.items()
         if name not in ABOUT_THE_PLACE and not (value is None and name in either)
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a setting as JSON and YAML hold it, without secrets."""
     if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return str(value) if isinstance(value, Path) else value
+        return {key: plain(part) for key, part in value.items()}
+    return without_secrets(str(value)) if isinstance(value, str | Path) else value

@@ -14,7 +14,8 @@ from torch import Tensor
 from segacc.data.batches import MOST_LOST, EvalData
 from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
-from segacc.errors import DataError, PluginError, SegaccError, WorkerError, shown
+from segacc.errors import DataError, PluginError, SegaccError, WorkerError
+from segacc.settings.secrets import shown
 from segacc.training.events import Skipped, StepDone
 from segacc.training.limits import ending
 from segacc.training.limits.signals import StopSignal

@@ -26,14 +26,12 @@ from accelerate.utils import (
 from segacc.data.batches import SETTLE
 from segacc.errors import OptionError, SegaccError, count_of
 from segacc.evaluation.memory import keep_memory
-from segacc.training.limits.signals import STOPPING
+from segacc.training.limits.signals import LAUNCHED, STOPPING
 
 T = TypeVar("T")
 
 SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 """Environment variables with the number of launched processes: torch's, then MPI's."""
-LAUNCHED = "SEGACC_PROCESSES"
-"""Environment variable with the number of processes that `launch` has started."""
 SHUTDOWN = 600
 """Seconds in which processes that were told to stop can save, before the launcher kills them."""
 

@@ -21,7 +21,6 @@ from segacc.evaluation.scoring import Scoring, checked_scoring
 from segacc.hookspecs import Chosen, LossOptions
 from segacc.model import SegmentationModel
 from segacc.model.transfer import LoadReport
-from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Settings
 from segacc.settings.units import seconds
 from segacc.training import checkpoint
@@ -313,7 +312,7 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     return [
         f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
         *(f"  {line}" for line in more),
-        f"{without_secrets(plan.dataset.text)}: {images}, {run.facts.num_classes} classes",
+        f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
         f"JPEG and PNG files are decoded by {decoded_by()}",
         f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
     ]

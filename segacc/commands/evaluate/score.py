@@ -31,6 +31,7 @@ from segacc.hookspecs import Chosen
 from segacc.labels import Color
 from segacc.loop import evaluate
 from segacc.settings.commands import EvaluateConfig
+from segacc.settings.sources import plain
 from segacc.training.processes import start_accelerator
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def report(
     return {
         "title": f"{model.name} on {config.split}: {images} images{skipped}, {terms.short()}",
         "model": model.name,
-        "dataset": config.dataset,
+        "dataset": plain(config.dataset),
         "split": config.split,
         "carved": carved_from(config),
         **asdict(terms),

@@ -19,10 +19,11 @@ from segacc.commands.predict.files import (
     write_ids,
     write_probabilities,
 )
-from segacc.errors import DataError, OptionError, shown
+from segacc.errors import DataError, OptionError
 from segacc.evaluation.model_folder import Model, find_model, local_model
 from segacc.model.exported import runtime_of
 from segacc.settings.commands import PredictConfig
+from segacc.settings.secrets import shown
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import writable
 

@@ -1,24 +1,18 @@
 """When and why a run ends, and the number of steps that fits in `--max-time`."""
 
-import json
-import os
-import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 
 from accelerate.utils import broadcast_object_list
 
-from segacc.data.atomic import replacing
 from segacc.errors import SegaccError
 from segacc.settings.sources import Settings
 from segacc.settings.units import seconds
 from segacc.training.defaults import check_warmup
 from segacc.training.events import Fitted, Stopped
-from segacc.training.folders import EXIT
 from segacc.training.limits.budget import FIRST_FIT, RESERVE, SLACK, Pace, Rhythm, fitted
+from segacc.training.limits.exits import resume_command, write_exit
 from segacc.training.optim.optimizers import check_length
-from segacc.training.processes import LAUNCHED
 from segacc.training.run import Run
 
 
@@ -34,7 +28,7 @@ def stopped(run: Run, name: str) -> Stopped:
     step, why = run.progress.step, reason(run)
     stop = Stopped(step=step, reason=why)
     if not why or run.evaluation_due():  # it was stopped before its last evaluation
-        stop = Stopped(step=step, reason=name or "SIGTERM", resume=resume_command(run))
+        stop = Stopped(step=step, reason=name or "SIGTERM", resume=resume_command(run.folder))
     note_exit(run, stop)
     return stop
 
@@ -59,24 +53,15 @@ def note_exit(run: Run, stop: Stopped | None, error: Exception | None = None) ->
         "step": progress.step,
         "max_steps": run.max_steps,
         "saved_step": progress.saved or None,
-        "resume": stop.resume if stop else resume_command(run) if progress.saved else None,
+        "resume": stop.resume if stop else resume_command(run.folder) if progress.saved else None,
         "error": str(error) if error else None,
     }
-    with suppress(OSError), replacing(run.folder / EXIT) as part:  # on a full disk
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        part.write_text(text, encoding="utf-8", errors="replace")
+    write_exit(run.folder, content)
 
 
 def exit_code(stop: Stopped) -> int:
     """Return 0 for a finished run, 128 + N for one that signal N stopped."""
     return 0 if stop.resume is None else 128 + int(signal.Signals[stop.reason])
-
-
-def resume_command(run: Run) -> str:
-    """Return the command that continues the run."""
-    count = os.environ.get(LAUNCHED)
-    start = f"segacc train --processes {count}" if count else "accelerate launch -m segacc"
-    return f"{start} --resume {shlex.quote(str(run.folder))}"
 
 
 def tell(run: Run, error: Exception) -> None:
@@ -85,7 +70,8 @@ def tell(run: Run, error: Exception) -> None:
     text = "No checkpoint was saved yet." if step else ""
     if saved:
         what = "The run is saved" if saved == step else "The newest checkpoint is"
-        text = f"{what} at step {saved}; once this is fixed, `{resume_command(run)}` continues it."
+        command = resume_command(run.folder)
+        text = f"{what} at step {saved}; once this is fixed, `{command}` continues it."
     if run.accelerator.num_processes > 1 and not isinstance(error, SegaccError):
         text = " ".join([*run.lock.missing(), text])
     if text and isinstance(error, SegaccError):

@@ -1,16 +1,114 @@
-"""Signals that stop a run after the current step."""
+"""Signals: before training they end the process at once, then they stop it after a step."""
 
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+from segacc.errors import is_main
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Signals that stop a run; a platform may lack some of them."""
+LAUNCHED = "SEGACC_PROCESSES"
+"""Environment variable with the number of processes that `--processes` has started."""
 SAME = 2.0
 """Seconds in which a launcher may forward a signal that the terminal has already sent."""
+
+HEARD = 1.0
+"""Seconds that other processes wait, so that the main process can print its line first."""
+CLEARED = "\r\x1b[2K\x1b[?25h"
+"""Clears the line of a spinner on a terminal, and shows the cursor again."""
+
+
+class Starting:
+    """Until training begins, lets a signal in STOPPING end the process at once, after one line.
+
+    Python runs a signal's handler once the C function that is running returns, which may take
+    minutes while processes are joined or libraries are loaded; so a thread ends the process.
+
+    Attributes:
+        tell: called with the signal's name; returns the line that the main process prints.
+    """
+
+    current: "Starting | None" = None
+    """The one that is active in this process."""
+    launcher: int | None = None
+    """What `launcher` returned at the start; the launcher may have ended since."""
+
+    def __init__(self, tell: Callable[[str], str]) -> None:
+        """Install the handlers, on the main thread of a process; ignored signals stay ignored."""
+        self.tell = tell
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        Starting.current, Starting.launcher = self, launcher()
+        numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+        self._before = {
+            number: signal.signal(number, self._wake)
+            for number in numbers
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+        }
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def finish(self) -> None:
+        """Restore the handlers from before."""
+        Starting.current = None
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._wake:
+                signal.signal(number, handler)
+        os.close(self._write)
+
+    def _wake(self, number: int, frame: FrameType | None) -> None:
+        """Do nothing; a signal with a handler of Python's wakes the thread."""
+
+    def _wait(self) -> None:
+        while heard := os.read(self._read, 1):
+            if signal.getsignal(heard[0]) == self._wake:
+                self._end(heard[0])
+        os.close(self._read)
+
+    def _end(self, number: int) -> NoReturn:
+        try:
+            if is_main():
+                text = self.tell(signal.Signals(number).name)
+                sys.stderr.write(f"{CLEARED * sys.stderr.isatty()}segacc: {text}\n")
+                sys.stderr.flush()
+            else:
+                time.sleep(HEARD)
+        finally:
+            os._exit(128 + number)
+
+
+def _forget_start() -> None:
+    """Let a forked child end by signals as usual, and not wake its parent's thread."""
+    if Starting.current:
+        with suppress(ValueError):  # the fork of another thread than the main one
+            Starting.current.finish()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_start)
+
+
+def launcher() -> int | None:
+    """Return the parent process if it is a launcher: torch's, MPI's or accelerate's; or None."""
+    import psutil
+
+    parent = os.getppid()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return parent
+    with suppress(psutil.Error):
+        words = psutil.Process(parent).cmdline()
+        if any(Path(word).name.startswith("accelerate") for word in words[:2]):
+            return parent
+    return None
 
 
 class StoppedError(Exception):
@@ -21,7 +119,7 @@ class StopSignal:
     """Records the signals in STOPPING during training; a second SIGINT ends the process at once.
 
     A signal that was ignored before the block, as SIGHUP under nohup, stays ignored, except SIGINT.
-    The end of the launcher of several processes counts as SIGHUP, as nobody else would end them.
+    The end of the launcher counts as SIGHUP, as nobody else would end the processes.
 
     Attributes:
         error: the error that stops the run instead of a signal, see `ask`.
@@ -30,8 +128,7 @@ class StopSignal:
     def __init__(self) -> None:
         """Start without a signal."""
         self._name = ""
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        self._launcher = os.getppid() if several else None
+        self._launcher = Starting.launcher or launcher()
         self.error: Exception | None = None
         self._when = 0.0
         self._before: dict[int, Any] = {}
@@ -46,6 +143,8 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         """Install the signal handlers, which Python allows in the main thread only."""
         if threading.current_thread() is threading.main_thread():
+            if Starting.current:
+                Starting.current.finish()
             for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)

@@ -12,12 +12,13 @@ import torch
 from accelerate import Accelerator
 
 from segacc.contracts import VERSION
-from segacc.errors import OptionError, WriteError, shown
+from segacc.errors import OptionError, WriteError
 from segacc.evaluation.model_folder import NETWORK, SIDE_FILE
 from segacc.evaluation.scores import Weights, finite
 from segacc.evaluation.scoring import SHARDED
 from segacc.model.checksums import seal_weights
 from segacc.registry import options_text
+from segacc.settings.secrets import shown
 from segacc.training.checkpoint import write_folder
 from segacc.training.events import Saved
 from segacc.training.optim.ema import Ema

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from segacc.data.atomic import replacing
 from segacc.errors import OptionError, cut, unknown
-from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Settings, plain_values
 
 if TYPE_CHECKING:
@@ -99,9 +98,7 @@ def run_id(tracker: "GeneralTracker") -> str | None:
 def hyperparameters(settings: Settings) -> dict[str, Any]:
     """Return the settings that are set, as numbers and text without secrets."""
     return {
-        key: without_secrets(json.dumps(value) if isinstance(value, list | dict) else value)
-        if isinstance(value, list | dict | str)
-        else value
+        key: json.dumps(value) if isinstance(value, list | dict) else value
         for key, value in plain_values(settings).items()
         if value not in (None, [])
     }
