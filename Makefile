@@ -5,6 +5,7 @@
 #   make test-all   the whole suite            make check   ruff, mypy, import-linter
 #   make docs       the documentation as a site, in site/
 #   make test-oldest   the suite on the oldest versions that pyproject.toml allows, in .venv-oldest
+#   make test-hosts   two hosts as two network namespaces; as root on Linux
 #   make fix        mend what ruff can mend    make clean   remove .venv and all that was built
 
 VENV := .venv
@@ -23,7 +24,7 @@ DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
 DEMO = accelerate launch -m segacc --arch segformer --output-dir $(DEMO_DIR) --overwrite $(DEMO_ARGS)
 
-.PHONY: help demo test test-all test-oldest check docs fix clean
+.PHONY: help demo test test-all test-oldest test-hosts check docs fix clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -33,13 +34,16 @@ demo: $(VENV)/installed
 	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) PATH="$(abspath $(BIN)):$$PATH" $(DEMO)
 
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not hosts" $(PYTEST_ARGS)
 
 test-all: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-oldest: $(OLDEST)/installed-dev
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow and not hosts" $(PYTEST_ARGS)
+
+test-hosts: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hosts tests/training/test_hosts.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

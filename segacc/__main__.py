@@ -27,7 +27,7 @@ FREE_MEMORY = (
 )
 LOST_PEER = (
     *("Connection closed by peer", "Connection reset by peer", "ncclRemoteError"),
-    *("Timed out waiting", "Watchdog caught collective operation timeout"),
+    *("Timed out waiting", "waiting for clients", "Watchdog caught collective operation timeout"),
 )
 """Parts of the errors of gloo and NCCL if another process has ended or does not answer."""
 

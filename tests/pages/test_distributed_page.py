@@ -17,22 +17,19 @@ STAND_INS = {
     "python": 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $@" >> told; exit $CODE',
 }
 """What the script calls: SLURM, and Python, which ends with the exit code of a run."""
-FIRST = "-m segacc train --config big.yaml --output-dir runs/big --overwrite"
-AGAIN = "-m segacc train --resume runs/big"
+COMMAND = "-m segacc train --config big.yaml --output-dir runs/big --resume auto"
 
 
 @pytest.mark.parametrize(
-    ("code", "saved", "command", "requeued"),
+    ("code", "requeued"),
     [
-        (138, False, FIRST, True),  # SIGUSR1: the time is nearly up
-        (143, True, AGAIN, True),
-        (0, True, AGAIN, False),
-        (2, False, FIRST, False),
+        (138, True),  # SIGUSR1: the time is nearly up
+        (143, True),
+        (0, False),
+        (2, False),
     ],
 )
-def test_the_slurm_script(
-    tmp_path: Path, code: int, saved: bool, command: str, requeued: bool
-) -> None:
+def test_the_slurm_script(tmp_path: Path, code: int, requeued: bool) -> None:
     script = re.search(r"^```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     assert script is not None
     (tmp_path / "job.sh").write_text(script[1])
@@ -40,8 +37,6 @@ def test_the_slurm_script(
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    if saved:
-        (tmp_path / "runs/big/checkpoints/step-00000010").mkdir(parents=True)
     slurm = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "JOB_NODELIST": "node[1-2]", "JOB_ID": "7"}
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     more = {f"SLURM_{name}": value for name, value in slurm.items()}
@@ -49,7 +44,7 @@ def test_the_slurm_script(
     done = subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=environment, timeout=30)
     assert done.returncode == code
     told = (tmp_path / "told").read_text().splitlines()
-    expected = [f"{rank} {rank} 2 node1 {command}" for rank in (0, 1)]
+    expected = [f"{rank} {rank} 2 node1 {COMMAND}" for rank in (0, 1)]
     assert told == expected + ["requeue 7"] * requeued
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.utils import load
 from safetensors.torch import load_file
+from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
 from cli_tools import environment
 from launches import ROOT, column, launch, rows
@@ -22,12 +23,12 @@ SETTINGS = (
 )
 
 
-def sharded(*args: object, script: str = "sharded_segacc.py") -> str:
-    """Run segacc, or a script, on two processes that shard; return what was printed."""
+def sharded(*args: object, script: str = "sharded_segacc.py", processes: int = 2) -> str:
+    """Run segacc, or a script, on processes that shard; return what was printed."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    two = ["--nproc_per_node", "2", str(ROOT / "tests" / script)]
+    many = ["--nproc_per_node", str(processes), str(ROOT / "tests" / script)]
     done = subprocess.run(
-        [*torchrun, *two, *map(str, args)],
+        [*torchrun, *many, *map(str, args)],
         env=environment(),
         cwd=ROOT,
         capture_output=True,
@@ -67,6 +68,38 @@ def test_sharding_changes_nothing(tmp_path: Path) -> None:
     sharded("--resume", run / "checkpoints" / "step-00000003")
     assert (run / "last" / "model.safetensors").read_bytes() == before
     assert column(run, "loss") == losses
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize(
+    ("arch", "more"),
+    [
+        ("segformer:variant=tiny,drop_path=0,dropout=0", ()),
+        ("upernet:backbone=swin,size=test,hidden_size=16,drop_path=0", ()),
+        ("mask2former:variant=tiny,num_queries=6,train_num_points=64", ("--lr", "1e-4")),
+    ],
+)
+def test_sharded_runs_go_on_with_another_number_of_processes(
+    tmp_path: Path, arch: str, more: tuple[str, ...]
+) -> None:
+    run, plain = tmp_path / "sharded", tmp_path / "plain"
+    settings = ("--arch", arch, *SETTINGS[2:], *more)
+    sharded(*settings, "--batch-size", 3, "--output-dir", run)
+    launch(*settings, "--batch-size", 3, "--output-dir", plain, processes=2)
+    np.testing.assert_allclose(column(run, "loss"), column(plain, "loss"), rtol=1e-5)
+    step = Path("checkpoints") / "step-00000003"
+    sharded("--resume", run / step, "--batch-size", 2, processes=3)
+    launch("--resume", plain / step, "--batch-size", 2, processes=3)
+    np.testing.assert_allclose(column(run, "loss"), column(plain, "loss"), rtol=1e-5)
+    stored = json.loads((run / "last" / "config.json").read_text())
+    network = (
+        AutoModelForUniversalSegmentation
+        if "mask2former" in arch
+        else AutoModelForSemanticSegmentation
+    )
+    model, report = network.from_pretrained(run / "last", output_loading_info=True)
+    assert model.config.architectures == stored["architectures"]
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 
 @pytest.mark.slow

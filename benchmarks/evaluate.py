@@ -1,0 +1,150 @@
+"""Time the evaluation of SegFormer-b0 beside the tutorial's recipe and the forward passes alone.
+
+    python benchmarks/evaluate.py                 50 images of 512x512, 150 classes, on all cores
+    python benchmarks/evaluate.py --rounds 1 --images 2 --many 4 --side 64      what the suite runs
+
+    tutorial    Trainer.evaluate with image processor and mean_iou (benchmarks/tutorial.py)
+    segacc      what `segacc evaluate` scores with: mean_iou, per-class scores and the loss
+    forward     the network alone on a fixed batch, as often
+
+The ways take turns. Times are medians over rounds; `ratio` is tutorial / segacc and `of_forward`
+forward / segacc, medians of the rounds' own ratios. `memory` is what a process of its own needs
+for 50 images beside what it has when all is loaded (the high-water mark, as Linux tells it), and
+for segacc `memory_many` for 500. benchmarks/results/evaluate.json holds the figures.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tutorial import SIDE, network, squares, trainer
+
+from segacc import loop
+from segacc.commands.console import flag
+from segacc.commands.evaluate.command import check, load
+from segacc.settings.sources import Layer
+
+RESULTS = Path(__file__).parent / "results" / "evaluate.json"
+PACKAGES = ("segacc", "torch", "transformers", "accelerate")
+BATCH = 2
+WAYS = ("tutorial", "segacc", "forward")
+
+
+def main() -> None:
+    """Measure, print and write."""
+    typed = parse()
+    if typed.peak:
+        print(peak(typed.peak, typed.images, typed.side))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {name: way(name, Path(folder), typed.images, typed.side) for name in WAYS}
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(typed.rounds):
+            for name, call in ways.items():
+                start = time.perf_counter()
+                call()
+                taken[name].append(time.perf_counter() - start)
+            told = "  ".join(f"{name} {times[-1]:.1f} s" for name, times in taken.items())
+            print(f"round {number + 1}:  {told}", flush=True)
+
+    def over(a: str, b: str) -> float:
+        return median(x / y for x, y in zip(taken[a], taken[b], strict=True))
+
+    result: dict[str, Any] = {
+        "images": typed.images,
+        "side": typed.side,
+        "rounds": typed.rounds,
+        "threads": torch.get_num_threads(),
+        "images_per_second": {name: typed.images / median(times) for name, times in taken.items()},
+        "ratio": over("tutorial", "segacc"),
+        "of_forward": over("forward", "segacc"),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    if typed.many:
+        result["memory_mb"] = {name: measured(name, typed.images, typed.side) for name in WAYS[:2]}
+        many = measured("segacc", typed.many, typed.side)
+        result["memory_many_mb"] = {"images": typed.many, "segacc": many}
+    for key in ("images_per_second", "ratio", "of_forward", "memory_mb", "memory_many_mb"):
+        print(key, json.dumps(result.get(key)))
+    if typed.output:
+        typed.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--many", type=int, default=500, help="0: no memory")
+    parser.add_argument("--side", type=int, default=SIDE)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--peak", choices=WAYS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def way(name: str, folder: Path, count: int, side: int) -> Callable[[], Any]:
+    """Return what evaluates so many images in one of the ways."""
+    data = folder / f"data-{count}"
+    found = squares(data, count, side) if not data.exists() else sorted_pairs(data)
+    torch.manual_seed(0)
+    model = network()
+    if name == "tutorial":
+        built = trainer(model, folder / "trainer", found, evaluated=count)
+        return lambda: built.evaluate()
+    if name == "segacc":
+        model.save_pretrained(folder / "model")
+        values = {"dataset": f"folder:root={data}", "split": "validation"}
+        layer = Layer({**values, "output_dir": folder / "evaluation"}, "command line")
+        scoring = load(check(str(folder / "model"), layer, flag)).scoring
+        return lambda: loop.evaluate(scoring)
+    images = torch.randn(BATCH, 3, side, side)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for _ in range(count // BATCH):
+                model.eval()(images)
+
+    return forward
+
+
+def sorted_pairs(data: Path) -> list[tuple[Path, Path]]:
+    """List the images and labels that `squares` wrote."""
+    return list(
+        zip(sorted(data.glob("images/*/*")), sorted(data.glob("annotations/*/*")), strict=True)
+    )
+
+
+def measured(name: str, count: int, side: int) -> float:
+    """Return the megabytes that one of the ways takes for so many images, in a process."""
+    command = [sys.executable, __file__, "--peak", name, f"--images={count}", f"--side={side}"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def peak(name: str, count: int, side: int) -> float:
+    """Return by how much an evaluation raises the high-water mark of this process, in megabytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        way(name, Path(folder), BATCH, side)()
+        call = way(name, Path(folder), count, side)
+        before = high_water()
+        call()
+        return high_water() - before
+
+
+def high_water() -> float:
+    """Return the high-water mark of this process in megabytes."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    main()

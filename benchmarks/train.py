@@ -1,0 +1,150 @@
+"""Time training steps of SegFormer-b0 beside the tutorial's recipe and the network alone.
+
+    python benchmarks/train.py                    512x512, 150 classes, batch 2, on all cores
+    python benchmarks/train.py --rounds 1 --steps 1 --side 64      what the suite runs
+
+    tutorial    transformers' Trainer with image processor and ColorJitter (benchmarks/tutorial.py)
+    segacc      `segacc train` with the same pictures and augmentation, settings at their defaults
+    bare        forward pass, `logits.mean()` as loss, backward pass and AdamW, on a fixed batch
+
+In each round the ways take turns for some steps; the first step of a turn does not count. Times are
+medians over rounds; `ratio` is tutorial / segacc, and `overhead` segacc / bare, medians of the
+rounds' own ratios. benchmarks/results/train.json holds the figures.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from tutorial import CLASSES, PICTURES, SIDE, Clock, network, pairs, trainer
+
+from segacc import loop
+from segacc.registry import load_registry
+from segacc.settings.sources import Layer
+from segacc.training.events import StepDone
+from segacc.training.plan import make_plan
+from segacc.training.setup import build_run
+
+RESULTS = Path(__file__).parent / "results" / "train.json"
+PACKAGES = ("segacc", "torch", "transformers", "accelerate")
+BATCH = 2
+Turn = Callable[[int], float]
+"""The number of steps to the mean seconds of a step, without the first."""
+
+
+def main() -> None:
+    """Measure, print and write."""
+    typed = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {
+            "tutorial": tutorial(Path(folder)),
+            "segacc": segacc(Path(folder), typed.side),
+            "bare": bare(typed.side),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(typed.rounds):
+            for name, turn in ways.items():
+                taken[name].append(turn(typed.steps))
+            told = "  ".join(f"{name} {times[-1]:.2f} s" for name, times in taken.items())
+            print(f"round {number + 1}:  {told}", flush=True)
+
+    def over(a: str, b: str) -> float:
+        return median(x / y for x, y in zip(taken[a], taken[b], strict=True))
+
+    result = {
+        "rounds": typed.rounds,
+        "steps": typed.steps,
+        "side": typed.side,
+        "threads": torch.get_num_threads(),
+        "seconds": {name: median(times) for name, times in taken.items()},
+        "images_per_second": {name: BATCH / median(times) for name, times in taken.items()},
+        "ratio": over("tutorial", "segacc"),
+        "overhead": over("segacc", "bare"),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    print(f"ratio {result['ratio']:.2f}, overhead {result['overhead']:.2f}")
+    if typed.output:
+        typed.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="of each way in a round, after one")
+    parser.add_argument("--side", type=int, default=SIDE, help="of segacc's and the bare images")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def per_step(ends: list[float]) -> float:
+    """Return the mean time between the ends of steps."""
+    return mean(after - before for before, after in pairwise(ends))
+
+
+def tutorial(folder: Path) -> Turn:
+    """Train by the tutorial's recipe; the images are of 512x512."""
+    model, found = network(), pairs()
+
+    def turn(steps: int) -> float:
+        clock = Clock()
+        trainer(model, folder / "trainer", found, clock=clock, steps=steps + 1).train()
+        return per_step(clock.ends)
+
+    return turn
+
+
+def segacc(folder: Path, side: int) -> Turn:
+    """Train by segacc's loop: the pictures as a folder, crops of random scale, flips, jitter."""
+    values: dict[str, Any] = {
+        "arch": "segformer:variant=b0",
+        "weights": "none",
+        "dataset": f"folder:root={PICTURES}",
+        "crop_size": side,
+        "batch_size": BATCH,
+        "max_steps": 100_000,
+        "eval_every": 100_000,
+        "save_every": 100_000,
+        "output_dir": folder / "run",
+    }
+    run = build_run(make_plan([Layer(values, "command line")], load_registry()))
+    events = loop.train(run)
+
+    def ends() -> Iterator[float]:
+        for event in events:
+            if isinstance(event, StepDone):
+                yield time.perf_counter()
+
+    stream = ends()
+    return lambda steps: per_step([next(stream) for _ in range(steps + 1)])
+
+
+def bare(side: int) -> Turn:
+    """Train the network without data and without a loss."""
+    model = network().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5)
+    images = torch.randn(BATCH, 3, side, side)
+    assert model(images).logits.shape[1] == CLASSES
+
+    def turn(steps: int) -> float:
+        found = []
+        for _ in range(steps + 1):
+            model(images).logits.mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(time.perf_counter())
+        return per_step(found)
+
+    return turn
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""train.py, evaluate.py, soak.py and compare.py, with their smallest settings."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cli_tools import python
+from launches import ROOT
+
+PICTURES = ROOT.parent / "shared" / "data" / "ade20k_sample"
+has_pictures = pytest.mark.skipif(not PICTURES.is_dir(), reason=f"{PICTURES} is not here")
+
+
+def run(name: str, folder: Path, *args: object, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """Run a benchmark; return what it wrote."""
+    output = folder / "result.json"
+    done = python(ROOT / "benchmarks" / f"{name}.py", *args, "--output", output, cwd=folder)
+    assert done.returncode in codes, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(output.read_text())
+    return found
+
+
+@pytest.mark.slow
+@has_pictures
+def test_training_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
+    found = run("train", tmp_path, "--rounds", 1, "--steps", 1, "--side", 64)
+    seconds = found["seconds"]
+    assert found["ratio"] == seconds["tutorial"] / seconds["segacc"]
+    assert found["overhead"] == seconds["segacc"] / seconds["bare"]
+
+
+@pytest.mark.slow
+@has_pictures
+def test_evaluation_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
+    found = run("evaluate", tmp_path, *("--rounds", 1, "--images", 2, "--many", 0, "--side", 64))
+    speeds = found["images_per_second"]
+    assert found["ratio"] == pytest.approx(speeds["segacc"] / speeds["tutorial"])
+    assert "memory_mb" not in found
+
+
+@pytest.mark.slow
+def test_a_short_soak_is_flat_but_for_memory(tmp_path: Path) -> None:
+    """Memory still grows in the first steps, so the exit code may tell so."""
+    short = ("--steps", 24, "--every", 4, "--settled", 4)
+    found = run("soak", tmp_path, *short, codes=(0, 1))
+    assert [look["step"] for look in found["looks"]][-1] >= 20
+    assert all(one["flat"] for key, one in found["compared"].items() if key != "memory_mb")
+
+
+def tutorial() -> ModuleType:
+    """Import benchmarks/tutorial.py, without leaving the folder on the path."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import tutorial as module
+
+    return module
+
+
+@has_pictures
+def test_the_tutorials_scores_are_those_of_the_confusion_matrix() -> None:
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(3, 150, 8, 8)).astype(np.float32)
+    labels = draw.integers(0, 150, (3, 32, 32))
+    labels[:, :5] = 255
+    found = tutorial().scores(type("Predicted", (), {"predictions": logits, "label_ids": labels}))
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits), size=(32, 32), mode="bilinear")
+    valid = labels != 255
+    pairs = labels[valid] * 150 + full.argmax(1).numpy()[valid]
+    matrix = np.bincount(pairs, minlength=150**2).reshape(150, 150).astype(float)
+    both, of_label, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    union = of_label + said - both
+    assert found["mean_iou"] == pytest.approx((both[union > 0] / union[union > 0]).mean())
+    seen = of_label > 0
+    assert found["mean_accuracy"] == pytest.approx((both[seen] / of_label[seen]).mean())
+
+
+def test_ratios_that_fell_are_told(tmp_path: Path) -> None:
+    old = {"ratio": 2.0, "memory": 0.5, "ratios": {"worker": 8.0}, "seconds": {"segacc": 1.0}}
+    new = {"ratio": 1.7, "memory": 0.52, "ratios": {"worker": 7.5}, "seconds": {"segacc": 9.0}}
+    for name, content in (("old", old), ("new", new)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    script = ROOT / "benchmarks" / "compare.py"
+    done = python(script, "old.json", "new.json", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and len(lines) == 3
+    assert [line.split()[-1] for line in lines if line.startswith("WORSE")] == ["ratio"]
+    assert python(script, "old.json", "old.json", cwd=tmp_path).returncode == 0
