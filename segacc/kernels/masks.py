@@ -99,10 +99,10 @@ class SetLoss:
     def sums(self, predictions: Sequence[Prediction], labels: Tensor) -> dict[str, Tensor]:
         """Return the weighted sum of each loss by name: float32 scalars.
 
-        They are computed once per forward pass and cached while its predictions exist, so that all
-        three use the same matching and points.
+        They are computed once per forward pass and cached until each was used, so that all three
+        use the same matching and points, and no activations are kept.
         """
-        if self._seen() is not predictions[0].classes:
+        if self._seen() is not predictions[0].classes or not self._sums:
             with torch.autocast(labels.device.type, enabled=False):
                 self._sums = self._compute(predictions, labels)
             self._seen = weakref.ref(predictions[0].classes)
@@ -290,4 +290,4 @@ class Term:
 
     def sum(self, predictions: Sequence[Prediction], labels: Tensor) -> Tensor:
         """Sum over decoder layers and images."""
-        return self.losses.sums(predictions, labels)[self.name]
+        return self.losses.sums(predictions, labels).pop(self.name)

@@ -15,7 +15,7 @@ from segacc.data.batches import MOST_LOST, EvalData
 from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, PluginError, SegaccError, WorkerError, shown
-from segacc.training.events import Skipped, StepDone
+from segacc.training.events import Halved, Skipped, StepDone
 from segacc.training.limits import ending
 from segacc.training.limits.signals import StopSignal
 from segacc.training.run import Run
@@ -33,6 +33,8 @@ class StepNumbers:
     """Scalar: pixels of the effective batch that are not ignored, over all processes."""
     skipped: Skipped | None = None
     """Why the step was not taken, if it was skipped."""
+    halved: Halved | None = None
+    """Set if the step was repeated with smaller micro-batches."""
 
 
 class Meter:
