@@ -34,6 +34,12 @@ LESS = (
     "resumed run can use too, with a smaller --crop-size, or with a smaller network."
 )
 
+ONEDNN = (
+    "Once oneDNN, torch's library for CPUs, has found no memory, its new kernels fail in that "
+    "process at any size. Start again, or --resume, with a smaller --batch-size and more "
+    "--gradient-accumulation-steps."
+)
+
 
 class Attempt:
     """One attempt at the passes of a step: a context manager that takes note of full memory.
@@ -94,7 +100,7 @@ class Attempt:
         """
         if error is None or not (is_memory_full(error) or isinstance(error.__cause__, MemoryError)):
             return False
-        self.reason = " ".join(str(error).split())
+        self.reason = f"{' '.join(str(error).split()).rstrip('.')}."
         if others := self._in_passes():
             raise FullMemoryError(
                 f"step {self.run.progress.step + 1}: {self.reason} A step with {others} cannot be "
@@ -193,5 +199,6 @@ def too_large(attempt: Attempt, reasons: list[str]) -> str:
     return (
         f"step {run.progress.step + 1}: out of memory, also with micro-batches of "
         f"{count_of(attempt.images, 'image')}{least} (--batch-size {run.config.batch_size}, "
-        f"{height}x{width} pixels, {number_format}): {where}{reason} {LESS}"
+        f"{height}x{width} pixels, {number_format}): {where}{reason} "
+        f"{ONEDNN if 'primitive' in reason else LESS}"
     )
