@@ -16,6 +16,12 @@ from pathlib import Path
 from typing import Any
 
 SHOW_TRACEBACK = "SEGACC_TRACEBACK=1 shows the traceback."
+MEMORY_FULL = (
+    *("out of memory", "can't allocate memory", "ALLOC_FAILED", "std::bad_alloc"),
+    *("could not create a primitive", "could not execute a primitive"),
+)
+"""Parts of torch's errors of full memory that have no type of their own; the last ones are those of
+oneDNN, which does not tell the reason."""
 BETWEEN = ("pluggy", "importlib", "contextlib", "functools")
 """Packages whose lines may lie between segacc's and a plugin's in a traceback."""
 
@@ -26,8 +32,10 @@ def is_main() -> bool:
 
 
 def is_memory_full(error: BaseException) -> bool:
-    """Return whether it is torch's error of a GPU without free memory; torch is not imported."""
-    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    """Return whether it is torch's error of a full memory; torch is not imported."""
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_FULL)
 
 
 def count_of(count: int, word: str, several: str | None = None) -> str:
@@ -150,6 +158,10 @@ class PluginError(SegaccError):
 
 class NonFiniteError(SegaccError):
     """A loss or a gradient was not finite in more steps than `tolerate_nonfinite` allows."""
+
+
+class FullMemoryError(SegaccError):
+    """The memory does not suffice for a training step, which cannot be cut any smaller."""
 
 
 class WeightsError(SegaccError):

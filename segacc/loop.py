@@ -23,6 +23,7 @@ from segacc.training.events import Evaluated, Event, Saved, Started
 from segacc.training.feed import Meter, StepNumbers, Trouble, on_any, scored, stacked, step_batches
 from segacc.training.limits import ending
 from segacc.training.limits.ending import refit
+from segacc.training.limits.memory import attempts
 from segacc.training.limits.signals import StoppedError
 from segacc.training.processes import on_all
 from segacc.training.run import Run
@@ -35,8 +36,8 @@ def train(run: Run) -> Iterator[Event]:
     """Train from the run's current step to its last one.
 
     Yields:
-        Started, then for each step StepDone and, when due, Fitted, Skipped, Evaluated and Saved;
-        Stopped at the end.
+        Started, then for each step StepDone and, when due, Fitted, Halved, Skipped, Evaluated and
+        Saved; Stopped at the end.
     """
     progress, meter, clock = run.progress, Meter(run), run.clock
     yield Started(
@@ -54,8 +55,7 @@ def train(run: Run) -> Iterator[Event]:
                 clock.lap("step")
                 yield from refit(run)
 
-                if numbers.skipped:
-                    yield numbers.skipped
+                yield from filter(None, (numbers.halved, numbers.skipped))
                 yield meter.step_done(numbers)
 
                 if run.evaluation_due() and not any(on_any(run.accelerator, bool(signal.name))):
@@ -95,17 +95,14 @@ def train_step(run: Run, micro_batches: list[Batch]) -> StepNumbers:
     Each loss is summed over the effective batch (all micro-batches of all processes) and divided by
     the count of that batch, so the gradient does not depend on how the batch is split.
     """
-    share = run.accelerator.num_processes * len(micro_batches)  # accelerate averages over both
     run.begin_step()
     with run.passes():
         counts, valid = effective_counts(run, micro_batches)
+    for trial in attempts(run, micro_batches):  # again in smaller parts if the memory was full
         losses = torch.zeros_like(counts)
-        for batch in micro_batches:
-            with run.accelerator.accumulate(run.model):
-                logits = run.logits(batch.images)
-                terms = loss_sums(run, logits, batch.labels) / counts
-                run.accelerator.backward(terms.sum() * share)
-            losses += terms.detach()
+        with run.passes(), trial:
+            for batch in trial:
+                losses += backward(run, batch, counts, trial.share)
     grad_norm = run.clip_gradients()
     skipped = run.guard.check(run.progress, losses, grad_norm, micro_batches)
     if not skipped:
@@ -113,7 +110,25 @@ def train_step(run: Run, micro_batches: list[Batch]) -> StepNumbers:
             run.optimizer.step()
             average(run)
     run.optimizer.zero_grad()
-    return StepNumbers(losses=losses, grad_norm=grad_norm, valid=valid, skipped=skipped)
+    return StepNumbers(
+        losses=losses, grad_norm=grad_norm, valid=valid, skipped=skipped, halved=trial.halved
+    )
+
+
+def backward(run: Run, batch: Batch, counts: Tensor, share: int) -> Tensor:
+    """Add the gradient of a micro-batch; return its share of each loss: (L,) float.
+
+    Args:
+        run: the run.
+        batch: the micro-batch.
+        counts: (L,), what each loss is divided by.
+        share: number of processes and micro-batches, over which accelerate averages.
+    """
+    with run.accelerator.accumulate(run.model):
+        logits = run.logits(batch.images)
+        terms = loss_sums(run, logits, batch.labels) / counts
+        run.accelerator.backward(terms.sum() * share)
+    return terms.detach()
 
 
 def effective_counts(run: Run, micro_batches: list[Batch]) -> tuple[Tensor, Tensor]:

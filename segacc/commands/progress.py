@@ -22,6 +22,7 @@ from segacc.training.events import (
     Evaluated,
     Event,
     Fitted,
+    Halved,
     Saved,
     Skipped,
     Started,
@@ -102,7 +103,7 @@ class Display:
                 self._show_step(event)
             case Evaluated():
                 self._show_scores(event)
-            case Skipped():
+            case Skipped() | Halved():
                 self.console.out(event.text(), highlight=False)
             case Fitted():
                 self._show_fitted(event)

@@ -82,6 +82,11 @@ class Batch:
         drawn = tuple(map(change, self.drawn))
         return replace(self, images=change(self.images), labels=change(self.labels), drawn=drawn)
 
+    def split(self, parts: int) -> "list[Batch]":
+        """Split images and labels into parts whose sizes differ by one image at most."""
+        pairs = zip(self.images.tensor_split(parts), self.labels.tensor_split(parts), strict=True)
+        return [Batch(*pair) for pair in pairs]
+
     def laid_out(self) -> "Batch":
         """Scale unscaled crops; a batch without placements is returned unchanged."""
         if not self.placements:

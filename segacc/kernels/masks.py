@@ -96,17 +96,17 @@ class SetLoss:
         weights = matched + (self.num_queries - matched) * self.no_object
         return (weights * (masks > 0)).sum()
 
-    def sums(self, predictions: Sequence[Prediction], labels: Tensor) -> dict[str, Tensor]:
-        """Return the weighted sum of each loss by name: float32 scalars.
+    def sum(self, name: str, predictions: Sequence[Prediction], labels: Tensor) -> Tensor:
+        """Return the weighted sum of a loss: a float32 scalar.
 
-        They are computed once per forward pass and cached while its predictions exist, so that all
-        three use the same matching and points.
+        All three are computed once per forward pass, with the same matching and points. Each is
+        cached until it is returned, as it holds the activations of its forward pass.
         """
-        if self._seen() is not predictions[0].classes:
+        if self._seen() is not predictions[0].classes or name not in self._sums:
             with torch.autocast(labels.device.type, enabled=False):
                 self._sums = self._compute(predictions, labels)
             self._seen = weakref.ref(predictions[0].classes)
-        return self._sums
+        return self._sums.pop(name)
 
     def _compute(self, predictions: Sequence[Prediction], labels: Tensor) -> dict[str, Tensor]:
         targets = [image_targets(label, self.num_classes) for label in labels]
@@ -290,4 +290,4 @@ class Term:
 
     def sum(self, predictions: Sequence[Prediction], labels: Tensor) -> Tensor:
         """Sum over decoder layers and images."""
-        return self.losses.sums(predictions, labels)[self.name]
+        return self.losses.sum(self.name, predictions, labels)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
-from pydantic import NonNegativeFloat, TypeAdapter, ValidationError
+from pydantic import NonNegativeFloat, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from segacc.errors import OptionError, WriteError, expand
@@ -61,6 +61,9 @@ class Progress:
     """Seconds that the run took so far, including the parts before it was resumed."""
     skipped: Count = 0
     """Number of steps skipped because the loss or the gradient was not finite."""
+    micro_batch: PositiveInt | None = None
+    """Images per process and micro-batch, at most, since the memory was full; None if it was not.
+    Smaller than `batch_size`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What must be the same in a resumed run: the order and the meaning of the samples."""
     numbers: dict[str, Any] = field(default_factory=dict)

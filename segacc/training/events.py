@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.data.pictures import Example
+from segacc.errors import count_of
 from segacc.evaluation.scores import Scores, Terms
 
 
@@ -108,6 +109,32 @@ class Skipped(Brief):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class Halved(Brief):
+    """Yielded before the StepDone of a step that was repeated in smaller micro-batches.
+
+    The memory was full on a process. All processes have repeated the step, and go on like this.
+    """
+
+    step: int
+    before: int
+    """Images per process and micro-batch at which the memory was full, at most."""
+    images: int
+    """Images per process and micro-batch from now on, at most."""
+    accumulation: int
+    """Micro-batches per step from now on."""
+
+    def text(self) -> str:
+        """Return the event as one line."""
+        return (
+            f"step {self.step}: out of memory with micro-batches of "
+            f"{count_of(self.before, 'image')}; repeated with {self.images}, in "
+            f"{self.accumulation} accumulation steps, as are all further steps. The total batch "
+            "size stays; beyond rounding, numbers differ from those of the uncut step only by "
+            "batch norm, dropout and other random draws"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Fitted(Brief):
     """Yielded when the number of steps was fitted to `--max-time`, and the schedule with it."""
 
@@ -154,4 +181,4 @@ class Stopped(Brief):
     """The command that continues the run, if steps are left."""
 
 
-Event = Started | StepDone | Skipped | Fitted | Evaluated | Saved | Stopped
+Event = Started | StepDone | Skipped | Halved | Fitted | Evaluated | Saved | Stopped

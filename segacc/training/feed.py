@@ -16,7 +16,7 @@ from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, PluginError, SegaccError, WorkerError
 from segacc.settings.secrets import shown
-from segacc.training.events import Skipped, StepDone
+from segacc.training.events import Halved, Skipped, StepDone
 from segacc.training.limits import ending
 from segacc.training.limits.signals import StopSignal
 from segacc.training.run import Run
@@ -34,6 +34,8 @@ class StepNumbers:
     """Scalar: pixels of the effective batch that are not ignored, over all processes."""
     skipped: Skipped | None = None
     """Why the step was not taken, if it was skipped."""
+    halved: Halved | None = None
+    """Set if the step was repeated with smaller micro-batches."""
 
 
 class Meter:

@@ -154,6 +154,7 @@ def resume(run: Run) -> None:
         run.progress, run.clock.before = stored, stored.seconds
         run.scoring.num_images = stored.num_images
         run.notes += stretched(run, lr)
+        run.notes += smaller(run)
         if run.early_stop and run.early_stop.reason(stored):
             run.notes.append(
                 "this run was stopped early; raise the patience of --early-stop to continue it"
@@ -200,6 +201,18 @@ def stretched(run: Run, lr: float) -> list[str]:
     return [
         f"the run had {before} steps and now has {now}; the schedule is fitted to {now} steps: the "
         f"learning rate goes from {lr:.1e} in step {step} to {then:.1e} in step {step + 1}"
+    ]
+
+
+def smaller(run: Run) -> list[str]:
+    """Return a note on micro-batches that were halved; a new --batch-size tries larger ones."""
+    progress, again = run.progress, as_stored(run.plan.settings, "batch_size", run.folder)
+    progress.micro_batch = progress.micro_batch if again else None
+    if run.parts == 1:
+        return []
+    return [
+        f"micro-batches have up to {progress.micro_batch} images, as the memory was full at an "
+        "earlier step; --batch-size tries larger ones"
     ]
 
 

@@ -131,6 +131,12 @@ class Run:
         processes: int = self.accelerator.num_processes
         return config.batch_size * config.gradient_accumulation_steps * processes
 
+    @property
+    def parts(self) -> int:
+        """Number of parts in which a micro-batch of the data loader is computed."""
+        size, least = self.config.batch_size, self.network.min_batch_size
+        return min(-(-size // (self.progress.micro_batch or size)), max(1, size // least))
+
     def read_up_to(self, position: Any) -> None:
         """Record how far a stream was read: (reader, its position); None for data on disk."""
         if position is not None:

@@ -110,8 +110,9 @@ def test_any_other_function_of_a_plugin_is_named(
 def test_a_full_gpu_is_told_with_what_needs_less_memory(
     warm: Warm, data: Path, site: Path, tmp_path: Path
 ) -> None:
+    """In an evaluation, whose batches are not halved."""
     given = ("--dataset", f"folder:root={data}", "--output-dir", "run", *TINY)
-    done = warm(*given, "--loss", "tired:case=memory,calls=2", cwd=tmp_path, site=site)
+    done = warm(*given, "--loss", "tired:case=memory,calls=3", cwd=tmp_path, site=site)
     assert done.stderr == (
         f"segacc: CUDA out of memory. Tried to allocate 2.00 GiB. {FREE_MEMORY} The run is saved "
         "at step 1; once this is fixed, `accelerate launch -m segacc --resume run` continues it.\n"

@@ -1,9 +1,11 @@
 """Skip steps that are not finite (`--tolerate-nonfinite`), and `--early-stop`."""
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
@@ -39,8 +41,8 @@ class Guard:
     """Names of the loss terms."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
     """The network's buffers before the step, by name."""
-    random: list[Tensor] = field(default_factory=list)
-    """The states of torch's generators before the step: the CPU's, and that of a CUDA device."""
+    random: list[Any] = field(default_factory=list)
+    """The random states before the step: Python's, numpy's, torch's, and that of a CUDA device."""
     overflow: bool = False
     """Whether fp16's gradient scaler skips the newest step."""
 
@@ -54,15 +56,18 @@ class Guard:
             torch._foreach_copy_(
                 [*self.buffers.values()], [*own.values()]
             )  # faster than one by one
-        self.random = [torch.get_rng_state()]
+        self.random = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
         self.random += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
 
     def undo(self) -> None:
-        """Restore the state before a step that failed, so that it can be saved."""
+        """Restore the state before a step that failed, so that it can be saved or repeated."""
         self._restore()
-        torch.set_rng_state(self.random[0])
-        if self.random[1:]:
-            torch.cuda.set_rng_state(self.random[1], self.accelerator.device)
+        python, legacy, cpu, *cuda = self.random
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.set_rng_state(cpu)
+        for state in cuda:
+            torch.cuda.set_rng_state(state, self.accelerator.device)
 
     def check(
         self,

@@ -14,6 +14,7 @@ from segacc.training.events import (
     Evaluated,
     Event,
     Fitted,
+    Halved,
     Saved,
     Skipped,
     Started,
@@ -55,7 +56,7 @@ class Recorder:
             write_row(metrics, train_row(event), self.log)
         elif isinstance(event, Evaluated):
             self._evaluation(metrics, event)
-        elif isinstance(event, Skipped | Fitted):
+        elif isinstance(event, Skipped | Halved | Fitted):
             row = {"kind": type(event).__name__.lower(), **asdict(event)}
             write_row(metrics, row, self.log)
             if isinstance(event, Fitted):
