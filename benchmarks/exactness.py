@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,33 @@ SMALL = {
 }
 
 
-def measure(steps: int, small: bool, runs: list[Any], output: Path) -> dict[str, Any]:
-    """Make all runs, and write down what came of them."""
+def start(processes: int, *arguments: str) -> None:
+    """Run exactness_run.py as accelerate launches it; on two threads in all."""
+    config = "cpu" if processes == 1 else "cpu_2_processes"
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", f"accelerate_configs/{config}.yaml", "--main_process_port", "0"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(2 // processes),
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")])),
+    }
+    command += ["benchmarks/exactness_run.py", *arguments]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+
+
+def measure(
+    steps: int,
+    small: bool,
+    runs: list[Any],
+    output: Path,
+    start: Callable[..., None] = start,
+) -> dict[str, Any]:
+    """Make all runs, and write down what came of them; the suite has its own `start`."""
     began = time.perf_counter()
     settings = {**SETTINGS, **(SMALL if small else {}), "max_steps": steps, "eval_every": steps}
     with tempfile.TemporaryDirectory() as folder:
-        made = [launch(Path(folder), settings, *one) for one in runs]
+        made = [launch(start, Path(folder), settings, *one) for one in runs]
     first = {one["precision"]: one for one in reversed(made) if one["way"] == "segacc"}
     names = ("torch", "transformers", "accelerate")
     result = {
@@ -95,25 +117,20 @@ def measure(steps: int, small: bool, runs: list[Any], output: Path) -> dict[str,
 
 
 def launch(
-    folder: Path, settings: dict[str, Any], way: str, precision: str, cut: Cut
+    start: Callable[..., None],
+    folder: Path,
+    settings: dict[str, Any],
+    way: str,
+    precision: str,
+    cut: Cut,
 ) -> dict[str, Any]:
-    """Train and score once, as accelerate launches it; on two threads in all."""
+    """Train and score once."""
     processes, batch, accumulation = cut
     place = folder / f"{way}-{precision}-{name_of(cut)}"
     given, result = place.with_suffix(".settings"), place.with_suffix(".json")
     size = {"batch_size": batch, "gradient_accumulation_steps": accumulation}
     given.write_text(json.dumps({**settings, **size, "output_dir": str(place)}))
-    config = "cpu" if processes == 1 else "cpu_2_processes"
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", f"accelerate_configs/{config}.yaml", "--main_process_port", "0"]
-    command += ["benchmarks/exactness_run.py", way, precision, str(given), str(result)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(2 // processes),
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")])),
-    }
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    start(processes, way, precision, str(given), str(result))
     told = json.loads(result.read_text())
     assert told["processes"] == processes
     weights = np.load(place.with_suffix(".npy"))  # (2, P): before and after

@@ -1,7 +1,7 @@
 """Kill a run of two processes at random moments, resume it, and compare it with an unbroken one.
 
     python benchmarks/kill.py                             20 moments, some 12 minutes on 2 cores
-    python benchmarks/kill.py --moments 2 --steps 12      what the suite runs
+    python benchmarks/kill.py --moments 1 --steps 24 --seed 4       what the suite runs
 
 Launcher, processes and data workers are killed together with SIGKILL. Every other moment is the
 first one after a random step at which a folder is being written (a checkpoint, best/ or last/); the

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import termios
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,36 @@ class Warm:
             return start([*launcher(processes), *command], cwd, {**path, **more})
         return self._done(command, cwd, site=site, processes=processes, more=more)
 
-    def code(self, code: str, *, cwd: Path) -> Done:
-        """Run Python code in the folder `cwd`, as `python -c` does."""
+    def code(
+        self, code: str, *arguments: object, cwd: Path, processes: int = 0, **more: str
+    ) -> Done:
+        """Run Python code in the folder `cwd`, as `python -c` does; in `processes` see above."""
+        given = [str(argument) for argument in arguments]
         if sys.platform == "darwin":
-            return python("-c", code, cwd=cwd)
-        return self._done([], cwd, code=code)
+            return start([*launcher(processes)[:-2], "-c", code, *given], cwd, more)
+        return self._done(given, cwd, code=code, processes=processes, more=more)
+
+    def start(
+        self,
+        *arguments: object,
+        cwd: Path,
+        processes: int = 0,
+        output: Path | None = None,
+        errors: Path | None = None,
+        **more: str,
+    ) -> "Started":
+        """Start `python -m segacc` in the folder `cwd`, and leave it running in its own group.
+
+        Its stdout goes into the file `output`, and its stderr into `errors`, or where stdout goes.
+        """
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        output, ended = output or folder / "output", folder / "ended"
+        output.touch()
+        command = [str(argument) for argument in arguments]
+        where = {"processes": processes, "more": more, "ended": ended}
+        (errors or output).touch()
+        told = self._run(command, cwd, output, errors or output, **where)
+        return Started([int(pid) for pid in told.split()], output, ended)
 
     def on_terminal(self, *arguments: object, cwd: Path) -> Done:
         """Run `python -m segacc` with stderr on a terminal of 80 columns."""
@@ -98,7 +124,7 @@ class Warm:
         reader = threading.Thread(target=_drain, args=(master, seen))
         reader.start()
         command = [str(argument) for argument in arguments]
-        code = self._run(command, cwd, self.folder / "stdout", Path(os.ttyname(slave)))
+        code = int(self._run(command, cwd, self.folder / "stdout", Path(os.ttyname(slave))))
         os.close(slave)
         reader.join(10)
         os.close(master)
@@ -108,24 +134,66 @@ class Warm:
         files = {name: self.folder / name for name in ("stdout", "stderr")}
         for path in files.values():
             path.write_text("")
-        code = self._run(command, cwd, files["stdout"], files["stderr"], **where)
+        code = int(self._run(command, cwd, files["stdout"], files["stderr"], **where))
         return Done(command, code, files["stdout"].read_text(), files["stderr"].read_text())
 
     def _run(
         self, command: list[str], cwd: Path, stdout: Path, stderr: Path, **where: object
-    ) -> int:
+    ) -> str:
         assert self.server.stdin and self.server.stdout
         job = {"arguments": command, "cwd": cwd, "stdout": stdout, "stderr": stderr}
-        job = {"site": None, "processes": 0, "more": {}, "code": None, **job, **where}
+        usual = {"site": None, "processes": 0, "more": {}, "code": None, "ended": None}
+        job = {**usual, **job, **where}
         self.server.stdin.write(json.dumps(job, default=str) + "\n")
         self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        return self.server.stdout.readline()
 
     def close(self) -> None:
         """End the process."""
         assert self.server.stdin
         self.server.stdin.close()
         self.server.wait(30)
+
+
+class Started:
+    """A run that `Warm.start` left running; a subprocess.Popen as far as tests need one.
+
+    Attributes:
+        pids: the ids of its processes.
+        pid: that of the first one, and of their group.
+        output: the file of what they print on stdout and stderr.
+    """
+
+    def __init__(self, pids: list[int], output: Path, ended: Path) -> None:
+        """Watch these processes."""
+        self.pids, self.pid, self.output, self._ended = pids, pids[0], output, ended
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code of the first process that failed, or 0; None while one is alive."""
+        return int(self._ended.read_text()) if self._ended.exists() else None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None."""
+        return self.returncode
+
+    def wait(self, timeout: float = 60) -> int:
+        """Wait for the end of all processes; return the exit code."""
+        end = time.monotonic() + timeout
+        while (code := self.returncode) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(["segacc"], timeout, self.output.read_bytes())
+            time.sleep(0.005)
+        return code
+
+    def communicate(self, timeout: float = 60) -> tuple[str, None]:
+        """Wait for the end; return what was printed on stdout and stderr."""
+        self.wait(timeout)
+        return self.output.read_text(), None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the first process."""
+        os.kill(self.pid, number)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cli_tools import ROOT, environment, launcher, warm_segacc
+from cli_tools import ROOT, Started, environment, launcher, warm_segacc
 
 TINY = ("--arch", "segformer:variant=tiny", "--weights", "none")
 
@@ -20,14 +20,19 @@ def launch(*args: object, processes: int = 1) -> "subprocess.CompletedProcess[st
     """Run segacc to its end on so many processes; it must succeed.
 
     They are forks of a process that has imported torch, in the environment of `accelerate launch`.
-    Tests of the launcher itself, of signals and of imports run `command`.
+    Tests of the launcher itself and of imports run `command`.
     """
     done = warm_segacc()(*args, cwd=ROOT, processes=processes)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done
 
 
-def start(*args: object, processes: int = 0) -> "subprocess.Popen[str]":
+def start(*args: object, processes: int = 0) -> Started:
+    """Start segacc in such forks and leave it running, in a process group of its own."""
+    return warm_segacc().start(*args, cwd=ROOT, processes=processes)
+
+
+def start_cold(*args: object, processes: int = 0) -> "subprocess.Popen[str]":
     """Start segacc, without a launcher unless told, and leave it running in its own session."""
     return subprocess.Popen(
         command(*args, processes=processes),

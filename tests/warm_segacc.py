@@ -4,7 +4,8 @@ It reads a JSON line for each run from stdin: `arguments`, `cwd`, `stdout` and `
 `site` (a folder to import from, or null), `processes` (0: no launcher), `more`, environment
 variables, and `code`, Python to run instead (or null). It forks, and each child does what
 `python -m segacc` does, in the environment that `accelerate launch` gives it; the exit code is
-written as one line.
+written as one line. With `ended`, a file, the run is left running: the process ids are written as
+one line at once, and the exit code into the file when it has ended.
 """
 
 import importlib
@@ -15,10 +16,17 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 LIMIT = 300.0
 """Seconds after which the processes of a run are killed."""
+USUAL = {
+    **dict.fromkeys(("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"), signal.SIG_DFL),
+    "SIGINT": signal.default_int_handler,
+}
+"""What a new process does at a signal, unless the one that started it ignored it."""
 IMPORTED = (
     *("accelerate", "matplotlib.backends.backend_agg", "matplotlib.figure", "pyarrow.dataset"),
     *("pyarrow.parquet", "torch.utils.serialization", "torchcodec.decoders"),
@@ -46,15 +54,47 @@ def serve() -> None:
         importlib.import_module(name)
     for line in sys.stdin:
         job = json.loads(line)
-        children = []
-        for environment in environments(job["processes"]):
-            child = os.fork()
-            if not child:
-                os.environ.update({**environment, **job["more"]})
-                os._exit(run(job))
-            children.append(child)
-        sys.stdout.write(f"{exit_code(children)}\n")
+        told = leave_running(job) if job["ended"] else str(exit_code(fork_all(job)))
+        sys.stdout.write(f"{told}\n")
         sys.stdout.flush()
+
+
+def fork_all(job: dict[str, Any], *, group: bool = False) -> list[int]:
+    """Start the processes of a run, in a process group of their own if told."""
+    children: list[int] = []
+    for environment in environments(job["processes"]):
+        child = os.fork()
+        if group:
+            with suppress(PermissionError, ProcessLookupError):  # it may have ended already
+                os.setpgid(child, children[0] if children else child)
+        if not child:
+            os.environ.update({**environment, **job["more"]})
+            os._exit(run(job))
+        children.append(child)
+    return children
+
+
+def leave_running(job: dict[str, Any]) -> str:
+    """Start a run under a process that waits for it; return the ids of the run's processes."""
+    inward, outward = os.pipe()
+    if not os.fork():
+        if os.fork():
+            os._exit(0)  # so that nobody needs to wait for the one that waits
+        os.setsid()
+        for name, handler in USUAL.items():  # a suite that nohup started ignores SIGHUP
+            signal.signal(getattr(signal, name), handler)
+        children = fork_all(job, group=True)
+        os.write(outward, " ".join(map(str, children)).encode())
+        os.close(outward)
+        ended = Path(job["ended"])
+        ended.with_suffix(".part").write_text(str(exit_code(children)))
+        ended.with_suffix(".part").rename(ended)
+        os._exit(0)
+    told = os.read(inward, 4096).decode()
+    os.wait()
+    os.close(inward)
+    os.close(outward)
+    return told
 
 
 def environments(processes: int) -> list[dict[str, str]]:

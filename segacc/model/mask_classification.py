@@ -5,6 +5,7 @@ class probability times mask probability (Cheng et al., MaskFormer, NeurIPS 2021
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def class_scores(prediction: Prediction, size: tuple[int, int] | None = None) ->
     masks = prediction.masks.float()
     if size is not None:
         masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
-    with torch.autocast(masks.device.type, enabled=False):
+    device = masks.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         classes = prediction.classes.float().softmax(-1)[..., :-1]
         return torch.einsum("nqk,nqhw->nkhw", classes, masks.sigmoid())
 
@@ -230,7 +232,12 @@ class EomtModel(MaskModel):
             self._found.append(Prediction(classes, masks))
             return masks, classes
 
-        network.predict = keep
+        disable = network._disable_attention_mask
+
+        def disable_some(mask: Tensor, **more: Any) -> Tensor:
+            return mask if mask.is_meta else disable(mask, **more)  # it asks for a value
+
+        network.predict, network._disable_attention_mask = keep, disable_some
 
     def predictions(self, images: Tensor) -> tuple[Prediction, ...]:
         """Return the predictions of all blocks with queries: the last one, then the others."""

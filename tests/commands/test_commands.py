@@ -250,10 +250,9 @@ def test_plugins_lists_every_component(tmp_path: Path) -> None:
     assert {"segformer", "nuclei", "folder", "flip", "random_scale_crop", "mean_iou"} <= words
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["segformer", "segacc/segformer"])
-def test_plugins_name_shows_its_options(tmp_path: Path, name: str) -> None:
-    done = assert_succeeded(segacc("plugins", name, cwd=tmp_path, COLUMNS="120"))
+def test_plugins_name_shows_its_options(warm: Warm, tmp_path: Path, name: str) -> None:
+    done = assert_succeeded(warm("plugins", name, cwd=tmp_path, COLUMNS="120"))
     lines = done.stdout.splitlines()
     assert lines[0].startswith("architecture segacc/segformer: hierarchical transformer encoder")
     [row] = [line for line in lines if line.split()[:1] == ["drop_path"]]

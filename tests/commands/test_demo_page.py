@@ -29,7 +29,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = {sysconfig.get_path("purelib"), *(path for path in sys.path if "site-packages" in path)}
     (site / "suite.pth").write_text("\n".join(sorted(paths)))
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q"]
-    done = subprocess.run([*pip, "--no-warn-conflicts", "gradio"], capture_output=True, text=True)
+    flags = ("--no-warn-conflicts", "--no-compile")
+    done = subprocess.run([*pip, *flags, "gradio"], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"gradio cannot be installed here: {done.stderr[-300:]}")
     return folder / "bin" / "python"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import Warm, assert_refused, assert_succeeded, environment, metrics, segacc
+from cli_tools import Warm, assert_refused, assert_succeeded, environment, metrics
 from plugin_tools import pip_install
 
 pytest_plugins = ["cli_fixtures"]
@@ -42,7 +42,7 @@ def test_a_new_plugin_is_installed_tested_and_trained(warm: Warm, tmp_path: Path
     )
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert "2 passed" in tested.stdout
-    trained = segacc("--arch", "street_net:width=8", *SHORT, cwd=tmp_path, PYTHONPATH=str(site))
+    trained = warm("--arch", "street_net:width=8", *SHORT, cwd=tmp_path, site=site)
     assert_succeeded(trained)
     assert trained.stdout.startswith("street_net:width=8: ")
     assert len(metrics(tmp_path / "run", "train")) == 2

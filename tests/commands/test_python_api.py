@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import json
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from PIL import Image as PILImage
 
 import segacc
-from cli_tools import ROOT, Warm, assert_succeeded, metrics, python, start
+from cli_tools import Warm, assert_succeeded, metrics, python
 from segacc import TrainConfig
 from segacc.commands.fit import UNUSED, _layer
 from segacc.registry import load_registry
@@ -104,13 +103,10 @@ end_with(main)
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_one_of_two_processes_shows_the_progress(data: Path, tmp_path: Path) -> None:
+def test_one_of_two_processes_shows_the_progress(data: Path, warm: Warm, tmp_path: Path) -> None:
     settings = {**SMALL, "dataset": f"folder:root={data}", "output_dir": "run"}
-    (tmp_path / "script.py").write_text(FIT.format(settings=f"**{settings!r}"))
-    config = ROOT / "accelerate_configs" / "cpu_2_processes.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--main_process_port", "0", "script.py"]
-    done = assert_succeeded(start(command, tmp_path, {"ACCELERATE_USE_CPU": "true"}))
+    code = FIT.format(settings=f"**{settings!r}")
+    done = assert_succeeded(warm.code(code, cwd=tmp_path, processes=2))
     assert done.stdout.count("finished at step 4/4") == done.stdout.count("step 2/4") == 1
     told = [line for line in done.stderr.splitlines() if line.startswith("RESULT ")]
     assert len(told) == 2 and len(set(told)) == 1

@@ -15,7 +15,6 @@ from cli_tools import (
     Warm,
     assert_succeeded,
     draw,
-    launch,
     metrics,
     segacc,
     write_data,
@@ -317,13 +316,14 @@ def test_faulty_samples_are_passed_over_whatever_the_fault(warm: Warm, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_bad_data_on_one_process_stops_both_and_is_told_once(tmp_path: Path) -> None:
+def test_bad_data_on_one_process_stops_both_and_is_told_once(warm: Warm, tmp_path: Path) -> None:
     order = np.random.default_rng((0, 0)).permutation(40).tolist()
     root = write_data(tmp_path / "data", counts={"train": 40, "validation": 1})
     place, path = unseen(root, order, range(1, 40, 2))  # of process 1
     foreign_values(path)
     given = ("--dataset", f"folder:root={root}", "--num-workers", "0")
-    done = launch(*FLAGS, *given, "--batch-size", "1", "--max-steps", "20", cwd=tmp_path)
+    steps = ("--batch-size", "1", "--max-steps", "20")
+    done = warm(*FLAGS, *given, *steps, cwd=tmp_path, processes=2)
     assert done.returncode != 0
     assert done.stderr.count(f"segacc: {path}: label values outside the 3 classes: 7 (5 pi") == 1
     assert done.stderr.count("label values outside") == 1

@@ -2,12 +2,9 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cli_tools import Warm, assert_refused, assert_succeeded, draw, environment
+from cli_tools import Warm, assert_refused, assert_succeeded, draw
 from data_tools import encode
-from launches import ROOT, assert_same, column, command, rows
+from launches import ROOT, assert_same, column, rows
 from segacc.data.samples import digest
 from segacc.hookspecs import Sample
 from stream_tools import write_samples
@@ -74,15 +71,13 @@ def uninterrupted(
 
 def stopped(warm: Warm, number: int, step: int, *args: object, run: Path) -> int:
     """Start a run and send its process a signal once it has logged `step`; return its code."""
-    with ThreadPoolExecutor(1) as pool:
-        ending = pool.submit(warm, *args, "--output-dir", run, cwd=run.parent)
-        while not any(row["step"] >= step for row in rows(run, "train")):
-            assert not ending.done(), ending.result().stderr
-            time.sleep(0.002)
-        (process,) = psutil.Process(warm.server.pid).children()
-        workers = process.children(recursive=True)
-        process.send_signal(number)
-        code = ending.result(60).returncode
+    process = warm.start(*args, "--output-dir", run, cwd=run.parent)
+    while not any(row["step"] >= step for row in rows(run, "train")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    code = process.wait()
     for worker in workers:  # of a process that was killed
         with suppress(psutil.NoSuchProcess):
             worker.kill()
@@ -169,19 +164,10 @@ def refusal(run: Path, told: str) -> str:
 # ------------------------------------------------------------------------------ several processes
 
 
-def told_by(processes: int, shards: Path) -> dict[str, Any]:
+def told_by(processes: int, warm: Warm, shards: Path) -> dict[str, Any]:
     """Run stream_processes.py and read what it prints."""
-    script = [str(ROOT / "tests" / "stream_processes.py"), str(shards)]
-    launcher = command(processes=processes)[:-2] if processes > 1 else [sys.executable]
-    done = subprocess.run(
-        [*launcher, *script],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    code = (ROOT / "tests" / "stream_processes.py").read_text()
+    done = assert_succeeded(warm.code(code, shards, cwd=ROOT, processes=processes))
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert told["processes"] == processes
     return told
@@ -189,8 +175,8 @@ def told_by(processes: int, shards: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_processes_share_a_stream_and_score_it_as_one_does(shards: Path) -> None:
-    alone, three = told_by(1, shards), told_by(3, shards)
+def test_processes_share_a_stream_and_score_it_as_one_does(warm: Warm, shards: Path) -> None:
+    alone, three = told_by(1, warm, shards), told_by(3, warm, shards)
     assert len(three["train"]) == 3
     for told in (alone, three):
         count = len(told["train"])

@@ -1,15 +1,13 @@
 """Protocols: what is padded or seen through windows, against plain definitions."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from cli_tools import environment
+from cli_tools import assert_succeeded, warm_segacc
 from launches import ROOT
 from protocol_tools import (
     Strided,
@@ -228,21 +226,17 @@ def test_more_forward_calls_change_no_prediction() -> None:
     assert (asked, network.seen) == ([6], [(32, 32)] * 11)
 
 
-def evaluated(*launcher: str) -> Any:
-    """Run the script under torchrun, or alone."""
-    script = [sys.executable, *launcher, str(ROOT / "tests" / "sharded_evaluation.py")]
-    done = subprocess.run(
-        script, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-4000:]
+def evaluated(processes: int) -> Any:
+    """Run the script on two processes that shard, or alone."""
+    code = (ROOT / "tests" / "sharded_evaluation.py").read_text()
+    done = assert_succeeded(warm_segacc().code(code, cwd=ROOT, processes=processes))
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
 @pytest.mark.launch
 def test_a_sharded_network_sees_as_many_windows_on_each_process() -> None:
-    alone = evaluated()
-    sharded = evaluated("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    alone, sharded = evaluated(0), evaluated(2)
     assert (alone["sharded"], sharded["sharded"]) == (False, True)
     assert sharded["scores"] == alone["scores"]
     pixels = 3 * 32 * 32 + 70 * 100 + 33 * 32 + 120 * 31 + 20 * 20

@@ -75,7 +75,11 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(warm: Warm, command: str, folder: Path) -> str:
-    """Run a line of the README as it stands, only with smaller numbers; segacc in a fork."""
+    """Run a line of the README as it stands, only with smaller numbers; segacc in forks.
+
+    What starts several processes is tested in tests/training: `--processes` in
+    test_processes_flag.py, accelerate's launcher in test_exact_resume.py.
+    """
     line = smaller(command)
     if re.search("(-m segacc|segacc train) --weights", line):
         line += f"{MORE} --max-steps 2"
@@ -85,9 +89,11 @@ def run(warm: Warm, command: str, folder: Path) -> str:
         line += MORE + (" --weights none")
         line += "" if "--max-steps" in line else " --max-steps 2"
     words = shlex.split(line)
-    if words[0] == "segacc":
+    several = 2 * ("cpu_2_processes.yaml" in line or "--processes 2" in line)
+    if words[0] in ("segacc", "accelerate"):
+        given = words[words.index("segacc") + 1 :]
         site = folder / "site"
-        done = warm(*words[1:], cwd=folder, site=site, HF_HUB_OFFLINE="1")
+        done = warm(*given, cwd=folder, site=site, processes=several, HF_HUB_OFFLINE="1")
     else:
         done = run_line(line, folder)
     assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -134,7 +140,8 @@ def test_the_two_make_commands(tmp_path: Path) -> None:
         if not (Path(sys.prefix) / stamp).exists():
             (Path(sys.prefix) / stamp).touch()  # an environment that make did not make
     make = ["make", "--old-file=pyproject.toml", f"VENV={sys.prefix}"]
-    size = "--max-steps 1 --weights none --crop-size 32 --batch-size 2 --num-workers 0"
+    size = "--max-steps 1 --weights none --crop-size 32 --batch-size 2 --num-workers 0 "
+    size += "--eval-split 'validation[:4]' --num-pictures 0"
     commands = {
         "test": ["PYTEST_ARGS=--version"],
         "demo": [f"DEMO_DIR={tmp_path / 'demo'}", f"DEMO_ARGS={size}"],

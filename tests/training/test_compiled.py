@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSemanticSegmentation
 
-from cli_tools import Done, Warm, assert_succeeded, launcher, metrics, start, warm_segacc
+from cli_tools import Done, Warm, assert_succeeded, metrics, warm_segacc
 
 pytestmark = pytest.mark.launch
 pytest_plugins = ["cli_fixtures"]
@@ -20,10 +20,10 @@ RUN = (
 )
 
 
-def compiled(*arguments: object, cwd: Path, processes: int = 1) -> Done:
+def compiled(*arguments: object, cwd: Path, processes: int = 1, **more: str) -> Done:
     """Run segacc on processes of the CPU, as with `accelerate launch --dynamo_backend eager`."""
-    backend = {"ACCELERATE_DYNAMO_BACKEND": "EAGER"}
-    return warm_segacc()(*arguments, cwd=cwd, processes=processes, **backend)
+    more["ACCELERATE_DYNAMO_BACKEND"] = "EAGER"
+    return warm_segacc()(*arguments, cwd=cwd, processes=processes, **more)
 
 
 def losses(run: Path) -> list[float]:
@@ -109,11 +109,10 @@ def test_a_score_is_the_same(runs: tuple[Path, Path, object], data: Path, tmp_pa
 def test_a_network_that_is_compiled_in_parts_is_refused(
     runs: tuple[Path, Path, tuple[object, ...]], tmp_path: Path
 ) -> None:
-    parts = ("--dynamo_use_regional_compilation",)
-    *begin, module, name = launcher(1)
-    command = [*begin, "--dynamo_backend", "eager", *parts, module, name, *runs[2]]
-    asked = [*map(str, command), "--output-dir", str(tmp_path / "run")]
-    done = start(asked, tmp_path, {"ACCELERATE_USE_CPU": "true"})
+    """With what the launcher sets for --dynamo_use_regional_compilation."""
+    asked = (*runs[2], "--output-dir", "run")
+    parts = {"ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "True"}
+    done = compiled(*asked, cwd=tmp_path, **parts)
     assert done.returncode != 0
     (told,) = [line for line in done.stderr.splitlines() if line.startswith("segacc: ")]
     assert told == (

@@ -5,23 +5,24 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from cli_tools import Warm
-from launches import assert_same, launch, rows, start
+from cli_tools import Started, Warm
+from launches import assert_same, launch, rows, start, start_cold
 
 pytest_plugins = ["cli_fixtures"]
 
 # Dropout and drop path draw from the global random state; augmentations from each sample's own.
-SETTINGS = (
+ENDLESS = (
     *("--arch", "segformer:variant=tiny,drop_path=0.2,dropout=0.2", "--weights", "none"),
-    *("--crop-size", 64, "--max-steps", 60, "--log-every", 1, "--eval-every", 20),
+    *("--crop-size", 64, "--log-every", 1, "--eval-every", 12, "--eval-split", "validation[:12]"),
     *("--save-every", 7, "--num-pictures", 0, "--batch-size", 4, "--ema", "0.9"),
 )
+STEPS = 32
+SETTINGS = (*ENDLESS, "--max-steps", STEPS)
 
 
 def finish(*args: object) -> str:
@@ -29,7 +30,7 @@ def finish(*args: object) -> str:
     return launch(*args, processes=0).stdout
 
 
-def stop_at(step: int, number: int, *args: object, run: Path) -> "subprocess.Popen[str]":
+def stop_at(step: int, number: int, *args: object, run: Path) -> Started:
     """Start a run and send its process a signal once it has logged `step`."""
     process = start(*args, "--output-dir", run)
     while not any(row["step"] >= step for row in rows(run, "train")):
@@ -50,7 +51,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.launch
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: int) -> None:
-    run, step = tmp_path / "run", random.randint(8, 50)
+    run, step = tmp_path / "run", random.randint(8, 22)
     process = stop_at(step, signal.SIGKILL, *SETTINGS, "--num-workers", workers, run=run)
     assert process.wait(timeout=60) == -signal.SIGKILL, f"not killed at step {step}"
     os.killpg(process.pid, signal.SIGKILL) if workers else None
@@ -58,7 +59,7 @@ def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: i
 
     settings = (run / "config.yaml").read_text()
     output = finish("--resume", run)
-    assert "finished at step 60/60" in output
+    assert f"finished at step {STEPS}/{STEPS}" in output
     assert (run / "config.yaml").read_text() == settings  # it still tells what was typed at first
     assert_same(run, uninterrupted)
 
@@ -69,7 +70,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = stop_at(23, signal.SIGTERM, *SETTINGS, "--num-workers", 2, run=run)
+    process = stop_at(13, signal.SIGTERM, *SETTINGS, "--num-workers", 2, run=run)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"accelerate launch -m segacc --resume {run}" in output.splitlines()
@@ -88,17 +89,17 @@ def test_a_better_network_of_a_future_that_is_given_up_is_put_aside(
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     oldest = min((run / "checkpoints").iterdir())
     side = json.loads((run / "best" / "segacc.json").read_text())
-    step, was_of = int(oldest.name.removeprefix("step-")), 60
-    assert step < 60
+    step, was_of = int(oldest.name.removeprefix("step-")), STEPS
+    assert step < STEPS
     # As if it had been the best at the end.
     (run / "best" / "segacc.json").write_text(json.dumps({**side, "step": was_of}))
     output = finish("--resume", oldest)
-    kept = run / "best-step-00000060"
+    kept = run / f"best-step-{STEPS:08}"
     assert (
-        f"this run is resumed from step {step}; best/ is from the later step 60 and was renamed to "
-        f"{kept.name}/" in " ".join(output.split())
+        f"this run is resumed from step {step}; best/ is from the later step {STEPS} and was "
+        f"renamed to {kept.name}/" in " ".join(output.split())
     )
-    assert json.loads((kept / "segacc.json").read_text())["step"] == 60
+    assert json.loads((kept / "segacc.json").read_text())["step"] == STEPS
     progress = json.loads((max((run / "checkpoints").iterdir()) / "progress.json").read_text())
     if (run / "best").exists():
         now = json.loads((run / "best" / "segacc.json").read_text())
@@ -143,7 +144,7 @@ def test_a_damaged_checkpoint_names_the_newest_intact_one(
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     *_, before, newest = sorted((run / "checkpoints").iterdir())
     spoil(newest / name)
-    done = warm("--resume", newest, "--max-steps", 61, cwd=tmp_path)
+    done = warm("--resume", newest, "--max-steps", STEPS + 1, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"segacc: --resume: {newest} is damaged: {name}{told}")
     assert done.stderr.endswith(f"Resume from the newest intact one: --resume {before}.\n")
@@ -180,7 +181,8 @@ def test_the_next_evaluation_is_the_best_where_best_is_gone(
 def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
     """The terminal sends SIGINT to all, and the launcher sends it on to its processes again."""
     run = tmp_path / "run"
-    process = start(*SETTINGS, "--num-workers", 2, "--output-dir", run, processes=2)
+    given = (*ENDLESS, "--max-steps", 999, "--num-workers", 2, "--output-dir", run)
+    process = start_cold(*given, processes=2)
     while len(rows(run, "train")) < 9:
         assert process.poll() is None, process.communicate()[0][-4000:]
         time.sleep(0.002)
@@ -188,7 +190,7 @@ def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert output.count(f"accelerate launch -m segacc --resume {run}") == 1, output[-4000:]
     last = rows(run, "train")[-1]["step"]
-    assert 9 <= last < 60
+    assert 9 <= last < 999
     saved = sorted(path.name for path in (run / "checkpoints").iterdir())[-1]
     assert saved == f"step-{last:08d}"
     assert (run / "last" / "model.safetensors").is_file()
@@ -202,6 +204,7 @@ def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
     still = ("--arch", "segformer:variant=tiny,dropout=0,drop_path=0", "--weights", "none")
     size = (*still, "--crop-size", 64, "--batch-size", 2, "--max-steps", 6, "--lr", 0.01)
     often = ("--log-every", 1, "--save-every", 3, "--num-pictures", 0, "--num-workers", 0)
+    often += ("--eval-split", "validation[:12]")
     launch(*size, *often, "--ema", 0.9, "--output-dir", run, processes=2)
     whole = [row["loss"] for row in rows(run, "train")]
     scored = [row["mean_iou"] for row in rows(run, "eval")][-2:]
@@ -216,7 +219,8 @@ def test_two_processes_begin_and_one_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_another_batch_would_not_be_the_same_run(warm: Warm, uninterrupted: Path) -> None:
-    done = warm("--resume", uninterrupted, "--max-steps", 61, "--batch-size", 2, cwd=uninterrupted)
+    more = ("--max-steps", STEPS + 1, "--batch-size", 2)
+    done = warm("--resume", uninterrupted, *more, cwd=uninterrupted)
     assert done.returncode == 2
     assert "total_batch_size was 4, now 2" in done.stderr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli_tools import environment
-from launches import ROOT, command
+from warm_segacc import environments
 
 SCRIPT = """
 import atexit, sys
@@ -101,14 +101,17 @@ threading.Thread(target=let_go, daemon=True).start()
 
 @pytest.mark.launch
 def test_threads_that_come_late_are_waited_for_in_a_script_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "late.py").write_text(LATE)
-    done = subprocess.run(
-        [*command(processes=2)[:-2], str(tmp_path / "late.py")],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("late") == 2  # the two may write into one line
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", LATE],
+            env=environment(**more),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for more in environments(2)
+    ]
+    for process in both:
+        told, errors = process.communicate(timeout=120)
+        assert (process.returncode, told) == (0, "late\n"), errors[-3000:]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from cli_tools import Warm, assert_refused, assert_succeeded, launch, metrics, segacc, write_data
+from cli_tools import Warm, assert_refused, assert_succeeded, metrics, segacc, write_data
 from hub_tools import hub
 
 pytest_plugins = ["cli_fixtures"]
@@ -135,9 +135,9 @@ def test_a_decoder_that_pools_takes_one_image_when_batch_norm_is_frozen(
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_synchronized_batch_norm_is_for_gpus(data: Path, tmp_path: Path) -> None:
+def test_synchronized_batch_norm_is_for_gpus(warm: Warm, data: Path, tmp_path: Path) -> None:
     given = (*STEP, *MOBILENET, "--dataset", f"folder:root={data}", "--sync-batchnorm")
-    done = launch(*given, cwd=tmp_path)
+    done = warm(*given, cwd=tmp_path, processes=2)
     assert done.returncode != 0
     assert done.stderr.count("segacc: --sync-batchnorm: torch synchronizes batch norm on GPUs") == 1
 

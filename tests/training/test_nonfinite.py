@@ -5,7 +5,6 @@ norm's statistics too; `train4` makes a loss infinite whose gradient is finite.
 """
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import nonfinite_plugin
-from cli_tools import Warm, assert_succeeded, environment, metrics
-from launches import ROOT, command
+from cli_tools import Warm, assert_succeeded, metrics
 from nonfinite_plugin import install, write_bad_data
 from segacc import loop, registry
 from segacc.errors import NonFiniteError
@@ -189,10 +187,8 @@ def test_two_processes_agree_on_the_step_and_name_all_images(
     given = (*FLAGS, "--dataset", f"folder:root={bad}", "--tolerate-nonfinite", "6")
     given += ("--freeze-batchnorm", "--output-dir")
     assert_succeeded(warm(*given, "one", "--batch-size", "2", cwd=tmp_path, site=site))
-    pair = command(*given, tmp_path / "two", "--batch-size", "1", processes=2)
-    more = environment(PYTHONPATH=f"{ROOT}:{site}")
-    done = subprocess.run(pair, env=more, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    pair = (*given, "two", "--batch-size", "1")
+    done = assert_succeeded(warm(*pair, cwd=tmp_path, site=site, processes=2))
     mine, theirs = (metrics(tmp_path / name, "skipped") for name in ("two", "one"))
     assert [(row["step"], set(row["images"])) for row in mine] == [
         (row["step"], set(row["images"])) for row in theirs

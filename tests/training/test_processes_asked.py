@@ -1,6 +1,5 @@
 """No process trains alone where several were asked for; where one was, none is refused."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from accelerate.utils.other import get_free_port
 
-from cli_tools import TINY, Done, assert_succeeded, environment, segacc, start
+from cli_tools import TINY, Done, Warm, assert_succeeded, start
 from segacc.training.processes import launcher_arguments, processes_asked
 
 pytestmark = pytest.mark.launch
@@ -41,18 +40,9 @@ def launched(flags: tuple[str, ...], data: Path, folder: Path, **more: str) -> D
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--cpu", "--num_processes", "2"),
-        ("--config_file", "several.yaml"),
-    ],
-)
-def test_fewer_than_asked_for_are_refused(
-    flags: tuple[str, ...], data: Path, tmp_path: Path
-) -> None:
+def test_fewer_than_asked_for_are_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "several.yaml").write_text(SEVERAL)
-    done = launched(flags, data, tmp_path, **USUAL)
+    done = launched(("--config_file", "several.yaml"), data, tmp_path, **USUAL)
     assert TOLD in done.stderr.splitlines(), done.stderr
     assert done.returncode and not (tmp_path / "run").exists()
 
@@ -65,41 +55,29 @@ def test_the_command_that_is_told_works(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [("--cpu", "--num_processes", "1"), ()])
-def test_one_process_is_one_process(flags: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+def test_one_process_is_one_process(data: Path, tmp_path: Path) -> None:
     """Also where the shell says how processes would find each other."""
-    done = assert_succeeded(launched(flags, data, tmp_path, **USUAL))
+    done = assert_succeeded(launched((), data, tmp_path, **USUAL))
     assert "1 process on " in done.stdout
 
 
-@pytest.mark.slow
-def test_without_the_launcher_nothing_is_refused(data: Path, tmp_path: Path) -> None:
+def test_without_the_launcher_nothing_is_refused(data: Path, warm: Warm, tmp_path: Path) -> None:
     asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", "run")
     more = {**USUAL, "ACCELERATE_USE_CPU": "true"}
-    assert "1 process on cpu" in assert_succeeded(segacc(*asked, cwd=tmp_path, **more)).stdout
+    assert "1 process on cpu" in assert_succeeded(warm(*asked, cwd=tmp_path, **more)).stdout
 
 
-@pytest.mark.slow
-def test_processes_of_mpi_know_each_other(data: Path, tmp_path: Path) -> None:
+def test_processes_of_mpi_know_each_other(data: Path, warm: Warm, tmp_path: Path) -> None:
     """Started as mpirun starts them, with the variables of Open MPI."""
-    mpi = "OMPI_COMM_WORLD_"
+    mpi, port = "OMPI_COMM_WORLD_", str(get_free_port())
     asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", "run")
-    port = str(get_free_port())
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, f"{mpi}SIZE": "2"}
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "segacc", *asked],
+        warm.start(
+            *asked,
             cwd=tmp_path,
-            env=environment(
-                **{
-                    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-                    **{f"{mpi}SIZE": "2", f"{mpi}RANK": str(rank)},
-                    f"{mpi}LOCAL_RANK": str(rank),
-                    "ACCELERATE_USE_CPU": "true",
-                }
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            ACCELERATE_USE_CPU="true",
+            **{**common, f"{mpi}RANK": str(rank), f"{mpi}LOCAL_RANK": str(rank)},
         )
         for rank in (0, 1)
     ]
@@ -120,4 +98,5 @@ def test_the_launchers_command_line_is_found() -> None:
         assert launcher_arguments([*command, *given]) == given
     for command in ([python, "-m", "segacc", "--output-dir", "accelerate"], ["bash"], []):
         assert launcher_arguments(command) is None
-    assert processes_asked(["--cpu", "--num_processes", "3", "-m", "segacc"]) == 3
+    for count in (1, 2, 3):
+        assert processes_asked(["--cpu", "--num_processes", str(count), "-m", "segacc"]) == count

@@ -2,20 +2,19 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from cli_tools import (
     TINY,
+    Started,
     assert_refused,
     assert_succeeded,
-    environment,
     metrics,
     segacc,
     warm_segacc,
@@ -54,27 +53,19 @@ def test_two_processes_train_as_if_launched(data: Path, tmp_path: Path) -> None:
 def test_what_only_the_processes_find_is_one_paragraph(data: Path, tmp_path: Path) -> None:
     given = ("--dataset", f"folder:root={data}", "--eval-split", "test")
     assert_refused(
-        segacc(*TWO, *given, cwd=tmp_path, **ON_CPU),
+        warm_segacc()(*TWO, *given, cwd=tmp_path, **ON_CPU),
         '--eval-split: the data set has no split "test"; it has train, validation. '
         "--val-fraction 0.2 holds out a part of the training split.",
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def start_long(data: Path, folder: Path) -> "subprocess.Popen[str]":
-    """Start a run that ends only when it is told to, in its own session, past three steps."""
+def start_long(data: Path, folder: Path) -> Started:
+    """Start a run that ends only when it is told to, in its own group, past three steps."""
     flags = [*TWO[:-6], "--max-steps", "100000", "--batch-size", "2", "--num-workers", "0"]
     flags += ["--log-every", "1", "--num-pictures", "0", "--eval-every", "100000"]
     flags += ["--dataset", f"folder:root={data}", "--output-dir", "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "segacc", *flags],
-        cwd=folder,
-        env=environment(**ON_CPU),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = warm_segacc().start(*flags, cwd=folder, errors=folder / "errors", **ON_CPU)
     end = time.monotonic() + 200
     while len(rows(folder / "run", "train")) < 3:
         assert process.poll() is None and time.monotonic() < end, process.communicate()
@@ -90,8 +81,8 @@ def test_a_signal_saves_and_ends_all(data: Path, tmp_path: Path, name: str) -> N
     process, number = start_long(data, tmp_path), getattr(signal, name)
     send = os.killpg if name == "SIGINT" else os.kill
     send(process.pid, number)
-    told, complaints = process.communicate(timeout=120)
-    assert (process.returncode, complaints) == (128 + number, "")
+    told, _ = process.communicate(timeout=120)
+    assert (process.returncode, (tmp_path / "errors").read_text()) == (128 + number, "")
     assert f"stopped by {name} at step " in told
     assert "segacc train --processes 2 --resume run" in told.splitlines()
     assert list((tmp_path / "run" / "checkpoints").glob("step-*/SHA256SUMS"))
@@ -101,13 +92,9 @@ def test_a_signal_saves_and_ends_all(data: Path, tmp_path: Path, name: str) -> N
 @pytest.mark.launch
 def test_a_killed_process_is_told(data: Path, tmp_path: Path) -> None:
     process = start_long(data, tmp_path)
-    found = subprocess.run(
-        ["pgrep", "--parent", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
-    _, complaints = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert complaints.splitlines()[-1] == (
+    os.kill(psutil.Process(process.pid).children()[-1].pid, signal.SIGKILL)
+    assert process.wait(timeout=120) == 2
+    assert (tmp_path / "errors").read_text().splitlines()[-1] == (
         "segacc: --processes: process 1 was killed by SIGKILL. If the memory was full, use a "
         "smaller --batch-size or fewer --num-workers. --resume continues from the newest "
         "checkpoint."

@@ -3,15 +3,13 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from cli_tools import SHORT, TINY, Warm, assert_refused, assert_succeeded, environment
+from cli_tools import SHORT, TINY, Warm, assert_refused, assert_succeeded
 from hub_server import TOKEN, Hub, writable_hub
 from segacc.evaluation.model_folder import side_file
 
@@ -93,29 +91,17 @@ def test_a_resumed_run_uploads_too(warm: Warm, data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_wait(data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_wait(warm: Warm, data: Path, tmp_path: Path) -> None:
     with writable_hub() as hub:
         hub.open.clear()
         given = ("--dataset", f"folder:root={data}", "--output-dir", "run", "--push-to-hub", "x")
-        command = [sys.executable, "-m", "segacc", *TINY, *given]
-        run = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env=environment(**user(hub)),
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert run.stderr
-        lines = []
-        for line in run.stderr:
-            lines.append(line.strip())
-            if line.startswith("waiting"):
-                break
+        run = warm.start(*TINY, *given, cwd=tmp_path, errors=tmp_path / "errors", **user(hub))
+        while "waiting" not in (tmp_path / "errors").read_text():
+            assert run.poll() is None
+            time.sleep(0.02)
         os.killpg(run.pid, signal.SIGINT)
-        rest = run.stderr.read().splitlines()
         assert run.wait(30) == 0
-    assert rest[-1] == (
+    assert (tmp_path / "errors").read_text().splitlines()[-1] == (
         f"warning: best/ of step {side_file(tmp_path / 'run/best')['step']} is not uploaded to x: "
         "ended. Upload it with: segacc push run/best x"
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from launches import launch, rows, start
+from cli_tools import Started, warm_segacc
+from launches import ROOT, launch, rows, start, start_cold
 from segacc.errors import OptionError
 from segacc.training.folders import MARK, RunLock
 
@@ -26,7 +27,7 @@ SETTINGS = (
 LONG = (*SETTINGS, "--max-steps", 100_000)
 
 
-def started(run: Path) -> "subprocess.Popen[str]":
+def started(run: Path) -> Started:
     """Start a run and wait until it has taken three steps."""
     process = start(*LONG, "--output-dir", run)
     while len(rows(run, "train")) < 3:
@@ -35,16 +36,16 @@ def started(run: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def end(process: "subprocess.Popen[str]") -> None:
+def end(process: Started) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
 
 def refused(*args: object) -> str:
     """Run segacc, which must refuse; return its one paragraph."""
-    process = start(*args)
-    told, _ = process.communicate(timeout=120)
-    assert process.returncode == 2 and told.count("\n") == 1, told
+    done = warm_segacc()(*args, cwd=ROOT)
+    told = done.stdout + done.stderr
+    assert done.returncode == 2 and told.count("\n") == 1, told
     return told
 
 
@@ -86,7 +87,7 @@ def test_of_two_that_start_together_one_is_refused(tmp_path: Path) -> None:
 @pytest.mark.launch
 def test_the_processes_of_a_dead_launcher_hold_it_until_they_have_saved(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    launcher = start(*LONG, "--output-dir", run, processes=2)
+    launcher = start_cold(*LONG, "--output-dir", run, processes=2)
     while len(rows(run, "train")) < 3:
         assert launcher.poll() is None
         time.sleep(0.05)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cli_tools import Warm, environment, write_data
-from launches import ROOT, command, launch, rows, start
+from cli_tools import Started, Warm, environment, write_data
+from launches import ROOT, launch, rows, start, start_cold
 from run_tools import build
 from segacc.errors import WriteError
 from segacc.loop import train
@@ -33,7 +33,7 @@ SETTINGS = (*STEPS, "--save-every", 100_000)
 RARELY = ("--eval-every", 100_000)
 
 
-def wait_for(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
+def wait_for(process: "subprocess.Popen[str] | Started", run: Path, step: int) -> None:
     """Wait until a run has logged a step."""
     while len(rows(run, "train")) < step:
         assert process.poll() is None, process.communicate()[0][-4000:]
@@ -52,15 +52,11 @@ def newest(run: Path) -> int:
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_more_signals_save(tmp_path: Path, name: str) -> None:
     run, number = tmp_path / "run", getattr(signal, name)
-    before = signal.signal(number, signal.SIG_DFL)  # a suite that nohup started ignores SIGHUP
-    try:
-        process = start(*SETTINGS, *RARELY, "--output-dir", run)
-    finally:
-        signal.signal(number, before)
+    process = start(*SETTINGS, *RARELY, "--output-dir", run)
     wait_for(process, run, 3)
     process.send_signal(number)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + getattr(signal, name), told
+    assert process.returncode == 128 + number, told
     assert f"stopped by {name} at step {newest(run)}/100000" in told
     assert (run / "last" / "model.safetensors").is_file()
 
@@ -116,10 +112,10 @@ def test_a_signal_during_an_evaluation_is_heeded(tmp_path: Path, processes: int)
         processes=processes,
     )
     wait_for(process, run, 2)
-    time.sleep(3)
+    time.sleep(1)
     assert rows(run, "train")[-1]["step"] == 2 and not rows(run, "eval")
     asked = time.monotonic()
-    os.killpg(process.pid, signal.SIGTERM) if processes else process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     told, _ = process.communicate(timeout=60)
     assert time.monotonic() - asked < 20, told
     assert newest(run) == 2 and not rows(run, "eval")
@@ -129,7 +125,7 @@ def test_a_signal_during_an_evaluation_is_heeded(tmp_path: Path, processes: int)
 @pytest.mark.launch
 def test_a_closed_pipe_saves(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(*SETTINGS, *RARELY, "--output-dir", run)
+    process = start_cold(*SETTINGS, *RARELY, "--output-dir", run)
     assert process.stdout
     while "step 3/" not in process.stdout.readline():
         assert process.poll() is None
@@ -162,17 +158,17 @@ def fill(disk: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.launch
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_full_disk_behind_the_output_saves(tmp_path: Path, disk: Path, processes: int) -> None:
-    run = tmp_path / "run"
-    arguments = command(*SETTINGS, *RARELY, "--output-dir", run, processes=processes or 1)
-    with (disk / "output").open("w") as output:
-        process = subprocess.Popen(
-            arguments, env=environment(), cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True
-        )
-        wait_for(process, run, 3)
-        fill(disk)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode
+def test_a_full_disk_behind_the_output_saves(
+    tmp_path: Path, disk: Path, warm: Warm, processes: int
+) -> None:
+    run, errors = tmp_path / "run", tmp_path / "errors"
+    given = (*SETTINGS, *RARELY, "--output-dir", run)
+    where = {"output": disk / "output", "errors": errors}
+    process = warm.start(*given, cwd=ROOT, processes=processes, **where)
+    wait_for(process, run, 3)
+    fill(disk)
+    assert process.wait()
+    told = errors.read_text()
     assert (
         "segacc: the console output cannot be written: [Errno 28] No space left on device. The run "
         f"was saved and stopped; continue it with --resume {run}.\n"

@@ -1,13 +1,12 @@
 """A second run in one process is what it would be in a process of its own."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli_tools import ROOT, Warm, assert_succeeded, metrics, start
+from cli_tools import Warm, assert_succeeded, metrics
 from segacc import TrainConfig, evaluate, train
 
 pytest_plugins = ["cli_fixtures"]
@@ -68,32 +67,29 @@ def test_its_precision_and_all_else_are_its_own(
         assert found.report["precision"] == told
 
 
-def on_two(folder: Path, last: int, *runs: dict[str, Any]) -> str:
+def on_two(warm: Warm, folder: Path, last: int, *runs: dict[str, Any]) -> str:
     """Train runs one after the other in the same two processes, each until its step `last`."""
-    (folder / "script.py").write_text(SCRIPT)
-    config = ROOT / "accelerate_configs" / "cpu_2_processes.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--main_process_port", "0", str(folder / "script.py"), json.dumps([last, *runs])]
-    return assert_succeeded(start(command, folder, {"ACCELERATE_USE_CPU": "true"})).stdout
+    given = json.dumps([last, *runs])
+    return assert_succeeded(warm.code(SCRIPT, given, cwd=folder, processes=2)).stdout
 
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_two_processes_that_are_still_together(data: Path, tmp_path: Path) -> None:
+def test_two_processes_that_are_still_together(data: Path, warm: Warm, tmp_path: Path) -> None:
     small = {**SMALL, "dataset": f"folder:root={data}"}
     second, fresh = ({**small, "output_dir": str(tmp_path / name)} for name in ("second", "fresh"))
     first = {**small, "output_dir": str(tmp_path / "first"), "mixed_precision": "bf16"}
-    on_two(tmp_path, 2, first, second)
-    on_two(tmp_path, 2, fresh)
+    on_two(warm, tmp_path, 2, first, second)
+    on_two(warm, tmp_path, 2, fresh)
     assert losses(tmp_path / "second") == losses(tmp_path / "fresh") != losses(tmp_path / "first")
 
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_two_processes_that_have_parted_are_refused(data: Path, tmp_path: Path) -> None:
+def test_two_processes_that_have_parted_are_refused(data: Path, warm: Warm, tmp_path: Path) -> None:
     small = {**SMALL, "dataset": f"folder:root={data}", "max_steps": 1}
     runs = [{**small, "output_dir": str(tmp_path / name)} for name in ("first", "second")]
-    assert on_two(tmp_path, -1, *runs).splitlines() == 2 * [
+    assert on_two(warm, tmp_path, -1, *runs).splitlines() == 2 * [
         "accelerate launch: the process group of these processes has ended with an earlier run. "
         "Launch each run on several processes separately; a single process can train several runs "
         "in a row."

@@ -1,8 +1,6 @@
 """FSDP2: sharded over two processes, the same losses, weights, EMA and resume (on the CPU)."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +10,22 @@ from accelerate.utils import load
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
-from cli_tools import environment
+from cli_tools import assert_succeeded, warm_segacc
 from launches import ROOT, column, launch, rows
 
 SETTINGS = (
     *("--arch", "segformer:variant=tiny,drop_path=0,dropout=0", "--weights", "none"),
     *("--freeze-batchnorm", "--crop-size", "64", "--max-steps", "6", "--save-every", "3"),
     *("--eval-every", "6", "--log-every", "1", "--num-workers", "0", "--num-pictures", "0"),
-    *("--ema", "0.9"),
+    *("--ema", "0.9", "--eval-split", "validation[:8]"),
 )
 
 
 def sharded(*args: object, script: str = "sharded_segacc.py", processes: int = 2) -> str:
     """Run segacc, or a script, on processes that shard; return what was printed."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    many = ["--nproc_per_node", str(processes), str(ROOT / "tests" / script)]
-    done = subprocess.run(
-        [*torchrun, *many, *map(str, args)],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-4000:]
-    return done.stdout
+    code = (ROOT / "tests" / script).read_text()
+    done = warm_segacc().code(code, *args, cwd=ROOT, processes=processes)
+    return assert_succeeded(done).stdout
 
 
 @pytest.mark.slow

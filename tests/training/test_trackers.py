@@ -78,10 +78,12 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trackers") / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     [site] = folder.glob("lib/python*/site-packages")
-    (site / "suite.pth").write_text(sysconfig.get_path("purelib"))
+    paths = {sysconfig.get_path("purelib"), *(path for path in sys.path if "site-packages" in path)}
+    (site / "suite.pth").write_text("\n".join(sorted(paths)))
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q"]
     packages = ("trackio", "wandb", "mlflow-skinny")
-    done = subprocess.run([*pip, "--no-warn-conflicts", *packages], capture_output=True, text=True)
+    flags = ("--no-warn-conflicts", "--no-compile")
+    done = subprocess.run([*pip, *flags, *packages], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"{', '.join(packages)} cannot be installed here: {done.stderr[-300:]}")
     return folder / "bin" / "python"
