@@ -13,7 +13,9 @@ matrix of one prediction (plain: int64 indices of the valid pixels, then `bincou
 size. The two ways take turns; times are medians over rounds, and `ratio` is plain / segacc, the
 median of the rounds' own ratios. `memory` is what a loss needs beside its logits, labels and
 gradient: the high-water mark of a process of its own (as Linux tells it), whose ratio is segacc /
-plain. benchmarks/results/kernels.json holds the figures.
+plain. `load` is that of the machine at the start: if others use its cores, set `--threads 1` or
+OMP_WAIT_POLICY=passive, or threads mostly wait for each other. benchmarks/results/kernels.json
+holds the figures.
 """
 
 import argparse
