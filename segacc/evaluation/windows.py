@@ -92,18 +92,7 @@ def decide_bands(
         decide(rows, (rows.shape[2], size[1]), shares=shares, odds=odds)
         for rows in resized_bands(bands, given, size)
     ]
-    return _joined(parts)
-
-
-def _joined(parts: Sequence[Decided]) -> Decided:
-    """Concatenate the bands of an image vertically."""
-    confidence = [part.confidence for part in parts if part.confidence is not None]
-    odds = [part.log_odds for part in parts if part.log_odds is not None]
-    return Decided(
-        torch.cat([part.classes for part in parts], dim=1),
-        torch.cat(confidence, dim=1) if confidence else None,
-        torch.cat(odds, dim=1) if odds else None,
-    )
+    return Decided.joined(parts, 1)
 
 
 class View(NamedTuple):
@@ -131,7 +120,7 @@ def mean_decision(
         confidence, winner = mean.max(dim=1)
         second = log_odds(mean[:, 0], mean[:, 1], "sum") if odds else None
         parts.append(Decided(winner.to(torch.uint8), confidence, second))
-    return _joined(parts)
+    return Decided.joined(parts, 1)
 
 
 def mean_probabilities(

@@ -23,7 +23,8 @@ def boundary_sum(logits: Tensor, labels: Tensor) -> Tensor:
     plus 1, so that the pixels at the edge count 0 (Kervadec et al. 2019, and phi as their code has
     it). They leave out the part phi y, which no network changes; with it the loss is 0 for a
     perfect prediction and never below. An ignored pixel is on no side of a boundary; an image of
-    one class has none, and adds nothing.
+    one class has none, and adds nothing. The logits of an image are resized at once: the distances
+    of the classes in its label are as large.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:

@@ -1,58 +1,33 @@
-"""Resize + argmax by bounds: most classes of most pixels need not be resized.
+"""Resize + argmax by bounds: most classes need not be resized at most places.
 
 A bilinearly interpolated value is a convex mean of four corners. In a cell of the decoder's grid, a
 class can therefore win only if its largest corner is not below the largest of all classes' smallest
-corners. In the cells where a single class is left it is the prediction; only the pixels of the
-others are resized, for the classes that are left.
+corners. The grid is divided into tiles, and the pixels of a tile are resized for the classes only
+that can win in one of its cells. Where these are many, as in noise, all classes are resized, a few
+rows at a time.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-MOST = 6
-"""Classes left in a cell for which its pixels are resized alone; all classes if there are more."""
-HARD = 0.4
-"""Share of the pixels in cells with several classes, times those, above which resizing all classes
-is faster; untrained networks are above."""
-EVERY = 8
-"""Distance of the rows of the grid that are looked at first."""
-AT_ONCE = 2**16
-"""Pixels that are resized at a time."""
+from segacc.kernels.bands import Resized, Taps
+
+TILE = 16
+"""Rows and columns of the grid that are resized together."""
+HARD = 0.5
+"""Share of the classes left, on average over tiles, above which resizing all is faster."""
 ROUNDING = 4e-6
 """Bound of the rounding errors of interpolated float32 values, relative to the largest logit."""
 
 
-class Taps(NamedTuple):
-    """Where resized rows (or columns) lie between those of the grid."""
-
-    low: Tensor
-    """(n,) int64: the upper of the two rows."""
-    share: Tensor
-    """(n,) the weight of the lower one."""
-
-    @classmethod
-    def of(cls, given: int, wanted: int, extent: float, dtype: torch.dtype) -> "Taps":
-        """Return the taps of the first `wanted` of `extent` rows, as torch computes them.
-
-        Corners are not aligned, and the position is computed in the logits' dtype.
-        """
-        scale = torch.tensor(given / extent, dtype=dtype)
-        place = (scale * (torch.arange(wanted, dtype=dtype) + 0.5) - 0.5).clamp(min=0)
-        low = place.long().clamp(max=given - 1)
-        return cls(low, place - low)
-
-
-def argmax_by_bounds(
-    logits: Tensor, size: tuple[int, int], extent: tuple[float, float]
-) -> Tensor | None:
-    """Return the class of each pixel of an image, or None if resizing all classes is faster.
+def argmax_by_bounds(logits: Tensor, size: tuple[int, int], extent: tuple[float, float]) -> Tensor:
+    """Return the class of each pixel of an image.
 
     Args:
-        logits: (K, h, w) float32 or float64 on the CPU, at most 256 classes.
+        logits: (K, h, w) float32 or float64 on the CPU, finite, at most 256 classes.
         size: (H, W) in pixels.
         extent: height and width that the logits cover, at least `size`.
 
@@ -61,95 +36,99 @@ def argmax_by_bounds(
         that differ only by rounding may be taken for each other.
     """
     margin = ROUNDING * max(float(one.abs()) for one in logits.aminmax())
-    every = torch.arange(logits.shape[1])
-    if not math.isfinite(margin) or too_many(
-        classes_left(logits, every[EVERY // 2 :: EVERY], margin)[1]
-    ):
-        return None
-    most, left, alive = classes_left(logits, every, margin)
-    first = most.argmax(0)
-    down, right = (
-        Taps.of(*each, logits.dtype) for each in zip(logits.shape[1:], size, extent, strict=True)
-    )
-
-    def at_pixels(grid: Tensor) -> Tensor:
-        return grid.index_select(0, down.low).index_select(1, right.low)
-
-    several = at_pixels(left)
-    if too_many(several):
-        return None
-    classes = at_pixels(first.to(torch.uint8))
-    listed = candidates(most.where(alive, -torch.inf), left)
-    for few in (True, False):
-        here = (several > 1) & (several <= MOST) if few else several > MOST
-        for place in torch.split(here.nonzero(), AT_ONCE):
-            rows, columns = place.unbind(1)
-            pixels = Pixels(logits, down, right, rows, columns)
-            classes[rows, columns] = pixels.best(listed if few else None).to(torch.uint8)
-    return classes
+    image = Resized(logits, size, extent=extent)
+    across = list(tiles(Taps.of(logits.shape[2], size[1], extent[1], logits.dtype)))
+    found = torch.empty(size, dtype=torch.uint8)
+    for down in tiles(image.down):
+        left = classes_left(logits, down.cells, across, margin)
+        if left is None:
+            for rows, here in image.bands(down.pixels):
+                found[here] = best(rows, torch.arange(len(logits)))
+            continue
+        band = logits[:, down.near].transpose(0, 1)
+        for tile, classes in zip(across, left, strict=True):
+            found[down.pixels, tile.pixels] = best_of(band, down, tile, classes)
+    return found
 
 
-def classes_left(logits: Tensor, rows: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the classes that can win in the cells of some rows of the grid.
+class Tile(NamedTuple):
+    """Some rows (or columns) of the grid, and the pixels between them and the next ones."""
+
+    cells: slice
+    pixels: slice
+    near: slice
+    """The rows that the pixels are interpolated from."""
+    weights: Tensor
+    """(pixels, near) their weights, the lowest row first."""
+
+
+def tiles(taps: Taps) -> Iterator[Tile]:
+    """Divide a side of the grid, except where no pixel is."""
+    cells = max(taps.given - 1, 1)  # pixels beside the last row of the grid are in the last cell
+    first = range(0, cells, TILE)
+    edges = torch.searchsorted(taps.low, torch.tensor([*first, taps.given])).tolist()
+    for start, top, bottom in zip(first, edges, edges[1:], strict=False):
+        if top < bottom:
+            pixels = slice(top, bottom)
+            weights, near = taps.weights(pixels)
+            yield Tile(slice(start, min(start + TILE, cells)), pixels, near, weights)
+
+
+def classes_left(
+    logits: Tensor, cells: slice, across: list[Tile], margin: float
+) -> list[Tensor] | None:
+    """Find the classes that can win in the tiles of some rows of cells.
+
+    One row is looked at first.
 
     Returns:
-        The largest corner of each class (K, r, w), the number of classes left (r, w) int16, and
-        which they are (K, r, w).
+        For each tile the classes, int64 and ascending; None if there are so many that resizing all
+        of them is faster.
     """
-    upper = logits.index_select(1, rows)
-    lower = logits.index_select(1, (rows + 1).clamp(max=logits.shape[1] - 1))
+    middle = (cells.start + cells.stop) // 2
+    for rows in (slice(middle, middle + 1), cells):
+        found = lead(logits, rows)
+        left = torch.stack([found[:, tile.cells].amax(1) for tile in across]) >= -margin
+        if left.float().mean() > HARD:
+            return None
+    return [one.nonzero()[:, 0] for one in left]
+
+
+def lead(logits: Tensor, cells: slice) -> Tensor:
+    """Return by how much each class can win in one of some rows of cells, per column: (K, w - 1).
+
+    A class cannot win where this is negative: the largest of its corners, less the largest of all
+    classes' smallest corners.
+    """
+    upper, lower = logits[:, cells], logits[:, cells.start + 1 : cells.stop + 1]
+    if logits.shape[1] == 1:
+        lower = upper
     least, most = (wider(join, join(upper, lower)) for join in (torch.minimum, torch.maximum))
-    alive = most >= least.amax(0) - margin
-    return most, alive.sum(0, dtype=torch.int16), alive
+    return most.sub_(least.amax(0)).amax(1)
 
 
 def wider(join: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Join each column of (K, r, w) with the next one; the last one has none."""
-    found = rows.clone()
-    found[..., :-1] = join(rows[..., :-1], rows[..., 1:])
-    return found
+    """Join each column of (K, r, w) with the next one: (K, r, w - 1), but at least one column."""
+    return join(rows[..., :-1], rows[..., 1:]) if rows.shape[2] > 1 else rows
 
 
-def too_many(left: Tensor) -> bool:
-    """Return whether so many classes are left that resizing all of them is faster."""
-    work = left.clamp(max=MOST + 1).sub_(1).float().mean() / MOST
-    return not work <= HARD
+def best_of(band: Tensor, down: Tile, across: Tile, classes: Tensor) -> Tensor:
+    """Return the best class of each pixel of a tile, from rows (s, K, w) of the grid."""
+    if len(classes) == 1:
+        return classes.to(torch.uint8)
+    part = band[:, :, across.near].index_select(1, classes).flip(0, 2)
+    wide = torch.matmul(part, across.weights.T)
+    full = torch.mm(down.weights, wide.flatten(1)).view(-1, *wide.shape[1:])
+    return best(full, classes)
 
 
-def candidates(most: Tensor, left: Tensor) -> Tensor:
-    """Return for each cell the classes that are left, in ascending order: (MOST, h, w).
+def best(values: Tensor, classes: Tensor) -> Tensor:
+    """Return the class of the first of the largest values (r, C, W), as (r, W) uint8.
 
-    If fewer are left, others fill up the places; they cannot win.
+    Args:
+        values: no nan; overwritten.
+        classes: (C,) int64, ascending.
     """
-    found = torch.zeros((min(MOST, len(most)), *left.shape), dtype=torch.int64)
-    rows, columns = ((left > 1) & (left <= MOST)).nonzero(as_tuple=True)
-    largest = most[:, rows, columns].topk(len(found), dim=0).indices
-    found[:, rows, columns] = largest.sort(0).values
-    return found
-
-
-class Pixels(NamedTuple):
-    """Some pixels of the resized image."""
-
-    logits: Tensor
-    down: Taps
-    right: Taps
-    rows: Tensor
-    columns: Tensor
-
-    def best(self, listed: Tensor | None) -> Tensor:
-        """Return the first of the best classes of each pixel: of those listed per cell, or all."""
-        top, left = self.down.low[self.rows], self.right.low[self.columns]
-        bottom = (top + 1).clamp(max=self.logits.shape[1] - 1)
-        right = (left + 1).clamp(max=self.logits.shape[2] - 1)
-        every = torch.arange(len(self.logits))[:, None]
-        classes = every if listed is None else listed[:, top, left]
-        across, downward = self.right.share[self.columns], self.down.share[self.rows]
-
-        def row(number: Tensor) -> Tensor:
-            a, b = self.logits[classes, number, left], self.logits[classes, number, right]
-            return (1 - across) * a + across * b
-
-        value = (1 - downward) * row(top) + downward * row(bottom)
-        winner = value.argmax(0)
-        return winner if listed is None else classes.gather(0, winner[None])[0]
+    rank = (len(classes) - torch.arange(len(classes))).to(values.dtype)[:, None]
+    found = values.eq_(values.amax(1, keepdim=True)).mul_(rank).amax(1)
+    return classes[len(classes) - found.long()].to(torch.uint8)

@@ -1,6 +1,7 @@
 """Pixel-wise losses: cross-entropy, focal, hard examples, binary."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc.contracts import IGNORE
-from segacc.kernels.resize import summed
-from segacc.kernels.rows import by_autograd, summed_by_rows
+from segacc.kernels.bands import Resized
+from segacc.kernels.rows import Softmaxed, by_autograd, of_rows, summed_by_rows
 
 
 def cross_entropy_sum(
@@ -41,7 +42,7 @@ def cross_entropy_sum(
     rows = partial(
         cross_entropy_of_rows, class_weights=class_weights, label_smoothing=label_smoothing
     )
-    return summed_by_rows(rows, plain, logits, labels)
+    return summed_by_rows(of_rows(rows), plain, logits, labels)
 
 
 def cross_entropy_of_rows(
@@ -64,27 +65,69 @@ def cross_entropy_of_rows(
     Returns:
         The sum, and the gradient (r, K, W).
     """
-    valid, num_classes = labels != IGNORE, rows.shape[1]
-    index = labels.where(valid, 0)[:, None]  # (r, 1, W), as all per pixel below
-    counted = valid[:, None].to(rows.dtype)
-    own = counted if class_weights is None else counted * class_weights.to(rows.dtype)[index]
-    own, each = own * (1 - label_smoothing), label_smoothing / num_classes
-    rows -= rows.amax(1, keepdim=True)
-    picked = rows.gather(1, index)
-    spread, mean = counted * 0, counted * 0
-    if each:  # every class is a target, with this share
-        shares = rows.new_ones(num_classes) if class_weights is None else class_weights
-        shares = each * shares.to(rows.dtype)
-        spread, mean = counted * shares.sum(), torch.matmul(shares, rows)[:, None] * counted
-    total = rows.exp_().sum(1, keepdim=True)
-    loss = ((own + spread) * total.log() - own * picked - mean).sum()
+    weights = None if class_weights is None else class_weights.to(rows.dtype)
+    shares = None  # of the target, for every class
+    if label_smoothing:
+        shares = rows.new_ones(rows.shape[1]) if weights is None else weights
+        shares = shares * (label_smoothing / rows.shape[1])
+    found = Softmaxed.of(rows, labels, shares)
+    own = found.counted if weights is None else found.counted * weights[found.truth]
+    own = own * (1 - label_smoothing)
+    loss = (own * found.costs).sum()
+    if shares is None:
+        return loss, found.gradient(own) if wanted else None
+    spread = found.counted * shares.sum()
+    loss += (spread * found.total.log() - found.mean).sum()
     if not wanted:
         return loss, None
-    rows *= (own + spread) / total
-    rows.scatter_add_(1, index, -own)
-    if each:
-        rows -= shares[:, None] * counted
-    return loss, rows
+    gradient = found.powers.mul_((own + spread) / found.total)
+    gradient.scatter_add_(1, found.truth, -own)
+    return loss, gradient.sub_(shares[:, None] * found.counted)
+
+
+CostTerm = Callable[[Tensor, Tensor], Tensor]
+"""Function of the cross-entropy of each pixel, (n, H, W), 0 if ignored, and labels (n, H, W) that
+returns a sum over the images."""
+
+
+def summed_over_costs(
+    term: CostTerm, logits: Tensor, labels: Tensor, *, apart: bool = False
+) -> Tensor:
+    """Sum a function of the pixels' cross-entropy over images (N, K, h, w), at the labels' size.
+
+    By rows, the logits are resized twice: for the costs of all pixels, and for the gradient.
+
+    Args:
+        term: the function.
+        logits: (N, K, h, w) float.
+        labels: (N, H, W) int64, 255 ignored.
+        apart: whether the function is a sum over pixels; then the logits are resized once.
+    """
+
+    def plain(full: Tensor, label: Tensor) -> Tensor:
+        return term(F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none"), label)
+
+    def of_costs(costs: Tensor, label: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        leaf = costs[None].requires_grad_(wanted)
+        with torch.enable_grad():
+            loss = term(leaf, label[None])
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0][0] if wanted else None
+
+    def rows_apart(rows: Tensor, label: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        found = Softmaxed.of(rows, label)
+        loss, slope = of_costs(found.costs[:, 0], label, wanted)
+        return loss, None if slope is None else found.gradient(slope[:, None])
+
+    def rows_together(image: Resized, label: Tensor) -> Tensor:
+        costs = [Softmaxed.of(rows, label[here]).costs[:, 0] for rows, here in image.bands()]
+        loss, slope = of_costs(torch.cat(costs), label, image.gradient is not None)
+        if slope is not None:
+            for rows, here in image.bands():
+                image.add(Softmaxed.of(rows, label[here]).gradient(slope[here, None]))
+        return loss
+
+    rows = of_rows(rows_apart) if apart else rows_together
+    return summed_by_rows(rows, plain, logits, labels)
 
 
 def focal_sum(
@@ -102,13 +145,12 @@ def focal_sum(
         class_weights: (K,) float32 or None.
     """
 
-    def term(full: Tensor, label: Tensor) -> Tensor:
-        costs = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
+    def term(costs: Tensor, label: Tensor) -> Tensor:
         # 1 - p, clamped above 0, where a power below 1 has an infinite slope.
         wrong = (-torch.expm1(-costs)).clamp(min=torch.finfo(costs.dtype).tiny)
         return (wrong**gamma * costs * pixel_weights(label, class_weights).to(costs.dtype)).sum()
 
-    return summed_by_rows(by_autograd(term), term, logits, labels)
+    return summed_over_costs(term, logits, labels, apart=True)
 
 
 def hard_examples_sum(
@@ -134,8 +176,7 @@ def hard_examples_sum(
     """
     surest = -math.log(thresh) if thresh else math.inf  # loss of a pixel with probability thresh
 
-    def term(full: Tensor, label: Tensor) -> Tensor:
-        costs = F.cross_entropy(full, label, ignore_index=IGNORE, reduction="none")
+    def term(costs: Tensor, label: Tensor) -> Tensor:
         weights, total = pixel_weights(label, class_weights).to(costs.dtype), costs[:0].sum()
         for cost, weight in zip(costs, weights, strict=True):
             counted = weight > 0
@@ -145,7 +186,7 @@ def hard_examples_sum(
                 total = total + (cost * weight).sum() / weight.sum()
         return total
 
-    return summed(term, logits, labels)
+    return summed_over_costs(term, logits, labels)
 
 
 def hard(costs: Tensor, surest: float, min_kept: float) -> Tensor:
@@ -180,7 +221,7 @@ def binary_cross_entropy_sum(
         )
         return costs.where(label != IGNORE, 0).sum()
 
-    return summed_by_rows(by_autograd(term), term, logits, labels)
+    return summed_by_rows(of_rows(by_autograd(term)), term, logits, labels)
 
 
 def pixel_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:

@@ -1,10 +1,15 @@
 """Region losses of a class in an image: Tversky index (Dice, Jaccard) and Lovasz-Softmax."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from segacc.contracts import IGNORE
+from segacc.kernels.bands import Resized
 from segacc.kernels.resize import summed
+from segacc.kernels.rows import Softmaxed, summed_by_rows
 
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:
@@ -36,18 +41,59 @@ def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) ->
         empty = full.new_zeros(full.shape[:2])  # (n, K), as all below
         overlap = empty.scatter_add(1, index.flatten(1), right)
         area = empty.scatter_add(1, index.flatten(1), valid.flatten(1).to(full.dtype))
-        claimed, present = chances.sum((2, 3)), area > 0
-        costs = alpha * (claimed - overlap) + beta * (area - overlap)
+        return cost(overlap, chances.sum((2, 3)), area)
+
+    def cost(overlap: Tensor, claimed: Tensor, area: Tensor) -> Tensor:
+        costs, present = alpha * (claimed - overlap) + beta * (area - overlap), area > 0
         return (costs / (overlap + costs).where(present, 1) * present).sum()
 
-    return summed(term, logits, labels)
+    return summed_by_rows(partial(_tversky_by_rows, cost), term, logits, labels)
+
+
+def _tversky_by_rows(
+    cost: Callable[[Tensor, Tensor, Tensor], Tensor], image: Resized, label: Tensor
+) -> Tensor:
+    """Return the cost of an image from sums over its pixels: overlap, claimed and area, each (K,).
+
+    The gradient needs these sums, so the logits are resized twice.
+    """
+    overlap, claimed, area = torch.zeros(3, len(image.logits), dtype=image.down.share.dtype)
+    for rows, here in image.bands():
+        found = Softmaxed.of(rows, label[here])
+        share, index = found.counted / found.total, found.truth.flatten()
+        claimed += torch.bmm(found.powers, share.mT).sum((0, 2))
+        overlap.index_add_(0, index, (found.powers.gather(1, found.truth) * share).flatten())
+        area.index_add_(0, index, found.counted.flatten())
+    with torch.enable_grad():
+        sums = overlap.requires_grad_(), claimed.requires_grad_()
+        value = cost(*sums, area)
+    if image.gradient is not None:
+        own, each = torch.autograd.grad(value, sums)
+        for rows, here in image.bands():
+            image.add(_tversky_gradient(Softmaxed.of(rows, label[here]), own, each))
+    return value.detach()
+
+
+def _tversky_gradient(found: Softmaxed, own: Tensor, each: Tensor) -> Tensor:
+    """Return the gradient (r, K, W) of a sum over the pixels' probabilities.
+
+    Args:
+        found: the rows, whose `powers` are overwritten.
+        own: (K,) factor of the probability of the label's class.
+        each: (K,) factor of the probability of any class.
+    """
+    chances = found.powers.mul_(found.counted / found.total)
+    own = chances.gather(1, found.truth) * own[found.truth]
+    mean = torch.matmul(each, chances)[:, None] + own
+    return (each[:, None] - mean).mul_(chances).scatter_add_(1, found.truth, own)
 
 
 def lovasz_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum the Lovasz-Softmax over images and the classes in their labels, at the labels' full size.
 
     The loss of a class in an image is the Lovasz extension of 1 - Jaccard, at the pixels' errors
-    |y - p| with softmax probabilities p and labels y of 0 or 1 (Berman et al. 2018).
+    |y - p| with softmax probabilities p and labels y of 0 or 1 (Berman et al. 2018). The errors of
+    all pixels of a class are sorted, so the logits of an image are resized at once.
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Combined kernels: resize + loss, resize + argmax; and confusion counts."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segacc.contracts import IGNORE
-from segacc.kernels.bounds import argmax_by_bounds
+from segacc.kernels import bands
+from segacc.kernels.bands import Resized
+from segacc.kernels.bands import widened as widened
+from segacc.kernels.bounds import argmax_by_bounds, best
 
 CHUNK = 2**26
 """Maximum elements of full-size logits in memory at a time: 256 MiB of float32."""
-MANY = 64
-"""Classes from which on bounds are faster than resizing all classes, on a CPU."""
-
-
-def widened(logits: Tensor) -> Tensor:
-    """Convert logits to float32; float64 is unchanged."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+MANY = 16
+"""Classes from which on bounds, and bands of rows, are faster than whole classes, on a CPU."""
+ENLARGED = 2
+"""Pixels per logit of a class from which on they are, too."""
 
 
 def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -123,6 +123,16 @@ class Decided(NamedTuple):
             sure, odds = (None if more is None else more[one] for more in self[1:])
             yield Decided(self.classes[one], sure, odds)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Decided]", dim: int) -> "Decided":
+        """Concatenate predictions along a dimension of their tensors."""
+        classes, *others = zip(*parts, strict=True)
+        more = [
+            None if any(one is None for one in field) else torch.cat(field, dim=dim)
+            for field in others
+        ]
+        return cls(torch.cat(classes, dim=dim), *more)
+
     def cut(self, threshold: float) -> "Decided":
         """Return the second of two classes where its probability is above a threshold."""
         assert self.log_odds is not None
@@ -150,8 +160,9 @@ def decide(
 ) -> Decided:
     """Return the argmax of the resized logits at `size`, without storing them all.
 
-    A few classes at a time are resized and compared with a running maximum; of many classes on a
-    CPU, only those that can win at a pixel, see `argmax_by_bounds`. The result equals
+    A few classes at a time are resized and compared with a running maximum. Many classes on a CPU
+    are resized a few rows at a time, and without `shares` and `odds`, which need all of them, only
+    those that can win at a place, see `argmax_by_bounds`. The result equals
     `resize(logits, size).argmax(1)`, where the first of equal values wins, up to the last bit of a
     float32, which torch may round differently. It does not depend on `shares`.
 
@@ -162,15 +173,46 @@ def decide(
         shares: how to compute probabilities for the confidence; None for no confidence.
         odds: how two classes have probabilities, for the log-odds; None for none.
     """
-    if not (shares or odds) and logits.device.type == "cpu" and logits.shape[1] >= MANY:
-        found = [argmax_by_bounds(widened(one), size, extent or size) for one in logits]
-        if any(one is not None for one in found):
-            parts = [
-                resized_plainly(logits[k, None], size, extent).classes[0] if one is None else one
-                for k, one in enumerate(found)
-            ]
-            return Decided(torch.stack(parts))
-    return resized_plainly(logits, size, extent, shares, odds)
+    if not by_rows(logits, size):
+        return resized_plainly(logits, size, extent, shares, odds)
+    parts = []
+    for image in torch.split(logits, 1):
+        if not image.sum(dtype=torch.float32).isfinite():
+            parts.append(resized_plainly(image, size, extent, shares, odds))
+        elif shares or odds:
+            parts.append(decided_by_rows(image[0], size, extent or size, shares, odds))
+        else:
+            classes = argmax_by_bounds(widened(image[0]), size, extent or size)
+            parts.append(Decided(classes[None]))
+    return Decided.joined(parts, 0)
+
+
+def by_rows(logits: Tensor, size: tuple[int, int]) -> bool:
+    """Return whether `decide` resizes a few rows of an image at a time."""
+    num_classes, pixels = logits.shape[1], size[0] * size[1]
+    large = num_classes * pixels > bands.CACHED
+    enlarged = pixels >= ENLARGED * logits[0, 0].numel()
+    return logits.device.type == "cpu" and num_classes >= MANY and large and enlarged
+
+
+def decided_by_rows(
+    logits: Tensor,
+    size: tuple[int, int],
+    extent: tuple[float, float],
+    shares: Shares | None,
+    odds: Shares | None,
+) -> Decided:
+    """Resize all classes (K, h, w) of an image, a few rows at a time; see `decide`."""
+    parts = []
+    for rows, _ in Resized(logits, size, extent=extent).bands():
+        value, sure = rows.amax(1)[None], None
+        second = log_odds(rows[None, :, 0], rows[None, :, 1], odds) if odds else None
+        if shares == "softmax":  # the best class contributes exp(0) to the total
+            sure = (rows - value[0, :, None]).exp_().sum(1)[None].reciprocal_()
+        elif shares:
+            sure = share_of(value, rows.sum(1)[None])
+        parts.append(Decided(best(rows, torch.arange(len(logits)))[None], sure, second))
+    return Decided.joined(parts, 1)
 
 
 def resized_plainly(

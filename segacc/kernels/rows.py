@@ -1,46 +1,75 @@
-"""Resize + loss for sums over pixels, a few rows of an image at a time.
+"""Losses of logits at full size, a few rows of an image at a time; see `segacc.kernels.bands`."""
 
-The full-size logits of an image never exist: its logits are resized to the labels' width, and then,
-by a product with the weights of the bilinear interpolation, to a few rows of full height. These
-rows stay in the processor's cache, and the gradient is formed from them at once.
-"""
-
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segacc.kernels.bounds import Taps
-from segacc.kernels.resize import Term, summed, widened
+from segacc.contracts import IGNORE
+from segacc.kernels import bands
+from segacc.kernels.bands import Resized, widened
+from segacc.kernels.resize import Term, summed
 
-CACHED = 2**19
-"""Elements of the rows of full-size logits at a time: 2 MiB of float32."""
-FEW = 4
-"""Images whose full-size logits are at most so many times as large are not divided."""
+ImageLoss = Callable[[Resized, Tensor], Tensor]
+"""Function of the logits of an image and its labels (H, W) that returns a sum. It goes through the
+bands once or several times; the last time it adds the gradient of each, if one is wanted."""
 
 RowTerm = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 """Function of rows of logits (r, K, W), which it may overwrite, of their labels (r, W), and of
 whether a gradient is needed; returns the sum over the pixels, and its gradient (r, K, W)."""
 
 
-def summed_by_rows(term: RowTerm, plain: Term, logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum a loss over the pixels of images (N, K, h, w) at the labels' size.
+def summed_by_rows(loss: ImageLoss, plain: Term, logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum a loss over images (N, K, h, w) at the labels' size.
 
     Args:
-        term: the loss of some rows.
-        plain: the same for whole images: for few classes, for which it is faster, and on other
-            devices, where many small kernels take longer.
+        loss: the loss of an image, by rows.
+        plain: the same for whole images: for those that fit the cache, and on other devices, where
+            many small kernels take longer.
         logits: (N, K, h, w) float.
         labels: (N, H, W) int64, 255 ignored.
     """
-    few = logits.shape[1] * labels[0].numel() <= FEW * CACHED
-    if few or logits.device.type != "cpu":
+    small = logits.shape[1] * labels[0].numel() <= bands.CACHED
+    if small or logits.device.type != "cpu":
         return summed(plain, logits, labels)
-    total: Tensor = _SummedByRows.apply(term, logits, labels)
+    total: Tensor = _SummedByRows.apply(loss, logits, labels)
     return total
+
+
+class _SummedByRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: ImageLoss, logits: Tensor, labels: Tensor) -> Tensor:
+        total = widened(logits.new_zeros(()))
+        gradients = torch.zeros_like(logits) if logits.requires_grad else None
+        with torch.autocast(logits.device.type, enabled=False):
+            for index, (image, label) in enumerate(zip(logits.detach(), labels, strict=True)):
+                gradient = None if gradients is None else gradients[index]
+                size = (label.shape[0], label.shape[1])
+                total += loss(Resized(image, size, gradient=gradient), label)
+        ctx.save_for_backward(*(() if gradients is None else (gradients,)))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        return None, ctx.saved_tensors[0] * grad, None
+
+
+def of_rows(term: RowTerm) -> ImageLoss:
+    """Return the loss of an image whose pixels do not depend on each other."""
+
+    def loss(image: Resized, label: Tensor) -> Tensor:
+        total = widened(image.logits.new_zeros(()))
+        for rows, here in image.bands():
+            value, change = term(rows, label[here], image.gradient is not None)
+            total += value
+            if change is not None:
+                image.add(change)
+        return total
+
+    return loss
 
 
 def by_autograd(plain: Term) -> RowTerm:
@@ -55,61 +84,43 @@ def by_autograd(plain: Term) -> RowTerm:
     return term
 
 
-class _SummedByRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, term: RowTerm, logits: Tensor, labels: Tensor) -> Tensor:
-        wanted, total = logits.requires_grad, widened(logits.new_zeros(()))
-        gradients = torch.empty_like(logits) if wanted else None
-        with torch.autocast(logits.device.type, enabled=False):
-            for index, (image, label) in enumerate(zip(logits, labels, strict=True)):
-                image = image.detach()
-                with torch.enable_grad():
-                    leaf = image.requires_grad_(wanted)
-                    wide = widest(leaf, label.shape[1])
-                gradient = wide.new_zeros(wide.shape) if wanted else None
-                for weights, near, here in windows(wide, label.shape[0]):
-                    rows = torch.mm(weights, wide.detach()[near].flatten(1)).view(
-                        -1, *wide.shape[1:]
-                    )
-                    loss, change = term(rows, label[here], wanted)
-                    total += loss
-                    if gradient is not None and change is not None:
-                        gradient[near].view(weights.shape[1], -1).addmm_(
-                            weights.T, change.flatten(1)
-                        )
-                if gradients is not None:
-                    gradients[index] = torch.autograd.grad(wide, leaf, gradient)[0]
-        ctx.save_for_backward(*(() if gradients is None else (gradients,)))
-        return total
+class Softmaxed(NamedTuple):
+    """Rows of pixels with the softmax of their logits."""
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
-        return None, ctx.saved_tensors[0] * grad, None
+    powers: Tensor
+    """(r, K, W) exp(logit - largest logit of the pixel)."""
+    total: Tensor
+    """(r, 1, W) their sum over the classes."""
+    truth: Tensor
+    """(r, 1, W) int64, the class of the label; 0 if ignored."""
+    counted: Tensor
+    """(r, 1, W) 1, or 0 if ignored."""
+    costs: Tensor
+    """(r, 1, W) the cross-entropy; 0 if ignored."""
+    mean: Tensor
+    """(r, 1, W) the sum over the classes of their shares times the logarithm of `powers`, or 0."""
 
+    @classmethod
+    def of(cls, rows: Tensor, labels: Tensor, shares: Tensor | None = None) -> "Softmaxed":
+        """Return the softmax of rows (r, K, W), which are overwritten, and labels (r, W).
 
-def widest(image: Tensor, width: int) -> Tensor:
-    """Resize logits (K, h, w) to the labels' width, row by row: (h, K, W) `widened`."""
-    rows = widened(image).transpose(0, 1).contiguous()[:, :, None]  # (h, K, 1, w)
-    if width != image.shape[2]:
-        rows = F.interpolate(rows, size=(1, width), mode="bilinear", align_corners=False)
-    return rows[:, :, 0].contiguous()
+        Args:
+            rows: logits.
+            labels: int64, 255 ignored.
+            shares: (K,) a factor of each class for `mean`.
+        """
+        valid = (labels != IGNORE)[:, None]
+        counted, truth = valid.to(rows.dtype), labels[:, None].where(valid, 0)
+        rows -= rows.amax(1, keepdim=True)
+        picked = rows.gather(1, truth)
+        mean = counted * 0 if shares is None else torch.matmul(shares, rows)[:, None] * counted
+        total = rows.exp_().sum(1, keepdim=True)
+        return cls(rows, total, truth, counted, (total.log() - picked) * counted, mean)
 
+    def gradient(self, slope: Tensor) -> Tensor:
+        """Return the gradient (r, K, W) of the sum of `slope` (r, 1, W) times `costs`.
 
-def windows(wide: Tensor, height: int) -> Iterator[tuple[Tensor, slice, slice]]:
-    """Yield the bilinear interpolation of a few rows each, from (h, K, W) to the labels' height.
-
-    Yields:
-        Weights (r, s), the s rows of `wide` that they are for, and the r rows of the result.
-    """
-    low, share = Taps.of(wide.shape[0], height, height, wide.dtype)
-    step = max(1, CACHED // (wide.shape[1] * wide.shape[2]))
-    for start in range(0, height, step):
-        here = slice(start, min(start + step, height))
-        first, last = int(low[here][0]), min(int(low[here][-1]) + 2, wide.shape[0])
-        upper = (low[here] - first)[:, None]
-        weights = wide.new_zeros(here.stop - start, last - first)
-        lower = (upper + 1).clamp(max=last - first - 1)  # the last row has none below it
-        weights.scatter_add_(1, upper, 1 - share[here][:, None])
-        weights.scatter_add_(1, lower, share[here][:, None])
-        yield weights, slice(first, last), here
+        `powers` are overwritten.
+        """
+        rows = self.powers.mul_(slope / self.total)
+        return rows.scatter_add_(1, self.truth, -slope)

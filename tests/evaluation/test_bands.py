@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segacc.evaluation.protocol import Windows
 from segacc.evaluation.windows import (
@@ -21,6 +20,7 @@ from segacc.evaluation.windows import (
 )
 from segacc.kernels import resize as functional
 from segacc.kernels.resize import resize, resized_argmax
+from tensor_tools import Largest
 
 CROP, SIZE, CLASSES = (16, 12), (50, 40), 3
 
@@ -89,18 +89,6 @@ def test_gaussian_weights_are_those_of_nn_unet(length: int) -> None:
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found, wanted / wanted.max(), rtol=1e-5)
     assert importance(length, "even").tolist() == [1] * length
-
-
-class Largest(TorchDispatchMode):
-    """Notes the bytes of the largest tensor that is made."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
-        return made
 
 
 def strip(chunk: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Iterator[Tensor], Grid]:

@@ -7,8 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segacc.kernels import rows
-from segacc.kernels.pixel import binary_cross_entropy_sum, cross_entropy_sum, focal_sum
+from segacc.kernels import bands, rows
+from segacc.kernels.pixel import (
+    binary_cross_entropy_sum,
+    cross_entropy_sum,
+    focal_sum,
+    hard_examples_sum,
+)
+from segacc.kernels.region import tversky_sum
+from tensor_tools import Largest
 
 SIZES = [  # K, (h, w), (H, W): up, down, odd, one side only, unchanged
     (1, (5, 5), (9, 11)),
@@ -25,7 +32,7 @@ SIZES = [  # K, (h, w), (H, W): up, down, odd, one side only, unchanged
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Divide also the small images of these tests."""
-    monkeypatch.setattr(rows, "FEW", 0)
+    monkeypatch.setattr(bands, "CACHED", 0)
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -77,7 +84,7 @@ def test_cross_entropy(
     dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rows, "CACHED", 3 * num_classes * wanted[1])  # many steps of three rows
+    monkeypatch.setattr(bands, "CACHED", 3 * num_classes * wanted[1])  # many bands of three rows
     weights = torch.linspace(0.1, 2, num_classes) if weighted else None
     assert_equal(
         lambda logits, labels: cross_entropy_sum(
@@ -95,17 +102,64 @@ def test_cross_entropy(
     )
 
 
-@pytest.mark.parametrize(("num_classes", "given", "wanted"), SIZES[1:])
-def test_focal(num_classes: int, given: tuple[int, int], wanted: tuple[int, int]) -> None:
-    def plain(logits: Tensor, labels: Tensor) -> Tensor:
-        chances = full(logits, labels).softmax(1)
-        own = chances.gather(1, labels.where(labels != 255, 0)[:, None])[:, 0][labels != 255]
-        return ((1 - own) ** 1.5 * -own.log()).sum()
+def chances_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all probabilities, those of the labels' classes, and which pixels are labelled."""
+    chances = full(logits, labels).softmax(1)
+    valid = labels != 255
+    return chances, chances.gather(1, labels.where(valid, 0)[:, None])[:, 0], valid
 
-    def ours(logits: Tensor, labels: Tensor) -> Tensor:
-        return focal_sum(logits, labels, gamma=1.5)
 
-    assert_equal(ours, plain, *example(num_classes, given, wanted, torch.float64))
+def plain_focal(logits: Tensor, labels: Tensor) -> Tensor:
+    _, own, valid = chances_of(logits, labels)
+    return ((1 - own[valid]) ** 1.5 * -own[valid].log()).sum()
+
+
+def plain_hard_examples(logits: Tensor, labels: Tensor) -> Tensor:
+    """Average each image's pixels below 0.3, or the worst half."""
+    _, own, valid = chances_of(logits, labels)
+    total = own.new_zeros(())
+    for one, here in zip(own, valid, strict=True):
+        costs = -one[here].log()
+        least = costs.sort(descending=True).values[-(-len(costs) // 2) - 1]
+        total = total + costs[(costs >= least) | (one[here] < 0.3)].mean()
+    return total
+
+
+def plain_tversky(logits: Tensor, labels: Tensor) -> Tensor:
+    chances, _, valid = chances_of(logits, labels)
+    total = chances.new_zeros(())
+    for image, label, here in zip(chances, labels, valid, strict=True):
+        for k in label[here].unique().tolist():
+            inside, claimed = label == k, image[k]
+            hit = claimed[inside].sum()
+            costs = 0.3 * claimed[here & ~inside].sum() + 0.7 * (1 - claimed[inside]).sum()
+            total = total + 1 - hit / (hit + costs)
+    return total
+
+
+OTHERS = {
+    "focal": (lambda *given: focal_sum(*given, gamma=1.5), plain_focal),
+    "ohem": (
+        lambda *given: hard_examples_sum(*given, thresh=0.3, min_kept=0.5),
+        plain_hard_examples,
+    ),
+    "tversky": (lambda *given: tversky_sum(*given, alpha=0.3, beta=0.7), plain_tversky),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(("num_classes", "given", "wanted"), SIZES)
+def test_other_losses(
+    num_classes: int,
+    given: tuple[int, int],
+    wanted: tuple[int, int],
+    name: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bands, "CACHED", 3 * num_classes * wanted[1])
+    assert_equal(*OTHERS[name], *example(num_classes, given, wanted, dtype))
 
 
 def test_binary() -> None:
@@ -125,23 +179,34 @@ def test_binary() -> None:
 
 def test_few_rows_of_one_image_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = example(5, (4, 4), (16, 16), torch.float32)
-    monkeypatch.setattr(rows, "CACHED", 3 * 5 * 16)
+    monkeypatch.setattr(bands, "CACHED", 3 * 5 * 16)
     seen = []
 
     def term(part: Tensor, label: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
         seen.append((tuple(part.shape), tuple(label.shape)))
         return part.sum(), torch.ones_like(part)
 
-    rows.summed_by_rows(term, lambda *_: torch.empty(0), logits.requires_grad_(), labels).backward()
+    loss = rows.of_rows(term)
+    rows.summed_by_rows(loss, lambda *_: torch.empty(0), logits.requires_grad_(), labels).backward()
     assert seen == 2 * (5 * [((3, 5, 16), (3, 16))] + [((1, 5, 16), (1, 16))])
     assert logits.grad is not None and torch.allclose(logits.grad.sum(), torch.tensor(2560.0))
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
-    logits, labels = example(4, (3, 5), (7, 8), torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda one: cross_entropy_sum(one, labels, label_smoothing=0.1), logits.requires_grad_()
-    )
+@pytest.mark.parametrize("name", ["cross_entropy", *OTHERS])
+def test_no_tensor_is_larger_than_a_few_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = example(40, (16, 16), (64, 64), torch.float32)
+    monkeypatch.setattr(bands, "CACHED", 2 * 40 * 64)
+    with Largest() as largest:
+        OTHERS.get(name, (cross_entropy_sum,))[0](logits.requires_grad_(), labels).backward()
+    assert largest.bytes == logits.numel() * 4, "the gradient, of 4 * 2 * 40 * 64 * 64 bytes"
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", *OTHERS])
+def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
+    logits, labels = example(3, (2, 3), (5, 4), torch.float64)
+    smoothed = (lambda *given: cross_entropy_sum(*given, label_smoothing=0.1),)
+    loss = OTHERS.get(name, smoothed)[0]
+    assert torch.autograd.gradcheck(lambda one: loss(one, labels), logits.requires_grad_())
 
 
 @pytest.mark.parametrize("size", [(7, 9), (33, 50)])
@@ -153,7 +218,9 @@ def test_the_memory_format_of_the_logits_does_not_matter(size: tuple[int, int]) 
         assert torch.equal(again, value) and torch.equal(slope, gradient)
 
 
-def test_no_valid_pixel_gives_zero() -> None:
+@pytest.mark.parametrize("name", ["cross_entropy", *OTHERS])
+def test_no_valid_pixel_gives_zero(name: str) -> None:
     logits, labels = example(4, (3, 5), (7, 8), torch.float32)
-    value, gradient = with_gradient(cross_entropy_sum, logits, torch.full_like(labels, 255))
+    loss = OTHERS.get(name, (cross_entropy_sum,))[0]
+    value, gradient = with_gradient(loss, logits, torch.full_like(labels, 255))
     assert value == 0 and not gradient.any()
