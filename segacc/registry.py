@@ -47,6 +47,7 @@ BUILT_IN = (
     "segacc.plugins.augmentations.mixing",
     "segacc.plugins.augmentations.pixels",
     "segacc.plugins.augmentations.rare_classes",
+    "segacc.plugins.augmentations.transforms_v2",
     "segacc.plugins.augmentations.trivial_augment",
     "segacc.plugins.datasets.ade20k",
     "segacc.plugins.datasets.camvid",
@@ -65,6 +66,7 @@ BUILT_IN = (
     "segacc.plugins.metrics.evaluate_module",
     "segacc.plugins.metrics.overlap",
     "segacc.plugins.metrics.probabilities",
+    "segacc.plugins.metrics.torchmetrics_class",
 )
 
 GROUP = "segacc"

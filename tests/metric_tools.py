@@ -16,6 +16,7 @@ METRICS = {one.record.name: one.record for one in registry_of().of_kind("metric"
 def metric_of(name: str, num_classes: int, **options: Any) -> Any:
     """Build an empty built-in metric on classes called c0, c1, ..."""
     record = METRICS[name]
+    options = {"metric": "JaccardIndex"} | options if name == "torchmetrics" else options
     return record.build(record.options(**options), facts(num_classes))
 
 

@@ -67,9 +67,19 @@ def test_built_in_architectures_on_two_processes(name: str) -> None:
     check_processes(subject_of(record, record.tiny()), 2)
 
 
+NEEDED = {
+    "resize": {"size": (40, 56)},
+    "v2": {"transform": "RandomPerspective"},
+    "torchmetrics": {"metric": "JaccardIndex"},
+}
+"""Options of components that have no default."""
+
+
 @pytest.mark.parametrize("name", BUILT_IN["augmentation"])
 def test_built_in_augmentations(name: str) -> None:
-    check_augmentation(BUILT_IN["augmentation"][name], num_channels=(1, 3, 4))
+    record = BUILT_IN["augmentation"][name]
+    options = record.options(**NEEDED[name]) if name in NEEDED else None
+    check_augmentation(record, options, num_channels=(1, 3, 4))
 
 
 @pytest.mark.parametrize("name", BUILT_IN["loss"])
@@ -79,7 +89,9 @@ def test_built_in_losses(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({*BUILT_IN["metric"]} - {"evaluate"}))  # it has a file
 def test_built_in_metrics(name: str) -> None:
-    check_metric(BUILT_IN["metric"][name], num_classes=2 if name == "binary" else 4)
+    record = BUILT_IN["metric"][name]
+    options = record.options(**NEEDED[name]) if name in NEEDED else None
+    check_metric(record, options, num_classes=2 if name == "binary" else 4)
 
 
 @pytest.mark.launch

@@ -1,9 +1,11 @@
 """The learning rate over a run, against torch's schedulers and EoMT's definition."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -42,6 +44,31 @@ def test_each_decay_is_torchs(total: int) -> None:
     linear = of_torch(total, lr_scheduler.LinearLR, **line)
     assert factors("linear:floor=0.1", total) == pytest.approx(linear, rel=1e-9)
     assert factors("constant", total) == [1.0] * total
+
+
+@pytest.mark.parametrize("total", [1, 4, 10, 50])
+def test_step_is_torchs_multi_step(total: int) -> None:
+    given = {"milestones": [round(0.5 * total), round(0.8 * total)], "gamma": 0.3}
+    theirs = of_torch(total, lr_scheduler.MultiStepLR, **given)
+    assert factors("step:milestones=0.5/0.8,gamma=0.3", total) == pytest.approx(theirs, rel=1e-9)
+    assert factors("step", 12) == pytest.approx([1.0] * 8 + [0.1] * 3 + [0.01])
+
+
+@pytest.mark.parametrize(("shape", "theirs"), [("linear", "linear"), ("cosine", "cosine")])
+@pytest.mark.parametrize("total", [1, 5, 40])
+def test_wsd_is_that_of_transformers(total: int, shape: str, theirs: str) -> None:
+    length = max(1, round(0.3 * total))
+    given = {"num_warmup_steps": 0, "num_decay_steps": length, "num_training_steps": total}
+    more = {"decay_type": theirs, "min_lr_ratio": 0.1}
+    wanted = of_torch(total, transformers.get_wsd_schedule, **given, **more)
+    found = factors(f"wsd:decay=0.3,shape={shape},floor=0.1", total)
+    assert found == pytest.approx(wanted, rel=1e-9)
+
+
+def test_wsd_does_not_depend_on_the_length_before_it_decays() -> None:
+    assert factors("wsd", 50)[:40] == factors("wsd", 100)[:40] == [1.0] * 40
+    tail = [1 - math.sqrt(k / 10) for k in range(10)]
+    assert factors("wsd", 50)[40:] == pytest.approx(tail)
 
 
 @pytest.mark.parametrize("total", [5, 11, 100])
@@ -142,7 +169,7 @@ REFUSED = [
     (
         {"schedule": "cosin"},
         '--schedule: unknown schedule "cosin". Did you mean "cosine"? Known: poly, cosine, linear, '
-        "constant, one_cycle.",
+        "constant, step, wsd, one_cycle.",
     ),
     (
         {"schedule": "cosine:power=2"},

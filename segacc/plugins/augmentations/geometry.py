@@ -1,4 +1,4 @@
-"""`random_scale_crop`, `flip`, `vertical_flip`, `rotate`: geometric augmentations."""
+"""`random_scale_crop`, `resize`, `flip`, `vertical_flip`, `rotate`: geometric augmentations."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,9 +17,11 @@ from segacc.plugins.augmentations.pairs import (
     between,
     chance,
     plain,
+    resized_pair,
     uniform,
     uniforms,
 )
+from segacc.settings.options import Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,6 +143,38 @@ class RandomScaleCrop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResizeOptions:
+    """Options of resize."""
+
+    size: Size | None = None
+    """Height and width, e.g. `512` or `512x768`; the aspect ratio may change."""
+    short_side: PositiveInt | None = None
+    """Length of the shorter side; the aspect ratio is kept."""
+
+    def __post_init__(self) -> None:
+        """Refuse both and neither."""
+        if (self.size is None) == (self.short_side is None):
+            raise ValueError("needs one of size and short_side")
+
+
+class Resize:
+    """Resize to a fixed size, or to a shorter side of fixed length."""
+
+    def __init__(self, options: ResizeOptions, facts: Facts) -> None:
+        """Store the options."""
+        self.options = options
+
+    def __call__(self, image: "Tensor", label: "Tensor") -> Pair:
+        """Return image (C, h, w), bilinear with antialiasing, and label (h, w), nearest."""
+        size, short = self.options.size, self.options.short_side
+        if size is None:
+            height, width = label.shape[-2:]
+            scale = (short or 0) / min(height, width)
+            size = round(height * scale), round(width * scale)
+        return resized_pair(image, label, size)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlipOptions:
     """Options of flip."""
 
@@ -211,7 +245,7 @@ class Rotate:
 
 @hookimpl
 def segacc_augmentations() -> list[Augmentation]:
-    """Register random_scale_crop, flip, vertical_flip and rotate."""
+    """Register random_scale_crop, resize, flip, vertical_flip and rotate."""
     return [
         Augmentation(
             name="random_scale_crop",
@@ -219,6 +253,12 @@ def segacc_augmentations() -> list[Augmentation]:
             options=RandomScaleCropOptions,
             build=RandomScaleCrop,
             deferrable="crop",
+        ),
+        Augmentation(
+            name="resize",
+            summary="resize to a fixed size, or to a shorter side of fixed length",
+            options=ResizeOptions,
+            build=Resize,
         ),
         Augmentation(
             name="flip",

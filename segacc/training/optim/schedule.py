@@ -82,6 +82,52 @@ class Constant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Step:
+    """Options of the schedule `step`: torch's MultiStepLR, with its milestones as shares."""
+
+    summary: ClassVar[str] = "multiply by gamma at each milestone"
+    milestones: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (8 / 12, 11 / 12)
+    """Shares of the steps after the warm-up, e.g. `0.6/0.8`; default: 8/12 and 11/12."""
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+    """Factor at each milestone."""
+
+    def factor(self, step: int, total: int) -> float:
+        """Multiply by `gamma` for each milestone that is reached."""
+        reached = sum(step >= round(share * total) for share in self.milestones)
+        return float(self.gamma**reached)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay:
+    """Options of the schedule `wsd`: constant, then a decay at the end (Hu et al. 2024, MiniCPM).
+
+    A checkpoint from before the decay can be trained for longer, as nothing depends on the length
+    of the run until then. Hägele et al. (2024) found the shape `sqrt` and a decay of a fifth best.
+    """
+
+    summary: ClassVar[str] = "constant, then a short decay at the end (Hu et al. 2024)"
+    decay: Annotated[float, Gt(0), Le(1)] = 0.2
+    """Share of the steps after the warm-up in which the learning rate decays."""
+    shape: Literal["sqrt", "linear", "cosine"] = "sqrt"
+    """Shape of the decay: 1 - sqrt(x), 1 - x, or half a cosine wave, for x from 0 to 1."""
+    floor: Share = 0.0
+    """Final learning rate, as a share of the peak, one step after the last."""
+
+    def factor(self, step: int, total: int) -> float:
+        """Stay at the peak, then decay."""
+        length = max(1, round(self.decay * total))
+        part = (step - (total - length)) / length
+        if part <= 0:
+            return 1.0
+        falls = {"sqrt": math.sqrt(part), "linear": part, "cosine": _half_wave(part)}
+        return self.floor + (1 - self.floor) * (1 - falls[self.shape])
+
+
+def _half_wave(part: float) -> float:
+    return (1 - math.cos(math.pi * part)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneCycle:
     """Options of the schedule `one_cycle` (Smith and Topin 2017), as of torch's OneCycleLR.
 
@@ -109,7 +155,7 @@ class OneCycle:
 
     def _between(self, start: float, end: float, part: float) -> float:
         if self.anneal_strategy == "cos":
-            part = (1 - math.cos(math.pi * part)) / 2
+            part = _half_wave(part)
         return start + (end - start) * part
 
 
@@ -118,6 +164,8 @@ DECAYS: dict[str, type[Any]] = {
     "cosine": Cosine,
     "linear": Linear,
     "constant": Constant,
+    "step": Step,
+    "wsd": WarmupStableDecay,
     "one_cycle": OneCycle,
 }
 
