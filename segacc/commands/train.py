@@ -18,6 +18,7 @@ from segacc.commands.console import (
     load_plugins,
     quiet_libraries,
 )
+from segacc.data.quick_check import read_data
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.secrets import without_secrets
@@ -54,11 +55,12 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
     """
     console = console_of()
     with console.status("Loading torch, the data and the weights ..."):
+        given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
         prepare()
         from segacc.training.events import Stopped
         from segacc.training.setup import build_run
 
-        run = build_run(plan)
+        run = build_run(plan, given)
     if is_main():
         with log_of(run) as log:
             last = show(run, console, log)
@@ -138,7 +140,8 @@ def launch_command(layers: list[Layer], processes: int, args: list[str]) -> int:
         processes: number of processes.
         args: the arguments of `segacc train`, for each of the processes.
     """
-    make_plan(layers, load_registry())
+    plan = make_plan(layers, load_registry())
+    read_data(plan.dataset, plan.settings.config, plan.settings.where)
     with Console(stderr=True).status(f"Starting {processes} processes ..."):
         from segacc.training.processes import launch
     return launch(processes, ["train", *args])

@@ -23,9 +23,7 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from segacc.data.batches import SETTLE
 from segacc.errors import OptionError, SegaccError, count_of
-from segacc.evaluation.memory import keep_memory
 from segacc.training.limits.signals import STOPPING
 
 T = TypeVar("T")
@@ -121,6 +119,8 @@ def settle_at_exit() -> None:
     They release sent tensors shortly after these arrive, for which they need the GIL; a thread that
     asks for it during finalization aborts the process (torch 2.15).
     """
+    from segacc.data.batches import SETTLE  # imports torchvision, which `launch` does without
+
     atexit.register(time.sleep, SETTLE)
 
 
@@ -310,6 +310,8 @@ def start_accelerator(
         OptionError: accelerate refuses the settings; fewer processes were started than launched or
             requested; or several processes start a second run.
     """
+    from segacc.evaluation.memory import keep_memory  # imports torchvision, too
+
     launched = get_int_from_env(SIZES, 1)
     refuse_fewer()
     keep_memory()
