@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -101,6 +102,11 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self.plan.folder
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of this process for its computations on a CPU; None on another device."""
+        return torch.get_num_threads() if self.accelerator.device.type == "cpu" else None
 
     @property
     def max_steps(self) -> int:

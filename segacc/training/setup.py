@@ -317,6 +317,8 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     first, *more = report.lines()
     many = "es" if accelerator.num_processes > 1 else ""
     where = f"{accelerator.num_processes} process{many} on {accelerator.device.type}"
+    if threads := run.threads:
+        where += f" ({count_of(threads, 'thread')}{' each' * bool(many)})"
     precision = accelerator.mixed_precision
     number_format = "float32" if precision == "no" else precision
     micro_batches = count_of(config.gradient_accumulation_steps, "accumulation step")
