@@ -73,10 +73,16 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
 def show(run: "Run", console: Console, log: Console) -> "Event | None":
     """Train and show the progress on both consoles; return the last event, or None."""
     from segacc.commands.progress import Display
+    from segacc.training.data import faster_data
+    from segacc.training.processes import cores, processes_here
 
     labels, share = run.labels, functools.cache(run.scoring.share)
     make = functools.partial(
-        Display, names=labels.names, palette=labels.palette, best_by=run.config.best_by
+        Display,
+        names=labels.names,
+        palette=labels.palette,
+        best_by=run.config.best_by,
+        slow_data=faster_data(run.config, cores() // processes_here(run.accelerator)),
     )
     last: Event | None = None
     with make(console) as screen, make(log, notebook=False) as copy:

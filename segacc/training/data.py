@@ -14,6 +14,7 @@ from segacc.data.splits import chances_of, split_name, unusable_lines
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.evaluation.scoring import scored_data
 from segacc.hookspecs import DataSplits, Stream
+from segacc.settings.config import TrainConfig
 from segacc.training.balance import Balance, balance
 from segacc.training.plan import Plan
 from segacc.training.processes import on_all
@@ -71,3 +72,19 @@ def load_data(plan: Plan, accelerator: Accelerator, given: GivenData | None = No
     replaced = unusable_lines(splits, [scored_name])  # by a part of the training split
     notes = (*found.notes, *replaced, *lost, *warnings, *weighed.notes)
     return RunData(splits, train, scored, weighed, channels, notes)
+
+
+def faster_data(config: TrainConfig, cores: int) -> str:
+    """Return what to do if training waits for data.
+
+    Args:
+        config: the settings of the run.
+        cores: the process's share of the CPU cores.
+    """
+    ways = []
+    if config.num_workers < cores:
+        ways.append(f"--num-workers {cores} reads with all of this process's cores")
+    if not config.cache:
+        ways.append("--cache ram, or a folder on a local disk, keeps the decoded images")
+    ways.append("smaller files, of the size that the crops need, are decoded faster")
+    return "; ".join(ways)

@@ -297,6 +297,7 @@ def assemble(plan: Plan, given: GivenData | None) -> tuple[Run, Settings]:
         ema=build_ema(plan, model, accelerator),
         groups=groups,
         lock=RunLock(plan.folder),
+        flops=built.flops,
         base=built.base,
     )
     scoring.weights = kinds(run)[-1]
