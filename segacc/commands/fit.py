@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from segacc.commands.console import load_plugins
 from segacc.commands.train import events, show_run
-from segacc.data.quick_check import read_data
 from segacc.errors import OptionError
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
@@ -144,6 +143,8 @@ def _layer(config: TrainConfig) -> Layer:
 def _trained(config: TrainConfig) -> "Generator[Event, None, None]":
     with as_keywords(TrainConfig):
         plan = make_plan([_layer(config)], load_registry())
+        from segacc.data.quick_check import read_data
+
         given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
         from segacc.training.setup import build_run
 

@@ -18,7 +18,6 @@ from segacc.commands.console import (
     load_plugins,
     quiet_libraries,
 )
-from segacc.data.quick_check import read_data
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.secrets import without_secrets
@@ -55,6 +54,8 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
     """
     console = console_of()
     with console.status("Loading torch, the data and the weights ..."):
+        from segacc.data.quick_check import read_data
+
         given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
         prepare()
         from segacc.training.events import Stopped
@@ -147,6 +148,8 @@ def launch_command(layers: list[Layer], processes: int, args: list[str]) -> int:
         args: the arguments of `segacc train`, for each of the processes.
     """
     plan = make_plan(layers, load_registry())
+    from segacc.data.quick_check import read_data
+
     read_data(plan.dataset, plan.settings.config, plan.settings.where)
     with Console(stderr=True).status(f"Starting {processes} processes ..."):
         from segacc.training.processes import launch
