@@ -16,8 +16,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Another Python: make demo PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
-# `accelerate launch` without a configuration runs one thread on a CPU; this gives it all cores.
-OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 # More of segacc's flags: make demo DEMO_ARGS="--epochs 24"
 DEMO_DIR ?= runs/demo
@@ -31,7 +29,7 @@ help:
 
 demo: $(VENV)/installed
 	@echo '$$ $(DEMO)'
-	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) PATH="$(abspath $(BIN)):$$PATH" $(DEMO)
+	@PATH="$(abspath $(BIN)):$$PATH" $(DEMO)
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not hosts" $(PYTEST_ARGS)

@@ -137,8 +137,8 @@ def show_any_character() -> None:
 def end_with(call: Callable[[], int]) -> NoReturn:
     """Exit with the code that `call` returns or exits with, or 1 if it raises.
 
-    In a multi-process run each process leaves by os._exit before the interpreter is finalized,
-    since gloo's threads may crash it then. (Other scripts only have the short delay of
+    The process leaves by os._exit before the interpreter is finalized: with torch that takes up to
+    a second, and gloo's threads may crash it then. (Other scripts only have the short delay of
     `processes.settle_at_exit`.) Functions registered with atexit after this call still run.
     """
     code = 1
@@ -149,8 +149,7 @@ def end_with(call: Callable[[], int]) -> NoReturn:
                 stream.flush()
         os._exit(code)
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        atexit.register(leave)
+    atexit.register(leave)
     try:
         code = call()
     except SystemExit as end:  # argparse's, after --help

@@ -58,6 +58,39 @@ def test_what_comes_before_torch_loads_none(modules: list[str], tmp_path: Path) 
     assert done.returncode == 0, done.stderr.decode()
 
 
+BEFORE_TORCH = """
+import sys
+from segacc.__main__ import main
+sys.argv = ["segacc", *{arguments!r}]
+code = main()
+assert code == 2 and not {heavy!r} & set(sys.modules), set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--processes", "2"]], ids=["one", "two"])
+def test_an_error_in_the_layout_of_a_data_set_comes_before_torch(
+    more: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "images" / "train" / "a.png").touch()
+    arguments = ["train", "--dataset", f"folder:root={tmp_path}", *more]
+    script = BEFORE_TORCH.format(arguments=arguments, heavy=set(HEAVY))
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr.decode().startswith("segacc: --dataset"), done.stderr.decode()
+
+
+def test_the_launcher_of_several_processes_imports_neither_torchvision_nor_transformers() -> None:
+    script = (
+        "import sys\n"
+        "from accelerate.commands.launch import multi_gpu_launcher\n"
+        "from segacc.training.processes import launch\n"
+        "assert not {'torchvision', 'torch._dynamo', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_the_tree_in_contributing_is_the_tree() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     tree = text[text.index("## The tree") : text.index("## Where a change goes")]

@@ -93,6 +93,18 @@ def train_parser() -> Parser:
         help="Number of processes to start on this machine: one per GPU, or on the CPU if there is "
         "no GPU. Other setups are started with `accelerate launch -m segacc train`.",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Build the run, take a few steps, and print memory, the largest micro-batch, time and "
+        "disk of the whole run; nothing stays on the disk.",
+    )
+    parser.add_argument(
+        "--device-memory",
+        metavar="SIZE",
+        action=Once,
+        help="With --dry-run: memory of the GPU to plan for, such as 24GB; it need not be there.",
+    )
     add_flags(parser, TrainConfig)
     return parser
 
@@ -101,12 +113,19 @@ def _train(args: list[str]) -> int:
     typed = parse(train_parser(), args)
     processes = check_value(PositiveInt | None, typed.pop("processes", None), "--processes")
     recipe, config = typed.pop("recipe", None), typed.pop("config", None)
+    dry_run, device_memory = typed.pop("dry_run", False), typed.pop("device_memory", None)
+    if device_memory is not None and not dry_run:
+        raise OptionError("--device-memory: only used with --dry-run; add it.")
     layers = [] if recipe is None else [read_recipe(recipe)]
     layers += [read_yaml(expand(config, "--config"))] if config else []
     layers.append(Layer(typed, "command line"))
     from segacc.commands.train import launch_command, to_launch, train_command
 
     count = to_launch(processes)
+    if dry_run and not count:
+        from segacc.commands.dry_run import dry_run_command
+
+        return dry_run_command(layers, device_memory)
     return launch_command(layers, count, args) if count else train_command(layers)
 
 

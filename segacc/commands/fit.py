@@ -141,7 +141,11 @@ def _layer(config: TrainConfig) -> Layer:
 
 
 def _trained(config: TrainConfig) -> "Generator[Event, None, None]":
-    from segacc.training.setup import build_run
-
     with as_keywords(TrainConfig):
-        yield from events(build_run(make_plan([_layer(config)], load_registry())))
+        plan = make_plan([_layer(config)], load_registry())
+        from segacc.data.quick_check import read_data
+
+        given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
+        from segacc.training.setup import build_run
+
+        yield from events(build_run(plan, given))

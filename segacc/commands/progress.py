@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segacc.commands.console import NotebookView, in_notebook
-from segacc.commands.tables import numbers_of, print_scores, score_of
+from segacc.commands.tables import SLOW_DATA, numbers_of, print_scores, score_of
 from segacc.evaluation.scores import Scores
 from segacc.labels import Color
 from segacc.settings.units import clock_text
@@ -58,6 +58,7 @@ class Display:
         names: Sequence[str],
         palette: Sequence[Color],
         best_by: str = "mean_iou",
+        slow_data: str = "",
         notebook: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,11 +69,12 @@ class Display:
             names: K class names.
             palette: K RGB colours, 0..255.
             best_by: the score shown with the bar, such as `mean_iou` or `per_category_iou/nucleus`.
+            slow_data: what to do if the run waits for data; printed once, if it does.
             notebook: show a bar below the cell of a notebook; default: if this is a notebook.
             clock: returns the time in seconds, for elapsed and remaining time.
         """
         self.console, self.names, self.palette = console, names, palette
-        self.best_by, self.clock = best_by, clock
+        self.best_by, self.slow_data, self.clock = best_by, slow_data, clock
         self.started = Started(folder=Path(), step=0, max_steps=0, notes=())
         self.logged: StepDone | None = None
         self.latest: Evaluated | None = None
@@ -156,6 +158,10 @@ class Display:
             where = f"step {self._count()}  epoch {event.epoch:.1f}"
             told = [where, *(text for text, _ in numbers_of(event)), f"eta {self._eta()}"]
             self.console.out("  ".join(told), highlight=False)
+        if not first and self.slow_data and (event.data_wait or 0) > SLOW_DATA:
+            wait = f"waiting for data takes {100 * (event.data_wait or 0):.0f} % of the time; "
+            self.console.out(wait + self.slow_data, highlight=False)
+            self.slow_data = ""
 
     def _show_fitted(self, event: Fitted) -> None:
         """Update the bar's number of steps; print it only if it changed by more than NEWS."""

@@ -24,7 +24,7 @@ COLUMN = 8
 """Minimum width of a column of numbers, in characters."""
 
 SLOW_DATA = 0.1
-"""Share of the time spent waiting for data above which advice is printed."""
+"""Share of the time spent waiting for data above which is printed what to do."""
 
 
 def print_scores(
@@ -200,10 +200,12 @@ def numbers_of(event: StepDone) -> list[tuple[str, str]]:
     terms = ", ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
     terms = f" ({terms})" if len(event.losses) > 1 else ""
     slow = event.data_wait > SLOW_DATA
-    advice = " (raise --num-workers)" if slow else ""
+    memory = f"memory {event.peak_memory / 1e9:.2f} GB" if event.peak_memory else ""
+    share = "" if event.mfu is None else f"mfu {100 * event.mfu:.0f} %"
     return [
         (f"loss {event.loss:.4f}{terms}", "bold" if math.isfinite(event.loss) else "bold red"),
         (f"lr {event.lr:.1e}", ""),
         (f"{event.images_per_second:.1f} images/s", ""),
-        (f"data wait {100 * event.data_wait:.0f} %{advice}", "yellow" if slow else ""),
+        *((text, "") for text in (memory, share) if text),
+        (f"data wait {100 * event.data_wait:.0f} %", "yellow" if slow else ""),
     ]

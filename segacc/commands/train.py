@@ -58,11 +58,14 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
     """
     console = console_of()
     with console.status("Loading torch, the data and the weights ..."):
+        from segacc.data.quick_check import read_data
+
+        given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
         prepare()
         from segacc.training.events import Stopped
         from segacc.training.setup import build_run
 
-        run = build_run(plan)
+        run = build_run(plan, given)
     if is_main():
         with log_of(run) as log:
             last = show(run, console, log)
@@ -75,10 +78,16 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
 def show(run: "Run", console: Console, log: Console) -> "Event | None":
     """Train and show the progress on both consoles; return the last event, or None."""
     from segacc.commands.progress import Display
+    from segacc.training.data import faster_data
+    from segacc.training.processes import cores, processes_here
 
     labels, share = run.labels, functools.cache(run.scoring.share)
     make = functools.partial(
-        Display, names=labels.names, palette=labels.palette, best_by=run.config.best_by
+        Display,
+        names=labels.names,
+        palette=labels.palette,
+        best_by=run.config.best_by,
+        slow_data=faster_data(run.config, cores() // processes_here(run.accelerator)),
     )
     last: Event | None = None
     with make(console) as screen, make(log, notebook=False) as copy:
@@ -143,7 +152,10 @@ def launch_command(layers: list[Layer], processes: int, args: list[str]) -> int:
         args: the arguments of `segacc train`, for each of the processes.
     """
     Starting(lambda name: stopped_at_start(name, None))
-    make_plan(layers, load_registry())
+    plan = make_plan(layers, load_registry())
+    from segacc.data.quick_check import read_data
+
+    read_data(plan.dataset, plan.settings.config, plan.settings.where)
     with Console(stderr=True).status(f"Starting {processes} processes ..."):
         from segacc.training.processes import launch
     return launch(processes, ["train", *args])

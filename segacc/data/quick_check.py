@@ -1,18 +1,24 @@
-"""A quick check of the data before a run: a few samples of each split, in about two seconds."""
+"""The data set of a run, read and checked before torch is imported.
+
+The check reads a few samples of each split, in about two seconds.
+"""
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import evenly_spaced, lost_samples, read_shard
 from segacc.data.scan import SplitFacts, loaded, scan
+from segacc.data.splits import data_splits, pick_split
 from segacc.errors import DataError, count_of, first_of
-from segacc.hookspecs import Sample, Stream
+from segacc.hookspecs import Chosen, DataSplits, Sample, Stream
 from segacc.labels import LabelMap
 from segacc.labels.names import is_unlabelled
+from segacc.settings.config import TrainConfig
 
 LOOK = 16
 """Number of samples of each split that are read, evenly spaced."""
@@ -20,6 +26,48 @@ SECONDS = 2.0
 """Time after which no further sample is read."""
 ENOUGH = 4
 """Number of labels that must agree before a warning is given."""
+
+
+@dataclass(frozen=True)
+class GivenData:
+    """The data set of a run, with its training and its evaluation split."""
+
+    splits: DataSplits
+    train: Sequence[Sample] | Stream
+    scored: Sequence[Sample] | Stream
+    notes: tuple[str, ...] = field(default=())
+
+    def check(self, dataset: Chosen, config: TrainConfig) -> tuple[str, ...]:
+        """Return the warnings of `quick_check`.
+
+        Raises:
+            DataError: the first sample that would stop the run.
+        """
+        seen = {config.train_split: self.train, config.eval_split: self.scored}
+        skip = config.skip_unreadable > 0
+        with dataset.doing("reading samples"):
+            labels, channels = self.splits.labels, config.num_channels
+            return quick_check(seen, labels, channels, skip_unreadable=skip)
+
+
+def read_data(dataset: Chosen, config: TrainConfig, where: Callable[[str], str]) -> GivenData:
+    """Build the data set of a run and pick its splits; no sample is read yet.
+
+    Args:
+        dataset: the chosen data set.
+        config: the settings of the splits.
+        where: says where a setting was typed.
+
+    Raises:
+        SegaccError: the data set or a split is not found, or not as it should be.
+    """
+    names = {"train": config.train_split, "scored": config.eval_split}
+    at = where("val_fraction")
+    splits, notes = data_splits(dataset, config.val_fraction, config.seed, **names, where=at)
+    train = pick_split(splits, config.train_split, where("train_split"))
+    hint = " --val-fraction 0.2 holds out a part of the training split."
+    scored = pick_split(splits, config.eval_split, where("eval_split"), hint=hint)
+    return GivenData(splits, train, scored, notes)
 
 
 def quick_check(

@@ -1,11 +1,16 @@
-"""Control when glibc returns freed memory to the kernel, for speed on the CPU."""
+"""When glibc returns freed memory to the kernel, for speed on the CPU; and the peak memory."""
 
 import ctypes
 import os
 import platform
+import re
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from segacc.data.batches import MOST_PIXELS
@@ -26,6 +31,21 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes so far: of the tensors on a GPU, else of this process.
+
+    Linux would count that of the process that started this one in getrusage.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError, PluginError, first_of, reason_of
+from segacc.model.arithmetic import counted
 from segacc.model.contract import Logits, SegmentationModel
 
 SMALL = 128
@@ -31,6 +32,9 @@ class Findings:
     """Trainable parameters that get no gradient."""
     min_batch_size: int
     """Minimum images per process in training."""
+    flops: float | None = None
+    """Floating-point operations of a forward and a backward pass of an image, see `counted`; None
+    if they were not counted, or not on the meta device."""
 
     def lines(self) -> list[str]:
         """Return messages for the user."""
@@ -50,6 +54,7 @@ def probe(
     *,
     facts: Facts | None = None,
     where: str = "--arch",
+    count: bool = False,
 ) -> Findings:
     """Run a network forward and backward on two random images.
 
@@ -62,6 +67,7 @@ def probe(
         num_channels: number of image channels.
         facts: the facts of the run, to check the number of classes; None if unknown.
         where: origin of the network, for errors.
+        count: count the floating-point operations.
 
     Raises:
         OptionError: the network does not accept such images.
@@ -69,7 +75,8 @@ def probe(
     """
     classes = facts.num_classes if facts else None
     check = partial(check_logits, num_classes=classes, where=where)
-    seen, logits, used = _pass(network, (2, num_channels, *size), check)
+    with counted(count) as arithmetic:
+        seen, logits, used = _pass(network, (2, num_channels, *size), check)
     if facts and logits.queries is not None and not network.losses(facts):
         raise PluginError(
             f"{where}: the network returns Logits with queries, but defines no losses that use "
@@ -81,6 +88,7 @@ def probe(
         seen[0] / logits.main.shape[-2],
         tuple(name for name in wanted if name not in used),
         2 if _needs_two(network, (1, num_channels, *size), check) else 1,
+        arithmetic.operations / 2 if arithmetic.operations and logits.main.is_meta else None,
     )
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator
 
+from segacc.errors import OptionError, cut
+
 TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 """Hours, minutes and seconds, all optional."""
 
@@ -22,6 +24,22 @@ def seconds(text: str) -> float:
     if not (total := 3600 * hours + 60 * minutes + rest):
         raise ValueError("a time above 0, for example 45m, 90s or 1h30m")
     return float(total)
+
+
+BYTES = re.compile(r"(\d+(?:\.\d+)?) ?(M|G|T)(i?)B", re.IGNORECASE)
+
+
+def bytes_of(text: str, where: str) -> int:
+    """Convert an amount of memory such as `24GB` (10^9 bytes) or `80GiB` (2^30) to bytes.
+
+    Raises:
+        OptionError: the text is something else.
+    """
+    found = BYTES.fullmatch(text.strip())
+    if found is None or not float(found[1]):
+        raise OptionError(f"{where}: {cut(text)}: expected an amount of memory, such as 24GB.")
+    unit = "MGT".index(found[2].upper()) + 2
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** unit)
 
 
 def clock_text(seconds: float) -> str:

@@ -95,6 +95,8 @@ class Built:
     report: LoadReport
     stride: float
     """Image pixels per logit, in height and width."""
+    flops: float | None
+    """See `Findings`; counted on a GPU only."""
     notes: tuple[str, ...]
     base: Base | None
     """The weights that the run started from; None for random ones, and on other processes."""
@@ -127,7 +129,14 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     if plan.arch.distribution != "segacc":
         where += f" ({plan.arch.plugin})"
     with plan.arch.doing("a dry run of the network"):
-        findings = probe(network, facts.crop_size, facts.num_channels, facts=facts, where=where)
+        findings = probe(
+            network,
+            facts.crop_size,
+            facts.num_channels,
+            facts=facts,
+            where=where,
+            count=accelerator.device.type == "cuda",
+        )
     freeze(network, findings.unused)
     if config.unfreeze_after is not None:
         keep_statistics(network, plan.settings)
@@ -143,7 +152,8 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     network = synchronize(network, plan, accelerator)
     check_batch(network, plan.settings, accelerator.num_processes)
     base = begun_from(plan, source, report) if accelerator.is_main_process else None
-    return Built(network, facts, report, findings.stride, tuple(filter(None, notes)), base)
+    told = tuple(filter(None, notes))
+    return Built(network, facts, report, findings.stride, findings.flops, told, base)
 
 
 def begun_from(plan: Plan, source: Source, report: LoadReport) -> Base | None:

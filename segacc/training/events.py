@@ -78,6 +78,12 @@ class StepDone(Brief):
     """Share of the time spent waiting for the data loader, 0..1."""
     valid_pixels: int | None = None
     """Number of pixels in the last step's effective batch that are not ignored."""
+    peak_memory: int | None = None
+    """Most memory so far, in bytes, of the process that needs most: on a GPU that of all tensors at
+    once, else that of the process."""
+    mfu: float | None = None
+    """Share of the GPU's peak arithmetic that the network's products and convolutions use, 0..1;
+    None on a CPU, and if the peak or the number of operations is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

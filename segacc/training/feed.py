@@ -15,6 +15,7 @@ from segacc.data.batches import MOST_LOST, EvalData
 from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
 from segacc.errors import DataError, PluginError, SegaccError, WorkerError
+from segacc.evaluation.memory import peak_memory
 from segacc.settings.secrets import shown
 from segacc.training.events import Halved, Skipped, StepDone
 from segacc.training.limits import ending
@@ -87,9 +88,17 @@ class Meter:
             images_per_second=self.steps * run.total_batch_size / elapsed,
             data_wait=self.waited / elapsed,
             valid_pixels=int(numbers.valid),
+            peak_memory=self._peak_memory(),
         )
+        event = replace(event, mfu=run.mfu(event.images_per_second or 0.0))
         self._reset()
         return event
+
+    def _peak_memory(self) -> int:
+        """Return the peak memory of the process that needs most; all processes call it."""
+        accelerator = self.run.accelerator
+        mine = torch.tensor([peak_memory(accelerator.device)], device=accelerator.device)
+        return int(accelerator.gather(mine).max())
 
     def _mean(self, losses: Tensor) -> list[float]:
         """Return the mean of each loss over the steps that were not skipped; nan if all were."""

@@ -4,6 +4,7 @@ import atexit
 import functools
 import logging
 import os
+import re
 import signal
 import time
 from collections import OrderedDict
@@ -23,34 +24,84 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from segacc.data.batches import SETTLE
 from segacc.errors import OptionError, SegaccError, count_of
-from segacc.evaluation.memory import keep_memory
 from segacc.training.limits.signals import LAUNCHED, STOPPING
 
 T = TypeVar("T")
 
 SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 """Environment variables with the number of launched processes: torch's, then MPI's."""
+LOCAL_SIZES = [
+    *("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "MV2_COMM_WORLD_LOCAL_SIZE",
+]
+"""Environment variables with the number of processes on this machine."""
+TORCHRUN = {"torchrun", "torch.distributed.run", "torch.distributed.launch"}
+"""Names of torch's launcher in a command line."""
 SHUTDOWN = 600
 """Seconds in which processes that were told to stop can save, before the launcher kills them."""
 
 
 def idle_cores(accelerator: Accelerator) -> list[str]:
-    """Return a note if a CPU run leaves cores idle, as with `accelerate launch` by default."""
-    threads = torch.get_num_threads() * accelerator.num_processes
+    """Return a note if a CPU run leaves cores idle, as with the user's own OMP_NUM_THREADS=1."""
+    local = processes_here(accelerator)
+    threads = torch.get_num_threads() * local
     if accelerator.device.type != "cpu" or threads >= cores():
         return []
-    each = cores() // accelerator.num_processes
+    each = cores() // local
     return [
         f"{threads} of {cores()} CPU cores are used; set OMP_NUM_THREADS={each} to use all of them"
     ]
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use; hardware threads do not count."""
+    import psutil
+
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(usable, psutil.cpu_count(logical=False) or usable)
+
+
+def processes_here(accelerator: Accelerator) -> int:
+    """Return the number of processes of this run on this machine."""
+    return int(get_int_from_env(LOCAL_SIZES, accelerator.num_processes))
+
+
+def share_cores(accelerator: Accelerator) -> None:
+    """Divide the CPU cores among the processes of a CPU run, unless the user chose the threads.
+
+    A process without a launcher keeps the number of threads that torch chose.
+    """
+    local = processes_here(accelerator)
+    given = os.environ.get("OMP_NUM_THREADS")
+    theirs = local > 1 if given is None else set_by_launcher(given)
+    if accelerator.device.type == "cpu" and theirs:
+        torch.set_num_threads(max(1, cores() // local))
+
+
+def set_by_launcher(threads: str) -> bool:
+    """Return whether a launcher chose the number of threads, OMP_NUM_THREADS, and not the user.
+
+    `accelerate launch` and `torchrun` set it, mostly to 1, in the processes that they start; the
+    user's own is in the launcher's environment, too.
+    """
+    if LAUNCHED in os.environ or threads != str(torch.get_num_threads()):
+        return False  # `launch` has divided the cores; or a script has called set_num_threads
+    import psutil
+
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error, OSError):  # it may have ended, or belong to another user
+            if starts_processes(command := process.cmdline()):
+                flag = any(re.match("--num.cpu.threads", word) for word in command)
+                return not flag and "OMP_NUM_THREADS" not in process.environ()
+    return False
+
+
+def starts_processes(command: list[str]) -> bool:
+    """Return whether a command line is that of `accelerate launch` or of `torchrun`."""
+    names = {Path(word).name for word in command[:4]}
+    return launcher_arguments(command) is not None or bool(names & TORCHRUN)
 
 
 def bare(model: Any) -> Any:
@@ -119,6 +170,8 @@ def settle_at_exit() -> None:
     They release sent tensors shortly after these arrive, for which they need the GIL; a thread that
     asks for it during finalization aborts the process (torch 2.15).
     """
+    from segacc.data.batches import SETTLE  # imports torchvision, which `launch` does without
+
     atexit.register(time.sleep, SETTLE)
 
 
@@ -308,6 +361,8 @@ def start_accelerator(
         OptionError: accelerate refuses the settings; fewer processes were started than launched or
             requested; or several processes start a second run.
     """
+    from segacc.evaluation.memory import keep_memory  # imports torchvision, too
+
     launched = get_int_from_env(SIZES, 1)
     refuse_fewer()
     keep_memory()
@@ -328,6 +383,7 @@ def start_accelerator(
             f"accelerate launch: {launched} processes were launched, but each would train alone. "
             "Use accelerate_configs/cpu_2_processes.yaml or accelerate_configs/multi_gpu.yaml."
         )
+    share_cores(accelerator)
     dynamo = accelerator.state.dynamo_plugin
     if dynamo.use_regional_compilation and not accelerator.is_fsdp2:
         raise OptionError(

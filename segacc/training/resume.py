@@ -29,6 +29,7 @@ from segacc.training.tracking.identity import (
     changes,
     file_digests,
     number_settings,
+    numbers_changed,
     order_settings,
 )
 from segacc.training.tracking.trackers import start_trackers
@@ -143,7 +144,7 @@ def resume(run: Run) -> None:
                 "--weights FOLDER."
             )
         run.notes += compared(run, was, now, streamed=streamed)
-        run.notes += [f"{key} {how}" for key, how in changes(stored.numbers, numbers).items()]
+        run.notes += numbers_changed(stored.numbers, numbers)
         lr = load_state(run, found.checkpoint)
         run.unreadable.update(stored.unreadable)
         if run.ema:

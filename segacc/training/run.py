@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import ScoreKey, Scoring
 from segacc.labels import LabelMap
 from segacc.model import Logits, SegmentationModel
+from segacc.model.arithmetic import peak_of
 from segacc.settings.config import TrainConfig
 from segacc.settings.units import Every, period_of
 from segacc.training import checkpoint
@@ -34,6 +36,7 @@ from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.ema import Ema
 from segacc.training.optim.schedule import set_lr
 from segacc.training.plan import Plan
+from segacc.training.processes import device_name
 from segacc.training.saving.license import Base
 
 NO_END = 10**9
@@ -84,6 +87,8 @@ class Run:
     """The parameter groups of the optimizer, and the frozen parameters."""
     lock: RunLock
     """The lock on the run folder, held until the run ends."""
+    flops: float | None = None
+    """Floating-point operations of a forward and a backward pass of an image; None on a CPU."""
     base: Base | None = None
     """The weights that the run started from; None for random ones, and on other processes."""
     signal: StopSignal = field(default_factory=StopSignal)
@@ -101,6 +106,11 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self.plan.folder
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of this process for its computations on a CPU; None on another device."""
+        return torch.get_num_threads() if self.accelerator.device.type == "cpu" else None
 
     @property
     def max_steps(self) -> int:
@@ -123,6 +133,15 @@ class Run:
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
         )
+
+    def mfu(self, images_per_second: float) -> float | None:
+        """Return the share of the devices' peak arithmetic that is used; None if not known."""
+        accelerator, precision = self.accelerator, self.scoring.terms().precision
+        peak = peak_of(device_name(accelerator.device), precision)
+        if self.flops is None or peak is None:
+            return None
+        processes: int = accelerator.num_processes
+        return self.flops * images_per_second / (peak * processes)
 
     @property
     def total_batch_size(self) -> int:

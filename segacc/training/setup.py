@@ -13,6 +13,7 @@ from segacc.contracts import IGNORE, Facts, LossTerm
 from segacc.data.augment import Pipeline, described
 from segacc.data.codecs import decoded_by
 from segacc.data.order import seeded
+from segacc.data.quick_check import GivenData
 from segacc.errors import OptionError, Origin, PluginError, count_of
 from segacc.evaluation.loss import has_loss
 from segacc.evaluation.protocol import Protocol, default_protocol, refuse_threshold
@@ -231,14 +232,27 @@ def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
     return Pipeline.of(plan.aug, facts, defers=device in ("cpu", "cuda"))
 
 
-def build_run(plan: Plan) -> Run:
+def build_run(plan: Plan, given: GivenData | None = None) -> Run:
     """Build the run of a plan; afterwards all processes have the same weights and settings.
+
+    Args:
+        plan: the checked run.
+        given: its data set, if it was read before torch was imported.
 
     Raises:
         SegaccError: the data, the weights or the settings do not fit together.
     """
+    run, settings = assemble(plan, given)
+    lock_folder(run)
+    resume(run)
+    prepare_folder(run, settings)
+    return run
+
+
+def assemble(plan: Plan, given: GivenData | None) -> tuple[Run, Settings]:
+    """Build a run, and its settings with all defaults filled in; nothing is written."""
     accelerator, seed = make_accelerator(plan), plan.settings.config.seed
-    data = load_data(plan, accelerator)
+    data = load_data(plan, accelerator, given)
     set_seed(seed)
     built = build_network(plan, data.splits, accelerator)
     network, facts = built.network, data.balance.inform(built.facts)
@@ -282,15 +296,13 @@ def build_run(plan: Plan) -> Run:
         ema=build_ema(plan, model, accelerator),
         groups=groups,
         lock=RunLock(plan.folder),
+        flops=built.flops,
         base=built.base,
     )
     scoring.weights = kinds(run)[-1]
     notes = (*data.notes, *built.notes, *parameter_groups.lines(groups))
     run.notes = [*describe(run, built.report), *idle_cores(accelerator), *notes]
-    lock_folder(run)
-    resume(run)
-    prepare_folder(run, settings)
-    return run
+    return run, settings
 
 
 def describe(run: Run, report: LoadReport) -> list[str]:
@@ -305,6 +317,8 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     first, *more = report.lines()
     many = "es" if accelerator.num_processes > 1 else ""
     where = f"{accelerator.num_processes} process{many} on {accelerator.device.type}"
+    if threads := run.threads:
+        where += f" ({count_of(threads, 'thread')}{' each' * bool(many)})"
     precision = accelerator.mixed_precision
     number_format = "float32" if precision == "no" else precision
     micro_batches = count_of(config.gradient_accumulation_steps, "accumulation step")

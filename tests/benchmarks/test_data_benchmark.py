@@ -89,3 +89,15 @@ def test_the_figures_of_all_of_camvid_are_there() -> None:
     assert told["seconds"]["check-data"] < 10
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert f"468 pairs of CamVid: {told['seconds']['check-data']:.1f} seconds" in page
+
+
+@pytest.mark.slow
+def test_the_start_is_measured_beside_its_imports(tmp_path: Path) -> None:
+    flags = ("--rounds", 1, "--warm", 0, "--arch", "segformer:variant=tiny", "--only-own")
+    told, code, lines = run("start.py", tmp_path / "start.json", *flags)
+    seconds = told["seconds"]
+    assert list(seconds) == ["torch", "torch and class", "segacc"]
+    assert 0 < seconds["torch"]["cpu"] < seconds["torch and class"]["cpu"]
+    assert seconds["torch"]["cpu"] < seconds["segacc"]["begun"] < seconds["segacc"]["cpu"]
+    assert code == int(seconds["segacc"]["cpu"] > 4 or seconds["segacc"]["end"] > 0.5)
+    assert lines[-1].startswith("segacc")

@@ -68,11 +68,17 @@ def evaluated(step: int, mean_iou: float, *, best: bool) -> Evaluated:
 
 
 def shown(
-    events: Sequence[Event], *, terminal: bool, seconds: float = 1.0, width: int = 100
+    events: Sequence[Event],
+    *,
+    terminal: bool,
+    seconds: float = 1.0,
+    width: int = 100,
+    slow_data: str = "",
 ) -> str:
     clock, file = Clock(), io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
-    with Display(console, names=NAMES, palette=PALETTE, clock=clock) as screen:
+    made = Display(console, names=NAMES, palette=PALETTE, slow_data=slow_data, clock=clock)
+    with made as screen:
         for event in events:
             clock.now += seconds
             screen.show(event)
@@ -105,9 +111,19 @@ def test_plain_lines_are_never_wrapped() -> None:
     assert "loss 0.3121 (cross_entropy 0.1000, dice 0.2000)  lr 9.5e-04  5.6 images/s" in text
 
 
-def test_waiting_for_data_brings_advice() -> None:
-    text = shown([started(), step_done(20, data_wait=0.234)], terminal=False)
-    assert "data wait 23 % (raise --num-workers)" in text
+def test_waiting_for_data_brings_advice_once_and_not_for_the_start_of_the_workers() -> None:
+    steps = [step_done(step, data_wait=0.234) for step in (1, 10, 20)]
+    text = shown([started(), *steps], terminal=False, slow_data="more --num-workers")
+    assert "data wait 23 %" in text
+    advice = "waiting for data takes 23 % of the time; more --num-workers"
+    assert [line for line in text.splitlines() if line.startswith("waiting")] == [advice]
+    assert text.index("step 10/") < text.index(advice) < text.index("step 20/")
+
+
+def test_memory_and_the_share_of_the_peak_are_shown_if_they_are_known() -> None:
+    event = step_done(20, peak_memory=1_234_000_000, mfu=0.342)
+    text = shown([started(), event], terminal=False)
+    assert "5.6 images/s  memory 1.23 GB  mfu 34 %  data wait 1 %" in text
 
 
 def test_eta_counts_from_the_resumed_step() -> None:

@@ -72,8 +72,9 @@ def test_fit_trains_as_the_command_line_and_shows_the_same(
 
 
 def changing(line: str) -> bool:
-    """Return whether a line holds times or the number of cores."""
-    return any(word in line for word in (" images/s ", " images in ", " after ", "CPU cores"))
+    """Return whether a line holds times, or the number of cores or threads."""
+    words = (" images/s ", " images in ", " after ", "CPU cores", " on cpu ", "waiting for data")
+    return any(word in line for word in words)
 
 
 def test_the_result_of_a_resumed_run_that_has_nothing_to_improve(
@@ -139,6 +140,7 @@ def test_events_print_short(data: Path, tmp_path: Path) -> None:
     assert not any(word in text for text in texts for word in ("tensor", "array", "nan"))
     steps = [event for event in events if isinstance(event, StepDone)]
     numbers = ("loss", "grad_norm", "images_per_second", "data_wait", "valid_pixels")
+    numbers += ("peak_memory",)
     for event in steps:
         values = [getattr(event, name) for name in numbers]
         assert all(one is None for one in values) is not event.logged

@@ -1,4 +1,4 @@
-"""How a process ends: its code, what still runs, and what no longer does among several."""
+"""How a process ends: its code, what still runs, and what no longer does."""
 
 import subprocess
 import sys
@@ -38,13 +38,11 @@ def ended(ending: str, processes: int) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize(("processes", "after"), [(1, ["taken apart"]), (2, [])])
-def test_one_of_several_processes_ends_before_python_takes_itself_apart(
-    processes: int, after: list[str]
-) -> None:
-    """A thread of gloo's that lets go of a tensor meanwhile would abort it."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_ends_before_python_takes_itself_apart(processes: int) -> None:
+    """With torch that takes long, and a thread of gloo's that lets go of a tensor may abort it."""
     done = ended("return 3", processes)
-    assert done.stdout.splitlines() == ["done", "at exit", *after]
+    assert done.stdout.splitlines() == ["done", "at exit"]
     assert (done.returncode, done.stderr) == (3, "")
 
 

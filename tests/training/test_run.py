@@ -1,17 +1,14 @@
 """Building a run: what only shows when the parts come together."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from segacc.errors import OptionError
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.plan import make_plan
-from segacc.training.processes import idle_cores, start_accelerator
 from segacc.training.setup import build_run
 
 
@@ -30,19 +27,3 @@ def test_a_missing_package_of_an_architecture_is_named(tmp_path: Path) -> None:
         "--arch: segformer needs the package a_package_that_nobody_has; install it."
     )
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="counts the cores as Linux does")
-def test_idle_cores_are_told_with_the_cure() -> None:
-    accelerator, threads = start_accelerator(None), torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0))
-    try:
-        torch.set_num_threads(1)
-        told = idle_cores(accelerator)
-        torch.set_num_threads(cores)
-        assert idle_cores(accelerator) == []
-    finally:
-        torch.set_num_threads(threads)
-    if cores > 1 and accelerator.device.type == "cpu":
-        advice = f"set OMP_NUM_THREADS={cores} to use all of them"
-        assert told == [f"1 of {cores} CPU cores are used; {advice}"]

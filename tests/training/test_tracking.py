@@ -32,6 +32,7 @@ def step_done(step: int, *, logged: bool = True, loss: float = 0.5) -> StepDone:
         images_per_second=4.0,
         data_wait=0.25,
         valid_pixels=1000,
+        peak_memory=2_000_000,
     )
 
 
@@ -99,6 +100,8 @@ def test_metrics_lines(tmp_path: Path) -> None:
             "images_per_second": 4.0,
             "data_wait": 0.25,
             "valid_pixels": 1000,
+            "peak_memory": 2_000_000,
+            "mfu": None,
             "seconds": 2.0,
         },
         {
@@ -189,6 +192,7 @@ def test_trackers_get_flat_numbers(tmp_path: Path) -> None:
         "train/images_per_second": 4.0,
         "train/data_wait": 0.25,
         "train/valid_pixels": 1000,
+        "train/peak_memory": 2_000_000,
     }
     assert math.isnan(scores.pop("eval/per_category_iou/nucleus"))
     assert scores == {

@@ -165,7 +165,8 @@ class Elastic:
         noise = torch.rand(2, height + 2 * around, width + 2 * around) * 2 - 1
         smooth = F.gaussian_blur(noise, [2 * around + 1] * 2, [self.options.sigma] * 2)
         smooth = smooth[:, around : around + height, around : around + width].permute(1, 2, 0)
-        return (smooth * self.options.alpha / torch.tensor([width, height]))[None]
+        moves: Tensor = smooth * self.options.alpha / torch.tensor([width, height])
+        return moves[None]
 
 
 @hookimpl

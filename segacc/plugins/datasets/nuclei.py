@@ -36,14 +36,13 @@ class ParquetSamples(Sequence[Sample]):
 
 def build_nuclei(options: NucleiOptions) -> DataSplits:
     """Read the two parquet files of the package."""
-    import pyarrow.parquet as pq
+    from pyarrow.parquet import ParquetFile  # unlike read_table, it does not import pandas
 
     column = "annotation_border" if options.border else "annotation"
     folder = Path(__file__).parent / "data" / "nuclei"
     splits = {
         split: ParquetSamples(
-            pq.read_table(folder / f"{split}.parquet", columns=["image_id", "image", column]),
-            column,
+            ParquetFile(folder / f"{split}.parquet").read(["image_id", "image", column]), column
         )
         for split in ("train", "validation")
     }

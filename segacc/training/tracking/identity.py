@@ -32,6 +32,10 @@ NUMBERS = (
     *("train_split", "eval_split", "val_fraction", "mixed_precision", "channels_last"),
 )
 """Settings that change the numbers of a run."""
+ROUNDING = (
+    "sums are rounded otherwise, so from here on the weights are not those of an unbroken run bit "
+    "for bit"
+)
 LOOKED_AT = 10_000
 """Maximum number of samples whose files are looked at, evenly spaced."""
 
@@ -76,6 +80,7 @@ def number_settings(run: Run, times: str) -> dict[str, Any]:
         **{name: values.get(name) for name in NUMBERS},
         "segacc": VERSION,
         "torch": version("torch"),
+        "threads": run.threads,
         **{f"plugin {name}": number for name, number, _ in installed_plugins()},
         "file_times": times,
     }
@@ -121,6 +126,16 @@ def changes(was: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
         for key in {**now, **was}
         if was.get(key) != now.get(key)
     }
+
+
+def numbers_changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return a note for each value of `number_settings` that differs."""
+    different = changes(was, now)
+    threads = different.pop("threads", "")
+    notes = [f"{key} {how}" for key, how in different.items()]
+    if threads and was.get("threads"):  # not recorded by older versions
+        notes.append(f"threads {threads}: {ROUNDING}")
+    return notes
 
 
 def told(value: object) -> str:

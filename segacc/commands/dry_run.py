@@ -1,0 +1,297 @@
+"""`segacc train --dry-run`: build a run, take a few steps, and tell what the whole run needs."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from segacc.commands.console import console_of, load_plugins, quiet_libraries
+from segacc.commands.train import process_start
+from segacc.data.quick_check import read_data
+from segacc.errors import OptionError, is_main
+from segacc.settings.sources import Layer, Settings
+from segacc.settings.units import bytes_of, clock_text, seconds
+from segacc.training.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from segacc.data.items import Batch
+    from segacc.training.run import Run
+
+RESERVE, USABLE = 0.6e9, 0.95
+"""Of a GPU's memory: bytes that CUDA and its libraries take, and the share of the rest that is not
+lost between tensors."""
+FIRST, MOST, LONGEST = 2, 20, 15.0
+"""Steps that are not timed, as they are slower; most steps and seconds that are timed."""
+FEW, SOME = 4, 16
+"""Numbers of images of the two evaluations whose times tell that of a whole one."""
+ENDLESS = 10**6
+"""Number of steps of the run while it is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that a process needs."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """State of the optimizer, and the average of `--ema`."""
+    image: int
+    """What each image of a micro-batch adds."""
+    fixed: int
+    """What is needed without an image; on this machine's CPU also by the process itself."""
+    limit: int
+    """What there is."""
+
+    def of(self, images: int) -> int:
+        """Return the peak for a micro-batch of so many images."""
+        return self.fixed + images * self.image
+
+    def lines(self, batch_size: int) -> list[str]:
+        """Return the lines to print."""
+        largest = max(0, (self.limit - self.fixed) // self.image)
+        return [
+            f"memory       {size(self.of(batch_size))} of {size(self.limit)}, for micro-batches of "
+            f"{batch_size}",
+            f"             weights {size(self.weights)}, gradients {size(self.gradients)}, "
+            f"optimizer {size(self.optimizer)}, activations {size(self.image)} an image",
+            f"micro-batch  {largest} images at most (--batch-size)",
+        ]
+
+
+def dry_run_command(layers: list[Layer], given_memory: str | None) -> int:
+    """Print what a run needs; nothing stays on the disk.
+
+    Args:
+        layers: the sources of the settings.
+        given_memory: memory of the GPU that the run is planned for; None for this machine.
+
+    Raises:
+        SegaccError: a setting is invalid, as in a run.
+    """
+    device_memory = bytes_of(given_memory, "--device-memory") if given_memory else None
+    planned = make_plan(layers, load_plugins(), started=process_start())
+    if planned.resume:
+        raise OptionError("--dry-run: measures a run from its start; leave --resume out.")
+    console = console_of()
+    with console.status("Measuring a few steps ..."), beside(planned) as plan:
+        given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
+        quiet_libraries()
+        from segacc.training.resume import prepare_folder
+        from segacc.training.setup import assemble
+
+        run, settings = assemble(plan, given)
+        prepare_folder(run, settings)
+        lines = [*run.notes[:1], *measured(run, device_memory)]
+        run.accelerator.wait_for_everyone()
+    for line in lines:
+        console.out(line, highlight=False)
+    return 0
+
+
+@contextmanager
+def beside(plan: Plan) -> Iterator[Plan]:
+    """Give the run a folder beside its own, without trackers and a cache; remove it in the end."""
+    folder = plan.folder.with_name(f".{plan.folder.name}.dry-run")
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    config = dataclasses.replace(plan.settings.config, trackers=(), cache=None, push_to_hub=None)
+    settings = Settings(config, plan.settings.origins)
+    try:
+        yield dataclasses.replace(plan, folder=folder, settings=settings, repo=None)
+    finally:
+        if is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in made[1:]:
+                with suppress(OSError):  # another run has written there meanwhile
+                    parent.rmdir()
+
+
+def measured(run: "Run", device_memory: int | None) -> list[str]:
+    """Take steps, evaluate a few images and save; return the lines to print."""
+    from segacc.training.feed import Meter, step_batches
+
+    config, start = run.config, time.monotonic() - run.clock.started
+    run.config = dataclasses.replace(config, max_steps=ENDLESS)
+    with run.signal as signal:
+        batches = step_batches(run, Meter(run), signal)
+        memory = memory_of(run, next(batches), device_memory)
+        if device_memory is not None:
+            return memory.lines(config.batch_size)
+        step = seconds_of_steps(run, batches)
+    evaluation = seconds_of_evaluation(run)
+    checkpoint, checkpoint_size = saved(run, "checkpoints")
+    model, model_size = saved(run, "best")
+    from segacc.training.limits.budget import Pace, Rhythm, fitted, needed
+
+    run.config = config
+    pace = Pace(step=step, evaluation=evaluation, checkpoint=checkpoint, end=model + checkpoint)
+    evaluations, checkpoints = (
+        Rhythm(last=0, every=float(run.period(every)))
+        for every in (config.eval_every, config.save_every)
+    )
+    total = config.max_steps
+    if total is None:
+        left = seconds(config.max_time or "1h") - start
+        total = fitted(left, 0, pace, evaluations, checkpoints)
+    scored, kept = evaluations.times(0, total), min(config.keep, checkpoints.times(0, total))
+    whole = start + needed(total, 0, pace, evaluations, checkpoints) + scored * model
+    return [
+        *memory.lines(config.batch_size),
+        f"time         {step:.3g} s a step, {evaluation:.3g} s an evaluation; {total} steps and "
+        f"{scored} evaluations take {clock_text(whole)} ({whole / 3600:.2f} hours)",
+        f"disk         {size(kept * checkpoint_size + 2 * model_size)}: {kept} checkpoints, best/ "
+        "and last/",
+    ]
+
+
+def size(number: float) -> str:
+    """Format bytes, as `1.25 GB` or `14.9 MB`."""
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
+def memory_of(run: "Run", micro_batches: list["Batch"], device_memory: int | None) -> Memory:
+    """Take steps of two sizes of micro-batches, whose peaks tell that of any size."""
+    from segacc.model.live_tensors import bytes_in
+
+    few = run.network.min_batch_size
+    peak_of_step(run, micro_batches, few)  # makes the optimizer's state
+    peaks = [peak_of_step(run, micro_batches, images) for images in (few, few + 2)]
+    image = max(1, (peaks[1] - peaks[0]) // 2)
+    parameters = list(run.network.parameters())
+    averages = run.ema.averages if run.ema else {}
+    memory = Memory(
+        weights=bytes_in([parameters, list(run.network.buffers())]),
+        gradients=bytes_in([one for one in parameters if one.requires_grad]),
+        optimizer=bytes_in([list(state_of(run).values()), averages]),
+        image=image,
+        fixed=peaks[0] - few * image,
+        limit=0,
+    )
+    if run.accelerator.device.type == "cpu":
+        held = memory.weights + memory.optimizer
+        memory = dataclasses.replace(memory, fixed=memory.fixed + held)
+    return with_limit(run, memory, micro_batches, device_memory)
+
+
+def state_of(run: "Run") -> dict[Any, Any]:
+    """Return the state of the optimizer inside accelerate's wrapper."""
+    return dict(getattr(run.optimizer, "optimizer", run.optimizer).state)
+
+
+def with_limit(
+    run: "Run", memory: Memory, micro_batches: list["Batch"], device_memory: int | None
+) -> Memory:
+    """Add how much memory there is; on this machine's CPU, also what the process itself needs."""
+    import psutil
+    import torch
+
+    from segacc import loop
+    from segacc.evaluation.memory import peak_memory
+    from segacc.training.processes import processes_here
+
+    device = run.accelerator.device
+    if device_memory is None and device.type != "cuda":
+        loop.train_step(run, micro_batches)
+        peak = peak_memory(device)
+        free = psutil.virtual_memory().available // processes_here(run.accelerator)
+        fixed = peak - run.config.batch_size * memory.image
+        limit = psutil.Process().memory_info().rss + free
+        return dataclasses.replace(memory, fixed=max(0, fixed), limit=limit)
+    there = device_memory or torch.cuda.mem_get_info(device)[1]
+    return dataclasses.replace(memory, limit=int(USABLE * (there - RESERVE)))
+
+
+def peak_of_step(run: "Run", micro_batches: list["Batch"], images: int) -> int:
+    """Take a step of micro-batches of so many images; return the most bytes of tensors at once."""
+    import torch
+
+    from segacc import loop
+    from segacc.model.live_tensors import LiveTensors
+
+    parts, device = [part(one, images) for one in micro_batches], run.accelerator.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        loop.train_step(run, parts)
+        return int(torch.cuda.max_memory_allocated(device))
+    with LiveTensors() as live:
+        loop.train_step(run, parts)
+    peak: int = live.peak
+    return peak
+
+
+def part(batch: "Batch", images: int) -> "Batch":
+    """Return a micro-batch of so many of the images; they repeat if there are fewer."""
+    picked = [number % len(batch.labels) for number in range(images)]
+    return dataclasses.replace(
+        batch,
+        images=batch.images[picked],
+        labels=batch.labels[picked],
+        ids=tuple(batch.ids[one] for one in picked),
+        seeds=tuple(batch.seeds[one] for one in picked),
+    )
+
+
+def seconds_of_steps(run: "Run", batches: Iterator[list["Batch"]]) -> float:
+    """Take steps; return the median of their seconds, with the wait for data."""
+    from segacc import loop
+
+    taken, last = list[float](), time.perf_counter()
+    for micro_batches in batches:
+        numbers = loop.train_step(run, micro_batches)
+        float(numbers.valid)  # waits for a GPU
+        run.progress.step += 1
+        now = time.perf_counter()
+        taken.append(now - last)
+        last = now
+        if len(taken) == FIRST + MOST or (len(taken) > FIRST + 2 and sum(taken) > LONGEST):
+            break
+    return median(taken[FIRST:] or taken)
+
+
+def seconds_of_evaluation(run: "Run") -> float:
+    """Evaluate few images and some more; return the seconds of an evaluation of all of them.
+
+    A stream is not evaluated, as its number of images need not be known: 0.
+    """
+    from segacc import loop
+    from segacc.data.batches import EvalData
+    from segacc.data.samples import evenly_spaced
+    from segacc.data.splits import Part
+    from segacc.training.saving.model import kinds
+
+    data = run.scoring.data
+    if not isinstance(data, EvalData):
+        return 0.0
+    whole, counts, taken = len(data.source), list[int](), list[float]()
+    for count in sorted({min(FEW, whole), min(SOME, whole)}):
+        some = Part(data.source.samples, evenly_spaced(whole, count))
+        scoring = dataclasses.replace(
+            run.scoring, data=EvalData(dataclasses.replace(data.source, samples=some))
+        )
+        start = time.perf_counter()
+        loop.evaluate(scoring)
+        taken.append(time.perf_counter() - start)
+        counts.append(count)
+    if len(counts) == 1:
+        return taken[0] * len(kinds(run))
+    image = max(0.0, (taken[1] - taken[0]) / (counts[1] - counts[0]))
+    return (taken[1] + (whole - counts[1]) * image) * len(kinds(run))
+
+
+def saved(run: "Run", name: str) -> tuple[float, int]:
+    """Save a checkpoint or a model; return the seconds that it took, and its bytes."""
+    from segacc import loop
+
+    start = time.perf_counter()
+    done = loop.save_checkpoint(run) if name == "checkpoints" else loop.saved_model(run, name)
+    return time.perf_counter() - start, folder_size(done.folder)
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())

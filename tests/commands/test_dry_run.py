@@ -1,0 +1,94 @@
+"""`segacc train --dry-run` tells what a run needs, as the run itself shows, and leaves nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from cli_tools import Warm, assert_refused, assert_succeeded, metrics
+from segacc.errors import OptionError
+from segacc.model.live_tensors import LiveTensors
+from segacc.settings.units import bytes_of
+
+pytest_plugins = ["cli_fixtures"]
+
+RUN = (
+    *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", "128"),
+    *("--batch-size", "4", "--num-workers", "0", "--max-steps", "60", "--eval-every", "30"),
+    *("--num-pictures", "0", "--eval-split", "validation[:20]"),
+)
+UNITS = {"MB": 1e6, "GB": 1e9}
+
+
+def amounts(line: str) -> list[float]:
+    """Return the amounts of memory in a line, in bytes."""
+    return [float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+) (MB|GB)", line)]
+
+
+def told(text: str) -> dict[str, str]:
+    """Return the lines by their first word."""
+    return {line.split()[0]: line for line in text.splitlines()}
+
+
+@pytest.mark.slow
+def test_what_it_tells_is_what_the_run_shows(warm: Warm, tmp_path: Path) -> None:
+    """Generously, as other work on the machine changes the times."""
+    lines = told(assert_succeeded(warm(*RUN, "--dry-run", cwd=tmp_path)).stdout)
+    assert list(tmp_path.iterdir()) == []
+    done = assert_succeeded(warm(*RUN, "--output-dir", "run", cwd=tmp_path))
+    peak = metrics(tmp_path / "run", "train")[-1]["peak_memory"]
+    assert amounts(lines["memory"])[0] == pytest.approx(peak, rel=0.1)
+    size = sum(one.stat().st_size for one in (tmp_path / "run").rglob("*") if one.is_file())
+    assert amounts(lines["disk"])[0] == pytest.approx(size, rel=0.5)  # pictures are left out
+    minutes, rest = re.findall(r"take (\d+):(\d+)", lines["time"])[0]
+    took = re.findall(r"after (\d+):(\d+)", done.stdout)[0]
+    seconds = 60 * int(took[0]) + int(took[1])
+    assert 0.4 * seconds - 2 < 60 * int(minutes) + int(rest) < 2.5 * seconds + 4
+
+
+def test_a_gpu_s_memory_need_not_be_there(warm: Warm, tmp_path: Path) -> None:
+    flags = (*RUN, "--dry-run", "--output-dir", "runs/new")
+    found = {}
+    for memory in ("1GB", "2GB"):
+        done = assert_succeeded(warm(*flags, "--device-memory", memory, cwd=tmp_path))
+        lines = told(done.stdout)
+        assert "time" not in lines and list(tmp_path.iterdir()) == []
+        found[memory] = int(lines["micro-batch"].split()[1])
+    image = amounts(lines["weights"])[3]
+    added = found["2GB"] - found["1GB"]
+    assert added == pytest.approx(0.95e9 / image, rel=0.02) and found["1GB"] > 10
+
+
+def test_what_does_not_fit_together_is_refused(warm: Warm, tmp_path: Path) -> None:
+    assert_refused(
+        warm("--device-memory", "24GB", cwd=tmp_path),
+        "--device-memory: only used with --dry-run; add it.",
+    )
+    with pytest.raises(OptionError) as error:
+        bytes_of("24", "--device-memory")
+    assert str(error.value) == "--device-memory: 24: expected an amount of memory, such as 24GB."
+    assert (bytes_of("24GB", ""), bytes_of("1.5 gib", "")) == (24 * 10**9, 3 * 2**29)
+
+
+def test_live_tensors_are_counted_once_and_until_they_are_freed() -> None:
+    given = torch.ones(1000)
+    with LiveTensors() as live:
+        first = given * 2
+        first.view(10, 100).add_(1)  # nothing new
+        assert (live.now, live.peak) == (4000, 4000)
+        second = torch.zeros(500)
+        del first
+        third = torch.zeros(100)
+        assert (live.now, live.peak) == (2400, 6000)
+        del second, third
+    assert live.now == 0
+
+
+def test_what_the_backward_pass_needs_is_alive() -> None:
+    weight = torch.ones(1000, requires_grad=True)
+    with LiveTensors() as live:
+        result = (weight * 2).exp()
+        assert live.now == 8000 - 4000  # the product is not needed again, its exponential is
+        result.sum().backward()
+    assert live.peak >= 8000
