@@ -5,7 +5,7 @@
 #   make test-all   the whole suite            make check   ruff, mypy, import-linter
 #   make docs       the documentation as a site, in site/
 #   make test-oldest   the suite on the oldest versions that pyproject.toml allows, in .venv-oldest
-#   make test-hosts   two hosts as two network namespaces; as root on Linux
+#   make test-hosts   two hosts as network namespaces (as root on Linux), and other runs of minutes
 #   make fix        mend what ruff can mend    make clean   remove .venv and all that was built
 
 VENV := .venv
@@ -41,7 +41,7 @@ test-oldest: $(OLDEST)/installed-dev
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -m "not slow and not hosts" $(PYTEST_ARGS)
 
 test-hosts: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hosts tests/training/test_hosts.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hosts
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

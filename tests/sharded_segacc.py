@@ -6,6 +6,7 @@ processes have a GPU each, it takes the same path as there, over gloo. Start it 
 
 import os
 import sys
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
@@ -40,8 +41,8 @@ def pretend() -> None:
     take_path_of_gpus()
     build = parts.build_run
 
-    def told(plan: Plan) -> Run:
-        built = build(plan)
+    def told(plan: Plan, *given: Any) -> Run:
+        built = build(plan, *given)
         kinds = [type(parameter).__name__ for parameter in built.model.parameters()]
         sys.stdout.write(f"sharded {kinds.count('DTensor')} of {len(kinds)}\n")
         return built

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CACHED = 2**19
-"""Elements of the rows of full-size logits at a time: 2 MiB of float32."""
+"""Elements of the rows of full-size logits at a time, for each thread: 2 MiB of float32."""
 
 
 def widened(logits: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Resized:
             Logits (r, K, W), which may be overwritten, and the rows that they are.
         """
         start, stop, _ = rows.indices(self.size[0])
-        step = max(1, CACHED // (len(self.logits) * self.size[1]))
+        step = max(1, CACHED * torch.get_num_threads() // (len(self.logits) * self.size[1]))
         self.near, self.wide, self.slope = slice(0, 0), torch.empty(0), None
         for top in range(start, stop, step):
             here = slice(top, min(top + step, stop))

@@ -11,6 +11,9 @@ from segacc.kernels.bands import Resized
 from segacc.kernels.resize import summed
 from segacc.kernels.rows import Softmaxed, summed_by_rows
 
+LEAST = 1e-6
+"""Least term that is taken to a power below 1, whose slope at 0 is infinite."""
+
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:
     """Return which classes occur in labels (N, H, W) int64, 255 ignored: (N, K) bool."""
@@ -18,7 +21,9 @@ def present_classes(labels: Tensor, num_classes: int) -> Tensor:
     return found.scatter_(1, labels.flatten(1), True)[:, :num_classes]
 
 
-def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) -> Tensor:
+def tversky_sum(
+    logits: Tensor, labels: Tensor, *, alpha: float, beta: float, gamma: float = 1.0
+) -> Tensor:
     """Sum 1 - Tversky index over images and the classes in their labels, at the labels' full size.
 
     The index of a class in an image is TP / (TP + alpha FP + beta FN) over the pixels that are not
@@ -31,6 +36,7 @@ def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) ->
         labels: (N, H, W) int64, 255 ignored.
         alpha: weight of false positives, above 0.
         beta: weight of false negatives, above 0.
+        gamma: each term is taken to the power 1 / gamma (Abraham and Khan 2019).
     """
 
     def term(full: Tensor, label: Tensor) -> Tensor:
@@ -45,7 +51,10 @@ def tversky_sum(logits: Tensor, labels: Tensor, *, alpha: float, beta: float) ->
 
     def cost(overlap: Tensor, claimed: Tensor, area: Tensor) -> Tensor:
         costs, present = alpha * (claimed - overlap) + beta * (area - overlap), area > 0
-        return (costs / (overlap + costs).where(present, 1) * present).sum()
+        terms = costs / (overlap + costs).where(present, 1)
+        if gamma != 1:
+            terms = terms.clamp(min=LEAST) ** (1 / gamma)
+        return (terms * present).sum()
 
     return summed_by_rows(partial(_tversky_by_rows, cost), term, logits, labels)
 

@@ -121,8 +121,8 @@ class TrainConfig:
     this many steps."""
     schedule: Named = "poly"
     """Learning rate schedule after the warm-up: `poly:power=0.9`, `cosine:floor=0.01`, `linear`,
-    `constant`, `step:milestones=0.6/0.8`, `wsd:decay=0.2`; or `one_cycle`, which includes its own
-    warm-up."""
+    `constant`, `step:milestones=0.6/0.8`, `wsd:decay=0.2`, `plateau:patience=3`; or `one_cycle`,
+    which includes its own warm-up."""
     ema: Annotated[float, Gt(0), Lt(1)] | None = None
     """Decay of an exponential moving average (EMA) of the weights, e.g. 0.9998. Both sets of
     weights are evaluated; best/ and last/ hold the average."""

@@ -42,6 +42,10 @@ class Progress:
     best_step: Count | None = None
     early_stop: dict[str, Any] = field(default_factory=dict)
     """State of early stopping: the score, its best value and step, and evaluations since."""
+    plateau: dict[str, Any] = field(default_factory=dict)
+    """The same for the schedule `plateau`, since the learning rate was reduced."""
+    reductions: Count = 0
+    """How often `plateau` has reduced the learning rate."""
     evaluated: Count = 0
     """The step of the newest evaluation."""
     saved: Count = 0

@@ -29,7 +29,7 @@ from segacc.training.balance import Balance
 from segacc.training.checkpoint import Progress
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
-from segacc.training.limits.guard import EarlyStop, Guard
+from segacc.training.limits.guard import EarlyStop, Guard, PlateauWatch
 from segacc.training.limits.signals import StopSignal
 from segacc.training.optim import freezing
 from segacc.training.optim import groups as parameter_groups
@@ -79,6 +79,7 @@ class Run:
     best: Best
     progress: checkpoint.Progress
     early_stop: EarlyStop | None
+    plateau: PlateauWatch | None
     guard: Guard
     clock: Clock
     ema: Ema | None
@@ -170,7 +171,8 @@ class Run:
         with self.network.origin.doing("on_step()"):
             self.network.on_step(step, total)
         self.guard.keep()
-        set_lr(self.optimizer, self.plan.schedule, step, total, self.config)
+        reductions = self.progress.reductions
+        set_lr(self.optimizer, self.plan.schedule, step, total, self.config, reductions=reductions)
         freezing.hold(self.optimizer.param_groups, step)
 
     def unfreeze(self) -> None:
@@ -260,8 +262,8 @@ class Run:
 
     def note(self, scores: Scores) -> bool:
         """Record the scores that choose the best weights; return whether they are the best."""
-        if self.early_stop:
-            self.early_stop.note(scores, self.progress)
+        for watch in filter(None, (self.early_stop, self.plateau)):
+            watch.note(scores, self.progress)
         return self.best.note(scores, self.progress)
 
     def epoch(self) -> float:

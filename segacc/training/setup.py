@@ -30,7 +30,7 @@ from segacc.training.data import RunData, load_data
 from segacc.training.defaults import choose_score, choose_settings, fitted_crop
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
-from segacc.training.limits.guard import build_early_stop, build_guard
+from segacc.training.limits.guard import build_early_stop, build_guard, build_plateau
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.optimizers import choose_optimizer
 from segacc.training.plan import Plan, refuse_done
@@ -291,6 +291,7 @@ def assemble(plan: Plan, given: GivenData | None) -> tuple[Run, Settings]:
         ),
         progress=checkpoint.Progress(),
         early_stop=build_early_stop(plan, scoring),
+        plateau=build_plateau(plan, scoring, settings.config.best_by),
         guard=build_guard(plan, accelerator, network, losses),
         clock=Clock(plan.started),
         ema=build_ema(plan, model, accelerator),

@@ -121,8 +121,7 @@ def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
     assert all(found[f"{name}, 19 classes"]["plain_mb"] > 0 for name in ("loss", "dice", "ohem"))
 
 
-@pytest.mark.slow
-@pytest.mark.launch
+@pytest.mark.hosts
 def test_a_killed_run_is_resumed_to_the_same_end(tmp_path: Path) -> None:
     result = tmp_path / "kill.json"
     command = [sys.executable, "benchmarks/kill.py", "--moments", "1", "--steps", "24"]
@@ -144,7 +143,7 @@ def test_a_killed_run_is_resumed_to_the_same_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_mutated_files_and_random_settings_are_read_or_named(tmp_path: Path) -> None:
     result = tmp_path / "fuzz.json"
-    command = [sys.executable, "benchmarks/fuzz.py", "--files", "200", "--settings", "100"]
+    command = [sys.executable, "benchmarks/fuzz.py", "--files", "100", "--settings", "50"]
     done = subprocess.run(
         [*command, "--seed", "1", "--output", str(result)],
         env=environment(),
@@ -156,5 +155,5 @@ def test_mutated_files_and_random_settings_are_read_or_named(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     found = json.loads(result.read_text())
     assert found["failures"] == []
-    assert sum(found["files"].values()) == 200 and found["files"]["read"] > 10
-    assert sum(found["settings"].values()) == 100 and found["settings"]["named"] > 20
+    assert sum(found["files"].values()) == 100 and found["files"]["read"] > 5
+    assert sum(found["settings"].values()) == 50 and found["settings"]["named"] > 10

@@ -44,7 +44,7 @@ def test_evaluation_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
     assert "memory_mb" not in found
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_a_short_soak_is_flat_but_for_memory(tmp_path: Path) -> None:
     """Memory still grows in the first steps, so the exit code may tell so."""
     short = ("--steps", 24, "--every", 4, "--settled", 4)

@@ -125,7 +125,7 @@ def plain_hard_examples(logits: Tensor, labels: Tensor) -> Tensor:
     return total
 
 
-def plain_tversky(logits: Tensor, labels: Tensor) -> Tensor:
+def plain_tversky(logits: Tensor, labels: Tensor, power: float = 1.0) -> Tensor:
     chances, _, valid = chances_of(logits, labels)
     total = chances.new_zeros(())
     for image, label, here in zip(chances, labels, valid, strict=True):
@@ -133,7 +133,7 @@ def plain_tversky(logits: Tensor, labels: Tensor) -> Tensor:
             inside, claimed = label == k, image[k]
             hit = claimed[inside].sum()
             costs = 0.3 * claimed[here & ~inside].sum() + 0.7 * (1 - claimed[inside]).sum()
-            total = total + 1 - hit / (hit + costs)
+            total = total + (1 - hit / (hit + costs)).clamp(min=1e-6 * (power < 1)) ** power
     return total
 
 
@@ -144,6 +144,10 @@ OTHERS = {
         plain_hard_examples,
     ),
     "tversky": (lambda *given: tversky_sum(*given, alpha=0.3, beta=0.7), plain_tversky),
+    "focal tversky": (
+        lambda *given: tversky_sum(*given, alpha=0.3, beta=0.7, gamma=4 / 3),
+        lambda *given: plain_tversky(*given, power=3 / 4),
+    ),
 }
 
 

@@ -119,6 +119,15 @@ def test_dice_is_its_definition_pixel_by_pixel() -> None:
     assert logits.grad is not None and logits.grad[2].eq(0).all() and logits.grad[0].ne(0).any()
 
 
+def test_a_focal_tversky_loss_of_a_perfect_prediction_has_a_finite_gradient() -> None:
+    _, label = one_image(0)
+    logits = 100.0 * torch.nn.functional.one_hot(label.where(label != 255, 0), 5).movedim(3, 1)
+    loss = loss_of("tversky", 5, gamma="1.3333")
+    value, gradient = both(lambda x: loss.sum(x, label), logits)
+    assert 0 <= value < 1e-3 and gradient.isfinite().all()
+    assert loss_of("tversky", 5, gamma="1").sum(logits, label) == 0
+
+
 def test_tversky_at_equal_costs_is_dice_and_jaccard() -> None:
     logits, labels = draw()
     for name, cost in (("dice", 0.5), ("jaccard", 1.0)):

@@ -57,3 +57,17 @@ def test_a_run_without_mean_iou_is_judged_by_the_first_score_it_has(
     (tmp_path / "judge.yaml").write_text("best_by: mean_iou\nmetric: [dice]\n")
     wrong = warm(*asked[:-4], "--config", "judge.yaml", cwd=tmp_path)
     assert wrong.stderr.startswith("segacc: judge.yaml: best_by mean_iou: no such score. Known: ")
+
+
+def test_plateau_reduces_the_learning_rate_and_a_resumed_run_goes_on_counting(
+    warm: Warm, data: Path, tmp_path: Path
+) -> None:
+    asked = (*FLAGS, "--dataset", f"folder:root={data}", "--log-every", 1, "--warmup-steps", 0)
+    falls = ("--schedule", "plateau:patience=2,gamma=0.5,floor=0.2", "--save-every", 4)
+    assert_succeeded(warm(*asked, *falls, "--output-dir", "run", cwd=tmp_path))
+    rates = [row["lr"] for row in metrics(tmp_path / "run", "train")]
+    # The first score is the best for ever; after each two more the rate falls, and not below 0.2.
+    assert rates == pytest.approx([1e-12] * 3 + [5e-13] * 2 + [2.5e-13] * 2 + [2e-13])
+    begin = tmp_path / "run" / "checkpoints" / "step-00000004"
+    assert_succeeded(warm("--resume", begin, cwd=tmp_path))
+    assert [row["lr"] for row in metrics(tmp_path / "run", "train")] == rates

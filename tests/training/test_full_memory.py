@@ -103,7 +103,7 @@ def test_one_of_two_processes_runs_out_of_memory(
 ) -> None:
     given = (*FLAGS, "--dataset", f"folder:root={large}", "--batch-size", 8)
     where = {"cwd": tmp_path, "site": site, "processes": 2}
-    for name, arch in (("cut", "hungry:room=170,only=1"), ("whole", "hungry")):
+    for name, arch in (("cut", "hungry:room=100,only=1"), ("whole", "hungry")):
         done = assert_succeeded(warm(*given, "--arch", arch, "--output-dir", name, **where))
         assert done.stdout.count("out of memory") == (name == "cut")
     assert metrics(tmp_path / "cut", "halved")[0]["before"] == 8

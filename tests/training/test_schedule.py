@@ -9,11 +9,14 @@ import transformers
 from torch import nn
 from torch.optim import lr_scheduler
 
-from data_tools import tiny_segformer
+from data_tools import facts, tiny_segformer
 from segacc.errors import OptionError
+from segacc.registry import choose, load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer, Settings, merge
+from segacc.training.checkpoint import Progress
 from segacc.training.defaults import choose_settings
+from segacc.training.limits.guard import PlateauWatch
 from segacc.training.optim.groups import parameter_groups
 from segacc.training.optim.schedule import choose_schedule, lr_factor, parse_schedule, set_lr
 
@@ -63,6 +66,23 @@ def test_wsd_is_that_of_transformers(total: int, shape: str, theirs: str) -> Non
     wanted = of_torch(total, transformers.get_wsd_schedule, **given, **more)
     found = factors(f"wsd:decay=0.3,shape={shape},floor=0.1", total)
     assert found == pytest.approx(wanted, rel=1e-9)
+
+
+def test_plateau_falls_when_torchs_does() -> None:
+    scores = [0.1, 0.3, 0.3, 0.29, 0.308, 0.302, 0.33, 0.2, 0.1, 0.2, 0.9, 0.9, 0.9, 0.9, 0.9]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    given = {"mode": "max", "factor": 0.5, "patience": 1, "threshold": 0.01}
+    theirs = lr_scheduler.ReduceLROnPlateau(optimizer, threshold_mode="abs", **given)
+    schedule = parse_schedule("plateau:patience=2,gamma=0.5,min_delta=0.01", "--schedule")
+    chosen = [choose(load_registry(), "metric", "mean_iou", "--metric")]
+    empty = {"mean_iou": chosen[0].build(facts())}
+    watch = PlateauWatch("mean_iou", schedule, chosen, empty)
+    progress = Progress()
+    for score in scores:
+        watch.note({"mean_iou": score}, progress)
+        theirs.step(score)
+        assert schedule.reduced(progress.reductions) == optimizer.param_groups[0]["lr"]
+    assert progress.reductions >= 3
 
 
 def test_wsd_does_not_depend_on_the_length_before_it_decays() -> None:
@@ -169,7 +189,7 @@ REFUSED = [
     (
         {"schedule": "cosin"},
         '--schedule: unknown schedule "cosin". Did you mean "cosine"? Known: poly, cosine, linear, '
-        "constant, step, wsd, one_cycle.",
+        "constant, step, wsd, plateau, one_cycle.",
     ),
     (
         {"schedule": "cosine:power=2"},

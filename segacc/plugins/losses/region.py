@@ -1,7 +1,10 @@
 """`dice`, `jaccard`, `tversky` and `lovasz`: region losses of each class in an image."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
+from pydantic import AllowInfNan
 
 from segacc.contracts import Facts
 from segacc.hookspecs import Loss, LossOptions, Weight, hookimpl
@@ -23,12 +26,10 @@ class RegionLoss:
 
         return present_classes(labels, self.facts.num_classes).sum().float()
 
-    def _tversky(
-        self, logits: "Tensor", labels: "Tensor", *, alpha: float, beta: float
-    ) -> "Tensor":
+    def _tversky(self, logits: "Tensor", labels: "Tensor", **options: float) -> "Tensor":
         from segacc.kernels.region import tversky_sum
 
-        return tversky_sum(logits, labels, alpha=alpha, beta=beta)
+        return tversky_sum(logits, labels, **options)
 
 
 class Dice(RegionLoss):
@@ -55,6 +56,9 @@ class TverskyOptions(LossOptions):
     """Weight of false positives."""
     beta: Weight = 0.7
     """Weight of false negatives."""
+    gamma: Annotated[float, Ge(1), AllowInfNan(False)] = 1.0
+    """Above 1 the focal Tversky loss (Abraham and Khan 2019), (1 - index) ** (1 / gamma), which
+    weights badly segmented classes more; theirs is 4/3."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Tversky(RegionLoss):
 
     def sum(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Sum over images and classes for logits (N, K, h, w): a float32 scalar."""
-        alpha, beta = self.options.alpha, self.options.beta
-        return self._tversky(logits, labels, alpha=alpha, beta=beta)
+        given = {key: getattr(self.options, key) for key in ("alpha", "beta", "gamma")}
+        return self._tversky(logits, labels, **given)
 
 
 class Lovasz(RegionLoss):

@@ -167,7 +167,7 @@ def created(options: TorchmetricsOptions, facts: Facts) -> Any:
     if importlib.util.find_spec("torchmetrics") is None:
         raise OptionError(
             f"{WHERE}: the package torchmetrics is not installed. Install it with `pip install "
-            "torchmetrics`."
+            "'segacc[torchmetrics]'`."
         )
     from torchmetrics import Metric as Base
 

@@ -20,6 +20,7 @@ from segacc.hookspecs import Chosen
 from segacc.training import checkpoint
 from segacc.training.checkpoint import Progress
 from segacc.training.events import Skipped
+from segacc.training.optim.schedule import Plateau
 from segacc.training.plan import EarlyStopOptions, Plan
 from segacc.training.processes import whole
 
@@ -157,10 +158,13 @@ def build_guard(
 class EarlyStop(ScoreKey):
     """Counts the evaluations without a better score; the count is saved in checkpoints."""
 
+    slot = "early_stop"
+    """Where Progress keeps the state."""
+
     def __init__(
         self,
         by: str,
-        options: EarlyStopOptions,
+        options: EarlyStopOptions | Plateau,
         chosen: Sequence[Chosen],
         empty: Mapping[str, MetricState],
         where: str = "--early-stop",
@@ -180,7 +184,7 @@ class EarlyStop(ScoreKey):
             was = {"by": self.by, "best": value, "step": progress.step, "since": 0}
         else:
             was["since"] += 1
-        progress.early_stop = was
+        setattr(progress, self.slot, was)
 
     def reason(self, progress: Progress) -> str:
         """Return why the run ends; an empty string while it does not."""
@@ -195,9 +199,36 @@ class EarlyStop(ScoreKey):
 
     def _state(self, progress: Progress) -> dict[str, Any]:
         """Return the count; it restarts if the score is another one."""
-        was = progress.early_stop
+        was = getattr(progress, self.slot)
         fresh = {"by": self.by, "best": None, "step": 0, "since": 0}
         return dict(was) if was.get("by") == self.by else fresh
+
+
+class PlateauWatch(EarlyStop):
+    """Counts the evaluations without a better score, and how often they were too many."""
+
+    slot = "plateau"
+
+    def note(self, scores: Scores, progress: Progress) -> None:
+        """Record the scores of the current step; count a reduction once patience is over."""
+        super().note(scores, progress)
+        if progress.plateau["since"] >= self.options.patience:
+            progress.plateau["since"] = 0
+            progress.reductions += 1
+
+
+def build_plateau(plan: Plan, scoring: Scoring, by: str) -> PlateauWatch | None:
+    """Build what counts for the schedule `plateau`, if it is the run's.
+
+    Args:
+        plan: the run.
+        scoring: its evaluation.
+        by: the score that chooses the best weights.
+    """
+    if not isinstance(plan.schedule, Plateau):
+        return None
+    where = plan.settings.where("best_by")
+    return PlateauWatch(by, plan.schedule, plan.metric, scoring.metrics(), where)
 
 
 def build_early_stop(plan: Plan, scoring: Scoring) -> EarlyStop | None:

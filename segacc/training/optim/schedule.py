@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AllowInfNan
+from pydantic import AllowInfNan, PositiveInt
 
 from segacc.errors import OptionError, unknown
 from segacc.settings.config import TrainConfig
@@ -128,6 +128,29 @@ def _half_wave(part: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """Options of the schedule `plateau`: torch's ReduceLROnPlateau, by the score `best_by`."""
+
+    summary: ClassVar[str] = "multiply by gamma after evaluations without a better score"
+    patience: PositiveInt = 3
+    """Number of evaluations in a row without a better score after which the learning rate falls."""
+    min_delta: Annotated[float, Ge(0), AllowInfNan(False)] = 0.0
+    """Smallest change of the score that counts as an improvement; it must exceed this."""
+    gamma: Annotated[float, Gt(0), Lt(1)] = 0.1
+    """Factor each time."""
+    floor: Share = 0.0
+    """Lowest learning rate, as a share of the peak."""
+
+    def factor(self, step: int, total: int) -> float:
+        """Stay at the peak; `reduced` depends on the scores."""
+        return 1.0
+
+    def reduced(self, count: int) -> float:
+        """Return the factor after `count` reductions."""
+        return max(self.floor, self.gamma**count)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneCycle:
     """Options of the schedule `one_cycle` (Smith and Topin 2017), as of torch's OneCycleLR.
 
@@ -166,6 +189,7 @@ DECAYS: dict[str, type[Any]] = {
     "constant": Constant,
     "step": Step,
     "wsd": WarmupStableDecay,
+    "plateau": Plateau,
     "one_cycle": OneCycle,
 }
 
@@ -247,10 +271,19 @@ def lr_factor(
     return decay.factor(step - start - length, total - start - length)
 
 
-def set_lr(optimizer: Any, decay: Decay, step: int, total: int, config: TrainConfig) -> None:
-    """Set each group's learning rate to that of this step."""
+def set_lr(
+    optimizer: Any,
+    decay: Decay,
+    step: int,
+    total: int,
+    config: TrainConfig,
+    *,
+    reductions: int = 0,
+) -> None:
+    """Set each group's learning rate to that of this step, after so many of `plateau`."""
+    share = decay.reduced(reductions) if isinstance(decay, Plateau) else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = lr_of(group, decay, step, total, config)
+        group["lr"] = share * lr_of(group, decay, step, total, config)
 
 
 def lr_of(
