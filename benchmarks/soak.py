@@ -37,6 +37,8 @@ def main() -> int:
     typed = parse()
     with tempfile.TemporaryDirectory() as folder:
         looks = watch(Path(folder) / "run", typed.steps, typed.every)
+    full = max(look["processes"] for look in looks)  # at the end, the data workers have left
+    looks = [look for look in looks if look["processes"] == full]
     middle, last = typed.steps // 2, typed.steps * 3 // 4
     early = [look for look in looks if typed.settled <= look["step"] <= middle]
     late = [look for look in looks if look["step"] > last]
