@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cli_tools import environment
-from launches import ROOT, start
+from launches import ROOT, start_cold
 from run_tools import FIXED
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
@@ -46,7 +46,9 @@ def test_exit_json_is_written_in_the_folder_of_this_start_only(tmp_path: Path) -
 @pytest.mark.launch
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_while_libraries_are_loaded(tmp_path: Path, name: str) -> None:
-    process = start(*TINY, "--max-steps", 100_000, "--output-dir", tmp_path / "run", processes=0)
+    process = start_cold(
+        *TINY, "--max-steps", 100_000, "--output-dir", tmp_path / "run", processes=0
+    )
     loaded = psutil.Process(process.pid)
     while not any("libtorch" in mapped.path for mapped in loaded.memory_maps()):
         time.sleep(0.01)
