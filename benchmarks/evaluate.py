@@ -26,16 +26,17 @@ from statistics import median
 from typing import Any
 
 import torch
-from tutorial import SIDE, network, squares, trainer
+from tutorial import SIDE, network, over, squares, trainer
 
 from segacc import loop
 from segacc.commands.console import flag
 from segacc.commands.evaluate.command import check, load
+from segacc.evaluation.memory import peak_memory
 from segacc.settings.sources import Layer
 
 RESULTS = Path(__file__).parent / "results" / "evaluate.json"
 PACKAGES = ("segacc", "torch", "transformers", "accelerate")
-BATCH = 2
+BATCH, CPU = 2, torch.device("cpu")
 WAYS = ("tutorial", "segacc", "forward")
 
 
@@ -56,17 +57,14 @@ def main() -> None:
             told = "  ".join(f"{name} {times[-1]:.1f} s" for name, times in taken.items())
             print(f"round {number + 1}:  {told}", flush=True)
 
-    def over(a: str, b: str) -> float:
-        return median(x / y for x, y in zip(taken[a], taken[b], strict=True))
-
     result: dict[str, Any] = {
         "images": typed.images,
         "side": typed.side,
         "rounds": typed.rounds,
         "threads": torch.get_num_threads(),
         "images_per_second": {name: typed.images / median(times) for name, times in taken.items()},
-        "ratio": over("tutorial", "segacc"),
-        "of_forward": over("forward", "segacc"),
+        "ratio": over(taken["tutorial"], taken["segacc"]),
+        "of_forward": over(taken["forward"], taken["segacc"]),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     if typed.many:
@@ -134,16 +132,9 @@ def peak(name: str, count: int, side: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         way(name, Path(folder), BATCH, side)()
         call = way(name, Path(folder), count, side)
-        before = high_water()
+        before = peak_memory(CPU)
         call()
-        return high_water() - before
-
-
-def high_water() -> float:
-    """Return the high-water mark of this process in megabytes."""
-    status = Path("/proc/self/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024 / 1e6
+        return (peak_memory(CPU) - before) / 1e6
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from tutorial import CLASSES, PICTURES, SIDE, Clock, network, pairs, trainer
+from tutorial import CLASSES, PICTURES, SIDE, Clock, network, over, pairs, trainer
 
 from segacc import loop
 from segacc.registry import load_registry
@@ -56,9 +56,6 @@ def main() -> None:
             told = "  ".join(f"{name} {times[-1]:.2f} s" for name, times in taken.items())
             print(f"round {number + 1}:  {told}", flush=True)
 
-    def over(a: str, b: str) -> float:
-        return median(x / y for x, y in zip(taken[a], taken[b], strict=True))
-
     result = {
         "rounds": typed.rounds,
         "steps": typed.steps,
@@ -66,8 +63,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "seconds": {name: median(times) for name, times in taken.items()},
         "images_per_second": {name: BATCH / median(times) for name, times in taken.items()},
-        "ratio": over("tutorial", "segacc"),
-        "overhead": over("segacc", "bare"),
+        "ratio": over(taken["tutorial"], taken["segacc"]),
+        "overhead": over(taken["segacc"], taken["bare"]),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     print(f"ratio {result['ratio']:.2f}, overhead {result['overhead']:.2f}")

@@ -25,7 +25,7 @@ from accelerate.utils import (
 )
 
 from segacc.errors import OptionError, SegaccError, count_of
-from segacc.training.limits.signals import LAUNCHED, STOPPING
+from segacc.training.limits.signals import LAUNCHED, heeded
 
 T = TypeVar("T")
 
@@ -274,9 +274,7 @@ def launcher_settings(count: int, arguments: list[str]) -> Any:
 
 def signals_to_forward() -> list[str]:
     """Return the signals on which all processes save and end; those ignored stay ignored."""
-    there = [name for name in STOPPING if hasattr(signal, name)]
-    ignored = [name for name in there if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN]
-    return [name for name in there if name == "SIGINT" or name not in ignored]
+    return [number.name for number in heeded()]
 
 
 def keep_working_folder_out() -> None:

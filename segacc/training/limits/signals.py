@@ -26,6 +26,16 @@ CLEARED = "\r\x1b[2K\x1b[?25h"
 """Clears the line of a spinner on a terminal, and shows the cursor again."""
 
 
+def heeded() -> list[signal.Signals]:
+    """Return the signals in STOPPING that this process heeds: SIGINT, and those not ignored."""
+    there = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    return [
+        number
+        for number in there
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+    ]
+
+
 class Starting:
     """Until training begins, lets a signal in STOPPING end the process at once, after one line.
 
@@ -48,12 +58,7 @@ class Starting:
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         Starting.current, Starting.launcher = self, launcher()
-        numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
-        self._before = {
-            number: signal.signal(number, self._wake)
-            for number in numbers
-            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
-        }
+        self._before = {number: signal.signal(number, self._wake) for number in heeded()}
         threading.Thread(target=self._wait, daemon=True).start()
 
     def finish(self) -> None:
@@ -145,9 +150,8 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             if Starting.current:
                 Starting.current.finish()
-            for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
-                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._note)
+            for number in heeded():
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def ask(self, error: Exception) -> None:
