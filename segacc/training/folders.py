@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import time
 import weakref
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -250,8 +251,18 @@ class RunLock:
         with self._opened() as file:
             return not self._lock(file, exclusive=True)
 
-    def missing(self) -> list[str]:
-        """List the processes of the run on this machine that have ended or are stopped."""
+    def missing(self, patience: float = 2.0) -> list[str]:
+        """List the processes of the run on this machine that have ended or are stopped.
+
+        If there is none yet, look again for `patience` seconds: the connections of a process that
+        is killed are closed before its memory is returned and its state changes.
+        """
+        until = time.monotonic() + patience
+        while not (found := self._missing()) and time.monotonic() < until:
+            time.sleep(0.05)
+        return found
+
+    def _missing(self) -> list[str]:
         import psutil
 
         found = []

@@ -32,7 +32,7 @@ def test_the_memory_of_an_evaluation_is_measured(tmp_path: Path) -> None:
     assert (slide["protocol"], whole["protocol"]) == ("slide:crop=512,stride=341", "whole")
     for one in (slide, whole):
         assert 100 < one["before_mb"] < one["peak_mb"] < 2000
-        assert 0 <= one["overall_accuracy"] < 1 and one["seconds"] > 0
+        assert 0 <= one["overall_accuracy"] < 1 and one["seconds"] >= 0
     assert slide["counted_mb"] == pytest.approx(slide["peak_mb"], abs=0.1)
     assert whole["counted_mb"] == pytest.approx(whole["peak_mb"] - whole["before_mb"], abs=0.1)
     assert whole["counted_mb"] > 150 * 175 * 20 * 4 / 1e6, "the logits alone"

@@ -105,7 +105,7 @@ def test_one_of_two_processes_runs_out_of_memory(
     where = {"cwd": tmp_path, "site": site, "processes": 2}
     for name, arch in (("cut", "hungry:room=100,only=1"), ("whole", "hungry")):
         done = assert_succeeded(warm(*given, "--arch", arch, "--output-dir", name, **where))
-        assert done.stdout.count("out of memory") == (name == "cut")
+        assert ("out of memory" in done.stdout) == (name == "cut")
     assert metrics(tmp_path / "cut", "halved")[0]["before"] == 8
     assert not metrics(tmp_path / "whole", "halved")
     mine, theirs = (weights(tmp_path / name) for name in ("cut", "whole"))
