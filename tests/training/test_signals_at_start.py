@@ -44,7 +44,7 @@ def test_exit_json_is_written_in_the_folder_of_this_start_only(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.launch
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
 def test_a_signal_while_libraries_are_loaded(tmp_path: Path, name: str) -> None:
     process = start_cold(
         *TINY, "--max-steps", 100_000, "--output-dir", tmp_path / "run", processes=0

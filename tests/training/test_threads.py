@@ -87,7 +87,6 @@ def test_launchers_are_known_by_their_command_lines(command: str, expected: bool
     ("flags", "own", "expected"),
     [
         ([], {}, cores()),
-        ([], {"OMP_NUM_THREADS": "1"}, 1),
         (["--num_cpu_threads_per_process", "1"], {}, 1),
     ],
 )
