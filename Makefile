@@ -17,6 +17,9 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Another Python: make demo PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
 
+# Compiled files are kept, whatever the shell says: each test that starts a process needs them.
+export PYTHONDONTWRITEBYTECODE :=
+
 # More of segacc's flags: make demo DEMO_ARGS="--epochs 24"
 DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
