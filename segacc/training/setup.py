@@ -76,7 +76,7 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
         raise OptionError(
             f"{where}: {plan.arch.name} brings its own loss ({', '.join(own)}); leave this out."
         )
-    if own and facts.class_weights is not None:
+    if own and facts.class_weights is not None and not network.class_weighted:
         raise OptionError(
             f"{plan.settings.where('class_weights')}: {plan.arch.name} brings its own loss "
             f"({', '.join(own)}), which does not use class weights; leave this out."
