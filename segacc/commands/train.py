@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from segacc.commands.console import (
+from segacc.commands.terminal.console import (
     Patient,
     PlainConsole,
     console_of,
@@ -77,7 +77,7 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
 
 def show(run: "Run", console: Console, log: Console) -> "Event | None":
     """Train and show the progress on both consoles; return the last event, or None."""
-    from segacc.commands.progress import Display
+    from segacc.commands.terminal.progress import Display
     from segacc.training.data import faster_data
     from segacc.training.processes import cores, processes_here
 

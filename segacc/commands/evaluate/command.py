@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.commands.console import (
+from segacc.commands.terminal.console import (
     Patient,
     Where,
     console_of,
@@ -124,7 +124,7 @@ class EvaluationResult:
 
     def show(self, console: Console) -> None:
         """Print the scores."""
-        from segacc.commands.tables import print_scores
+        from segacc.commands.terminal.tables import print_scores
 
         print_scores(
             console,

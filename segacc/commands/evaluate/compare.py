@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from segacc.commands.console import text_of
 from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
 from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
-from segacc.commands.tables import interval_text, print_columns
+from segacc.commands.terminal.console import text_of
+from segacc.commands.terminal.tables import interval_text, print_columns
 from segacc.data.atomic import replacing
 from segacc.errors import DataError, OptionError, count_of, first_of
 from segacc.evaluation.model_folder import PROGRESS

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segacc.commands.console import PlainConsole, load_plugins, quiet_libraries
 from segacc.commands.plugins.new import write_plugin
+from segacc.commands.terminal.console import PlainConsole, load_plugins, quiet_libraries
 from segacc.contracts import VERSION
 from segacc.errors import PluginError, cut, did_you_mean, reason_of
 from segacc.evaluation import protocol_options

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.console import Where, console_of, flag
+from segacc.commands.terminal.console import Where, console_of, flag
 from segacc.data.atomic import replacing
 from segacc.errors import OptionError, count_of, expand, is_main, twice_in
 from segacc.settings.commands import ReportConfig
