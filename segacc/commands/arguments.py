@@ -3,8 +3,10 @@
 A command is imported after its arguments are parsed, so that `--help` and errors are fast.
 """
 
-from segacc.commands.parser import Parser, add_flags, make_parser, parse
-from segacc.errors import OptionError, expand
+from pathlib import Path
+
+from segacc.commands.parser import Once, Parser, add_flags, make_parser, parse
+from segacc.errors import OptionError, count_of, expand
 from segacc.settings.commands import (
     BenchmarkConfig,
     CheckConfig,
@@ -51,10 +53,17 @@ def compare_parser() -> Parser:
         prog="segacc compare",
         description="Test whether B scores better than A by a paired bootstrap over the images.",
     )
-    text = "a run folder (its best/), model folder or checkpoint that was evaluated, or the output "
-    text += "folder of `segacc evaluate`"
-    parser.add_argument("a", metavar="A", help=text)
-    parser.add_argument("b", metavar="B", help="another one, evaluated on the same images")
+    text = "A and B: a run folder (its best/), model folder or checkpoint that was evaluated, an "
+    text += "output folder of `segacc evaluate`, or the folder of a group that --seeds has trained"
+    parser.add_argument("runs", metavar="A B", nargs="+", help=text)
+    parser.add_argument(
+        "--with",
+        metavar="B",
+        nargs="+",
+        action=Once,
+        help="Several runs on each side, which differ in their seed, as in `segacc compare A1 A2 "
+        "--with B1 B2`.",
+    )
     add_flags(parser, CompareConfig)
     return parser
 
@@ -62,11 +71,26 @@ def compare_parser() -> Parser:
 def run_compare(args: list[str]) -> int:
     """Run `segacc compare` with these arguments; return the exit code."""
     typed = parse(compare_parser(), args)
-    a, b = (expand(typed.pop(name)) for name in ("a", "b"))
+    a, b = sides_of(typed.pop("runs"), typed.pop("with", None))
     config = config_of(CompareConfig, Layer(typed, "command line"))
     from segacc.commands.evaluate.command import compare_command
 
     return compare_command(a, b, config)
+
+
+def sides_of(runs: list[str], others: list[str] | None) -> tuple[list[Path], list[Path]]:
+    """Return the paths of A and of B.
+
+    Raises:
+        OptionError: without `--with`, there are not two.
+    """
+    if others is None and len(runs) != 2:
+        raise OptionError(
+            f"segacc compare: expected A and B, found {count_of(len(runs), 'path')}. Several runs "
+            "on a side are separated by --with, as in `segacc compare A1 A2 --with B1 B2`."
+        )
+    one, other = (runs[:1], runs[1:]) if others is None else (runs, others)
+    return [expand(path) for path in one], [expand(path) for path in other]
 
 
 def predict_parser() -> Parser:

@@ -17,7 +17,7 @@ from segacc.settings.sources import Layer, read_yaml
 USAGE = """\
   segacc train [--arch NAME:key=value,...] [--dataset NAME:key=value,...]   train
   segacc evaluate MODEL [--dataset ...] [--split ...]                       score
-  segacc compare MODEL MODEL                                                compare
+  segacc compare A B | A... --with B...                                     compare
   segacc predict MODEL IMAGE_OR_FOLDER... [--output-dir DIR]                segment
   segacc report RUN... [--output FILE.html]                                 show runs
   segacc demo MODEL [--port N]                                              try in a browser
@@ -81,6 +81,14 @@ def train_parser() -> Parser:
         "no GPU. Other setups are started with `accelerate launch -m segacc train`.",
     )
     parser.add_argument(
+        "--seeds",
+        metavar="N",
+        action=Once,
+        help="Train N times, with the seeds --seed, --seed + 1, ..., in folders seed-* of the run "
+        "folder, and print mean and range of the scores. Started again, it goes on with what is "
+        "missing.",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="Build the run, take a few steps, and print memory, the largest micro-batch, time and "
@@ -99,6 +107,7 @@ def train_parser() -> Parser:
 def _train(args: list[str]) -> int:
     typed = parse(train_parser(), args)
     processes = check_value(PositiveInt | None, typed.pop("processes", None), "--processes")
+    seeds = check_value(PositiveInt | None, typed.pop("seeds", None), "--seeds")
     recipe, config = typed.pop("recipe", None), typed.pop("config", None)
     dry_run, device_memory = typed.pop("dry_run", False), typed.pop("device_memory", None)
     if device_memory is not None and not dry_run:
@@ -108,6 +117,12 @@ def _train(args: list[str]) -> int:
     layers.append(Layer(typed, "command line"))
     from segacc.commands.train import launch_command, to_launch, train_command
 
+    if seeds:
+        if dry_run:
+            raise OptionError("--seeds: --dry-run builds a single run; leave one of them out.")
+        from segacc.commands.evaluate.seeds import seeds_command
+
+        return seeds_command(layers, seeds, processes or 1, args)
     count = to_launch(processes)
     if dry_run and not count:
         from segacc.commands.dry_run import dry_run_command

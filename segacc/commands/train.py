@@ -32,11 +32,18 @@ if TYPE_CHECKING:
     from segacc.training.run import Run
 
 
-def train_command(layers: list[Layer]) -> int:
-    """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
+def train_command(layers: list[Layer], *, started: float | None = None) -> int:
+    """Train and show the progress; return 0, or 128 + N if signal N stopped the run.
+
+    Args:
+        layers: the sources of the settings.
+        started: start of the run, as a value of time.monotonic, in seconds; default: that of this
+            process.
+    """
     plan = None
     Starting(lambda name: stopped_at_start(name, plan))
-    plan = make_plan(layers, load_plugins(), started=process_start())
+    started = process_start() if started is None else started
+    plan = make_plan(layers, load_plugins(), started=started)
     if done := nothing_left(plan):
         console_of().out(done, highlight=False)
         return 0

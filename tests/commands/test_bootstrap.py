@@ -89,7 +89,7 @@ def test_scipy_finds_the_same_interval() -> None:
 
 def test_paired_differences_are_those_of_the_definition() -> None:
     one, other = pairs(N, K, seed=1, right=0.5), pairs(N, K, seed=2, right=0.6)
-    found = differences(counted(one, K), counted(other, K), resamples=150, seed=5)
+    found = differences([counted(one, K)], [counted(other, K)], resamples=150, seed=5)
     wanted = by_definition(other, 150, 5) - by_definition(one, 150, 5)
     assert found.mean_iou == pytest.approx(percentiles(wanted[:, 0]), abs=1e-12)
     for k in range(K - 1):

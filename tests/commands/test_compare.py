@@ -12,8 +12,9 @@ from PIL import Image
 from cli_tools import Warm, assert_refused, assert_succeeded, python
 from score_tools import Pair, counted, pairs, scores_of
 from segacc.commands.evaluate.bootstrap import differences
-from segacc.commands.evaluate.compare import compare, comparison_figure, read_side
+from segacc.commands.evaluate.compare import compare, comparison_figure
 from segacc.commands.evaluate.per_image import PerImage
+from segacc.commands.evaluate.sides import read_side
 from segacc.evaluation.scores import Terms
 
 pytest_plugins = ["cli_fixtures"]
@@ -56,7 +57,7 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
         **{"a": None, "b": None, "difference": None, "interval": None, "better": None}
     }
     low, high = found["mean_iou"]["interval"]
-    assert (low, high) == differences(counted(mine, K), counted(theirs, K)).mean_iou
+    assert (low, high) == differences([counted(mine, K)], [counted(theirs, K)]).mean_iou
     value = found["mean_iou"]["b"] - found["mean_iou"]["a"]
     assert 0 < low < value < high and found["mean_iou"]["better"] == "B"
     lines = done.stdout.splitlines()
