@@ -86,7 +86,7 @@ def sides_of(runs: list[str], others: list[str] | None) -> tuple[list[Path], lis
     """
     if others is None and len(runs) != 2:
         raise OptionError(
-            f"segacc compare: expected A and B, found {count_of(len(runs), 'path')}. Several runs "
+            f"compare: expected A and B, found {count_of(len(runs), 'path')}. Several runs "
             "on a side are separated by --with, as in `segacc compare A1 A2 --with B1 B2`."
         )
     one, other = (runs[:1], runs[1:]) if others is None else (runs, others)

@@ -130,9 +130,9 @@ def test_several_runs_on_each_side(warm: Warm, two: Path) -> None:
 
 
 GROUPS = {
-    ("a",): "segacc compare: expected A and B, found 1 path. Several runs on a side are separated "
+    ("a",): "compare: expected A and B, found 1 path. Several runs on a side are separated "
     "by --with, as in `segacc compare A1 A2 --with B1 B2`.",
-    ("a", "same", "better"): "segacc compare: expected A and B, found 3 paths. Several runs on a "
+    ("a", "same", "better"): "compare: expected A and B, found 3 paths. Several runs on a "
     "side are separated by --with, as in `segacc compare A1 A2 --with B1 B2`.",
     ("a", "--with", "same", "other"): "B: same and other differ in protocol: whole and slide. The "
     "runs of a side differ in their seed only: evaluate them in the same way.",
