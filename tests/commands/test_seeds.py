@@ -186,8 +186,7 @@ def test_each_seed_on_several_processes(
         one, other = (losses(at / f"group/seed-{seed}") for at in (tmp_path, group[0]))
         assert len(one) == len(other)
         assert one[0] == pytest.approx(other[0], rel=2e-3)  # batch norm is of each process
-        [start] = json.loads((tmp_path / f"group/seed-{seed}/environment.json").read_text())[
-            "starts"
-        ]
+        told = (tmp_path / f"group/seed-{seed}/environment.json").read_text()
+        [start] = json.loads(told)
         assert start["devices"] == ["cpu", "cpu"]
     assert json.loads((tmp_path / "group/seeds.json").read_text())["mean_iou"]["std"] > 0
