@@ -28,7 +28,8 @@ from segacc.kernels.counts import iou
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import Layer, Settings, merge, read_yaml
-from segacc.training.limits.signals import Starting, launcher
+from segacc.training.limits.launchers import launcher
+from segacc.training.limits.signals import Starting
 from segacc.training.plan import make_plan
 
 SEEDS = "seeds.json"
