@@ -1,6 +1,7 @@
 """`train --seeds`: runs that differ in their seed, their spread, and comparisons of such groups."""
 
 import json
+import re
 import shutil
 import signal
 import statistics
@@ -83,9 +84,7 @@ def test_the_spread_is_that_of_the_evaluations(group: tuple[Path, str]) -> None:
     assert lines[6] == "written to group/seeds.json"
 
 
-def test_started_again_it_goes_on_with_what_is_missing(
-    warm: Warm, data: Path, group: tuple[Path, str]
-) -> None:
+def test_started_again_it_goes_on_with_what_is_missing(warm: Warm, group: tuple[Path, str]) -> None:
     folder, _ = group
     other = shutil.copytree(folder / "group", folder / "again")
     newest = other / "seed-6/checkpoints/step-00000040"
@@ -93,12 +92,16 @@ def test_started_again_it_goes_on_with_what_is_missing(
     shutil.rmtree(other / "seed-6/last")
     (other / "seeds.json").unlink()
     before = (other / "seed-5/metrics.jsonl").stat().st_mtime_ns
-    given = ("--dataset", f"folder:root={data}", "--seeds", 3, "--seed", 5)
-    done = assert_succeeded(warm("train", *RUN, *given, "--output-dir", "again", cwd=folder))
+    done = assert_succeeded(warm("train", "--seeds", 3, "--output-dir", "again", cwd=folder))
     assert "again/seed-5: this run is finished at step 40; nothing is done." in done.stdout
     assert (other / "seed-5/metrics.jsonl").stat().st_mtime_ns == before
     assert losses(other / "seed-6") == losses(folder / "group/seed-6")
     assert len(json.loads((other / "seeds.json").read_text())["runs"]) == 3
+
+    config = (other / "seed-7/config.yaml").read_text()
+    was = (other / "seed-6/config.yaml").read_text()
+    plain = [re.sub(" *#.*", "", text).splitlines() for text in (config, was)]
+    assert {one for one in plain[0] if one not in plain[1]} == {"seed: 7"}
 
     done = assert_succeeded(warm("compare", "group", "again", cwd=folder))
     assert "runs 2 and 3" in done.stdout.splitlines()[-2]
@@ -110,6 +113,19 @@ def test_started_again_it_goes_on_with_what_is_missing(
 
     done = assert_succeeded(warm("report", "group", cwd=folder))
     assert "2 runs written to report.html" in done.stdout
+
+
+def test_the_runs_of_a_group_differ_in_their_seed_only(warm: Warm, group: tuple[Path, str]) -> None:
+    folder, _ = group
+    for typed, text in {
+        ("--seeds", "3", "--lr", "0.1"): "--lr: 0.1: the runs in group were started with 0.03, and "
+        "differ in their seed only. Leave it out, or choose another --output-dir.",
+        ("--seeds", "1"): "--seeds: group has runs of other seeds, too (6). Give --seed 5 --seeds "
+        "2, or choose another --output-dir.",
+        ("--seeds", "2", "--seed", "6"): "--seeds: group has runs of other seeds, too (5). Give "
+        "--seed 5 --seeds 3, or choose another --output-dir.",
+    }.items():
+        assert_refused(warm("train", *typed, "--output-dir", "group", cwd=folder), text)
 
 
 def test_a_signal_stops_all_and_tells_how_to_go_on(warm: Warm, data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`segacc compare`: test whether B scores better than A, by a paired bootstrap."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from segacc.commands.terminal.console import text_of
 from segacc.commands.terminal.tables import interval_text, print_columns
 from segacc.data.atomic import replacing
 from segacc.errors import OptionError, count_of, first_of
-from segacc.evaluation.scores import Terms, finite
+from segacc.evaluation.scores import finite
 from segacc.kernels.counts import iou, mean_of_known
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ class Comparison:
 
     def terms(self) -> list[str]:
         """Return the rules of the evaluations: one line if they are equal, else one per side."""
-        told = []
-        for side in (self.a, self.b):
-            terms = Terms(**{field.name: side.report[field.name] for field in fields(Terms)})
-            told.append(f"{terms.short()}; {terms.rules()}")
+        told = [side.terms() for side in (self.a, self.b)]
         return told[:1] if told[0] == told[1] else [f"A {told[0]}", f"B {told[1]}"]
 
     def verdict(self) -> str:

@@ -16,18 +16,20 @@ from rich.console import Console
 from segacc.commands.evaluate.bootstrap import Intervals, intervals_of_runs
 from segacc.commands.evaluate.command import check, finish, load
 from segacc.commands.evaluate.per_image import REPORT
-from segacc.commands.evaluate.sides import Side, read_sides
+from segacc.commands.evaluate.sides import DIFFER, Side, read_sides
 from segacc.commands.terminal.console import Patient, console_of, flag
 from segacc.commands.terminal.tables import interval_text, print_columns
 from segacc.commands.train import launch_command, train_command
 from segacc.data.atomic import replacing
-from segacc.errors import OptionError, SegaccError, count_of
+from segacc.errors import OptionError, SegaccError, count_of, first_of
 from segacc.evaluation.model_folder import SETTINGS, side_file
 from segacc.evaluation.scores import finite, flat
 from segacc.kernels.counts import iou
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
-from segacc.settings.sources import Layer, Settings, merge, read_yaml
+from segacc.settings.secrets import HIDDEN
+from segacc.settings.sources import Layer, Settings, merge, plain_values, read_yaml
+from segacc.training.folders import seed_folders
 from segacc.training.limits.launchers import launcher
 from segacc.training.limits.signals import Starting
 from segacc.training.plan import make_plan
@@ -50,6 +52,8 @@ class Group:
     """The arguments of `segacc train`, without OWN."""
     overwrite: bool
     """Whether runs that are there already are replaced."""
+    begun: Layer | None
+    """The settings of a run that has a checkpoint; those without one begin with them, too."""
 
     def run_folder(self, seed: int) -> Path:
         """Return the run folder of a seed."""
@@ -62,18 +66,28 @@ class Group:
         words += ["--seed", str(self.seeds.start), "--output-dir", str(self.folder)]
         return f"{start} {shlex.join(words)}"
 
-    def start(self, seed: int, processes: int) -> int:
-        """Train the run of a seed, or go on with it; return the exit code."""
-        values: dict[str, Any] = {"seed": seed, "output_dir": str(self.run_folder(seed))}
-        again: dict[str, Any] = {
+    def layers_of(self, seed: int) -> list[Layer]:
+        """Return the sources of the settings of a run."""
+        folder = self.run_folder(seed)
+        place = {
+            "seed": seed,
+            "output_dir": str(folder),
             "resume": None if self.overwrite else "auto",
             "overwrite": self.overwrite,
         }
-        layers = [*self.layers, Layer({**values, **again}, "command line")]
+        begun = [self.begun] if self.begun and not has_checkpoint(folder) else []
+        return [*begun, *self.layers, Layer(place, "command line")]
+
+    def start(self, seed: int, processes: int) -> int:
+        """Train the run of a seed, or go on with it; return the exit code."""
+        layers, folder = self.layers_of(seed), self.run_folder(seed)
         if processes == 1:
             return train_command(layers, started=time.monotonic())
-        words = ["--seed", str(seed), "--output-dir", values["output_dir"]]
+        words = ["--seed", str(seed), "--output-dir", str(folder)]
         words += ["--overwrite"] if self.overwrite else ["--resume", "auto"]
+        typed = {word.partition("=")[0] for word in self.args}
+        if self.begun is layers[0] and not {"--config", "--recipe"} & typed:
+            words += ["--config", self.begun.source]
         return launch_command(layers, processes, [*self.args, *words])
 
 
@@ -106,7 +120,7 @@ def seeds_command(layers: list[Layer], count: int, processes: int, args: list[st
             return code
     Starting(lambda name: f"{name}: all runs are trained; `{group.command()}` scores them.")
     for seed in group.seeds:
-        evaluate_run(group.run_folder(seed), console)
+        evaluate_run(group.run_folder(seed), merge(layers).config)
     spread = spread_of(group)
     spread.show(console)
     with replacing(group.folder / SEEDS) as part:
@@ -136,15 +150,58 @@ def group_of(layers: list[Layer], count: int, args: list[str]) -> Group:
             f"{given.where('output_dir')}: {folder} is a run folder; --seeds needs the folder of a "
             "group, in which it makes one for each seed. Choose another one."
         )
-    first = given.config.seed
-    place: dict[str, Any] = {"resume": None}
-    if folder:
-        place["output_dir"] = str(folder / f"seed-{first}")
-        place["resume"] = None if given.config.overwrite else "auto"
-    plan = make_plan([*layers, Layer(place, "command line")], load_registry())
-    refuse_held_out(plan.settings)
+    anew, registry = given.config.overwrite, load_registry()
+    there = seed_folders(folder) if folder and not anew else []
+    ready = [read_yaml(one / SETTINGS, "--seeds") for one in there if has_checkpoint(one)]
+    first = merge([*ready[:1], *layers]).config.seed
     seeds = range(first, first + count)
-    return Group(folder or plan.folder, seeds, layers, without_own(args), given.config.overwrite)
+    refuse_left_out(there, seeds)
+    if folder is None:
+        folder = make_plan([*layers, Layer({"resume": None}, "command line")], registry).folder
+    group = Group(folder, seeds, layers, without_own(args), anew, ready[0] if ready else None)
+    plan = make_plan(group.layers_of(first), registry)
+    refuse_held_out(plan.settings)
+    if group.begun:
+        refuse_changes(plan.settings, group.begun, folder)
+    return group
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Return whether a run folder has a checkpoint."""
+    return any((run / "checkpoints").glob("step-*"))
+
+
+def refuse_left_out(there: Sequence[Path], seeds: range) -> None:
+    """Refuse a range of seeds without some that are in the folder of the group.
+
+    Raises:
+        OptionError: there are runs of other seeds.
+    """
+    found = [int(run.name.removeprefix("seed-")) for run in there]
+    if others := [str(one) for one in found if one not in seeds]:
+        low, high = min(*found, seeds[0]), max(*found, seeds[-1])
+        raise OptionError(
+            f"--seeds: {there[0].parent} has runs of other seeds, too ({first_of(others, 8)}). "
+            f"Give --seed {low} --seeds {high - low + 1}, or choose another --output-dir."
+        )
+
+
+def refuse_changes(settings: Settings, begun: Layer, folder: Path) -> None:
+    """Refuse settings by which the runs of a group would differ in more than their seed.
+
+    Raises:
+        OptionError: a setting is not that of the runs that have begun.
+    """
+    from segacc.training.tracking.identity import NUMBERS
+
+    now, was = plain_values(settings), plain_values(merge([begun]))
+    for key in ("arch", *NUMBERS, "batch_size", "gradient_accumulation_steps"):
+        if key != "seed" and now.get(key) != was.get(key):
+            raise OptionError(
+                f"{settings.where(key)}: {now.get(key)}: the runs in {folder} were started with "
+                f"{was.get(key)}, and differ in their seed only. Leave it out, or choose another "
+                "--output-dir."
+            )
 
 
 def refuse_single(given: Settings) -> None:
@@ -196,13 +253,16 @@ def without_own(args: Sequence[str]) -> list[str]:
     return left
 
 
-def evaluate_run(folder: Path, console: Console) -> None:
+def evaluate_run(folder: Path, given: TrainConfig) -> None:
     """Score the best weights of a run on its validation split, unless that was done before."""
     if (folder / "best" / "evaluation" / REPORT).is_file():
         return
     stored = merge([read_yaml(folder / SETTINGS)]).config
     keys = ("metric", "num_workers", "skip_unreadable", "mixed_precision", "eval_batch_size")
-    layer = Layer({key: getattr(stored, key) for key in keys}, "command line")
+    values = {key: getattr(stored, key) for key in keys}
+    if HIDDEN in str(stored.dataset):  # its password is in the given settings only
+        values |= {"dataset": given.dataset, "split": stored.eval_split}
+    layer = Layer(values, "command line")
     loaded = load(check(str(folder), layer, flag))
     finish(loaded, console_of(stderr=True))
     loaded.scoring.accelerator.end_training()
@@ -230,6 +290,7 @@ class Spread:
 
     def show(self, console: Console) -> None:
         """Print a row for each seed, and mean, standard deviation and range of the scores."""
+        console.out(f"{self.data()}; {self.side.terms()}", highlight=False)
         rows = [f"seed {seed}" for seed in self.group.seeds]
         ends = [run.report["intervals"]["mean_iou"] for run in self.side.runs]
         columns = {
@@ -243,6 +304,10 @@ class Spread:
         print_columns(console, columns, rows, heading="run")
         for line in self.lines():
             console.out(line, highlight=False)
+
+    def data(self) -> str:
+        """Return what was scored."""
+        return f"{self.side.report['split']}, {count_of(len(self.side.images), 'image')}"
 
     def names(self) -> list[str]:
         """Return the scores that are shown: mean_iou, and the one that selects best/."""
@@ -273,6 +338,7 @@ class Spread:
         counts = np.stack([iou(run.images.total()) for run in self.side.runs])  # (M, K)
         classes = zip(self.side.images.names, counts.T.tolist(), strict=True)
         return {
+            **{key: self.side.report[key] for key in DIFFER},
             "runs": [
                 {
                     "seed": seed,

@@ -36,6 +36,11 @@ class Side:
         """All runs, each as a side of its own."""
         return (replace(self, others=()), *self.others)
 
+    def terms(self) -> str:
+        """Return the rules of the evaluation in one line."""
+        terms = Terms(**{field.name: self.report[field.name] for field in fields(Terms)})
+        return f"{terms.short()}; {terms.rules()}"
+
     def told(self, most: int = 8) -> str:
         """Return the folders, at most so many, and how many there are if several."""
         several = f"{len(self.runs)} runs: " if self.others else ""
