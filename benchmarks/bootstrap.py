@@ -40,7 +40,9 @@ def main() -> int:
     one, other = (drawn(typed.images, typed.classes, seed) for seed in (0, 1))
     times = {
         "intervals": timed(lambda: intervals(one, resamples=typed.resamples), typed.rounds),
-        "paired": timed(lambda: differences(one, other, resamples=typed.resamples), typed.rounds),
+        "paired": timed(
+            lambda: differences([one], [other], resamples=typed.resamples), typed.rounds
+        ),
     }
     slow = timed(lambda: by_definition(one), 1)
     drawn_few = next(weights(len(one), SLOW, 0))

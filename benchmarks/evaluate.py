@@ -29,8 +29,8 @@ import torch
 from tutorial import SIDE, network, over, squares, trainer
 
 from segacc import loop
-from segacc.commands.console import flag
 from segacc.commands.evaluate.command import check, load
+from segacc.commands.terminal.console import flag
 from segacc.evaluation.memory import peak_memory
 from segacc.settings.sources import Layer
 

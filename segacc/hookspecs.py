@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pluggy
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from pydantic import AllowInfNan
 
 from segacc.contracts import USUAL, Facts, LossTerm, Reading
@@ -47,6 +47,18 @@ class DatasetOptions(Reading):
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """The options of a component that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationOptions:
+    """Options of every augmentation, unless it has one of the same name itself."""
+
+    until: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Fraction of the run's steps after which it ends, e.g. `until=0.9`."""
+
+
+COMMON: Mapping[str, type[Any]] = {"dataset": DatasetOptions, "augmentation": AugmentationOptions}
+"""Options of every component of a kind; segacc applies them."""
 
 
 Weight = Annotated[float, Gt(0), AllowInfNan(False)]
@@ -316,8 +328,8 @@ class Chosen:
     """Written as `name:key=value,...`, without secrets."""
     parts: "tuple[Chosen, ...]" = ()
     """The parts of a composed data set."""
-    common: DatasetOptions = DatasetOptions()
-    """The options that every data set has."""
+    common: Any = DatasetOptions()
+    """The options that every component of its kind has, see COMMON."""
     distribution: str = ""
     """The distribution that provides it; empty if unknown."""
     version: str = ""
@@ -384,4 +396,4 @@ class Chosen:
     def bits(self) -> int:
         """Number of bits used in 16-bit images; 16 if the parts differ."""
         found = {part.bits for part in self.parts}
-        return found.pop() if self.common.bits == 16 and len(found) == 1 else self.common.bits
+        return found.pop() if self.common.bits == 16 and len(found) == 1 else int(self.common.bits)

@@ -18,14 +18,15 @@ from segacc import hookspecs
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, PluginError, expand, reason_of, twice_in, unknown
 from segacc.hookspecs import (
+    COMMON,
     Architecture,
     Augmentation,
     Chosen,
     Dataset,
-    DatasetOptions,
     Found,
     Loss,
     Metric,
+    NoOptions,
     Record,
 )
 from segacc.settings.options import Component, decode, name_first, parse_component
@@ -334,12 +335,12 @@ def choose(registry: Registry, kind: str, given: Any, where: str) -> Chosen:
     record, label = offer.record, component.label
     given_values = name_first(record.options, component.values, label)
     own = {field.name for field in dataclasses.fields(record.options)}
-    every = {field.name for field in dataclasses.fields(DatasetOptions)} - own
-    every = every if kind == "dataset" else set()
+    shared = COMMON.get(kind, NoOptions)
+    every = {field.name for field in dataclasses.fields(shared)} - own
     mine = {key: value for key, value in given_values.items() if key not in every}
     options = decode(record.options, mine, label, others=sorted(every))
     rest = {key: value for key, value in given_values.items() if key in every}
-    common = decode(DatasetOptions, rest, label)
+    common = decode(shared, rest, label)
     values = ",".join(f"{key}={_text(value)}" for key, value in given_values.items())
     text = without_secrets(f"{component.name}:{values}" if values else component.name)
     inner = getattr(record, "parts", None)

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
-from segacc.commands.tables import print_scores
+from segacc.commands.terminal.tables import print_scores
 from segacc.kernels.resize import confusion
 
 Pair = tuple[Any, Any]

@@ -32,7 +32,8 @@ IMPORTED = (
     *("pyarrow.parquet", "torch.utils.serialization", "torchcodec.decoders"),
     "transformers.models.segformer.image_processing_segformer",
     "transformers.models.segformer.modeling_segformer",
-    *("segacc.commands.evaluate.score", "segacc.commands.progress", "segacc.commands.tables"),
+    *("segacc.commands.evaluate.score", "segacc.commands.terminal.progress"),
+    "segacc.commands.terminal.tables",
     *("segacc.commands.train", "segacc.model.networks.linear", "segacc.model.transformers_model"),
     *("segacc.plugins", "segacc.training.setup"),
 )

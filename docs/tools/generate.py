@@ -15,7 +15,7 @@ from typing import Any
 from segacc.commands.cli import COMMANDS
 from segacc.commands.plugins.command import LISTED, default_of, options_of
 from segacc.contracts import VERSION
-from segacc.hookspecs import DatasetOptions
+from segacc.hookspecs import COMMON, NoOptions
 from segacc.registry import KINDS, Offer, load_registry
 from segacc.settings.options import OptionDoc, describe
 
@@ -93,17 +93,18 @@ def components_page() -> Iterator[str]:
     for kind in (*KINDS, *LISTED):
         if kind in KIND_NAMES:
             yield from ["", f"## {KIND_NAMES[kind]}"]
-            if kind == "dataset":
-                yield from ["", "Every data set has these options besides its own:"]
-                yield from _options_table(describe(DatasetOptions))
+            if kind in COMMON:
+                what = "data set" if kind == "dataset" else kind
+                yield from ["", f"Every {what} has these options besides its own:"]
+                yield from _options_table(describe(COMMON[kind]))
             for offer in (one for one in offers if one.kind == kind):
                 yield from ["", f"### {offer.record.name}", "", f"{_cell(offer.record.summary)}."]
                 yield from _options_table(_own_options(offer))
 
 
 def _own_options(offer: Offer) -> Sequence[OptionDoc]:
-    """Return the options of a component without those of all data sets."""
-    common = describe(DatasetOptions) if offer.kind == "dataset" else ()
+    """Return the options of a component without those of every component of its kind."""
+    common = describe(COMMON.get(offer.kind, NoOptions))
     return [one for one in options_of(offer) if one not in common]
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.console import console_of, flag, load_plugins, quiet_libraries
+from segacc.commands.terminal.console import console_of, flag, load_plugins, quiet_libraries
 from segacc.errors import OptionError, SegaccError, is_main, is_memory_full
 from segacc.evaluation.model_folder import Model, find_model, run_settings
 from segacc.settings.commands import DemoConfig

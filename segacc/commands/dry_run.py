@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.console import console_of, load_plugins, quiet_libraries
+from segacc.commands.terminal.console import console_of, load_plugins, quiet_libraries
 from segacc.commands.train import process_start
 from segacc.data.quick_check import read_data
 from segacc.errors import OptionError, is_main

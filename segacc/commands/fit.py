@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.console import load_plugins
+from segacc.commands.terminal.console import load_plugins
 from segacc.commands.train import events, show_run
 from segacc.errors import OptionError
 from segacc.registry import load_registry

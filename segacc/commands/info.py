@@ -12,7 +12,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from segacc.commands.console import console_of, quiet_libraries
+from segacc.commands.terminal.console import console_of, quiet_libraries
 from segacc.contracts import VERSION
 from segacc.data.codecs import decoded_by
 from segacc.errors import count_of, reason_of

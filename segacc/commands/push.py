@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.console import Where, console_of
+from segacc.commands.terminal.console import Where, console_of
 from segacc.errors import OptionError, count_of
 from segacc.evaluation.model_folder import local_model
 from segacc.settings.commands import PushConfig

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from segacc.commands.console import (
+from segacc.commands.terminal.console import (
     Patient,
     PlainConsole,
     console_of,
@@ -32,11 +32,18 @@ if TYPE_CHECKING:
     from segacc.training.run import Run
 
 
-def train_command(layers: list[Layer]) -> int:
-    """Train and show the progress; return 0, or 128 + N if signal N stopped the run."""
+def train_command(layers: list[Layer], *, started: float | None = None) -> int:
+    """Train and show the progress; return 0, or 128 + N if signal N stopped the run.
+
+    Args:
+        layers: the sources of the settings.
+        started: start of the run, as a value of time.monotonic, in seconds; default: that of this
+            process.
+    """
     plan = None
     Starting(lambda name: stopped_at_start(name, plan))
-    plan = make_plan(layers, load_plugins(), started=process_start())
+    started = process_start() if started is None else started
+    plan = make_plan(layers, load_plugins(), started=started)
     if done := nothing_left(plan):
         console_of().out(done, highlight=False)
         return 0
@@ -77,7 +84,7 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
 
 def show(run: "Run", console: Console, log: Console) -> "Event | None":
     """Train and show the progress on both consoles; return the last event, or None."""
-    from segacc.commands.progress import Display
+    from segacc.commands.terminal.progress import Display
     from segacc.training.data import faster_data
     from segacc.training.processes import cores, processes_here
 

@@ -37,6 +37,8 @@ class Stage:
     partners: bool = False
     deferrable: Literal["crop", "flip"] | None = None
     origin: Origin = UNNAMED
+    until: float = 1.0
+    """Fraction of the run's steps after which it ends."""
 
     def __call__(self, image: Tensor, *more: Any) -> Any:
         """Call the augmentation.
@@ -46,6 +48,10 @@ class Stage:
         """
         with self.origin.doing(f"its call on {described(image)}"):
             return self.change(image, *more)
+
+    def lasts(self, share: float) -> bool:
+        """Return whether it is applied after this fraction of the run's steps."""
+        return share < self.until or self.until == 1
 
     @property
     def batched(self) -> bool:
@@ -86,7 +92,7 @@ def stage_of(one: Chosen, facts: Facts) -> Stage:
     """Build an augmentation."""
     record: Augmentation = one.record
     about = record.name, one.plugin, record.partners, record.deferrable, one.origin
-    return Stage(one.build(facts), *about)
+    return Stage(one.build(facts), *about, until=getattr(one.common, "until", 1.0))
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ class Pipeline:
     """K; labels must be below K or 255."""
     looks: Counter[int] = field(default_factory=Counter, compare=False)
     """Number of batches of each device augmentation whose values were checked."""
+    share: float = 0.0
+    """Fraction of the run's steps before those of its samples; see `at`."""
 
     @classmethod
     def of(cls, chosen: Sequence[Chosen], facts: Facts, *, defers: bool = True) -> "Pipeline":
@@ -111,6 +119,21 @@ class Pipeline:
         for one in chosen:
             (worker if place_of(one) == "worker" else device).append(stage_of(one, facts))
         return cls(tuple(worker), tuple(device), defers, facts.num_classes)
+
+    def at(self, share: float) -> "Pipeline":
+        """Return the pipeline without the augmentations that have ended.
+
+        Args:
+            share: fraction of the run's steps before that of a sample, which decides, as workers
+                read ahead.
+        """
+        if all(one.lasts(share) for one in (*self.worker, *self.device)):
+            return self
+        worker, device = (
+            tuple(one for one in stages if one.lasts(share))
+            for stages in (self.worker, self.device)
+        )
+        return replace(self, worker=worker, device=device, share=share)
 
     def in_worker(self, item: Item, fetch: Callable[[], Pair]) -> Item:
         """Augment one sample, and draw the parameters of the batch augmentations.
@@ -134,9 +157,8 @@ class Pipeline:
         drawn = tuple(stage.draw(image, label) for stage in self.of_batches)
         padded = placement is None and any(stage.knows_padding for stage in self.of_batches)
         inside = inside_of(image, label) if padded else None
-        return replace(
-            item, image=image, label=label, drawn=drawn, placement=placement, inside=inside
-        )
+        found = replace(item, image=image, label=label, placement=placement)
+        return replace(found, drawn=drawn, inside=inside, share=self.share)
 
     @cached_property
     def of_batches(self) -> list[Stage]:
@@ -191,10 +213,10 @@ class Pipeline:
         Raises:
             PluginError: an augmentation returned an invalid batch.
         """
-        batch = batch.laid_out()
+        batch, stages = batch.laid_out(), self.at(batch.share).device
         rest, images, labels = iter(batch.drawn), batch.images.contiguous(), batch.labels
         inside = batch.inside
-        for index, stage in enumerate(self.device):
+        for index, stage in enumerate(stages):
             look = self.looks[index] < LOOKS
             self.looks[index] += 1
             if stage.batched:

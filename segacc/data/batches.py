@@ -8,10 +8,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import torch
@@ -22,7 +21,18 @@ from segacc.data.augment import Pair, Pipeline
 from segacc.data.codecs import picture_size
 from segacc.data.decode import MODES
 from segacc.data.items import Item, collate, nothing
-from segacc.data.order import Cut, Key, Order, StepSampler, of_one_size, sample_seed, seeded, share
+from segacc.data.order import (
+    Cut,
+    Key,
+    Keys,
+    Order,
+    Rest,
+    StepSampler,
+    of_one_size,
+    sample_seed,
+    seeded,
+    share,
+)
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, SegaccError, WorkerError
@@ -78,7 +88,14 @@ class TrainData(Dataset[Any]):
         return len(self.source)
 
     def loader(
-        self, cut: Cut, steps: range, *, positions: Any, num_workers: int, pin_memory: bool
+        self,
+        cut: Cut,
+        steps: range,
+        *,
+        positions: Any,
+        num_workers: int,
+        pin_memory: bool,
+        total: Callable[[], int] | None = None,
     ) -> "Loader":
         """Return a loader of this process's micro-batches; it never uses the global generators.
 
@@ -88,17 +105,27 @@ class TrainData(Dataset[Any]):
             positions: unused; for streams.
             num_workers: 0 loads in this process.
             pin_memory: for asynchronous copies to a GPU.
+            total: returns the number of steps of the run, if it is not the end of `steps`.
         """
         return load(
             self,
             num_workers,
             ahead=4,
-            batch_sampler=StepSampler(self.order, steps, cut),
+            batch_sampler=StepSampler(self.order, steps, cut, total),
             collate_fn=collate,
             pin_memory=pin_memory,
         )
 
+    def __getitems__(self, keys: Keys) -> list[Item | SegaccError]:
+        """Read and augment the samples of a micro-batch; a DataLoader calls it."""
+        pipeline = self.pipeline.at(keys.share)
+        return [self._item(key, pipeline) for key in keys]
+
     def __getitem__(self, key: Key) -> Item | SegaccError:
+        """Read one sample and augment it as at the start of a run."""
+        return self._item(key, self.pipeline)
+
+    def _item(self, key: Key, pipeline: Pipeline) -> Item | SegaccError:
         """Read and augment one sample; an error is returned, so that all processes stop."""
         try:
             name = self.source.samples[key[1]].id
@@ -107,7 +134,7 @@ class TrainData(Dataset[Any]):
         return augmented(
             name,
             lambda: self.source.read(key[1]),
-            self.pipeline,
+            pipeline,
             sample_seed(self.order.seed, *key),
             fetch=lambda: self.source.read(self.order.another()),
             num_channels=self.source.num_channels,
@@ -193,18 +220,6 @@ class Loader:
             raise WorkerError(f"{text}.")
         how = "new workers go on" if self.lost <= MOST_LOST else "the main process goes on"
         sys.stderr.write(f"warning: {text}. From the batch that was lost, {how}.\n")
-
-
-@dataclass(frozen=True)
-class Rest:
-    """A sampler without its first items."""
-
-    sampler: Iterable[Any]
-    start: int
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the items after the first ones."""
-        return islice(iter(self.sampler), self.start, None)
 
 
 def settle() -> None:

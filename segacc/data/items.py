@@ -33,6 +33,8 @@ class Item:
     """Geometry to apply on the device if image and label are an unscaled crop."""
     inside: Box | None = None
     """The part that is not padding of a crop, if there is padding and a BatchChange needs it."""
+    share: float = 0.0
+    """See `Pipeline.at`."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,6 +68,8 @@ class Batch:
     """The geometry of N unscaled crops; otherwise empty."""
     inside: tuple[Box | None, ...] = ()
     """For each image the part that is not padding of a crop; None is all."""
+    share: float = 0.0
+    """See `Pipeline.at`."""
     position: Any = None
     """For a stream: the reader's position after this batch, as plain JSON."""
 
@@ -121,6 +125,7 @@ def collate(items: Sequence[Item | SegaccError]) -> Batch | SegaccError:
         drawn=tuple(map(torch.stack, zip(*(item.drawn for item in ready), strict=True))),
         placements=placements,
         inside=tuple(one.inside for one in placements or ready),
+        share=ready[0].share,
     )
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,17 @@ class Cut:
     processes: int = 1
 
 
-class StepSampler(Sampler[list[Key]]):
+class Keys(list[Key]):
+    """The keys of a micro-batch.
+
+    Attributes:
+        share: the steps before its own, as a fraction of the run's.
+    """
+
+    share: float = 0.0
+
+
+class StepSampler(Sampler[Keys]):
     """The micro-batches of this process, computed from the step alone.
 
     Step s takes total_batch_size samples from index s * total_batch_size of the endless sequence,
@@ -118,23 +129,41 @@ class StepSampler(Sampler[list[Key]]):
     order does not depend on how a batch is split.
     """
 
-    def __init__(self, order: Order, steps: range, cut: Cut) -> None:
-        """Cover a range of steps."""
+    def __init__(
+        self, order: Order, steps: range, cut: Cut, total: Callable[[], int] | None = None
+    ) -> None:
+        """Cover a range of steps; `total` returns the steps of the run, by default the range's end.
+
+        It is called when the keys of a micro-batch are taken.
+        """
         self.order, self.steps, self.cut = order, steps, cut
+        self.total = total or (lambda: steps.stop)
 
     def __len__(self) -> int:
         """Return the number of micro-batches."""
         return len(self.steps) * self.cut.accumulation
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[Keys]:
         """Yield the keys of each micro-batch."""
         cut, size = self.cut, self.cut.batch_size
         for step in self.steps:
             for micro in range(cut.accumulation):
                 turn = (step * cut.accumulation + micro) * cut.processes + cut.process
-                yield [
-                    self.order.key(position) for position in range(turn * size, (turn + 1) * size)
-                ]
+                keys = Keys(map(self.order.key, range(turn * size, (turn + 1) * size)))
+                keys.share = step / self.total()
+                yield keys
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A sampler without its first items."""
+
+    sampler: Iterable[Any]
+    start: int
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items after the first ones."""
+        return islice(iter(self.sampler), self.start, None)
 
 
 def share(count: int, *, process: int, processes: int) -> list[tuple[int, bool]]:

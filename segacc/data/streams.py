@@ -1,9 +1,9 @@
 """Streamed splits: shards are distributed over processes and workers and read sequentially."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -78,18 +78,21 @@ class Reader:
     readers: int
     """Number of workers of all processes."""
 
-    def items(self, position: Position) -> Iterator[tuple[Item | SegaccError, Position]]:
+    def items(
+        self, position: Position, shares: Iterator[float] | None = None
+    ) -> Iterator[tuple[Item | SegaccError, Position]]:
         """Yield decoded, augmented samples from a position on, each with the position after it.
 
         Undecoded samples are read in blocks, which are permuted. To resume inside a block, it is
-        read again.
+        read again. `shares` has for each sample the fraction of the run's steps before its own, by
+        default 0.
 
         Raises:
             SegaccError: a shard cannot be read, or this reader gets no samples.
         """
         size = max(1, self.train.stream.buffer // self.readers)
         block: list[Sample] = []
-        barren = 0
+        barren, shares = 0, shares or repeat(0.0)
         while True:
             start, rows = position, self.rows(position)
             while behind := refill(block, rows, size):
@@ -97,7 +100,8 @@ class Reader:
                 order = self._draw(position.epoch, position.block).permutation(len(block)).tolist()
                 for turn in range(position.offset, len(block)):
                     key = (position.epoch, self.number, position.block, turn)
-                    item = self._item(block, order[turn], sample_seed(self.train.seed, *key))
+                    seed, share = sample_seed(self.train.seed, *key), next(shares)
+                    item = self._item(block, order[turn], seed, share)
                     last = turn + 1 == len(block)
                     yield item, after if last else replace(position, offset=turn + 1)
                 position = after
@@ -124,11 +128,13 @@ class Reader:
         key = (0,) if block is None else (1, self.number, block)
         return np.random.default_rng((self.train.seed, epoch, *key))
 
-    def _item(self, block: Sequence[Sample], index: int, seed: int) -> Item | SegaccError:
+    def _item(
+        self, block: Sequence[Sample], index: int, seed: int, share: float
+    ) -> Item | SegaccError:
         return augmented(
             block[index].id,
             lambda: self._read(block[index]),
-            self.train.pipeline,
+            self.train.pipeline.at(share),
             seed,
             fetch=lambda: self._read(block[int(torch.randint(len(block), ()))]),
             num_channels=self.train.num_channels,
@@ -181,7 +187,14 @@ class TrainStream:
         return self.stream.num_samples
 
     def loader(
-        self, cut: Cut, steps: range, *, positions: Any, num_workers: int, pin_memory: bool
+        self,
+        cut: Cut,
+        steps: range,
+        *,
+        positions: Any,
+        num_workers: int,
+        pin_memory: bool,
+        total: Any = None,
     ) -> Loader:
         """Return a loader of this process's micro-batches; it never uses the global generators.
 
@@ -192,6 +205,7 @@ class TrainStream:
                 as a dict, or None for the start.
             num_workers: 0 loads in this process.
             pin_memory: for asynchronous copies to a GPU.
+            total: unused; the run has as many steps as the end of `steps`.
 
         Returns:
             An iterable of Batch, or of SegaccError once a shard cannot be read. The readers'
@@ -202,11 +216,15 @@ class TrainStream:
         return load(train, num_workers, ahead=4, batch_size=None, pin_memory=pin_memory)
 
     def batches(
-        self, cut: Cut, mine: int, workers: int, position: Position
+        self, cut: Cut, mine: int, workers: int, position: Position, shares: Iterable[float]
     ) -> Iterator[Batch | SegaccError]:
-        """Yield the micro-batches of one of a process's readers, endlessly, see `loader`."""
+        """Yield the micro-batches of one of a process's readers, see `loader`.
+
+        `shares` has one of `Reader.items` for each.
+        """
         number, readers = cut.process * workers + mine, cut.processes * workers
-        items = Reader(self, number, readers).items(position)
+        each = chain.from_iterable(repeat(share, cut.batch_size) for share in shares)
+        items = Reader(self, number, readers).items(position, each)
         try:
             while True:
                 taken = list(islice(items, cut.batch_size))
@@ -235,8 +253,10 @@ class Turns(IterableDataset[Any]):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         mine = (self.turns.start + worker) % workers  # a loader starts with its worker 0
         position = self.positions[mine] if self.positions else None
-        batches = self.train.batches(self.cut, mine, workers, Position(**position or {}))
-        yield from islice(batches, len(self.turns[worker::workers]))
+        turns, per_step = self.turns[worker::workers], self.cut.accumulation
+        shares = (turn // per_step * per_step / self.turns.stop for turn in turns)
+        start = Position(**position or {})
+        yield from islice(self.train.batches(self.cut, mine, workers, start, shares), len(turns))
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,19 @@ class SetLoss:
     Args:
         network: a network of transformers; `weight_dict` and `criterion` have the loss weights.
         num_queries: Q.
+        class_weights: K factors of the class loss, or None for 1 each. As in torch's weighted
+            cross-entropy, the loss is divided by the sum of the weights of all queries' targets.
+            Matching does not use them.
     """
 
-    def __init__(self, network: Any, *, num_queries: int) -> None:
+    def __init__(
+        self, network: Any, *, num_queries: int, class_weights: Sequence[float] | None = None
+    ) -> None:
         """Read the loss weights; see the class."""
         self.criterion, self.matcher = network.criterion, network.criterion.matcher
         self.num_classes, self.num_queries = int(network.config.num_labels), num_queries
         self.no_object = float(network.criterion.eos_coef)
+        self.class_weights = torch.tensor(class_weights or [1.0] * self.num_classes)
         self.weights = {
             "class": float(network.weight_dict["loss_cross_entropy"]),
             "mask": float(network.weight_dict["loss_mask"]),
@@ -87,13 +93,18 @@ class SetLoss:
     def count(self, name: str, labels: Tensor) -> Tensor:
         """Return the divisor for labels (N, H, W): summed query weights, or the number of masks.
 
-        Images whose label is all ignored are not counted.
+        Images whose label is all ignored are not counted. If an image has more classes than there
+        are queries, the mean of their class weights is taken, as the divisor may not depend on
+        which of them are matched.
         """
-        masks = present_classes(labels, self.num_classes).sum(1).float()  # (N,)
+        present = present_classes(labels, self.num_classes)  # (N, K)
+        masks = present.sum(1).float()  # (N,)
         if name != "class":
             return masks.sum()
         matched = masks.clamp(max=self.num_queries)
-        weights = matched + (self.num_queries - matched) * self.no_object
+        total = (present * self.class_weights.to(labels.device)).sum(1)
+        weights = total * matched / masks.clamp(min=1)
+        weights = weights + (self.num_queries - matched) * self.no_object
         return (weights * (masks > 0)).sum()
 
     def sum(self, name: str, predictions: Sequence[Prediction], labels: Tensor) -> Tensor:
@@ -147,8 +158,7 @@ class SetLoss:
     def _classes(self, layer: Prediction, targets: Sequence[Targets], pairs: Matched) -> Tensor:
         """Sum the weighted cross-entropy of all queries of images with labelled pixels."""
         device = layer.classes.device
-        weight = torch.ones(self.num_classes + 1, device=device)
-        weight[-1] = self.no_object
+        weight = F.pad(self.class_weights.to(device), (0, 1), value=self.no_object)
         wanted = torch.full(layer.classes.shape[:2], self.num_classes, device=device)  # (N, Q)
         classes = [one.classes[pairs.target[pairs.image == k]] for k, one in enumerate(targets)]
         wanted[pairs.image, pairs.query] = torch.cat(classes)

@@ -162,14 +162,13 @@ class SegmentationModel(nn.Module):
             to probabilities; False if a softmax is applied.
         classifiers: names of the modules whose tensors have one row per class; when weights with
             other classes are loaded, rows of classes with the same name are reused.
-        block_pattern: regular expression for a parameter's block, see
-            `segacc.model.contract.BLOCKS`.
+        block_pattern: regular expression for a parameter's block, like `BLOCKS` in this module.
         batchnorm_frozen: set by `freeze_batchnorm`.
-        still_batchnorms: names of batch norms that keep their statistics fixed in training.
+        still_batchnorms: names of batch norms that keep their statistics in training.
+        class_weighted: True if its own losses (`losses`) use `facts.class_weights`.
         origin: its architecture and plugin, for errors; set by segacc.
-        one_size, no_export: why `segacc export` writes a file for images of one size only, or no
-            file, as "it computes positions in Python"; empty if it can.
-        one_hot, precision: of an exported file: whether its logits are 0 and 1; its number format.
+        one_size, no_export: why `segacc export` writes files for one image size only, or none.
+        one_hot, precision: of an exported file: if its logits are 0 and 1; its number format.
         _no_split_modules: class names of FSDP units (the attribute that accelerate reads).
     """
 
@@ -186,6 +185,7 @@ class SegmentationModel(nn.Module):
     block_pattern: str = BLOCKS
     batchnorm_frozen: bool = False
     still_batchnorms: frozenset[str] = frozenset()
+    class_weighted: bool = False
     origin: Origin = Origin("network")
     one_size: str = ""
     no_export: str = ""

@@ -62,6 +62,7 @@ class MaskModel(TransformersModel):
 
     set_loss: type[SetLoss] = PointLoss
     probabilities = True
+    class_weighted = True
     one_size = "torch.export takes minutes to trace even a tiny one for images of any size"
 
     def __init__(
@@ -110,7 +111,9 @@ class MaskModel(TransformersModel):
 
     def losses(self, facts: Facts) -> dict[str, LossTerm]:
         """Return class, mask and dice loss with the weights in the network's config."""
-        losses = self.set_loss(self.network, num_queries=self.num_queries)
+        losses = self.set_loss(
+            self.network, num_queries=self.num_queries, class_weights=facts.class_weights
+        )
         return {name: Term(losses, name) for name in losses.weights}
 
     def load_weights(

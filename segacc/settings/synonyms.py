@@ -32,6 +32,7 @@ FLAGS: Mapping[str, str] = {
     "--aug cutmix": "cutmix",
     "--aug flip": "hflip fliplr",
     "--aug mosaic": "mosaic",
+    "--aug mosaic:until=0.9": "close-mosaic",
     "--class-weights": "class-weight weighted-loss",
     "--loss": "criterion loss-fn loss-type",
     "--loss cross_entropy:label_smoothing=0.1": "label-smoothing label-smoothing-factor smoothing",

@@ -119,6 +119,14 @@ def writable(folder: Path, where: str) -> Path:
     return folder
 
 
+def seed_folders(folder: Path) -> list[Path]:
+    """Return the run folders of a group that `--seeds` has trained, by seed; empty for others."""
+    found = [path.parent for path in folder.glob(f"seed-*/{SETTINGS}")]
+    numbers = {path: path.name.removeprefix("seed-") for path in found}
+    grouped = not (folder / SETTINGS).is_file() and all(map(str.isdecimal, numbers.values()))
+    return sorted(found, key=lambda path: int(numbers[path])) if grouped else []
+
+
 def evaluation_folder(model: Model, given: Path | None) -> Path:
     """Return the output folder of an evaluation.
 

@@ -133,6 +133,7 @@ class Run:
             positions=self.progress.positions,
             num_workers=config.num_workers,
             pin_memory=accelerator.device.type == "cuda",
+            total=lambda: self.max_steps,
         )
 
     def mfu(self, images_per_second: float) -> float | None:

@@ -26,7 +26,7 @@ from segacc.settings.sources import Settings
 from segacc.settings.units import seconds
 from segacc.training import checkpoint
 from segacc.training.build import build_network
-from segacc.training.data import RunData, load_data
+from segacc.training.data import RunData, check_ends, end_lines, load_data
 from segacc.training.defaults import choose_score, choose_settings, fitted_crop
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
@@ -76,7 +76,7 @@ def build_losses(plan: Plan, network: SegmentationModel, facts: Facts) -> dict[s
         raise OptionError(
             f"{where}: {plan.arch.name} brings its own loss ({', '.join(own)}); leave this out."
         )
-    if own and facts.class_weights is not None:
+    if own and facts.class_weights is not None and not network.class_weighted:
         raise OptionError(
             f"{plan.settings.where('class_weights')}: {plan.arch.name} brings its own loss "
             f"({', '.join(own)}), which does not use class weights; leave this out."
@@ -270,6 +270,7 @@ def assemble(plan: Plan, given: GivenData | None) -> tuple[Run, Settings]:
     model, optimizer = accelerator.prepare(network, optimizer)
     save_bare(accelerator)
     pipeline = build_pipeline(plan, facts, accelerator.device.type)
+    check_ends(pipeline, facts, settings, data.train)
     scoring = build_scoring(plan, facts, accelerator, model, network, data, losses)
     settings = choose_score(settings, scoring.metrics())
     run = Run(
@@ -330,4 +331,5 @@ def describe(run: Run, report: LoadReport) -> list[str]:
         f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
         f"JPEG and PNG files are decoded by {decoded_by()}",
         f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
+        *end_lines(run.pipeline, config),
     ]

@@ -1,12 +1,20 @@
 """Intervals, against the slow definition on the same draws, and against scipy's."""
 
+import statistics
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from score_tools import counted, pairs, scores_of
 from segacc.commands.evaluate import bootstrap
-from segacc.commands.evaluate.bootstrap import differences, intervals, weights
+from segacc.commands.evaluate.bootstrap import (
+    differences,
+    intervals,
+    intervals_of_runs,
+    weights,
+)
 from segacc.kernels.counts import iou, mean_of_known
 
 K, N = 6, 12
@@ -89,7 +97,7 @@ def test_scipy_finds_the_same_interval() -> None:
 
 def test_paired_differences_are_those_of_the_definition() -> None:
     one, other = pairs(N, K, seed=1, right=0.5), pairs(N, K, seed=2, right=0.6)
-    found = differences(counted(one, K), counted(other, K), resamples=150, seed=5)
+    found = differences([counted(one, K)], [counted(other, K)], resamples=150, seed=5)
     wanted = by_definition(other, 150, 5) - by_definition(one, 150, 5)
     assert found.mean_iou == pytest.approx(percentiles(wanted[:, 0]), abs=1e-12)
     for k in range(K - 1):
@@ -119,3 +127,62 @@ def test_what_they_are_is_said() -> None:
         "not included"
     )
     assert (told["level"], told["resamples"], told["seed"]) == (0.95, 100, 4)
+
+
+def by_runs(runs: list[dict], resamples: int, stream: int) -> np.ndarray:
+    """Average, in each resample of the images, over as many runs drawn with replacement."""
+    each = np.stack([by_definition(images, resamples, 0) for images in runs])
+    drawn = np.random.default_rng((0, stream)).integers(len(runs), size=(resamples, len(runs)))
+    return np.array(
+        [
+            [statistics.fmean(known) if (known := known_in(column)) else np.nan for column in row.T]
+            for row in (each[places, number] for number, places in enumerate(drawn))
+        ]
+    )
+
+
+def known_in(values: np.ndarray) -> list[float]:
+    return [float(one) for one in values if not np.isnan(one)]
+
+
+def test_runs_are_drawn_beside_the_images() -> None:
+    a = [pairs(N, K, seed=seed, right=0.5) for seed in range(3)]
+    b = [pairs(N, K, seed=seed, right=0.6 + seed / 50) for seed in range(5, 7)]
+    first, second = by_runs(a, 120, 0), by_runs(b, 120, 1)
+    sides = [[counted(images, K) for images in runs] for runs in (a, b)]
+    found = differences(*sides, resamples=120)
+    alone = intervals_of_runs(sides[0], resamples=120)
+    assert found.num_runs == (3, 2) and alone.num_runs == (3,)
+    assert alone.mean_iou == pytest.approx(percentiles(first[:, 0]), abs=1e-11)
+    wanted = second - first
+    assert found.mean_iou == pytest.approx(percentiles(wanted[:, 0]), abs=1e-11)
+    for k in range(K - 1):
+        ends = found.per_category_iou[f"c{k}"]
+        assert ends == pytest.approx(percentiles(wanted[:, k + 1]), abs=1e-11)
+
+
+def test_the_variation_over_seeds_widens_the_interval_of_runs() -> None:
+    """Runs whose scores differ by more than the images explain; equal runs are as one."""
+    different = [counted(pairs(60, K, right=right), K) for right in (0.3, 0.5, 0.7)]
+    one, many = intervals(different[1]).mean_iou, intervals_of_runs(different).mean_iou
+    assert one and many and many[1] - many[0] > 2 * (one[1] - one[0])
+    same = intervals_of_runs([different[1]] * 3).mean_iou
+    assert same == pytest.approx(one, abs=1e-11)
+    equal = differences([different[1]] * 2, [different[1]] * 3)
+    assert equal.mean_iou == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "told"),
+    [
+        ((1,), "; training randomness is not included"),
+        ((1, 1), "; training randomness is not included"),
+        ((3,), " and of the runs (3)"),
+        ((3, 1), "; a side with one run has no variation over seeds"),
+        ((3, 6), "; rather too narrow for fewer than 5 runs"),
+        ((5, 6), "12 images and of the runs (5 of A, 6 of B), 1000 resamples, seed 0"),
+    ],
+)
+def test_what_is_resampled_is_told(runs: tuple[int, ...], told: str) -> None:
+    found = replace(intervals(counted(pairs(N, K), K)), num_runs=runs).text()
+    assert told in found and (found.endswith(told) or runs == (3,))

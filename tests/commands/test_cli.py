@@ -110,8 +110,8 @@ REFUSED = [
     ),
     (
         ["compare", "a"],
-        "the following arguments are required: B. `python -m segacc compare --help` lists all "
-        "flags.",
+        "compare: expected A and B, found 1 path. Several runs on a side are separated by --with, "
+        "as in `segacc compare A1 A2 --with B1 B2`.",
     ),
     (
         ["compare", "a", "b", "--resamples", "10"],

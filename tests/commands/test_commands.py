@@ -279,7 +279,13 @@ def test_plugins_json(tmp_path: Path) -> None:
                 "type": "number >= 0 and <= 1",
                 "default": "0.5",
                 "doc": "Probability of a horizontal flip.",
-            }
+            },
+            {
+                "name": "until",
+                "type": "number > 0 and <= 1",
+                "default": "1.0",
+                "doc": "Fraction of the run's steps after which it ends, e.g. `until=0.9`.",
+            },
         ],
     }
 

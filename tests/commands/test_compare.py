@@ -12,8 +12,9 @@ from PIL import Image
 from cli_tools import Warm, assert_refused, assert_succeeded, python
 from score_tools import Pair, counted, pairs, scores_of
 from segacc.commands.evaluate.bootstrap import differences
-from segacc.commands.evaluate.compare import compare, comparison_figure, read_side
+from segacc.commands.evaluate.compare import compare, comparison_figure
 from segacc.commands.evaluate.per_image import PerImage
+from segacc.commands.evaluate.sides import read_side
 from segacc.evaluation.scores import Terms
 
 pytest_plugins = ["cli_fixtures"]
@@ -56,7 +57,7 @@ def test_the_better_one_is_told(warm: Warm, two: Path) -> None:
         **{"a": None, "b": None, "difference": None, "interval": None, "better": None}
     }
     low, high = found["mean_iou"]["interval"]
-    assert (low, high) == differences(counted(mine, K), counted(theirs, K)).mean_iou
+    assert (low, high) == differences([counted(mine, K)], [counted(theirs, K)]).mean_iou
     value = found["mean_iou"]["b"] - found["mean_iou"]["a"]
     assert 0 < low < value < high and found["mean_iou"]["better"] == "B"
     lines = done.stdout.splitlines()
@@ -108,6 +109,42 @@ def test_seed_and_resamples_are_heeded(warm: Warm, two: Path) -> None:
     ends = [one["mean_iou"]["interval"] for one in found]
     assert ends[0] == ends[1] and ends[0] != ends[2] and ends[0] != ends[3]
     assert [one["resamples"] for one in found] == [1000, 1000, 1000, 300]
+
+
+def test_several_runs_on_each_side(warm: Warm, two: Path) -> None:
+    done = assert_succeeded(warm("compare", "a", "same", "--with", "better", cwd=two))
+    found = json.loads((two / "comparison/compare.json").read_text())
+    a = [counted(drawn(seed, 0.5), K) for seed in (1, 3)]
+    wanted = differences(a, [counted(drawn(2, 0.7), K)])
+    assert found["mean_iou"]["interval"] == list(wanted.mean_iou or ())
+    each = [scores_of(list(drawn(seed, 0.5).values()), K)[0] for seed in (1, 3)]
+    assert list(found["runs"]["a"].values()) == pytest.approx(each, abs=1e-12)
+    assert found["mean_iou"]["a"] == pytest.approx(np.mean(each), abs=1e-11)
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "A 2 runs: a, same",
+        "B better",
+        f"mean_iou of the runs of A: {each[0]:.4f}  {each[1]:.4f}",
+    ]
+    assert lines[-2].startswith("B is better at 95 %") and lines[-2].endswith("runs 2 and 1")
+
+
+GROUPS = {
+    ("a",): "compare: expected A and B, found 1 path. Several runs on a side are separated "
+    "by --with, as in `segacc compare A1 A2 --with B1 B2`.",
+    ("a", "same", "better"): "compare: expected A and B, found 3 paths. Several runs on a "
+    "side are separated by --with, as in `segacc compare A1 A2 --with B1 B2`.",
+    ("a", "--with", "same", "other"): "B: same and other differ in protocol: whole and slide. The "
+    "runs of a side differ in their seed only: evaluate them in the same way.",
+}
+
+
+@pytest.mark.parametrize("typed", GROUPS, ids=" ".join)
+def test_what_is_no_group_is_refused(warm: Warm, two: Path, typed: tuple[str, ...]) -> None:
+    write(two / "other", counted(drawn(4, 0.5), K), protocol="slide")
+    assert_refused(warm("compare", *typed, cwd=two), GROUPS[typed])
+    done = warm("compare", "a", "a", "--with", "same", cwd=two)
+    assert_refused(done, f"A: {two / 'a'} is given twice; give each run once.")
 
 
 def test_what_is_not_alike_is_told(warm: Warm, two: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.table import Table
 
 from cli_tools import TINY, Warm, assert_succeeded, write_data
-from segacc.commands.console import console_of, text_of
+from segacc.commands.terminal.console import console_of, text_of
 from segacc.settings.secrets import shown
 
 pytest_plugins = ["cli_fixtures"]

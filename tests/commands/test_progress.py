@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from score_tools import plain_scores
-from segacc.commands.progress import Display
-from segacc.commands.tables import print_scores
+from segacc.commands.terminal.progress import Display
+from segacc.commands.terminal.tables import print_scores
 from segacc.evaluation.scores import Scores, Terms
 from segacc.training.events import (
     Evaluated,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cli_tools import SHORT, Warm, assert_succeeded, draw, write_data
-from segacc.commands.console import flag
+from segacc.commands.terminal.console import flag
 from segacc.contracts import Facts
 from segacc.errors import OptionError
 from segacc.evaluation.predict import decide_batch

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from score_tools import plain_scores
 from segacc.commands.evaluate.bootstrap import Intervals
-from segacc.commands.tables import print_columns, print_scores
+from segacc.commands.terminal.tables import print_columns, print_scores
 
 NAMES = ("background", "nucleus", "[red]")
 PALETTE = ((40, 40, 40), (255, 200, 0), (200, 0, 80))

@@ -105,6 +105,47 @@ def test_counts_are_what_transformers_divides_by(name: str) -> None:
     assert terms["class"].count(labels).item() == pytest.approx(2 + 4 * 0.25 + 1 + 5 * 0.25)
 
 
+def their_class_loss(
+    model: Any, weights: tuple[float, ...], found: Prediction, labels: Tensor
+) -> float:
+    """Compute transformers' class loss (weight 1), with weights of classes in its buffer."""
+    criterion = model.network.criterion
+    criterion.empty_weight = torch.tensor([*weights, criterion.eos_coef])
+    classes = [one.unique() for one in labels]
+    masks = [(label == k[:, None, None]).float() for label, k in zip(labels, classes, strict=True)]
+    pairs = criterion.matcher(found.masks, found.classes, masks, classes)
+    loss = criterion.loss_labels(found.classes, classes, pairs)
+    return loss["loss_cross_entropy"].item()
+
+
+@pytest.mark.parametrize("weights", [(0.25, 3.0, 1.0, 0.75), (0.0, 0.0, 2.0, 1.0)])
+@each
+def test_class_weights_are_those_of_transformers_cross_entropy(
+    name: str, weights: tuple[float, ...], fixed_points: None
+) -> None:
+    """Beside that of "no object"; transformers divides by the sum over the whole batch, too."""
+    model = build(name, no_object_weight=0.3).train()
+    labels, images = blocks(3, ignored=False), noise(3)
+    terms = model.losses(facts(4, class_weights=weights))
+    queries = model(images).queries
+    found = results(terms, queries[:1], labels)
+    ours = (found["class"][0] / found["class"][1]).item() / terms["class"].losses.weights["class"]
+    theirs = their_class_loss(model, weights, queries[0], labels)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    plain = results(model.losses(facts(4)), queries[:1], labels)
+    assert (plain["class"][0] / plain["class"][1]).item() != pytest.approx(theirs, rel=1e-3)
+    for key in ("mask", "dice"):
+        assert torch.equal(plain[key][0], found[key][0]), "the matching is the same"
+
+
+def test_class_weights_of_more_classes_than_queries_count_by_their_mean() -> None:
+    losses = PointLoss(
+        build("mask2former").network, num_queries=2, class_weights=(1.0, 2.0, 3.0, 9.0)
+    )
+    labels = torch.arange(3).repeat(1, 4, 1)  # classes 0, 1 and 2 of one image
+    assert losses.count("class", labels).item() == pytest.approx(2 * 2.0)
+
+
 def test_the_options_weigh_the_losses() -> None:
     plain, heavy = build("mask2former"), build("mask2former", mask_weight=50.0, class_weight=2.0)
     heavy.load_state_dict(plain.state_dict())
@@ -123,7 +164,7 @@ def test_the_options_weigh_the_losses() -> None:
 def gradients(model: Any, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
     """Do what the loop does with micro-batches; return the losses and the gradient."""
     model.zero_grad()
-    terms = model.losses(facts(4))
+    terms = model.losses(facts(4, class_weights=(0.5, 2.0, 1.0, 0.25)))
     counts = torch.stack([sum(t.count(labels) for _, labels in parts) for t in terms.values()])
     losses = torch.zeros(len(terms))
     for images, labels in parts:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics
@@ -198,11 +199,18 @@ def test_a_stream_has_weights_from_a_file_only(registry: Registry, tmp_path: Pat
     assert find(plan, stream).class_weights == (1, 2, 3, 4)
 
 
-def test_a_network_with_a_loss_of_its_own_heeds_no_weights(registry: Registry) -> None:
+def test_a_loss_of_a_networks_own_uses_weights_or_refuses_them(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = planned(registry, arch="mask2former", class_weights="enet")
     record = plan.arch.record
     network = record.build(record.tiny(), facts(4))
-    told = facts(4, class_weights=(1.0, 1.0, 1.0, 1.0))
+    told = facts(4, class_weights=(1.0, 1.0, 1.0, 5.0))
+    labels = torch.full((1, 8, 8), 3)
+    heavy, plain = (build_losses(plan, network, one)["class"] for one in (told, facts(4)))
+    assert heavy.count(labels) - plain.count(labels) == pytest.approx(4)
+
+    monkeypatch.setattr(network, "class_weighted", False)
     with pytest.raises(OptionError) as error:
         build_losses(plan, network, told)
     own = ", ".join(network.losses(told))

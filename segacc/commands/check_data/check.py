@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from segacc.commands.check_data.duplicates import Twins, find_twins
-from segacc.commands.console import progress_bar
+from segacc.commands.terminal.console import progress_bar
 from segacc.data.samples import evenly_spaced, lost_samples, passed_over, read_shard
 from segacc.data.scan import Fault, SampleFacts, Size, SplitFacts, scan
 from segacc.data.splits import data_splits, pick_split, split_name, unusable_lines

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
-from segacc.commands.console import PlainConsole, Where, console_of, flag, load_plugins, text_of
+from segacc.commands.terminal.console import (
+    PlainConsole,
+    Where,
+    console_of,
+    flag,
+    load_plugins,
+    text_of,
+)
 from segacc.errors import NoClassesError, OptionError, is_main
 from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose

@@ -16,7 +16,7 @@ from rich.text import Text
 from segacc.commands.check_data.check import Findings
 from segacc.commands.check_data.fixes import Fix, command, paste, together, unmended
 from segacc.commands.check_data.verdict import Finding
-from segacc.commands.tables import print_in_parts, swatch
+from segacc.commands.terminal.tables import print_in_parts, swatch
 from segacc.contracts import IGNORE
 from segacc.data.scan import SplitFacts
 from segacc.errors import count_of, first_of

@@ -1,11 +1,16 @@
 """Bootstrap intervals: how scores would vary on other images of the same kind.
 
 The images are resampled with replacement many times and scored each time; the interval lies between
-two percentiles of these scores (Efron and Tibshirani 1993, chapter 13). The network is fixed, so
-the interval does not include the variation over training seeds.
+two percentiles of these scores (Efron and Tibshirani 1993, chapter 13). For a single network the
+interval does not include the variation over training seeds.
+
+Of several runs that differ in their seed, each resample draws images and, independently, runs with
+replacement, as all runs are scored on the same images (the pigeonhole bootstrap for two crossed
+factors: Owen 2007, Annals of Applied Statistics 1(2)); its score is the mean over the drawn runs.
+With M runs, their part of the variance is underestimated by a factor of (M - 1) / M on average.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segacc.commands.evaluate.per_image import PerImage
-from segacc.kernels.counts import Floats, iou, mean_of_known
+from segacc.kernels.counts import Floats, divided, iou, mean_of_known
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 CHUNK = 2**22
 """Maximum number of elements of a large array in memory: 32 MiB."""
+
+FEW = 5
+"""Number of runs below which it is said that their variation is underestimated."""
 
 Interval = tuple[float, float]
 
@@ -34,13 +42,23 @@ class Intervals:
     """Lower and upper end; None if there is no score, or only one image."""
     per_category_iou: dict[str, Interval | None]
     """Intervals by class name; resamples without the class are left out."""
+    num_runs: tuple[int, ...] = (1,)
+    """Number of resampled runs; of A and of B for differences."""
 
     def text(self) -> str:
         """Return a line on how the intervals were computed."""
-        return (
-            f"{self.percent} intervals: bootstrap of {self.num_images} images, {self.resamples} "
-            f"resamples, seed {self.seed}; training randomness is not included"
-        )
+        told = f"{self.percent} intervals: bootstrap of {self.num_images} images"
+        if max(self.num_runs) > 1:
+            sides = ("",) if len(self.num_runs) == 1 else (" of A", " of B")
+            counts = zip(self.num_runs, sides, strict=True)
+            told += f" and of the runs ({', '.join(f'{count}{side}' for count, side in counts)})"
+        told += f", {self.resamples} resamples, seed {self.seed}"
+        if max(self.num_runs) == 1:
+            return f"{told}; training randomness is not included"
+        if min(self.num_runs) == 1:
+            return f"{told}; a side with one run has no variation over seeds"
+        few = min(self.num_runs) < FEW
+        return told + f"; rather too narrow for fewer than {FEW} runs" * few
 
     @property
     def percent(self) -> str:
@@ -63,14 +81,20 @@ def intervals(
         seed: random seed of the resamples.
         level: share of the resamples inside the interval, 0..1.
     """
-    draws = weights(len(images), resamples, seed)
-    scores = [iou(sums(images, drawn)) for drawn in draws]
-    return _between(images, np.concatenate(scores), resamples, seed, level)
+    return intervals_of_runs([images], resamples=resamples, seed=seed, level=level)
+
+
+def intervals_of_runs(
+    runs: Sequence[PerImage], *, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
+) -> Intervals:
+    """Compute the intervals of the means over runs; they have the same images in the same order."""
+    ((scores, means),) = _resampled([runs], resamples, seed)
+    return _between(runs[0], scores, means, (len(runs),), resamples, seed, level)
 
 
 def differences(
-    a: PerImage,
-    b: PerImage,
+    a: Sequence[PerImage],
+    b: Sequence[PerImage],
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
@@ -78,30 +102,56 @@ def differences(
 ) -> Intervals:
     """Compute the intervals of B - A by a paired bootstrap: both scored on the same resamples.
 
-    `a` and `b` have the same images in the same order. A class has a difference in the resamples in
-    which both have a score for it.
+    The runs of `a` and `b` have the same images in the same order, and are drawn independently of
+    each other. A class has a difference in the resamples in which both have a score for it.
     """
-    assert a.ids == b.ids and a.names == b.names
-    scores_a, scores_b = [], []
-    for drawn in weights(len(a), resamples, seed):
-        scores_a.append(iou(sums(a, drawn)))
-        scores_b.append(iou(sums(b, drawn)))
-    one, other = np.concatenate(scores_a), np.concatenate(scores_b)
-    means = mean_of_known(other) - mean_of_known(one)
-    return _between(a, other - one, resamples, seed, level, means=means)
+    first = a[0]
+    assert all(one.ids == first.ids and one.names == first.names for one in (*a, *b))
+    (scores, means), (others, other) = _resampled([a, b], resamples, seed)
+    runs = len(a), len(b)
+    return _between(first, others - scores, other - means, runs, resamples, seed, level)
+
+
+def _resampled(
+    sides: Sequence[Sequence[PerImage]], resamples: int, seed: int
+) -> list[tuple[Floats, Floats]]:
+    """Score resamples: for each side the IoU (R, K) and mean_iou (R,), as means over its runs."""
+    first = sides[0][0]
+    scores: list[list[list[Floats]]] = [[[] for _ in side] for side in sides]
+    for drawn in weights(len(first), resamples, seed):
+        for side, found in zip(sides, scores, strict=True):
+            for run, blocks in zip(side, found, strict=True):
+                blocks.append(iou(sums(run, drawn)))
+    results = []
+    for number, found in enumerate(scores):
+        each = np.stack([np.concatenate(blocks) for blocks in found])  # (M, R, K)
+        times = np.concatenate(list(weights(len(found), resamples, (seed, number)))).T  # (M, R)
+        results.append(
+            (mean_over_runs(each, times[:, :, None]), mean_over_runs(mean_of_known(each), times))
+        )
+    return results
+
+
+def mean_over_runs(scores: Floats, times: Floats | float = 1.0) -> Floats:
+    """Average scores (M, ...) over M runs, each counted so many times; nan is left out.
+
+    The means of several are rounded to 12 decimals, so that runs with equal scores do not differ.
+    """
+    known = ~np.isnan(scores) * times
+    means = divided((np.where(np.isnan(scores), 0, scores) * known).sum(0), known.sum(0))
+    return means if len(scores) == 1 else means.round(12)
 
 
 def _between(
     images: PerImage,
     scores: Floats,
+    means: Floats,
+    num_runs: tuple[int, ...],
     resamples: int,
     seed: int,
     level: float,
-    *,
-    means: Floats | None = None,
 ) -> Intervals:
-    """Take the percentiles of scores (R, K), and of their means over the classes unless given."""
-    means = mean_of_known(scores) if means is None else means
+    """Take the percentiles of scores (R, K), and of their means (R,)."""
     enough = len(images) > 1  # a single image has no variation
     found = [_interval(scores[:, k], level) if enough else None for k in range(scores.shape[1])]
     return Intervals(
@@ -111,6 +161,7 @@ def _between(
         num_images=len(images),
         mean_iou=_interval(means, level) if enough else None,
         per_category_iou=dict(zip(images.names, found, strict=True)),
+        num_runs=num_runs,
     )
 
 
@@ -122,7 +173,7 @@ def _interval(scores: Floats, level: float) -> Interval | None:
     return float(low), float(high)
 
 
-def weights(num_images: int, resamples: int, seed: int) -> Iterator[Floats]:
+def weights(num_images: int, resamples: int, seed: int | tuple[int, int]) -> Iterator[Floats]:
     """Yield how often each image is in each resample, r resamples at a time: (r, N) float64."""
     random = np.random.default_rng(seed)
     step = max(1, CHUNK // max(1, num_images))

@@ -2,14 +2,14 @@
 
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.commands.console import (
+from segacc.commands.terminal.console import (
     Patient,
     Where,
     console_of,
@@ -124,7 +124,7 @@ class EvaluationResult:
 
     def show(self, console: Console) -> None:
         """Print the scores."""
-        from segacc.commands.tables import print_scores
+        from segacc.commands.terminal.tables import print_scores
 
         print_scores(
             console,
@@ -274,7 +274,7 @@ def finish(loaded: Loaded, console: Console) -> EvaluationResult:
     return replace(result, report={**result.report, "files": files})
 
 
-def compare_command(a: Path, b: Path, config: CompareConfig) -> int:
+def compare_command(a: Sequence[Path], b: Sequence[Path], config: CompareConfig) -> int:
     """Compare two evaluations; print a table and a verdict, write compare.json and compare.png."""
     if not is_main():
         return 0
@@ -287,13 +287,16 @@ def compare_command(a: Path, b: Path, config: CompareConfig) -> int:
 
 
 @keywords_of(CompareConfig)
-def compare(a: str | Path, b: str | Path, **settings: Any) -> "Comparison":
+def compare(
+    a: str | Path | Sequence[str | Path], b: str | Path | Sequence[str | Path], **settings: Any
+) -> "Comparison":
     """Test whether B scores better than A, as `segacc compare` does; it writes the same files.
 
     Args:
         a: a run folder (its best/), model folder or checkpoint that was evaluated, or an output
-            folder of `evaluate`.
-        b: another one, evaluated on the same images.
+            folder of `evaluate`; or several runs that differ in their seed, or the folder in which
+            `--seeds` has trained them.
+        b: another one, or several, evaluated on the same images.
         **settings: the options of `segacc compare`: `resamples`, `seed` and `output_dir`.
 
     Returns:
@@ -304,21 +307,26 @@ def compare(a: str | Path, b: str | Path, **settings: Any) -> "Comparison":
         SegaccError: a setting is invalid, or the two evaluations cannot be compared.
     """
     layer = Layer(settings, "segacc.compare")
-    sides = expand(a), expand(b)
-    return compare_folders(*sides, config_of(CompareConfig, layer), layer.where)
+    one, other = (
+        [expand(path) for path in ([side] if isinstance(side, str | Path) else side)]
+        for side in (a, b)
+    )
+    return compare_folders(one, other, config_of(CompareConfig, layer), layer.where)
 
 
-def compare_folders(a: Path, b: Path, config: CompareConfig, where: Where) -> "Comparison":
-    """Compare two evaluations; the main process writes compare.json and compare.png.
+def compare_folders(
+    a: Sequence[Path], b: Sequence[Path], config: CompareConfig, where: Where
+) -> "Comparison":
+    """Compare two sides; the main process writes compare.json and compare.png.
 
     Raises:
         SegaccError: a folder is invalid, or the two cannot be compared.
     """
     folder = writable(config.output_dir, where("output_dir"))
     from segacc.commands.evaluate import compare as comparing
+    from segacc.commands.evaluate.sides import read_sides
 
-    named = ((a, "A"), (b, "B"))
-    sides = [comparing.read_side(comparing.evaluation_in(one, at), at) for one, at in named]
+    sides = read_sides(a, "A"), read_sides(b, "B")
     found = comparing.compare(*sides, resamples=config.resamples, seed=config.seed)
     if is_main():
         comparing.draw_comparison(found, folder / "compare.png")

@@ -1,46 +1,36 @@
 """`segacc compare`: test whether B scores better than A, by a paired bootstrap."""
 
-import json
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from segacc.commands.console import text_of
-from segacc.commands.evaluate.bootstrap import Interval, Intervals, differences
-from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
-from segacc.commands.tables import interval_text, print_columns
+from segacc.commands.evaluate.bootstrap import (
+    Interval,
+    Intervals,
+    differences,
+    mean_over_runs,
+)
+from segacc.commands.evaluate.per_image import PerImage
+from segacc.commands.evaluate.sides import DIFFER, Side, refuse_other_classes, told_of
+from segacc.commands.terminal.console import text_of
+from segacc.commands.terminal.tables import interval_text, print_columns
 from segacc.data.atomic import replacing
-from segacc.errors import DataError, OptionError, count_of, first_of
-from segacc.evaluation.model_folder import PROGRESS
-from segacc.evaluation.scores import Terms, classes_in, finite
+from segacc.errors import OptionError, count_of, first_of
+from segacc.evaluation.scores import finite
 from segacc.kernels.counts import iou, mean_of_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")
-PLAIN = {"no": "float32", "None": "none"}
-"""How values of evaluation.json are shown: mixed precision `no`, and no held-out split."""
-DIFFER = ("dataset", "split", "carved", *TERMS)
-"""Keys of evaluation.json whose values should be equal on both sides; differences are printed."""
-
 INKS = {"A": "#c0392b", "B": "#1b7f4b", "": "#8a8a8a"}
 """Colour of a difference, by which side is better."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of two evaluations."""
-
-    folder: Path
-    report: dict[str, Any]
-    """The content of evaluation.json."""
-    images: PerImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +72,8 @@ class Comparison:
     """Intervals of the differences B - A."""
     mean_iou: Difference
     per_category_iou: dict[str, Difference]
+    mean_ious: tuple[dict[str, float], dict[str, float]]
+    """mean_iou of each run of A and of B on the common images, by folder."""
 
     def __repr__(self) -> str:
         """Return the verdict."""
@@ -111,10 +103,7 @@ class Comparison:
 
     def terms(self) -> list[str]:
         """Return the rules of the evaluations: one line if they are equal, else one per side."""
-        told = []
-        for side in (self.a, self.b):
-            terms = Terms(**{field.name: side.report[field.name] for field in fields(Terms)})
-            told.append(f"{terms.short()}; {terms.rules()}")
+        told = [side.terms() for side in (self.a, self.b)]
         return told[:1] if told[0] == told[1] else [f"A {told[0]}", f"B {told[1]}"]
 
     def verdict(self) -> str:
@@ -122,10 +111,12 @@ class Comparison:
         found, ends = self.mean_iou, self.mean_iou.interval
         assert ends
         says = f"{found.better} is better" if found.better else "no difference"
-        return (
+        told = (
             f"{says} at {self.intervals.percent}: mean_iou B - A = {found.value:+.4f} "
             f"({ends[0]:+.4f} to {ends[1]:+.4f}) on {self.intervals.num_images} images"
         )
+        one, other = self.intervals.num_runs
+        return told if one == other == 1 else f"{told}, runs {one} and {other}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of compare.json."""
@@ -133,6 +124,7 @@ class Comparison:
         return {
             "a": str(self.a.folder),
             "b": str(self.b.folder),
+            "runs": {"a": self.mean_ious[0], "b": self.mean_ious[1]},
             "verdict": self.verdict(),
             "notes": self.notes(),
             "terms": self.terms(),
@@ -143,113 +135,49 @@ class Comparison:
         }
 
 
-def told_of(value: Any) -> str:
-    """Return a value of evaluation.json as text: a held-out split, a data set, or a word."""
-    match value:
-        case {"val_fraction": share, "train_split": split, "seed": seed}:
-            return f"{100 * share:g} % of {split} (seed {seed})"
-        case {"name": name, **options}:
-            return ":".join(filter(None, (name, ",".join(f"{k}={v}" for k, v in options.items()))))
-    return PLAIN.get(str(value), str(value))
-
-
-def evaluation_in(given: Path, where: str) -> Path:
-    """Return the evaluation of a run folder (that of its best/), a model folder or a checkpoint.
-
-    An output folder of `segacc evaluate`, and any other path, is returned unchanged.
-
-    Raises:
-        OptionError: the model was not evaluated.
-    """
-    if (given / REPORT).is_file() or not given.is_dir():
-        return given
-    best = given / "best"
-    model = best if best.is_dir() and not (given / "config.json").is_file() else given
-    if (model / "evaluation" / REPORT).is_file():
-        return model / "evaluation"
-    if any((model / name).is_file() for name in ("config.json", PROGRESS)):
-        raise OptionError(
-            f"{where}: {model} was not evaluated; run `segacc evaluate {model}` first. An "
-            "evaluation with --output-dir DIR is given as DIR."
-        )
-    return given
-
-
-def read_side(folder: Path, where: str) -> Side:
-    """Read the output folder of `segacc evaluate`.
-
-    Raises:
-        OptionError: the files are missing.
-        DataError: a file is damaged, or from another version.
-    """
-    for name in (REPORT, FILE):
-        if not (folder / name).is_file():
-            raise OptionError(
-                f"{where}: {folder} has no {name}; give an output folder of `segacc evaluate`, or "
-                "a run folder, model folder or checkpoint that was evaluated."
-            )
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{folder / REPORT}: not JSON: {error}.") from None
-    terms = [field.name for field in fields(Terms)]
-    if not isinstance(report, dict) or (missing := [one for one in terms if one not in report]):
-        told = ", ".join(missing) if isinstance(report, dict) else "all"
-        raise DataError(
-            f"{folder / REPORT}: {told} missing: another version of `segacc evaluate` wrote it. "
-            "Evaluate the network again."
-        )
-    return Side(folder, report, PerImage.read(folder / FILE))
-
-
 def compare(a: Side, b: Side, *, resamples: int, seed: int) -> Comparison:
-    """Compare two evaluations by a paired bootstrap over their common images.
+    """Compare two sides by a paired bootstrap over the images that all their runs have.
 
     Raises:
         OptionError: the classes or labels differ, fewer than two images are common, or no pixel is
             labelled.
     """
     refuse_other_classes(a, b)
-    both = frozenset(a.images.ids) & frozenset(b.images.ids)
+    both = frozenset.intersection(*(frozenset(one.images.ids) for one in (*a.runs, *b.runs)))
     if len(both) < 2:
         raise OptionError(
             f"{a.folder} and {b.folder} have {count_of(len(both), 'image')} in common, of "
             f"{len(a.images)} and {len(b.images)}: A has {first_of(a.images.ids, 4)}; B has "
             f"{first_of(b.images.ids, 4)}. Score both networks on the same split."
         )
-    one, other = a.images.among(both), b.images.among(both)
-    refuse_other_labels(one, other, a, b)
+    one, other = ([run.images.among(both) for run in side.runs] for side in (a, b))
+    for run, images in zip((*a.runs, *b.runs), (*one, *other), strict=True):
+        refuse_other_labels(one[0], images, a, run)
     found = differences(one, other, resamples=resamples, seed=seed)
     if found.mean_iou is None:
         raise OptionError(f"{a.folder} and {b.folder}: no pixel of the images is labelled.")
-    scores_a, scores_b = iou(one.total()), iou(other.total())
-    rows = zip(scores_a.tolist(), scores_b.tolist(), found.per_category_iou.items(), strict=True)
-    means = (float(mean_of_known(scores)) for scores in (scores_a, scores_b))
+    scores = [np.stack([iou(run.total()) for run in side]) for side in (one, other)]  # (M, K)
+    classes = (mean_over_runs(side).tolist() for side in scores)
+    rows = zip(*classes, found.per_category_iou.items(), strict=True)
+    means = [mean_of_known(side) for side in scores]
+    both_means = (float(mean_over_runs(side)) for side in means)
     return Comparison(
         a=a,
         b=b,
         alone=(len(a.images) - len(both), len(b.images) - len(both)),
         intervals=found,
-        mean_iou=Difference(a=next(means), b=next(means), interval=found.mean_iou),
+        mean_iou=Difference(a=next(both_means), b=next(both_means), interval=found.mean_iou),
         per_category_iou={
             name: Difference(a=x, b=y, interval=None if isnan(y - x) else ends)
             for x, y, (name, ends) in rows
         },
+        mean_ious=(by_folder(a, means[0].tolist()), by_folder(b, means[1].tolist())),
     )
 
 
-def refuse_other_classes(a: Side, b: Side) -> None:
-    """Refuse to compare evaluations with different classes.
-
-    Raises:
-        OptionError: the classes or their order differ.
-    """
-    one, other = a.images.names, b.images.names
-    if one != other:
-        raise OptionError(
-            f"{a.folder} has {classes_in(one)}, but {b.folder} has {classes_in(other)}. A "
-            "comparison needs the same classes in the same order."
-        )
+def by_folder(side: Side, values: Sequence[float]) -> dict[str, float]:
+    """Return a value of each run by its folder."""
+    return {str(run.folder): value for run, value in zip(side.runs, values, strict=True)}
 
 
 def refuse_other_labels(one: PerImage, other: PerImage, a: Side, b: Side) -> None:
@@ -274,7 +202,11 @@ def refuse_other_labels(one: PerImage, other: PerImage, a: Side, b: Side) -> Non
 
 def print_comparison(console: Console, found: Comparison) -> None:
     """Print the two sides, the table, and the verdict."""
-    lines = [f"A {found.a.folder}", f"B {found.b.folder}", *found.notes(), *found.terms()]
+    sides = [f"A {found.a.told()}", f"B {found.b.told()}"]
+    for name, scores in zip("AB", found.mean_ious, strict=True):
+        each = "  ".join(f"{score:.4f}" for score in scores.values())
+        sides += [f"mean_iou of the runs of {name}: {each}"] if len(scores) > 1 else []
+    lines = [*sides, *found.notes(), *found.terms()]
     for line in lines:
         console.out(line, highlight=False)
     rows = {"mean_iou": found.mean_iou, **found.per_category_iou}
@@ -335,7 +267,7 @@ def comparison_figure(found: Comparison) -> "Figure":
     axes.set_xlabel(f"A better  \N{LEFTWARDS ARROW}  {between}  \N{RIGHTWARDS ARROW}  B better")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"A {found.a.folder}\nB {found.b.folder}\n{found.verdict()}", fontsize=9)
+    figure.suptitle(f"A {found.a.told(1)}\nB {found.b.told(1)}\n{found.verdict()}", fontsize=9)
     return figure
 
 

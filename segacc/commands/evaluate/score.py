@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from segacc.commands.console import Where, progress_bar
 from segacc.commands.evaluate.bootstrap import Intervals, intervals
 from segacc.commands.evaluate.per_image import ImageCounts, PerImage
+from segacc.commands.terminal.console import Where, progress_bar
 from segacc.contracts import VERSION, Facts
 from segacc.data.pictures import Example, draw_examples, shrunk
 from segacc.data.splits import ALSO, VALIDATION, data_splits, pick_split, split_name

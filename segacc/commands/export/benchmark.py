@@ -14,8 +14,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from segacc.commands.console import Where, console_of, flag, progress_bar, quiet_libraries, text_of
 from segacc.commands.export.images import Images, images_of, with_run
+from segacc.commands.terminal.console import (
+    Where,
+    console_of,
+    flag,
+    progress_bar,
+    quiet_libraries,
+    text_of,
+)
 from segacc.errors import DataError
 from segacc.evaluation.model_folder import Model, find_model
 from segacc.model.exported import open_session, runtime_of

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.commands.console import Where, console_of, flag, quiet_libraries, text_of
 from segacc.commands.export.images import Images, files_of, images_of, with_run
+from segacc.commands.terminal.console import Where, console_of, flag, quiet_libraries, text_of
 from segacc.data.atomic import replacing, writing
 from segacc.errors import OptionError, WeightsError
 from segacc.evaluation.model_folder import Model, find_model, side_file

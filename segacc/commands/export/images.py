@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.console import Where, load_plugins
 from segacc.commands.evaluate.command import from_run
 from segacc.commands.predict.files import find_pictures
+from segacc.commands.terminal.console import Where, load_plugins
 from segacc.data.samples import evenly_spaced
 from segacc.data.splits import data_splits, pick_split
 from segacc.errors import OptionError, SegaccError

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segacc.commands.console import PlainConsole, load_plugins, quiet_libraries
 from segacc.commands.plugins.new import write_plugin
+from segacc.commands.terminal.console import PlainConsole, load_plugins, quiet_libraries
 from segacc.contracts import VERSION
 from segacc.errors import PluginError, cut, did_you_mean, reason_of
 from segacc.evaluation import protocol_options
-from segacc.hookspecs import DatasetOptions
+from segacc.hookspecs import COMMON, NoOptions
 from segacc.registry import KINDS, Offer, Registry, load_registry
 from segacc.settings.options import Listed, OptionDoc, describe
 from segacc.training.optim import optimizers, schedule
@@ -136,11 +136,11 @@ def print_datasheet(offer: Offer, console: Console) -> None:
 
 
 def options_of(offer: Offer) -> "Sequence[OptionDoc]":
-    """List the options of a component; for a data set, also those of all data sets."""
+    """List the options of a component, with those of every component of its kind."""
     if isinstance(offer.record, Listed):
         return offer.record.options
     own = describe(offer.record.options)
-    common = describe(DatasetOptions) if offer.kind == "dataset" else ()
+    common = describe(COMMON.get(offer.kind, NoOptions))
     return [*own, *(one for one in common if one.name not in {other.name for other in own})]
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segacc.commands.console import Where, console_of, flag, progress_bar, quiet_libraries
 from segacc.commands.predict.files import (
     AREAS,
     Job,
@@ -19,6 +18,7 @@ from segacc.commands.predict.files import (
     write_ids,
     write_probabilities,
 )
+from segacc.commands.terminal.console import Where, console_of, flag, progress_bar, quiet_libraries
 from segacc.errors import DataError, OptionError
 from segacc.evaluation.model_folder import Model, find_model, local_model
 from segacc.model.exported import runtime_of

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.console import Where, console_of, flag
+from segacc.commands.terminal.console import Where, console_of, flag
 from segacc.data.atomic import replacing
 from segacc.errors import OptionError, count_of, expand, is_main, twice_in
 from segacc.settings.commands import ReportConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
-from segacc.training.folders import writable
+from segacc.training.folders import seed_folders, writable
 
 if TYPE_CHECKING:
     from segacc.commands.report.run import RunData
@@ -62,14 +62,17 @@ def read_runs(given: Sequence[str | Path], where: str) -> list["RunData"]:
 
     if not given:
         raise OptionError(f"{where}: no run folder is given.")
-    folders = [expand(one, where).resolve() for one in given]
+    runs: list[str | Path] = []
+    for one in given:
+        runs += seed_folders(expand(one, where)) or [one]
+    folders = [expand(one, where).resolve() for one in runs]
     if twice := twice_in(map(str, folders)):
         raise OptionError(f"{where}: {twice[0]} is given twice; give each run folder once.")
     names = [folder.name for folder in folders]
     unique = not twice_in(names)
     return [
         read_run(one, where, name=name if unique else str(one))
-        for one, name in zip(given, names, strict=True)
+        for one, name in zip(runs, names, strict=True)
     ]
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from segacc.commands.evaluate.compare import Side, read_side, told_of
 from segacc.commands.evaluate.per_image import REPORT
+from segacc.commands.evaluate.sides import Side, read_side, told_of
 from segacc.errors import OptionError, expand, read_text
 from segacc.evaluation.model_folder import NETWORK, SETTINGS, side_file
 from segacc.evaluation.scores import flat

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from segacc.commands.console import NotebookView, in_notebook
-from segacc.commands.tables import SLOW_DATA, numbers_of, print_scores, score_of
+from segacc.commands.terminal.console import NotebookView, in_notebook
+from segacc.commands.terminal.tables import SLOW_DATA, numbers_of, print_scores, score_of
 from segacc.evaluation.scores import Scores
 from segacc.labels import Color
 from segacc.settings.units import clock_text

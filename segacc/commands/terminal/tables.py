@@ -74,20 +74,22 @@ def print_columns(
     columns: Columns,
     rows: Sequence[str],
     colors: Mapping[str, Color] | None = None,
+    *,
+    heading: str = "class",
 ) -> None:
     """Print one row for each class, with its colour if `colors` are given.
 
     Columns that do not fit a terminal are printed below the others, with the class names again.
     """
     if not console.is_terminal:
-        for line in _lines(columns, rows):
+        for line in _lines(columns, rows, heading):
             _say(console, line)
         return
     half = console.width // 2
 
     def table(headers: Sequence[str]) -> Table:
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        made.add_column("class", overflow="fold", max_width=half)
+        made.add_column(heading, overflow="fold", max_width=half)
         for header in headers:
             made.add_column(header, justify="right", no_wrap=True)
         for name in rows:
@@ -119,9 +121,9 @@ def swatch(name: str, color: Color) -> Text:
     return Text.assemble(Text("  ", style=style), " ", name)
 
 
-def _lines(columns: Columns, rows: Sequence[str]) -> list[str]:
+def _lines(columns: Columns, rows: Sequence[str], heading: str) -> list[str]:
     """Return the rows as lines of plain text, the headings first."""
-    lines = [["class", *rows]]
+    lines = [[heading, *rows]]
     for header, values in columns.items():
         lines.append([header, *(values.get(name, "-") for name in rows)])
     wide = [max(map(len, column)) for column in lines]

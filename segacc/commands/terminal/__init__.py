@@ -1,0 +1,1 @@
+"""What is printed: consoles and progress, and the tables of scores."""
