@@ -52,6 +52,7 @@ BUILT_IN = (
     "segacc.plugins.datasets.ade20k",
     "segacc.plugins.datasets.camvid",
     "segacc.plugins.datasets.cityscapes",
+    "segacc.plugins.datasets.coco",
     "segacc.plugins.datasets.coco_stuff",
     "segacc.plugins.datasets.folder",
     "segacc.plugins.datasets.hub",

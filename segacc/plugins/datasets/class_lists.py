@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
-from segacc.contracts import IGNORE
+from segacc.contracts import IGNORE, Drawn
 from segacc.data.samples import IMAGE_SUFFIXES, evenly_spaced
 from segacc.errors import DataError, NoClassesError, count_of, first_of
 from segacc.hookspecs import Sample
@@ -229,13 +229,13 @@ def read_values(samples: Sequence[Sample], most: int) -> Values:
     return Values(counts, read, owners)
 
 
-def _values(label: Path | bytes) -> Iterator[tuple[Value, int]]:
+def _values(label: Path | bytes | Drawn) -> Iterator[tuple[Value, int]]:
     import numpy as np
 
-    from segacc.data.codecs import opened
+    from segacc.data.codecs import encoded, opened
 
     try:
-        with opened(label) as picture:
+        with opened(encoded(label)) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read
@@ -262,7 +262,7 @@ def other_labels(root: Path, tree: Mapping[str, Sequence[str]]) -> str:
     files = [PurePosixPath(folder) / name for folder, names in tree.items() for name in names]
     stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     for file in files:
-        if file.suffix == ".json" and (kind := _kind_of_json(root / file)):
+        if file.suffix == ".json" and (kind := kind_of_json(root / file)):
             return f"{kind} ({file})"
     for file in files:
         if file.suffix == ".txt" and file.stem in stems and (kind := _kind_of_text(root / file)):
@@ -274,7 +274,8 @@ def other_labels(root: Path, tree: Mapping[str, Sequence[str]]) -> str:
     return ""
 
 
-def _kind_of_json(path: Path) -> str:
+def kind_of_json(path: Path) -> str:
+    """Name the annotations in a JSON file by its beginning; empty if they are unknown."""
     with path.open(encoding="utf-8", errors="replace") as file:
         head = file.read(1 << 16)
     if '"shapes"' in head or '"imageData"' in head:
