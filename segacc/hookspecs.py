@@ -183,7 +183,8 @@ class Recognized:
     options: Mapping[str, Any]
     """Options of that data set."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Number of samples of each split, if they were counted; 0 if it cannot be read."""
+    """Number of samples of each split, if the splits are known; 0 if it cannot be read, or was not
+    counted."""
 
 
 @dataclass(frozen=True, kw_only=True)

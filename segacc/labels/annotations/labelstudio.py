@@ -265,5 +265,4 @@ class _Bits:
         self.at += count * width
         if len(found) < count * width:
             raise ShapeError("its rle ends too early")
-        some: NDArray[np.bool_] = found.reshape(count, width).any(axis=1)
-        return some
+        return np.asarray(found.reshape(count, width).any(axis=1))

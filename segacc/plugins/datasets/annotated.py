@@ -4,21 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
-
-from numpy import float64
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal
 
 from segacc.contracts import IGNORE
-from segacc.data.codecs import picture_size
 from segacc.data.samples import is_image, is_inside
 from segacc.errors import DataError, UnreadableError, count_of, first_of, twice_in
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap
-from segacc.labels.annotations.draw import Overlap, draw
-from segacc.labels.annotations.reading import ShapeError
-from segacc.labels.annotations.shapes import AnnotatedImage, Annotations
+from segacc.labels.annotations import Overlap
 from segacc.plugins.datasets.files import listing
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+    from segacc.labels.annotations.shapes import AnnotatedImage, Annotations
 
 BACKGROUND = "background"
 BACKGROUNDS = (BACKGROUND, "_background_")
@@ -50,7 +50,7 @@ class Rules:
 class Part:
     """The annotated images of a split."""
 
-    annotations: Annotations
+    annotations: "Annotations"
     images: Sequence[Path]
     """The image file of each."""
     files: Sequence[Path]
@@ -64,7 +64,7 @@ class DrawnLabel:
     file: Path
     """The annotation file."""
     image: Path
-    read: Callable[[], AnnotatedImage]
+    read: Callable[[], "AnnotatedImage"]
     drawn_by: Rules
 
     def __str__(self) -> str:
@@ -82,6 +82,9 @@ class DrawnLabel:
         Raises:
             DataError: the annotation is faulty; or its image is needed for its size, and missing.
         """
+        from segacc.labels.annotations.draw import draw
+        from segacc.labels.annotations.reading import ShapeError
+
         told, rules = self.read(), self.drawn_by
         size = self._size(told)
         try:
@@ -96,12 +99,14 @@ class DrawnLabel:
             raise DataError(f"{self}: {error}.") from None
         return b"P5\n%d %d\n255\n" % (size[1], size[0]) + pixels.tobytes()
 
-    def _size(self, told: AnnotatedImage) -> tuple[int, int]:
+    def _size(self, told: "AnnotatedImage") -> tuple[int, int]:
         """Return (height, width) as stated, which is the image's, perhaps before its EXIF turns it.
 
         Raises:
             DataError: it is another one, or unknown.
         """
+        from segacc.data.codecs import picture_size
+
         found = picture_size(self.image)
         stated = told.size or found
         if stated is None:
@@ -114,7 +119,7 @@ class DrawnLabel:
             )
         return stated
 
-    def outlines(self) -> Sequence[NDArray[float64]]:
+    def outlines(self) -> "Sequence[NDArray[float64]]":
         """Return the polygons; see `Drawn`."""
         return [corners for shape in self.read().shapes for corners in shape.polygons]
 
@@ -166,7 +171,7 @@ def _samples(part: Part, rules: Rules) -> list[Sample]:
     ]
 
 
-def _given(image: AnnotatedImage) -> AnnotatedImage:
+def _given(image: "AnnotatedImage") -> "AnnotatedImage":
     return image
 
 

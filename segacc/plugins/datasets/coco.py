@@ -8,15 +8,13 @@ from pathlib import Path, PurePosixPath
 from segacc.data.splits import read_each
 from segacc.errors import DataError, count_of, first_of
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
-from segacc.labels.annotations.coco import read_coco
 from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, located, unlisted
-from segacc.plugins.datasets.class_lists import kind_of_json
+from segacc.plugins.datasets.class_lists import COCO, kind_of_json
 from segacc.plugins.datasets.files import SPLITS, listing, open_root
 from segacc.plugins.datasets.folder_layout import SPLIT
 from segacc.plugins.datasets.places import Tree, split_in, tree_of
 
 WHERE = "--dataset coco"
-COCO = "polygons in COCO JSON"
 OTHERS = ("captions", "person_keypoints", "panoptic", "image_info", "stuff")
 """Beginnings of the names of COCO's own files that are not instances."""
 
@@ -118,6 +116,8 @@ def _split_of(path: str) -> str:
 
 
 def _part(options: CocoOptions, split: str, file: Path) -> Part:
+    from segacc.labels.annotations.coco import read_coco
+
     annotations = read_coco(file)
     if not annotations.images:
         raise DataError(f"{file}: it lists no image.")
