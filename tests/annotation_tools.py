@@ -109,14 +109,13 @@ def yolo(root: Path) -> str:
             text = root / "labels" / split / f"{path.stem}.txt"
             text.parent.mkdir(parents=True, exist_ok=True)
             text.write_text("\n".join(lines))
-    (root / "data.yaml").write_text(
-        "path: ../datasets/mine\ntrain: images/train\nval: images/val\nnames:\n  0: disc\n  1: bar\n"
-    )
+    places = "path: ../datasets/mine\ntrain: images/train\nval: images/val\n"
+    (root / "data.yaml").write_text(f"{places}names:\n  0: disc\n  1: bar\n")
     return f"yolo:root={root}"
 
 
 def _fractions(corners: list[tuple[float, float]]) -> list[str]:
-    return [f"{part / side:.6f}" for corner in corners for part, side in zip(corner, SIZE[::-1])]
+    return [f"{x / SIZE[1]:.6f} {y / SIZE[0]:.6f}" for x, y in corners]
 
 
 def labelme_facts(path: Path, number: int) -> dict[str, Any]:

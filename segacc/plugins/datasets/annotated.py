@@ -1,5 +1,6 @@
 """Data sets in the files of annotation tools: their shapes become labels when they are read."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import is_image, is_inside
-from segacc.errors import DataError, UnreadableError, count_of, first_of, twice_in
+from segacc.errors import DataError, UnreadableError, count_of, did_you_mean, first_of, twice_in
 from segacc.hookspecs import DataSplits, Sample
-from segacc.labels import LabelMap
-from segacc.labels.annotations import Overlap
+from segacc.labels import LabelMap, read_names
+from segacc.labels.annotations import IGNORED, Overlap
 from segacc.plugins.datasets.files import listing
 
 if TYPE_CHECKING:
@@ -125,18 +126,23 @@ class DrawnLabel:
 
 
 # -------------------------------------------------------------------------------------- data splits
-def build_parts(where: str, parts: Mapping[str, Part], options: DrawOptions) -> DataSplits:
+def build_parts(
+    where: str, parts: Mapping[str, Part], options: DrawOptions, listed: Path | None = None
+) -> DataSplits:
     """Build the splits, whose classes are those of all parts, matched by name.
 
     Args:
         where: start of error messages, e.g. `--dataset coco`.
         parts: by split.
         options: how labels are drawn.
+        listed: a file of class names, which gives their order.
 
     Raises:
-        DataError: there is no class, or more than a label map has.
+        DataError: there is no class, or more than a label map has, or one that is not listed.
     """
     names = list(dict.fromkeys(name for one in parts.values() for name in one.annotations.names))
+    if listed:
+        names = _as_listed(names, listed)
     if not names:
         raise DataError(f"{where}: no annotation names a class, so there is nothing to learn.")
     labels, rules = class_map(names, options)
@@ -144,6 +150,22 @@ def build_parts(where: str, parts: Mapping[str, Part], options: DrawOptions) -> 
     notes = [note for part in parts.values() for note in part.annotations.notes]
     notes += [line for split, part in parts.items() for line in _missing(split, part)]
     return DataSplits(splits, labels, notes=tuple(notes))
+
+
+def _as_listed(names: Sequence[str], file: Path) -> list[str]:
+    """Return the names in a file, without labelme's name for ignored pixels.
+
+    Raises:
+        DataError: it lacks one of the names.
+    """
+    known = [name for name in read_names(file).names if name != IGNORED]
+    if others := [name for name in names if name not in known]:
+        raise DataError(
+            f"{file}: the annotations have {count_of(len(others), 'class', 'classes')} that it "
+            f"does not list: {first_of(others, 4)}. {did_you_mean(others[0], known)}Add the name, "
+            "or correct the annotations."
+        )
+    return known
 
 
 def class_map(names: Sequence[str], options: DrawOptions) -> tuple[LabelMap, Rules]:
@@ -177,11 +199,15 @@ def _given(image: "AnnotatedImage") -> "AnnotatedImage":
 
 def _missing(split: str, part: Part) -> list[str]:
     """Return a line about the images that are not there; reading one raises."""
-    gone = [path for path in part.images if not path.is_file()]
+    parents = {path.parent for path in part.images}
+    there = {one: set(os.listdir(one)) if one.is_dir() else set() for one in parents}  # noqa: PTH208
+    gone = [path for path in part.images if path.name not in there[path.parent]]
     if not gone:
         return []
-    count = count_of(len(gone), "annotated image")
-    return [f"{split}: {count} of {len(part.images)} not found, such as {gone[0]}"]
+    are = "image is" if len(gone) == 1 else "images are"
+    return [
+        f"{split}: {len(gone)} of {len(part.images)} annotated {are} missing, such as {gone[0]}"
+    ]
 
 
 def located(
