@@ -58,7 +58,7 @@ class Part:
     """The annotation file of each, which may be the same for all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DrawnLabel:
     """The label of an image, which is drawn when it is read; see `Drawn`."""
 
@@ -71,6 +71,17 @@ class DrawnLabel:
     def __str__(self) -> str:
         """Return the annotation file and the image."""
         return f"{self.file} (image {self.image.name})"
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is the same label of the same image."""
+        if not isinstance(other, DrawnLabel):
+            return False
+        same = (self.file, self.image, self.rules) == (other.file, other.image, other.rules)
+        return same and self.read_bytes() == other.read_bytes()
+
+    def __hash__(self) -> int:
+        """Return a hash of the image's path."""
+        return hash(self.image)
 
     @property
     def rules(self) -> str:
@@ -204,10 +215,9 @@ def _missing(split: str, part: Part) -> list[str]:
     gone = [path for path in part.images if path.name not in there[path.parent]]
     if not gone:
         return []
-    are = "image is" if len(gone) == 1 else "images are"
-    return [
-        f"{split}: {len(gone)} of {len(part.images)} annotated {are} missing, such as {gone[0]}"
-    ]
+    are = "is" if len(gone) == 1 else "are"
+    count = f"{len(gone)} of {count_of(len(part.images), 'annotated image')}"
+    return [f"{split}: {count} {are} missing, such as {gone[0]}"]
 
 
 def located(
