@@ -63,3 +63,5 @@ class Annotations:
     """Class names in the order of the file, without background."""
     images: Sequence[AnnotatedImage]
     """May create its items when asked for them."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, such as the number of shapes without an area."""
