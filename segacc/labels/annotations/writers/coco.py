@@ -2,59 +2,58 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from segacc.contracts import VERSION
 from segacc.labels.annotations.draw import polygon_area
 from segacc.labels.annotations.shapes import AnnotatedImage, Patch, Shape
-from segacc.labels.annotations.writers.parts import Add, whole
+from segacc.labels.annotations.writers.parts import Add, Outlines, whole
 
 
 @contextmanager
-def write_coco(path: Path, names: Sequence[str]) -> Iterator[Add]:
+def write_coco(path: Path, outlines: Outlines) -> Iterator[Add]:
     """Write a COCO file of polygons and compressed RLE; memory does not grow with the images.
 
     Ids of categories, images and annotations count from 1; areas are in pixels. Shapes that are
     ignored are crowds.
 
-    Args:
-        path: the file.
-        names: of the categories, in order.
-
     Yields:
-        A function to call for each image, with shapes of these names.
+        A function to call for each image.
     """
-    ids = {name: k for k, name in enumerate(names, 1)}
-    categories = [{"id": k, "name": name, "supercategory": ""} for name, k in ids.items()]
+    about = {"description": "written by segacc", "version": VERSION}
     with path.open("w", encoding="utf-8") as file, TemporaryFile("w+", encoding="utf-8") as later:
-        about = {"description": "written by segacc", "version": VERSION}
-        file.write(f'{{"info": {json.dumps(about)},\n"categories": {json.dumps(categories)},\n')
-        file.write('"annotations": [')
-        counts = [0, 0]
+        file.write(f'{{"info": {json.dumps(about)},\n"annotations": [')
+        num_images, num_annotations = count(1), count(1)
 
         def add(image: AnnotatedImage) -> None:
-            counts[0] += 1
-            height, width = image.size or (0, 0)
-            entry: dict[str, Any] = {"id": counts[0], "file_name": image.name}
-            entry |= {"height": height, "width": width}
-            later.write(f"{',' if counts[0] > 1 else ''}\n{json.dumps(entry)}")
+            number, (height, width) = next(num_images), image.size or (0, 0)
+            ids = outlines.ids
+            entry: dict[str, Any] = {"id": number, "file_name": image.name}
+            _add(later, {**entry, "height": height, "width": width})
             for shape in image.shapes:
-                counts[1] += 1
-                entry = {"id": counts[1], "image_id": counts[0], "category_id": ids[shape.label]}
-                entry |= _outline(shape, (height, width))
-                file.write(f"{',' if counts[1] > 1 else ''}\n{json.dumps(entry)}")
+                entry = {"id": next(num_annotations), "image_id": number}
+                entry["category_id"] = ids[shape.label] + 1
+                _add(file, {**entry, **_outline(shape, (height, width))})
 
         yield add
         file.write('],\n"images": [')
         later.seek(0)
         shutil.copyfileobj(later, file)
-        file.write("]}\n")
+        pairs = enumerate(outlines.classes, 1)
+        categories = [{"id": k, "name": name, "supercategory": ""} for k, name in pairs]
+        file.write(f'],\n"categories": {json.dumps(categories)}}}\n')
+
+
+def _add(file: TextIO, entry: dict[str, Any]) -> None:
+    """Write an item of a list, whose ids count from 1."""
+    file.write(f"{',' if entry['id'] > 1 else ''}\n{json.dumps(entry)}")
 
 
 def _outline(shape: Shape, size: tuple[int, int]) -> dict[str, Any]:

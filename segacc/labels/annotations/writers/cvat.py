@@ -1,51 +1,48 @@
 """Writes CVAT's XML (`CVAT for images 1.1`) image by image, and its list of labels."""
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 
 from segacc.labels import Color
 from segacc.labels.annotations.shapes import AnnotatedImage, Patch
-from segacc.labels.annotations.writers.parts import Add, hexadecimal
+from segacc.labels.annotations.writers.parts import Add, Outlines, hexadecimal
 
 
 @contextmanager
-def write_cvat(path: Path, names: Sequence[str], palette: Sequence[Color]) -> Iterator[Add]:
+def write_cvat(path: Path, outlines: Outlines) -> Iterator[Add]:
     """Write an XML file of polygons and masks; memory does not grow with the images.
 
     Shapes are layers: the last one of an image is the uppermost.
 
-    Args:
-        path: the file.
-        names: of the labels, in order.
-        palette: their RGB colours, 0..255.
-
     Yields:
-        A function to call for each image, with shapes of these names.
+        A function to call for each image.
     """
-    meta = Element("meta")
-    labels = SubElement(SubElement(meta, "job"), "labels")
-    for name, color in zip(names, palette, strict=True):
-        label = SubElement(labels, "label")
-        SubElement(label, "name").text, SubElement(label, "color").text = name, hexadecimal(color)
-        SubElement(label, "attributes")
-    with path.open("w", encoding="utf-8") as file:
-        file.write(
-            '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'
-        )
-        file.write(f"{tostring(meta, 'unicode')}\n")
-        count = 0
+    with path.open("w", encoding="utf-8") as file, TemporaryFile("w+", encoding="utf-8") as later:
+        numbers = count()
 
         def add(image: AnnotatedImage) -> None:
-            nonlocal count
-            file.write(f"{tostring(_element(image, count), 'unicode')}\n")
-            count += 1
+            later.write(f"{tostring(_element(image, next(numbers)), 'unicode')}\n")
 
         yield add
+        meta = Element("meta")
+        labels = SubElement(SubElement(meta, "task"), "labels")
+        for name, color in outlines.classes.items():
+            label = SubElement(labels, "label")
+            SubElement(label, "name").text = name
+            SubElement(label, "color").text = hexadecimal(color)
+            SubElement(label, "attributes")
+        file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
+        file.write(f"<version>1.1</version>\n{tostring(meta, 'unicode')}\n")
+        later.seek(0)
+        shutil.copyfileobj(later, file)
         file.write("</annotations>\n")
 
 
@@ -75,8 +72,10 @@ def _runs(patch: Patch) -> dict[str, str]:
     }
 
 
-def cvat_labels(names: Sequence[str], palette: Sequence[Color]) -> str:
+def cvat_labels(classes: Mapping[str, Color]) -> str:
     """Return the JSON for the `Raw` tab of CVAT's label constructor."""
-    pairs = zip(names, palette, strict=True)
-    rows = [{"name": name, "color": hexadecimal(color), "attributes": []} for name, color in pairs]
+    rows = [
+        {"name": name, "color": hexadecimal(color), "attributes": []}
+        for name, color in classes.items()
+    ]
     return json.dumps(rows, indent=1, ensure_ascii=False)

@@ -1,7 +1,7 @@
 """Writes Label Studio's tasks as JSON, image by image, and its labelling configuration."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -104,13 +104,13 @@ def _packed(codes: NDArray[np.int64], bits: NDArray[np.int64]) -> NDArray[np.uin
     return np.packbits((np.repeat(codes, bits) >> places & 1).astype(np.uint8))
 
 
-def labelstudio_settings(names: Sequence[str], palette: Sequence[Color]) -> str:
+def labelstudio_settings(classes: Mapping[str, Color]) -> str:
     """Return the labelling configuration in XML: polygons and brushes for each class."""
     view = Element("View")
     SubElement(view, "Image", {"name": IMAGE, "value": f"${IMAGE}", "zoom": "true"})
     for name, tag in TAGS.items():
         labels = SubElement(view, tag, {"name": name, "toName": IMAGE})
-        for one, color in zip(names, palette, strict=True):
+        for one, color in classes.items():
             SubElement(labels, "Label", {"value": one, "background": hexadecimal(color)})
     indent(view)
     return f"{tostring(view, 'unicode')}\n"

@@ -1,19 +1,18 @@
 """Writes the label files of Ultralytics' YOLO for segmentation, and their data.yaml."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import yaml
 
 from segacc.labels.annotations.shapes import AnnotatedImage
 
 
-def yolo_text(image: AnnotatedImage, names: Sequence[str]) -> str:
+def yolo_text(image: AnnotatedImage, ids: Mapping[str, int]) -> str:
     """Return the label file of an image: a line `CLASS x y x y ...` for each polygon.
 
     Coordinates are fractions of width and height. An image without shapes has an empty file.
     """
     height, width = image.size or (0, 0)
-    ids = {name: k for k, name in enumerate(names)}
     return "".join(
         f"{ids[shape.label]} {' '.join(map(_fraction, (corners / (width, height)).flat))}\n"
         for shape in image.shapes
