@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from segacc.commands.convert.outlines import refuse_unused_outlines
 from segacc.commands.terminal.console import Where, console_of, flag, load_plugins, progress_bar
 from segacc.data.atomic import writing
 from segacc.data.samples import read_shard
@@ -95,7 +96,7 @@ def run(
     Raises:
         SegaccError: see `convert`.
     """
-    refuse_unused(config, where)
+    refuse_unused_outlines(config, where)
     dataset = choose(load_plugins(), "dataset", source, where("source"))
     refuse_existing(folder, where)
     writable(folder, where("target"))
@@ -103,39 +104,6 @@ def run(
         data, notes = data_splits(dataset, None, 0, scored="validation")
     splits, more = chosen_splits(data, config, where)
     return write_all(data, splits, folder, config, console, notes=(*notes, *more))
-
-
-def refuse_unused(config: ConvertConfig, where: Where) -> None:
-    """Refuse settings that have no effect with the format.
-
-    Raises:
-        OptionError: one of them is given.
-    """
-    usual = ConvertConfig()
-    changed = {key for key in ("shapes", "tolerance") if _differs(config, usual, key)}
-    if config.format == "folder" and changed:
-        key = sorted(changed)[0]
-        raise OptionError(
-            f"{where(key)}: only has an effect on outlines, which {where('format')} folder does "
-            "not write. Leave it out, or choose another format."
-        )
-    if config.format == "yolo" and config.shapes == "masks":
-        raise OptionError(
-            f"{where('shapes')} masks: YOLO's label files have polygons only; use polygons, and "
-            f"{where('tolerance')} 0 for exact ones."
-        )
-    if config.shapes == "masks" and "tolerance" in changed:
-        raise OptionError(
-            f"{where('tolerance')}: masks are exact; leave it out, or use other {where('shapes')}."
-        )
-    if config.format != "labelstudio" and _differs(config, usual, "image_url"):
-        raise OptionError(
-            f"{where('image_url')}: only has an effect with {where('format')} labelstudio."
-        )
-
-
-def _differs(config: ConvertConfig, usual: ConvertConfig, key: str) -> bool:
-    return bool(getattr(config, key) != getattr(usual, key))
 
 
 def refuse_existing(folder: Path, where: Where) -> None:

@@ -28,7 +28,10 @@ def write_coco(path: Path, outlines: Outlines) -> Iterator[Add]:
         A function to call for each image.
     """
     about = {"description": "written by segacc", "version": VERSION}
-    with path.open("w", encoding="utf-8") as file, TemporaryFile("w+", encoding="utf-8") as later:
+    with (
+        path.open("w", encoding="utf-8") as file,
+        TemporaryFile("w+", encoding="utf-8", dir=path.parent) as later,
+    ):
         file.write(f'{{"info": {json.dumps(about)},\n"annotations": [')
         num_images, num_annotations = count(1), count(1)
 

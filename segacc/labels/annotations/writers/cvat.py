@@ -25,7 +25,10 @@ def write_cvat(path: Path, outlines: Outlines) -> Iterator[Add]:
     Yields:
         A function to call for each image.
     """
-    with path.open("w", encoding="utf-8") as file, TemporaryFile("w+", encoding="utf-8") as later:
+    with (
+        path.open("w", encoding="utf-8") as file,
+        TemporaryFile("w+", encoding="utf-8", dir=path.parent) as later,
+    ):
         numbers = count()
 
         def add(image: AnnotatedImage) -> None:
