@@ -1,12 +1,15 @@
 """Interfaces between a training run and its components: facts, losses, metrics, augmentations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from annotated_types import Ge, Le
 
 if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -39,6 +42,32 @@ class Facts:
     """K factors computed for `--class-weights`; None if the flag was not given."""
     class_shares: tuple[float, ...] | None = None
     """K fractions of the labelled training pixels; None if no component needs them."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A label that is drawn when it is read, from the shapes in an annotation file.
+
+    It must be picklable, and `str()` names it in errors.
+    """
+
+    @property
+    def file(self) -> Path:
+        """The annotation file; a cache of the label is built again when it changes."""
+
+    @property
+    def rules(self) -> str:
+        """Whatever else the pixels depend on, such as options, for the key of a cache."""
+
+    def read_bytes(self) -> bytes:
+        """Draw it and return an encoded label image.
+
+        Raises:
+            DataError: the annotation is faulty.
+        """
+
+    def outlines(self) -> "Sequence[NDArray[float64]]":
+        """Return the polygons, (N, 2) each: x and y of the corners in pixels of the image."""
 
 
 class LossTerm(Protocol):

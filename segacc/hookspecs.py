@@ -20,7 +20,7 @@ import pluggy
 from annotated_types import Gt
 from pydantic import AllowInfNan
 
-from segacc.contracts import USUAL, Facts, LossTerm, Reading
+from segacc.contracts import USUAL, Drawn, Facts, LossTerm, Reading
 from segacc.errors import DataError, Origin
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ class Sample:
 
     image: bytes | Path
     """Encoded image (JPEG, PNG, TIFF, ...), or the path of an image file."""
-    label: bytes | Path
-    """Encoded label image with raw label ids or with colours of the label map, or its path."""
+    label: bytes | Path | Drawn
+    """Encoded label image with raw label ids or with colours of the label map, its path, or an
+    object that draws it."""
     id: str
     """Name used in errors and rendered pictures; unique in its split."""
     labels: "LabelMap | None" = None
@@ -128,6 +129,8 @@ class DataSplits:
     unusable: Mapping[str, DataError] = field(default_factory=dict)
     """Splits that cannot be read, such as a test split without labels, and the error: it is raised
     only if a setting names the split. `check-data` warns of the others."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: a line each, printed before the run and by `check-data`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,8 @@ class Recognized:
     options: Mapping[str, Any]
     """Options of that data set."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Number of samples of each split, if they were counted; 0 if it cannot be read."""
+    """Number of samples of each split, if the splits are known; 0 if it cannot be read, or was not
+    counted."""
 
 
 @dataclass(frozen=True, kw_only=True)

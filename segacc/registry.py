@@ -49,16 +49,13 @@ BUILT_IN = (
     "segacc.plugins.augmentations.rare_classes",
     "segacc.plugins.augmentations.transforms_v2",
     "segacc.plugins.augmentations.trivial_augment",
-    "segacc.plugins.datasets.ade20k",
-    "segacc.plugins.datasets.camvid",
-    "segacc.plugins.datasets.cityscapes",
-    "segacc.plugins.datasets.coco_stuff",
-    "segacc.plugins.datasets.folder",
-    "segacc.plugins.datasets.hub",
-    "segacc.plugins.datasets.mix",
-    "segacc.plugins.datasets.nuclei",
-    "segacc.plugins.datasets.shards",
-    "segacc.plugins.datasets.voc",
+    *(
+        f"segacc.plugins.datasets.{name}"
+        for name in (
+            *("ade20k", "camvid", "cityscapes", "coco", "coco_stuff", "cvat", "folder", "hub"),
+            *("labelme", "labelstudio", "mix", "nuclei", "shards", "voc", "yolo"),
+        )
+    ),
     "segacc.plugins.losses.boundary",
     "segacc.plugins.losses.pixel",
     "segacc.plugins.losses.region",

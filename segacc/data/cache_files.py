@@ -33,7 +33,7 @@ import PIL
 import torchvision
 from filelock import FileLock, Timeout
 
-from segacc.contracts import USUAL
+from segacc.contracts import USUAL, Drawn
 from segacc.data.batches import EvalData, Source
 from segacc.data.codecs import picture_size
 from segacc.data.samples import evenly_spaced
@@ -217,7 +217,7 @@ def key_of(source: Source, root: Path | None, notice: Notice) -> str:
     """
     embedded = True
 
-    def known(file: bytes | Path) -> tuple[Any, ...]:
+    def known(file: bytes | Path | Drawn) -> tuple[Any, ...]:
         nonlocal embedded
         embedded &= isinstance(file, bytes)
         return identity(file)
@@ -239,7 +239,7 @@ def key_of(source: Source, root: Path | None, notice: Notice) -> str:
 
 
 def _digest(
-    source: Source, of_file: Callable[[bytes | Path], Any], notice: Notice | None = None
+    source: Source, of_file: Callable[[bytes | Path | Drawn], Any], notice: Notice | None = None
 ) -> str:
     labels = source.labels.to_dict()
     given = [FORMAT, PIL.__version__, torchvision.__version__, source.num_channels, labels]
@@ -263,8 +263,13 @@ def _digest(
     return digest.hexdigest()
 
 
-def contents(file: bytes | Path) -> str | int:
+def contents(file: bytes | Path | Drawn) -> str | int:
     """Return a hash of the contents of a file, or the errno of the error when reading it."""
+    try:
+        if isinstance(file, Drawn):
+            file = file.read_bytes()
+    except SegaccError as error:
+        return str(error)
     if isinstance(file, bytes):
         return new_digest(file).hexdigest()
     try:
@@ -274,13 +279,15 @@ def contents(file: bytes | Path) -> str | int:
         return error.errno or 0
 
 
-def identity(file: bytes | Path) -> tuple[Any, ...]:
+def identity(file: bytes | Path | Drawn) -> tuple[Any, ...]:
     """Return values that change whenever a file is written or replaced, without reading it.
 
     The ctime of an inode cannot be set by users; embedded data is identified by its bytes.
     """
     if isinstance(file, bytes):
         return (contents(file),)
+    if isinstance(file, Drawn):
+        return (file.rules, *identity(file.file))
     try:
         told = file.stat()
     except OSError as error:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from segacc.contracts import MAX_BYTES, MAX_PIXELS
+from segacc.contracts import MAX_BYTES, MAX_PIXELS, Drawn
 from segacc.errors import huge, refuse_special
 
 if TYPE_CHECKING:
@@ -94,6 +94,15 @@ def _image_of_array(data: bytes) -> PILImage.Image:
     return PILImage.fromarray(
         array.astype(np.uint8 if array.dtype in (bool, np.uint8) else np.int32)
     )
+
+
+def encoded(source: bytes | Path | Drawn) -> bytes | Path:
+    """Return an encoded label image, or its path, drawing it if necessary.
+
+    Raises:
+        DataError: see `Drawn`.
+    """
+    return source if isinstance(source, bytes | Path) else source.read_bytes()
 
 
 def refuse_huge(source: bytes | Path, max_bytes: int) -> None:

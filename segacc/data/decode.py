@@ -11,12 +11,13 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from segacc.contracts import USUAL, Reading
+from segacc.contracts import USUAL, Drawn, Reading
 from segacc.data.codecs import (
     BITS,
     ORIENTATION,
     channels_in_file,
     decode_plain,
+    encoded,
     is_tiff,
     opened,
     read_tiff,
@@ -283,7 +284,7 @@ def _bands(source: bytes | Path, where: str, num_channels: int, reading: Reading
 
 
 def read_label(
-    source: bytes | Path, labels: LabelMap, where: str, reading: Reading = USUAL
+    source: bytes | Path | Drawn, labels: LabelMap, where: str, reading: Reading = USUAL
 ) -> "Tensor":
     """Decode a label image and map its raw ids: (H, W) uint8 classes, 255 ignored.
 
@@ -297,7 +298,7 @@ def read_label(
 
 
 def raw_label(
-    source: bytes | Path,
+    source: bytes | Path | Drawn,
     labels: LabelMap,
     where: str,
     reading: Reading = USUAL,
@@ -313,8 +314,10 @@ def raw_label(
 
     Raises:
         UnreadableError: missing, not an image, or too large.
-        DataError: it has colours that are not in the table, or fractional values.
+        DataError: it has colours that are not in the table, or fractional values; or it cannot be
+            drawn.
     """
+    source = encoded(source)
     try:
         refuse_huge(source, reading.max_bytes)
         raw, mode = _label_pixels(source, labels, reading.max_pixels, codec=codec)

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from segacc.data.batches import Source, load
 from segacc.data.decode import read_label
+from segacc.data.sample_pair import name_of_label
 from segacc.errors import DataError, SegaccError
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
@@ -46,8 +47,8 @@ def read_classes(source: Source, index: int) -> Tensor:
     if type(source) is not Source:  # a cache stores both together
         return source.read(index)[1]
     sample = source.samples[index]
-    where = f"sample {sample.id}" if isinstance(sample.label, bytes) else str(sample.label)
-    return read_label(sample.label, sample.labels or source.labels, where, sample.reading)
+    labels, where = sample.labels or source.labels, name_of_label(sample)
+    return read_label(sample.label, labels, where, sample.reading)
 
 
 def _as_it_is(found: Any) -> Any:

@@ -25,7 +25,7 @@ def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tup
     Raises:
         DataError: see `read_image` and `read_label`; or their sizes differ.
     """
-    where = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
+    where = name_of_label(sample)
     picture = str(sample.image) if isinstance(sample.image, Path) else where
     try:
         label = read_label(sample.label, sample.labels or labels, where, sample.reading)
@@ -38,6 +38,11 @@ def read_sample(sample: Sample, labels: LabelMap, num_channels: int = 3) -> "tup
         sizes = (label.shape[0], label.shape[1]), found
         raise DataError(sizes_text(sample, where, *sizes, num_channels))
     return image, label
+
+
+def name_of_label(sample: Sample) -> str:
+    """Return the name of a label in errors: its path, or `sample ID` if it is in no file."""
+    return f"sample {sample.id}" if isinstance(sample.label, bytes) else str(sample.label)
 
 
 def _read_like(label: "Tensor", sample: Sample, picture: str, num_channels: int) -> "Tensor | None":

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segacc.contracts import IGNORE, MAX_BYTES
-from segacc.data.codecs import LYING, opened, refuse_huge, turn_of
+from segacc.contracts import IGNORE, MAX_BYTES, Drawn
+from segacc.data.codecs import LYING, encoded, opened, refuse_huge, turn_of
 from segacc.data.decode import BACK, MODES, raw_label, read_pixels, unused_bits
-from segacc.data.sample_pair import is_turned, sizes_text
+from segacc.data.sample_pair import is_turned, name_of_label, sizes_text
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap
@@ -91,7 +91,7 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
         num_channels: number of channels that training would read of each image.
     """
     labels = sample.labels or labels
-    label_file = str(sample.label) if isinstance(sample.label, Path) else f"sample {sample.id}"
+    label_file = name_of_label(sample)
     image_file = str(sample.image) if isinstance(sample.image, Path) else label_file
     most = sample.reading.max_bytes
     image, label = loaded(sample.image, most), loaded(sample.label, most)
@@ -127,23 +127,27 @@ def scan(sample: Sample, labels: LabelMap, num_channels: int = 3) -> SampleFacts
     return facts
 
 
-def loaded(source: bytes | Path, max_bytes: int = MAX_BYTES) -> bytes | Path:
+Encoded = TypeVar("Encoded", bytes | Path, bytes | Path | Drawn)
+
+
+def loaded(source: Encoded, max_bytes: int = MAX_BYTES) -> Encoded:
     """Return the content of a file, or its path if reading fails, which is reported later."""
     try:
-        refuse_huge(source, max_bytes)
+        if isinstance(source, bytes | Path):
+            refuse_huge(source, max_bytes)
         return source if isinstance(source, bytes) else source.read_bytes()
-    except (OSError, ValueError):
+    except (OSError, ValueError, DataError):
         return source
 
 
-def _digest(source: bytes | Path) -> bytes:
+def _digest(source: bytes | Path | Drawn) -> bytes:
     return blake2b(source, digest_size=16).digest() if isinstance(source, bytes) else b""
 
 
-def _mode(source: bytes | Path) -> str:
+def _mode(source: bytes | Path | Drawn) -> str:
     """Return Pillow's mode of an image file; an empty string if Pillow cannot open it."""
     try:
-        with opened(source) as picture:
+        with opened(encoded(source)) as picture:
             return picture.mode
     except Exception:  # Pillow may raise anything for a damaged file, which is reported elsewhere
         return ""
@@ -165,7 +169,7 @@ def _turn_is_open(sample: Sample, size: Size, num_channels: int) -> bool:
 
 
 def _fault(
-    which: Literal["image", "label"], file: str, source: bytes | Path, error: DataError
+    which: Literal["image", "label"], file: str, source: bytes | Path | Drawn, error: DataError
 ) -> Fault:
     """Return the fault for an error of `segacc.data.decode`."""
     if not isinstance(error, UnreadableError):

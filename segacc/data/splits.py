@@ -95,7 +95,7 @@ def data_splits(
         SegaccError: the data is missing, or nothing can be held out.
     """
     splits = build_splits(dataset)
-    notes = (dataset.note,) if dataset.note else ()
+    notes = (*filter(None, [dataset.note]), *splits.notes)
     if fraction is None:
         return splits, notes
     if (base := _base(scored)) in ALSO and base not in splits.splits:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segacc.commands.evaluate.score import Evaluation
 from segacc.contracts import IGNORE
 from segacc.data.batches import EvalData, Source
-from segacc.data.codecs import opened
+from segacc.data.codecs import encoded, opened
 from segacc.data.items import Item
 from segacc.data.samples import evenly_spaced
 from segacc.errors import DataError, count_of
@@ -45,8 +45,7 @@ def plain_label(sample: Sample, labels: LabelMap) -> Pixels:
         DataError: a pixel has a raw id or a colour that is not in the map.
     """
     labels = sample.labels or labels
-    given = sample.label
-    with opened(given) as file:
+    with opened(encoded(sample.label)) as file:
         grey = file.mode in ("1", "L") and all(r == g == b for r, g, b in labels.colors)
         in_colors = file.mode in ("RGB", "P", "RGBA", "LA", "PA")  # other modes hold raw ids
         by_color = labels.colors and (in_colors or grey)

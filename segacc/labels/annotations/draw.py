@@ -1,16 +1,16 @@
 """Draws the shapes of an annotated image as the raw ids of a label image."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segacc.contracts import IGNORE
+from segacc.labels.annotations import Overlap
 from segacc.labels.annotations.reading import ShapeError
 from segacc.labels.annotations.shapes import Patch, Shape
 
-Overlap = Literal["order", "small_on_top"]
 Region = tuple[int, int, NDArray[np.bool_]]
 """Row and column of the first pixel, and the pixels (h, w) that belong to it."""
 

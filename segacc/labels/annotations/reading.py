@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -199,6 +199,15 @@ class Faults:
         (where, what), *others = self.found
         more = f" {len(others)} more: {first_of((one for one, _ in others), 4)}." if others else ""
         raise DataError(f"{self.path}: {where}: {what}.{more}")
+
+
+def left_out(path: Path, lines: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a note about shapes that have no area, by their kind, if there are any."""
+    if not lines:
+        return ()
+    kinds = ", ".join(f"{count} of type {kind}" for kind, count in sorted(lines.items()))
+    total = count_of(sum(lines.values()), "shape")
+    return (f"{path}: {total} without an area left out ({kinds})",)
 
 
 def refuse_twice(path: Path, what: str, names: Iterable[str], cure: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
-from segacc.contracts import IGNORE
+from segacc.contracts import IGNORE, Drawn
 from segacc.data.samples import IMAGE_SUFFIXES, evenly_spaced
 from segacc.errors import DataError, NoClassesError, count_of, first_of
 from segacc.hookspecs import Sample
@@ -33,6 +33,10 @@ PIXELS = 250_000
 """Number of pixels of a label in colours that are counted, evenly spaced."""
 MOST = 64
 """Number of values above which labels are no classes, but photographs or numbered objects."""
+
+LABELME, COCO = "polygons in JSON, as labelme writes them", "polygons in COCO JSON"
+LABEL_STUDIO = "annotations in JSON, as Label Studio writes them"
+"""Kinds of annotations in JSON that are data sets of their own."""
 
 CLASS_KEYS = ("names", "colors", "binary")
 EDITS = ("ignore", "reduce_labels", "map")
@@ -229,13 +233,13 @@ def read_values(samples: Sequence[Sample], most: int) -> Values:
     return Values(counts, read, owners)
 
 
-def _values(label: Path | bytes) -> Iterator[tuple[Value, int]]:
+def _values(label: Path | bytes | Drawn) -> Iterator[tuple[Value, int]]:
     import numpy as np
 
-    from segacc.data.codecs import opened
+    from segacc.data.codecs import encoded, opened
 
     try:
-        with opened(label) as picture:
+        with opened(encoded(label)) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read
@@ -262,10 +266,10 @@ def other_labels(root: Path, tree: Mapping[str, Sequence[str]]) -> str:
     files = [PurePosixPath(folder) / name for folder, names in tree.items() for name in names]
     stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     for file in files:
-        if file.suffix == ".json" and (kind := _kind_of_json(root / file)):
+        if file.suffix == ".json" and (kind := kind_of_json(root / file)):
             return f"{kind} ({file})"
     for file in files:
-        if file.suffix == ".txt" and file.stem in stems and (kind := _kind_of_text(root / file)):
+        if file.suffix == ".txt" and file.stem in stems and (kind := kind_of_text(root / file)):
             return f"{kind} ({file})"
     kinds = {".npz": "NumPy archives", ".mat": "MATLAB files", ".xml": "XML files"}
     for suffix, kind in kinds.items():
@@ -274,22 +278,30 @@ def other_labels(root: Path, tree: Mapping[str, Sequence[str]]) -> str:
     return ""
 
 
-def _kind_of_json(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = file.read(1 << 16)
+def kind_of_json(path: Path) -> str:
+    """Name the annotations in a JSON file by its beginning; empty if they are unknown."""
+    head = head_of(path)
+    if head.lstrip().startswith("["):
+        return LABEL_STUDIO if '"annotations"' in head and '"result"' in head else ""
     if '"shapes"' in head or '"imageData"' in head:
-        return "polygons in JSON, as labelme writes them"
+        return LABELME
     if '"regions"' in head and '"shape_attributes"' in head:
         return "polygons in JSON, as VIA writes them"
     coco = {key for key in ("images", "annotations", "categories") if f'"{key}"' in head}
     coco |= {key for key in ("file_name", "height") if f'"{key}"' in head}
     named = re.search(r"instances|coco|panoptic", path.name.lower())
-    return "polygons in COCO JSON" if len(coco) > 1 or (coco and named) else ""
+    return COCO if len(coco) > 1 or (coco and named) else ""
 
 
-def _kind_of_text(path: Path) -> str:
+def head_of(path: Path) -> str:
+    """Return the beginning of a text file."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        cells = file.readline().split()
+        return file.read(1 << 16)
+
+
+def kind_of_text(path: Path) -> str:
+    """Name the labels in YOLO's text files by the first line; empty for any other file."""
+    cells = head_of(path).partition("\n")[0].split()
     if len(cells) < 5 or not all(re.fullmatch(r"-?[\d.]+(e-?\d+)?", cell) for cell in cells):
         return ""
     return "boxes in YOLO text files" if len(cells) == 5 else "polygons in YOLO text files"

@@ -33,8 +33,9 @@ from segacc.plugins.datasets.folder_layout import (
     labelled,
     template,
 )
-from segacc.plugins.datasets.layouts import find_layout, reads_jpeg
+from segacc.plugins.datasets.layouts import NoLayoutError, find_layout, reads_jpeg
 from segacc.plugins.datasets.places import tree_of
+from segacc.plugins.datasets.tools import recognize_tool
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 
@@ -245,7 +246,12 @@ def recognize(given: str, typed: Mapping[str, Any], where: str) -> Recognized:
     known = next((name for name, some in KNOWN.items() if _contains(root, some)), None)
     if known and not (typed or class_files(tree)):
         return Recognized(known, {"root": given})
-    layout = find_layout(root, tree, typed, given, where)
+    try:
+        layout = find_layout(root, tree, typed, given, where)
+    except NoLayoutError:
+        if tool := recognize_tool(root, tree, given):
+            return tool
+        raise
     lists: dict[str, Any] = {key: Path(layout[key]) for key in SPLITS if key in layout}
     jpeg = reads_jpeg(typed)
     splits, unusable = read_splits(FolderOptions(root=root, binary=jpeg, **{**layout, **lists}))

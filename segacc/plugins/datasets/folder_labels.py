@@ -82,10 +82,10 @@ def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:
     """
     import numpy as np
 
-    from segacc.data.codecs import opened
+    from segacc.data.codecs import encoded, opened
 
     try:
-        with opened(sample.label) as picture:
+        with opened(encoded(sample.label)) as picture:
             colored = len(picture.getbands()) > 1
             pixels = np.asarray(picture.convert("RGB") if colored else picture)
     except Exception:  # reported when the sample is read

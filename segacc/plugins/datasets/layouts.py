@@ -32,6 +32,10 @@ Reading = dict[str, str]
 """Options of `folder`."""
 
 
+class NoLayoutError(DataError):
+    """A folder has no images with labels that are images."""
+
+
 def find_layout(
     root: Path, tree: Tree, typed: Mapping[str, Any], given: str, where: str
 ) -> Reading:
@@ -45,7 +49,7 @@ def find_layout(
         where: start of error messages.
 
     Raises:
-        DataError: no layout fits, or several do.
+        NoLayoutError: no layout fits. DataError: several do.
     """
     asked = {key: str(value) for key, value in typed.items() if key in LAYOUT_KEYS}
     if not asked and (wrong := _folder_for_each(tree)):
@@ -58,7 +62,7 @@ def find_layout(
         raise DataError(_several(found, typed, given, where))
     if found or asked:
         return found[0] if found else asked
-    raise DataError(_nothing(root, tree, given, where))
+    raise NoLayoutError(_nothing(root, tree, given, where))
 
 
 def reads_jpeg(typed: Mapping[str, Any]) -> bool:

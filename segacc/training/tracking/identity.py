@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segacc.contracts import VERSION
+from segacc.contracts import VERSION, Drawn
 from segacc.data.samples import digest, evenly_spaced, ids_of
 from segacc.data.streams import TrainStream
 from segacc.errors import cut
@@ -115,8 +115,11 @@ def files_of(samples: Sequence[Sample]) -> list[Path]:
     """Return the image and label files of up to LOOKED_AT samples."""
     if not len(samples) or not isinstance(samples[0].image, Path):
         return []
-    some = (samples[index] for index in evenly_spaced(len(samples), LOOKED_AT))
-    return [path for one in some for path in (one.image, one.label) if isinstance(path, Path)]
+    chosen = [samples[index] for index in evenly_spaced(len(samples), LOOKED_AT)]
+    images = (one.image for one in chosen)
+    labels = (one.label.file if isinstance(one.label, Drawn) else one.label for one in chosen)
+    paths = (path for pair in zip(images, labels, strict=True) for path in pair)
+    return [path for path in paths if isinstance(path, Path)]
 
 
 def changes(was: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

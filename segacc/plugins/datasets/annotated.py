@@ -1,0 +1,244 @@
+"""Data sets in the files of annotation tools: their shapes become labels when they are read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from segacc.contracts import IGNORE
+from segacc.data.samples import is_image, is_inside
+from segacc.errors import DataError, UnreadableError, count_of, first_of, twice_in
+from segacc.hookspecs import DataSplits, Sample
+from segacc.labels import LabelMap
+from segacc.labels.annotations import Overlap
+from segacc.plugins.datasets.files import listing
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+    from segacc.labels.annotations.shapes import AnnotatedImage, Annotations
+
+BACKGROUND = "background"
+BACKGROUNDS = (BACKGROUND, "_background_")
+"""Names of a category, in lower case, that is the background; the second one is labelme's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Options of every data set whose labels are drawn from shapes."""
+
+    background: Literal["class", "ignore"] = "class"
+    """What the pixels of no shape are: the class `background`, which is class 0, or ignored."""
+    overlap: Overlap = "order"
+    """What a pixel of several shapes is: the last of them in the file, or the uppermost if the file
+    has layers (`order`), or the smallest (`small_on_top`)."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How shapes become raw ids, which are class indices; 255 is ignored."""
+
+    values: Mapping[str, int]
+    """Raw id of each class name in the files."""
+    background: int
+    overlap: Overlap
+
+
+@dataclass(frozen=True)
+class Part:
+    """The annotated images of a split."""
+
+    annotations: "Annotations"
+    images: Sequence[Path]
+    """The image file of each."""
+    files: Sequence[Path]
+    """The annotation file of each, which may be the same for all."""
+
+
+@dataclass(frozen=True)
+class DrawnLabel:
+    """The label of an image, which is drawn when it is read; see `Drawn`."""
+
+    file: Path
+    """The annotation file."""
+    image: Path
+    read: Callable[[], "AnnotatedImage"]
+    drawn_by: Rules
+
+    def __str__(self) -> str:
+        """Return the annotation file and the image."""
+        return f"{self.file} (image {self.image.name})"
+
+    @property
+    def rules(self) -> str:
+        """Return the options that the pixels depend on."""
+        return repr(self.drawn_by)
+
+    def read_bytes(self) -> bytes:
+        """Draw the label: a PGM, which is encoded and decoded faster than a PNG.
+
+        Raises:
+            DataError: the annotation is faulty; or its image is needed for its size, and missing.
+        """
+        from segacc.labels.annotations.draw import draw
+        from segacc.labels.annotations.reading import ShapeError
+
+        told, rules = self.read(), self.drawn_by
+        size = self._size(told)
+        try:
+            pixels = draw(
+                told.shapes,
+                size,
+                rules.values,
+                background=rules.background,
+                overlap=rules.overlap,
+            )
+        except ShapeError as error:
+            raise DataError(f"{self}: {error}.") from None
+        return b"P5\n%d %d\n255\n" % (size[1], size[0]) + pixels.tobytes()
+
+    def _size(self, told: "AnnotatedImage") -> tuple[int, int]:
+        """Return (height, width) as stated, which is the image's, perhaps before its EXIF turns it.
+
+        Raises:
+            DataError: it is another one, or unknown.
+        """
+        from segacc.data.codecs import picture_size
+
+        found = picture_size(self.image)
+        stated = told.size or found
+        if stated is None:
+            raise UnreadableError(f"{self}: the image cannot be read, so its size is unknown.")
+        if found and stated not in (found, found[::-1]):
+            raise DataError(
+                f"{self}: the file states {stated[0]}x{stated[1]} pixels (height x width), but the "
+                f"image has {found[0]}x{found[1]}. Was it resized after it was annotated? Export "
+                "the annotations again, for this image."
+            )
+        return stated
+
+    def outlines(self) -> "Sequence[NDArray[float64]]":
+        """Return the polygons; see `Drawn`."""
+        return [corners for shape in self.read().shapes for corners in shape.polygons]
+
+
+# -------------------------------------------------------------------------------------- data splits
+def build_parts(where: str, parts: Mapping[str, Part], options: DrawOptions) -> DataSplits:
+    """Build the splits, whose classes are those of all parts, matched by name.
+
+    Args:
+        where: start of error messages, e.g. `--dataset coco`.
+        parts: by split.
+        options: how labels are drawn.
+
+    Raises:
+        DataError: there is no class, or more than a label map has.
+    """
+    names = list(dict.fromkeys(name for one in parts.values() for name in one.annotations.names))
+    if not names:
+        raise DataError(f"{where}: no annotation names a class, so there is nothing to learn.")
+    labels, rules = class_map(names, options)
+    splits = {split: _samples(part, rules) for split, part in parts.items()}
+    notes = [note for part in parts.values() for note in part.annotations.notes]
+    notes += [line for split, part in parts.items() for line in _missing(split, part)]
+    return DataSplits(splits, labels, notes=tuple(notes))
+
+
+def class_map(names: Sequence[str], options: DrawOptions) -> tuple[LabelMap, Rules]:
+    """Return the label map, where raw ids are class indices, and how shapes are drawn."""
+    own = next((name for name in names if name.lower() in BACKGROUNDS), None)
+    listed = list(names)
+    if options.background == "class":
+        listed = [own or BACKGROUND, *(name for name in names if name != own)]
+    values = {name: k for k, name in enumerate(listed)}
+    shown = [BACKGROUND if name.lower() in BACKGROUNDS else name for name in listed]
+    outside = IGNORE if options.background == "ignore" else 0
+    return LabelMap.plain(shown), Rules(values, outside, options.overlap)
+
+
+def _samples(part: Part, rules: Rules) -> list[Sample]:
+    """Return the samples of a part; ids are stems, or paths if these repeat."""
+    images = part.annotations.images
+    names = [path.stem for path in part.images]
+    if twice_in(names):
+        names = [path.with_suffix("").as_posix() for path in part.images]
+    reader = getattr(images, "reader", lambda index: partial(_given, images[index]))
+    return [
+        Sample(path, DrawnLabel(file, path, reader(index), rules), name)
+        for index, (path, file, name) in enumerate(zip(part.images, part.files, names, strict=True))
+    ]
+
+
+def _given(image: "AnnotatedImage") -> "AnnotatedImage":
+    return image
+
+
+def _missing(split: str, part: Part) -> list[str]:
+    """Return a line about the images that are not there; reading one raises."""
+    gone = [path for path in part.images if not path.is_file()]
+    if not gone:
+        return []
+    count = count_of(len(gone), "annotated image")
+    return [f"{split}: {count} of {len(part.images)} not found, such as {gone[0]}"]
+
+
+def located(
+    where: str, file: Path, names: Sequence[str], folder: Path, option: str = "images"
+) -> list[Path]:
+    """Return the path of each image that an annotation file names.
+
+    A name is a path in the folder; if there is no such file, that of a file in the folder itself,
+    because tools write paths of their own disk.
+
+    Args:
+        where: start of error messages.
+        file: the annotation file.
+        names: of its images.
+        folder: of the images.
+        option: that names the folder, for errors.
+
+    Raises:
+        DataError: no image is there, or a name leads out of the folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{where}: {option}={folder} is not a folder.")
+    here = {path.name for path in folder.iterdir() if is_image(path)}
+    found = [_path(file, name.replace("\\", "/"), folder, here) for name in names]
+    if found and not any(path.name in here or path.is_file() for path in found):
+        raise DataError(
+            f"{where}: none of the {count_of(len(names), 'image')} of {file} is in {folder}, such "
+            f"as {names[0]}; it contains {listing(folder)}. Name the folder of the images as "
+            f"{option}=DIR."
+        )
+    return found
+
+
+def _path(file: Path, name: str, folder: Path, here: set[str]) -> Path:
+    last = PurePosixPath(name).name
+    if name == last:
+        return folder / name
+    path = folder / name
+    if is_inside(folder, path) and path.is_file():
+        return path
+    if last in here:
+        return folder / last
+    if not is_inside(folder, path):
+        raise DataError(
+            f"{file}: the image {name} is outside {folder}, and no file of that folder is named "
+            f"{last}."
+        )
+    return path
+
+
+def unlisted(parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """Return a line about the images that lie beside annotated ones and are in no annotation."""
+    known = {path for part in parts.values() for path in part.images}
+    folders = {path.parent for path in known}
+    beside = [path for one in sorted(folders) if one.is_dir() for path in sorted(one.iterdir())]
+    others = [path for path in beside if is_image(path) and path not in known]
+    if not others:
+        return ()
+    count = count_of(len(others), "image is", "images are")
+    return (f"{count} in no annotation, and not read: {first_of(others, 2)}",)

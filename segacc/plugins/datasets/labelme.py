@@ -1,0 +1,98 @@
+"""`labelme`: one JSON file for each image, as labelme writes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from segacc.data.samples import IMAGE_SUFFIXES, is_inside
+from segacc.data.splits import read_each
+from segacc.errors import DataError
+from segacc.hookspecs import Dataset, DataSplits, hookimpl
+from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, unlisted
+from segacc.plugins.datasets.class_lists import LABELME, kind_of_json
+from segacc.plugins.datasets.files import SPLITS, listing, open_root
+from segacc.plugins.datasets.places import Tree, split_in, tree_of
+
+WHERE = "--dataset labelme"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelmeOptions(DrawOptions):
+    """Options of labelme."""
+
+    root: Path
+    """The folder with labelme's files, which may be in train/, val/ and test/; each names its
+    image, usually NAME.jpg beside NAME.json."""
+
+
+def build_labelme(options: LabelmeOptions) -> DataSplits:
+    """Read the files of each split.
+
+    Raises:
+        DataError: there is none, or one is faulty.
+    """
+    root = open_root(options.root, WHERE)
+    found = labelme_files(root, tree_of(root))
+    if not found:
+        raise DataError(f"{WHERE}: {root} has no file of labelme; it contains {listing(root)}.")
+    reads = {split: partial(_part, root, files) for split, files in found.items()}
+    parts, unusable = read_each(reads)
+    data = build_parts(WHERE, parts, options)
+    return replace(data, unusable=unusable, notes=(*data.notes, *unlisted(parts)))
+
+
+def labelme_files(root: Path, tree: Tree) -> dict[str, list[Path]]:
+    """Return labelme's files by split, those of no split folder as `train`."""
+    found = dict[str, list[Path]]()
+    for folder, names in tree.items():
+        files = [root / folder / name for name in names if name.endswith(".json")]
+        files = [path for path in files if kind_of_json(path) == LABELME]
+        if files:
+            split = next((one for part in folder.split("/") if (one := split_in(part)[1])), "train")
+            found.setdefault(split, []).extend(files)
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _part(root: Path, files: Sequence[Path]) -> Part:
+    from segacc.labels.annotations.labelme import read_labelme
+
+    annotations = read_labelme(files)
+    names = [one.name for one in annotations.images]
+    images = [_image(root, *pair) for pair in zip(files, names, strict=True)]
+    return Part(annotations, images, files)
+
+
+def _image(root: Path, file: Path, name: str) -> Path:
+    """Return the image of a file: where it says, or beside it.
+
+    Raises:
+        DataError: there is no image.
+    """
+    from segacc.labels.annotations.reading import read_json
+
+    told = Path(name.replace("\\", "/"))
+    found = [file.parent / told, file.parent / told.name]
+    found += [file.with_suffix(end) for end in IMAGE_SUFFIXES]
+    path = next((one for one in found if is_inside(root, one) and one.is_file()), None)
+    if path:
+        return path
+    if read_json(file, "the labelme file").get("imageData"):
+        raise DataError(
+            f"{file}: its image {name} is not there, but embedded in the file (imageData). Write "
+            f"it beside the file, as `labelme_export_json {file}` does for one, as {told.name}."
+        )
+    raise DataError(f"{file}: its image {name} is neither there nor beside the file.")
+
+
+@hookimpl
+def segacc_datasets() -> list[Dataset]:
+    """Register labelme."""
+    return [
+        Dataset(
+            name="labelme",
+            summary="polygons, rectangles, circles and masks in labelme's JSON files",
+            options=LabelmeOptions,
+            build=build_labelme,
+        )
+    ]

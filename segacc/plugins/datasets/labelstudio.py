@@ -1,0 +1,69 @@
+"""`labelstudio`: polygons, rectangles, ellipses and brush strokes in Label Studio's JSON."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segacc.errors import DataError
+from segacc.hookspecs import Dataset, DataSplits, hookimpl
+from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, located, unlisted
+
+WHERE = "--dataset labelstudio"
+PREFIX = re.compile(r"[0-9a-f]{8}-")
+"""What Label Studio puts before the name of an uploaded file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelstudioOptions(DrawOptions):
+    """Options of labelstudio."""
+
+    file: Path
+    """The file exported as `JSON`; all its tasks are the split train."""
+    images: Path | None = None
+    """The folder of the images; default: images/ beside the file, or its own folder."""
+
+
+def build_labelstudio(options: LabelstudioOptions) -> DataSplits:
+    """Read the tasks of a file.
+
+    Raises:
+        DataError: the file or the images are missing, or a region is faulty.
+    """
+    from segacc.labels.annotations.labelstudio import read_labelstudio
+
+    file = options.file
+    folder = options.images or file.parent / "images"
+    if options.images is None and not folder.is_dir():
+        folder = file.parent
+    annotations = read_labelstudio(file)
+    if not annotations.images:
+        raise DataError(f"{file}: no task has an annotation that is not cancelled.")
+    names = _names([one.name for one in annotations.images], folder)
+    images = located(WHERE, file, names, folder)
+    parts = {"train": Part(annotations, images, [file] * len(images))}
+    data = build_parts(WHERE, parts, options)
+    return replace(data, notes=(*data.notes, *unlisted(parts)))
+
+
+def _names(names: Sequence[str], folder: Path) -> list[str]:
+    """Return the names of the files, which may lack the prefix that Label Studio adds."""
+    here = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    plain = [PREFIX.sub("", name, count=1) for name in names]
+    return [
+        own if name not in here and own in here else name
+        for name, own in zip(names, plain, strict=True)
+    ]
+
+
+@hookimpl
+def segacc_datasets() -> list[Dataset]:
+    """Register labelstudio."""
+    return [
+        Dataset(
+            name="labelstudio",
+            summary="polygons, rectangles, ellipses and brush masks in Label Studio's JSON export",
+            options=LabelstudioOptions,
+            build=build_labelstudio,
+        )
+    ]
