@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -17,13 +18,11 @@ from segacc.data.samples import read_shard
 from segacc.data.splits import data_splits, pick_split, split_name, unusable_lines
 from segacc.errors import OptionError, count_of, expand, is_main
 from segacc.hookspecs import DataSplits, Sample, Stream
+from segacc.labels import LabelMap
 from segacc.registry import choose
 from segacc.settings.commands import ConvertConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import writable
-
-if TYPE_CHECKING:
-    from segacc.commands.convert.formats import Layout, Target
 
 Samples = Sequence[Sample] | Stream
 
@@ -159,26 +158,29 @@ def write_all(
         DataError: an image or a label is invalid.
     """
     from segacc.commands.convert.formats import LAYOUTS, Target
-    from segacc.labels.annotations.writers.parts import IGNORED, Outlines
+    from segacc.labels.annotations import IGNORED
+    from segacc.labels.annotations.writers.parts import Outlines
 
     layout = LAYOUTS[config.format]
     form = "polygons" if config.format == "yolo" else config.shapes
     with replaced(folder) as part:
         outlines = Outlines(data.labels, form, config.tolerance)
         target = Target(part, outlines, config.image_url)
-        with progress_bar(console, total(splits), "converting") as tick:
-            counts = {
-                name: write_split(target, layout, name, some, data, config, tick)
-                for name, some in splits.items()
-            }
-        for name, text in layout.end(target, list(splits)).items():
+        counts = dict[str, int]()
+        bar = progress_bar(console, total(splits), "converting")
+        with bar as tick, layout.write(target) as add:
+            for name, samples in splits.items():
+                images = part / layout.images.format(split=name)
+                to = images, config.images
+                counts[name] = write_split(samples, data.labels, partial(add, name), to, tick)
+        for name, text in layout.beside(target, list(splits)).items():
             (part / name).write_text(text, encoding="utf-8")
     classes = data.labels.names if config.format == "folder" else tuple(outlines.classes)
     if outlines.some_ignored:
         notes = [*notes, f'ignored pixels are written as the class "{IGNORED}", the last one']
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    images = count_of(sum(counts.values()), "image")
-    told = f"{images} ({told}) of {count_of(len(classes), 'class', 'classes')} written to {folder}"
+    whole = count_of(sum(counts.values()), "image")
+    told = f"{whole} ({told}) of {count_of(len(classes), 'class', 'classes')} written to {folder}"
     return ConvertResult(
         folder=folder,
         num_images=counts,
@@ -213,30 +215,33 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 
 def write_split(
-    target: "Target",
-    layout: "Layout",
-    name: str,
     samples: Samples,
-    data: DataSplits,
-    config: ConvertConfig,
-    tick: Any,
+    labels: LabelMap,
+    add: Callable[[str, Any], None],
+    images: tuple[Path, Literal["copy", "link"]],
+    tick: Callable[..., None],
 ) -> int:
     """Write the images and labels of a split; return their number.
+
+    Args:
+        samples: the split.
+        labels: the label map.
+        add: writes the label of an image, after the name of its file.
+        images: where the images go, and how.
+        tick: shows progress.
 
     Raises:
         DataError: see `write_all`.
     """
     from segacc.commands.convert.images import Names, label_of, place
 
-    names, folder = Names(), target.root / layout.images.format(split=name)
-    count = 0
-    with layout.split(target, name) as add:
-        for sample in all_of(samples):
-            image = names.of(sample)
-            add(image, label_of(sample, data.labels))
-            place(sample, folder / image, config.images)
-            tick(advance=1)
-            count += 1
+    names, count = Names(), 0
+    for sample in all_of(samples):
+        image = names.of(sample)
+        add(image, label_of(sample, labels))
+        place(sample, images[0] / image, images[1])
+        tick(advance=1)
+        count += 1
     return count
 
 

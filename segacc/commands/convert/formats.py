@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
+from segacc.commands.predict.files import write_ids
+from segacc.contracts import IGNORE
+from segacc.labels import LabelMap
 from segacc.labels.annotations.writers.coco import write_coco
 from segacc.labels.annotations.writers.cvat import cvat_labels, write_cvat
 from segacc.labels.annotations.writers.labelme import labelme_text
@@ -15,11 +20,9 @@ from segacc.labels.annotations.writers.labelstudio import labelstudio_settings, 
 from segacc.labels.annotations.writers.parts import Add, Outlines
 from segacc.labels.annotations.writers.yolo import yolo_settings, yolo_text
 
-if TYPE_CHECKING:
-    import numpy as np
-
-AddLabel = Callable[[str, "np.ndarray[Any, np.dtype[np.uint8]]"], None]
-"""Writes the label (H, W) of an image, whose file name is given."""
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+AddLabel = Callable[[str, str, Pixels], None]
+"""Writes the label (H, W) of an image, after the split and the file name of the image."""
 
 
 @dataclass(frozen=True)
@@ -38,62 +41,81 @@ class Layout:
 
     images: str
     """Folder of the images of a split."""
-    split: Callable[[Target, str], AbstractContextManager[AddLabel]]
-    """Writes the labels of a split."""
-    end: Callable[[Target, Sequence[str]], Mapping[str, str]]
-    """Returns the text files beside the splits of these names."""
+    write: Callable[[Target], AbstractContextManager[AddLabel]]
+    """Writes the labels."""
+    beside: Callable[[Target, Sequence[str]], Mapping[str, str]]
+    """Returns the text files beside the splits of these names, after the labels are written."""
     next_step: str
     """What the user does with the folder TARGET."""
 
 
 @contextmanager
-def _folder(target: Target, split: str) -> Iterator[AddLabel]:
-    from segacc.commands.predict.files import write_ids
+def _folder(target: Target) -> Iterator[AddLabel]:
+    labels = target.outlines.labels
+    plain = LabelMap.plain(labels.names, palette=labels.palette)
 
-    def add(name: str, label: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
-        path = target.root / "annotations" / split / Path(name).with_suffix(".png").name
-        write_ids(label, target.outlines.labels, path)
+    def add(split: str, name: str, label: Pixels) -> None:
+        path = target.root / "annotations" / split / name
+        write_ids(label, plain, path.with_suffix(".png"))
 
     yield add
 
 
-def _classes_json(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
-    labels = target.outlines.labels
-    names = {str(k): name for k, name in enumerate(labels.names)}
-    content = {"id2label": names, "palette": labels.palette, "ignore_index": 255}
-    return {"classes.json": json.dumps(content, indent=1, ensure_ascii=False)}
+@contextmanager
+def _coco(target: Target) -> Iterator[AddLabel]:
+    def opened(split: str) -> AbstractContextManager[Add]:
+        path = target.root / "annotations" / f"instances_{split}.json"
+        return write_coco(made(path), target.outlines)
+
+    with _of_each_split(opened) as writer:
+
+        def add(split: str, name: str, label: Pixels) -> None:
+            writer(split)(target.outlines.image(name, label))
+
+        yield add
 
 
 @contextmanager
-def _single(
-    opened: AbstractContextManager[Add], target: Target, called: Callable[[str], str] = str
-) -> Iterator[AddLabel]:
-    """Write the labels of a split into one file, which calls an image by `called(name)`."""
-    with opened as write:
-        yield lambda name, label: write(target.outlines.image(called(name), label))
+def _labelstudio(target: Target) -> Iterator[AddLabel]:
+    def opened(split: str) -> AbstractContextManager[Add]:
+        return write_labelstudio(made(target.root / split / "tasks.json"), "annotations")
 
+    with _of_each_split(opened) as writer:
 
-def _coco(target: Target, split: str) -> AbstractContextManager[AddLabel]:
-    path = made(target.root / "annotations" / f"instances_{split}.json")
-    return _single(write_coco(path, target.outlines), target)
+        def add(split: str, name: str, label: Pixels) -> None:
+            url = target.image_url + quote(f"{split}/images/{name}")
+            writer(split)(target.outlines.image(url, label))
 
-
-def _cvat(target: Target, split: str) -> AbstractContextManager[AddLabel]:
-    path = made(target.root / split / "annotations.xml")
-    return _single(write_cvat(path, target.outlines), target)
-
-
-def _labelstudio(target: Target, split: str) -> AbstractContextManager[AddLabel]:
-    def url(name: str) -> str:
-        return target.image_url + quote(f"images/{split}/{name}")
-
-    path = target.root / f"tasks_{split}.json"
-    return _single(write_labelstudio(path, "annotations"), target, url)
+        yield add
 
 
 @contextmanager
-def _labelme(target: Target, split: str) -> Iterator[AddLabel]:
-    def add(name: str, label: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
+def _of_each_split(
+    opened: Callable[[str], AbstractContextManager[Add]],
+) -> Iterator[Callable[[str], Add]]:
+    """Open the file of each split when its first image is written, and close all at the end."""
+    writers = dict[str, Add]()
+    with ExitStack() as stack:
+
+        def writer(split: str) -> Add:
+            if split not in writers:
+                writers[split] = stack.enter_context(opened(split))
+            return writers[split]
+
+        yield writer
+
+
+@contextmanager
+def _cvat(target: Target) -> Iterator[AddLabel]:
+    with write_cvat(target.root / "annotations.xml", target.outlines) as write:
+        yield lambda split, name, label: write(
+            target.outlines.image(f"{split}/{name}", label), split
+        )
+
+
+@contextmanager
+def _labelme(target: Target) -> Iterator[AddLabel]:
+    def add(split: str, name: str, label: Pixels) -> None:
         path = made((target.root / split / name).with_suffix(".json"))
         path.write_text(labelme_text(target.outlines.image(name, label)), encoding="utf-8")
 
@@ -101,14 +123,21 @@ def _labelme(target: Target, split: str) -> Iterator[AddLabel]:
 
 
 @contextmanager
-def _yolo(target: Target, split: str) -> Iterator[AddLabel]:
+def _yolo(target: Target) -> Iterator[AddLabel]:
     outlines = target.outlines
 
-    def add(name: str, label: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
+    def add(split: str, name: str, label: Pixels) -> None:
         path = made((target.root / "labels" / split / name).with_suffix(".txt"))
         path.write_text(yolo_text(outlines.image(name, label), outlines.ids), encoding="utf-8")
 
     yield add
+
+
+def _classes_json(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
+    labels = target.outlines.labels
+    names = {str(k): name for k, name in enumerate(labels.names)}
+    content = {"id2label": names, "palette": labels.palette, "ignore_index": IGNORE}
+    return {"classes.json": json.dumps(content, indent=1, ensure_ascii=False)}
 
 
 def _data_yaml(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
@@ -118,8 +147,7 @@ def _data_yaml(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
 
 
 def _labels_txt(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
-    names = ["__ignore__", "_background_", *target.outlines.classes]
-    return {"labels.txt": "".join(f"{name}\n" for name in names)}
+    return {"labels.txt": "".join(f"{name}\n" for name in target.outlines.classes)}
 
 
 def _labels_json(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
@@ -127,7 +155,9 @@ def _labels_json(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
 
 
 def _config_xml(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
-    return {"config.xml": labelstudio_settings(target.outlines.classes)}
+    classes = target.outlines.classes
+    listed = "".join(f"{name}\n" for name in classes)
+    return {"config.xml": labelstudio_settings(classes), "classes.txt": listed}
 
 
 def _nothing(target: Target, splits: Sequence[str]) -> Mapping[str, str]:
@@ -142,41 +172,28 @@ def made(path: Path) -> Path:
 
 LAYOUTS = {
     "folder": Layout(
-        images="images/{split}",
-        split=_folder,
-        end=_classes_json,
-        next_step="train with `segacc train --dataset TARGET`",
+        "images/{split}", _folder, _classes_json, "train with `segacc train --dataset TARGET`"
     ),
-    "coco": Layout(
-        images="images/{split}",
-        split=_coco,
-        end=_nothing,
-        next_step="annotations/instances_SPLIT.json is the file of each split",
-    ),
-    "yolo": Layout(
-        images="images/{split}",
-        split=_yolo,
-        end=_data_yaml,
-        next_step="TARGET/data.yaml describes the data set",
-    ),
+    "coco": Layout("images/{split}", _coco, _nothing, "annotations/ has a file for each split"),
+    "yolo": Layout("images/{split}", _yolo, _data_yaml, "TARGET/data.yaml lists the classes"),
     "labelme": Layout(
-        images="{split}",
-        split=_labelme,
-        end=_labels_txt,
-        next_step="open it with `labelme TARGET/SPLIT --labels TARGET/labels.txt --nodata`",
+        "{split}",
+        _labelme,
+        _labels_txt,
+        "open it with `labelme TARGET/SPLIT --labels TARGET/labels.txt`",
     ),
     "cvat": Layout(
-        images="{split}/images",
-        split=_cvat,
-        end=_labels_json,
-        next_step="create a task with the labels of labels.json (tab Raw) and a split's images, "
-        "then upload its annotations.xml as `CVAT 1.1`",
+        "images/{split}",
+        _cvat,
+        _labels_json,
+        "create a task with the labels of labels.json (tab Raw) and a zip of images/, then upload "
+        "annotations.xml as CVAT 1.1",
     ),
     "labelstudio": Layout(
-        images="images/{split}",
-        split=_labelstudio,
-        end=_config_xml,
-        next_step="create a project with config.xml, serve the images, and import tasks_SPLIT.json",
+        "{split}/images",
+        _labelstudio,
+        _config_xml,
+        "create a project with config.xml, serve the images, and import SPLIT/tasks.json",
     ),
 }
 """The layout of each format by its name."""

@@ -97,9 +97,9 @@ def label_of(sample: Sample, labels: "LabelMap") -> "np.ndarray[Any, np.dtype[np
     """
     from segacc.data.codecs import picture_size, turn_of
     from segacc.data.decode import raw_label
-    from segacc.data.sample_pair import sizes_text
+    from segacc.data.sample_pair import name_of_label, sizes_text
 
-    where = f"sample {sample.id}" if isinstance(sample.label, bytes) else str(sample.label)
+    where = name_of_label(sample)
     labels = sample.labels or labels
     raw = raw_label(sample.label, labels, where, sample.reading)
     stored = sample.reading.exif == "stored"

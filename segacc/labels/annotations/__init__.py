@@ -2,5 +2,8 @@
 
 from typing import Literal
 
+IGNORED = "__ignore__"
+"""labelme's name of a class whose pixels are ignored."""
+
 Overlap = Literal["order", "small_on_top"]
 """Which shape a pixel of several belongs to, see `draw.draw`."""

@@ -11,7 +11,7 @@ from segacc.data.samples import is_image, is_inside
 from segacc.errors import DataError, UnreadableError, count_of, first_of, twice_in
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap
-from segacc.labels.annotations import Overlap
+from segacc.labels.annotations import IGNORED, Overlap
 from segacc.plugins.datasets.files import listing
 
 if TYPE_CHECKING:
@@ -147,12 +147,16 @@ def build_parts(where: str, parts: Mapping[str, Part], options: DrawOptions) -> 
 
 
 def class_map(names: Sequence[str], options: DrawOptions) -> tuple[LabelMap, Rules]:
-    """Return the label map, where raw ids are class indices, and how shapes are drawn."""
+    """Return the label map, where raw ids are class indices, and how shapes are drawn.
+
+    Shapes of a class IGNORED, as `segacc convert` writes ignored pixels, are ignored.
+    """
     own = next((name for name in names if name.lower() in BACKGROUNDS), None)
+    names = [name for name in names if name != IGNORED]
     listed = list(names)
     if options.background == "class":
         listed = [own or BACKGROUND, *(name for name in names if name != own)]
-    values = {name: k for k, name in enumerate(listed)}
+    values = {**{name: k for k, name in enumerate(listed)}, IGNORED: IGNORE}
     shown = [BACKGROUND if name.lower() in BACKGROUNDS else name for name in listed]
     outside = IGNORE if options.background == "ignore" else 0
     return LabelMap.plain(shown), Rules(values, outside, options.overlap)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -13,17 +13,19 @@ import numpy as np
 
 from segacc.labels import Color
 from segacc.labels.annotations.shapes import AnnotatedImage, Patch
-from segacc.labels.annotations.writers.parts import Add, Outlines, hexadecimal
+from segacc.labels.annotations.writers.parts import Outlines, hexadecimal
+
+AddToSubset = Callable[[AnnotatedImage, str], None]
 
 
 @contextmanager
-def write_cvat(path: Path, outlines: Outlines) -> Iterator[Add]:
+def write_cvat(path: Path, outlines: Outlines) -> Iterator[AddToSubset]:
     """Write an XML file of polygons and masks; memory does not grow with the images.
 
     Shapes are layers: the last one of an image is the uppermost.
 
     Yields:
-        A function to call for each image.
+        A function to call for each image, with its subset.
     """
     with (
         path.open("w", encoding="utf-8") as file,
@@ -31,8 +33,9 @@ def write_cvat(path: Path, outlines: Outlines) -> Iterator[Add]:
     ):
         numbers = count()
 
-        def add(image: AnnotatedImage) -> None:
-            later.write(f"{tostring(_element(image, next(numbers)), 'unicode')}\n")
+        def add(image: AnnotatedImage, subset: str) -> None:
+            element = _element(image, next(numbers), subset)
+            later.write(f"{tostring(element, 'unicode')}\n")
 
         yield add
         meta = Element("meta")
@@ -49,9 +52,9 @@ def write_cvat(path: Path, outlines: Outlines) -> Iterator[Add]:
         file.write("</annotations>\n")
 
 
-def _element(image: AnnotatedImage, number: int) -> Element:
+def _element(image: AnnotatedImage, number: int, subset: str) -> Element:
     height, width = image.size or (0, 0)
-    told = {"id": number, "name": image.name, "width": width, "height": height}
+    told = {"id": number, "name": image.name, "subset": subset, "width": width, "height": height}
     found = Element("image", {key: str(value) for key, value in told.items()})
     for layer, shape in enumerate(image.shapes):
         common = {"label": shape.label, "source": "auto", "occluded": "0"}

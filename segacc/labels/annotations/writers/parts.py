@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.labels import Color, LabelMap
+from segacc.labels.annotations import IGNORED
 from segacc.labels.annotations.polygons import TOLERANCE, Form, shapes_of
 from segacc.labels.annotations.shapes import AnnotatedImage, Patch
 
 BACKGROUNDS = ("background", "_background_")
 """Names of a class, in lower case, that has no shapes: it is what no shape covers."""
-IGNORED = "ignored"
-"""Name of the class of ignored pixels, which is listed after all others if there are some."""
 GREY = (128, 128, 128)
+"""Colour of the class of ignored pixels, which is listed after all others if there are some."""
 
 Add = Callable[[AnnotatedImage], None]
 """Writes an image with its shapes; its size must be known."""
