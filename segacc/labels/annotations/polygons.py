@@ -1,6 +1,6 @@
 """Turns label images into shapes: regions as simplified polygons, or as their exact pixels."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -41,93 +41,136 @@ def shapes_of(
         tolerance: distance in pixels by which a polygon may deviate; 0 for the exact outline.
     """
     but = [value for value in np.unique(label).tolist() if value not in names]
-    return tuple(
-        _shape(region, names[region.value], f"region {number}", form, tolerance)
-        for number, region in enumerate(regions_of(label, but), 1)
-    )
+    regions = regions_of(label, but)
+    masks = {k for k, one in enumerate(regions) if one.holes or form == "masks"}
+    masks = set() if form == "polygons" else masks
+    others = [one for k, one in enumerate(regions) if k not in masks]
+    rings = iter(simplified(others, tolerance))
+    found = list[Shape]()
+    for k, region in enumerate(regions):
+        patch = Patch(*region.box, region.pixels) if k in masks else None
+        polygons = () if patch else (joined(next(rings)),)
+        name, ignored = names[region.value], region.value == IGNORE
+        found.append(Shape(name, f"region {k + 1}", polygons, patch, ignored))
+    return tuple(found)
 
 
-def _shape(region: Region, name: str, where: str, form: Form, tolerance: float) -> Shape:
-    ignored = region.value == IGNORE
-    if form == "masks" or (form == "mixed" and region.holes):
-        patch = Patch(*region.box, region.pixels)
-        return Shape(name, where, patch=patch, ignored=ignored)
-    rings = simplified(region, tolerance)
-    return Shape(name, where, (joined(rings[0], rings[1:]),), ignored=ignored)
+def simplified(regions: Sequence[Region], tolerance: float) -> list[list[Ring]]:
+    """Return for each region its outline and those of its holes with fewer corners.
 
-
-def simplified(region: Region, tolerance: float) -> list[Ring]:
-    """Return the outline of a region and those of its holes with fewer corners.
-
-    They deviate by at most `tolerance` pixels. If less than SAME of the region would remain, the
-    tolerance is TOLERANCE at most, and else the outlines are exact.
+    They deviate by at most `tolerance` pixels. If less than SAME of a region would remain, the
+    tolerance is TOLERANCE at most, and else its outlines are exact.
     """
-    exact = [region.outer, *region.holes]
-    top, left, *_ = region.box
-    pixels = region.pixels()
+    found = [[region.outer, *region.holes] for region in regions]
+    waiting = list(range(len(regions)))
     for most in sorted({tolerance, min(tolerance, TOLERANCE)} - {0.0}, reverse=True):
-        rings = [fewer_corners(smooth(ring), most) for ring in exact]
-        drawn = _drawn([ring - (left, top) for ring in rings], pixels.shape)
-        shared = np.count_nonzero(drawn & pixels)
-        if shared >= SAME * np.count_nonzero(drawn | pixels):
-            return rings
-    return exact
-
-
-def _drawn(rings: Collection[Ring], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Draw an outline and its holes (H, W)."""
-    inside = np.zeros(size, np.bool_)
-    for ring in rings:
-        if found := filled(ring, (size[0], size[1])):
-            top, left, part = found
-            rows, columns = part.shape
-            inside[top : top + rows, left : left + columns] ^= part
-    return inside
-
-
-def smooth(ring: Ring) -> Ring:
-    """Replace the steps of an outline by lines through the middles of the pixels' sides.
-
-    Corners of two long sides are kept. It holds the same centres of pixels as before.
-    """
-    if len(ring) == 4:
-        return ring
-    along = np.roll(ring, -1, axis=0) - ring
-    length = np.abs(along).sum(axis=1, keepdims=True)
-    half = along / length / 2
-    is_long = length[:, 0] >= LONG
-    sharp = is_long & np.roll(is_long, 1)
-    points = np.stack((ring, ring + half, ring + along - half), axis=1)
-    kept = np.stack((sharp, ~sharp, (length[:, 0] > 1) & ~np.roll(sharp, -1)), axis=1)
-    found: Ring = points[kept]
+        fewer = iter(fewer_corners(smooth([ring for k in waiting for ring in found[k]]), most))
+        tried = {k: [next(fewer) for _ in found[k]] for k in waiting}
+        same = {k: rings for k, rings in tried.items() if _is_same(rings, regions[k])}
+        waiting = [k for k in waiting if k not in same]
+        found = [same.get(k, rings) for k, rings in enumerate(found)]
     return found
 
 
-def fewer_corners(ring: Ring, tolerance: float) -> Ring:
-    """Leave out corners of a closed line by the algorithm of Douglas and Peucker (1973).
+def _is_same(rings: Sequence[Ring], region: Region) -> bool:
+    """Return whether outlines hold the pixels of a region, by their IoU."""
+    top, left, *size = region.box
+    pixels, drawn = region.pixels(), np.zeros(size, np.bool_)
+    for ring in rings:
+        if found := filled(ring - (left, top), (size[0], size[1])):
+            row, column, part = found
+            rows, columns = part.shape
+            drawn[row : row + rows, column : column + columns] ^= part
+    shared = np.count_nonzero(drawn & pixels)
+    return bool(shared >= SAME * np.count_nonzero(drawn | pixels))
+
+
+def smooth(rings: Sequence[Ring]) -> list[Ring]:
+    """Replace the steps of outlines by lines through the middles of the pixels' sides.
+
+    Corners of two long sides are kept, and rectangles. They hold the same centres of pixels as
+    before.
+    """
+    if not rings:
+        return []
+    points, counts = np.concatenate(rings), np.array([len(ring) for ring in rings])
+    after, before = _neighbours(counts)
+    along = points[after] - points
+    length = np.abs(along).sum(axis=1)
+    half = along / length[:, None] / 2
+    sharp = (length >= LONG) & (length[before] >= LONG) | np.repeat(counts == 4, counts)
+    found = np.stack((points, points + half, points + along - half), axis=1)
+    kept = np.stack((sharp, ~sharp, (length > 1) & ~sharp[after]), axis=1)
+    owner = np.repeat(np.arange(len(rings)), counts)
+    starts = np.cumsum(np.bincount(owner, kept.sum(axis=1)).astype(int))[:-1]
+    return np.split(found[kept], starts)
+
+
+def _neighbours(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the index of the next and of the preceding corner in lines with so many corners."""
+    ends = np.cumsum(counts)
+    after = np.arange(1, ends[-1] + 1)
+    after[ends - 1] = ends - counts
+    before = np.arange(-1, ends[-1] - 1)
+    before[ends - counts] = ends - 1
+    return after, before
+
+
+def fewer_corners(rings: Sequence[Ring], tolerance: float) -> list[Ring]:
+    """Leave out corners of closed lines by the algorithm of Douglas and Peucker (1973).
 
     Args:
-        ring: (N, 2).
+        rings: (N, 2) each.
         tolerance: greatest distance of a corner that is left out from the line.
 
     Returns:
-        (M, 2), 3 <= M <= N.
+        (M, 2) each, 3 <= M <= N.
     """
-    closed = np.concatenate((ring, ring[:1]))
-    far = int(_squared(ring - ring[0]).argmax())
-    kept = {0, far}
-    parts = [(0, far), (far, len(ring))]
-    while parts:
-        first, last = parts.pop()
-        if last - first < 2:
-            continue
-        distance = _squared_distances(closed[first + 1 : last], closed[first], closed[last])
-        middle = first + 1 + int(distance.argmax())
-        # The first cut is always made: a line there and back encloses nothing.
-        if distance.max() > tolerance**2 or len(kept) < 3:
-            kept.add(middle)
-            parts += [(first, middle), (middle, last)]
-    return ring[sorted(kept)]
+    if not rings:
+        return []
+    points = np.concatenate([np.concatenate((ring, ring[:1])) for ring in rings])
+    counts = np.array([len(ring) + 1 for ring in rings])
+    start = np.cumsum(counts) - counts
+    far = start + [int(_squared(ring - ring[0]).argmax()) for ring in rings]
+    kept = np.zeros(len(points), np.bool_)
+    kept[start] = kept[far] = True
+    first, last = np.concatenate((start, far)), np.concatenate((far, start + counts - 1))
+    while True:  # halves all parts of all lines at once
+        long = last - first > 1
+        first, last = first[long], last[long]
+        if not len(first):
+            break
+        middle, distance = _farthest(points, first, last)
+        far_off = distance > tolerance**2
+        first, middle, last = first[far_off], middle[far_off], last[far_off]
+        kept[middle] = True
+        first, last = np.concatenate((first, middle)), np.concatenate((middle, last))
+    parts = zip(rings, np.split(kept, start[1:]), strict=True)
+    # A line there and back encloses nothing.
+    return [ring[some[:-1]] if some.sum() > 2 else ring for ring, some in parts]
+
+
+def _farthest(
+    points: Ring, first: NDArray[np.int64], last: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return for each part the corner that is farthest from the line between its ends.
+
+    Returns:
+        Its index, and its squared distance.
+    """
+    counts = last - first - 1
+    starts = np.cumsum(counts) - counts
+    part = np.repeat(np.arange(len(first)), counts)
+    inner = np.arange(len(part)) - starts[part] + first[part] + 1
+    along = points[last] - points[first]
+    total = _squared(along)
+    away = points[inner] - points[first][part]
+    share = np.einsum("ij,ij->i", away, along[part]) / np.where(total, total, 1)[part]
+    distance = _squared(away - np.clip(share, 0, 1)[:, None] * along[part])
+    most = np.maximum.reduceat(distance, starts)
+    is_most = np.flatnonzero(distance == most[part])
+    chosen = is_most[np.unique(part[is_most], return_index=True)[1]]
+    return inner[chosen], most
 
 
 def _squared(vectors: Ring) -> NDArray[np.float64]:
@@ -135,19 +178,12 @@ def _squared(vectors: Ring) -> NDArray[np.float64]:
     return squared
 
 
-def _squared_distances(points: Ring, first: Ring, last: Ring) -> NDArray[np.float64]:
-    """Return the squared distance of each point (N, 2) from a line between two points."""
-    along, away = last - first, points - first
-    total = float(along @ along)
-    share = np.clip(away @ along / total, 0, 1) if total else np.zeros(len(points))
-    return _squared(away - share[:, None] * along)
-
-
-def joined(outer: Ring, holes: Collection[Ring]) -> Ring:
-    """Join an outline and those of holes to one line, by cuts that go there and back.
+def joined(rings: Sequence[Ring]) -> Ring:
+    """Join an outline and those of its holes to one line, by cuts that go there and back.
 
     The cut starts at the leftmost corner of a hole and ends at the nearest corner so far.
     """
+    outer, *holes = rings
     for hole in sorted(holes, key=lambda one: float(one[:, 0].min())):
         start = np.roll(hole, -int(hole[:, 0].argmin()), axis=0)
         near = int(_squared(outer - start[0]).argmin())
