@@ -108,22 +108,21 @@ def roboflow(root: Path) -> Path:
     return root
 
 
-def coco(root: Path) -> Path:
-    """Write images and polygons as COCO's instances."""
+def via(root: Path) -> Path:
+    """Write images, and polygons as VIA does."""
     write(root, "train2017/{name}.jpg", "train2017/{name}.jpg", text="")
-    (root / "annotations").mkdir()
-    facts = {"info": {}, "images": [], "annotations": [], "categories": []}
-    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(facts))
+    facts = {"a.jpg": {"filename": "a.jpg", "regions": [{"shape_attributes": {}}]}}
+    (root / "via.json").write_text(json.dumps(facts))
     return root
 
 
-def yolo(root: Path) -> Path:
-    """Write images and polygons as YOLO's text files."""
+def matlab(root: Path) -> Path:
+    """Write images, and labels as MATLAB files."""
     write(root, "images/{split}/{name}.jpg", "images/{split}/{name}.jpg")
     for split, name, _, _ in pictures():
-        file = root / "labels" / split / f"{name}.txt"
+        file = root / "labels" / split / f"{name}.mat"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+        file.touch()
     return root
 
 

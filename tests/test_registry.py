@@ -164,7 +164,8 @@ def test_the_built_ins_load_without_a_failure(load: Load) -> None:
     assert registry.failures == []
     assert strangers(registry) == []
     assert {offer.version for offer in registry.offers} == {"0.1.0"}
-    names = "ade20k camvid cityscapes coco_stuff folder hub mix nuclei shards voc"
+    names = "ade20k camvid cityscapes coco coco_stuff cvat folder hub labelme labelstudio mix "
+    names += "nuclei shards voc yolo"
     assert [offer.record.name for offer in registry.of_kind("dataset")] == names.split()
     assert {kind for kind in KINDS if registry.of_kind(kind)} == set(KINDS)
 

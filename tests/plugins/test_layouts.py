@@ -17,13 +17,13 @@ from layout_tools import (
     FLAT,
     LAYOUTS,
     cities,
-    coco,
     in_colors,
     mask,
+    matlab,
     pictures,
+    via,
     voc,
     write,
-    yolo,
 )
 from segacc import Recognized
 from segacc.commands.check_data.text import would_stop
@@ -237,10 +237,10 @@ def test_an_id_above_the_names_has_two_readings(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("fill", "told"),
     [
-        (coco, "polygons in COCO JSON (annotations/instances_train2017.json)"),
-        (yolo, "polygons in YOLO text files (labels/train/train_000.txt)"),
+        (via, "polygons in JSON, as VIA writes them (via.json)"),
+        (matlab, "MATLAB files (labels/train/train_000.mat)"),
     ],
-    ids=["coco", "yolo"],
+    ids=["via", "matlab"],
 )
 def test_labels_that_must_be_converted_are_named(
     fill: Callable[[Path], Any], told: str, mine: Path
@@ -347,7 +347,7 @@ def test_a_path_that_is_not_there(mine: Path) -> None:
     assert refusal("./other") == (
         f"--dataset: ./other is not a folder (looked in {mine.parent / 'other'})."
     )
-    assert refusal("data/other").endswith("voc; there is no folder data/other either.")
+    assert refusal("data/other").endswith("yolo; there is no folder data/other either.")
     assert refusal("./mine:root=x") == ("--dataset: the folder is given twice: ./mine and root=x.")
 
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from segacc.commands.check_data.check import Findings
-from segacc.contracts import Facts
+from segacc.contracts import Drawn, Facts
 from segacc.data.decode import raw_label, read_pixels
 from segacc.data.pictures import (
     GAP,
@@ -53,6 +55,8 @@ MOST = 40
 NAMED = 130
 """Maximum number of characters in a line of augmentations."""
 GRID = (225, 225, 225)
+OUTLINE = (255, 255, 255)
+"""Colour of the polygons of annotation files."""
 TURNS = 5
 """Number of augmented versions of each sample."""
 Pair = tuple[Pixels, Pixels]
@@ -74,7 +78,8 @@ def draw_check(found: Findings, path: Path) -> None:
         used |= classes_in(classes for _, classes in pairs)
         column = (INSIDE - (EXAMPLES - 1) * GAP) // EXAMPLES
         parts.append(text_strip([f"{name}: {facts.read} samples read"], INSIDE, 15))
-        parts += _rows(pairs, labels.palette, column)
+        outlines = [_outlines(sample) for _, sample in facts.examples]
+        parts += _rows(pairs, labels.palette, column, outlines)
         parts.append(text_strip([sample.id for _, sample in facts.examples], column, 12))
     if used:
         parts.append(legend(labels.names, labels.palette, used, INSIDE))
@@ -89,11 +94,27 @@ def _pixels(sample: Sample, labels: LabelMap, num_channels: int) -> Pair:
     return visible(read_pixels(sample.image, sample.id, num_channels, sample.reading)), classes
 
 
-def _rows(pairs: Sequence[Pair], palette: Sequence[Color], column: int) -> list[Image.Image]:
-    """Draw a row of images, and a row of the same images with their labels."""
+def _outlines(sample: Sample) -> Sequence[NDArray[np.float64]]:
+    """Return the polygons that the label is drawn from, x and y of their corners, if any."""
+    return sample.label.outlines() if isinstance(sample.label, Drawn) else ()
+
+
+def _rows(
+    pairs: Sequence[Pair],
+    palette: Sequence[Color],
+    column: int,
+    outlines: Sequence[Sequence[NDArray[np.float64]]] = (),
+) -> list[Image.Image]:
+    """Draw a row of images, and a row of the same images with their labels and outlines."""
     small = [[resized(pixels, column, column) for pixels in pair] for pair in pairs]
     images = [Image.fromarray(image) for image, _ in small]
     labelled = [Image.fromarray(blend(image, classes, palette)) for image, classes in small]
+    for tile, (whole, _), polygons in zip(labelled, pairs, outlines, strict=False):
+        draw, scale = ImageDraw.Draw(tile), tile.width / whole.shape[1]
+        for corners in polygons:
+            # The centre of a pixel is at 0.5 in the annotation, and at 0 for Pillow's lines.
+            closed = np.concatenate([corners, corners[:1]]) * scale - 0.5
+            draw.line([(x, y) for x, y in closed.tolist()], OUTLINE)
     return [tile_row(images, column), tile_row(labelled, column)]
 
 

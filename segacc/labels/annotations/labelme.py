@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segacc.errors import DataError, count_of
+from segacc.labels.annotations import IGNORED
 from segacc.labels.annotations.reading import (
     Faults,
     ShapeError,
@@ -30,8 +31,6 @@ from segacc.labels.annotations.reading import (
 )
 from segacc.labels.annotations.shapes import AnnotatedImage, Annotations, Patch, Shape
 
-IGNORED = "__ignore__"
-"""labelme's name of a class whose pixels are ignored."""
 LINES = ("point", "points", "line", "linestrip")
 """Types of shapes that have no area."""
 
@@ -65,10 +64,10 @@ def _read(path: Path, lines: Counter[str]) -> AnnotatedImage:
         if content.get("imageHeight") is not None:
             size = image_size(number(content, "imageHeight"), number(content, "imageWidth"))
     for index, entry in enumerate(content["shapes"], 1):
-        where = f"shape {index}"
+        told = entry.get("label", "") if isinstance(entry, dict) else ""
+        where = f'shape {index}, "{told}"'
         with faults.of(where, PurePosixPath(name.replace("\\", "/")).name):
             label, kind = value(entry, "label", str), entry.get("shape_type") or "polygon"
-            where = f'shape {index}, "{label}"'
             if kind in LINES:
                 lines[kind] += 1
             else:
@@ -119,8 +118,8 @@ def _patch(entry: Mapping[str, Any], points: list[Any]) -> Patch:
         data = base64.b64decode(value(entry, "mask", str))
         with Image.open(io.BytesIO(data)) as picture:
             found = picture.height, picture.width
-    except (binascii.Error, OSError) as error:
-        raise ShapeError(f"its mask is not a PNG in base64: {error}") from None
+    except (binascii.Error, OSError):
+        raise ShapeError("its mask is not a PNG in base64") from None
     if found != (bottom - top + 1, right - left + 1):
         raise ShapeError(
             f"its mask has {found[0]}x{found[1]} pixels (height x width); its points span "
@@ -133,5 +132,5 @@ def _decoded(data: bytes) -> NDArray[np.bool_]:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("L")) > 0
-    except OSError as error:
-        raise ShapeError(f"its mask is damaged: {error}") from None
+    except OSError:
+        raise ShapeError("its mask is damaged") from None

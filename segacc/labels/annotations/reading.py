@@ -125,8 +125,8 @@ def polygon(points: Any, size: tuple[int, int] | None) -> NDArray[np.float64]:
     if size and (_is_far(min(x), max(x), size[1]) or _is_far(min(y), max(y), size[0])):
         raise ShapeError(
             f"it extends over x {min(x):g} to {max(x):g} and y {min(y):g} to {max(y):g}, outside "
-            f"its image of {size[0]}x{size[1]} pixels (height x width); was the image resized "
-            "after it was drawn?"
+            f"its image of {size[0]}x{size[1]} pixels (height x width); perhaps the image was "
+            "resized after it was annotated"
         )
     return corners
 

@@ -1,5 +1,6 @@
 """Data sets in the files of annotation tools: their shapes become labels when they are read."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from segacc.contracts import IGNORE
 from segacc.data.samples import is_image, is_inside
-from segacc.errors import DataError, UnreadableError, count_of, first_of, twice_in
+from segacc.errors import DataError, UnreadableError, count_of, did_you_mean, first_of, twice_in
 from segacc.hookspecs import DataSplits, Sample
-from segacc.labels import LabelMap
+from segacc.labels import LabelMap, read_names
 from segacc.labels.annotations import IGNORED, Overlap
 from segacc.plugins.datasets.files import listing
 
@@ -57,7 +58,7 @@ class Part:
     """The annotation file of each, which may be the same for all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DrawnLabel:
     """The label of an image, which is drawn when it is read; see `Drawn`."""
 
@@ -70,6 +71,17 @@ class DrawnLabel:
     def __str__(self) -> str:
         """Return the annotation file and the image."""
         return f"{self.file} (image {self.image.name})"
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is the same label of the same image."""
+        if not isinstance(other, DrawnLabel):
+            return False
+        same = (self.file, self.image, self.rules) == (other.file, other.image, other.rules)
+        return same and self.read_bytes() == other.read_bytes()
+
+    def __hash__(self) -> int:
+        """Return a hash of the image's path."""
+        return hash(self.image)
 
     @property
     def rules(self) -> str:
@@ -125,18 +137,24 @@ class DrawnLabel:
 
 
 # -------------------------------------------------------------------------------------- data splits
-def build_parts(where: str, parts: Mapping[str, Part], options: DrawOptions) -> DataSplits:
+def build_parts(
+    where: str, parts: Mapping[str, Part], options: DrawOptions, listed: Path | None = None
+) -> DataSplits:
     """Build the splits, whose classes are those of all parts, matched by name.
 
     Args:
         where: start of error messages, e.g. `--dataset coco`.
         parts: by split.
         options: how labels are drawn.
+        listed: a file of class names, which gives their order.
 
     Raises:
-        DataError: there is no class, or more than a label map has.
+        DataError: there is no class, or more than a label map has, or one that is not listed.
     """
-    names = list(dict.fromkeys(name for one in parts.values() for name in one.annotations.names))
+    found = (name for one in parts.values() for name in one.annotations.names)
+    names = [name for name in dict.fromkeys(found) if name != IGNORED]
+    if listed:
+        names = _as_listed(names, listed)
     if not names:
         raise DataError(f"{where}: no annotation names a class, so there is nothing to learn.")
     labels, rules = class_map(names, options)
@@ -146,13 +164,28 @@ def build_parts(where: str, parts: Mapping[str, Part], options: DrawOptions) -> 
     return DataSplits(splits, labels, notes=tuple(notes))
 
 
+def _as_listed(names: Sequence[str], file: Path) -> list[str]:
+    """Return the names in a file, without labelme's name for ignored pixels.
+
+    Raises:
+        DataError: it lacks one of the names.
+    """
+    known = [name for name in read_names(file).names if name != IGNORED]
+    if others := [name for name in names if name not in known]:
+        raise DataError(
+            f"{file}: the annotations have {count_of(len(others), 'class', 'classes')} that it "
+            f"does not list: {first_of(others, 4)}. {did_you_mean(others[0], known)}Add the name, "
+            "or correct the annotations."
+        )
+    return known
+
+
 def class_map(names: Sequence[str], options: DrawOptions) -> tuple[LabelMap, Rules]:
     """Return the label map, where raw ids are class indices, and how shapes are drawn.
 
-    Shapes of a class IGNORED, as `segacc convert` writes ignored pixels, are ignored.
+    Shapes of the class IGNORED, as which `segacc convert` writes ignored pixels, are ignored.
     """
     own = next((name for name in names if name.lower() in BACKGROUNDS), None)
-    names = [name for name in names if name != IGNORED]
     listed = list(names)
     if options.background == "class":
         listed = [own or BACKGROUND, *(name for name in names if name != own)]
@@ -181,11 +214,14 @@ def _given(image: "AnnotatedImage") -> "AnnotatedImage":
 
 def _missing(split: str, part: Part) -> list[str]:
     """Return a line about the images that are not there; reading one raises."""
-    gone = [path for path in part.images if not path.is_file()]
+    parents = {path.parent for path in part.images}
+    there = {one: set(os.listdir(one)) if one.is_dir() else set() for one in parents}  # noqa: PTH208
+    gone = [path for path in part.images if path.name not in there[path.parent]]
     if not gone:
         return []
-    count = count_of(len(gone), "annotated image")
-    return [f"{split}: {count} of {len(part.images)} not found, such as {gone[0]}"]
+    are = "is" if len(gone) == 1 else "are"
+    count = f"{len(gone)} of {count_of(len(part.images), 'annotated image')}"
+    return [f"{split}: {count} {are} missing, such as {gone[0]}"]
 
 
 def located(

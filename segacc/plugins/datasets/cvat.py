@@ -103,7 +103,8 @@ def _of_xml(file: Path, options: CvatOptions) -> DataSplits:
     folder = options.images or file.parent / "images"
     if options.images is None and not folder.is_dir():
         folder = file.parent
-    parts = {split_of(name): _part(file, some, folder) for name, some in subsets.items()}
+    folders = {name: folder / name if (folder / name).is_dir() else folder for name in subsets}
+    parts = {split_of(name): _part(file, some, folders[name]) for name, some in subsets.items()}
     if len(parts) < len(subsets):
         raise DataError(f"{file}: two of the subsets {', '.join(subsets)} mean the same split.")
     data = build_parts(WHERE, parts, options)

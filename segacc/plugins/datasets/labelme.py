@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from segacc.data.samples import IMAGE_SUFFIXES, is_inside
+from segacc.data.samples import IMAGE_SUFFIXES, in_root, is_inside
 from segacc.data.splits import read_each
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
@@ -15,6 +15,8 @@ from segacc.plugins.datasets.files import SPLITS, listing, open_root
 from segacc.plugins.datasets.places import Tree, split_in, tree_of
 
 WHERE = "--dataset labelme"
+LABELS = "labels.txt"
+"""The list of classes that labelme is started with, as `labelme --labels labels.txt`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,9 @@ class LabelmeOptions(DrawOptions):
     root: Path
     """The folder with labelme's files, which may be in train/, val/ and test/; each names its
     image, usually NAME.jpg beside NAME.json."""
+    names: Path | None = None
+    """Class names in order, one per line; default: labels.txt in `root`, or else the labels in
+    alphabetical order."""
 
 
 def build_labelme(options: LabelmeOptions) -> DataSplits:
@@ -36,9 +41,11 @@ def build_labelme(options: LabelmeOptions) -> DataSplits:
     found = labelme_files(root, tree_of(root))
     if not found:
         raise DataError(f"{WHERE}: {root} has no file of labelme; it contains {listing(root)}.")
+    beside = root / LABELS if (root / LABELS).is_file() else None
+    names = in_root(root, options.names) if options.names else beside
     reads = {split: partial(_part, root, files) for split, files in found.items()}
     parts, unusable = read_each(reads)
-    data = build_parts(WHERE, parts, options)
+    data = build_parts(WHERE, parts, options, names)
     return replace(data, unusable=unusable, notes=(*data.notes, *unlisted(parts)))
 
 

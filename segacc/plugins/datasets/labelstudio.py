@@ -22,6 +22,8 @@ class LabelstudioOptions(DrawOptions):
     """The file exported as `JSON`; all its tasks are the split train."""
     images: Path | None = None
     """The folder of the images; default: images/ beside the file, or its own folder."""
+    names: Path | None = None
+    """Class names in order, one per line; default: the labels in alphabetical order."""
 
 
 def build_labelstudio(options: LabelstudioOptions) -> DataSplits:
@@ -42,7 +44,7 @@ def build_labelstudio(options: LabelstudioOptions) -> DataSplits:
     names = _names([one.name for one in annotations.images], folder)
     images = located(WHERE, file, names, folder)
     parts = {"train": Part(annotations, images, [file] * len(images))}
-    data = build_parts(WHERE, parts, options)
+    data = build_parts(WHERE, parts, options, options.names)
     return replace(data, notes=(*data.notes, *unlisted(parts)))
 
 
