@@ -29,7 +29,7 @@ def labelme_text(image: AnnotatedImage) -> str:
         "imageHeight": height,
         "imageWidth": width,
     }
-    return json.dumps(content, indent=1, ensure_ascii=False)
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _entries(shape: Shape) -> list[dict[str, Any]]:
