@@ -15,7 +15,7 @@ from scipy import ndimage
 
 import segacc.plugins.datasets
 from segacc.contracts import IGNORE
-from segacc.labels.annotations.draw import draw, filled
+from segacc.labels.annotations.draw import draw
 from segacc.labels.annotations.outline import regions_of
 from segacc.labels.annotations.polygons import Form, fewer_corners, shapes_of, simplified
 from segacc.labels.annotations.shapes import Shape
@@ -132,26 +132,21 @@ def test_pycocotools_draws_the_same_within_a_percent(shared: Path) -> None:
             assert iou(drawn == value, label == value) >= 0.99, (name, value)
 
 
-def test_a_region_that_would_change_gets_its_exact_outline() -> None:
-    rows, columns = np.mgrid[:80, :80]
-    disc = ((rows - 40) ** 2 + (columns - 40) ** 2 < 900).astype(np.uint8)
-    for label, fewer in ((np.eye(40, dtype=np.uint8), False), (disc, True)):
+def test_a_region_that_would_change_gets_more_corners_or_its_exact_outline() -> None:
+    rows, columns = np.mgrid[:240, :240]
+    disc = ((rows - 120) ** 2 + (columns - 120) ** 2 < 10000).astype(np.uint8)
+    steps = np.array(["000001", "000010", "000100", "011000", "110000", "100000", "100000"])
+    steps = np.array([list(row) for row in steps], np.uint8)
+    found = {}
+    for name, label in (("disc", disc), ("steps", steps)):
         (region,) = regions_of(label, [0])
-        ((ring,),) = simplified([region], 2.0)
-        assert (len(ring) < len(region.outer) / 3) is fewer
-        assert iou(inside(Shape("a", "", (ring,)), label.shape), label == 1) >= 0.99
-    label, exact = noise((60, 80), 3, seed=1, block=2), 0
-    label[::7] = 0
-    regions = regions_of(label, [0])
-    for region, rings in zip(regions, simplified(regions, TOLERANCE), strict=True):
-        top, left, height, width = region.box
-        held = [filled(ring - (left, top), (height, width)) for ring in rings]
-        pixels = np.zeros((height, width), bool)
-        for row, column, part in filter(None, held):
-            pixels[row : row + part.shape[0], column : column + part.shape[1]] ^= part
-        assert iou(pixels, region.pixels()) >= 0.99
-        exact += rings[0] is region.outer
-    assert 0 < exact < len(regions)
+        for tolerance in (0.0, TOLERANCE, 1.0, 50.0):
+            ((ring,),) = simplified([region], tolerance)
+            found[name, tolerance] = len(ring)
+            assert iou(inside(Shape("a", "", (ring,)), label.shape), label == 1) >= 0.98
+    assert len({found["steps", tolerance] for tolerance in (0.0, TOLERANCE, 50.0)}) == 1
+    assert found["disc", 0.0] > 2 * found["disc", TOLERANCE] > 4 * found["disc", 1.0]
+    assert found["disc", 50.0] <= found["disc", 1.0]  # halved until enough remains
 
 
 def test_corners_are_left_out_only_near_the_line() -> None:

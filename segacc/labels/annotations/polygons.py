@@ -1,6 +1,6 @@
 """Turns label images into shapes: regions as simplified polygons, or as their exact pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -59,17 +59,27 @@ def simplified(regions: Sequence[Region], tolerance: float) -> list[list[Ring]]:
     """Return for each region its outline and those of its holes with fewer corners.
 
     They deviate by at most `tolerance` pixels. If less than SAME of a region would remain, the
-    tolerance is TOLERANCE at most, and else its outlines are exact.
+    tolerance is halved, down to TOLERANCE, and else its outlines are exact.
     """
     found = [[region.outer, *region.holes] for region in regions]
     waiting = list(range(len(regions)))
-    for most in sorted({tolerance, min(tolerance, TOLERANCE)} - {0.0}, reverse=True):
+    for most in _levels(tolerance):
         fewer = iter(fewer_corners(smooth([ring for k in waiting for ring in found[k]]), most))
         tried = {k: [next(fewer) for _ in found[k]] for k in waiting}
         same = {k: rings for k, rings in tried.items() if _is_same(rings, regions[k])}
         waiting = [k for k in waiting if k not in same]
         found = [same.get(k, rings) for k, rings in enumerate(found)]
     return found
+
+
+def _levels(tolerance: float) -> Iterator[float]:
+    """Yield the tolerances to try, in descending order."""
+    most = tolerance
+    while most > TOLERANCE:
+        yield most
+        most /= 2
+    if most:
+        yield min(tolerance, TOLERANCE)
 
 
 def _is_same(rings: Sequence[Ring], region: Region) -> bool:
