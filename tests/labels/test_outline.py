@@ -144,7 +144,7 @@ def test_a_region_that_would_change_gets_more_corners_or_its_exact_outline() -> 
             ((ring,),) = simplified([region], tolerance)
             found[name, tolerance] = len(ring)
             assert iou(inside(Shape("a", "", (ring,)), label.shape), label == 1) >= 0.98
-    assert len({found["steps", tolerance] for tolerance in (0.0, TOLERANCE, 50.0)}) == 1
+    assert found["steps", TOLERANCE] == found["steps", 0.0]  # else pixels would change
     assert found["disc", 0.0] > 2 * found["disc", TOLERANCE] > 4 * found["disc", 1.0]
     assert found["disc", 50.0] <= found["disc", 1.0]  # halved until enough remains
 
