@@ -5,8 +5,6 @@ from typing import Any
 from segacc.commands.terminal.console import Where
 from segacc.errors import OptionError
 
-TOOLS = "coco, yolo, labelme or another format of a tool"
-
 
 def refuse_unused_outlines(config: Any, where: Where) -> None:
     """Refuse settings of outlines that have no effect with the format.
@@ -23,21 +21,20 @@ def refuse_unused_outlines(config: Any, where: Where) -> None:
     given = [key for key in keys if getattr(config, key) != getattr(type(config), key)]
     if given and config.format in (None, "folder"):
         raise OptionError(
-            f"{where(given[0])}: only has an effect on outlines; add {where('format')} with "
-            f"{TOOLS}, or leave it out."
+            f"{where(given[0])}: only has an effect on outlines; add --format with "
+            "coco, yolo, labelme or another format of a tool, or leave it out."
         )
     if config.format == "yolo" and config.shapes == "masks":
         raise OptionError(
             f"{where('shapes')} masks: the label files of YOLO have polygons only. Leave it out; "
-            f"{where('tolerance')} 0 gives exact polygons."
+            "--tolerance 0 gives exact polygons."
         )
     if config.shapes == "masks" and "tolerance" in given:
         raise OptionError(
-            f"{where('tolerance')}: masks are always exact. Leave it out, or choose other "
-            f"{where('shapes')}."
+            f"{where('tolerance')}: masks are always exact. Leave it out, or choose other --shapes."
         )
     if "image_url" in given and config.format != "labelstudio":
         raise OptionError(
-            f"{where('image_url')}: only has an effect with {where('format')} labelstudio, whose "
+            f"{where('image_url')}: only has an effect with --format labelstudio, whose "
             "files have URLs of images. Leave it out."
         )
