@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from segacc.contracts import (
     VERSION,
     BatchChange,
+    Drawn,
     Facts,
     LossTerm,
     MetricFiles,
@@ -84,6 +85,7 @@ __all__ = [
     "BatchChange",
     "DataSplits",
     "Dataset",
+    "Drawn",
     "Facts",
     "LabelMap",
     "Loss",

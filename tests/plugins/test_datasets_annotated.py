@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from annotation_tools import (
     TOOLS,
     coco,
     coco_facts,
+    cvat,
     dump,
     expected,
     labelme,
     labels_of,
+    labelstudio,
     picture,
     rle,
     yolo,
 )
 from check_tools import chosen, look
-from cli_tools import TINY, Warm, assert_refused, assert_succeeded
+from cli_tools import ROOT, TINY, Warm, assert_refused, assert_succeeded
 from segacc.data.batches import Source
 from segacc.data.cache_files import Notice, key_of
 from segacc.data.sample_pair import read_sample
@@ -87,6 +90,40 @@ def test_two_steps_are_trained_from_a_folder_given_by_its_path(
     assert f"./mine is read as {tool}:" in done.stdout + done.stderr
     steps = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert any("loss" in json.dumps(step) for step in steps)
+
+
+PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## Files of annotation tools")[2].partition("\n## ")[0]
+SPECS = re.findall(
+    r"`(?:segacc train --dataset )?((?:coco|yolo|labelme|cvat|labelstudio):\S+?)[ `]", SECTION
+)
+
+
+def test_the_data_sets_of_the_page_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = Path("data")
+    coco(data / "roboflow")
+    yolo(data / "yolo")
+    labelme(data / "labelme")
+    cvat(data / "cvat")
+    labelstudio(data / "studio")
+    for split, count in COUNTS.items():
+        facts = coco_facts(data / "coco" / f"{split}2017", count, split)
+        dump(data / "coco" / "annotations" / f"instances_{split}2017.json", facts)
+        facts = coco_facts(data / "other" / "pictures" / split, count, split)
+        dump(data / "other" / "lists" / f"{split}.json", facts)
+    dump(data / "single" / "all.json", coco_facts(data / "single" / "photos", 4))
+    facts = coco_facts(data / "supervisely" / "cells" / "img", 4)
+    dump(data / "supervisely" / "cells" / "annotations" / "instances.json", facts)
+    assert len(SPECS) == 10
+    for spec in SPECS:
+        if "SPLIT" in spec:
+            spec = spec.replace("data/coco", "data/other")
+        if "all.json" in spec:
+            spec = spec.replace("data/coco", "data/single")
+        assert len(build(spec).splits["train"]) == 4, spec
 
 
 # -------------------------------------------------------------------------------- real data sets

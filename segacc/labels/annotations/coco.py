@@ -14,6 +14,7 @@ from segacc.labels.annotations.reading import (
     Faults,
     ShapeError,
     image_size,
+    no_collection,
     number,
     numbers,
     polygon,
@@ -47,6 +48,11 @@ def read_coco(path: Path) -> Annotations:
         DataError: it is not such a file, or an annotation is faulty; the error names its id, its
             image and what is wrong.
     """
+    with no_collection():
+        return _read(path)
+
+
+def _read(path: Path) -> Annotations:
     content = read_json(path, "the COCO file")
     _refuse_others(path, content)
     faults = Faults(path)
@@ -74,10 +80,9 @@ def _fill(
 ) -> tuple[set[int], int]:
     """Add the annotations to their images; return their categories and the number of boxes."""
     used, boxes = set[int](), 0
-    for index, entry in enumerate(entries):
-        where = f"annotation {index + 1} of the list"
-        if isinstance(entry, dict) and "id" in entry:
-            where = f"annotation {entry['id']}"
+    for index, entry in enumerate(entries, 1):
+        known = isinstance(entry, dict) and "id" in entry
+        where = f"annotation {entry['id']}" if known else f"annotation {index} of the list"
         image: _Image | None = None
         try:
             image = _image_of(entry, images)

@@ -1,5 +1,6 @@
 """Functions shared by the readers of annotation files: checked values, polygons, and faults."""
 
+import gc
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,18 @@ KINDS = {dict: "an object {...}", list: "a list [...]", str: "a text", int: "a w
 
 class ShapeError(ValueError):
     """What is wrong with a shape; the reader adds where it is."""
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Pause the garbage collector, which would look through millions of new objects in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -115,24 +128,26 @@ def polygon(points: Any, size: tuple[int, int] | None) -> NDArray[np.float64]:
         raise ShapeError("its corners are not all pairs of numbers") from None
     if flat.ndim > 2 or flat.size % 2 or (flat.ndim == 2 and flat.shape[1] != 2):
         raise ShapeError(f"its corners are {flat.size} numbers; expected pairs of x and y")
-    corners = flat.reshape(-1, 2)
-    if len(corners) < 3:
-        few = count_of(len(corners), "corner")
+    if flat.size < 6:
+        few = count_of(flat.size // 2, "corner")
         raise ShapeError(f"its polygon has {few}; at least 3 enclose an area")
-    x, y = corners.T.tolist()  # of so few numbers, Python's sums are faster than numpy's
-    if not math.isfinite(sum(x) + sum(y)):
+    numbers: list[float] = flat.ravel().tolist()  # so few that Python is faster than numpy
+    x, y = numbers[::2], numbers[1::2]
+    if not math.isfinite(sum(numbers)):
         raise ShapeError("its corners are not all finite numbers")
-    if size and (_is_far(min(x), max(x), size[1]) or _is_far(min(y), max(y), size[0])):
+    inside = size and min(numbers) >= 0 and max(x) <= size[1] and max(y) <= size[0]  # as most are
+    if size and not inside and (_is_far(x, size[1]) or _is_far(y, size[0])):
         raise ShapeError(
             f"it extends over x {min(x):g} to {max(x):g} and y {min(y):g} to {max(y):g}, outside "
             f"its image of {size[0]}x{size[1]} pixels (height x width); perhaps the image was "
             "resized after it was annotated"
         )
-    return corners
+    return flat.reshape(-1, 2)
 
 
-def _is_far(first: float, last: float, side: int) -> bool:
+def _is_far(values: Sequence[float], side: int) -> bool:
     """Return whether an extent lies too far outside 0..side, or entirely."""
+    first, last = min(values), max(values)
     return first < -OUTSIDE * side or last > (1 + OUTSIDE) * side or first >= side or last <= 0
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segacc.contracts import IGNORE
@@ -256,7 +256,7 @@ def located(
 
 
 def _path(file: Path, name: str, folder: Path, here: set[str]) -> Path:
-    last = PurePosixPath(name).name
+    last = name.rpartition("/")[2]
     if name == last:
         return folder / name
     path = folder / name
@@ -274,10 +274,10 @@ def _path(file: Path, name: str, folder: Path, here: set[str]) -> Path:
 
 def unlisted(parts: Mapping[str, Part]) -> tuple[str, ...]:
     """Return a line about the images that lie beside annotated ones and are in no annotation."""
-    known = {path for part in parts.values() for path in part.images}
-    folders = {path.parent for path in known}
-    beside = [path for one in sorted(folders) if one.is_dir() for path in sorted(one.iterdir())]
-    others = [path for path in beside if is_image(path) and path not in known]
+    known = {str(path) for part in parts.values() for path in part.images}
+    folders = {path.parent for part in parts.values() for path in part.images}
+    beside = (path for one in sorted(folders) if one.is_dir() for path in one.iterdir())
+    others = sorted(path for path in beside if str(path) not in known and is_image(path))
     if not others:
         return ()
     count = count_of(len(others), "image is", "images are")

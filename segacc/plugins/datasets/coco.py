@@ -139,7 +139,7 @@ def _image_folder(options: CocoOptions, split: str, file: Path, names: Sequence[
     root = options.root or (
         file.parent.parent if file.parent.name == "annotations" else file.parent
     )
-    wanted = {PurePosixPath(name.replace("\\", "/")).name for name in names}
+    wanted = {name.replace("\\", "/").rpartition("/")[2] for name in names}
     counts = {
         root / folder: len(wanted.intersection(found)) for folder, found in tree_of(root).items()
     }
