@@ -23,11 +23,11 @@ import importlib.metadata
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +39,7 @@ from PIL import Image
 from torch import Tensor
 
 from segacc import Segmenter
+from segacc.evaluation.memory import peak_memory
 from segacc.kernels import bands
 from segacc.kernels.pixel import cross_entropy_sum, hard_examples_sum
 from segacc.kernels.region import tversky_sum
@@ -56,9 +57,6 @@ def main() -> None:
     """Measure, print and write."""
     typed = parse()
     torch.set_num_threads(typed.threads)
-    if typed.peak:
-        print(peak(typed))
-        return
     result: dict[str, Any] = {
         "size": typed.size,
         "rounds": typed.rounds,
@@ -94,8 +92,6 @@ def parse() -> argparse.Namespace:
         metavar=("FOLDER", "IMAGE"),
         help="a trained network, and images; may be repeated",
     )
-    parser.add_argument("--peak", choices=["plain", "segacc", "none"], help=argparse.SUPPRESS)
-    parser.add_argument("--loss", choices=LOSSES, help=argparse.SUPPRESS)
     parser.add_argument("--classes", type=int, help="measure this number of classes only")
     return parser.parse_args()
 
@@ -252,31 +248,30 @@ def compared(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 
 def memory(loss: str, num_classes: int, typed: argparse.Namespace) -> dict[str, float]:
     """Return the megabytes that each way takes beside its operands, and their ratio."""
-    given = [f"--size={typed.size}", f"--threads={typed.threads}", f"--classes={num_classes}"]
-    peaks = {}
-    for name in ("none", "plain", "segacc"):
-        command = [sys.executable, __file__, *given, "--loss", loss, "--peak", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[name] = float(done.stdout)
+    ways = ("none", "plain", "segacc")
+    fresh = get_context("forkserver")  # forks of a process that has only imported this file
+    fresh.set_forkserver_preload(["__main__"])
+    with ProcessPoolExecutor(1, fresh, max_tasks_per_child=1) as pool:
+        given = partial(peak, loss, num_classes, typed.size, typed.threads)
+        peaks = dict(zip(ways, pool.map(given, ways), strict=True))
     plain, ours = (max(peaks[name] - peaks["none"], 0.1) for name in ("plain", "segacc"))
     return {"plain_mb": plain, "segacc_mb": ours, "memory": ours / plain}
 
 
-def peak(typed: argparse.Namespace) -> float:
+def peak(loss: str, num_classes: int, size: int, threads: int, way: str) -> float:
     """Return the high-water mark of this process in megabytes, after one loss or none."""
-    plain, ours = LOSSES[typed.loss]
-    small, cached = example(typed.classes, 32), bands.CACHED
+    torch.set_num_threads(threads)
+    plain, ours = LOSSES[loss]
+    small, cached = example(num_classes, 32), bands.CACHED
     for bands.CACHED in (0, cached):  # what libraries load at their first use
-        for loss in (plain, ours):
-            gradient(loss, *small)
-    logits, labels = example(typed.classes, typed.size)
-    if typed.peak == "none":
+        for one in (plain, ours):
+            gradient(one, *small)
+    logits, labels = example(num_classes, size)
+    if way == "none":
         torch.zeros_like(logits)
     else:
-        gradient(plain if typed.peak == "plain" else ours, logits, labels)
-    status = Path("/proc/self/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024 / 1e6
+        gradient(plain if way == "plain" else ours, logits, labels)
+    return peak_memory(torch.device("cpu")) / 1e6
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -117,8 +118,14 @@ def dataset_hub(repositories: Mapping[str, Mapping[str, Files]]) -> Iterator[str
             elif path not in files:
                 self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
             else:
-                body = files[path]
-                self.answer(200, body, ETag=f'"{of_bytes(body)}"', X_Repo_Commit=sha)
+                body, about = files[path], {"X_Repo_Commit": sha}
+                about["ETag"] = f'"{of_bytes(body)}"'
+                if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+                    first, last = int(found[1]), min(int(found[2] or len(body)), len(body) - 1)
+                    about["Content_Range"] = f"bytes {first}-{last}/{len(body)}"
+                    self.answer(206, body[first : last + 1], **about)
+                else:
+                    self.answer(200, body, **about)
 
         def tree(self, files: Files, folder: str, *, deep: bool) -> None:
             inside = [PurePosixPath(one) for one in files]

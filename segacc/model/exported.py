@@ -184,6 +184,18 @@ def _torch(path: Path, device: str, threads: int) -> Session:
     program = torch.export.load(path)
     if device != "cpu":
         program = move_to_device_pass(program, device)
+    return traced_session(program, path)
+
+
+def traced_session(program: Any, where: object) -> Session:
+    """Return the session of a torch.export.ExportedProgram.
+
+    Args:
+        program: the program.
+        where: its file or network, for errors.
+    """
+    import torch
+
     module = program.module()
 
     def run(images: Any) -> Any:
@@ -193,7 +205,7 @@ def _torch(path: Path, device: str, threads: int) -> Session:
         except AssertionError as error:  # a guard of torch.export
             size = "x".join(map(str, images.shape[-2:]))
             raise OptionError(
-                f"{path}: was not traced for images of {size}: {' '.join(str(error).split())}. "
+                f"{where}: was not traced for images of {size}: {' '.join(str(error).split())}. "
                 "Export the model with --size HxW, or as ONNX."
             ) from None
 

@@ -4,7 +4,6 @@ import atexit
 import functools
 import logging
 import os
-import re
 import signal
 import time
 from collections import OrderedDict
@@ -25,7 +24,13 @@ from accelerate.utils import (
 )
 
 from segacc.errors import OptionError, SegaccError, count_of
-from segacc.training.limits.signals import LAUNCHED, heeded
+from segacc.training.limits.launchers import (
+    LAUNCHED,
+    launcher_arguments,
+    launchers,
+    set_by_launcher,
+)
+from segacc.training.limits.signals import heeded
 
 T = TypeVar("T")
 
@@ -36,8 +41,6 @@ LOCAL_SIZES = [
     "MV2_COMM_WORLD_LOCAL_SIZE",
 ]
 """Environment variables with the number of processes on this machine."""
-TORCHRUN = {"torchrun", "torch.distributed.run", "torch.distributed.launch"}
-"""Names of torch's launcher in a command line."""
 SHUTDOWN = 600
 """Seconds in which processes that were told to stop can save, before the launcher kills them."""
 
@@ -75,33 +78,12 @@ def share_cores(accelerator: Accelerator) -> None:
     """
     local = processes_here(accelerator)
     given = os.environ.get("OMP_NUM_THREADS")
-    theirs = local > 1 if given is None else set_by_launcher(given)
+    theirs = local > 1
+    if given is not None:  # not if `launch` has divided the cores, or a script has set the threads
+        divided = LAUNCHED in os.environ or given != str(torch.get_num_threads())
+        theirs = not divided and set_by_launcher()
     if accelerator.device.type == "cpu" and theirs:
         torch.set_num_threads(max(1, cores() // local))
-
-
-def set_by_launcher(threads: str) -> bool:
-    """Return whether a launcher chose the number of threads, OMP_NUM_THREADS, and not the user.
-
-    `accelerate launch` and `torchrun` set it, mostly to 1, in the processes that they start; the
-    user's own is in the launcher's environment, too.
-    """
-    if LAUNCHED in os.environ or threads != str(torch.get_num_threads()):
-        return False  # `launch` has divided the cores; or a script has called set_num_threads
-    import psutil
-
-    for process in psutil.Process().parents():
-        with suppress(psutil.Error, OSError):  # it may have ended, or belong to another user
-            if starts_processes(command := process.cmdline()):
-                flag = any(re.match("--num.cpu.threads", word) for word in command)
-                return not flag and "OMP_NUM_THREADS" not in process.environ()
-    return False
-
-
-def starts_processes(command: list[str]) -> bool:
-    """Return whether a command line is that of `accelerate launch` or of `torchrun`."""
-    names = {Path(word).name for word in command[:4]}
-    return launcher_arguments(command) is not None or bool(names & TORCHRUN)
 
 
 def bare(model: Any) -> Any:
@@ -300,11 +282,9 @@ def refuse_fewer() -> None:
     signs = {"MASTER_ADDR", "ACCELERATE_USE_CPU"}  # set by the launcher of a single process
     if get_int_from_env(SIZES, 0) or not signs <= os.environ.keys():
         return
-    import psutil
-
-    for process in psutil.Process().parents():
-        with suppress(psutil.Error, OSError, ValueError):  # the process may have ended
-            arguments = launcher_arguments(process.cmdline())
+    for _, command in launchers():
+        arguments = launcher_arguments(command)
+        with suppress(ValueError):
             if arguments is not None and (asked := processes_asked(arguments)) > 1:
                 forced = os.environ["ACCELERATE_USE_CPU"].lower() == "true"
                 forced &= torch.accelerator.is_available()
@@ -315,17 +295,6 @@ def refuse_fewer() -> None:
                     f"`{on_cpu}accelerate launch --multi_gpu --num_processes {asked} -m segacc "
                     "...`, which works on a CPU as well, or request one process."
                 )
-
-
-def launcher_arguments(command: list[str]) -> list[str] | None:
-    """Return the arguments of `accelerate launch` in a command line; None for other commands."""
-    for number, word in enumerate(command[:4]):  # Python and its options may come first
-        name, rest = Path(word).name, command[number + 1 :]
-        if name in ("accelerate-launch", "accelerate.commands.launch"):
-            return rest
-        if name in ("accelerate", "accelerate.commands.accelerate_cli") and rest[:1] == ["launch"]:
-            return rest[1:]
-    return None
 
 
 def processes_asked(arguments: list[str]) -> int:

@@ -49,13 +49,6 @@ def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_reading_is_timed_without_torchcodec(shared: Path, tmp_path: Path) -> None:
-    flags = ("--rounds", 1, "--images", 8, "--pillow")
-    told, _, lines = run("data.py", tmp_path / "data.json", *flags)
-    assert told["decoder"] == "Pillow" and lines[0].endswith("decoded by Pillow")
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory this way")
 def test_memory_and_the_wait_for_data_are_measured(tmp_path: Path) -> None:
     flags = ("--samples", 240, "--steps", 6)

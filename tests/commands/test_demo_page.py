@@ -4,8 +4,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,33 +14,17 @@ import pytest
 from browser_tools import chromium_of
 from cli_tools import environment
 
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "other_python"]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the suite's packages and gradio, which needs an older Pillow."""
-    folder = tmp_path_factory.mktemp("demo") / "env"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    [site] = folder.glob("lib/python*/site-packages")
-    paths = {sysconfig.get_path("purelib"), *(path for path in sys.path if "site-packages" in path)}
-    (site / "suite.pth").write_text("\n".join(sorted(paths)))
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q"]
-    flags = ("--no-warn-conflicts", "--no-compile")
-    done = subprocess.run([*pip, *flags, "gradio"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"gradio cannot be installed here: {done.stderr[-300:]}")
-    return folder / "bin" / "python"
-
-
 @pytest.fixture
-def served(python: Path, trained: Path, tmp_path: Path) -> Iterator[tuple[Any, str]]:
+def served(other_python: Path, trained: Path, tmp_path: Path) -> Iterator[tuple[Any, str]]:
     """Serve the tiny network; return the process and the address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [str(python), "-m", "segacc", "demo", str(trained), "--no-open", "--port", port]
+    command = [str(other_python), "-m", "segacc", "demo", str(trained), "--no-open", "--port", port]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

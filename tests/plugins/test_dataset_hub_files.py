@@ -1,11 +1,15 @@
 """`hub`: which files make which split, what is on disk, and a Hub of our making."""
 
+import io
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_tools import encode
@@ -329,8 +333,25 @@ def repositories(tmp_path: Path) -> dict[str, dict[str, dict[str, bytes]]]:
             "refs/convert/parquet": converted,
         },
         "gated/tiny": {"main": tiny},
+        "bad/column": {"main": {"train.parquet": bomb(tmp_path / "bomb.parquet")}},
+        "bad/member": {"main": {"train.zip": zipped(bytes(20 << 20))}},
         "mute/tiny": {"main": tiny},
     }
+
+
+def bomb(path: Path) -> bytes:
+    """Make a parquet file of kilobytes that holds megabytes."""
+    table = pa.table({"image": [bytes(20 << 20)] * 2, "label": [b"x", b"y"]})
+    pq.write_table(table, path, compression="zstd")
+    return path.read_bytes()
+
+
+def zipped(content: bytes) -> bytes:
+    """Make a zip of one image."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("a.png", content)
+    return file.getvalue()
 
 
 def told(numbers: Sequence[int], first: int = 0) -> list[list[str]]:
@@ -368,6 +389,8 @@ def test_data_sets_of_the_hub_and_of_its_cache(
         {"id": "gated/tiny"},
         {"id": "my data"},
         {"id": "mute/tiny"},
+        {"id": "bad/column"},
+        {"id": "bad/member"},
     ]
     with dataset_hub(repositories) as endpoint:
         done = iter(result(start_loading(cases, home, HF_ENDPOINT=endpoint)))
@@ -395,6 +418,10 @@ def test_data_sets_of_the_hub_and_of_its_cache(
     )
     mute = next(done)
     assert mute["error"] == unreachable("ReadTimeout", "mute/tiny") and mute["seconds"] < SECONDS
+    for name, what in (("column", "column image"), ("member", "member a.png")):
+        error = next(done)["error"]
+        assert error.startswith(f"--dataset hub: id=bad/{name} cannot be loaded: ")
+        assert f": the {what} has " in error and "would fill the memory or the disk" in error
 
     cases = [
         {"id": "us/tiny"},

@@ -8,7 +8,8 @@ import torch
 from accelerate.utils.other import get_free_port
 
 from cli_tools import TINY, Done, Warm, assert_succeeded, start
-from segacc.training.processes import launcher_arguments, processes_asked
+from segacc.training.limits.launchers import launcher_arguments
+from segacc.training.processes import processes_asked
 
 pytestmark = pytest.mark.launch
 pytest_plugins = ["cli_fixtures"]

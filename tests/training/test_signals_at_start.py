@@ -44,7 +44,7 @@ def test_exit_json_is_written_in_the_folder_of_this_start_only(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.launch
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
 def test_a_signal_while_libraries_are_loaded(tmp_path: Path, name: str) -> None:
     process = start_cold(
         *TINY, "--max-steps", 100_000, "--output-dir", tmp_path / "run", processes=0
@@ -83,3 +83,17 @@ def test_a_signal_while_other_processes_are_waited_for(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 5
     assert process.returncode == 128 + signal.SIGTERM
     assert told == LINE.format("SIGTERM") + "The same command starts the run.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.launch
+def test_a_launcher_that_is_killed_before_its_process_begins(tmp_path: Path) -> None:
+    """Nobody else would ever end that process."""
+    run = tmp_path / "run"
+    launcher = start_cold(*TINY, "--max-steps", 100_000, "--output-dir", run, processes=1)
+    while not psutil.Process(launcher.pid).children():
+        time.sleep(0.01)
+    launcher.kill()
+    told, _ = launcher.communicate(timeout=60)  # until nobody writes there any more
+    assert told.endswith(LINE.format("SIGHUP") + "The same command starts the run.\n"), told
+    assert not run.exists()

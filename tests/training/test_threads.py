@@ -12,12 +12,8 @@ import torch
 from cli_tools import assert_succeeded, start
 from run_tools import build
 from segacc.loop import train
-from segacc.training.processes import (
-    cores,
-    idle_cores,
-    share_cores,
-    starts_processes,
-)
+from segacc.training.limits.launchers import starts_processes
+from segacc.training.processes import cores, idle_cores, share_cores
 from segacc.training.tracking.identity import ROUNDING, numbers_changed
 
 SCRIPT = """
@@ -91,7 +87,6 @@ def test_launchers_are_known_by_their_command_lines(command: str, expected: bool
     ("flags", "own", "expected"),
     [
         ([], {}, cores()),
-        ([], {"OMP_NUM_THREADS": "1"}, 1),
         (["--num_cpu_threads_per_process", "1"], {}, 1),
     ],
 )

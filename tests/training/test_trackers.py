@@ -1,9 +1,6 @@
 """Experiment trackers get numbers, settings, pictures and a run that is resumed under its id."""
 
 import json
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from segacc.errors import OptionError
 from segacc.settings.sources import Layer, merge
 from segacc.training.tracking.trackers import TRACKERS, hyperparameters, start_trackers
 
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "other_python"]
 
 READ = """
 import json, sys
@@ -72,40 +69,25 @@ def test_hyperparameters_are_numbers_and_text() -> None:
     assert "output_dir" not in told and "protocol" not in told
 
 
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the suite's packages and trackers, which need an older Pillow and httpx."""
-    folder = tmp_path_factory.mktemp("trackers") / "env"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    [site] = folder.glob("lib/python*/site-packages")
-    paths = {sysconfig.get_path("purelib"), *(path for path in sys.path if "site-packages" in path)}
-    (site / "suite.pth").write_text("\n".join(sorted(paths)))
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q"]
-    packages = ("trackio", "wandb", "mlflow-skinny")
-    flags = ("--no-warn-conflicts", "--no-compile")
-    done = subprocess.run([*pip, *flags, *packages], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{', '.join(packages)} cannot be installed here: {done.stderr[-300:]}")
-    return folder / "bin" / "python"
-
-
 @pytest.mark.slow
 @pytest.mark.launch
-def test_trackio_wandb_and_mlflow_resume_one_run(others: Path, data: Path, tmp_path: Path) -> None:
+def test_trackio_wandb_and_mlflow_resume_one_run(
+    other_python: Path, data: Path, tmp_path: Path
+) -> None:
     more = {
         **{"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio")},
         **{"MLFLOW_TRACKING_URI": f"file://{tmp_path}/mlruns", "MLFLOW_ALLOW_FILE_STORE": "true"},
     }
     names = [part for name in ("trackio", "wandb", "mlflow") for part in ("--trackers", name)]
     flags = (*TINY, "--dataset", f"folder:root={data}", "--eval-every", "2", *names)
-    segacc = [str(others), "-m", "segacc"]
+    segacc = [str(other_python), "-m", "segacc"]
     assert_succeeded(start([*segacc, *flags, "--output-dir", "tracked"], tmp_path, more))
     ids = json.loads((tmp_path / "tracked/trackers.json").read_text())
     again = ["--resume", "tracked", "--max-steps", "4"]
     assert_succeeded(start([*segacc, *again], tmp_path, more))
     assert json.loads((tmp_path / "tracked/trackers.json").read_text()) == ids
 
-    read = start([str(others), "-c", READ], tmp_path, more)
+    read = start([str(other_python), "-c", READ], tmp_path, more)
     told = json.loads(assert_succeeded(read).stdout.splitlines()[-1])
     assert told["runs"] == ["tracked"] and told["config"]["arch"] == "segformer:variant=tiny"
     steps = [row["step"] for row in told["rows"] if "train/loss" in row]

@@ -13,6 +13,7 @@ from typing import Any
 from segacc.data.samples import is_hidden, is_inside
 from segacc.data.splits import parsed_slice, read_each, slice_indices
 from segacc.errors import DataError, OptionError, quoted
+from segacc.plugins.datasets.bombs import refuse_bombs
 from segacc.plugins.datasets.files import listing, names_beside
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -26,9 +27,6 @@ WORDS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 """Words in file and folder names that indicate the split, as in `datasets`."""
-
-LARGE, EXPANDS = 1 << 24, 1000
-"""Bytes of a column in a row group, and ratio to those in the file, above which it is refused."""
 
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 """Start of the stem of a shard as named by `push_to_hub`: `train-00000-of-00002`."""
@@ -257,32 +255,9 @@ def _loaded(kind: str, groups: Mapping[str, list[Path]], root: Path, what: str) 
 def _read_files(kind: str, files: Sequence[Path]) -> Any:
     import datasets
 
-    if kind == "parquet":
-        refuse_bombs(files)
+    refuse_bombs(files)
     names = [glob.escape(str(file.absolute())) for file in files]
     return datasets.load_dataset(kind, data_files=names, split="train")
-
-
-def refuse_bombs(files: Sequence[Path]) -> None:
-    """Refuse parquet files that a reader would expand to far more than they hold.
-
-    Raises:
-        ValueError: a column is EXPANDS times as large as in the file. Images are compressed
-            themselves, so that this is not their data.
-        Exception: Arrow's, for a damaged file.
-    """
-    from pyarrow.parquet import read_metadata
-
-    for file in files:
-        about = read_metadata(file)
-        groups = map(about.row_group, range(about.num_row_groups))
-        for column in (group.column(k) for group in groups for k in range(group.num_columns)):
-            size, stored = column.total_uncompressed_size, column.total_compressed_size
-            if size > max(LARGE, EXPANDS * stored):
-                raise ValueError(
-                    f"{file}: the column {column.path_in_schema} has {size} bytes, which are "
-                    f"{stored} in the file: it would fill the memory, and cannot hold images"
-                )
 
 
 def by_split(

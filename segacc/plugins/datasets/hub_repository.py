@@ -8,6 +8,7 @@ from typing import Any
 
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.model.hub import HUB_TIMEOUT, knock, trouble
+from segacc.plugins.datasets.bombs import refuse_bombs
 from segacc.plugins.datasets.files import NAMES_FILES
 from segacc.plugins.datasets.hub_files import (
     WHERE,
@@ -102,9 +103,24 @@ def listed(hub_id: str, revision: str | None) -> tuple[str, list[str]]:
 
 
 def _load(hub_id: str, config: str | None, folder: str | None, revision: str | None) -> Any:
+    """Do what datasets.load_dataset does, and look at the files before they are expanded."""
     import datasets
 
-    return datasets.load_dataset(hub_id, config, data_dir=folder, revision=revision)
+    class Downloads(datasets.DownloadManager):  # type: ignore[misc]
+        def download(self, url_or_urls: Any) -> Any:
+            found = super().download(url_or_urls)
+            refuse_bombs(map(Path, self.downloaded_paths.values()))
+            return found
+
+    builder = datasets.load_dataset_builder(hub_id, config, data_dir=folder, revision=revision)
+    downloads = Downloads(
+        dataset_name=builder.dataset_name,
+        data_dir=builder.config.data_dir,
+        base_path=builder.base_path,
+        download_config=datasets.DownloadConfig(use_etag=False),
+    )
+    builder.download_and_prepare(dl_manager=downloads)
+    return builder.as_dataset()
 
 
 def _converted(what: str, files: Sequence[str], config: str | None) -> str:

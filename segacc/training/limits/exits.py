@@ -11,7 +11,7 @@ from typing import Any
 
 from segacc.data.atomic import replacing
 from segacc.training.folders import EXIT, MARK
-from segacc.training.limits.signals import LAUNCHED
+from segacc.training.limits.launchers import LAUNCHED
 from segacc.training.plan import Plan
 
 

@@ -7,16 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from segacc.errors import is_main
+from segacc.training.limits.launchers import ENDED, launcher
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """Signals that stop a run; a platform may lack some of them."""
-LAUNCHED = "SEGACC_PROCESSES"
-"""Environment variable with the number of processes that `--processes` has started."""
 SAME = 2.0
 """Seconds in which a launcher may forward a signal that the terminal has already sent."""
 
@@ -40,7 +38,8 @@ class Starting:
     """Until training begins, lets a signal in STOPPING end the process at once, after one line.
 
     Python runs a signal's handler once the C function that is running returns, which may take
-    minutes while processes are joined or libraries are loaded; so a thread ends the process.
+    minutes while processes are joined or libraries are loaded; so a thread ends the process. A
+    launcher that ended before its only process began counts as SIGHUP.
 
     Attributes:
         tell: called with the signal's name; returns the line that the main process prints.
@@ -60,6 +59,8 @@ class Starting:
         Starting.current, Starting.launcher = self, launcher()
         self._before = {number: signal.signal(number, self._wake) for number in heeded()}
         threading.Thread(target=self._wait, daemon=True).start()
+        if Starting.launcher == ENDED:
+            self._end(signal.SIGHUP)
 
     def finish(self) -> None:
         """Restore the handlers from before."""
@@ -102,20 +103,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_start)
 
 
-def launcher() -> int | None:
-    """Return the parent process if it is a launcher: torch's, MPI's or accelerate's; or None."""
-    import psutil
-
-    parent = os.getppid()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return parent
-    with suppress(psutil.Error):
-        words = psutil.Process(parent).cmdline()
-        if any(Path(word).name.startswith("accelerate") for word in words[:2]):
-            return parent
-    return None
-
-
 class StoppedError(Exception):
     """An evaluation was interrupted by a signal, on all processes."""
 
@@ -133,7 +120,7 @@ class StopSignal:
     def __init__(self) -> None:
         """Start without a signal."""
         self._name = ""
-        self._launcher = Starting.launcher or launcher()
+        self._launcher = launcher() if Starting.launcher is None else Starting.launcher
         self.error: Exception | None = None
         self._when = 0.0
         self._before: dict[int, Any] = {}
