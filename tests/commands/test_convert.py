@@ -17,14 +17,14 @@ from segacc.errors import DataError, OptionError
 
 pytest_plugins = ["cli_fixtures"]
 
-EXACT = {
-    "coco": ("--shapes", "masks"),
-    "cvat": ("--shapes", "masks"),
-    "labelme": ("--tolerance", "0"),
-    "labelstudio": ("--tolerance", "0"),
-    "yolo": ("--tolerance", "0"),
+EXACT: dict[str, dict[str, Any]] = {
+    "coco": {"shapes": "masks"},
+    "cvat": {"shapes": "masks"},
+    "labelme": {"tolerance": 0},
+    "labelstudio": {"tolerance": 0},
+    "yolo": {"tolerance": 0},
 }
-"""Flags by which a format loses no pixel."""
+"""Settings by which a format loses no pixel."""
 
 
 def pixels(root: Path, kind: str = "annotations") -> dict[str, Any]:
@@ -54,40 +54,35 @@ def partly(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", EXACT)
-def test_there_and_back_no_pixel_changes(warm: Warm, data: Path, tmp_path: Path, kind: str) -> None:
-    there = warm("convert", data, "there", "--format", kind, *EXACT[kind], cwd=tmp_path)
-    assert there.stderr.splitlines()[-1].startswith(
-        "7 images (4 train, 3 validation) of 2 classes written to there; "
-    )
-    back = assert_succeeded(
-        warm("convert", source_of(kind, tmp_path / "there"), "back", cwd=tmp_path)
-    )
-    labels = pixels(tmp_path / "back")
-    assert len(labels) == (4 if kind == "labelstudio" else 7), back.stderr
-    for name, label in pixels(data).items():
-        if name in labels:
-            assert np.array_equal(labels[name], label), name
-    images = pixels(tmp_path / "back", "images")
-    for name, image in pixels(data, "images").items():
-        assert name not in images or np.array_equal(images[name], image)
-    told = json.loads((tmp_path / "back/classes.json").read_text())
-    assert list(told["id2label"].values()) == list(NAMES)
+def test_there_and_back_no_pixel_changes(data: Path, tmp_path: Path, kind: str) -> None:
+    there = segacc.convert(data, tmp_path / "there", format=kind, **EXACT[kind])
+    told = f"7 images (4 train, 3 validation) of 2 classes written to {tmp_path}/there; "
+    assert there.text.startswith(told) and there.classes == NAMES[1:]
+    back = segacc.convert(source_of(kind, there.folder), tmp_path / "back")
+    assert back.classes == NAMES and set(back.num_images) <= set(there.num_images)
+    for split, count in back.num_images.items():
+        assert count == there.num_images[split]
+    assert len(back.num_images) == (1 if kind == "labelstudio" else 2)
+    for part in ("annotations", "images"):
+        wanted = pixels(data, part)
+        for name, found in pixels(back.folder, part).items():
+            assert np.array_equal(found, wanted[name]), name
+    told_names = json.loads((back.folder / "classes.json").read_text())["id2label"]
+    assert list(told_names.values()) == list(NAMES)
 
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_ignored_pixels_stay_ignored_and_no_class_is_shifted(
-    warm: Warm, partly: Path, tmp_path: Path, kind: str
+    partly: Path, tmp_path: Path, kind: str
 ) -> None:
-    flags = ("--format", kind, *EXACT[kind])
-    there = assert_succeeded(warm("convert", partly, "there", *flags, cwd=tmp_path))
+    there = segacc.convert(partly, tmp_path / "there", format=kind, **EXACT[kind])
+    assert there.classes == ("sky", "bar", "__ignore__")
     told = 'ignored pixels are written as the class "__ignore__", the last one'
-    assert told in there.stderr.splitlines()
-    source = source_of(kind, tmp_path / "there")
-    assert_succeeded(warm("convert", source, "back", cwd=tmp_path))
-    names = json.loads((tmp_path / "back/classes.json").read_text())["id2label"]
-    assert list(names.values()) == ["background", "sky", "bar"]  # readers put it first
+    assert there.notes[-1] == told
+    back = segacc.convert(source_of(kind, there.folder), tmp_path / "back")
+    assert back.classes == ("background", "sky", "bar")  # readers put the background first
     wanted = np.array([1, 0, 2, *range(3, 256)])
-    labels = pixels(tmp_path / "back")
+    labels = pixels(back.folder)
     assert labels and all(255 in label for label in labels.values())
     for name, label in labels.items():
         assert np.array_equal(label, wanted[pixels(partly)[name]])
@@ -108,14 +103,13 @@ def test_index_pngs_hold_classes_and_not_raw_ids(warm: Warm, tmp_path: Path) -> 
     assert "unreadable" not in done.stdout and "3 validation" in done.stdout + done.stderr
 
 
-def test_polygons_of_the_package_s_images_keep_their_classes(warm: Warm, tmp_path: Path) -> None:
-    flags = ("--split", "train[:3]", "--split", "validation[:2]")
-    assert_succeeded(warm("convert", "nuclei", "plain", *flags, cwd=tmp_path))
+def test_polygons_of_the_package_s_images_keep_their_classes(tmp_path: Path) -> None:
+    splits = ["train[:3]", "validation[:2]"]
+    plain = segacc.convert("nuclei", tmp_path / "plain", split=splits)
     for kind in ("coco", "yolo"):
-        assert_succeeded(warm("convert", "plain", f"to-{kind}", "--format", kind, cwd=tmp_path))
-        assert_succeeded(warm("convert", f"to-{kind}", f"back-{kind}", cwd=tmp_path))
-        found = pixels(tmp_path / f"back-{kind}")
-        for name, label in pixels(tmp_path / "plain").items():
+        there = segacc.convert(plain.folder, tmp_path / kind, format=kind)
+        found = pixels(segacc.convert(there.folder, tmp_path / f"back-{kind}").folder)
+        for name, label in pixels(plain.folder).items():
             one, other = label == 1, found[name] == 1
             assert (one & other).sum() >= 0.99 * (one | other).sum()
 
@@ -265,7 +259,7 @@ def test_labels_for_images_as_stored_are_refused(warm: Warm, tmp_path: Path) -> 
         exif = picture.getexif()
         exif[0x0112] = 3
         picture.save(path, exif=exif)
-    assert_succeeded(warm("convert", f"folder:root={data}", "upright", cwd=tmp_path))
+    segacc.convert(data, tmp_path / "upright")
     done = warm("convert", f"folder:root={data},exif=stored", "stored", cwd=tmp_path)
     assert_refused(
         done,

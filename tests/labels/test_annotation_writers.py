@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import tracemalloc
 from collections.abc import Iterator
 from itertools import islice, repeat
 from pathlib import Path
@@ -223,6 +224,27 @@ def test_label_studio_tasks(tmp_path: Path, kind: Any) -> None:
     with write_labelstudio(tmp_path / "none.json", kind):
         pass
     assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    found = outlines("polygons")
+    image = found.image("a.jpg", label_of(8))
+
+    def write_labelstudio_tasks(path: Path, _: Outlines) -> Any:
+        return write_labelstudio(path, "predictions")
+
+    for write in (write_coco, write_cvat, write_labelstudio_tasks):
+        with write(tmp_path / write.__name__, found) as add:
+            given = (image, "") if write is write_cvat else (image,)
+            peaks = []
+            for count in (10, 60):
+                tracemalloc.start()
+                for _ in range(count):
+                    add(*given)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+        size = (tmp_path / write.__name__).stat().st_size
+        assert peaks[1] < peaks[0] + 50_000 < size / 4, (write.__name__, peaks, size)
 
 
 def test_ignored_pixels_are_a_class_only_if_there_are_some() -> None:

@@ -51,11 +51,13 @@ def named(key: str) -> str:
 
 
 @keywords_of(ConvertConfig)
-def convert(source: str | dict[str, Any], target: str | Path, **settings: Any) -> "ConvertResult":
+def convert(
+    source: str | Path | dict[str, Any], target: str | Path, **settings: Any
+) -> "ConvertResult":
     """Write a data set as the files of another format, as `segacc convert` does.
 
     Args:
-        source: the data set, such as `folder:root=data/camvid`.
+        source: the data set: the path of a folder, or e.g. `folder:root=data/camvid`.
         target: the folder, which is created.
         **settings: the options of `segacc convert`, whose `--help` explains them.
 
@@ -65,7 +67,8 @@ def convert(source: str | dict[str, Any], target: str | Path, **settings: Any) -
     layer = Layer(settings, "segacc.convert")
     config = config_of(ConvertConfig, layer)
     folder = expand(target, layer.where("target"))
-    return run(source, folder, config, layer.where, console_of(stderr=True))
+    given = str(source) if isinstance(source, Path) else source
+    return run(given, folder, config, layer.where, console_of(stderr=True))
 
 
 @dataclass(frozen=True, kw_only=True)
