@@ -1,8 +1,8 @@
 """Train, evaluate and run semantic-segmentation networks with Accelerate.
 
 The names that plugins import are defined here. Those of the Python API (fit, train, recipe,
-evaluate, compare, predict, export, benchmark, report, push, check_data, Segmenter and TrainConfig)
-are loaded on first use.
+evaluate, compare, predict, export, benchmark, report, push, check_data, convert, Segmenter and
+TrainConfig) are loaded on first use.
 """
 
 import os
@@ -66,6 +66,7 @@ from segacc.model import auto
 
 if TYPE_CHECKING:
     from segacc.commands.check_data.command import check_data
+    from segacc.commands.convert.command import convert
     from segacc.commands.evaluate.command import compare, evaluate
     from segacc.commands.export.benchmark import benchmark
     from segacc.commands.export.command import export
@@ -104,6 +105,7 @@ __all__ = [
     "benchmark",
     "check_data",
     "compare",
+    "convert",
     "evaluate",
     "export",
     "fit",
@@ -128,6 +130,7 @@ _LAZY = {
     "report": "segacc.commands.report.command",
     "push": "segacc.commands.push",
     "check_data": "segacc.commands.check_data.command",
+    "convert": "segacc.commands.convert.command",
     "Segmenter": "segacc.evaluation.segmenter",
 }
 

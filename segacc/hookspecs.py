@@ -59,8 +59,6 @@ class AugmentationOptions:
 
 COMMON: Mapping[str, type[Any]] = {"dataset": DatasetOptions, "augmentation": AugmentationOptions}
 """Options of every component of a kind; segacc applies them."""
-
-
 Weight = Annotated[float, Gt(0), AllowInfNan(False)]
 
 
@@ -168,8 +166,7 @@ class Architecture(Record):
     default_weights: Callable[[Any], str | None] = lambda options: None
     """`default_weights(options)` returns the Hub id of published weights, or None (default)."""
     tiny: Callable[[], Any] = NoOptions
-    """Returns options of a network that trains in seconds, for tests; default: `options` with its
-    defaults."""
+    """Returns options of a network that trains in seconds, for tests; default: all defaults."""
     model_types: tuple[str, ...] = ()
     """Values of `model_type` in config.json that this architecture can load; its options must then
     have `config`, the folder of that config.json. `--weights FOLDER` selects the architecture by

@@ -11,6 +11,7 @@ from segacc.settings.commands import (
     BenchmarkConfig,
     CheckConfig,
     CompareConfig,
+    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -249,6 +250,30 @@ def run_check_data(args: list[str]) -> int:
     from segacc.commands.check_data.command import check_data_command
 
     return check_data_command(typed)
+
+
+def convert_parser() -> Parser:
+    """Return the parser of `segacc convert`."""
+    parser = make_parser(
+        prog="segacc convert",
+        description="Write a data set as the files of an annotation tool, or as a folder of "
+        "images and PNGs of class indices.",
+    )
+    text = "data set: the path of a folder, or e.g. `coco:annotations=FILE,images=DIR`"
+    parser.add_argument("source", metavar="SOURCE", help=text)
+    parser.add_argument("target", metavar="TARGET", help="folder to create")
+    add_flags(parser, ConvertConfig)
+    return parser
+
+
+def run_convert(args: list[str]) -> int:
+    """Run `segacc convert` with these arguments; return the exit code."""
+    typed = parse(convert_parser(), args)
+    source, target = typed.pop("source"), typed.pop("target")
+    config = config_of(ConvertConfig, Layer(typed, "command line"))
+    from segacc.commands.convert.command import convert_command
+
+    return convert_command(source, target, config)
 
 
 def plugins_parser() -> Parser:

@@ -25,6 +25,7 @@ USAGE = """\
   segacc export MODEL [--format onnx|openvino|pt2] [--half] [--argmax]      export
   segacc benchmark MODEL... [--images ...] [--json]                         benchmark
   segacc check-data --dataset ... [--sample N] [--json]                     check data
+  segacc convert SOURCE TARGET [--format coco|yolo|labelme|...]             convert labels
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin
   segacc info [--json]                                                      versions, devices"""
@@ -142,6 +143,7 @@ COMMANDS = {
     "export": Command(arguments.export_parser, arguments.run_export),
     "benchmark": Command(arguments.benchmark_parser, arguments.run_benchmark),
     "check-data": Command(arguments.check_data_parser, arguments.run_check_data),
+    "convert": Command(arguments.convert_parser, arguments.run_convert),
     "plugins": Command(arguments.plugins_parser, arguments.run_plugins),
     "plugins new": Command(arguments.new_plugin_parser, arguments.run_new_plugin),
     "info": Command(arguments.info_parser, arguments.run_info),

@@ -8,8 +8,14 @@ from annotated_types import Ge, Le
 from pydantic import NonNegativeInt, PositiveInt
 
 from segacc.contracts import MAX_BYTES, MAX_PIXELS
-from segacc.settings.config import Fraction, Named, Seed, TrainConfig
+from segacc.settings.config import Fraction, Named, NonNegativeFloat, Seed, TrainConfig
 from segacc.settings.options import Size
+
+Shapes = Literal["mixed", "polygons", "masks"]
+TOLERANCE = 0.4
+"""Default of `tolerance`, that of `segacc.labels.annotations`."""
+LOCAL_FILES = "/data/local-files/?d="
+"""Beginning of the URLs of Label Studio's local files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,17 @@ class PredictConfig:
     """Maximum size of an image file in bytes; larger ones are refused before they are read."""
     areas: bool = False
     """Also write areas.csv: image, class, pixels and share of each class predicted in an image."""
+
+    # Pre-annotations
+    format: Literal["coco", "yolo", "labelme", "labelstudio"] | None = None
+    """Also write the predictions as annotations that tools open for correction: coco.json, the
+    folder yolo/, a JSON of labelme for each image, or labelstudio.json (with labelstudio.xml)."""
+    shapes: Shapes = "mixed"
+    """With --format: see `segacc convert --help`."""
+    tolerance: NonNegativeFloat = TOLERANCE
+    """With --format: distance in pixels by which a polygon may deviate; 0 for exact outlines."""
+    image_url: str = LOCAL_FILES
+    """With --format labelstudio: what precedes FOLDER/NAME of an image in its URL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +226,31 @@ class BenchmarkConfig:
     """Training split of that run; only used with val_fraction."""
     seed: Seed = 0
     """Random seed of that run; only used with val_fraction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """The settings of `segacc convert`."""
+
+    format: Literal["folder", "coco", "yolo", "labelme", "cvat", "labelstudio"] = "folder"
+    """Format of the files: `folder` has a PNG of class indices for each image, and classes.json;
+    the others are those of annotation tools, with an outline for each connected region of a
+    class."""
+    split: tuple[str, ...] = ()
+    """Split to convert, or a slice such as `train[:50]`; repeat the flag for several. Default:
+    all."""
+    images: Literal["copy", "link"] = "copy"
+    """Copy the image files, or make hard links to them, which need no space but are changed with
+    the originals."""
+    shapes: Shapes = "mixed"
+    """Form of the regions: `mixed` (a polygon, or a mask if it has holes), `polygons` (holes are
+    joined to the outline by a cut; always so for yolo), or `masks` (exact pixels)."""
+    tolerance: NonNegativeFloat = TOLERANCE
+    """Distance in pixels by which a polygon may deviate from the outline; each keeps at least 99 %
+    IoU with its region. 0 for exact outlines along the pixels."""
+    image_url: str = LOCAL_FILES
+    """With labelstudio: what precedes images/SPLIT/NAME in the URL of an image. The default is for
+    local files with TARGET as the document root."""
 
 
 @dataclass(frozen=True, kw_only=True)

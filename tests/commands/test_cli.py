@@ -41,8 +41,8 @@ REFUSED = [
     (
         ["evalute"],
         'unknown command "evalute". Did you mean "evaluate"? Commands: train, evaluate, '
-        "compare, predict, report, demo, push, export, benchmark, check-data, plugins, info; "
-        "without a command segacc trains.",
+        "compare, predict, report, demo, push, export, benchmark, check-data, convert, plugins, "
+        "info; without a command segacc trains.",
     ),
     (["--lr"], f"--lr: expected one argument. {HELP}"),
     (["--lr", "--seed", "1"], f"--lr: expected one argument. {HELP}"),

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from segacc.commands.convert.outlines import refuse_unused_outlines
+from segacc.commands.predict.annotations import (
+    annotation_files,
+    annotation_path,
+    refuse_overwriting,
+)
 from segacc.commands.predict.files import (
     AREAS,
     Job,
@@ -102,6 +108,7 @@ def predict(
         overlays={job.picture: job.overlay for job in done if config.overlay},
         probabilities={job.picture: job.probabilities for job in done if config.save_probabilities},
         areas=config.output_dir / AREAS if config.areas else None,
+        annotations=annotation_path(config),
         failed=failed,
         notes=tuple(notes),
     )
@@ -120,6 +127,9 @@ class PredictionResult:
     """The class probabilities of each image; empty without `save_probabilities`."""
     areas: Path | None
     """areas.csv; None without `areas`."""
+    annotations: Path | None
+    """coco.json, labelstudio.json, the folder yolo/, or the one with a JSON of labelme for each
+    image; None without `format`."""
     failed: dict[Path, str]
     """Why each of the other images could not be segmented."""
     notes: tuple[str, ...]
@@ -143,9 +153,11 @@ def check(
     Raises:
         SegaccError: there is no model, or a folder or an input is invalid.
     """
+    refuse_unused_outlines(config, where)
     local_model(given, where("model"), files=True)  # a model of the Hub is fetched last
     folder = writable(config.output_dir, where("output_dir"))
     jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
+    refuse_overwriting(config, jobs, where)
     model = find_model(given, where("model"), files=True)
     runtime_of(model.about, config.runtime, where("runtime"))
     return model, jobs, notes
@@ -182,14 +194,17 @@ def segment_all(
     failed = dict[Path, str]()
     with ExitStack() as stack, progress_bar(console, len(jobs)) as tick:
         areas = areas_file(config.output_dir / AREAS, segmenter.labels.names)
-        add = stack.enter_context(areas) if config.areas else None
+        added = [stack.enter_context(areas)] if config.areas else []
+        if config.format:
+            annotations = annotation_files(config, segmenter.labels, segmenter.reading)
+            added.append(stack.enter_context(annotations))
         for job in jobs:
             tick(description=job.picture.name)
             try:
                 job.index.parent.mkdir(parents=True, exist_ok=True)
                 prediction = segment(segmenter, job, config)
-                if add:
-                    add(job.picture, prediction)
+                for add in added:
+                    add(job, prediction)
             except DataError as error:
                 failed[job.picture] = str(error)
             except OptionError as error:  # an image size that the network does not support

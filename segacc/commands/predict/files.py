@@ -216,7 +216,7 @@ def write_probabilities(
 @contextmanager
 def areas_file(
     path: Path, names: Sequence[str]
-) -> Iterator[Callable[[Path, "np.ndarray[Any, Any]"], None]]:
+) -> Iterator[Callable[[Job, "np.ndarray[Any, Any]"], None]]:
     """Write a CSV file with a row for each class that is predicted in an image.
 
     The file is replaced atomically, at the end.
@@ -226,7 +226,7 @@ def areas_file(
         names: the K class names.
 
     Yields:
-        A function to call with the path of each image and its prediction (H, W).
+        A function to call with each image and its prediction (H, W).
     """
     import numpy as np
 
@@ -234,9 +234,9 @@ def areas_file(
         rows = csv.writer(file)
         rows.writerow(("image", "class", "pixels", "share"))
 
-        def add(picture: Path, prediction: np.ndarray[Any, Any]) -> None:
+        def add(job: Job, prediction: np.ndarray[Any, Any]) -> None:
             for k, count in enumerate(np.bincount(prediction.ravel()).tolist()):
                 if count:
-                    rows.writerow((picture, names[k], count, f"{count / prediction.size:.6f}"))
+                    rows.writerow((job.picture, names[k], count, f"{count / prediction.size:.6f}"))
 
         yield add

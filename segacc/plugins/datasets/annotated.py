@@ -151,7 +151,8 @@ def build_parts(
     Raises:
         DataError: there is no class, or more than a label map has, or one that is not listed.
     """
-    names = list(dict.fromkeys(name for one in parts.values() for name in one.annotations.names))
+    found = (name for one in parts.values() for name in one.annotations.names)
+    names = [name for name in dict.fromkeys(found) if name != IGNORED]
     if listed:
         names = _as_listed(names, listed)
     if not names:
@@ -180,12 +181,15 @@ def _as_listed(names: Sequence[str], file: Path) -> list[str]:
 
 
 def class_map(names: Sequence[str], options: DrawOptions) -> tuple[LabelMap, Rules]:
-    """Return the label map, where raw ids are class indices, and how shapes are drawn."""
+    """Return the label map, where raw ids are class indices, and how shapes are drawn.
+
+    Shapes of the class IGNORED, as which `segacc convert` writes ignored pixels, are ignored.
+    """
     own = next((name for name in names if name.lower() in BACKGROUNDS), None)
     listed = list(names)
     if options.background == "class":
         listed = [own or BACKGROUND, *(name for name in names if name != own)]
-    values = {name: k for k, name in enumerate(listed)}
+    values = {**{name: k for k, name in enumerate(listed)}, IGNORED: IGNORE}
     shown = [BACKGROUND if name.lower() in BACKGROUNDS else name for name in listed]
     outside = IGNORE if options.background == "ignore" else 0
     return LabelMap.plain(shown), Rules(values, outside, options.overlap)

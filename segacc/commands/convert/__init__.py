@@ -1,0 +1,1 @@
+"""`segacc convert`."""

@@ -1,0 +1,1 @@
+"""Writes shapes as the files of annotation tools, image by image."""
