@@ -23,6 +23,8 @@ from segacc.training.optim.lora import LoraOptions, choose_lora
 
 FOLDER = "adapters"
 """Folder in best/ and last/ with the adapters alone, in peft's own format."""
+ASKED = ("stride", "kernel_size", "padding", "dilation")
+"""Attributes of a convolution that peft's layer in its place lacks."""
 MANY = 12
 """Number of layer names that an error lists."""
 
@@ -48,7 +50,11 @@ def add_adapters(network: SegmentationModel, settings: Settings, accelerator: Ac
     layers = choose_layers(network, options, where)
     head = [one for name, one in network.named_parameters() if network.is_head(name)]
     learns = [one for one in head if one.requires_grad]
+    own = {name: network.get_submodule(name) for name in layers}
     inject_adapter_in_model(lora_config(options, layers), network)
+    for name, convolution in own.items():  # some networks read these, such as MobileNetV2
+        for key in ASKED if isinstance(convolution, nn.Conv2d) else ():
+            setattr(network.get_submodule(name), key, getattr(convolution, key))
     for one in learns:  # peft has frozen all but the adapters
         one.requires_grad_(True)
     keep_statistics(network, settings)
@@ -82,7 +88,7 @@ def choose_layers(network: SegmentationModel, options: LoraOptions, where: str) 
         )
     for target in options.targets:
         if not any(_matches(name, target) for name in layers):
-            near = did_you_mean(target, [name.rpartition(".")[2] for name in layers])
+            near = did_you_mean(target, map(_ending, layers))
             raise OptionError(
                 f"{where}: targets: {target}: no linear layer or convolution of the encoder has "
                 f"this name. {near}Known: {_known(layers) or 'none'}; * matches anything."
@@ -115,7 +121,14 @@ def _matches(name: str, target: str) -> bool:
 
 
 def _known(layers: dict[str, nn.Module]) -> str:
-    return first_of(dict.fromkeys(name.rpartition(".")[2] for name in layers), MANY)
+    return first_of(dict.fromkeys(map(_ending, layers)), MANY)
+
+
+def _ending(name: str) -> str:
+    """Return the last word of a name, with the numbers after it, as `fc1` or `block.1.0`."""
+    parts = name.split(".")
+    last = max((k for k, part in enumerate(parts) if not part.isdigit()), default=0)
+    return ".".join(parts[last:])
 
 
 def check_adapters(network: SegmentationModel, settings: Settings) -> str:
