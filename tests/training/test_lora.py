@@ -120,7 +120,6 @@ def test_a_convolutional_encoder_keeps_its_statistics(tmp_path: Path) -> None:
 
 ARCHS = (
     ("segformer:variant=tiny,drop_path=0,dropout=0", "r=4,alpha=12"),
-    ("upernet:backbone=swin,size=test,hidden_size=16,drop_path=0", "r=2"),
     ("mask2former:variant=tiny,num_queries=6,train_num_points=64", "r=2"),
     ("eomt:variant=tiny,num_queries=4", "r=2"),
     (MOBILENET, "r=2,targets=convolution"),
@@ -229,13 +228,13 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path: Path) -> None
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, warm: Warm, data: Path) -> None:
     arch = ("--arch", "segformer:variant=tiny,drop_path=0.2,dropout=0.2")
-    given = (*arch, *SETTINGS[:-1], "r=3,dropout=0.2", "--ema", 0.9, "--max-steps", 6)
-    given = (*given, "--batch-size", 4)
-    given = (*given, "--dataset", f"folder:root={data}", "--save-every", 3, "--eval-every", 3)
+    given = (*arch, *SETTINGS[:-1], "r=3,dropout=0.2", "--ema", 0.9, "--max-steps", 4)
+    given = (*given, "--batch-size", 2)
+    given = (*given, "--dataset", f"folder:root={data}", "--save-every", 2, "--eval-every", 4)
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert_succeeded(warm(*given, "--output-dir", whole, cwd=tmp_path))
     shutil.copytree(whole, run)
-    assert_succeeded(warm("--resume", run / "checkpoints" / "step-00000003", cwd=tmp_path))
+    assert_succeeded(warm("--resume", run / "checkpoints" / "step-00000002", cwd=tmp_path))
     assert_same(run, whole)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         mine, theirs = (one / "last" / "adapters" / name for one in (run, whole))
