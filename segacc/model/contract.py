@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segacc.contracts import Facts, LossTerm
 from segacc.errors import OptionError, Origin
+from segacc.model.adapters import read_checkpoint
 from segacc.model.transfer import (
     LoadReport,
     Structure,
@@ -332,10 +333,9 @@ class SegmentationModel(nn.Module):
     ) -> LoadReport:
         """Load a checkpoint's safetensors file, with the names of `state_dict`.
 
-        `settings` is a folder with config.json and the files of `save_settings`; for the rest see
-        `load_weights`.
+        `settings` has config.json and the files of `save_settings`; else as `load_weights`.
         """
-        found = with_shared(read_tensors(weights.parent, weights.name), self.state_dict())
+        found = with_shared(read_checkpoint(weights, settings), self.state_dict())
         names = {"class_names": class_names}
         report = self.carry_over(found, str(settings), fresh_head=fresh_head, **names)
         self.load_settings(settings)

@@ -20,8 +20,8 @@ SIDE_FILE = "segacc.json"
 `file`, which describes input and output."""
 RUNTIMES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}
 """The runtimes of each kind of file by its ending, the default one first."""
-EXTRAS = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "openvino": "openvino"}
-"""The extra of segacc that installs a package."""
+EXTRAS = {"openvino": "openvino", "peft": "lora"}
+"""The extra of segacc that installs a package; `export` for all others."""
 PACKAGES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "torch": ()}
 """The packages of each runtime."""
 

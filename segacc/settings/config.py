@@ -135,6 +135,10 @@ class TrainConfig:
     where * matches anything; repeat the flag for several."""
     unfreeze_after: PositiveInt | None = None
     """Step after which the parameters frozen by --freeze are trained too."""
+    lora: Named | None = None
+    """Train low-rank adapters (LoRA) in place of the encoder's weights, e.g. `r=16` or
+    `r=16,alpha=32,dropout=0.05,targets=q_proj/v_proj,lr_scale=10` (alpha is 2 r by default, the
+    targets all linear layers of the encoder); `none` turns it off. Requires the extra `lora`."""
     freeze_batchnorm: bool = False
     """Keep the batch norm statistics of the initial weights, so that results do not depend on how a
     batch is split."""

@@ -15,11 +15,13 @@ from segacc.errors import OptionError, PluginError, WeightsError
 from segacc.evaluation.model_folder import NETWORK, find_model, local_model
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
+from segacc.model.adapters import is_adapter
 from segacc.model.contract import build_fitting
 from segacc.model.hub import Source, choose, fetch
 from segacc.model.probe import freeze, probe
 from segacc.model.transfer import LoadReport
 from segacc.training.defaults import check_batch, default_crop
+from segacc.training.optim.adapters import add_adapters, check_adapters
 from segacc.training.optim.freezing import freeze_for_good, keep_statistics
 from segacc.training.plan import Plan
 from segacc.training.saving.license import Base, find_base, stored_base
@@ -121,10 +123,7 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
         if (plan.folder / NETWORK).is_dir():
             network.load_settings(plan.folder / NETWORK)
     set_normalization(network, plan)
-    if config.freeze_batchnorm:
-        network.freeze_batchnorm()
-    if config.freeze and config.unfreeze_after is None:
-        freeze_for_good(network, plan.settings)
+    freeze_parts(network, plan, accelerator)
     where = f"{plan.settings.where('arch')} {plan.arch.name}"
     if plan.arch.distribution != "segacc":
         where += f" ({plan.arch.plugin})"
@@ -148,12 +147,27 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     if config.channels_last:
         change: Any = network.to
         change(memory_format=torch.channels_last)
-    notes = [*findings.lines(), source.warning, lost(network, report, plan)]
+    learns = check_adapters(network, plan.settings)
+    notes = [learns, *findings.lines(), source.warning, lost(network, report, plan)]
     network = synchronize(network, plan, accelerator)
     check_batch(network, plan.settings, accelerator.num_processes)
     base = begun_from(plan, source, report) if accelerator.is_main_process else None
     told = tuple(filter(None, notes))
     return Built(network, facts, report, findings.stride, findings.flops, told, base)
+
+
+def freeze_parts(network: SegmentationModel, plan: Plan, accelerator: Accelerator) -> None:
+    """Freeze what is never trained, and give the encoder adapters with `--lora`.
+
+    Raises:
+        OptionError: see `add_adapters` and `freeze_for_good`.
+    """
+    config = plan.settings.config
+    if config.freeze_batchnorm:
+        network.freeze_batchnorm()
+    add_adapters(network, plan.settings, accelerator)
+    if config.freeze and config.unfreeze_after is None:
+        freeze_for_good(network, plan.settings)
 
 
 def begun_from(plan: Plan, source: Source, report: LoadReport) -> Base | None:
@@ -220,12 +234,14 @@ def build(plan: Plan, facts: Facts) -> SegmentationModel:
 
 
 def lost(network: SegmentationModel, report: LoadReport, plan: Plan) -> str:
-    """Return a warning if the encoder has random weights and is frozen."""
-    encoder = [one for name, one in network.named_parameters() if not network.is_head(name)]
+    """Return a warning if the encoder has random weights and is frozen, but for adapters."""
+    own = [name for name, _ in network.named_parameters() if not is_adapter(name)]
+    encoder = [network.get_parameter(name) for name in own if not network.is_head(name)]
     if report.loaded or plan.resume or not encoder or any(one.requires_grad for one in encoder):
         return ""
+    apart = " but for its adapters" if plan.settings.config.lora else ""
     return (
-        "THE ENCODER HAS RANDOM WEIGHTS AND IS FROZEN, so it will never learn: give "
+        f"THE ENCODER HAS RANDOM WEIGHTS AND IS FROZEN{apart}, so it will never learn: give "
         f"{plan.arch.name} weights (--weights FOLDER), or train the encoder."
     )
 

@@ -27,6 +27,7 @@ from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, m
 from segacc.training import checkpoint
 from segacc.training.class_weights import check_class_weights
 from segacc.training.folders import BALANCE, MARK, refuse_own, run_folder
+from segacc.training.optim.lora import choose_lora
 from segacc.training.optim.optimizers import check_optimization
 from segacc.training.optim.schedule import Decay, choose_schedule
 from segacc.training.saving.repository import repo_of
@@ -35,7 +36,7 @@ from segacc.training.tracking.trackers import check_trackers
 FIXED = (
     *("arch", "weights", "head", "num_channels", "image_mean", "image_std", "crop_size"),
     "freeze_batchnorm",
-    *("optimizer", "layer_decay", "freeze", "unfreeze_after"),
+    *("optimizer", "layer_decay", "freeze", "unfreeze_after", "lora"),
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that cannot be changed with `--resume`."""
@@ -154,7 +155,7 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
     if resume:
         where = f"--resume {settings.config.resume}"
         refuse_missing(registry, side_file(resume.folder / NETWORK), where)
-    settings = with_augmentations(with_architecture(settings, registry))
+    settings = with_adapters(with_augmentations(with_architecture(settings, registry)))
     config = settings.config
     check_optimization(settings)
     check_trackers(settings)
@@ -237,6 +238,13 @@ def with_augmentations(settings: Settings) -> Settings:
         return settings
     reason = f"{settings.where('augment')} {name}"
     return settings.chosen({"aug": (AUGMENT[name], reason), "augment": (None, "")})
+
+
+def with_adapters(settings: Settings) -> Settings:
+    """Check `--lora`; `none` is the same as not to give it."""
+    if settings.config.lora is not None and choose_lora(settings) is None:
+        return settings.chosen({"lora": (None, "")})
+    return settings
 
 
 def with_found(settings: Settings, dataset: Chosen) -> Settings:

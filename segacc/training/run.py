@@ -180,7 +180,7 @@ class Run:
         """Start training what `--unfreeze-after` froze, from that step on."""
         begins = self.config.unfreeze_after
         if begins is not None and self.progress.step >= begins:
-            self.network.still_batchnorms = frozenset()
+            freezing.keep_statistics(self.network, self.plan.settings, begun=True)
             if self.progress.step == begins:
                 freezing.forget(self.optimizer, begins)
 

@@ -64,6 +64,7 @@ def test_sharding_changes_nothing(tmp_path: Path) -> None:
     ("arch", "more"),
     [
         ("segformer:variant=tiny,drop_path=0,dropout=0", ()),
+        ("segformer:variant=tiny,drop_path=0,dropout=0", ("--lora", "r=2")),
         ("upernet:backbone=swin,size=test,hidden_size=16,drop_path=0", ()),
         ("mask2former:variant=tiny,num_queries=6,train_num_points=64", ("--lr", "1e-4")),
     ],

@@ -36,9 +36,10 @@ def selected(network: SegmentationModel, settings: Settings) -> list[str]:
         if not names:
             raise OptionError(f"{where}: {given}: {_no_match(network, given)}")
         if set(names).isdisjoint(learns):
+            lora = settings.config.lora and not all(map(network.is_head, names))
             raise OptionError(
-                f"{where}: {given}: the architecture already freezes all of these parameters; "
-                "leave this out."
+                f"{where}: {given}: {'--lora' if lora else 'the architecture'} already freezes all "
+                "of these parameters; leave this out."
             )
     meant = meant_by(network, freezes)
     if meant.issuperset(learns):
@@ -111,9 +112,16 @@ def freeze_for_good(network: SegmentationModel, settings: Settings) -> None:
         network.freeze_batchnorm()
 
 
-def keep_statistics(network: SegmentationModel, settings: Settings) -> None:
-    """Freeze the statistics of batch norms whose parameters `--freeze` all selects."""
-    meant = meant_by(network, settings.config.freeze)
+def keep_statistics(network: SegmentationModel, settings: Settings, *, begun: bool = False) -> None:
+    """Freeze the statistics of batch norms whose parameters `--freeze` or `--lora` all freezes.
+
+    Args:
+        network: the network.
+        settings: the settings.
+        begun: whether what `--unfreeze-after` froze is trained by now.
+    """
+    freezes = () if begun else settings.config.freeze
+    meant = meant_by(network, (*freezes, ENCODER) if settings.config.lora else freezes)
     network.still_batchnorms = frozenset(
         path
         for path, norm in network.batchnorms().items()

@@ -12,8 +12,10 @@ from torch import nn
 from segacc.data.atomic import replacing
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
+from segacc.model.adapters import is_adapter
 from segacc.settings.sources import Settings
 from segacc.training.optim.freezing import selected
+from segacc.training.optim.lora import choose_lora
 
 NO_DECAY = re.compile(
     r"(^|[._])(pos(ition(al)?)?_?emb\w*|rel(ative)?_pos\w*|(cls|mask|reg\w*)_token\w*|level_embed\w*"
@@ -50,12 +52,13 @@ def parameter_groups(
     *,
     lr: float,
     head_lr_scale: float,
+    adapter_lr_scale: float = 1.0,
     weight_decay: float,
     layer_decay: float = 1.0,
     late: Collection[str] = (),
     frozen_until: int = 0,
 ) -> list[dict[str, Any]]:
-    """Group the trainable parameters by encoder or head, depth, `late` and weight decay.
+    """Group the trainable parameters by part of the network, depth, `late` and weight decay.
 
     Norms, biases, scales and embeddings have no weight decay. With `layer_decay` below 1 the
     learning rate at depth d is multiplied by layer_decay ** (L + 1 - d), which is 1 for the head at
@@ -65,6 +68,7 @@ def parameter_groups(
         model: the network; permanently frozen parameters have requires_grad False.
         lr: peak learning rate of the encoder.
         head_lr_scale: factor on the learning rate of the head.
+        adapter_lr_scale: factor on that of the adapters of `--lora`.
         weight_decay: weight decay of the parameters that have it.
         layer_decay: factor on the learning rate from a layer of the encoder to the one before it.
         late: names of the parameters that are frozen until step `frozen_until`.
@@ -76,18 +80,21 @@ def parameter_groups(
     """
     depths = model.parameter_depths() if layer_decay < 1 else {}
     deepest = max(depths.values(), default=0)
-    groups: dict[tuple[bool, bool, int, bool], list[nn.Parameter]] = {}
+    scales = {"encoder": 1.0, "adapters": adapter_lr_scale, "head": head_lr_scale}
+    groups: dict[tuple[bool, str, bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = model.is_head(name), name in late, -depths.get(name, 0), not decays(model, name)
-            groups.setdefault(key, []).append(parameter)
+            part = part_of(model, name)
+            order = name in late, -depths.get(name, 0), not decays(model, name)
+            groups.setdefault((part == "head", part, *order), []).append(parameter)
     found = []
     for key in sorted(groups):
-        head, waits, depth, plain = key
-        peak = lr * (head_lr_scale if head else 1.0) * layer_decay ** (deepest + depth)
+        head, part, waits, depth, plain = key
+        peak = lr * scales[part] * layer_decay ** (deepest + depth)
+        layer = -depth if depths and not head else None
         found.append(
             {
-                "name": _name(head, -depth if depths else None, plain, frozen_until * waits),
+                "name": _name(part, layer, plain, frozen_until * waits),
                 "head": head,
                 "params": groups[key],
                 "lr": peak,
@@ -99,10 +106,17 @@ def parameter_groups(
     return found
 
 
-def _name(head: bool, depth: int | None, plain: bool, frozen_until: int) -> str:
-    layer = "" if head or depth is None else f" layer {depth}"
+def part_of(model: SegmentationModel, name: str) -> str:
+    """Return to which part of the network a parameter belongs: encoder, its adapters, or head."""
+    if model.is_head(name):
+        return "head"
+    return "adapters" if is_adapter(name) else "encoder"
+
+
+def _name(part: str, depth: int | None, plain: bool, frozen_until: int) -> str:
+    layer = "" if depth is None else f" layer {depth}"
     waits = f", from step {frozen_until}" if frozen_until else ""
-    return ("head" if head else "encoder") + layer + (", no decay" if plain else "") + waits
+    return part + layer + (", no decay" if plain else "") + waits
 
 
 def decays(model: SegmentationModel, name: str) -> bool:
@@ -126,7 +140,7 @@ def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[s
         OptionError: `--layer-decay` or `--encoder-warmup-steps` would have no effect, or `--freeze`
             matches no parameter.
     """
-    config, where = settings.config, settings.where("layer_decay")
+    config, where, lora = settings.config, settings.where("layer_decay"), choose_lora(settings)
     assert config.lr and config.head_lr_scale
     trained = [name for name, one in network.named_parameters() if one.requires_grad]
     if config.layer_decay < 1 and not network.parameter_depths():
@@ -149,6 +163,7 @@ def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[s
         network,
         lr=config.lr,
         head_lr_scale=config.head_lr_scale,
+        adapter_lr_scale=lora.lr_scale if lora else 1.0,
         weight_decay=config.weight_decay,
         layer_decay=config.layer_decay,
         late=set(selected(network, settings)) if config.unfreeze_after else (),
@@ -171,10 +186,9 @@ def table(network: SegmentationModel, groups: Sequence[dict[str, Any]]) -> list[
         known = {key: group[key] for key in told}
         rows.append(_row(network, names, lr=group["initial_lr"], **known))
     still = [name for name, one in network.named_parameters() if not one.requires_grad]
-    for head in (False, True):
-        if names := [name for name in still if network.is_head(name) == head]:
-            title = ("head" if head else "encoder") + ", no gradient"
-            rows.append(_row(network, names, name=title, head=head))
+    for part in ("encoder", "adapters", "head"):
+        if names := [name for name in still if part_of(network, name) == part]:
+            rows.append(_row(network, names, name=f"{part}, no gradient", head=part == "head"))
     return rows
 
 

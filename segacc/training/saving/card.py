@@ -11,6 +11,7 @@ from segacc.errors import count_of, first_of
 from segacc.settings.secrets import without_secrets
 from segacc.settings.units import clock_text
 from segacc.training.folders import ENVIRONMENT
+from segacc.training.optim.lora import choose_lora
 from segacc.training.saving.license import Base
 from segacc.training.saving.markdown import escaped, fenced, printable, table
 from segacc.training.saving.scores import CARD, PLACE, Scored, dataset_title
@@ -210,10 +211,22 @@ def settings(run: "Run") -> dict[str, str]:
         "augmentation": listed([one.text for one in plan.aug]) or "none",
         "class weights": config.class_weights or "",
         "frozen": listed(config.freeze),
+        "LoRA": lora_text(run),
         "precision": run.scoring.terms().number_format,
         "EMA": f"decay {config.ema:g}" if config.ema else "none",
         "seed": str(config.seed),
     }
+
+
+def lora_text(run: "Run") -> str:
+    """Return the options of `--lora`; an empty string without it."""
+    if (lora := choose_lora(run.plan.settings)) is None:
+        return ""
+    targets = ", ".join(lora.targets) or "all linear layers of the encoder"
+    return (
+        f"rank {lora.r}, alpha {lora.scale}, dropout {lora.dropout:g}, learning rate x "
+        f"{lora.lr_scale:g}, on {targets}; merged here, alone in adapters/"
+    )
 
 
 def listed(texts: Sequence[str]) -> str:

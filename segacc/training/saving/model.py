@@ -10,18 +10,22 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, WriteError
 from segacc.evaluation.model_folder import NETWORK, SIDE_FILE
 from segacc.evaluation.scores import Weights, finite
 from segacc.evaluation.scoring import SHARDED
+from segacc.model.adapters import merged
 from segacc.model.checksums import seal_weights
 from segacc.registry import options_text
 from segacc.settings.secrets import shown
 from segacc.training.checkpoint import write_folder
 from segacc.training.events import Saved
+from segacc.training.optim.adapters import FOLDER, save_adapters
 from segacc.training.optim.ema import Ema
+from segacc.training.optim.lora import choose_lora
 from segacc.training.plan import Plan
 from segacc.training.processes import bare, bare_names
 from segacc.training.run import Run
@@ -39,12 +43,22 @@ def save_model(run: Run, name: str) -> Path:
 
         def fill(part: Path) -> None:
             if run.accelerator.is_main_process:
-                run.network.save_pretrained(part, names=run.labels.names, state_dict=state_dict)
+                whole = apart(run, part, state_dict)
+                run.network.save_pretrained(part, names=run.labels.names, state_dict=whole)
                 (part / SIDE_FILE).write_text(json.dumps(side_file(run), indent=1, default=str))
                 write_card(run, part)
 
         write_folder(folder, fill, run.accelerator, last=seal_weights)
     return folder
+
+
+def apart(run: Run, part: Path, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Write the adapters of `--lora` to a folder of their own; return the tensors, merged."""
+    if (options := choose_lora(run.plan.settings)) is None:
+        return state_dict
+    base = run.base.name if run.base and run.base.on_hub else None
+    save_adapters(part / FOLDER, run.network, options, state_dict, base)
+    return merged(state_dict, options.scale)
 
 
 def attempt(run: Run, save: Callable[[], Saved]) -> Saved | None:
@@ -78,6 +92,7 @@ def save_description(run: Run) -> None:
 
 def side_file(run: Run) -> dict[str, Any]:
     """Return the content of segacc.json, the side file for what transformers does not store."""
+    lora = choose_lora(run.plan.settings)
     return {
         "segacc_version": VERSION,
         "step": run.progress.step,
@@ -90,6 +105,7 @@ def side_file(run: Run) -> dict[str, Any]:
         "terms": dataclasses.asdict(run.scoring.terms()),
         "size_rule": dataclasses.asdict(run.network.size_rule),
         "normalization": {"mean": run.network.mean, "std": run.network.std},
+        "lora": lora.to_dict() if lora else None,
         "base_model": run.base.to_dict() if run.base else None,
         "scores": finite(run.progress.scores),
         "scored_at_step": run.progress.evaluated,
