@@ -94,3 +94,11 @@ def test_the_start_is_measured_beside_its_imports(tmp_path: Path) -> None:
     assert seconds["torch"]["cpu"] < seconds["segacc"]["begun"] < seconds["segacc"]["cpu"]
     assert code == int(seconds["segacc"]["cpu"] > 4 or seconds["segacc"]["end"] > 0.5)
     assert lines[-1].startswith("segacc")
+
+
+@pytest.mark.slow
+def test_opening_a_coco_file_is_timed(tmp_path: Path) -> None:
+    told, code, lines = run("annotations.py", tmp_path / "a.json", "--annotations", 700)
+    assert (told["annotations"], code, len(lines)) == (700, 0, 5)
+    assert 0 < told["seconds"] < 5 and 50 < told["memory_megabytes"] < 1000
+    assert told["milliseconds_a_label"] > 0
