@@ -203,6 +203,7 @@ def test_a_mask_of_cvat_goes_along_the_rows_of_its_box(tmp_path: Path) -> None:
     path.write_text(
         f'<annotations><image name="a.png" width="8" height="4">{inside}</image></annotations>'
     )
+    assert read_cvat(path)[""].names == ("a",)  # those that are used, without a list
     found = draw(read_cvat(path)[""].images[0].shapes, (4, 8), {"a": 1})
     expected = np.zeros((4, 8))
     expected[1:3, 4:7] = mask

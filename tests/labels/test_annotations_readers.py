@@ -257,6 +257,11 @@ LABELME: dict[str, tuple[dict[str, Any], str]] = {
         {"shape_type": "mask", "points": [[1, 1], [2, 2]], "mask": "AAAA"},
         "its mask is not a PNG in base64",
     ),
+    "a mask outside": (
+        {"shape_type": "mask", "points": [[70, 1], [70, 1]], "mask": png([[1]])},
+        "it extends over x 70 to 71 and y 1 to 2, outside its image of 48x64 pixels (height x "
+        "width); perhaps the image was resized after it was annotated",
+    ),
     "a mask of another size": (
         {"shape_type": "mask", "points": [[1, 1], [2, 2]], "mask": png([[1]])},
         "its mask has 1x1 pixels (height x width); its points span 2x2",
@@ -312,6 +317,12 @@ CVAT = {
         '<mask label="bar" rle="1, 2" left="0" top="0" width="2" height="2"/>',
         'shape 1, a mask "bar" (image a.png): the runs of its rle add up to 3; expected 4, the '
         "pixels of its 2x2 box",
+    ),
+    "a mask outside": (
+        '<mask label="bar" rle="0, 1" left="9" top="50" width="1" height="1"/>',
+        'shape 1, a mask "bar" (image a.png): it extends over x 9 to 10 and y 50 to 51, outside '
+        "its image of 48x64 pixels (height x width); perhaps the image was resized after it was "
+        "annotated",
     ),
     "a box without a side": (
         '<box label="bar" xtl="1" ytl="2" xbr="5"/>',
@@ -409,6 +420,10 @@ STUDIO: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         region(original_width=80),
         "task 40: its regions state several sizes (height, width): [(48, 64), (48, 80)]",
     ),
+    "numbers of annotations": (
+        lambda task: task.update(annotations=[70]),
+        "task 40: its annotations are only numbered, not included",
+    ),
     "no image": (
         lambda task: task.update(data={"text": "a"}),
         "task 40: it has 0 images; expected one, as its data's image",
@@ -450,7 +465,7 @@ def test_the_newest_annotation_that_is_not_cancelled_is_used(tmp_path: Path) -> 
     found = read_labelstudio(path)
     assert [(one.name, len(one.shapes)) for one in found.images] == [
         ("0a1b2c3d-train0.png", 0),
-        ("train2.png", 2),
+        ("some folder/train2.png", 2),
     ]
     assert found.notes == (
         f"{path}: 1 task without an annotation that is not cancelled left out",
@@ -469,6 +484,7 @@ def test_regions_of_label_studio_are_turned_about_their_first_corner(tmp_path: P
         {**facts, "id": "b", "type": "ellipselabels", "value": {**oval, "ellipselabels": ["disc"]}},
         {**facts, "id": "c", "type": "keypointlabels", "value": {"keypointlabels": ["disc"]}},
         {"id": "d", "type": "choices", "value": {"choices": ["night"]}},
+        {"type": "relation", "from_id": "a", "to_id": "b", "direction": "right"},
     ]
     found = read_labelstudio(dump(tmp_path / "a.json", [task]))
     assert [re.sub(".*: ", "", note) for note in found.notes] == [

@@ -362,6 +362,33 @@ def test_the_yaml_of_yolo(content: str, text: str, tmp_path: Path) -> None:
     assert (labels_of(data)["train0"] == expected(0)).all()
 
 
+def test_lists_of_yolo_name_images_inside_the_folder(tmp_path: Path) -> None:
+    yolo(tmp_path / "mine")
+    picture(tmp_path / "far", 9)
+    listed = tmp_path / "mine" / "train.txt"
+    listed.write_text("./images/train/train1.png\n./images/val/val0.png\n")
+    (tmp_path / "mine" / "data.yaml").write_text("train: train.txt\nnames: [disc, bar]\n")
+    assert list(labels_of(build(f"yolo:root={tmp_path}/mine"))) == ["train1", "val0"]
+    listed.write_text(f"images/train/train1.png\n{tmp_path}/far/train9.png\n")
+    assert said(f"yolo:root={tmp_path}/mine", tmp_path) == (
+        "mine/train.txt: this list, which was found in mine, names far/train9.png, a file outside "
+        "it. If you wrote the list, give the YAML file, as yolo:root=DIR/data.yaml."
+    )
+    assert len(build(f"yolo:root={tmp_path}/mine/data.yaml").splits["train"]) == 2
+
+
+def test_ids_are_paths_below_the_images_if_stems_repeat(tmp_path: Path) -> None:
+    facts = coco_facts(tmp_path / "a", 2)
+    coco_facts(tmp_path / "b", 1)
+    facts["images"][0]["file_name"], facts["images"][1]["file_name"] = (
+        "a/train0.png",
+        "b/train0.png",
+    )
+    path = dump(tmp_path / "a.json", facts)
+    data = build(f"coco:annotations={path},images={tmp_path}")
+    assert list(labels_of(data)) == ["a/train0.png", "b/train0.png"]
+
+
 def test_boxes_of_yolo_are_refused_before_a_run(tmp_path: Path, warm: Warm) -> None:
     yolo(tmp_path / "mine")
     for path in (tmp_path / "mine").glob("labels/train/*.txt"):

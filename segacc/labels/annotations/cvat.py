@@ -51,7 +51,8 @@ def read_cvat(path: Path) -> dict[str, Annotations]:
         cure = "Export each task by itself, or keep one of the entries."
         refuse_twice(path, "the images list", (one.name for one in images), cure)
     used = {shape.label for images in found.values() for one in images for shape in one.shapes}
-    kept = tuple(name for name, has_area in names.items() if has_area or name in used)
+    listed = [name for name, has_area in names.items() if has_area or name in used]
+    kept = tuple(listed or sorted(used))
     notes = left_out(path, lines)
     return {
         subset: Annotations(kept, tuple(images), notes if k == 0 else ())
@@ -134,7 +135,7 @@ def _shape(element: Element, label: str, where: str, size: tuple[int, int]) -> S
     told, kind = element.attrib, element.tag
     turn = number(told, "rotation") if "rotation" in told else 0.0
     if kind == "mask":
-        return Shape(label, where, patch=_patch(element))
+        return Shape(label, where, patch=_patch(element, size))
     if kind == "polygon":
         corners = polygon(_points(told.get("points", "")), size)
     elif kind == "box":
@@ -152,16 +153,17 @@ def _points(text: str) -> list[list[str]]:
     return [pair.split(",") for pair in text.split(";") if pair.strip()]
 
 
-def _patch(element: Element) -> Patch:
+def _patch(element: Element, size: tuple[int, int]) -> Patch:
     """Return the pixels of a mask: runs along the rows of its box, the first one outside.
 
     Raises:
-        ShapeError: the runs do not fill the box.
+        ShapeError: the runs do not fill the box, or it is far outside the image.
     """
     told = element.attrib
     left, top, width, height = (
         int(number(told, key)) for key in ("left", "top", "width", "height")
     )
+    polygon(rectangle(left, top, left + width, top + height), size)  # raises if it is outside
     try:
         runs = np.array([int(run) for run in told.get("rle", "").split(",")], np.int64)
     except ValueError:

@@ -1,7 +1,6 @@
 """Reads labelme's JSON files, one for each image (github.com/wkentaro/labelme)."""
 
 import base64
-import binascii
 import io
 import math
 from collections import Counter
@@ -86,7 +85,7 @@ def _shape(
     """
     points, ignored = value(entry, "points", list), label == IGNORED
     if kind == "mask":
-        return Shape(label, where, patch=_patch(entry, points), ignored=ignored)
+        return Shape(label, where, patch=_patch(entry, points, size), ignored=ignored)
     if kind == "polygon":
         return Shape(label, where, (polygon(points, size),), ignored=ignored)
     if kind not in ("rectangle", "circle"):
@@ -105,20 +104,22 @@ def _shape(
     return Shape(label, where, (polygon(corners, size),), ignored=ignored)
 
 
-def _patch(entry: Mapping[str, Any], points: list[Any]) -> Patch:
+def _patch(entry: Mapping[str, Any], points: list[Any], size: tuple[int, int] | None) -> Patch:
     """Return the pixels of a mask, which `points` gives the first and the last pixel of.
 
     Raises:
-        ShapeError: the mask is no picture, or of another size.
+        ShapeError: the mask is no picture, of another size, or far outside the image.
     """
     if len(points) != 2:
         raise ShapeError(f"its mask has {count_of(len(points), 'point')}; expected 2")
     (left, top), (right, bottom) = (map(int, numbers(one, 2, "point")) for one in points)
+    polygon(rectangle(left, top, right + 1, bottom + 1), size)  # raises if it is outside
+    text = value(entry, "mask", str)
     try:
-        data = base64.b64decode(value(entry, "mask", str))
+        data = base64.b64decode(text)
         with Image.open(io.BytesIO(data)) as picture:
             found = picture.height, picture.width
-    except (binascii.Error, OSError):
+    except Exception:  # a damaged file makes Pillow raise anything
         raise ShapeError("its mask is not a PNG in base64") from None
     if found != (bottom - top + 1, right - left + 1):
         raise ShapeError(
@@ -132,5 +133,5 @@ def _decoded(data: bytes) -> NDArray[np.bool_]:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("L")) > 0
-    except OSError:
+    except Exception:  # a damaged file makes Pillow raise anything
         raise ShapeError("its mask is damaged") from None

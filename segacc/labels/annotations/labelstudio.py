@@ -78,7 +78,10 @@ def _notes(counts: Mapping[str, int]) -> dict[str, str]:
 
 def _newest(task: Mapping[str, Any], counts: Counter[str]) -> Any:
     """Return the annotation of a task that was changed last; None if there is none."""
-    done = [one for one in value(task, "annotations", list) if not one.get("was_cancelled")]
+    found = value(task, "annotations", list)
+    if not all(isinstance(one, dict) for one in found):
+        raise ShapeError("its annotations are only numbered, not included")
+    done = [one for one in found if not one.get("was_cancelled")]
     if not done:
         counts["without"] += 1
         return None
@@ -114,7 +117,7 @@ def _image(
 
 
 def _name(data: Mapping[str, Any]) -> str:
-    """Return the name of an image: the last part of its address, or of the local file it names.
+    """Return the name of an image: the local file that it is, or the last part of its address.
 
     Raises:
         ShapeError: the task has no image, or several.
@@ -127,7 +130,7 @@ def _name(data: Mapping[str, Any]) -> str:
         )
     address = urlparse(found[0])
     local = parse_qs(address.query).get("d", [""])[0]  # /data/local-files/?d=folder/name.jpg
-    return unquote(local or address.path).replace("\\", "/").rpartition("/")[2]
+    return local or unquote(address.path).rpartition("/")[2]
 
 
 def _regions(results: list[Any]) -> dict[str, dict[str, Any]]:
@@ -138,6 +141,8 @@ def _regions(results: list[Any]) -> dict[str, dict[str, Any]]:
     """
     found = dict[str, dict[str, Any]]()
     for index, one in enumerate(results, 1):
+        if isinstance(one, dict) and one.get("type") == "relation":  # between two regions
+            continue
         told = value(one, "value", dict)
         region = found.setdefault(str(one.get("id", index)), {"value": {}, "types": []})
         region |= {key: one[key] for key in one if key not in ("value", "type")}

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from segacc.contracts import IGNORE
+from segacc.contracts import IGNORE, MAX_PIXELS
 from segacc.data.samples import is_image, is_inside
 from segacc.errors import DataError, UnreadableError, count_of, did_you_mean, first_of, twice_in
 from segacc.hookspecs import DataSplits, Sample
@@ -121,7 +121,7 @@ class DrawnLabel:
 
         found = picture_size(self.image)
         stated = told.size or found
-        if stated is None:
+        if stated is None or (found is None and stated[0] * stated[1] > MAX_PIXELS):
             raise UnreadableError(f"{self}: the image cannot be read, so its size is unknown.")
         if found and stated not in (found, found[::-1]):
             raise DataError(
@@ -196,16 +196,22 @@ def class_map(names: Sequence[str], options: DrawOptions) -> tuple[LabelMap, Rul
 
 
 def _samples(part: Part, rules: Rules) -> list[Sample]:
-    """Return the samples of a part; ids are stems, or paths if these repeat."""
-    images = part.annotations.images
-    names = [path.stem for path in part.images]
-    if twice_in(names):
-        names = [path.with_suffix("").as_posix() for path in part.images]
+    """Return the samples of a part."""
+    images, names = part.annotations.images, _ids(part.images)
     reader = getattr(images, "reader", lambda index: partial(_given, images[index]))
     return [
         Sample(path, DrawnLabel(file, path, reader(index), rules), name)
         for index, (path, file, name) in enumerate(zip(part.images, part.files, names, strict=True))
     ]
+
+
+def _ids(paths: Sequence[Path]) -> list[str]:
+    """Return stems, or if these repeat, paths below the folder of all images."""
+    names = [path.stem for path in paths]
+    if twice_in(names):
+        above = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(above).as_posix() for path in paths]
+    return names
 
 
 def _given(image: "AnnotatedImage") -> "AnnotatedImage":

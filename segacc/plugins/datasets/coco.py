@@ -15,7 +15,7 @@ from segacc.plugins.datasets.folder_layout import SPLIT
 from segacc.plugins.datasets.places import Tree, split_in, tree_of
 
 WHERE = "--dataset coco"
-OTHERS = ("captions", "person_keypoints", "panoptic", "image_info", "stuff")
+OTHERS = ("captions_", "person_keypoints_", "panoptic_", "image_info_", "stuff_")
 """Beginnings of the names of COCO's own files that are not instances."""
 
 

@@ -55,7 +55,8 @@ def build_yolo(options: YoloOptions) -> DataSplits:
             f"{WHERE}: {config or root} has no images: expected `train: images/train` in a "
             f"data.yaml, or images/train/ beside labels/train/. {root} contains {listing(root)}."
         )
-    reads = {split: partial(_part, some, names) for split, some in places.items()}
+    inside = None if given.is_file() else root
+    reads = {split: partial(_part, some, names, inside) for split, some in places.items()}
     parts, unusable = read_each(reads)
     data = build_parts(WHERE, parts, options)
     return replace(data, unusable=unusable, notes=(*data.notes, *_strays(parts.values())))
@@ -147,7 +148,12 @@ def _folders(root: Path) -> dict[str, list[Path]]:
     return found or ({"train": [images]} if images.is_dir() else {})
 
 
-def _part(places: Sequence[Path], names: Sequence[str]) -> Part:
+def _part(places: Sequence[Path], names: Sequence[str], root: Path | None) -> Part:
+    """Read a split; `root` is the folder that contains all its images, if it must.
+
+    Raises:
+        DataError: there is no image, or one outside; or a text file is faulty.
+    """
     from segacc.data.codecs import picture_size
     from segacc.labels.annotations.reading import refuse_twice
     from segacc.labels.annotations.yolo import read_yolo, text_of
@@ -155,6 +161,11 @@ def _part(places: Sequence[Path], names: Sequence[str]) -> Part:
     images = list(dict.fromkeys(path for place in places for path in _images(place)))
     if not images:
         raise EmptySplitError(f"{places[0]}: the split is empty: it has no image.")
+    if root and (far := next((path for path in images if not is_inside(root, path)), None)):
+        raise DataError(
+            f"{places[0]}: this list, which was found in {root}, names {far}, a file outside it. "
+            "If you wrote the list, give the YAML file, as yolo:root=DIR/data.yaml."
+        )
     texts = [text_of(path) for path in images]
     cure = "Rename one of the images."
     refuse_twice(places[0], "two images have the text file", map(str, texts), cure)
