@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,9 @@ from segacc import Facts
 from segacc.errors import OptionError
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc_smp import CLASSES, TIMM, Options
+
+SETTINGS = "smp.json"
+"""File of `SMPModel.save_settings`."""
 
 
 class SMPModel(SegmentationModel):
@@ -80,6 +82,16 @@ class SMPModel(SegmentationModel):
         self.mean = tuple(value / scale for value in config["mean"])
         self.std = tuple(value / scale for value in config["std"])
 
+    def save_settings(self, folder: Path) -> None:
+        """Write the normalization, which the weights may have determined, for a resumed run."""
+        (folder / SETTINGS).write_text(json.dumps({"mean": self.mean, "std": self.std}))
+
+    def load_settings(self, folder: Path) -> None:
+        """Read the normalization of `save_settings`."""
+        if (folder / SETTINGS).is_file():
+            found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            self.mean, self.std = tuple(found["mean"]), tuple(found["std"])
+
 
 def create(options: Options, facts: Facts) -> Any:
     """Build SMP's network with random weights and without upsampling.
@@ -97,6 +109,8 @@ def create(options: Options, facts: Facts) -> Any:
         given["encoder_depth"] = options.depth
     if options.decoder == "dpt":
         given.setdefault("dynamic_img_size", True)
+    elif not name.startswith(TIMM):  # SMP would ignore them
+        refuse_unused(set(options.kwargs) - set(known), kind)
     sizes = {"in_channels": facts.num_channels, "classes": facts.num_classes}
     try:
         network = kind(encoder_name=name, encoder_weights=None, **sizes, **given)
@@ -117,23 +131,30 @@ def refuse_unknown(name: str) -> None:
     Raises:
         OptionError: the text suggests similar names.
     """
-    if name.startswith(TIMM):
-        plain = name.removeprefix(TIMM)
-        if timm.is_model(plain):
-            return
-        near = [f"{TIMM}{one}" for one in close(plain.partition(".")[0], timm.list_models())]
-        known = "timm.list_models() lists the names."
-    else:
-        if name in encoders:
-            return
-        near, known = close(name, encoders), f"Known: {', '.join(encoders)}; or {TIMM}NAME of timm."
+    if name in encoders or is_timm(name):
+        return
+    names = [*encoders, *(f"{TIMM}{one}" for one in timm.list_models())]
+    near = difflib.get_close_matches(name.partition(".")[0], names, 2)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise OptionError(f'--arch smp: there is no encoder "{name}". {meant}{known}')
+    raise OptionError(
+        f'--arch smp: there is no encoder "{name}". {meant}SMP\'s own are listed by '
+        "segmentation_models_pytorch.encoders.get_encoder_names(), and timm's, written as "
+        f"{TIMM}NAME, by timm.list_models()."
+    )
 
 
-def close(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to two similar names."""
-    return difflib.get_close_matches(name, list(known), 2)
+def refuse_unused(names: set[str], kind: Any) -> None:
+    """Refuse arguments that SMP would ignore.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if names:
+        known = [name for name in inspect.signature(kind).parameters if name.startswith("decoder_")]
+        raise OptionError(
+            f"--arch smp: kwargs: {kind.__name__} has no argument {', '.join(sorted(names))}. "
+            f"It has, among others, {', '.join(known)}."
+        )
 
 
 def size_rule(options: Options, encoder: Any) -> SizeRule:
