@@ -180,6 +180,9 @@ def test_files_that_do_not_fit_are_refused(
         file.write_text(content)
         with pytest.raises(OptionError, match=f"{file} cannot be read as json: "):
             from_file(plugin, file)
+    file.write_text('{"transform": {"__class_fullname__": "VerticalFlip", "p": 1, "q": 1}}')
+    with pytest.raises(OptionError, match=f"{file}: VerticalFlip has no argument q. Remove it"):
+        from_file(plugin, file)
     boxes = library.BboxParams("coco", label_fields=["kinds"])
     library.save(library.Compose([library.HorizontalFlip()], bbox_params=boxes), file)
     with pytest.raises(OptionError) as error:
@@ -191,16 +194,16 @@ def test_files_that_do_not_fit_are_refused(
     )
 
 
-def test_a_run_depends_on_the_seed_alone(
+def test_the_number_of_workers_does_not_change_a_run(
     warm: Warm, data: Path, site: Path, tmp_path: Path
 ) -> None:
     more = ("--aug", "random_scale_crop", "--aug", "albumentations:Affine,kwargs={rotate: 30}")
     losses = {}
-    for name, seed, workers in (("one", 1, 0), ("two", 1, 2), ("other", 2, 0)):
-        where = ("--dataset", f"folder:root={data}", "--output-dir", name, "--seed", seed)
+    for name, workers in (("one", 0), ("two", 2)):
+        where = ("--dataset", f"folder:root={data}", "--output-dir", name)
         given = (*TINY[:-1], workers, *where, "--log-every", 1, *more)
         assert_succeeded(warm(*given, cwd=tmp_path, site=site))
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses[name] = [one["loss"] for one in map(json.loads, lines) if "loss" in one]
     assert len(losses["one"]) == 2
-    assert losses["one"] == losses["two"] != losses["other"]
+    assert losses["one"] == losses["two"]

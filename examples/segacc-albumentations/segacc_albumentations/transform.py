@@ -64,7 +64,7 @@ class Albumentation:
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Return image (C, H, W) uint8 and label (H, W) uint8, transformed together."""
-        changed, classes = self._apply(self.transform, pixels_of(image), np.array(label))
+        changed, classes = self._apply(self.transform, pixels_of(image), label.numpy().copy())
         return tv_tensors.Image(tensor_of(changed)), tv_tensors.Mask(torch.from_numpy(classes))
 
     def _apply(self, transform: Any, image: Any, label: Any, **more: Any) -> tuple[Any, Any]:
@@ -182,6 +182,8 @@ def loaded(file: Path, facts: Facts) -> Any:
     Raises:
         OptionError: it is missing, or Albumentations cannot read it.
     """
+    # It also saves arguments that it does not take back; the others are refused below.
+    warnings.filterwarnings("ignore", "Argument", UserWarning)
     kind: Any = "yaml" if file.suffix in (".yaml", ".yml") else "json"
     try:
         transform = A.load(file, data_format=kind)
@@ -191,6 +193,11 @@ def loaded(file: Path, facts: Facts) -> Any:
             "the file with albumentations.save(transform, FILE), in version 2."
         ) from error
     for part in parts(transform):
+        if strange := set(part.invalid_args) - set(part.get_transform_init_args_names()):
+            raise OptionError(
+                f"--aug albumentations_file: {file}: {type(part).__name__} has no argument "
+                f"{', '.join(sorted(strange))}. Remove it, or save the file again."
+            )
         if getattr(part, "fill_mask", None) == 0:
             part.fill_mask = facts.ignore_index
     return transform
@@ -215,7 +222,7 @@ def reason(error: Exception | None) -> str:
 
 def pixels_of(image: Tensor) -> Any:
     """Return a copy (H, W, C) of an image (C, H, W)."""
-    return np.array(image.permute(1, 2, 0), order="C")
+    return image.permute(1, 2, 0).numpy().copy(order="C")
 
 
 def tensor_of(image: Any) -> Tensor:
