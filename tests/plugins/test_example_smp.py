@@ -146,6 +146,9 @@ def test_default_weights_are_those_of_smp_and_timm(plugin: ModuleType) -> None:
         ({"encoder": "tu-nothing"}, None),
     ):
         assert plugin.default_weights(plugin.Options(**options)) == wanted
+    licences = [plugin.weights_license(plugin.Options(encoder=one)) for one in ("vgg11", ENCODER)]
+    assert licences == ["", timm.get_pretrained_cfg("test_efficientnet").license]
+    assert licences[1] == "apache-2.0"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,13 @@ def default_weights(options: Options) -> str | None:
     return encoder_hub_id(options.encoder_name)
 
 
+def weights_license(options: Options) -> str:
+    """Return the licence of timm's weights; empty for SMP's, which are of many authors."""
+    from segacc_smp.network import timm_config
+
+    return getattr(timm_config(options.encoder_name), "license", None) or ""
+
+
 @hookimpl
 def segacc_architectures() -> list[Architecture]:
     """Register smp."""
@@ -115,5 +122,6 @@ def segacc_architectures() -> list[Architecture]:
                 encoder="tu-test_resnet", kwargs={"decoder_channels": [16, 16, 8, 8, 8]}
             ),
             variants=tuple(f"decoder={name}" for name in CLASSES),
+            weights_license=weights_license,
         )
     ]
