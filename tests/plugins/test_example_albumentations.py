@@ -156,6 +156,12 @@ def test_areas_from_outside_are_ignored(plugin: ModuleType, library: Any, tmp_pa
             "makes tensors.",
         ),
         (
+            "GridElasticDeform",
+            {"num_grid_xy": [4, 4], "magnitude": 9},
+            "GridElasticDeform puts the values [0] into a label that did not have them, and not "
+            "255, which is ignored. Choose another transform.",
+        ),
+        (
             "RandomCrop",
             {"height": 9000, "width": 9000},
             "RandomCrop fails for an image (64, 96, 3) uint8 and its label: CropSizeError: Crop "

@@ -26,6 +26,8 @@ from segacc_albumentations import Options
 TRIALS = ((64, 96), (2048, 2560))
 """(H, W) of the samples that a transform is tried on: the second only if it refuses the first, as
 crops do that are larger."""
+HOLES = ("GridElasticDeform",)
+"""Transforms that leave some pixels of a label at 0 in some images, and have no `fill_mask`."""
 ALIAS = r"(?s).*(special case|specialized version|is an alias|is very slow)"
 """Start of warnings that only recommend another transform."""
 GIVEN = {"image", "mask"}
@@ -91,16 +93,24 @@ class Albumentation:
         if needed := sorted(set(getattr(part, "targets_as_params", ())) - GIVEN):
             self._refuse_needs(name, ", ".join(needed))
         with torch.random.fork_rng(devices=[]):
-            found = self._tried(part, facts)
-        self._check(name, *found, facts)
+            torch.manual_seed(0)
+            image, label = self._tried(part, facts)
+        self._check(name, image, label, facts)
+        allowed = {*classes_of_trial(facts), getattr(part, "fill_mask", None)}
+        new = sorted(set(np.unique(label).tolist()) - allowed)
+        if new or name in HOLES:
+            raise OptionError(
+                f"{self.where}: {name} puts the values {new or [0]} into a label that did not "
+                f"have them, and not {facts.ignore_index}, which is ignored. Choose another transform."
+            )
 
     def _tried(self, part: Any, facts: Facts) -> tuple[Any, Any]:
         """Return image and label of the first size that the part accepts."""
         complaint: Exception | None = None
         for size in TRIALS:
             image = np.random.default_rng(0).integers(0, 256, (*size, facts.num_channels), np.uint8)
-            label = (np.indices(size).sum(0) // 16 % facts.num_classes).astype(np.uint8)
-            label[:4] = facts.ignore_index
+            known = classes_of_trial(facts)
+            label = np.array(known, np.uint8)[np.indices(size).sum(0) // 16 % len(known)]
             try:
                 return self._apply(part, image, label, force_apply=True)
             except KeyError as error:  # it asks for what it was not given
@@ -117,7 +127,7 @@ class Albumentation:
         """Refuse what a part returned if it is no image and label.
 
         Raises:
-            OptionError: another type, dtype, size or number of channels, or values of no class.
+            OptionError: it has another type, dtype, size or number of channels.
         """
         kinds = [str(getattr(one, "dtype", type(one).__name__)) for one in (image, label)]
         channels = image.shape[2] if image.ndim == 3 else 1
@@ -128,12 +138,6 @@ class Albumentation:
                 f"label {tuple(label.shape)} {kinds[1]}; expected uint8 of one height and width, "
                 f"with {facts.num_channels} channels. segacc itself normalizes images and makes "
                 "tensors."
-            )
-        known = {*range(facts.num_classes), facts.ignore_index}
-        if new := sorted(set(np.unique(label).tolist()) - known):
-            raise OptionError(
-                f"{self.where}: {name} puts the values {new} into the label; its values are "
-                f"classes, and {facts.ignore_index} where a pixel is ignored."
             )
 
 
@@ -201,6 +205,11 @@ def loaded(file: Path, facts: Facts) -> Any:
         if getattr(part, "fill_mask", None) == 0:
             part.fill_mask = facts.ignore_index
     return transform
+
+
+def classes_of_trial(facts: Facts) -> list[int]:
+    """Return the values of a trial's label: without class 0, which is what a transform may fill."""
+    return [*range(min(1, facts.num_classes - 1), facts.num_classes), facts.ignore_index]
 
 
 def parts(transform: Any) -> Iterator[Any]:
