@@ -101,7 +101,8 @@ class Albumentation:
         if new or name in HOLES:
             raise OptionError(
                 f"{self.where}: {name} puts the values {new or [0]} into a label that did not "
-                f"have them, and not {facts.ignore_index}, which is ignored. Choose another transform."
+                f"have them, and not {facts.ignore_index}, which is ignored. Choose another "
+                "transform."
             )
 
     def _tried(self, part: Any, facts: Facts) -> tuple[Any, Any]:
