@@ -226,6 +226,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path: Path) -> None
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, warm: Warm, data: Path) -> None:
     arch = ("--arch", "segformer:variant=tiny,drop_path=0.2,dropout=0.2")
     given = (*arch, *SETTINGS[:-1], "r=3,dropout=0.2", "--ema", 0.9, "--max-steps", 4)
@@ -241,6 +242,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, warm: Warm, data
         assert mine.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     arch = ("--arch", "segformer:variant=tiny,drop_path=0,dropout=0", "--freeze-batchnorm")
