@@ -62,21 +62,18 @@ def test_evaluate_into_head_leaves_its_scores(run: Path, abroad: Path, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_stream_without_a_character_shows_a_replacement(
-    abroad: Path, tmp_path: Path, encoding: str
-) -> None:
+def test_a_stream_without_a_character_shows_a_replacement(abroad: Path, tmp_path: Path) -> None:
     given = ("--dataset", f"folder:root={abroad}", "--output-dir", "run")
     done = subprocess.run(
         [sys.executable, "-m", "segacc", *TINY, *given],
         cwd=tmp_path,
-        env=environment(PYTHONIOENCODING=encoding, LC_ALL="C"),
+        env=environment(PYTHONIOENCODING="ascii", LC_ALL="C"),
         capture_output=True,
         timeout=300,
     )
-    out, errors = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    out, errors = done.stdout.decode("ascii"), done.stderr.decode("ascii")
     assert done.returncode == 0, errors
-    assert ("Geb?ude" if encoding == "ascii" else "Gebäude") in out and "木" not in out
+    assert "Geb?ude" in out and "木" not in out
     assert "finished at step 2/2" in out and "Traceback" not in errors
     assert (tmp_path / "run/last/model.safetensors").is_file()
     [row] = metrics(tmp_path / "run", "eval")[-1:]
