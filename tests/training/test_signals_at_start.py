@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,13 +86,21 @@ def test_a_signal_while_other_processes_are_waited_for(tmp_path: Path) -> None:
     assert told == LINE.format("SIGTERM") + "The same command starts the run.\n"
 
 
+def is_training(process: psutil.Process) -> bool:
+    """Return whether it is segacc's process, and not another that the launcher starts."""
+    with suppress(psutil.Error):
+        command = process.cmdline()
+        return "--max-steps" in command and "launch" not in command
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.launch
 def test_a_launcher_that_is_killed_before_its_process_begins(tmp_path: Path) -> None:
     """Nobody else would ever end that process."""
     run = tmp_path / "run"
     launcher = start_cold(*TINY, "--max-steps", 100_000, "--output-dir", run, processes=1)
-    while not psutil.Process(launcher.pid).children():
+    while not any(is_training(one) for one in psutil.Process(launcher.pid).children()):
         time.sleep(0.01)
     launcher.kill()
     told, _ = launcher.communicate(timeout=60)  # until nobody writes there any more
