@@ -9,7 +9,6 @@ import re
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +81,8 @@ def demo_command(given: str, config: DemoConfig) -> int:
             _, url, _ = page.launch(**served(config))
             sys.stdout.write(f"{model.name} at {url} on this machine only; Ctrl+C ends it\n")
             sys.stdout.flush()
-            threading.Event().wait()
+            while True:  # the system may hand the signal to a thread of the server
+                time.sleep(0.5)
         except KeyboardInterrupt:
             sys.stdout.write("\nsegacc demo: stopped\n")
             sys.stdout.flush()
