@@ -67,7 +67,7 @@ class Drawn(Protocol):
         """
 
     def outlines(self) -> "Sequence[NDArray[float64]]":
-        """Return the polygons, (N, 2) each: x and y of the corners in pixels of the image."""
+        """Return the outlines, (N, 2) each: x and y of the corners in pixels of the image."""
 
 
 class LossTerm(Protocol):

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from annotation_tools import png
 from segacc.labels.annotations.cvat import read_cvat
-from segacc.labels.annotations.draw import draw, filled, polygon_area
+from segacc.labels.annotations.draw import draw, filled, outlines, polygon_area
 from segacc.labels.annotations.labelme import read_labelme
 from segacc.labels.annotations.labelstudio import decoded
 from segacc.labels.annotations.reading import ShapeError, ellipse, rectangle
@@ -152,6 +152,28 @@ def pack(values: Any, sizes: tuple[int, ...] = (3, 4, 8, 16)) -> list[int]:
         at = end
     text += "0" * (-len(text) % 8)
     return [int(text[k : k + 8], 2) for k in range(0, len(text), 8)]
+
+
+def test_the_outlines_of_a_patch_are_those_of_its_pixels_and_holes() -> None:
+    """A patch that leaves the image: its outlines hold, by the even-odd rule, what is drawn."""
+    pixels = np.ones((6, 7), np.bool_)
+    pixels[1:3, 1:4] = pixels[0, 0] = False  # a hole and a corner
+    triangle = np.array([[1, 1], [4, 1], [1, 4]], float)
+    shapes = [
+        Shape("a", "1", (triangle,)),
+        Shape("a", "2", patch=Patch(5, 8, 6, 7, lambda: pixels)),
+    ]
+    found = outlines(shapes, (9, 13))
+    assert found[0] is triangle and len(found) == 3
+    inside = np.zeros((9, 13), np.bool_)
+    for ring in found[1:]:
+        region = filled(ring, (9, 13))
+        assert region
+        top, left, part = region
+        inside[top : top + part.shape[0], left : left + part.shape[1]] ^= part
+    expected = np.zeros((9, 13), np.bool_)
+    expected[5:, 8:] = pixels[:4, :5]
+    assert np.array_equal(inside, expected)
 
 
 def test_brush_strokes_of_label_studio_are_the_pixels_that_are_not_clear() -> None:

@@ -56,7 +56,7 @@ NAMED = 130
 """Maximum number of characters in a line of augmentations."""
 GRID = (225, 225, 225)
 OUTLINE = (255, 255, 255)
-"""Colour of the polygons of annotation files."""
+"""Colour of the outlines of annotation files."""
 TURNS = 5
 """Number of augmented versions of each sample."""
 Pair = tuple[Pixels, Pixels]
@@ -95,7 +95,7 @@ def _pixels(sample: Sample, labels: LabelMap, num_channels: int) -> Pair:
 
 
 def _outlines(sample: Sample) -> Sequence[NDArray[np.float64]]:
-    """Return the polygons that the label is drawn from, x and y of their corners, if any."""
+    """Return the outlines of the shapes that the label is drawn from, if any, as x and y."""
     return sample.label.outlines() if isinstance(sample.label, Drawn) else ()
 
 

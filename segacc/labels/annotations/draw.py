@@ -1,6 +1,7 @@
 """Draws the shapes of an annotated image as the raw ids of a label image."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from segacc.contracts import IGNORE
 from segacc.labels.annotations import Overlap
+from segacc.labels.annotations.outline import regions_of
 from segacc.labels.annotations.reading import ShapeError
 from segacc.labels.annotations.shapes import Patch, Shape
 
@@ -59,6 +61,27 @@ def regions(shape: Shape, size: tuple[int, int]) -> Iterator[Region]:
             yield clipped(shape.patch, size)
         except ShapeError as error:
             raise ShapeError(f"{shape.where}: {error}") from None
+
+
+def outlines(shapes: Sequence[Shape], size: tuple[int, int]) -> list[NDArray[np.float64]]:
+    """Return the polygons of shapes, and the outlines of patches and of their holes.
+
+    Args:
+        shapes: the shapes.
+        size: (H, W) of the image, outside of which patches are cut off.
+
+    Returns:
+        x and y of the corners of each, (N, 2), in pixels.
+
+    Raises:
+        ShapeError: see `draw`.
+    """
+    found = [corners for shape in shapes for corners in shape.polygons]
+    for shape in shapes:
+        for top, left, inside in regions(replace(shape, polygons=()), size):
+            for part in regions_of(inside.astype(np.uint8), but=(0,)):
+                found += [ring + np.array([left, top], float) for ring in (part.outer, *part.holes)]
+    return found
 
 
 def clipped(patch: Patch, size: tuple[int, int]) -> Region:

@@ -132,8 +132,11 @@ class DrawnLabel:
         return stated
 
     def outlines(self) -> "Sequence[NDArray[float64]]":
-        """Return the polygons; see `Drawn`."""
-        return [corners for shape in self.read().shapes for corners in shape.polygons]
+        """Return the outlines of all shapes; see `Drawn`."""
+        from segacc.labels.annotations.draw import outlines
+
+        told = self.read()
+        return outlines(told.shapes, self._size(told))
 
 
 # -------------------------------------------------------------------------------------- data splits
