@@ -502,3 +502,15 @@ def test_check_data_draws_the_outlines_over_the_labels(tmp_path: Path, warm: War
     assert 300 < tiles.sum() < 1500  # two outlines, one pixel wide
     last = white[top + tall + 6 : top + 2 * tall, 940:1220]
     assert not last.any()  # the fourth sample has no annotation
+
+
+def test_files_of_label_studio_go_to_the_splits_of_their_folders(tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        labelstudio(tmp_path / folder)
+    splits = build(str(tmp_path)).splits
+    assert {split: len(samples) for split, samples in splits.items()} == {
+        "train": 4,
+        "validation": 4,
+    }
+    labelstudio(tmp_path / "training")
+    assert "are both files of Label Studio for the split train" in said(str(tmp_path), tmp_path)

@@ -20,32 +20,40 @@ class LabelstudioOptions(DrawOptions):
 
     file: Path
     """The file exported as `JSON`; all its tasks are the split train."""
+    validation: Path | None = None
+    """Another file, whose tasks are the split validation."""
+    test: Path | None = None
+    """Another file, whose tasks are the split test."""
     images: Path | None = None
-    """The folder of the images; default: images/ beside the file, or its own folder."""
+    """The folder of the images; default: images/ beside each file, or the file's own folder."""
     names: Path | None = None
     """Class names in order, one per line; default: the labels in alphabetical order."""
 
 
 def build_labelstudio(options: LabelstudioOptions) -> DataSplits:
-    """Read the tasks of a file.
+    """Read the tasks of the files.
 
     Raises:
-        DataError: the file or the images are missing, or a region is faulty.
+        DataError: a file or the images are missing, or a region is faulty.
     """
+    files = {"train": options.file, "validation": options.validation, "test": options.test}
+    parts = {split: _part(file, options.images) for split, file in files.items() if file}
+    data = build_parts(WHERE, parts, options, options.names)
+    return replace(data, notes=(*data.notes, *unlisted(parts)))
+
+
+def _part(file: Path, images: Path | None) -> Part:
     from segacc.labels.annotations.labelstudio import read_labelstudio
 
-    file = options.file
-    folder = options.images or file.parent / "images"
-    if options.images is None and not folder.is_dir():
+    folder = images or file.parent / "images"
+    if images is None and not folder.is_dir():
         folder = file.parent
     annotations = read_labelstudio(file)
     if not annotations.images:
         raise DataError(f"{file}: no task has an annotation that is not cancelled.")
     names = _names([one.name for one in annotations.images], folder)
-    images = located(WHERE, file, names, folder)
-    parts = {"train": Part(annotations, images, [file] * len(images))}
-    data = build_parts(WHERE, parts, options, options.names)
-    return replace(data, notes=(*data.notes, *unlisted(parts)))
+    found = located(WHERE, file, names, folder)
+    return Part(annotations, found, [file] * len(found))
 
 
 def _names(names: Sequence[str], folder: Path) -> list[str]:

@@ -5,10 +5,12 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from segacc.data.samples import IMAGE_SUFFIXES
+from segacc.errors import DataError
 from segacc.hookspecs import Recognized
 from segacc.plugins.datasets.class_lists import LABEL_STUDIO, head_of, kind_of_json, kind_of_text
 from segacc.plugins.datasets.coco import coco_files
 from segacc.plugins.datasets.cvat import split_of
+from segacc.plugins.datasets.files import SPLITS
 from segacc.plugins.datasets.labelme import labelme_files
 from segacc.plugins.datasets.places import Tree
 from segacc.plugins.datasets.yolo import config_of, folders_of
@@ -29,7 +31,7 @@ def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
         The data set and its splits, uncounted; None if there are no such files.
 
     Raises:
-        DataError: a CVAT file is faulty.
+        DataError: a CVAT file is faulty, or several files of Label Studio are for one split.
     """
     from segacc.labels.annotations.cvat import read_cvat
 
@@ -41,12 +43,33 @@ def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
         if all(sign in head_of(root / path) for sign in ("<annotations>", "<image ")):
             subsets = map(split_of, read_cvat(root / path))
             return _recognized("cvat", subsets, root=f"{given.rstrip('/')}/{path}")
-    for path in _files(tree, ".json"):
-        if kind_of_json(root / path) == LABEL_STUDIO:
-            return _recognized("labelstudio", ["train"], file=f"{given.rstrip('/')}/{path}")
+    studio = [one for one in _files(tree, ".json") if kind_of_json(root / one) == LABEL_STUDIO]
+    if studio:
+        return _label_studio(root, sorted(studio), given.rstrip("/"))
     if _has_polygons(root, tree):
         return _recognized("yolo", folders_of(root, config_of(root)), root=given)
     return None
+
+
+def _label_studio(root: Path, files: list[str], given: str) -> Recognized:
+    """Give each file to the split that its folders are named after; a single one to train."""
+    found = dict[str, str]()
+    for path in files:
+        folders = PurePosixPath(path).parent.parts if len(files) > 1 else ()
+        known = (split for one in folders[::-1] for split in SPLITS if one.lower() in SPLITS[split])
+        split = next(known, "train")
+        if split in found:
+            raise DataError(
+                f"{given}: {found[split]} and {path} are both files of Label Studio for the split "
+                f"{split}. Give them one by one, as in `--dataset labelstudio:file=A,validation=B`."
+            )
+        found[split] = path
+    if "train" not in found:
+        raise DataError(f"{given}: no file of Label Studio is of train: {', '.join(files)}.")
+    options = {split.replace("train", "file"): f"{given}/{path}" for split, path in found.items()}
+    if (root / "classes.txt").is_file():
+        options["names"] = f"{given}/classes.txt"
+    return _recognized("labelstudio", found, **options)
 
 
 def _recognized(name: str, splits: Iterable[str], **options: str) -> Recognized:
