@@ -108,8 +108,10 @@ def _load(hub_id: str, config: str | None, folder: str | None, revision: str | N
 
     class Downloads(datasets.DownloadManager):  # type: ignore[misc]
         def download(self, url_or_urls: Any) -> Any:
+            before = set(self.downloaded_paths)  # those of other splits
             found = super().download(url_or_urls)
-            refuse_bombs(map(Path, self.downloaded_paths.values()))
+            new = self.downloaded_paths.keys() - before
+            refuse_bombs(Path(self.downloaded_paths[url]) for url in new)
             return found
 
     builder = datasets.load_dataset_builder(hub_id, config, data_dir=folder, revision=revision)
