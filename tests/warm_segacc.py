@@ -11,6 +11,7 @@ one line at once, and the exit code into the file when it has ended.
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import sys
@@ -19,6 +20,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+import segacc
 
 LIMIT = 300.0
 """Seconds after which the processes of a run are killed."""
@@ -32,12 +37,10 @@ IMPORTED = (
     *("pyarrow.parquet", "torch.utils.serialization", "torchcodec.decoders"),
     "transformers.models.segformer.image_processing_segformer",
     "transformers.models.segformer.modeling_segformer",
-    *("segacc.commands.evaluate.score", "segacc.commands.terminal.progress"),
-    "segacc.commands.terminal.tables",
-    *("segacc.commands.train", "segacc.model.networks.linear", "segacc.model.transformers_model"),
-    *("segacc.plugins", "segacc.training.setup"),
+    *("PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin"),
+    *("pydantic.dataclasses", "rich.status", "rich._emoji_codes"),
 )
-"""What a run imports, so that it need not."""
+"""What a run imports besides segacc, so that it need not."""
 LAUNCHED = {
     "ACCELERATE_MIXED_PRECISION": "no",
     "ACCELERATE_DYNAMO_BACKEND": "NO",
@@ -51,8 +54,10 @@ LAUNCHED = {
 
 def serve() -> None:
     """Answer until stdin ends."""
-    for name in IMPORTED:
+    own = pkgutil.walk_packages(segacc.__path__, "segacc.")
+    for name in (*IMPORTED, *(one.name for one in own if one.name != "segacc.__main__")):
         importlib.import_module(name)
+    get_checkpoint_conversion_mapping("segformer")  # what loading and saving make once a process
     for line in sys.stdin:
         job = json.loads(line)
         told = leave_running(job) if job["ended"] else str(exit_code(fork_all(job)))

@@ -22,6 +22,8 @@ Pixels = NDArray[np.uint8]
 
 SOFTWARE = "segacc"
 """The author in PNG files, by which `predict` knows which files it may replace."""
+COMPRESSION = 3
+"""zlib's level of PNG files: half the time of its default, and photographs are as small."""
 TILE = 256
 """Height of an image in a panel, in pixels; the width is at most twice this."""
 GAP = 12
@@ -55,8 +57,8 @@ def colorize(classes: Pixels, palette: Sequence[Color]) -> Pixels:
 
 
 def _stripes(shape: tuple[int, ...]) -> Pixels:
-    rows, columns = np.indices(shape)
-    return cast(Pixels, HATCH[(rows + columns) // 4 % 2])
+    diagonals = np.add.outer(*(np.arange(side, dtype=np.int32) for side in shape))
+    return cast(Pixels, HATCH[diagonals // 4 % 2])
 
 
 def blend(
@@ -337,7 +339,7 @@ def write_picture(picture: Image.Image, path: Path, *, notes: str = "") -> None:
     if notes:
         about.add_text(ROWS, notes)
     with replacing(path) as part:
-        picture.save(part, format="PNG", pnginfo=about)
+        picture.save(part, format="PNG", pnginfo=about, compress_level=COMPRESSION)
 
 
 def is_own(path: Path) -> bool:

@@ -17,7 +17,7 @@ from segacc.model.arithmetic import counted
 from segacc.model.contract import Logits, SegmentationModel
 
 SMALL = 128
-"""Side in pixels of the images if the pass has to be computed on the CPU."""
+"""Side in pixels up to which images are passed on the CPU: sooner than shapes are on meta."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Findings:
     """Minimum images per process in training."""
     flops: float | None = None
     """Floating-point operations of a forward and a backward pass of an image, see `counted`; None
-    if they were not counted, or not on the meta device."""
+    if they were not counted, or not for this size."""
 
     def lines(self) -> list[str]:
         """Return messages for the user."""
@@ -59,7 +59,8 @@ def probe(
     """Run a network forward and backward on two random images.
 
     On torch's meta device, which only computes shapes, if the network supports it; on the CPU
-    otherwise. Weights, statistics and random states are not changed.
+    otherwise, with smaller images. Images of at most SMALL pixels a side are passed on the CPU.
+    Weights, statistics and random states are not changed.
 
     Args:
         network: as it will be trained, with weights loaded and batch norm frozen or not.
@@ -83,12 +84,13 @@ def probe(
             "them; expected its own losses (SegmentationModel.losses), or no queries."
         )
     wanted = [name for name, one in network.named_parameters() if one.requires_grad]
+    whole = logits.main.is_meta or max(size) <= SMALL
     return Findings(
         seen,
         seen[0] / logits.main.shape[-2],
         tuple(name for name in wanted if name not in used),
         2 if _needs_two(network, (1, num_channels, *size), check) else 1,
-        arithmetic.operations / 2 if arithmetic.operations and logits.main.is_meta else None,
+        arithmetic.operations / 2 if arithmetic.operations and whole else None,
     )
 
 
@@ -107,14 +109,11 @@ def _pass(
 ) -> tuple[tuple[int, int], Logits, set[str]]:
     """Return the image size used, the logits, and the names of parameters with a gradient."""
     size = (shape[2], shape[3])
-    try:
-        return size, *_pass_on("meta", network, shape, check, backward=backward)
-    except (
-        RuntimeError,
-        NotImplementedError,
-    ):  # needs values, or an operation without meta support
-        pass
-    size = network.size_rule.fit((min(size[0], SMALL), min(size[1], SMALL)))
+    if max(size) > SMALL:
+        try:
+            return size, *_pass_on("meta", network, shape, check, backward=backward)
+        except (RuntimeError, NotImplementedError):  # needs values, or an operation without support
+            size = network.size_rule.fit((min(size[0], SMALL), min(size[1], SMALL)))
     try:
         return size, *_pass_on("cpu", network, (*shape[:2], *size), check, backward=backward)
     except RuntimeError as error:

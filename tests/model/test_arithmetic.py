@@ -22,15 +22,16 @@ class Plain(SegmentationModel):
         return Logits(self.head(self.encoder(images)))
 
 
-def test_the_operations_of_both_passes_are_counted_by_hand() -> None:
+@pytest.mark.parametrize("size", [(64, 96), (160, 192)], ids=["computed", "meta"])
+def test_the_operations_of_both_passes_are_counted_by_hand(size: tuple[int, int]) -> None:
     """A multiplication and an addition are two; images need no gradient."""
-    network, pixels = Plain(16, 5), (64 // 8) * (96 // 8)
+    network, pixels = Plain(16, 5), (size[0] // 8) * (size[1] // 8)
     first, second = 2 * pixels * 16 * 3 * 8 * 8, 2 * pixels * 5 * 16
-    found = probe(network, (64, 96), count=True)
+    found = probe(network, size, count=True)
     assert found.flops == 2 * first + 3 * second
     network.encoder.requires_grad_(False)
-    assert probe(network, (64, 96), count=True).flops == first + 2 * second
-    assert probe(network, (64, 96)).flops is None
+    assert probe(network, size, count=True).flops == first + 2 * second
+    assert probe(network, size).flops is None
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,11 @@ def draw_curves(metrics_jsonl: Path, path: Path, *, best_by: str = "mean_iou") -
 def curves(rows: Sequence[dict[str, Any]], *, best_by: str) -> "Figure":
     """Build the figure of `draw_curves` from the lines of metrics.jsonl."""
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     train = [row for row in rows if row["kind"] == "train"]
     scored = [row for row in rows if row["kind"] == "eval"]
-    figure = Figure(figsize=(13, 4), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.12))
+    figure = Figure(figsize=(13, 4), dpi=110)
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.13, top=0.92, wspace=0.22)
     loss, lr, scores = figure.subplots(1, 3, sharex=True)
     _draw_losses(loss, train, scored)
     _draw_line(lr, train, "lr", "learning rate")
