@@ -212,6 +212,7 @@ def test_on_a_terminal_the_paragraph_is_wrapped_at_words(warm: Warm, tmp_path: P
     assert " ".join(lines) == f"segacc: {REFUSED[0][1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_two_processes_say_it_once(tmp_path: Path) -> None:
     done = launch(*REFUSED[0][0], cwd=tmp_path)

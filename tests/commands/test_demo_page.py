@@ -18,6 +18,11 @@ pytest_plugins = ["cli_fixtures", "other_python"]
 pytestmark = pytest.mark.slow
 
 
+def hear_ctrl_c() -> None:
+    """Let SIGINT interrupt a process, also if the suite runs in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def served(other_python: Path, trained: Path, tmp_path: Path) -> Iterator[tuple[Any, str]]:
     """Serve the tiny network; return the process and the address."""
@@ -33,6 +38,7 @@ def served(other_python: Path, trained: Path, tmp_path: Path) -> Iterator[tuple[
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     assert process.stdout
     lines = iter(process.stdout.readline, "")

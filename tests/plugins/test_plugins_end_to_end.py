@@ -127,6 +127,7 @@ def run(site: Path, *arguments: object, cwd: Path, **more: str) -> Done:
     return segacc(*arguments, cwd=cwd, PYTHONPATH=str(site), **more)
 
 
+@pytest.mark.slow
 def test_a_plugin_of_every_kind_trains_scores_and_predicts(
     warm: Warm, example: Path, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ threading.Thread(target=let_go, daemon=True).start()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_threads_that_come_late_are_waited_for_in_a_script_of_ones_own(tmp_path: Path) -> None:
     both = [

@@ -61,6 +61,7 @@ def test_more_signals_save(tmp_path: Path, name: str) -> None:
     assert (run / "last" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -122,6 +123,7 @@ def test_a_signal_during_an_evaluation_is_heeded(tmp_path: Path, processes: int)
     assert "stopped by SIGTERM" in told
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_a_closed_pipe_saves(tmp_path: Path) -> None:
     run = tmp_path / "run"
