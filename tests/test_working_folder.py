@@ -50,6 +50,7 @@ def test_python_m(hostile: Path) -> None:
     assert_untouched(start([sys.executable, "-msegacc", "plugins"], hostile, {}), hostile)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_accelerate_launch(hostile: Path, processes: int) -> None:
     config = (

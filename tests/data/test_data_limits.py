@@ -104,6 +104,7 @@ def write_bombs(folder: Path) -> None:
     (folder / "large.npy").write_bytes(head.getvalue() + bytes(100))
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     write_bombs(tmp_path)
     for name in ("sparse.tar", "cells.parquet", "large.png", "grey.png", "large.npy"):

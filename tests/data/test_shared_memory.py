@@ -17,6 +17,7 @@ from segacc.data.batches import load
 from segacc.errors import WriteError
 
 READ = """
+import os, subprocess, sys
 import torch
 from segacc.data.batches import load
 from segacc.errors import WriteError
@@ -28,23 +29,30 @@ class Zeros(torch.utils.data.Dataset):
     def __getitem__(self, index):
         return torch.zeros(3, 400, 400)
 
-try:
-    print(len(list(load(Zeros(), 2, batch_size=2))))
-except WriteError as error:
-    print(error)
+def read():
+    try:
+        print(len(list(load(Zeros(), 2, batch_size=2))), flush=True)
+    except WriteError as error:
+        print(error, flush=True)
+
+for size in sys.argv[1:]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", "/dev/shm"], check=True)
+    child = os.fork()
+    if not child:
+        read()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, size
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["0k", "64k", "1m"])
-def test_a_tiny_shared_memory_is_named(size: str) -> None:
+def test_a_tiny_shared_memory_is_named() -> None:
     """Of no size: the semaphores do not fit; of 1 MB: the batches do not."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("a disk can be mounted by root alone")
-    blocks = "nr_blocks=1" if size == "0k" else f"size={size}"
-    mount = f'mount -t tmpfs -o {blocks} none /dev/shm && exec "$0" -c "$1"'
+    sizes = ("nr_blocks=1", "size=64k", "size=1m")
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", mount, sys.executable, READ],
+        ["unshare", "-m", sys.executable, "-c", READ, *sizes],
         env=environment(),
         capture_output=True,
         text=True,
@@ -53,8 +61,11 @@ def test_a_tiny_shared_memory_is_named(size: str) -> None:
     assert done.returncode == 0, done.stderr
     size_of_it = r"\(\d+\.\d MB, of which \d+\.\d MB are free\)"
     start = f"--num-workers 2: the shared memory /dev/shm {size_of_it} is full, through which data"
-    assert re.match(start, done.stdout), done.stdout
-    assert done.stdout.endswith("or load in the training process, --num-workers 0.\n")
+    told = done.stdout.splitlines()
+    assert len(told) == len(sizes)
+    for line in told:
+        assert re.match(start, line), line
+        assert line.endswith("or load in the training process, --num-workers 0.")
 
 
 class Some(Dataset[torch.Tensor]):

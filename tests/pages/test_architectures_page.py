@@ -19,14 +19,13 @@ def typed(name: str, variants: Sequence[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_the_page_is_what_the_command_prints() -> None:
-    """The first and the last variant of each architecture, and the names of all."""
+    """The first variant of each architecture, and the names of all."""
     pytest.importorskip("scipy", reason="mask classification needs the extra `mask`")
     registry, names, offers = load_registry(), list[str](), list[Offer]()
     for offer in registry.of_kind("architecture"):
         record = offer.record
-        ends = tuple(dict.fromkeys((record.variants[0], record.variants[-1])))
         names += typed(record.name, record.variants)
-        offers.append(replace(offer, record=replace(record, variants=ends)))
+        offers.append(replace(offer, record=replace(record, variants=record.variants[:1])))
     lines = PAGE.read_text().splitlines()
     rows = {line.split("`")[1]: line for line in lines[12:] if line.count("|") == 10}
     assert list(rows) == names

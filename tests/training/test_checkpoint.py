@@ -57,6 +57,7 @@ def moments(folder: Path, job: str) -> list[dict[str, Any]]:
 # --------------------------------------------------------------------------------- kill -9
 
 
+@pytest.mark.slow
 def test_a_replaced_folder_is_the_old_or_the_new_one_at_any_moment(tmp_path: Path) -> None:
     told = moments(tmp_path, "replace")
     assert told[-1] == {"moment": "end", "recovered": 2}

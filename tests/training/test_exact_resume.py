@@ -188,9 +188,13 @@ def test_ctrl_c_on_two_processes_saves_once(tmp_path: Path) -> None:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert output.count(f"accelerate launch -m segacc --resume {run}") == 1, output[-4000:]
+    resume = f"accelerate launch -m segacc --resume {run}"
+    assert output.count(resume) == 1, output[-4000:]
     last = rows(run, "train")[-1]["step"]
     assert 9 <= last < 999
+    ended = json.loads((run / "exit.json").read_text())  # the launcher's own exit code is 1
+    assert (ended["reason"], ended["code"], ended["resume"]) == ("SIGINT", 130, resume)
+    assert (ended["step"], ended["saved_step"], ended["max_steps"]) == (last, last, 999)
     saved = sorted(path.name for path in (run / "checkpoints").iterdir())[-1]
     assert saved == f"step-{last:08d}"
     assert (run / "last" / "model.safetensors").is_file()

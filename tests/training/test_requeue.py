@@ -77,21 +77,6 @@ def test_a_folder_of_something_else_is_not_taken_for_a_run(warm: Warm, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.launch
-def test_exit_json_tells_what_a_launcher_does_not(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = at_step(3, run, *LONG, "--num-workers", 0, processes=2, start=start_cold)
-    os.killpg(process.pid, signal.SIGTERM)
-    told, _ = process.communicate(timeout=100)
-    assert process.returncode == 1, "the launcher's own"
-    found, step = ended(run), rows(run, "train")[-1]["step"]
-    assert (found["reason"], found["code"]) == ("SIGTERM", 143)
-    assert (found["step"], found["saved_step"], found["max_steps"]) == (step, step, 100_000)
-    assert found["resume"] == f"accelerate launch -m segacc --resume {run}"
-    assert told.splitlines().count(found["resume"]) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.launch
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
 def test_a_missing_process_is_named_in_one_line(tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
