@@ -180,13 +180,16 @@ def resized(maps: Tensor, like: Tensor) -> Tensor:
 
 
 class BranchedForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
-    """Base class of networks of parallel branches, initialized as by their authors."""
+    """Base class of networks of parallel branches; initialized as by their authors, but for heads.
+
+    Their initial logits are so large that the first loss is several times that of equal chances.
+    """
 
     main_input_name = "pixel_values"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize convolutions by He et al. (ICCV 2015), and their biases like torch.
+        """Initialize convolutions by He et al. (ICCV 2015); classifiers and biases like torch.
 
         transformers also calls this for modules that are missing in loaded weights.
         """
@@ -195,4 +198,5 @@ class BranchedForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
             return
         if module.bias is not None:
             module.reset_parameters()
-        initialization.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is None or module.kernel_size != (1, 1):  # classifiers only are both
+            initialization.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
