@@ -28,7 +28,7 @@ SIZES = {
     "s": (32, 2, 3, 96, 128),
     "m": (64, 2, 3, 96, 128),
     "l": (64, 3, 4, 112, 256),
-    "tiny": (4, 2, 2, 4, 4),
+    "tiny": (4, 2, 1, 4, 4),
 }
 """Channels of the first stage, blocks of the first two stages and of the next two, channels of the
 pyramid's scales and of the head, by variant."""
