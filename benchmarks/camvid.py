@@ -4,6 +4,10 @@
     python benchmarks/camvid.py voc --minutes 60         the same network from Pascal VOC weights
     python benchmarks/camvid.py random --minutes 60      ... from nothing
     python benchmarks/camvid.py efficientnet --minutes 15    UPerNet on EfficientNet-Lite0 of timm
+    python benchmarks/camvid.py pidnet --minutes 15      PIDNet-S from nothing, with its own losses
+    python benchmarks/camvid.py pidnet_plain --minutes 15    ... with the losses of the others
+    python benchmarks/camvid.py ddrnet --minutes 15      DDRNet-23-slim from nothing
+    python benchmarks/camvid.py lraspp --minutes 15      Lite R-ASPP on MobileNetV3 from nothing
     python benchmarks/camvid.py --report                 write the table in docs/results.md again
 
 Data and weights lie in ../shared/data. The budget holds all of it: imports, a trial of a few steps
@@ -41,7 +45,14 @@ STARTS = {
         "6e-4",
         "4",
     ),
+    "pidnet": ("pidnet:variant=s", "none", "1e-3", "1"),
+    "pidnet_plain": ("pidnet:variant=s,boundary=0", "none", "1e-3", "1"),
+    "ddrnet": ("ddrnet:variant=23_slim", "none", "1e-3", "1"),
+    "lraspp": ("lraspp", "none", "1e-3", "1"),
 }
+OWN = {"pidnet"}
+"""Those with losses of their own, which take the class weights from a file."""
+WEIGHTS = "benchmarks/results/class-weights-camvid.json"
 TRIAL = 12
 """Steps of the trial."""
 SAFE = 0.94
@@ -53,13 +64,18 @@ def flags(start: str) -> list[str]:
     arch, weights, lr, head = STARTS[start]
     counts = json.loads((ROOT / SHARED / "camvid" / "classes.json").read_text())["pixel_counts"]
     pixels = list(counts["train"].values())[:11]
-    weigh = "/".join(f"{(max(pixels) / count) ** 0.35:.2f}" for count in pixels)
+    weigh = [f"{(max(pixels) / count) ** 0.35:.2f}" for count in pixels]
+    losses = [f"cross_entropy:class_weights={'/'.join(weigh)}", "dice:weight=0.5"]
+    trained = [*("--loss", losses[0]), *("--loss", losses[1])]
+    if start in OWN:
+        (ROOT / WEIGHTS).write_text(f"[{', '.join(weigh)}]\n")
+        trained = ["--class-weights", WEIGHTS]
     return [
         *("--arch", arch, "--weights", weights if weights == "none" else str(SHARED / weights)),
         *("--dataset", f"folder:root={SHARED / 'camvid'}", "--crop-size", "320x416"),
         *("--aug", "random_scale_crop:scale_min=0.8,scale_max=1.8"),
         *("--aug", "flip", "--aug", "color_jitter:exact=true"),
-        *("--loss", f"cross_entropy:class_weights={weigh}", "--loss", "dice:weight=0.5"),
+        *trained,
         *("--protocol", "whole:short_side=480", "--batch-size", "8", "--num-workers", "0"),
         *("--lr", lr, "--head-lr-scale", head, "--channels-last"),
     ]

@@ -29,10 +29,17 @@ def register_networks() -> None:
         AutoModelForSemanticSegmentation,
     )
 
+    from segacc.model.networks.ddrnet import DDRNetForSemanticSegmentation
     from segacc.model.networks.linear import LinearForSemanticSegmentation
+    from segacc.model.networks.pidnet import PIDNetForSemanticSegmentation
     from segacc.model.networks.torchvision_networks import NETWORKS
 
-    networks: tuple[Any, ...] = (LinearForSemanticSegmentation, *NETWORKS)
+    networks: tuple[Any, ...] = (
+        LinearForSemanticSegmentation,
+        *NETWORKS,
+        DDRNetForSemanticSegmentation,
+        PIDNetForSemanticSegmentation,
+    )
     for network in networks:
         config = network.config_class
         AutoModelForSemanticSegmentation.register(config, network, exist_ok=True)

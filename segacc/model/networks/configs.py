@@ -87,7 +87,48 @@ TORCHVISION_CONFIGS = {
 }
 """Config and class name of the network, by the prefix of torchvision's names."""
 
+
+class DDRNetSegConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Config of `DDRNetForSemanticSegmentation`.
+
+    Attributes:
+        variant: `23_slim`, `23`, or `tiny`, for tests.
+        num_channels: number of image channels.
+        auxiliary_loss_weight: loss weight of the auxiliary head; 0 removes the head.
+        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
+    """
+
+    model_type = "segacc_ddrnet"
+
+    variant: str = "23_slim"
+    num_channels: int = 3
+    auxiliary_loss_weight: float = 0.4
+    semantic_loss_ignore_index: int = IGNORE
+
+
+class PIDNetSegConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Config of `PIDNetForSemanticSegmentation`.
+
+    Attributes:
+        variant: `s`, `m`, `l`, or `tiny`, for tests.
+        num_channels: number of image channels.
+        auxiliary_loss_weight: loss weight of the auxiliary head; 0 removes the head.
+        boundary_loss_weight: loss weight of the boundary head; 0 removes the head.
+        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
+    """
+
+    model_type = "segacc_pidnet"
+
+    variant: str = "s"
+    num_channels: int = 3
+    auxiliary_loss_weight: float = 0.4
+    boundary_loss_weight: float = 20.0
+    semantic_loss_ignore_index: int = IGNORE
+
+
 CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     LinearSegConfig,
     *(config for config, _ in TORCHVISION_CONFIGS.values()),
+    DDRNetSegConfig,
+    PIDNetSegConfig,
 )
