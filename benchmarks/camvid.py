@@ -28,10 +28,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from page import PAGE, ROOT, fill, table
+
 SHARED = Path("../shared/data")
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "results.md"
 MARK = "<!-- camvid: benchmarks/camvid.py --report -->"
 TARGET = {("imagenet", 60): 0.66}
 MOBILENET = "mobilenet_v2:output_stride=16"
@@ -145,18 +145,16 @@ def report() -> int:
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("camvid-*.json"))]
     results.sort(key=lambda one: (list(STARTS).index(one["start"]), one["minutes"]))
     names = list(results[0]["scores"]["per_category_iou"])
-    head = ["start", "minutes", "steps", "mean_iou", *names]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    rows = []
     for one in results:
         scores = one["scores"]
         figures = [scores["mean_iou"], *scores["per_category_iou"].values()]
         cells = [one["start"], f"{one['seconds'] / 60:.1f}", str(one["steps"])]
-        lines.append("| " + " | ".join([*cells, *(f"{figure:.3f}" for figure in figures)]) + " |")
+        rows.append([*cells, *(f"{figure:.3f}" for figure in figures)])
+    lines = table(["start", "minutes", "steps", "mean_iou", *names], rows)
     commands = [f"    OMP_NUM_THREADS={one['threads']} {one['command']}" for one in results]
     lines += ["", f"torch {results[-1]['versions']['torch']}, {results[-1]['threads']} threads."]
-    before, _, rest = PAGE.read_text().partition(MARK)
-    after = rest.partition(MARK)[2]
-    PAGE.write_text("\n".join([f"{before}{MARK}", "", *lines, "", *commands, "", f"{MARK}{after}"]))
+    fill(PAGE, MARK, [*lines, "", *commands])
     return 0
 
 

@@ -32,11 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import PAGE, ROOT, fill
 
-ROOT = Path(__file__).parent.parent
 SHARED = Path("../shared/data")
 RESULT = ROOT / "benchmarks" / "results" / "exactness.json"
-PAGE = ROOT / "docs" / "results.md"
 MARK = "<!-- exactness: benchmarks/exactness.py --report -->"
 GOAL = 1e-5
 
@@ -194,9 +193,7 @@ def report() -> int:
     result = json.loads(RESULT.read_text())
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [*table(result), "", f"{result['seconds']} s in all; {versions}."]
-    before, _, rest = PAGE.read_text().partition(MARK)
-    after = rest.partition(MARK)[2]
-    PAGE.write_text("\n".join([f"{before}{MARK}", "", *lines, "", f"{MARK}{after}"]))
+    fill(PAGE, MARK, lines)
     return 0
 
 

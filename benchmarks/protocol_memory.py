@@ -20,6 +20,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ LIMIT = 2000
 def main() -> int:
     """Measure, print, write, and tell whether all is within the limit."""
     typed = parse()
-    if not Path("/proc/self/status").exists():
+    if not Path("/proc/self/statm").exists():
         sys.exit("benchmarks/protocol_memory.py: only Linux tells a process's memory this way.")
     if typed.case:
         print(json.dumps(measure(typed.case, typed.folder, typed.classes)))
@@ -116,6 +117,7 @@ def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     """Evaluate the picture, and look at the memory before and after."""
     from segacc.contracts import Facts
     from segacc.data.batches import EvalData, Source
+    from segacc.evaluation.memory import peak_memory
     from segacc.evaluation.protocol import Protocol
     from segacc.evaluation.scoring import Scoring
     from segacc.hookspecs import Sample
@@ -144,9 +146,9 @@ def measure(case: str, folder: Path, classes: int) -> dict[str, Any]:
     )
     evaluate(scoring)
     scoring.data = EvalData(Source([large], LabelMap.plain(names)))
-    before, start = megabytes("VmRSS"), time.perf_counter()
+    before, start = resident(), time.perf_counter()
     scores, _ = evaluate(scoring)
-    seconds, peak = time.perf_counter() - start, megabytes("VmHWM")
+    seconds, peak = time.perf_counter() - start, peak_memory(accelerator.device) / 1e6
     assert scoring.num_images == 1
     return {
         "protocol": scoring.protocol.text(),
@@ -186,12 +188,10 @@ def quarter(classes: int) -> Any:
     return Quarter()
 
 
-def megabytes(name: str) -> float:
-    """Return what Linux tells of this process's memory, in megabytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AssertionError(name)
+def resident() -> float:
+    """Return the memory that this process has now, in megabytes, as Linux tells it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 if __name__ == "__main__":

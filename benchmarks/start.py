@@ -60,7 +60,7 @@ def main() -> int:
     told = {name: medians([one[name] for one in rounds]) for name in rounds[0]}
     for name, figures in told.items():
         ratios = [one[name]["cpu"] / one["torch and class"]["cpu"] for one in rounds]
-        figures["ratio"] = round(median(ratios), 2)
+        figures["overhead"] = round(median(ratios), 2)
         line = "  ".join(f"{key} {value:.2f}" for key, value in figures.items())
         print(f"{name:<20} {line}")
     result = {

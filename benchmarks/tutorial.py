@@ -18,10 +18,7 @@ import torch.nn.functional as F
 from PIL import Image as PILImage
 from torch.utils.data import Dataset
 from torchvision.transforms import ColorJitter
-
-# Else transformers would take kernels.py, beside this file, for the package of this name.
-sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).parent]
-from transformers import (  # noqa: E402
+from transformers import (
     PrinterCallback,
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -31,7 +28,7 @@ from transformers import (  # noqa: E402
     TrainingArguments,
 )
 
-from segacc.labels.names import read_names  # noqa: E402
+from segacc.labels.names import read_names
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT.parent / "shared" / "data" / "ade20k_sample"

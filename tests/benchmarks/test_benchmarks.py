@@ -1,6 +1,5 @@
 """The benchmarks run: each with its smallest settings, in a process of its own."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmark_tools import load
 from cli_tools import environment
 from launches import ROOT
 from segacc.registry import load_registry
@@ -57,10 +57,7 @@ def test_the_demo_is_held_to_its_figures() -> None:
 
 
 def test_the_camvid_page_is_written_from_its_results(tmp_path: Path) -> None:
-    found = importlib.util.spec_from_file_location("camvid", ROOT / "benchmarks" / "camvid.py")
-    assert found is not None and found.loader is not None
-    camvid = importlib.util.module_from_spec(found)
-    found.loader.exec_module(camvid)
+    camvid = load("camvid")
     camvid.RESULTS, camvid.PAGE = tmp_path, tmp_path / "results.md"
     camvid.PAGE.write_text(f"before\n{camvid.MARK}\nold\n{camvid.MARK}\nafter\n")
     result = {
@@ -85,10 +82,7 @@ def test_the_camvid_page_is_written_from_its_results(tmp_path: Path) -> None:
 
 
 def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path) -> None:
-    found = importlib.util.spec_from_file_location("camvid", ROOT / "benchmarks" / "camvid.py")
-    assert found is not None and found.loader is not None
-    camvid = importlib.util.module_from_spec(found)
-    found.loader.exec_module(camvid)
+    camvid = load("camvid")
     for start in camvid.STARTS:
         given = camvid.flags(start)
         pairs = [(given[k], given[k + 1]) for k in range(len(given) - 1) if given[k][:2] == "--"]
@@ -104,8 +98,8 @@ def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
-    result = tmp_path / "kernels.json"
-    command = [sys.executable, "benchmarks/kernels.py", "--size", "64", "--classes", "19"]
+    result = tmp_path / "arithmetic.json"
+    command = [sys.executable, "benchmarks/arithmetic.py", "--size", "64", "--classes", "19"]
     done = subprocess.run(
         [*command, "--rounds", "1", "--threads", "1", "--output", str(result)],
         env=environment(),

@@ -1,6 +1,5 @@
 """The benchmark of exactness runs, with its smallest settings, and writes what it finds."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -8,17 +7,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from benchmark_tools import load
 from cli_tools import assert_succeeded, warm_segacc
 from launches import ROOT
 
 
 @pytest.fixture
 def exactness() -> ModuleType:
-    found = importlib.util.spec_from_file_location("exactness", ROOT / "benchmarks/exactness.py")
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return load("exactness")
 
 
 @pytest.mark.slow

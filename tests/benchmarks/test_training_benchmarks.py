@@ -1,15 +1,14 @@
 """train.py, evaluate.py, soak.py and compare.py, with their smallest settings."""
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmark_tools import load
 from cli_tools import python
 from launches import ROOT
 
@@ -53,21 +52,14 @@ def test_a_short_soak_is_flat_but_for_memory(tmp_path: Path) -> None:
     assert all(one["flat"] for key, one in found["compared"].items() if key != "memory_mb")
 
 
-def tutorial() -> ModuleType:
-    """Import benchmarks/tutorial.py, without leaving the folder on the path."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import tutorial as module
-
-    return module
-
-
 @has_pictures
 def test_the_tutorials_scores_are_those_of_the_confusion_matrix() -> None:
     draw = np.random.default_rng(0)
     logits = draw.normal(size=(3, 150, 8, 8)).astype(np.float32)
     labels = draw.integers(0, 150, (3, 32, 32))
     labels[:, :5] = 255
-    found = tutorial().scores(type("Predicted", (), {"predictions": logits, "label_ids": labels}))
+    given = {"predictions": logits, "label_ids": labels}
+    found = load("tutorial").scores(type("Predicted", (), given))
     full = torch.nn.functional.interpolate(torch.from_numpy(logits), size=(32, 32), mode="bilinear")
     valid = labels != 255
     pairs = labels[valid] * 150 + full.argmax(1).numpy()[valid]

@@ -1,8 +1,8 @@
 """Compare the hot kernels with plain torch: losses, argmax, and pixel counts.
 
-    python benchmarks/kernels.py                     SegFormer's logits for images of 512x512
-    python benchmarks/kernels.py --trained runs/ade/best street.jpg    and of a trained network
-    python benchmarks/kernels.py --size 64 --rounds 1 --classes 19    what the suite runs
+    python benchmarks/arithmetic.py                     SegFormer's logits for images of 512x512
+    python benchmarks/arithmetic.py --trained runs/ade/best street.jpg    and of a trained network
+    python benchmarks/arithmetic.py --size 64 --rounds 1 --classes 19    what the suite runs
 
 For 2, 19 and 150 classes: losses of 2 images with their gradient, from logits of a fourth of the
 size (plain: `interpolate`, then the loss of all pixels); the argmax of one of them at full size,
@@ -14,7 +14,7 @@ size. The two ways take turns; times are medians over rounds, and `ratio` is pla
 median of the rounds' own ratios. `memory` is what a loss needs beside its logits, labels and
 gradient: the high-water mark of a process of its own (as Linux tells it), whose ratio is segacc /
 plain. `load` is that of the machine at the start: if others use its cores, set `--threads 1` or
-OMP_WAIT_POLICY=passive, or threads mostly wait for each other. benchmarks/results/kernels.json
+OMP_WAIT_POLICY=passive, or threads mostly wait for each other. benchmarks/results/arithmetic.json
 holds the figures.
 """
 
@@ -45,7 +45,7 @@ from segacc.kernels.pixel import cross_entropy_sum, hard_examples_sum
 from segacc.kernels.region import tversky_sum
 from segacc.kernels.resize import confusion, decide, resized_argmax
 
-RESULTS = Path(__file__).parent / "results" / "kernels.json"
+RESULTS = Path(__file__).parent / "results" / "arithmetic.json"
 CLASSES = (2, 19, 150)
 """Numbers of classes; `--classes` measures one of them."""
 PACKAGES = ("segacc", "torch")
