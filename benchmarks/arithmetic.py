@@ -249,8 +249,8 @@ def compared(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 def memory(loss: str, num_classes: int, typed: argparse.Namespace) -> dict[str, float]:
     """Return the megabytes that each way takes beside its operands, and their ratio."""
     ways = ("none", "plain", "segacc")
-    fresh = get_context("forkserver")  # forks of a process that has only imported this file
-    fresh.set_forkserver_preload(["__main__"])
+    fresh = get_context("forkserver")  # forks of a process that has only imported the libraries
+    fresh.set_forkserver_preload(["torch", "segacc.evaluation.segmenter", "segacc.kernels.region"])
     with ProcessPoolExecutor(1, fresh, max_tasks_per_child=1) as pool:
         given = partial(peak, loss, num_classes, typed.size, typed.threads)
         peaks = dict(zip(ways, pool.map(given, ways), strict=True))

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import psutil
@@ -37,11 +38,13 @@ def main() -> int:
     typed = parse()
     with tempfile.TemporaryDirectory() as folder:
         looks = watch(Path(folder) / "run", typed.steps, typed.every)
-    full = max(look["processes"] for look in looks)  # at the end, the data workers have left
-    looks = [look for look in looks if look["processes"] == full]
+    usual = mode(look["processes"] for look in looks)  # data workers come and go
+    looks = [look for look in looks if look["processes"] == usual]
     middle, last = typed.steps // 2, typed.steps * 3 // 4
     early = [look for look in looks if typed.settled <= look["step"] <= middle]
     late = [look for look in looks if look["step"] > last]
+    if not early or not late:
+        sys.exit(f"Too few looks with {usual} processes: {[look['step'] for look in looks]}")
     compared = {}
     for key, allowed in GROWTH.items():
         before, after = (max(look[key] for look in some) for some in (early, late))

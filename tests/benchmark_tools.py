@@ -1,12 +1,18 @@
-"""Imports a file of benchmarks/, which is no package."""
+"""Imports and runs the files of benchmarks/, which is no package."""
 
 import importlib.util
 import sys
 from types import ModuleType
 
-from cli_tools import ROOT
+from cli_tools import ROOT, Done, warm_segacc
 
 FOLDER = ROOT / "benchmarks"
+SCRIPT = """
+import runpy, sys
+sys.path.insert(0, "benchmarks")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def load(name: str) -> ModuleType:
@@ -20,3 +26,8 @@ def load(name: str) -> ModuleType:
     finally:
         sys.path.remove(str(FOLDER))
     return module
+
+
+def run_benchmark(name: str, *arguments: object) -> Done:
+    """Run a benchmark by the stem of its file, in a fork of a process that has imported torch."""
+    return warm_segacc().code(SCRIPT, FOLDER / f"{name}.py", *arguments, cwd=ROOT)

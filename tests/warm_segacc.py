@@ -21,10 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-import segacc
-
 LIMIT = 300.0
 """Seconds after which the processes of a run are killed."""
 USUAL = {
@@ -54,6 +50,10 @@ LAUNCHED = {
 
 def serve() -> None:
     """Answer until stdin ends."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    import segacc
+
     own = pkgutil.walk_packages(segacc.__path__, "segacc.")
     for name in (*IMPORTED, *(one.name for one in own if one.name != "segacc.__main__")):
         importlib.import_module(name)
@@ -158,7 +158,9 @@ def run(job: dict[str, Any]) -> int:
         exec(compile(job["code"], "code", "exec"), {"__name__": "__main__"})
         return 0
     except SystemExit as end:
-        return int(end.code or 0)
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         return 1

@@ -1,25 +1,16 @@
 """The benchmark of the intervals runs, with small settings, and holds to its target."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from cli_tools import environment
+from benchmark_tools import run_benchmark
 from launches import ROOT
 
 
 def test_intervals_are_timed_beside_the_definition(tmp_path: Path) -> None:
-    size = ("--images", "120", "--classes", "30", "--resamples", "200", "--rounds", "2")
+    size = ("--images", 120, "--classes", 30, "--resamples", 200, "--rounds", 2)
     output = tmp_path / "bootstrap.json"
-    done = subprocess.run(
-        [sys.executable, "benchmarks/bootstrap.py", *size, "--output", str(output)],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_benchmark("bootstrap", *size, "--output", output)
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(output.read_text())
     assert (told["images"], told["classes"], told["resamples"]) == (120, 30, 200)

@@ -1,34 +1,26 @@
 """The benchmarks of reading data run, with their smallest settings, and hold to their targets."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli_tools import environment, write_data
+from benchmark_tools import run_benchmark
+from cli_tools import write_data
 from launches import ROOT
 
 
 def run(name: str, output: Path, *flags: object) -> tuple[dict[str, Any], int, list[str]]:
-    command = [sys.executable, f"benchmarks/{name}", "--output", output, *flags]
-    done = subprocess.run(
-        list(map(str, command)),
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_benchmark(name, "--output", output, *flags)
     assert output.exists(), done.stderr[-4000:]
     return json.loads(output.read_text()), done.returncode, done.stdout.splitlines()
 
 
 @pytest.mark.slow
 def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> None:
-    told, code, lines = run("data.py", tmp_path / "data.json", "--rounds", 1, "--images", 8)
+    told, code, lines = run("data", tmp_path / "data.json", "--rounds", 1, "--images", 8)
     ways = ["tutorial", "worker", "device", "worker cached", "device cached"]
     speeds, ratios = told["images_per_second"], told["ratios"]
     assert list(speeds) == list(ratios) == ways and min(speeds.values()) > 0
@@ -52,7 +44,7 @@ def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory this way")
 def test_memory_and_the_wait_for_data_are_measured(tmp_path: Path) -> None:
     flags = ("--samples", 240, "--steps", 6)
-    told, code, lines = run("data_memory.py", tmp_path / "memory.json", *flags)
+    told, code, lines = run("data_memory", tmp_path / "memory.json", *flags)
     assert (told["samples"], told["workers"]) == (240, 2)
     for name in ("paths", "parquet"):
         memory = told["memory"][name]
@@ -69,7 +61,7 @@ def test_memory_and_the_wait_for_data_are_measured(tmp_path: Path) -> None:
 def test_check_data_is_timed_beside_a_script(tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", counts={"train": 6, "validation": 3})
     flags = ("--root", root, "--rounds", 1)
-    told, code, lines = run("check_data.py", tmp_path / "check.json", *flags)
+    told, code, lines = run("check_data", tmp_path / "check.json", *flags)
     assert told["pairs"] == {"train": 6, "validation": 3}
     assert told["seconds"]["check-data"] > 0 and told["seconds"]["script"] > 0
     assert code == int(told["seconds"]["check-data"] >= 10)
@@ -87,7 +79,7 @@ def test_the_figures_of_all_of_camvid_are_there() -> None:
 @pytest.mark.slow
 def test_the_start_is_measured_beside_its_imports(tmp_path: Path) -> None:
     flags = ("--rounds", 1, "--warm", 0, "--arch", "segformer:variant=tiny", "--only-own")
-    told, code, lines = run("start.py", tmp_path / "start.json", *flags)
+    told, code, lines = run("start", tmp_path / "start.json", *flags)
     seconds = told["seconds"]
     assert list(seconds) == ["torch", "torch and class", "segacc"]
     assert 0 < seconds["torch"]["cpu"] < seconds["torch and class"]["cpu"]
@@ -98,7 +90,7 @@ def test_the_start_is_measured_beside_its_imports(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_opening_a_coco_file_is_timed(tmp_path: Path) -> None:
-    told, code, lines = run("annotations.py", tmp_path / "a.json", "--annotations", 700)
+    told, code, lines = run("annotations", tmp_path / "a.json", "--annotations", 700)
     assert (told["annotations"], code, len(lines)) == (700, 0, 5)
     assert 0 < told["seconds"] < 5 and 50 < told["memory_megabytes"] < 1000
     assert told["milliseconds_a_label"] > 0

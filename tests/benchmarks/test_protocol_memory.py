@@ -1,13 +1,12 @@
 """The benchmark of an evaluation's memory runs, with its smallest settings, and counts right."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cli_tools import environment
+from benchmark_tools import run_benchmark
 from launches import ROOT
 
 
@@ -15,16 +14,8 @@ from launches import ROOT
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory this way")
 def test_the_memory_of_an_evaluation_is_measured(tmp_path: Path) -> None:
     output = tmp_path / "memory.json"
-    size = ("--height", "600", "--width", "700", "--classes", "20")
-    command = [sys.executable, "benchmarks/protocol_memory.py", "--output", str(output), *size]
-    done = subprocess.run(
-        [*command, "--cases", "slide", "whole"],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    size = ("--height", 600, "--width", 700, "--classes", 20, "--cases", "slide", "whole")
+    done = run_benchmark("protocol_memory", "--output", output, *size)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
     told = json.loads(output.read_text())
     assert (told["height"], told["width"], told["classes"]) == (600, 700, 20)
