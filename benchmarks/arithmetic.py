@@ -23,6 +23,7 @@ import importlib.metadata
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -250,7 +251,7 @@ def memory(loss: str, num_classes: int, typed: argparse.Namespace) -> dict[str, 
     """Return the megabytes that each way takes beside its operands, and their ratio."""
     ways = ("none", "plain", "segacc")
     fresh = get_context("forkserver")  # forks of a process that has only imported the libraries
-    fresh.set_forkserver_preload(["torch", "segacc.evaluation.segmenter", "segacc.kernels.region"])
+    fresh.set_forkserver_preload([name for name in sys.modules if name.startswith("segacc.")])
     with ProcessPoolExecutor(1, fresh, max_tasks_per_child=1) as pool:
         given = partial(peak, loss, num_classes, typed.size, typed.threads)
         peaks = dict(zip(ways, pool.map(given, ways), strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmark_tools import load, run_benchmark
+from launches import ROOT
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.plan import make_plan
