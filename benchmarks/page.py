@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaling_paper import COUNTS, verdict
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -93,8 +95,6 @@ def start(result: dict[str, Any]) -> list[str]:
 
 def scaling(result: dict[str, Any]) -> list[str]:
     """Return the tables of scaling.py."""
-    from scaling_paper import COUNTS, told
-
     measured = []
     for count, one in result["processes"].items():
         cells = [f"{one['seconds']:.3f}", f"{one.get('seconds_without_exchange', 0):.3f}"]
@@ -105,7 +105,7 @@ def scaling(result: dict[str, Any]) -> list[str]:
         about = [name, f"{one['size'] / 1e6:.0f}", f"{1000 * one['seconds']:.0f}, {one['source']}"]
         for links, found in one["links"].items():
             shares = [f"{found['efficiency'][str(count)]:.0%}" for count in COUNTS]
-            rows.append([*about, links, *shares, told(found["stops_at"], found["cures"])])
+            rows.append([*about, links, *shares, verdict(found["stops_at"], found["cures"])])
     head = ["network", "MB of gradients", "ms of a step", "links"]
     head += [f"{count:,} GPUs" for count in COUNTS]
     return [*lines, *table([*head, "stops scaling"], rows, words=len(head) + 1)]

@@ -93,7 +93,7 @@ def paper(*, seconds: float, size: float, **_: Any) -> dict[str, Any]:
     return {"links": found}
 
 
-def told(stops: int | None, cured: dict[str, float]) -> str:
+def verdict(stops: int | None, cured: dict[str, float]) -> str:
     """Say where it stops, and which setting helps most."""
     if stops is None:
         return "scales to 1,024"

@@ -42,8 +42,8 @@ def test_where_it_stops_and_what_cures_it() -> None:
     assert all(value > slow["efficiency"]["1024"] for value in slow["cures"].values())
     fast = paper.paper(seconds=1.0, size=1e6)["links"]["NVLink 450 GB/s, 400 Gb/s per GPU"]
     assert fast["stops_at"] is None and not fast["cures"]
-    assert paper.told(None, {}) == "scales to 1,024"
-    assert paper.told(16, {"a": 0.5, "b": 0.7}) == "from 16 GPUs; b gives 70% on 1,024"
+    assert paper.verdict(None, {}) == "scales to 1,024"
+    assert paper.verdict(16, {"a": 0.5, "b": 0.7}) == "from 16 GPUs; b gives 70% on 1,024"
 
 
 CODE = "import sys; sys.path.insert(0, 'benchmarks'); import scaling; scaling.main()"
