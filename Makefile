@@ -6,7 +6,7 @@
 #   make docs       the documentation as a site, in site/
 #   make test-oldest   the suite on the oldest versions that pyproject.toml allows, in .venv-oldest
 #   make test-hosts   two hosts as network namespaces (as root on Linux), and other runs of minutes
-#   make bench      time segacc (an hour on two idle cores) and write the tables of docs/results.md
+#   make bench      measure speed and memory, and write the tables of docs/results.md
 #   make fix        mend what ruff can mend    make clean   remove .venv and all that was built
 
 VENV := .venv
@@ -57,14 +57,15 @@ docs: $(VENV)/installed-dev
 	$(BIN)/python docs/tools/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# One after the other; a missed target is told, and the others are still measured.
+# One after the other: if one fails or misses a target, the others are still measured.
 BENCH ?= data train evaluate arithmetic start scaling gpu round_trip
 bench: $(VENV)/installed-dev
-	@for name in $(BENCH); do \
+	@failed=; for name in $(BENCH); do \
 	    echo "make: benchmarks/$$name.py"; \
-	    $(BIN)/python benchmarks/$$name.py || echo "make: benchmarks/$$name.py failed, or missed a target" >&2; \
-	done
-	$(BIN)/python benchmarks/page.py
+	    $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+	done; \
+	$(BIN)/python benchmarks/page.py && \
+	if [ -n "$$failed" ]; then echo "make: failed, or missed a target:$$failed" >&2; exit 1; fi
 
 fix: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
