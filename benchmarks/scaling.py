@@ -126,8 +126,10 @@ class Exchange:
             self.buckets.append(bucket.buffer().nbytes)
             if not self.skipped:
                 return allreduce_hook(None, bucket)  # type: ignore[arg-type]
-            future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-            future.set_result(bucket.buffer())
+            gradients = bucket.buffer()
+            where = [gradients.device] if gradients.is_cuda else None
+            future: torch.futures.Future[torch.Tensor] = torch.futures.Future(devices=where)
+            future.set_result(gradients)
             return future
 
         model.register_comm_hook(None, hook)
