@@ -261,9 +261,9 @@ def measured(rounds: Rounds, count: int) -> tuple[dict[str, list[float]], dict[s
 
 def with_workers(train: TrainData, count: int, images: int) -> float:
     """Return images per second of so many workers on all cores, from the first batch on."""
-    batches = max(4, images * count // BATCH)
+    batches = max(4, 4 * images * count // BATCH)
     cut = Cut(batch_size=BATCH, accumulation=1, process=0, processes=1)
-    given: dict[str, Any] = {"positions": {}, "num_workers": count, "pin_memory": False}
+    given: dict[str, Any] = {"positions": [], "num_workers": count, "pin_memory": False}
     loader = iter(train.loader(cut, range(batches + 1), **given))
     next(loader)
     start = time.perf_counter()
