@@ -6,6 +6,7 @@
 #   make docs       the documentation as a site, in site/
 #   make test-oldest   the suite on the oldest versions that pyproject.toml allows, in .venv-oldest
 #   make test-hosts   two hosts as network namespaces (as root on Linux), and other runs of minutes
+#   make bench      measure speed and memory, and write the tables of docs/results.md
 #   make fix        mend what ruff can mend    make clean   remove .venv and all that was built
 
 VENV := .venv
@@ -25,7 +26,7 @@ DEMO_DIR ?= runs/demo
 DEMO_ARGS ?=
 DEMO = accelerate launch -m segacc --arch segformer --output-dir $(DEMO_DIR) --overwrite $(DEMO_ARGS)
 
-.PHONY: help demo test test-all test-oldest test-hosts check docs fix clean
+.PHONY: help demo test test-all test-oldest test-hosts check docs bench fix clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -55,6 +56,16 @@ check: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/tools/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# One after the other: if one fails or misses a target, the others are still measured.
+BENCH ?= data train evaluate arithmetic start scaling gpu round_trip
+bench: $(VENV)/installed-dev
+	@failed=; for name in $(BENCH); do \
+	    echo "make: benchmarks/$$name.py"; \
+	    $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+	done; \
+	$(BIN)/python benchmarks/page.py && \
+	if [ -n "$$failed" ]; then echo "make: failed, or missed a target:$$failed" >&2; exit 1; fi
 
 fix: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

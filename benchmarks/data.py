@@ -14,6 +14,8 @@ All ways run in turn in each round, in one worker of a data loader, on one core 
     worker cached   as above, the samples from --cache
     device cached
 
+Then data loaders with 1, 2 and 4 workers read on all cores as `worker` does.
+
 The pictures are those of ../shared/data/ade20k_sample whose shorter side has 480 pixels or more,
 byte for byte: most are 683x512, at JPEG quality 75 by their tables, with labels as PNG.
 
@@ -52,7 +54,7 @@ from segacc.data.cache import cached
 from segacc.data.codecs import decoded_by
 from segacc.data.decode import read_image, read_label
 from segacc.data.items import Batch, collate
-from segacc.data.order import Order, sample_seed, seeded
+from segacc.data.order import Cut, Order, sample_seed, seeded
 from segacc.data.placement import packed
 from segacc.data.samples import build_splits
 from segacc.evaluation.memory import keep_memory
@@ -74,6 +76,7 @@ Way = Callable[[int, Sequence[int]], Any]
 def main() -> int:
     """Measure, print, write, and tell whether the targets are met."""
     typed = parse()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     core = on_one_core()
     keep_memory()  # as a run does
     if typed.pillow:
@@ -85,11 +88,15 @@ def main() -> int:
     figures = {name: median(found) for name, found in speeds.items()}
     paces = {name: zip(found, speeds["tutorial"], strict=True) for name, found in speeds.items()}
     ratios = {name: median(own / theirs for own, theirs in paces[name]) for name in speeds}
+    if cores:
+        os.sched_setaffinity(0, cores)
+    by_workers = {str(count): with_workers(train, count, typed.images) for count in typed.workers}
     result = {
         "pictures": described(split.samples, typed.quality),
         "rounds": typed.rounds,
         "images_per_second": {name: round(figure, 1) for name, figure in figures.items()},
         "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
+        "by_workers": {count: round(speed, 1) for count, speed in by_workers.items()},
         "worker_milliseconds": {name: round(median(ms), 3) for name, ms in parts.items()},
         "decoder": decoded_by(),
         "core": core,
@@ -106,6 +113,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=48, help="of each way in a round")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4], help="on all cores")
     parser.add_argument("--quality", type=int, help="of JPEG; default: the files as they are")
     parser.add_argument("--pillow", action="store_true", help="decode by Pillow")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -251,6 +259,18 @@ def measured(rounds: Rounds, count: int) -> tuple[dict[str, list[float]], dict[s
     return together(speeds), together(parts)
 
 
+def with_workers(train: TrainData, count: int, images: int) -> float:
+    """Return images per second of so many workers on all cores, from the first batch on."""
+    batches = max(4, 4 * images * count // BATCH)
+    cut = Cut(batch_size=BATCH, accumulation=1, process=0, processes=1)
+    given: dict[str, Any] = {"positions": [], "num_workers": count, "pin_memory": False}
+    loader = iter(train.loader(cut, range(batches + 1), **given))
+    next(loader)
+    start = time.perf_counter()
+    found = sum(1 for _ in loader)
+    return found * BATCH / (time.perf_counter() - start)
+
+
 def together(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     """Return each name's numbers in a row."""
     return {name: [row[name] for row in rows] for name in rows[0]}
@@ -297,6 +317,8 @@ def report(result: dict[str, Any]) -> None:
     for name, figure in result["images_per_second"].items():
         target = f", at least {TARGETS[name]:g}" if name in TARGETS else ""
         print(f"{name:<16} {figure:7.1f} images/s   ({result['ratios'][name]:.2f}{target})")
+    for count, speed in result["by_workers"].items():
+        print(f"{count} workers {speed:10.1f} images/s")
     for name, milliseconds in result["worker_milliseconds"].items():
         print(f"  {name:<26} {milliseconds:6.3f} ms")
 

@@ -10,7 +10,8 @@
 The ways take turns. Times are medians over rounds; `ratio` is tutorial / segacc and `of_forward`
 forward / segacc, medians of the rounds' own ratios. `memory` is what a process of its own needs
 for 50 images beside what it has when all is loaded (the high-water mark, as Linux tells it), and
-for segacc `memory_many` for 500. benchmarks/results/evaluate.json holds the figures.
+for segacc `memory_many` for 500; `memory` is their ratio. benchmarks/results/evaluate.json holds
+the figures. Exit code 1 if segacc needs a tenth more for 500 images than for 50.
 """
 
 import argparse
@@ -38,14 +39,16 @@ RESULTS = Path(__file__).parent / "results" / "evaluate.json"
 PACKAGES = ("segacc", "torch", "transformers", "accelerate")
 BATCH, CPU = 2, torch.device("cpu")
 WAYS = ("tutorial", "segacc", "forward")
+GROWTH = 32
+"""Megabytes by which memory may differ where it is small."""
 
 
-def main() -> None:
-    """Measure, print and write."""
+def main() -> int:
+    """Measure, print, write, and tell whether memory is flat."""
     typed = parse()
     if typed.peak:
         print(peak(typed.peak, typed.images, typed.side))
-        return
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         ways = {name: way(name, Path(folder), typed.images, typed.side) for name in WAYS}
         taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -71,10 +74,20 @@ def main() -> None:
         result["memory_mb"] = {name: measured(name, typed.images, typed.side) for name in WAYS[:2]}
         many = measured("segacc", typed.many, typed.side)
         result["memory_many_mb"] = {"images": typed.many, "segacc": many}
+        result["memory"] = many / max(result["memory_mb"]["segacc"], 1)
     for key in ("images_per_second", "ratio", "of_forward", "memory_mb", "memory_many_mb"):
         print(key, json.dumps(result.get(key)))
     if typed.output:
         typed.output.write_text(json.dumps(result, indent=1) + "\n")
+    return int(not flat(result))
+
+
+def flat(result: dict[str, Any]) -> bool:
+    """Tell whether ten times the images take about as much memory."""
+    if "memory" not in result:
+        return True
+    few, many = result["memory_mb"]["segacc"], result["memory_many_mb"]["segacc"]
+    return bool(many <= few + max(GROWTH, few / 10))
 
 
 def parse() -> argparse.Namespace:
@@ -138,4 +151,4 @@ def peak(name: str, count: int, side: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

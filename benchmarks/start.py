@@ -8,8 +8,8 @@ class of transformers, which is the least that training it takes; `segacc train`
 data; the same with `--processes 2`; and through `accelerate launch`. `cpu` is the user and system
 time of all processes, `wall` the time on the clock, both until the line of the first step is
 printed (of an import: until the process has ended). `begun` is the same until the first step
-begins. `end` is the time from the last line to the prompt. `ratio` is the CPU time relative to the
-import of torch and the class, the median of the rounds' own ratios.
+begins. `end` is the time from the last line to the prompt. `overhead` is the CPU time relative to
+the import of torch and the class, the median of the rounds' own ratios.
 
 benchmarks/results/start.json holds the figures. Exit code 1 if segacc's own start takes more CPU
 time than LIMIT, or its end more than END.

@@ -14,21 +14,6 @@ from segacc.training.plan import make_plan
 
 
 @pytest.mark.slow
-def test_gpu_smoke_on_the_cpu() -> None:
-    size = ("--arch", "segformer:variant=tiny", "--steps", 2, "--crop-size", 64, "--batch-size", 2)
-    done = run_benchmark("gpu_smoke", *size, "--precision", "no", "--num-workers", 0)
-    assert done.returncode == 0, done.stderr[-4000:]
-    told = {line[:18].strip(): line[18:].strip() for line in done.stdout.splitlines()}
-    assert told["device"].startswith(("CPU", "NVIDIA"))
-    assert "torch" in told["versions"] and "segacc 0.1.0" in told["versions"]
-    assert told["resumed"].startswith("at step 1,")
-    assert told["evaluation"].startswith("39 images")
-    apart = int(told["windows"].removeprefix("scaled as on the CPU up to ").split()[0])
-    assert apart == 0 if told["device"].startswith("CPU") else apart <= 1
-    assert 0 < float(told["mean_iou"].split()[0]) < 1
-
-
-@pytest.mark.slow
 def test_the_demo_is_held_to_its_figures() -> None:
     small = ["--max-steps", "1", "--crop-size", "32", "--batch-size", "2", "--num-workers", "0"]
     small += ["--eval-split", "validation[:4]", "--num-pictures", "0"]

@@ -20,7 +20,9 @@ def run(name: str, output: Path, *flags: object) -> tuple[dict[str, Any], int, l
 
 @pytest.mark.slow
 def test_reading_is_timed_beside_the_tutorial(shared: Path, tmp_path: Path) -> None:
-    told, code, lines = run("data", tmp_path / "data.json", "--rounds", 1, "--images", 8)
+    flags = ("--rounds", 1, "--images", 8, "--workers", 1, 2)
+    told, code, lines = run("data", tmp_path / "data.json", *flags)
+    assert list(told["by_workers"]) == ["1", "2"] and min(told["by_workers"].values()) > 0
     ways = ["tutorial", "worker", "device", "worker cached", "device cached"]
     speeds, ratios = told["images_per_second"], told["ratios"]
     assert list(speeds) == list(ratios) == ways and min(speeds.values()) > 0

@@ -70,6 +70,13 @@ def test_the_tutorials_scores_are_those_of_the_confusion_matrix() -> None:
     assert found["mean_accuracy"] == pytest.approx((both[seen] / of_label[seen]).mean())
 
 
+def test_memory_that_grows_with_the_images_is_told() -> None:
+    flat = load("evaluate").flat
+    grown = {"memory": 1.5, "memory_mb": {"segacc": 200.0}, "memory_many_mb": {"segacc": 300.0}}
+    assert not flat(grown) and flat({})
+    assert flat({**grown, "memory_many_mb": {"segacc": 219.0}})
+
+
 def test_ratios_that_fell_are_told(tmp_path: Path) -> None:
     old = {"ratio": 2.0, "memory": 0.5, "ratios": {"worker": 8.0}, "seconds": {"segacc": 1.0}}
     new = {"ratio": 1.7, "memory": 0.52, "ratios": {"worker": 7.5}, "seconds": {"segacc": 9.0}}
