@@ -170,8 +170,12 @@ def first_line(error: Exception) -> str:
 
 
 def inner_config(config: Any) -> Any:
-    """Return the config of a network's encoder if it has its own, or None."""
-    return getattr(config, "backbone_config", None)
+    """Return the config of a network's encoder if it has its own, or None.
+
+    For a pyramid on a ViT, it is the ViT's.
+    """
+    inner = getattr(config, "backbone_config", None)
+    return None if inner is None else inner_config(inner) or inner
 
 
 def _is_timm(config: Any) -> bool:
