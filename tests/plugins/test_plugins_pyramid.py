@@ -11,7 +11,7 @@ from torch import Tensor
 from data_tools import facts
 from segacc.errors import OptionError
 from segacc.model.probe import probe
-from segacc.plugins.architectures import dpt, mask2former
+from segacc.plugins.architectures import dpt, eomt, mask2former
 from segacc.plugins.architectures.backbones import TEST, pyramid_config
 from segacc.plugins.architectures.dpt import DptOptions
 from segacc.plugins.architectures.mask2former import Mask2FormerOptions
@@ -122,6 +122,26 @@ def test_dpt_reassembles_four_layers(backbone: str, models: dict[str, Any], tmp_
     theirs = network.head(network.neck(whole, *size))
     assert theirs.shape == (1, 3, 64, 96)
     torch.testing.assert_close(model(images).main, theirs, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_eomt_starts_from_a_bare_dinov3(tmp_path: Path) -> None:
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    torch.manual_seed(5)
+    encoder = DINOv3ViTModel(DINOv3ViTConfig(**sizes, intermediate_size=128, image_size=64)).eval()
+    encoder.save_pretrained(tmp_path)
+    model: Any = eomt.build_eomt_dinov3(eomt.tiny(), facts(3, crop_size=(64, 64))).eval()
+    report = model.load_weights(str(tmp_path))
+    assert report.dropped == () and not [one for one in report.new if not model.is_head(one)]
+    seen: list[Tensor] = []
+    model.network.layers[0].register_forward_hook(lambda *call: seen.append(call[2]))
+    images = batch(64, 64)
+    model(images)
+    wanted = encoder(images, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(seen[0], wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.network.layernorm.weight, encoder.norm.weight)
 
 
 def test_all_blocks_are_trained_and_the_rest_is_the_head(models: dict[str, Any]) -> None:

@@ -6,12 +6,6 @@ from torch import Tensor
 from transformers.backbone_utils import load_backbone
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.dpt.configuration_dpt import DPTConfig
-from transformers.models.dpt.modeling_dpt import (
-    DPTAuxiliaryHead,
-    DPTNeck,
-    DPTSemanticSegmentationHead,
-)
 
 from segacc.model.networks.configs import DptSegConfig
 from segacc.model.networks.linear import segmenter_output
@@ -30,6 +24,14 @@ class DptForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: DptSegConfig) -> None:
         """Build with random weights."""
+        # Not above: this module may be imported in the middle of transformers' own import.
+        from transformers.models.dpt.configuration_dpt import DPTConfig
+        from transformers.models.dpt.modeling_dpt import (
+            DPTAuxiliaryHead,
+            DPTNeck,
+            DPTSemanticSegmentationHead,
+        )
+
         super().__init__(config)
         self.backbone = load_backbone(config)
         parts = DPTConfig(

@@ -21,6 +21,8 @@ SIZES = {
     "tiny": (32, 3, 2, 2),
 }
 PATCH = 16
+BARE = {"eomt_dinov3": {"dinov3_vit": {"model.layer.": "layers.", "norm.": "layernorm."}}}
+"""Bare encoders whose weights can be loaded, with the names that differ from EoMT's."""
 Share = Annotated[float, Ge(0), Le(1)]
 
 
@@ -121,6 +123,7 @@ def _build(
         ),
         annealing=options.annealing,
         windows=windows,
+        bare=BARE.get(config.model_type),
         encoder=("embeddings", "layers", "layernorm"),
         score_size=(side, side),
         size_rule=SizeRule(fixed=(side, side)),

@@ -153,8 +153,8 @@ def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[s
     """Group a network's parameters by the settings.
 
     Raises:
-        OptionError: `--layer-decay`, its rule or `--encoder-warmup-steps` would have no effect, or `--freeze`
-            matches no parameter.
+        OptionError: `--layer-decay`, its rule or `--encoder-warmup-steps` would have no effect, or
+            `--freeze` matches no parameter.
     """
     config, where, lora = settings.config, settings.where("layer_decay"), choose_lora(settings)
     assert config.lr and config.head_lr_scale
