@@ -14,7 +14,6 @@ from torch import Tensor
 from segacc.errors import WeightsError, expand
 from segacc.model.transfer import read_json, read_tensors, stored_names
 
-
 BareNames = Mapping[str, Mapping[str, str]]
 """By model type of a bare encoder: prefixes of its tensors' names, and what replaces them."""
 
