@@ -247,8 +247,10 @@ def unknown(what: str, name: str, known: Iterable[str], more: str = "") -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `Did you mean "x"? ` or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    """Return `Did you mean "x"? `, preferably with an x that begins `word_`, or an empty string."""
+    names = list(known)
+    longer = [name for name in names if name.startswith(f"{word}_")]
+    near = longer or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f'Did you mean "{near[0]}"? ' if near else ""
 
 

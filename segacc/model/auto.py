@@ -23,23 +23,31 @@ def register_configs() -> None:
 
 
 def register_networks() -> None:
-    """Register the networks with AutoModelForSemanticSegmentation and for the pipeline."""
+    """Register the networks with AutoModelForSemanticSegmentation and for the pipeline.
+
+    The pyramid is registered with AutoBackbone.
+    """
     from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_BACKBONE_MAPPING,
         MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
         AutoModelForSemanticSegmentation,
     )
 
     from segacc.model.networks.ddrnet import DDRNetForSemanticSegmentation
+    from segacc.model.networks.dpt import DptForSemanticSegmentation
     from segacc.model.networks.linear import LinearForSemanticSegmentation
     from segacc.model.networks.pidnet import PIDNetForSemanticSegmentation
+    from segacc.model.networks.pyramid import PyramidBackbone
     from segacc.model.networks.torchvision_networks import NETWORKS
 
     networks: tuple[Any, ...] = (
         LinearForSemanticSegmentation,
+        DptForSemanticSegmentation,
         *NETWORKS,
         DDRNetForSemanticSegmentation,
         PIDNetForSemanticSegmentation,
     )
+    MODEL_FOR_BACKBONE_MAPPING.register(PyramidBackbone.config_class, PyramidBackbone, True)
     for network in networks:
         config = network.config_class
         AutoModelForSemanticSegmentation.register(config, network, exist_ok=True)

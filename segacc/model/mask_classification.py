@@ -218,15 +218,26 @@ class EomtModel(MaskModel):
         annealing: in training, gradually disable masked attention, block after block, as in the
             paper; otherwise its probabilities stay as loaded until the first evaluation, which
             rounds them to 0 or 1.
+        windows: shares of the training at which it begins and ends in each block with queries;
+            empty for equal parts, one block after the other.
         more: see MaskModel.
     """
 
     no_export = "torch.export cannot trace its masked attention, which is on or off by a tensor"
 
-    def __init__(self, network: Any, image_processor: Any, *, annealing: bool, **more: Any) -> None:
+    def __init__(
+        self,
+        network: Any,
+        image_processor: Any,
+        *,
+        annealing: bool,
+        windows: Sequence[tuple[float, float]] = (),
+        **more: Any,
+    ) -> None:
         """Wrap a network, and collect its predictions at each block, which it does not return."""
         super().__init__(network, image_processor, **more)
         self.annealing = annealing
+        self.windows = tuple(windows) or equal_windows(network.config.num_blocks)
         self._found: list[Prediction] = []
         predict = network.predict
 
@@ -258,7 +269,7 @@ class EomtModel(MaskModel):
     def on_step(self, step: int, total: int) -> None:
         """Set the probabilities of masked attention."""
         if self.annealing:
-            probabilities = mask_probabilities(step, total, self.network.config.num_blocks)
+            probabilities = mask_probabilities(step, total, self.windows)
             self.network.attn_mask_probs.copy_(torch.tensor(probabilities))
 
     def train(self, mode: bool = True) -> "EomtModel":
@@ -284,13 +295,24 @@ class EomtModel(MaskModel):
         super().save_pretrained(folder, names=names, state_dict=fixed)
 
 
-def mask_probabilities(step: int, total: int, num_blocks: int) -> list[float]:
+def equal_windows(num_blocks: int) -> tuple[tuple[float, float], ...]:
+    """Return windows of equal length, one block after the other.
+
+    There is one more part of the training before the first block and one after the last (Kerssies
+    et al., CVPR 2025; the published configurations with DINOv2).
+    """
+    parts = num_blocks + 2
+    return tuple(((k + 1) / parts, (k + 2) / parts) for k in range(num_blocks))
+
+
+def mask_probabilities(
+    step: int, total: int, windows: Sequence[tuple[float, float]]
+) -> list[float]:
     """Return the probability of masked attention in each block at `step` of `total` steps.
 
-    It falls from 1 to 0 in one block after the other, over equal parts of the training; there is
-    one more part before the first block and one after the last (Kerssies et al., CVPR 2025; the
-    published configurations).
+    In a block's window, shares of the training, it falls from 1 to 0 as (1 - x) ** 0.9 for x from 0
+    to 1 (Kerssies et al., CVPR 2025).
     """
-    part = total / (num_blocks + 2)
-    done = ((step - (block + 1) * part) / part for block in range(num_blocks))
+    now = step / total
+    done = ((now - start) / (end - start) for start, end in windows)
     return [(1 - min(max(share, 0.0), 1.0)) ** ANNEALING_POWER for share in done]

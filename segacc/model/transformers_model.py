@@ -17,6 +17,7 @@ from segacc.model.transfer import (
     resize_positions,
 )
 from segacc.model.transformers_weights import (
+    BareNames,
     channels_of,
     inner_config,
     quiet_bars,
@@ -103,6 +104,7 @@ class TransformersModel(SegmentationModel):
             converts them for this network (such as BEiT's shared position biases).
         adapt: called with the loaded tensors and the network's own, both by the network's names;
             returns the tensors to load.
+        bare: see `read_state`.
         units: class names of FSDP units; None for those that transformers names.
         min_batch_size: minimum images per process in training.
     """
@@ -119,6 +121,7 @@ class TransformersModel(SegmentationModel):
         kept: Sequence[str] = (),
         as_stored: Sequence[str] = (),
         adapt: Adapt | None = None,
+        bare: BareNames | None = None,
         units: Sequence[str] | None = None,
         min_batch_size: int = 1,
     ) -> None:
@@ -132,7 +135,7 @@ class TransformersModel(SegmentationModel):
         self.classifiers = tuple(f"network.{name}" for name in there)
         self.size_rule = size_rule or SizeRule()
         self.kept = tuple(kept)
-        self.as_stored, self.adapt = tuple(as_stored), adapt
+        self.as_stored, self.adapt, self.bare = tuple(as_stored), adapt, bare
         self.num_channels = channels_of(network.config)
         self._take_colors({})
         units = network._no_split_modules if units is None else units
@@ -212,7 +215,8 @@ class TransformersModel(SegmentationModel):
             WeightsError: there are no weights, another model_type, or almost nothing fits.
         """
         encoder = self.encoders[0] if len(self.encoders) == 1 else None
-        state = read_state(source, self.network, encoder, kept=self.kept, as_stored=self.as_stored)
+        more = {"kept": self.kept, "as_stored": self.as_stored}
+        state = read_state(source, self.network, encoder, bare=self.bare, **more)
         if self.adapt is not None:
             state = self.adapt(state, self.network.state_dict())
         report = self.carry_over(

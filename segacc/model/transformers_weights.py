@@ -1,7 +1,7 @@
 """Reads folders of transformers and timm into tensors with a network's own names."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from segacc.errors import WeightsError, expand
 from segacc.model.transfer import read_json, read_tensors, stored_names
+
+BareNames = Mapping[str, Mapping[str, str]]
+"""By model type of a bare encoder: prefixes of its tensors' names, and what replaces them."""
 
 
 @contextmanager
@@ -47,6 +50,7 @@ def read_state(
     *,
     kept: Sequence[str] = (),
     as_stored: Sequence[str] = (),
+    bare: "BareNames | None" = None,
 ) -> dict[str, Tensor]:
     """Read a folder into tensors with the names of a transformers network.
 
@@ -60,6 +64,7 @@ def read_state(
         encoder: name of its submodule for a bare encoder, or None.
         kept: config values that are taken from the folder if it has a whole network.
         as_stored: config values with which the folder is read, whatever the network's own are.
+        bare: model types of bare encoders that fit although transformers names them otherwise.
 
     Raises:
         WeightsError: the folder has other weights, or is unreadable.
@@ -70,9 +75,12 @@ def read_state(
         return _read_whole(source, network, found, kept, as_stored)
     if kind is None and "architecture" in found and encoder and _is_timm(inner):
         return _read_timm(source, network, encoder)
+    if bare and kind in bare:
+        return _read_renamed(source, found, bare[kind])
     if inner is not None and encoder and kind == inner.model_type:
         return _read_encoder(source, inner, found, encoder)
-    takes = mine.model_type if inner is None else f"{mine.model_type} or {inner.model_type}"
+    others = [*(bare or ()), *([] if inner is None else [inner.model_type])]
+    takes = " or ".join([mine.model_type, *others])
     nothing = "weights of timm" if "architecture" in found else "no network of transformers"
     holds = f"a {kind} network" if kind else nothing
     raise WeightsError(
@@ -112,6 +120,22 @@ def _read_encoder(
     _take_input(config, type(inner).from_dict(found))
     state = _read(MODEL_FOR_BACKBONE_MAPPING[type(config)], source, config)
     return {f"{encoder}.{name}": tensor for name, tensor in state.items()}
+
+
+def _read_renamed(
+    source: str, found: dict[str, Any], renamed: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Read a bare encoder and replace the prefixes of its names; a mask token is left out."""
+    from transformers.models.auto.configuration_auto import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    config = AutoConfig.for_model(**found)
+    state: dict[str, Tensor] = {}
+    for name, tensor in _read(MODEL_MAPPING[type(config)], source, config).items():
+        prefix = next((one for one in renamed if name.startswith(one)), "")
+        if not name.endswith("mask_token"):  # of pretraining
+            state[renamed.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return state
 
 
 def _read_timm(source: str, network: Any, encoder: str) -> dict[str, Tensor]:
@@ -170,8 +194,12 @@ def first_line(error: Exception) -> str:
 
 
 def inner_config(config: Any) -> Any:
-    """Return the config of a network's encoder if it has its own, or None."""
-    return getattr(config, "backbone_config", None)
+    """Return the config of a network's encoder if it has its own, or None.
+
+    For a pyramid on a ViT, it is the ViT's.
+    """
+    inner = getattr(config, "backbone_config", None)
+    return None if inner is None else inner_config(inner) or inner
 
 
 def _is_timm(config: Any) -> bool:

@@ -108,6 +108,9 @@ class TrainConfig:
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     """Layer-wise learning rate decay of the encoder: factor from each layer to the one before it,
     e.g. 0.9."""
+    layer_decay_rule: Literal["beit", "eomt"] = "beit"
+    """Exponent of layer_decay in block k of the encoder's n, counted from 1, and in its embeddings:
+    n + 1 - k and n + 1 as in BEiT, or n - k and n - 1 as in EoMT."""
     weight_decay: NonNegativeFloat = 0.01
     """Weight decay; not applied to norms, biases and embeddings."""
     warmup_steps: Steps | None = None

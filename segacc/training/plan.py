@@ -36,7 +36,7 @@ from segacc.training.tracking.trackers import check_trackers
 FIXED = (
     *("arch", "weights", "head", "num_channels", "image_mean", "image_std", "crop_size"),
     "freeze_batchnorm",
-    *("optimizer", "layer_decay", "freeze", "unfreeze_after", "lora"),
+    *("optimizer", "layer_decay", "layer_decay_rule", "freeze", "unfreeze_after", "lora"),
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that cannot be changed with `--resume`."""

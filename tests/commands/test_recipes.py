@@ -20,7 +20,7 @@ from segacc.training.plan import gather, make_plan
 pytest_plugins = ["cli_fixtures"]
 
 ADE20K = {"max_steps": 160000, "optimizer": "adamw", "gradient_accumulation_steps": 1}
-"""With 16 images a step and photometric distortion, what all four have in common."""
+"""With 16 images a step and photometric distortion, what most of them have in common."""
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "segformer-ade20k-160k": {
@@ -41,12 +41,25 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"schedule": "poly:power=0.9", "crop_size": (512, 512), "protocol": "mmseg-ade20k"},
         "max_grad_norm": 0.01,
     },
+    "eomt-dinov3-l-ade20k-16ep": {
+        **{"lr": 2e-4, "head_lr_scale": 1, "weight_decay": 0.05, "max_steps": 16 * 1263},
+        **{"warmup_steps": 2000, "encoder_warmup_steps": 3000, "max_grad_norm": 0.01},
+        **{"schedule": "poly:power=0.9", "crop_size": (512, 512)},
+        "protocol": "slide:crop=512,stride=512,short_side=512",
+    },
+    "dinov3-l-linear-ade20k-40k": {
+        **{"lr": 1e-3, "head_lr_scale": 1, "weight_decay": 1e-3, "max_steps": 40000},
+        **{"warmup_steps": 1500, "schedule": "cosine:floor=0", "crop_size": (512, 512)},
+        "protocol": "slide:crop=512,stride=341,short_side=512",
+    },
 }
 SCORES = {
     "segformer-ade20k-160k": "37.41",
     "upernet-swin-t-ade20k-160k": "44.41",
     "beit-b-ade20k-160k": "53.08",
     "mask2former-swin-t-ade20k-160k": "47.7",
+    "eomt-dinov3-l-ade20k-16ep": "59.5",
+    "dinov3-l-linear-ade20k-40k": "54.9",
 }
 
 TINY = {
@@ -54,6 +67,8 @@ TINY = {
     "upernet-swin-t-ade20k-160k": "upernet:backbone=swin,size=test,hidden_size=16",
     "beit-b-ade20k-160k": "upernet:backbone=beit,size=test,hidden_size=16",
     "mask2former-swin-t-ade20k-160k": "mask2former:variant=tiny,num_queries=6,train_num_points=64",
+    "eomt-dinov3-l-ade20k-16ep": "eomt_dinov3:variant=tiny,num_queries=6,train_num_points=64",
+    "dinov3-l-linear-ade20k-40k": "linear:backbone=dinov3_vit,size=test,dropout=0.1",
     "tutorial": "segformer:variant=tiny",
 }
 SMALLER = {
@@ -90,13 +105,23 @@ def test_a_recipe_is_as_published(name: str) -> None:
         *("random_scale_crop", "flip", "photometric_distortion"),
     ]
     assert plan.aug[2].options.exact
-    assert config.warmup_start == (1e-6 if config.warmup_steps else None)
+    eomt = name.startswith("eomt")
+    assert config.warmup_start == (1e-6 if config.warmup_steps and not eomt else None)
     crop = plan.aug[0].options
-    assert (crop.scale_min, crop.scale_max, crop.cat_max_ratio) == (0.5, 2, 0.75)
+    assert (crop.scale_min, crop.scale_max, crop.cat_max_ratio) == (0.5, 2, 1 if eomt else 0.75)
     assert crop.short_side == config.crop_size[0]  # type: ignore[index]
     comment = (recipe_folder() / f"{name}.yaml").read_text().split("\n\n")[0]
     assert f"published mean_iou {SCORES[name]} at one scale" in " ".join(comment.split("\n# "))
     assert f"--recipe {name} " in comment
+
+
+def test_eomts_windows_are_the_steps_of_its_authors() -> None:
+    options = make_plan([read_recipe("eomt-dinov3-l-ade20k-16ep")], load_registry()).arch.options
+    for shares, steps in (
+        (options.annealing_start, (0, 6520, 9780, 13040)),
+        (options.annealing_end, (3000, 9780, 13040, 16300)),
+    ):
+        assert [round(share * 16 * 1263) for share in shares] == list(steps)
 
 
 def test_the_tutorial_is_the_tutorials() -> None:
@@ -121,8 +146,11 @@ def test_a_recipe_takes_a_step_and_what_is_not_typed_is_its_own(
     warm: Warm, data: Path, tmp_path: Path, name: str
 ) -> None:
     flags = {**SMALLER, "arch": TINY[name], "dataset": f"folder:root={data}"}
-    if read_recipe(name).values["warmup_steps"]:
-        flags["warmup_steps"] = "0"
+    for key in ("warmup_steps", "encoder_warmup_steps"):
+        if read_recipe(name).values.get(key):
+            flags[key] = "0"
+    if "slide" in str(read_recipe(name).values.get("protocol")) and "dinov3" in name:
+        flags["protocol"] = "slide:crop=64,stride=64,short_side=64"
     assert_succeeded(warm("--recipe", name, *typed(flags), cwd=tmp_path))
     (step,) = metrics(tmp_path / "run", "train")
     assert step["loss"] > 0

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from data_tools import facts
 from segacc.contracts import IGNORE
+from segacc.errors import OptionError
 from segacc.hookspecs import Architecture
 from segacc.kernels.masks import PointLoss, Prediction
-from segacc.model.mask_classification import mask_probabilities
+from segacc.model.mask_classification import equal_windows, mask_probabilities
 
 MODULES = ("mask2former", "oneformer", "eomt")
 ARCHITECTURES: dict[str, Architecture] = {
@@ -301,9 +302,44 @@ def test_annealing_takes_the_masks_off_block_after_block() -> None:
     total, starts = 6 * 14782, (14782, 29564, 44346, 59128)
     for block, start in enumerate(starts):
         steps = (0, start, start + 14782 // 2, start + 14782, total - 1)
-        found = [mask_probabilities(step, total, 4)[block] for step in steps]
+        found = [mask_probabilities(step, total, equal_windows(4))[block] for step in steps]
         assert found == [1, 1, pytest.approx(0.5**0.9), 0, 0]
-    assert mask_probabilities(0, 1, 4) == [1, 1, 1, 1]
+    assert mask_probabilities(0, 1, equal_windows(4)) == [1, 1, 1, 1]
+
+
+def published(start: int, now: int, final: int) -> float:
+    """Compute EoMT's `mask_annealing` with steps in place of shares and its power of 0.9."""
+    if now < start:
+        return 1.0
+    return 0.0 if now >= final else float((1 - (now - start) / (final - start)) ** 0.9)
+
+
+def test_windows_of_ones_own_are_those_of_eomts_authors() -> None:
+    """configs/dinov3/ade20k/semantic/eomt_large_512.yaml of tue-mps/eomt: 16 epochs of 1263."""
+    total, starts, ends = 16 * 1263, (0, 6520, 9780, 13040), (3000, 9780, 13040, 16300)
+    shares = {"annealing_start": (0, 6520 / total), "annealing_end": (3000 / total, 0.5)}
+    model = build("eomt_dinov3", **shares).train()
+    windows = [(a / total, b / total) for a, b in zip(starts, ends, strict=True)]
+    for step in (*range(0, total, 611), *starts, *ends, 2999, 3001):
+        wanted = [published(a, step, b) for a, b in zip(starts, ends, strict=True)]
+        assert mask_probabilities(step, total, windows) == pytest.approx(wanted, abs=1e-5)
+        model.on_step(step, total)
+        now = [wanted[0], published(6520, step, total // 2)]
+        assert model.network.attn_mask_probs.tolist() == pytest.approx(now, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("typed", "error"),
+    [
+        ({"annealing_start": (0.1,), "annealing_end": ()}, "has 1 numbers and annealing_end 0"),
+        ({"annealing_start": (0.5,), "annealing_end": (0.5,)}, "0.5, is not below its end"),
+        ({"annealing": False, "annealing_start": (0,), "annealing_end": (1,)}, "is false; leave"),
+        ({"annealing_start": (0,), "annealing_end": (1,)}, "1 numbers, but 2 blocks have queries"),
+    ],
+)
+def test_wrong_windows_are_refused(typed: dict[str, Any], error: str) -> None:
+    with pytest.raises((ValueError, OptionError), match=error):
+        build("eomt", **typed)
 
 
 @pytest.mark.parametrize("name", ["eomt", "eomt_dinov3"])

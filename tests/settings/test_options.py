@@ -268,6 +268,7 @@ def test_a_component_without_options() -> None:
 
 def test_did_you_mean() -> None:
     assert did_you_mean("segfomer", ["unet", "segformer"]) == 'Did you mean "segformer"? '
+    assert did_you_mean("dinov3", ["dinov2", "dinov3_vit"]) == 'Did you mean "dinov3_vit"? '
     assert did_you_mean("zzz", ["unet", "segformer"]) == ""
     assert did_you_mean("x", []) == ""
 

@@ -13,6 +13,7 @@ from network_tools import NETWORKS, small_network
 from segacc.errors import OptionError
 from segacc.model import SegmentationModel
 from segacc.plugins.architectures.beit import BeitOptions, build_beit
+from segacc.plugins.architectures.eomt import build_eomt, build_eomt_dinov3, tiny
 from segacc.settings.sources import Layer, Settings, merge
 from segacc.training.optim.groups import MANY, choose_groups, lines, parameter_groups, table, write
 
@@ -49,6 +50,38 @@ def test_layer_decay_of_vit_b_is_that_of_beit() -> None:
     for name, lr in lrs.items():
         assert lr == pytest.approx(1e-3 * scales[published_number(name, 12)], rel=1e-12), name
     assert sorted({lr / 1e-3 for lr in lrs.values()}) == pytest.approx(scales)
+
+
+def eomts_scales(names: list[str], num_layers: int, layer_decay: float) -> dict[str, float]:
+    """List the published factors, in one pass from the last parameter to the first.
+
+    As training/lightning_module.py of tue-mps/eomt computes them with `llrd_l2_enabled`: what comes
+    before the first block keeps the number of the block that was seen last, which is 0.
+    """
+    order = {"embeddings": 0, "layers": 1, "layernorm": 2}
+    encoder = [name for name in names if name.split(".")[1] in order]
+    encoder.sort(key=lambda name: order[name.split(".")[1]])  # as timm's ViT registers them
+    block, scales = num_layers, {name: 1.0 for name in names}
+    for name in reversed(encoder):
+        part = name.split(".")
+        if part[1] == "layers":
+            block = int(part[2])
+        if part[1] == "layers" or block == 0:
+            scales[name] = layer_decay ** (num_layers - 1 - block)
+    return scales
+
+
+@pytest.mark.parametrize("dinov3", [False, True])
+def test_layer_decay_of_eomt_is_that_of_its_authors(dinov3: bool) -> None:
+    build = build_eomt_dinov3 if dinov3 else build_eomt
+    model = build(tiny(), facts(crop_size=(64, 64)))
+    typed = {"layer_decay": 0.8, "layer_decay_rule": "eomt", "head_lr_scale": 1.0}
+    found = choose_groups(model, settings(**typed))
+    called = {id(parameter): name for name, parameter in model.named_parameters()}
+    lrs = {called[id(one)]: group["lr"] for group in found for one in group["params"]}
+    wanted = eomts_scales(list(called.values()), 3, 0.8)
+    assert {name: lr / 1e-3 for name, lr in lrs.items()} == pytest.approx(wanted, rel=1e-12)
+    assert sorted(set(wanted.values())) == pytest.approx([0.64, 0.8, 1.0])
 
 
 def test_groups_say_what_a_schedule_must_know() -> None:
@@ -164,6 +197,12 @@ def test_layer_decay_that_would_do_nothing_is_refused() -> None:
         "--layer-decay: 0.9: only the head is trained, which has no layers for it; leave this out."
     )
     assert choose_groups(model, settings())
+    with pytest.raises(OptionError) as error:
+        choose_groups(model, settings(layer_decay_rule="eomt"))
+    assert str(error.value) == (
+        "--layer-decay-rule: eomt: it has no effect without --layer-decay; give that too, or leave "
+        "this out."
+    )
 
 
 def test_layer_decay_needs_numbered_layers() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
@@ -11,23 +12,16 @@ TINY = "tiny"
 """A narrow MobileNetV3, for tests."""
 
 
-class LinearSegConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Config of `LinearForSemanticSegmentation`: a transformers backbone and a linear head.
+class OnBackboneConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Base class of the configs of networks on a transformers backbone.
 
     Attributes:
-        backbone_config: of any transformers backbone; its `out_features` are the input of the head.
-        freeze_backbone: whether the backbone is frozen and stays in evaluation mode.
-        initializer_range: standard deviation of the head's initial weights.
-        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
+        backbone_config: of any transformers backbone; its `out_features` are the input of the rest.
     """
 
-    model_type = "segacc_linear"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
-    freeze_backbone: bool = True
-    initializer_range: float = 0.01
-    semantic_loss_ignore_index: int = IGNORE
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the backbone's config where it is a dict, or that of DINOv2 where it is None."""
@@ -35,6 +29,62 @@ class LinearSegConfig(PreTrainedConfig):  # type: ignore[misc]
             values = {"model_type": "dinov2", **(self.backbone_config or {})}
             self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
         super().__post_init__(**kwargs)
+
+
+class LinearSegConfig(OnBackboneConfig):
+    """Config of `LinearForSemanticSegmentation`: a transformers backbone and a linear head.
+
+    Attributes:
+        freeze_backbone: whether the backbone is frozen and stays in evaluation mode.
+        dropout: dropout probability of whole feature channels before the head.
+        initializer_range: standard deviation of the head's initial weights.
+        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
+    """
+
+    model_type = "segacc_linear"
+    freeze_backbone: bool = True
+    dropout: float = 0.0
+    initializer_range: float = 0.01
+    semantic_loss_ignore_index: int = IGNORE
+
+
+class PyramidConfig(BackboneConfigMixin, OnBackboneConfig):  # type: ignore[misc]
+    """Config of `PyramidBackbone`: a plain ViT with a simple feature pyramid.
+
+    Attributes:
+        channels: channels of the four maps.
+    """
+
+    model_type = "segacc_pyramid"
+    channels: int = 256
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Name the four maps, all of which are the output unless `out_features` is given."""
+        self.stage_names = ["stem", *(f"stage{k}" for k in range(1, 5))]
+        features = kwargs.pop("out_features", None) or self.stage_names[1:]
+        self.set_output_features_output_indices(features, kwargs.pop("out_indices", None))
+        super().__post_init__(**kwargs)
+
+
+class DptSegConfig(OnBackboneConfig):
+    """Config of `DptForSemanticSegmentation`: DPT's decoder on a plain ViT.
+
+    Attributes:
+        neck_hidden_sizes: channels of the four reassembled maps, from fine to coarse.
+        fusion_hidden_size: channels of the decoder.
+        dropout: dropout probability in the two heads.
+        auxiliary_loss_weight: loss weight of the auxiliary head; 0 removes the head.
+        initializer_range: standard deviation of the decoder's initial weights.
+        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
+    """
+
+    model_type = "segacc_dpt"
+    neck_hidden_sizes: list[int] | tuple[int, ...] = (96, 192, 384, 384)
+    fusion_hidden_size: int = 256
+    dropout: float = 0.1
+    auxiliary_loss_weight: float = 0.4
+    initializer_range: float = 0.02
+    semantic_loss_ignore_index: int = IGNORE
 
 
 class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -128,6 +178,8 @@ class PIDNetSegConfig(PreTrainedConfig):  # type: ignore[misc]
 
 CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     LinearSegConfig,
+    PyramidConfig,
+    DptSegConfig,
     *(config for config, _ in TORCHVISION_CONFIGS.values()),
     DDRNetSegConfig,
     PIDNetSegConfig,

@@ -18,11 +18,13 @@ class LinearHead(nn.Module):
     Args:
         channels: channels of each map; several maps are concatenated.
         num_classes: K.
+        dropout: dropout probability of whole channels before the batch norm (0.1 in DINOv3).
     """
 
-    def __init__(self, channels: list[int], num_classes: int) -> None:
+    def __init__(self, channels: list[int], num_classes: int, dropout: float = 0.0) -> None:
         """Build the layers; see the class."""
         super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
         self.norm = nn.BatchNorm2d(sum(channels))
         self.classifier = nn.Conv2d(sum(channels), num_classes, 1)
 
@@ -33,7 +35,7 @@ class LinearHead(nn.Module):
             one if one.shape[-2:] == size else F.interpolate(one, size=size, mode="bilinear")
             for one in maps
         ]
-        logits: Tensor = self.classifier(self.norm(torch.cat(resized, dim=1)))
+        logits: Tensor = self.classifier(self.norm(self.dropout(torch.cat(resized, dim=1))))
         return logits
 
 
@@ -53,7 +55,7 @@ class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
         """Build with random weights."""
         super().__init__(config)
         self.backbone = load_backbone(config)
-        self.head = LinearHead(list(self.backbone.channels), config.num_labels)
+        self.head = LinearHead(list(self.backbone.channels), config.num_labels, config.dropout)
         self.post_init()
         self.train(self.training)
 

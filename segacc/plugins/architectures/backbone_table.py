@@ -24,6 +24,8 @@ class Backbone:
     """Arguments of the config for all sizes, unless the size overrides them."""
     pyramid: Mapping[str, Any] = field(default_factory=dict)
     """Additional arguments of the config if four feature maps are requested."""
+    plain: bool = False
+    """Whether it is a plain ViT: all feature maps have one size."""
     multiple: int = 1
     """Height and width must be multiples of this, otherwise pixels at the border are dropped."""
     minimum: int = 1
@@ -234,6 +236,7 @@ BACKBONES: Mapping[str, Backbone] = {
         common={"patch_size": 14, "image_size": 518},
         hub=_ids("facebook/dinov2-{}", *_DINOV2),
         tiny={**_SMALL_VIT, "patch_size": 14, "image_size": 56},
+        plain=True,
         multiple=14,
         unit="Dinov2Layer",
         license="Apache-2.0",
@@ -244,6 +247,7 @@ BACKBONES: Mapping[str, Backbone] = {
         common={"patch_size": 14, "image_size": 518},
         hub=_ids("facebook/dinov2-with-registers-{}", *_DINOV2),
         tiny={**_SMALL_VIT, "patch_size": 14, "image_size": 56},
+        plain=True,
         multiple=14,
         unit="Dinov2WithRegistersLayer",
         license="Apache-2.0",
@@ -271,6 +275,7 @@ BACKBONES: Mapping[str, Backbone] = {
             }.items()
         },
         tiny={**_SMALL_VIT, "intermediate_size": 32, "num_register_tokens": 1},
+        plain=True,
         multiple=16,
         unit="DINOv3ViTLayer",
         license="DINOv3 License",
@@ -295,6 +300,7 @@ BACKBONES: Mapping[str, Backbone] = {
         pyramid={"add_fpn": True},
         hub=_ids("microsoft/beit-{}-patch16-224", "base", "large"),
         tiny={**_SMALL_VIT, "intermediate_size": 32, "image_size": 64},
+        plain=True,
         multiple=16,
         minimum=32,
         unit="BeitLayer",
@@ -383,7 +389,7 @@ BACKBONES: Mapping[str, Backbone] = {
         license="Apache-2.0",
     ),
 }
-"""The backbones of `upernet` and `linear` by name; `timm/<name>` is accepted too."""
+"""The backbones by name; `timm/<name>` is accepted too."""
 
 UNUSABLE = {
     "dinat": "it needs the package natten, which segacc does not support",

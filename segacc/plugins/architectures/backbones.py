@@ -1,4 +1,4 @@
-"""Backbones by name and size, for heads on feature maps: `upernet` and `linear`.
+"""Backbones by name and size, for heads on feature maps, as of `upernet` and `linear`.
 
 Importing this module is cheap: transformers and timm are imported inside the functions.
 """
@@ -6,8 +6,9 @@ Importing this module is cheap: transformers and timm are imported inside the fu
 import functools
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from pydantic import BeforeValidator
 
@@ -17,6 +18,8 @@ from segacc.plugins.architectures.backbone_table import BACKBONES, UNUSABLE
 
 if TYPE_CHECKING:
     from segacc.model import SizeRule, TransformersModel
+
+    Colors = tuple[tuple[float, ...], tuple[float, ...]]
 
 T = TypeVar("T")
 
@@ -44,6 +47,22 @@ class BackboneOptions(TransformersOptions):
         check_backbone(self.backbone, self.size)
 
 
+class OnBackbone(Protocol):
+    """Options with a backbone, see BackboneOptions."""
+
+    @property
+    def backbone(self) -> str:
+        """Name."""
+
+    @property
+    def size(self) -> str:
+        """Published size, or empty."""
+
+    @property
+    def config(self) -> Path | None:
+        """Folder in place of them."""
+
+
 def check_backbone(name: str, size: str) -> None:
     """Reject an unknown backbone or size. An empty size is the default size.
 
@@ -65,12 +84,33 @@ def check_backbone(name: str, size: str) -> None:
         raise ValueError(f'{name} has no size "{size}". {did_you_mean(size, sizes)}{known}')
 
 
+def check_drop_path(name: str, drop_path: float | None) -> None:
+    """Reject a stochastic depth rate for a backbone that has none.
+
+    Raises:
+        ValueError: the message is for users.
+    """
+    if drop_path is not None and (name.startswith(TIMM) or not BACKBONES[name].drop_path):
+        raise ValueError(f"{name} does not support drop_path; leave it out")
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a backbone is a plain ViT, whose feature maps all have one size.
+
+    Raises:
+        OptionError: see `timm_facts`.
+    """
+    if name.startswith(TIMM):
+        return len(set(timm_facts(name.removeprefix(TIMM)).strides)) == 1
+    return BACKBONES[name].plain
+
+
 def default_size(name: str) -> str:
     """Return the default size; empty for a network of timm."""
     return "" if name.startswith(TIMM) else next(iter(BACKBONES[name].sizes))
 
 
-def encoder_id(options: BackboneOptions) -> str | None:
+def encoder_id(options: OnBackbone) -> str | None:
     """Return the Hub id of published encoder weights, or None."""
     name, size = options.backbone, options.size or default_size(options.backbone)
     if options.config is not None or size == TEST:
@@ -83,7 +123,7 @@ def encoder_id(options: BackboneOptions) -> str | None:
     return timm.models.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else None
 
 
-def encoder_license(options: BackboneOptions) -> str:
+def encoder_license(options: OnBackbone) -> str:
     """Return the licence of a backbone's published weights; empty if unknown."""
     name = options.backbone
     return "" if name.startswith(TIMM) else BACKBONES[name].license
@@ -96,6 +136,7 @@ def backbone_config(
     num_channels: int = 3,
     image_size: tuple[int, int] | None = None,
     maps: int = 4,
+    pyramid: bool = True,
     drop_path: float | None = None,
 ) -> Any:
     """Build the config of a backbone.
@@ -108,6 +149,7 @@ def backbone_config(
             largest valid square in it.
         maps: 4 for a pyramid from fine to coarse (for a plain ViT: from early to late layers, all
             of one size); 1 for the last map only.
+        pyramid: whether several maps of a backbone with a pyramid of its own (BEiT) are that.
         drop_path: stochastic depth rate of a backbone that has one, increasing with depth; None
             keeps the published value.
 
@@ -128,10 +170,43 @@ def backbone_config(
         values["image_size"] = [side, side]
     config_class = getattr(importlib.import_module("transformers"), backbone.config)
     stages = [name for name in config_class(**values).stage_names if name != "stem"]
-    more = backbone.pyramid if maps > 1 else {}
+    more = backbone.pyramid if maps > 1 and pyramid else {}
     config = config_class(**values, **more, out_features=evenly_spaced(stages, maps))
     set_channels(config, num_channels)
     return config
+
+
+def pyramid_config(name: str, size: str = "", *, channels: int = 256, **more: Any) -> Any:
+    """Build the config of a backbone with four maps at 1/4, 1/8, 1/16 and 1/32 of the image size.
+
+    A plain ViT gets a simple feature pyramid; its maps have 1/4 to 2 times its patch size.
+
+    Args:
+        name: see `backbone_config`.
+        size: see `backbone_config`.
+        channels: channels of the maps of the simple feature pyramid.
+        more: see `backbone_config`, except `maps`.
+
+    Raises:
+        OptionError: see `backbone_config`; or a timm network's last four maps have other strides.
+    """
+    if not is_plain(name):
+        if name.startswith(TIMM):
+            _check_strides(name)
+        return backbone_config(name, size, **more)
+    from segacc.model.networks.configs import PyramidConfig
+
+    config = backbone_config(name, size, maps=1, **more)
+    return PyramidConfig(backbone_config=config, channels=channels)
+
+
+def _check_strides(name: str) -> None:
+    strides = timm_facts(name.removeprefix(TIMM)).strides[-4:]
+    if strides != (4, 8, 16, 32):
+        found = ", ".join(map(str, strides))
+        raise OptionError(
+            f"{name}: the last feature maps have the strides {found}; 4, 8, 16, 32 are needed."
+        )
 
 
 def _timm_config(name: str, num_channels: int, maps: int) -> Any:
@@ -153,13 +228,21 @@ def evenly_spaced(stages: Sequence[T], maps: int) -> list[T]:
     return [stages[(k + 1) * len(stages) // maps - 1] for k in range(maps)]
 
 
-def wrap(network: Any, **more: Any) -> "TransformersModel":
-    """Wrap a network with a backbone; sizes, mean and std are the backbone's."""
+def wrap(network: Any, *, multiple: int = 1, **more: Any) -> "TransformersModel":
+    """Wrap a network with a backbone; sizes, mean and std are the backbone's.
+
+    Args:
+        network: it has a `backbone_config` in its config.
+        multiple: height and width must be multiples of this many times the backbone's own multiple.
+        more: see TransformersModel.
+    """
     from transformers import SegformerImageProcessor
 
     from segacc.model import TransformersModel
 
-    rule, (mean, std), units = _properties(network.config.backbone_config)
+    rule, (mean, std), units = properties(network.config.backbone_config)
+    if rule.fixed is None:
+        rule = replace(rule, multiple=multiple * rule.multiple)
     height, width = rule.fixed or (512, 512)
     return TransformersModel(
         network,
@@ -177,9 +260,7 @@ def wrap(network: Any, **more: Any) -> "TransformersModel":
     )
 
 
-def _properties(
-    config: Any,
-) -> tuple["SizeRule", tuple[tuple[float, ...], tuple[float, ...]], tuple[str, ...]]:
+def properties(config: Any) -> tuple["SizeRule", "Colors", tuple[str, ...]]:
     """Return accepted image sizes, mean and std, and FSDP units of a backbone, from its config.
 
     An accepted size is used completely: a plain ViT and ConvNeXt's first layer would silently drop
@@ -187,6 +268,9 @@ def _properties(
     """
     from segacc.model import SizeRule
 
+    if config.model_type == "segacc_pyramid":  # its coarsest position covers 2 x 2 patches
+        rule, colors, units = properties(config.backbone_config)
+        return replace(rule, minimum=2 * rule.multiple), colors, units
     if config.model_type == "timm_backbone":
         facts = timm_facts(config.backbone)
         free = SizeRule(multiple=facts.multiple, minimum=max(facts.strides))
@@ -210,6 +294,8 @@ class TimmFacts:
 
     strides: tuple[int, ...]
     """Stride of each feature map relative to the image, from the first map to the last."""
+    channels: tuple[int, ...]
+    """Channels of each feature map."""
     normalization: tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and std of RGB in 0..1."""
     fixed: tuple[int, int] | None
@@ -249,6 +335,7 @@ def timm_facts(name: str) -> TimmFacts:
     strides = tuple(one["reduction"] for one in network.feature_info.info)
     return TimmFacts(
         strides=strides,
+        channels=tuple(one["num_chs"] for one in network.feature_info.info),
         normalization=(tuple(given.mean), tuple(given.std)),
         fixed=tuple(given.input_size[1:]) if given.fixed_input_size else None,
         multiple=_timm_multiple(network),

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 
 from segacc.contracts import Facts
+from segacc.errors import OptionError
 from segacc.hookspecs import Architecture, hookimpl
 from segacc.plugins.architectures.mask2former import PointOptions
 
@@ -20,6 +21,9 @@ SIZES = {
     "tiny": (32, 3, 2, 2),
 }
 PATCH = 16
+BARE = {"eomt_dinov3": {"dinov3_vit": {"model.layer.": "layers.", "norm.": "layernorm."}}}
+"""Bare encoders whose weights can be loaded, with the names that differ from EoMT's."""
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +37,36 @@ class EomtOptions(PointOptions):
     annealing: bool = True
     """Gradually disable masked attention during training, so that the trained network does not need
     it; if false, attention stays masked or unmasked as in the loaded weights."""
+    annealing_start: tuple[Share, ...] = ()
+    """Share of the run at which this begins in each block with queries, first block first, e.g.
+    `0/0.32/0.48/0.65`; by default block k of n begins at
+    k / (n + 2), counted from 1."""
+    annealing_end: tuple[Share, ...] = ()
+    """Share of the run at which attention in each of these blocks is no longer masked; by default
+    that of block k at (k + 1) / (n + 2)."""
+
+    def __post_init__(self) -> None:
+        """Reject windows that are incomplete, empty or without effect."""
+        super().__post_init__()
+        starts, ends = self.annealing_start, self.annealing_end
+        if (starts or ends) and not self.annealing:
+            raise ValueError("annealing is false; leave out annealing_start and annealing_end")
+        if len(starts) != len(ends):
+            raise ValueError(
+                f"annealing_start has {len(starts)} numbers and annealing_end {len(ends)}; give "
+                "one of each per block with queries"
+            )
+        for start, end in zip(starts, ends, strict=True):
+            if start >= end:
+                raise ValueError(f"a block's annealing_start, {start:g}, is not below its end")
 
 
 def build_eomt(options: EomtOptions, facts: Facts) -> "SegmentationModel":
     """Build EoMT on DINOv2's ViT with random weights; the only image size is the crop size.
 
     Raises:
-        OptionError: the crop is not square or not a multiple of 16.
+        OptionError: the crop is not square or not a multiple of 16, or there is not a window of
+            annealing for each block.
     """
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
@@ -81,6 +108,12 @@ def _build(
         **more,
     )
     side = config.image_size
+    windows = tuple(zip(options.annealing_start, options.annealing_end, strict=True))
+    if windows and len(windows) != config.num_blocks:
+        raise OptionError(
+            f"--arch {config.model_type}: annealing_start has {len(windows)} numbers, but "
+            f"{config.num_blocks} blocks have queries."
+        )
     return EomtModel(
         network_class(config),
         # The network accepts a single size: the shorter side is resized to it, and windows of
@@ -89,6 +122,8 @@ def _build(
             size={"shortest_edge": side, "longest_edge": None}, do_split_image=True, do_pad=False
         ),
         annealing=options.annealing,
+        windows=windows,
+        bare=BARE.get(config.model_type),
         encoder=("embeddings", "layers", "layernorm"),
         score_size=(side, side),
         size_rule=SizeRule(fixed=(side, side)),

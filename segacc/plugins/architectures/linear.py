@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError
@@ -32,6 +32,8 @@ class LinearOptions(BackboneOptions):
     layers: Annotated[int, Ge(1)] = 1
     """Number of feature maps to concatenate as input of the head: the last layers of a ViT or the
     last stages of a hierarchical backbone; for a ViT of timm, evenly spaced layers."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Dropout probability of whole feature channels before the head; 0.1 in DINOv3's."""
     unfreeze: bool = False
     """Train the backbone too. By default only the head is trained, which is fast and requires
     pretrained backbone weights; the backbone then stays in evaluation mode, without dropout."""
@@ -53,6 +55,7 @@ def build(options: LinearOptions, facts: Facts) -> "SegmentationModel":
         options,
         facts,
         backbone_config=_backbone(options, facts),
+        dropout=options.dropout,
         freeze_backbone=not options.unfreeze,
     )
     return wrap(LinearForSemanticSegmentation(config), classifiers=["head.classifier"])

@@ -1,13 +1,23 @@
-"""Mask2Former (Cheng et al., CVPR 2022) and MaskFormer (NeurIPS 2021), with a Swin encoder."""
+"""Mask2Former (Cheng et al., CVPR 2022), with any encoder, and MaskFormer (NeurIPS 2021), Swin."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import PositiveInt
+from pydantic import BeforeValidator, PositiveInt
 
 from segacc.contracts import Facts, TransformersOptions
 from segacc.hookspecs import Architecture, hookimpl
+from segacc.plugins.architectures.backbones import (
+    TEST,
+    check_backbone,
+    check_drop_path,
+    encoder_id,
+    encoder_license,
+    properties,
+    pyramid_config,
+)
 
 if TYPE_CHECKING:
     from segacc.model import SegmentationModel
@@ -24,6 +34,10 @@ SWIN = {
     "swin_large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 12, 384),
     "tiny": (8, (1, 1, 1, 1), (1, 1, 2, 2), 4, 64),
 }
+
+
+ENCODER = "model.pixel_level_module.encoder"
+"""Name of the encoder in the networks of transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +76,46 @@ class PointOptions(MaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mask2FormerOptions(PointOptions):
-    """Options of Mask2Former."""
+class QueryOptions(PointOptions):
+    """Common options of Mask2Former and OneFormer."""
 
-    variant: Variant = "swin_tiny"
-    """Encoder: swin_tiny gives 47 million parameters, swin_small 69, swin_base 107, swin_large 215;
-    tiny gives 0.3, for tests."""
-    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.3
+    variant: Variant | None = None
+    """Encoder, see there."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] | None = 0.3
     """Stochastic depth rate of the encoder, increasing linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout probability in the decoders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask2FormerOptions(QueryOptions):
+    """Options of Mask2Former."""
+
+    variant: Variant | None = None
+    """Swin encoder, by default swin_tiny, which gives 47 million parameters, swin_small 69,
+    swin_base 107, swin_large 215; tiny gives 0.3, for tests."""
+    backbone: str = ""
+    """Encoder in place of Swin: any backbone of `upernet`. The plain ViTs (dinov2,
+    dinov2_with_registers, dinov3_vit, beit, and those of timm/NAME) get a simple feature pyramid as
+    in ViTDet."""
+    size: Annotated[str, BeforeValidator(str)] = ""
+    """Published size of `backbone`, e.g. base; empty for the default; `test` also makes the decoder
+    very small, for tests."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] | None = None
+    """Stochastic depth rate of the encoder, increasing linearly with depth; default 0.3 for the
+    variants, with `backbone` as in transformers."""
+
+    def __post_init__(self) -> None:
+        """Reject an unknown backbone or size, and two encoders."""
+        super().__post_init__()
+        if not self.backbone:
+            if self.size:
+                raise ValueError("size is the size of backbone, which is missing")
+            return
+        if self.variant:
+            raise ValueError("variant and backbone are two encoders; leave one of them out")
+        check_backbone(self.backbone, self.size)
+        check_drop_path(self.backbone, self.drop_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +137,9 @@ class MaskFormerOptions(MaskOptions):
     """Dropout probability in the transformer decoder."""
 
 
-def swin_config(variant: str, drop_path: float) -> dict[str, Any]:
+def swin_config(variant: str | None, drop_path: float | None) -> dict[str, Any]:
     """Return the config of a Swin encoder with four output feature maps."""
-    width, depths, heads, window, image_size = SWIN[variant]
+    width, depths, heads, window, image_size = SWIN[variant or "swin_tiny"]
     return {
         "model_type": "swin",
         "embed_dim": width,
@@ -103,14 +147,13 @@ def swin_config(variant: str, drop_path: float) -> dict[str, Any]:
         "num_heads": list(heads),
         "window_size": window,
         "image_size": image_size,
-        "drop_path_rate": drop_path,
+        "drop_path_rate": 0.3 if drop_path is None else drop_path,
         "out_features": ["stage1", "stage2", "stage3", "stage4"],
     }
 
 
-def decoder_config(options: Mask2FormerOptions) -> dict[str, Any]:
-    """Return the sizes that Mask2Former and OneFormer have in common."""
-    small = options.variant == "tiny"
+def decoder_config(options: QueryOptions, *, small: bool) -> dict[str, Any]:
+    """Return the sizes that Mask2Former and OneFormer have in common, very small for tests."""
     width, inner, heads = (64, 64, 2) if small else (256, 2048, 8)
     return {
         "backbone_config": swin_config(options.variant, options.drop_path),
@@ -128,17 +171,21 @@ def decoder_config(options: Mask2FormerOptions) -> dict[str, Any]:
 def wrap(
     model_class: type["MaskModel"], network: Any, processor: Any, facts: Facts, **more: Any
 ) -> "SegmentationModel":
-    """Wrap a network with a Swin encoder in one of the classes of `mask_classification`."""
+    """Wrap a network in one of the classes of `mask_classification`."""
     return model_class(
         network,
         processor(do_resize=False, do_reduce_labels=False, ignore_index=facts.ignore_index),
-        encoder="model.pixel_level_module.encoder",
-        **more,
+        **{"encoder": ENCODER, **more},
     )
 
 
 def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "SegmentationModel":
-    """Build Mask2Former with random weights; masks at 1/4 of the image size."""
+    """Build Mask2Former with random weights; masks at 1/4 of the image or patch size.
+
+    Raises:
+        OptionError: see `pyramid_config`.
+        WeightsError: `config` is not a folder with a supported Mask2Former.
+    """
     from transformers import (
         Mask2FormerConfig,
         Mask2FormerForUniversalSegmentation,
@@ -147,23 +194,36 @@ def build_mask2former(options: Mask2FormerOptions, facts: Facts) -> "Segmentatio
 
     from segacc.model.mask_classification import MaskModel
     from segacc.model.transformers_model import make_config
+    from segacc.model.transformers_weights import quiet_bars
 
-    sizes = decoder_config(options)
+    sizes = decoder_config(options, small=options.variant == "tiny" or options.size == TEST)
     width = sizes["hidden_dim"]
-    config = make_config(
-        Mask2FormerConfig, options, facts, feature_size=width, mask_feature_size=width, **sizes
-    )
+    if options.backbone:
+        sizes["backbone_config"] = pyramid_config(
+            options.backbone,
+            options.size,
+            channels=width,
+            num_channels=facts.num_channels,
+            image_size=facts.crop_size,
+            drop_path=options.drop_path,
+        )
+    with quiet_bars():  # it warns of any encoder but Swin
+        config = make_config(
+            Mask2FormerConfig, options, facts, feature_size=width, mask_feature_size=width, **sizes
+        )
+        network: Any = Mask2FormerForUniversalSegmentation(config)
+    encoder = config.backbone_config
+    rule, (mean, std), units = properties(encoder)
+    decoder = ("Mask2FormerPixelDecoderEncoderLayer", "Mask2FormerMaskedAttentionDecoderLayer")
     return wrap(
         MaskModel,
-        Mask2FormerForUniversalSegmentation(config),
-        Mask2FormerImageProcessor,
+        network,
+        partial(Mask2FormerImageProcessor, image_mean=list(mean), image_std=list(std)),
         facts,
+        encoder=f"{ENCODER}.backbone" if hasattr(encoder, "backbone_config") else ENCODER,
         score_size=(384, 384),  # fixed in the image processor
-        units=(
-            "SwinLayer",
-            "Mask2FormerPixelDecoderEncoderLayer",
-            "Mask2FormerMaskedAttentionDecoderLayer",
-        ),
+        size_rule=rule,
+        units=(*units, *decoder),
     )
 
 
@@ -227,6 +287,19 @@ def detr_config(options: MaskFormerOptions, *, small: bool) -> dict[str, Any]:
     }
 
 
+def default_weights(options: Mask2FormerOptions) -> str | None:
+    """Return the whole network of the variant, or the published encoder of the backbone."""
+    if options.backbone:
+        return encoder_id(options)
+    variant: Variant = options.variant or "swin_tiny"
+    return _weights("facebook/mask2former-swin-{}-ade-semantic", variant)
+
+
+def weights_license(options: Mask2FormerOptions) -> str:
+    """Return the licence of the backbone's published weights; empty if unknown."""
+    return encoder_license(options) if options.backbone else ""
+
+
 def _weights(pattern: str, variant: Variant) -> str | None:
     """Return the weights of the variant that were trained on ADE20K."""
     size = variant.removeprefix("swin_")
@@ -239,16 +312,16 @@ def segacc_architectures() -> list[Architecture]:
     return [
         Architecture(
             name="mask2former",
-            summary="mask classification, masked attention (Cheng et al. 2022), Swin; needs scipy",
+            summary="mask classification, masked attention (Cheng et al. 2022), Swin or any "
+            "backbone; needs scipy",
             options=Mask2FormerOptions,
             build=build_mask2former,
-            default_weights=lambda options: _weights(
-                "facebook/mask2former-swin-{}-ade-semantic", options.variant
-            ),
+            default_weights=default_weights,
             tiny=lambda: Mask2FormerOptions(
                 variant="tiny", num_queries=6, train_num_points=64, drop_path=0.0, dropout=0.0
             ),
             model_types=("mask2former",),
+            weights_license=weights_license,
         ),
         Architecture(
             name="maskformer",

@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 from segacc.contracts import Facts
 from segacc.hookspecs import Architecture, hookimpl
 from segacc.plugins.architectures.mask2former import (
-    Mask2FormerOptions,
+    QueryOptions,
     Variant,
     decoder_config,
     wrap,
@@ -29,7 +29,7 @@ SEMANTIC_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneFormerOptions(Mask2FormerOptions):
+class OneFormerOptions(QueryOptions):
     """Options of OneFormer."""
 
     variant: Variant = "swin_tiny"
@@ -52,8 +52,9 @@ def build(options: OneFormerOptions, facts: Facts) -> "SegmentationModel":
     from segacc.model.mask_classification import OneFormerModel
     from segacc.model.transformers_model import make_config
 
-    sizes = decoder_config(options)
-    width, small = sizes["hidden_dim"], options.variant == "tiny"
+    small = options.variant == "tiny"
+    sizes = decoder_config(options, small=small)
+    width = sizes["hidden_dim"]
     more = {"conv_dim": width, "mask_dim": width, "query_dec_layers": 1 if small else 2}
     config = make_config(OneFormerConfig, options, facts, **sizes, **more)
     config.is_training = False  # published folders have True, which requires text inputs

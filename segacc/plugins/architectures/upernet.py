@@ -10,9 +10,9 @@ from segacc.hookspecs import Architecture, hookimpl
 from segacc.plugins.architectures.backbone_table import BACKBONES
 from segacc.plugins.architectures.backbones import (
     TEST,
-    TIMM,
     BackboneOptions,
     backbone_config,
+    check_drop_path,
     default_size,
     encoder_id,
     encoder_license,
@@ -46,9 +46,7 @@ class UperNetOptions(BackboneOptions):
     def __post_init__(self) -> None:
         """Reject a drop_path that the backbone does not have."""
         super().__post_init__()
-        name = self.backbone
-        if self.drop_path is not None and (name.startswith(TIMM) or not BACKBONES[name].drop_path):
-            raise ValueError(f"{name} does not support drop_path; leave it out")
+        check_drop_path(self.backbone, self.drop_path)
 
 
 def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":

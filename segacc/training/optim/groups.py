@@ -55,14 +55,14 @@ def parameter_groups(
     adapter_lr_scale: float = 1.0,
     weight_decay: float,
     layer_decay: float = 1.0,
+    layer_decay_rule: str = "beit",
     late: Collection[str] = (),
     frozen_until: int = 0,
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by part of the network, depth, `late` and weight decay.
 
     Norms, biases, scales and embeddings have no weight decay. With `layer_decay` below 1 the
-    learning rate at depth d is multiplied by layer_decay ** (L + 1 - d), which is 1 for the head at
-    depth L + 1, as in BEiT (Bao et al., ICLR 2022; optim_factory.py of unilm/beit).
+    learning rate at a depth is multiplied by layer_decay ** `decay_power`, which is 1 for the head.
 
     Args:
         model: the network; permanently frozen parameters have requires_grad False.
@@ -71,6 +71,7 @@ def parameter_groups(
         adapter_lr_scale: factor on that of the adapters of `--lora`.
         weight_decay: weight decay of the parameters that have it.
         layer_decay: factor on the learning rate from a layer of the encoder to the one before it.
+        layer_decay_rule: see `decay_power`.
         late: names of the parameters that are frozen until step `frozen_until`.
         frozen_until: that step, counted from 0.
 
@@ -90,7 +91,7 @@ def parameter_groups(
     found = []
     for key in sorted(groups):
         head, part, waits, depth, plain = key
-        peak = lr * scales[part] * layer_decay ** (deepest + depth)
+        peak = lr * scales[part] * layer_decay ** decay_power(-depth, deepest, layer_decay_rule)
         layer = -depth if depths and not head else None
         found.append(
             {
@@ -104,6 +105,21 @@ def parameter_groups(
             }
         )
     return found
+
+
+def decay_power(depth: int, last: int, rule: str) -> int:
+    """Return the power of the layer decay at a depth; 0 at the last one, of the head.
+
+    Args:
+        depth: 0 for embeddings, 1..L for the L blocks, L + 1 for later norms and the head.
+        last: L + 1.
+        rule: "beit": L + 1 - depth (Bao et al., ICLR 2022; optim_factory.py of unilm/beit). "eomt":
+            L - depth for blocks, and for embeddings as for the first block (Kerssies et al., CVPR
+            2025; training/lightning_module.py of tue-mps/eomt).
+    """
+    if rule == "eomt":
+        return max(last - 1 - max(depth, 1), 0)
+    return last - depth
 
 
 def part_of(model: SegmentationModel, name: str) -> str:
@@ -137,12 +153,17 @@ def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[s
     """Group a network's parameters by the settings.
 
     Raises:
-        OptionError: `--layer-decay` or `--encoder-warmup-steps` would have no effect, or `--freeze`
-            matches no parameter.
+        OptionError: `--layer-decay`, its rule or `--encoder-warmup-steps` would have no effect, or
+            `--freeze` matches no parameter.
     """
     config, where, lora = settings.config, settings.where("layer_decay"), choose_lora(settings)
     assert config.lr and config.head_lr_scale
     trained = [name for name, one in network.named_parameters() if one.requires_grad]
+    if config.layer_decay_rule != "beit" and config.layer_decay == 1:
+        raise OptionError(
+            f"{settings.where('layer_decay_rule')}: {config.layer_decay_rule}: it has no effect "
+            "without --layer-decay; give that too, or leave this out."
+        )
     if config.layer_decay < 1 and not network.parameter_depths():
         raise OptionError(
             f"{where}: {config.layer_decay:g}: the parameter names of the architecture have no "
@@ -166,6 +187,7 @@ def choose_groups(network: SegmentationModel, settings: Settings) -> list[dict[s
         adapter_lr_scale=lora.lr_scale if lora else 1.0,
         weight_decay=config.weight_decay,
         layer_decay=config.layer_decay,
+        layer_decay_rule=config.layer_decay_rule,
         late=set(selected(network, settings)) if config.unfreeze_after else (),
         frozen_until=config.unfreeze_after or 0,
     )
