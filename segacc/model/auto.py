@@ -30,9 +30,14 @@ def register_networks() -> None:
     )
 
     from segacc.model.networks.linear import LinearForSemanticSegmentation
+    from segacc.model.networks.segformer import NormedSegformerForSemanticSegmentation
     from segacc.model.networks.torchvision_networks import NETWORKS
 
-    networks: tuple[Any, ...] = (LinearForSemanticSegmentation, *NETWORKS)
+    networks: tuple[Any, ...] = (
+        LinearForSemanticSegmentation,
+        NormedSegformerForSemanticSegmentation,
+        *NETWORKS,
+    )
     for network in networks:
         config = network.config_class
         AutoModelForSemanticSegmentation.register(config, network, exist_ok=True)
