@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segacc.errors import WeightsError, expand
 from segacc.model.checksums import refuse_damaged
 from segacc.model.exported import description, is_exported
-from segacc.model.hub import INSTEAD, find, local_folder
+from segacc.model.hub import INSTEAD, find, local_folder, weight_file
 from segacc.registry import Offer, Registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.sources import merge, read_yaml
@@ -37,7 +37,7 @@ class Model:
     """A model that was found."""
 
     folder: Path
-    """A model folder, a checkpoint or an exported file."""
+    """A model folder, a checkpoint, an exported file or a file of weights."""
     about: Path
     """The folder with its config.json and segacc.json; for a checkpoint, one of its run folder."""
     name: str
@@ -68,6 +68,8 @@ class Model:
     ) -> "LoadReport":
         """Load the weights into a network; see `SegmentationModel.load_weights`."""
         given: Any = {"class_names": tuple(class_names), "fresh_head": fresh_head}
+        if self.folder.is_file():
+            return network.load_file(self.folder, **given)
         if self.weights is None:
             refuse_damaged(self.folder)
             report = network.load_weights(str(self.folder), **given)
@@ -81,6 +83,17 @@ class Model:
             for name, values in colors.items():
                 setattr(network, name, tuple(values))
         return report
+
+
+def initial_model(given: str, where: str) -> Model | None:
+    """Find the initial weights of a run on disk: a model or a file of weights; None for a Hub id.
+
+    Raises:
+        WeightsError: see `local_model`.
+    """
+    if file := weight_file(given, where):
+        return Model(file, file, str(file))
+    return local_model(given, where)
 
 
 def find_model(given: str, where: str, *, only_config: bool = False, files: bool = False) -> Model:

@@ -38,10 +38,12 @@ def register_networks() -> None:
     from segacc.model.networks.linear import LinearForSemanticSegmentation
     from segacc.model.networks.pidnet import PIDNetForSemanticSegmentation
     from segacc.model.networks.pyramid import PyramidBackbone
+    from segacc.model.networks.segformer import NormedSegformerForSemanticSegmentation
     from segacc.model.networks.torchvision_networks import NETWORKS
 
     networks: tuple[Any, ...] = (
         LinearForSemanticSegmentation,
+        NormedSegformerForSemanticSegmentation,
         DptForSemanticSegmentation,
         *NETWORKS,
         DDRNetForSemanticSegmentation,

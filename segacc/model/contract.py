@@ -1,7 +1,6 @@
 """The interface of a network: SegmentationModel, its output Logits, and its SizeRule."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segacc.contracts import Facts, LossTerm
-from segacc.errors import OptionError, Origin
+from segacc.errors import OptionError, Origin, WeightsError
 from segacc.model.adapters import read_checkpoint
+from segacc.model.depths import BLOCKS, block_depths
 from segacc.model.transfer import (
     LoadReport,
     Structure,
@@ -23,18 +23,7 @@ from segacc.model.transfer import (
     stored_names,
     with_shared,
 )
-
-BLOCKS = (
-    r"(?:^|\.)(?P<stage>(?:layers?|blocks?|stages?|s)[._]?\d+)"
-    r"(?P<block>\.(?:transformer\.)?(?:(?:layers?|blocks|b)[._]?)?\d+)?\."
-)
-"""Finds the block of a parameter in the naming of transformers, torchvision and timm: `layers.3.`,
-`stages.1.blocks.0.`, `layer2.0.`, `s1.b2.`. A parameter with a `stage` but no `block`, such as a
-patch merging layer, belongs to a neighbouring block; a stage without blocks is a block itself."""
-
-NORMS = ("norms.", "norm.")
-"""Name parts before a number that is not a block number: `hidden_states_norms.stage2.` are norms
-on a backbone's outputs, after its last block."""
+from segacc.model.weight_files.reading import read_file
 
 
 class Logits(NamedTuple):
@@ -163,7 +152,8 @@ class SegmentationModel(nn.Module):
             to probabilities; False if a softmax is applied.
         classifiers: names of the modules whose tensors have one row per class; when weights with
             other classes are loaded, rows of classes with the same name are reused.
-        block_pattern: regular expression for a parameter's block, like `BLOCKS` in this module.
+        block_pattern: regular expression for a parameter's block, like `BLOCKS` of
+            `segacc.model.depths`.
         batchnorm_frozen: set by `freeze_batchnorm`.
         still_batchnorms: names of batch norms that keep their statistics in training.
         class_weighted: True if its own losses (`losses`) use `facts.class_weights`.
@@ -295,6 +285,35 @@ class SegmentationModel(nn.Module):
             read_tensors(source), source, class_names=class_names, fresh_head=fresh_head
         )
 
+    def load_file(
+        self, path: str | Path, *, class_names: Sequence[str] = (), fresh_head: bool = False
+    ) -> LoadReport:
+        """Load a single file of weights, of torch.save or safetensors; else as `load_weights`.
+
+        Raises:
+            WeightsError: it cannot be read or contains code, or almost none of its tensors fit.
+        """
+        stored = read_file(Path(path))
+        try:
+            found = self.own_names(stored.tensors, fresh_head=fresh_head)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
+        return self.carry_over(
+            found,
+            str(path),
+            class_names=class_names,
+            fresh_head=fresh_head,
+            found_names=stored.class_names,
+        )
+
+    def own_names(self, found: dict[str, Tensor], *, fresh_head: bool) -> dict[str, Tensor]:
+        """Return the tensors of a single file by the names in `state_dict`; unchanged by default.
+
+        Raises:
+            WeightsError: they are those of another network; the error tells without their origin.
+        """
+        return found
+
     def carry_over(
         self,
         found: dict[str, Tensor],
@@ -302,8 +321,16 @@ class SegmentationModel(nn.Module):
         *,
         class_names: Sequence[str],
         fresh_head: bool,
+        found_names: Sequence[str] | None = None,
     ) -> LoadReport:
-        """Load the tensors `found` in the folder `source` as far as they fit; see `load_weights`.
+        """Load the tensors `found` in the folder or file `source` as far as they fit.
+
+        Args:
+            found: tensors by the names in `state_dict`.
+            source: where they were found.
+            class_names: see `load_weights`.
+            fresh_head: see `load_weights`.
+            found_names: the classes of their head; None for those in config.json of the folder.
 
         Raises:
             WeightsError: almost none of them fit.
@@ -316,7 +343,7 @@ class SegmentationModel(nn.Module):
             fresh_head=fresh_head,
             resize=self.resize_tensor,
         )
-        names = stored_names(Path(source))
+        names = stored_names(Path(source)) if found_names is None else found_names
         state, report = carry_over(
             self.state_dict(), found, structure, source=source, found_names=names
         )
@@ -362,39 +389,3 @@ class SegmentationModel(nn.Module):
         (folder / "config.json").write_text(
             json.dumps({"id2label": dict(enumerate(names))}, indent=1)
         )
-
-
-def block_depths(names: Sequence[str], pattern: str = BLOCKS) -> tuple[dict[str, int], int]:
-    """Number an encoder's parameters by depth.
-
-    Args:
-        names: parameter names of the encoder in order of registration, which is the order of use.
-        pattern: a regular expression with the groups `stage` and `block`, searched in each name.
-
-    Returns:
-        Depths by name: 0 before the first block, 1..L for the L blocks in order, L + 1 after the
-        last one; and L, which is 0 if no block is found.
-    """
-    parts = [_place(name, pattern) for name in names]
-    divided = {stage for stage, block in parts if block != stage}
-    parts = [(stage, "" if block in divided else block) for stage, block in parts]
-    order = {block: k for k, block in enumerate(dict.fromkeys(b for _, b in parts if b), 1)}
-    found, depth, within = {}, 0, ""
-    for name, (stage, block) in zip(names, parts, strict=True):
-        if block:
-            depth, within = order[block], stage
-        elif stage:  # part of the next block, or of the last one of its stage
-            found[name] = depth + 1 if depth and stage != within else depth
-            continue
-        behind = not block and 0 < depth == len(order)
-        found[name] = depth + 1 if behind else depth
-    return found, len(order)
-
-
-def _place(name: str, pattern: str) -> tuple[str, str]:
-    """Return the prefixes of a name up to its stage and its block; equal if there is one level."""
-    match = re.search(pattern, name)
-    if match is None or name[: match.start("stage")].endswith(NORMS):
-        return "", ""
-    stage = name[: match.end("stage")]
-    return stage, name[: match.end("block")] if match["block"] else stage

@@ -18,6 +18,8 @@ HUB_TIMEOUT = 5.0
 """Seconds without a response or data until the Hub or torchvision counts as out of reach."""
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's weights, as in `torchvision:fcn_resnet50`."""
+WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+"""Endings of single files of weights."""
 INSTEAD = (
     "Give --weights FOLDER with weights on disk, or --weights none to start from random weights "
     "without this message."
@@ -98,6 +100,11 @@ def local_folder(given: str, where: str) -> Path | None:
     folder = expand(given, where)
     if folder.is_dir():
         return folder
+    if folder.suffix in WEIGHT_FILES and folder.exists():
+        raise WeightsError(
+            f"{where}: {given} is a file of weights, which does not describe its network. Give a "
+            "model folder, or start a run from it: segacc train --arch NAME --weights FILE."
+        )
     if folder.exists():
         raise WeightsError(f"{where}: {given} is a file; give the folder that holds it.")
     if given.count("/") > 1 or given.startswith((".", "/", "~", "\\")):
@@ -107,6 +114,20 @@ def local_folder(given: str, where: str) -> Path | None:
             f"{where}: no such folder: {given}. A model of the Hub is given as USER/NAME."
         )
     return None
+
+
+def weight_file(given: str, where: str) -> Path | None:
+    """Return an existing file of weights; None for anything else.
+
+    Raises:
+        WeightsError: it is part of a model folder.
+    """
+    path = expand(given, where)
+    if path.suffix not in WEIGHT_FILES or path.is_dir() or not path.exists():
+        return None
+    if path.suffix in (".bin", ".safetensors") and (path.parent / "config.json").is_file():
+        raise WeightsError(f"{where}: {given} is a file; give the folder that holds it.")
+    return path
 
 
 def fetch(hub_id: str, *, only_config: bool = False, instead: str = INSTEAD) -> str:

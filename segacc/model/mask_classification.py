@@ -121,8 +121,19 @@ class MaskModel(TransformersModel):
     ) -> LoadReport:
         """Load weights, but keep this network's weight of "no object"."""
         report = super().load_weights(source, class_names=class_names, fresh_head=fresh_head)
-        self.network.criterion.empty_weight.fill_(1.0)[-1] = self.network.criterion.eos_coef
+        self._keep_weight()
         return report
+
+    def load_file(
+        self, path: str | Path, *, class_names: Sequence[str] = (), fresh_head: bool = False
+    ) -> LoadReport:
+        """Load a file of weights like `load_weights`."""
+        report = super().load_file(path, class_names=class_names, fresh_head=fresh_head)
+        self._keep_weight()
+        return report
+
+    def _keep_weight(self) -> None:
+        self.network.criterion.empty_weight.fill_(1.0)[-1] = self.network.criterion.eos_coef
 
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
         """Reuse as many queries as fit; resize other tensors like TransformersModel."""

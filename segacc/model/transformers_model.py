@@ -25,6 +25,7 @@ from segacc.model.transformers_weights import (
     read_state,
     set_channels,
 )
+from segacc.model.weight_files.renaming import Renamer
 
 Adapt = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
 """(loaded tensors, the network's own tensors), both by name, to the tensors to load."""
@@ -67,6 +68,11 @@ def make_config(
     return config
 
 
+def stored_type(options: TransformersOptions) -> str:
+    """Return the model_type in the folder of `options.config`; empty without one."""
+    return read_config(options.config).get("model_type", "") if options.config else ""
+
+
 def square_side(facts: Facts, multiple: int) -> int:
     """Return the side of the crop, for a network that is built for squares of one size.
 
@@ -105,6 +111,8 @@ class TransformersModel(SegmentationModel):
         adapt: called with the loaded tensors and the network's own, both by the network's names;
             returns the tensors to load.
         bare: see `read_state`.
+        renamer: gives the tensors of a single file, such as those of mmsegmentation, the network's
+            names; None if only files with these names can be loaded.
         units: class names of FSDP units; None for those that transformers names.
         min_batch_size: minimum images per process in training.
     """
@@ -122,6 +130,7 @@ class TransformersModel(SegmentationModel):
         as_stored: Sequence[str] = (),
         adapt: Adapt | None = None,
         bare: BareNames | None = None,
+        renamer: Renamer | None = None,
         units: Sequence[str] | None = None,
         min_batch_size: int = 1,
     ) -> None:
@@ -136,6 +145,7 @@ class TransformersModel(SegmentationModel):
         self.size_rule = size_rule or SizeRule()
         self.kept = tuple(kept)
         self.as_stored, self.adapt, self.bare = tuple(as_stored), adapt, bare
+        self.renamer = renamer
         self.num_channels = channels_of(network.config)
         self._take_colors({})
         units = network._no_split_modules if units is None else units
@@ -228,6 +238,16 @@ class TransformersModel(SegmentationModel):
         if (path := Path(source) / "preprocessor_config.json").is_file():
             self._take_colors(read_json(path))
         return report
+
+    def own_names(self, found: dict[str, Tensor], *, fresh_head: bool) -> dict[str, Tensor]:
+        """Return the tensors of a file by this network's names; see the base class."""
+        own = self.network.state_dict()
+        state = {name.removeprefix("network."): one for name, one in found.items()}
+        if self.renamer is not None:
+            state = self.renamer(state, own, fresh_head)
+        if self.adapt is not None:
+            state = self.adapt(state, own)
+        return {f"network.{name}": one for name, one in state.items()}
 
     def save_settings(self, folder: Path) -> None:
         """Write config.json and preprocessor_config.json: `kept` values and normalization."""

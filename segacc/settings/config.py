@@ -30,7 +30,8 @@ class TrainConfig:
     """Architecture, e.g. `segformer:variant=b2`."""
     weights: str = "auto"
     """Initial weights: `auto` (the architecture's published weights), `none` (random), a model
-    folder, a run folder (its best/), a checkpoint, or a Hub id."""
+    folder, a run folder (its best/), a checkpoint, a Hub id, or with `--arch` a file of weights
+    (.pth, .pt, .ckpt, .safetensors), such as one of mmsegmentation."""
     head: Literal["keep", "fresh"] = "keep"
     """`keep` reuses classifier weights of classes with the same name; `fresh` re-initializes the
     head."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError, PluginError, WeightsError
-from segacc.evaluation.model_folder import NETWORK, find_model, local_model
+from segacc.evaluation.model_folder import NETWORK, find_model, initial_model
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.model.adapters import is_adapter
@@ -41,7 +41,7 @@ def load_weights(
     """
     if source.folder is None:
         return LoadReport(source.name)
-    found = find_model(source.folder, "--weights")
+    found = initial_model(source.folder, "--weights") or find_model(source.folder, "--weights")
     report = found.load_into(model, class_names=class_names, fresh_head=fresh_head)
     return replace(report, source=source.name)
 
@@ -52,7 +52,7 @@ def choose_source(given: str, default_id: str | None) -> Source:
     Raises:
         WeightsError: what the user typed is not there.
     """
-    if given in ("auto", "none") or not (found := local_model(given, "--weights")):
+    if given in ("auto", "none") or not (found := initial_model(given, "--weights")):
         return choose(given, default_id)
     return Source(str(found.folder), found.told.removeprefix("model ") or given)
 
@@ -77,7 +77,7 @@ def agree_on_weights(given: str, default_id: str | None, accelerator: Any) -> So
         raise shared.error
     failed = ""
     with accelerator.local_main_process_first():  # a barrier: all processes must come here
-        if shared.folder and not Path(shared.folder).is_dir():  # a node with its own disk
+        if shared.folder and not Path(shared.folder).exists():  # a node with its own disk
             try:
                 shared = replace(shared, folder=fetch(shared.name))
             except WeightsError as error:

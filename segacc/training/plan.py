@@ -15,7 +15,7 @@ from segacc.evaluation.model_folder import (
     NETWORK,
     architecture_of,
     find_model,
-    local_model,
+    initial_model,
     refuse_missing,
     side_file,
 )
@@ -222,10 +222,15 @@ def with_architecture(settings: Settings, registry: Registry) -> Settings:
     given, where = settings.config.weights, settings.where("weights")
     if settings.config.resume or given in ("auto", "none"):
         return settings
-    found = local_model(given, where)
+    found = initial_model(given, where)
     refuse_own(settings, given)
     if "arch" in settings.origins:
         return settings
+    if found and found.folder.is_file():
+        raise OptionError(
+            f"{where}: {given} is a file of weights, which does not describe its network. Add the "
+            "architecture and its size, as --arch segformer:variant=b2."
+        )
     found = found or find_model(given, where, only_config=True)
     named = architecture_of(registry, found.about, f"{where}: {given}")
     return settings.chosen({"arch": (named, f"that of {given}")})

@@ -8,7 +8,8 @@ from torch import nn
 
 from data_tools import facts
 from network_tools import NETWORKS, small_network
-from segacc.model.contract import SegmentationModel, block_depths
+from segacc.model.contract import SegmentationModel
+from segacc.model.depths import block_depths
 from segacc.testing.network import Subject
 
 

@@ -98,11 +98,16 @@ def test_every_command_that_loads_weights_refuses_it(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_pth_file_is_not_read_at_all(warm: Warm, data: Path, tmp_path: Path) -> None:
+def test_the_code_in_a_file_of_weights_is_not_run(warm: Warm, data: Path, tmp_path: Path) -> None:
     zipped(tmp_path / "theirs.pth", Code(tmp_path / "ran"))
     given = (*TINY[:2], *TINY[4:], "--dataset", f"folder:root={data}")
     done = warm(*given, "--weights", "theirs.pth", cwd=tmp_path)
-    assert_refused(done, "--weights: theirs.pth is a file; give the folder that holds it.")
+    assert_refused(
+        done,
+        "theirs.pth: contains other objects than tensors (posix.mkdir), which could run code when "
+        "loaded, so it is refused. Save the weights alone, in the program that wrote the file or "
+        "with the packages that it needs: torch.save(model.state_dict(), 'weights.pth').",
+    )
     for command in ("evaluate", "predict"):
         pictures = (data / "images" / "train", "--output-dir", "out")
         more = given[-2:] if command == "evaluate" else pictures

@@ -26,6 +26,7 @@ SMALLER = {
     "--processes 4": "--processes 2",
     "variant=b2": "variant=tiny",
     "variant=b1": "variant=tiny",
+    "backbone=convnext,size=tiny": "backbone=convnext,size=test,hidden_size=16",
     "backbone=swin,size=tiny": "backbone=swin,size=test,hidden_size=16",
     "segacc.fit(": 'segacc.fit(arch="segformer:variant=tiny", weights="none", num_workers=0, ',
 }

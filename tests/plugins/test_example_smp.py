@@ -137,6 +137,29 @@ def test_weights_of_smp_are_read_from_a_folder(plugin: ModuleType, tmp_path: Pat
         mine.load_weights(str(encoder))
 
 
+@torch.no_grad()
+def test_a_state_dict_of_smp_is_read_from_a_file(plugin: ModuleType, tmp_path: Path) -> None:
+    theirs = smp.FPN(ENCODER, encoder_weights=None, classes=3).eval()
+    state, names = theirs.state_dict(), ("c0", "c1", "c2")
+    module = {f"model.{name}": one for name, one in state.items()}
+    lightning = {"state_dict": module, "pytorch-lightning_version": "2.5", "epoch": 1}
+    theirs.segmentation_head[1] = torch.nn.Identity()
+    images = torch.randn(1, 3, 64, 64)
+    for content in (state, lightning):
+        torch.save(content, tmp_path / "weights.pth")
+        mine = network(plugin, decoder="fpn")
+        report = mine.load_file(tmp_path / "weights.pth", class_names=names)
+        assert (report.new, report.dropped) == ((), ())
+        assert torch.equal(mine(images).main, theirs(images))
+    torch.save(theirs.encoder.state_dict(), tmp_path / "encoder.pth")
+    new = network(plugin, decoder="fpn").load_file(tmp_path / "encoder.pth").new
+    assert new and all(".encoder." not in name for name in new)
+    other = plugin.build(plugin.Options(decoder="fpn", encoder=ENCODER), facts(5))
+    torch.save(state, tmp_path / "weights.pth")
+    report = other.load_file(tmp_path / "weights.pth")
+    assert {name.split(".")[1] for name in report.new} == {"segmentation_head"}
+
+
 def test_default_weights_are_those_of_smp_and_timm(plugin: ModuleType) -> None:
     for options, wanted in (
         ({}, "smp-hub/resnet34.imagenet"),

@@ -122,7 +122,7 @@ output stride, the number of image pixels per logit in height and width; segacc 
 to the size of the label. *Batch* is the smallest batch per process in training: 2 if a batch norm
 would otherwise see one value per channel. *Frozen* tensors get no gradient and are frozen at the
 start. *Checkpointing* is `--gradient-checkpointing`. The licence is that of the default weights if
-their page states one.
+their page states one. [Choosing a model](choosing.md) compares the families.
 
 | `--arch` | default weights | parameters (million) | logits | image size | batch | frozen \
 | checkpointing | licence |

@@ -130,6 +130,38 @@ class LRASPPSegConfig(TorchvisionSegConfig):
     model_type = "segacc_lraspp"
 
 
+class NormedSegformerConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Config of `NormedSegformerForSemanticSegmentation`.
+
+    Attributes: those of transformers' SegformerConfig. That class cannot be its base, because it
+    cannot be imported yet when the configs are registered.
+    """
+
+    model_type = "segacc_segformer"
+    reads: ClassVar[str] = "segformer"
+    """model_type of other weights that have the same encoder, with the same names."""
+
+    num_channels: int = 3
+    num_encoder_blocks: int = 4
+    depths: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    sr_ratios: list[int] | tuple[int, ...] = (8, 4, 2, 1)
+    hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 160, 256)
+    patch_sizes: list[int] | tuple[int, ...] = (7, 3, 3, 3)
+    strides: list[int] | tuple[int, ...] = (4, 2, 2, 2)
+    num_attention_heads: list[int] | tuple[int, ...] = (1, 2, 5, 8)
+    mlp_ratios: list[int] | tuple[int, ...] = (4, 4, 4, 4)
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    classifier_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    drop_path_rate: float = 0.1
+    layer_norm_eps: float = 1e-6
+    decoder_hidden_size: int = 256
+    semantic_loss_ignore_index: int = IGNORE
+    reshape_last_stage: bool = True
+
+
 TORCHVISION_CONFIGS = {
     "deeplabv3": (DeepLabV3SegConfig, "DeepLabV3ForSemanticSegmentation"),
     "fcn": (FCNSegConfig, "FCNForSemanticSegmentation"),
@@ -180,6 +212,7 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     LinearSegConfig,
     PyramidConfig,
     DptSegConfig,
+    NormedSegformerConfig,
     *(config for config, _ in TORCHVISION_CONFIGS.values()),
     DDRNetSegConfig,
     PIDNetSegConfig,

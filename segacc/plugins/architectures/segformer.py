@@ -29,6 +29,9 @@ class SegformerOptions(TransformersOptions):
 
     variant: Literal["b0", "b1", "b2", "b3", "b4", "b5", "tiny"] = "b0"
     """Size: b0 has 3.7 million parameters, b5 84.6 million; tiny has 24 thousand, for tests."""
+    decoder: Literal["authors", "mmseg"] = "authors"
+    """Decoder: that of the authors and of transformers, a linear layer for each feature map; or
+    that of mmsegmentation, a 1x1 convolution with batch norm and ReLU, to load its weights."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Stochastic depth rate in training, increasing linearly with depth."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
@@ -44,12 +47,17 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
     )
 
     from segacc.model import SizeRule
-    from segacc.model.transformers_model import TransformersModel, make_config
+    from segacc.model.networks.configs import NormedSegformerConfig
+    from segacc.model.networks.segformer import NormedSegformerForSemanticSegmentation
+    from segacc.model.transformers_model import TransformersModel, make_config, stored_type
+    from segacc.model.weight_files import mmseg
 
+    normed = options.decoder == "mmseg" or stored_type(options) == NormedSegformerConfig.model_type
+    network = NormedSegformerForSemanticSegmentation if normed else SegformerForSemanticSegmentation
     depths, hidden_sizes, decoder = SIZES[options.variant]
     heads = (1, 1, 2, 2) if options.variant == "tiny" else (1, 2, 5, 8)
     config = make_config(
-        SegformerConfig,
+        NormedSegformerConfig if normed else SegformerConfig,
         options,
         facts,
         depths=list(depths),
@@ -60,12 +68,13 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         classifier_dropout_prob=options.dropout,
     )
     return TransformersModel(
-        SegformerForSemanticSegmentation(config),
+        network(config),
         SegformerImageProcessor(do_resize=False, do_reduce_labels=False),
         encoder="segformer",
         classifiers=["decode_head.classifier"],
         # Smaller images are below the first attention's stride of 8 x 4.
         size_rule=SizeRule(minimum=29),
+        renamer=mmseg.segformer,
         units=["SegformerLayer"],
     )
 
@@ -86,7 +95,7 @@ def segacc_architectures() -> list[Architecture]:
             build=build,
             default_weights=default_weights,
             tiny=lambda: SegformerOptions(variant="tiny", drop_path=0.0, dropout=0.0),
-            model_types=("segformer",),
+            model_types=("segformer", "segacc_segformer"),
             variants=tuple(f"variant=b{size}" for size in range(6)),
             weights_license=lambda options: (
                 "NVIDIA Source Code License for SegFormer (non-commercial)"

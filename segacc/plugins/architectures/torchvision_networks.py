@@ -59,6 +59,7 @@ def build(kind: str, options: Options, facts: Facts) -> "SegmentationModel":
     from segacc.model.networks import torchvision_networks
     from segacc.model.networks.configs import TORCHVISION_CONFIGS
     from segacc.model.transformers_model import TransformersModel, make_config
+    from segacc.model.weight_files import mmseg
 
     config_class, network_class = TORCHVISION_CONFIGS[kind]
     sizes, classifiers = {}, ["classifier.low_classifier", "classifier.high_classifier"]
@@ -74,6 +75,7 @@ def build(kind: str, options: Options, facts: Facts) -> "SegmentationModel":
         encoder="backbone",
         classifiers=classifiers,
         auxiliary=("aux_classifier", weight) if weight else None,
+        renamer=mmseg.resnet if resnet else None,
         units=["Bottleneck" if resnet else "InvertedResidual"],
         # DeepLabV3's pyramid applies batch norm to globally pooled features.
         min_batch_size=2 if kind == "deeplabv3" else 1,

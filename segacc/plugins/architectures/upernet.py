@@ -29,6 +29,10 @@ WHOLE = {
 """Backbones and sizes for which openmmlab published whole networks, trained on ADE20K."""
 
 
+MMSEG = ("convnext", "swin")
+"""Backbones whose networks of mmsegmentation can be loaded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class UperNetOptions(BackboneOptions):
     """Options of UPerNet."""
@@ -59,6 +63,7 @@ def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
     from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
     from segacc.model.transformers_model import make_config
+    from segacc.model.weight_files import mmseg
 
     config = make_config(
         UperNetConfig,
@@ -80,6 +85,7 @@ def build(options: UperNetOptions, facts: Facts) -> "SegmentationModel":
         UperNetForSemanticSegmentation(config),
         classifiers=["decode_head.classifier", "auxiliary_head.classifier"],
         auxiliary=("auxiliary_head", config.auxiliary_loss_weight),
+        renamer=mmseg.upernet if config.backbone_config.model_type in MMSEG else None,
     )
     # BEiT's pyramid is never pretrained, although transformers places it in the backbone.
     heads = ("decode_head", "auxiliary_head", "backbone.fpn")

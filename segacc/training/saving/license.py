@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segacc.errors import SegaccError
-from segacc.evaluation.model_folder import find_model, local_model, side_file
+from segacc.evaluation.model_folder import initial_model, side_file
 from segacc.hookspecs import Chosen
 from segacc.model.hub import HUB_TIMEOUT, TORCHVISION, Source
 
@@ -118,7 +118,8 @@ def find_base(source: Source, given: str, arch: Chosen) -> Base | None:
 def find_about(folder: str) -> Path:
     """Return the folder that describes weights: for a checkpoint, one of its run folder."""
     with suppress(SegaccError):
-        return find_model(folder, "--weights").about
+        if found := initial_model(folder, "--weights"):
+            return found.about
     return Path(folder)
 
 
@@ -133,7 +134,7 @@ def hub_id_of(source: Source, given: str) -> str:
     """Return the Hub id of weights, also of those in the Hub's cache; empty if there is none."""
     if given == "auto":
         return source.name
-    if local_model(given, "--weights") is None:
+    if initial_model(given, "--weights") is None:
         return given
     folder = Path(source.folder or "").resolve()
     if folder.parent.name == "snapshots" and folder.parts[-3].startswith("models--"):

@@ -1,0 +1,1 @@
+"""Single files of weights: reading them safely, and the names of mmsegmentation's tensors."""
