@@ -5,63 +5,27 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segacc.commands.terminal.console import console_of, load_plugins, quiet_libraries
 from segacc.commands.train import process_start
 from segacc.data.quick_check import read_data
 from segacc.errors import OptionError, is_main
 from segacc.settings.sources import Layer, Settings
-from segacc.settings.units import bytes_of, clock_text, seconds
+from segacc.settings.units import bytes_of, bytes_text, clock_text, seconds
 from segacc.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from segacc.data.items import Batch
     from segacc.training.run import Run
 
-RESERVE, USABLE = 0.6e9, 0.95
-"""Of a GPU's memory: bytes that CUDA and its libraries take, and the share of the rest that is not
-lost between tensors."""
 FIRST, MOST, LONGEST = 2, 20, 15.0
 """Steps that are not timed, as they are slower; most steps and seconds that are timed."""
 FEW, SOME = 4, 16
 """Numbers of images of the two evaluations whose times tell that of a whole one."""
-ENDLESS = 10**6
-"""Number of steps of the run while it is measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes that a process needs."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    """State of the optimizer, and the average of `--ema`."""
-    image: int
-    """What each image of a micro-batch adds."""
-    fixed: int
-    """What is needed without an image; on this machine's CPU also by the process itself."""
-    limit: int
-    """What there is."""
-
-    def of(self, images: int) -> int:
-        """Return the peak for a micro-batch of so many images."""
-        return self.fixed + images * self.image
-
-    def lines(self, batch_size: int) -> list[str]:
-        """Return the lines to print."""
-        largest = max(0, (self.limit - self.fixed) // self.image)
-        return [
-            f"memory       {size(self.of(batch_size))} of {size(self.limit)}, for micro-batches of "
-            f"{batch_size}",
-            f"             weights {size(self.weights)}, gradients {size(self.gradients)}, "
-            f"optimizer {size(self.optimizer)}, activations {size(self.image)} an image",
-            f"micro-batch  {largest} images at most (--batch-size)",
-        ]
 
 
 def dry_run_command(layers: list[Layer], given_memory: str | None) -> int:
@@ -82,12 +46,16 @@ def dry_run_command(layers: list[Layer], given_memory: str | None) -> int:
     with console.status("Measuring a few steps ..."), beside(planned) as plan:
         given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
         quiet_libraries()
+        from segacc import loop
+        from segacc.training.limits.sizing import fit_batch
         from segacc.training.resume import prepare_folder
-        from segacc.training.setup import assemble
+        from segacc.training.setup import assemble, choices
 
-        run, settings = assemble(plan, given)
+        fit = partial(fit_batch, step=loop.train_step, device_memory=device_memory)
+        run, settings = assemble(plan, given, fit)
         prepare_folder(run, settings)
-        lines = [*run.notes[:1], *measured(run, device_memory)]
+        told = choices(plan.settings, settings)
+        lines = [*run.notes[:1], *told, *measured(run, device_memory)]
         run.accelerator.wait_for_everyone()
     for line in lines:
         console.out(line, highlight=False)
@@ -113,15 +81,17 @@ def beside(plan: Plan) -> Iterator[Plan]:
 
 def measured(run: "Run", device_memory: int | None) -> list[str]:
     """Take steps, evaluate a few images and save; return the lines to print."""
+    from segacc import loop
     from segacc.training.feed import Meter, step_batches
+    from segacc.training.limits.sizing import ENDLESS, memory_of
 
     config, start = run.config, time.monotonic() - run.clock.started
     run.config = dataclasses.replace(config, max_steps=ENDLESS)
     with run.signal as signal:
         batches = step_batches(run, Meter(run), signal)
-        memory = memory_of(run, next(batches), device_memory)
+        memory = memory_of(run, next(batches), device_memory, loop.train_step)
         if device_memory is not None:
-            return memory.lines(config.batch_size)
+            return memory.lines(config.micro_batch_size)
         step = seconds_of_steps(run, batches)
     evaluation = seconds_of_evaluation(run)
     checkpoint, checkpoint_size = saved(run, "checkpoints")
@@ -141,99 +111,12 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     scored, kept = evaluations.times(0, total), min(config.keep, checkpoints.times(0, total))
     whole = start + needed(total, 0, pace, evaluations, checkpoints) + scored * model
     return [
-        *memory.lines(config.batch_size),
+        *memory.lines(config.micro_batch_size),
         f"time         {step:.3g} s a step, {evaluation:.3g} s an evaluation; {total} steps and "
         f"{scored} evaluations take {clock_text(whole)} ({whole / 3600:.2f} hours)",
-        f"disk         {size(kept * checkpoint_size + 2 * model_size)}: {kept} checkpoints, best/ "
-        "and last/",
+        f"disk         {bytes_text(kept * checkpoint_size + 2 * model_size)}: {kept} checkpoints, "
+        "best/ and last/",
     ]
-
-
-def size(number: float) -> str:
-    """Format bytes, as `1.25 GB` or `14.9 MB`."""
-    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
-
-
-def memory_of(run: "Run", micro_batches: list["Batch"], device_memory: int | None) -> Memory:
-    """Take steps of two sizes of micro-batches, whose peaks tell that of any size."""
-    from segacc.model.live_tensors import bytes_in
-
-    few = run.network.min_batch_size
-    peak_of_step(run, micro_batches, few)  # makes the optimizer's state
-    peaks = [peak_of_step(run, micro_batches, images) for images in (few, few + 2)]
-    image = max(1, (peaks[1] - peaks[0]) // 2)
-    parameters = list(run.network.parameters())
-    averages = run.ema.averages if run.ema else {}
-    memory = Memory(
-        weights=bytes_in([parameters, list(run.network.buffers())]),
-        gradients=bytes_in([one for one in parameters if one.requires_grad]),
-        optimizer=bytes_in([list(state_of(run).values()), averages]),
-        image=image,
-        fixed=peaks[0] - few * image,
-        limit=0,
-    )
-    if run.accelerator.device.type == "cpu":
-        held = memory.weights + memory.optimizer
-        memory = dataclasses.replace(memory, fixed=memory.fixed + held)
-    return with_limit(run, memory, micro_batches, device_memory)
-
-
-def state_of(run: "Run") -> dict[Any, Any]:
-    """Return the state of the optimizer inside accelerate's wrapper."""
-    return dict(getattr(run.optimizer, "optimizer", run.optimizer).state)
-
-
-def with_limit(
-    run: "Run", memory: Memory, micro_batches: list["Batch"], device_memory: int | None
-) -> Memory:
-    """Add how much memory there is; on this machine's CPU, also what the process itself needs."""
-    import psutil
-    import torch
-
-    from segacc import loop
-    from segacc.evaluation.memory import peak_memory
-    from segacc.training.processes import processes_here
-
-    device = run.accelerator.device
-    if device_memory is None and device.type != "cuda":
-        loop.train_step(run, micro_batches)
-        peak = peak_memory(device)
-        free = psutil.virtual_memory().available // processes_here(run.accelerator)
-        fixed = peak - run.config.batch_size * memory.image
-        limit = psutil.Process().memory_info().rss + free
-        return dataclasses.replace(memory, fixed=max(0, fixed), limit=limit)
-    there = device_memory or torch.cuda.mem_get_info(device)[1]
-    return dataclasses.replace(memory, limit=int(USABLE * (there - RESERVE)))
-
-
-def peak_of_step(run: "Run", micro_batches: list["Batch"], images: int) -> int:
-    """Take a step of micro-batches of so many images; return the most bytes of tensors at once."""
-    import torch
-
-    from segacc import loop
-    from segacc.model.live_tensors import LiveTensors
-
-    parts, device = [part(one, images) for one in micro_batches], run.accelerator.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        loop.train_step(run, parts)
-        return int(torch.cuda.max_memory_allocated(device))
-    with LiveTensors() as live:
-        loop.train_step(run, parts)
-    peak: int = live.peak
-    return peak
-
-
-def part(batch: "Batch", images: int) -> "Batch":
-    """Return a micro-batch of so many of the images; they repeat if there are fewer."""
-    picked = [number % len(batch.labels) for number in range(images)]
-    return dataclasses.replace(
-        batch,
-        images=batch.images[picked],
-        labels=batch.labels[picked],
-        ids=tuple(batch.ids[one] for one in picked),
-        seeds=tuple(batch.seeds[one] for one in picked),
-    )
 
 
 def seconds_of_steps(run: "Run", batches: Iterator[list["Batch"]]) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.commands.terminal.console import load_plugins
-from segacc.commands.train import events, show_run
+from segacc.commands.train import events, fitted, show_run
 from segacc.errors import OptionError
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
@@ -148,4 +148,4 @@ def _trained(config: TrainConfig) -> "Generator[Event, None, None]":
         given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
         from segacc.training.setup import build_run
 
-        yield from events(build_run(plan, given))
+        yield from events(build_run(plan, given, fitted))

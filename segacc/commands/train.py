@@ -21,7 +21,7 @@ from segacc.commands.terminal.console import (
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
 from segacc.registry import load_registry
 from segacc.settings.secrets import without_secrets
-from segacc.settings.sources import Layer
+from segacc.settings.sources import Layer, Settings
 from segacc.training.folders import CONSOLE_LOG
 from segacc.training.limits.exits import stopped_at_start
 from segacc.training.limits.signals import Starting
@@ -72,7 +72,7 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
         from segacc.training.events import Stopped
         from segacc.training.setup import build_run
 
-        run = build_run(plan, given)
+        run = build_run(plan, given, fitted)
     if is_main():
         with log_of(run) as log:
             last = show(run, console, log)
@@ -80,6 +80,14 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
         last = deque(events(run), maxlen=1).pop()
     assert isinstance(last, Stopped)
     return run, last
+
+
+def fitted(run: "Run", settings: Settings) -> Settings:
+    """Choose the micro-batch of `--batch-size auto`, see `fit_batch`."""
+    from segacc import loop
+    from segacc.training.limits.sizing import fit_batch
+
+    return fit_batch(run, settings, step=loop.train_step)
 
 
 def show(run: "Run", console: Console, log: Console) -> "Event | None":

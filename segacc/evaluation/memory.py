@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
 from segacc.data.batches import MOST_PIXELS
+from segacc.data.cache import available_memory
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt: the size in bytes above which free memory at the top of the heap
@@ -46,6 +48,15 @@ def peak_memory(device: torch.device) -> int:
         return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory() -> int:
+    """Return the bytes that this process can still take: of its machine, container and `ulimit`."""
+    free, (limit, _) = available_memory(), resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return free
+    used = int(psutil.Process().memory_info().vms)
+    return min(free, max(0, limit - used))
 
 
 @contextmanager

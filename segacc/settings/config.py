@@ -72,10 +72,14 @@ class TrainConfig:
     improvement of at least `min_delta` (as in `min_delta=0.001`); `none` turns it off."""
 
     # Batch and data loading
-    batch_size: PositiveInt = 8
-    """Images per process per micro-batch."""
+    batch_size: PositiveInt | Literal["auto"] = 8
+    """Images per process per micro-batch; `auto`: the most that fit into the memory of the device,
+    as a divisor of total_batch_size per process. A resumed run keeps the number."""
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches per optimizer step."""
+    total_batch_size: PositiveInt | None = None
+    """Images per optimizer step over all processes, in place of gradient_accumulation_steps;
+    default with `batch_size: auto`: 8 per process."""
     crop_size: Size | None = None
     """Size of the training crop in pixels, as one number or HEIGHTxWIDTH; default: the data set's,
     or 512."""
@@ -204,3 +208,9 @@ class TrainConfig:
     process_timeout: Time = "10m"
     """Longest time that one of several processes waits for another, which may hang, before the run
     ends with an error."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """`batch_size`, of which `auto` is replaced by a number when a run is built."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size

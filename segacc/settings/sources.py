@@ -25,7 +25,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 ABOUT_THE_PLACE = ("output_dir", "resume", "resume_anyway", "overwrite")
 """Settings that say where a run is stored, not what is trained; config.yaml omits them."""
 
-EITHER = (("epochs", "max_steps", "max_time"), ("aug", "augment"))
+EITHER = (
+    *(("epochs", "max_steps", "max_time"), ("aug", "augment")),
+    ("gradient_accumulation_steps", "total_batch_size"),
+)
 """Alternative settings: at most one of each group is given, and it replaces the others."""
 
 NUMBER = re.compile(r"# The (\d+) effective settings")

@@ -42,6 +42,11 @@ def bytes_of(text: str, where: str) -> int:
     return int(float(found[1]) * (1024 if found[3] else 1000) ** unit)
 
 
+def bytes_text(number: float) -> str:
+    """Format bytes, as `1.25 GB` or `14.9 MB`."""
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
 def clock_text(seconds: float) -> str:
     """Format seconds as `3:12` or `1:03:12`."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)

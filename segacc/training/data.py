@@ -113,7 +113,7 @@ def check_ends(
             f"{told}: the workers that read a stream do not know the number of steps that fits in "
             f"{settings.where('max_time')}. Give --max-steps, or leave out until."
         )
-    if config.batch_size > 1 and len(sizes_of(pipeline, facts)) == 1 < len(
+    if config.micro_batch_size > 1 and len(sizes_of(pipeline, facts)) == 1 < len(
         sizes_of(pipeline.at(1.0), facts)
     ):
         raise OptionError(

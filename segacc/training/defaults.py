@@ -1,10 +1,11 @@
 """Default settings that depend on the data and the network, and a check of the batch size."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from segacc.contracts import MetricState
-from segacc.errors import OptionError
+from segacc.errors import OptionError, count_of
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.settings.config import DEFAULT_CROP
@@ -14,6 +15,8 @@ from segacc.training.optim.optimizers import check_length, default_lr
 from segacc.training.optim.schedule import OneCycle, parse_schedule
 
 DEFAULT_EPOCHS = 10.0
+IMAGES = 8
+"""Images per step and process of `--batch-size auto` without `--total-batch-size`."""
 LR = {"loaded": (6e-5, 10.0), "random": (1e-3, 1.0)}
 """Learning rate and `head_lr_scale` for pretrained weights (SegFormer's recipe) and random ones."""
 SOME = 10**6
@@ -46,7 +49,7 @@ def choose_settings(
     """
     config = settings.config
     refuse_epochs(settings, samples)
-    total = config.batch_size * config.gradient_accumulation_steps * processes
+    total = config.micro_batch_size * config.gradient_accumulation_steps * processes
     epochs = config.epochs or DEFAULT_EPOCHS
     if config.max_time is not None:
         return choose_shares(settings, loaded, crop)
@@ -69,6 +72,34 @@ def choose_settings(
     check_length(done)
     check_warmup(done, steps, f"{steps}")
     return done
+
+
+def split_batch(settings: Settings, processes: int) -> Settings:
+    """Divide `total_batch_size` into micro-batches; for `auto` into one, until it is measured.
+
+    Raises:
+        OptionError: it is not a multiple of the images in a micro-batch of all processes.
+    """
+    config, auto = settings.config, settings.config.batch_size == "auto"
+    total = config.total_batch_size or (IMAGES * processes if auto else 0)
+    if not total:
+        return settings
+    together = processes * (1 if auto else config.micro_batch_size)
+    if total % together:
+        each = "" if auto else f" with {config.batch_size} images (--batch-size)"
+        raise OptionError(
+            f"{settings.where('total_batch_size')}: {total}: not a multiple of {together}, for "
+            f"{count_of(processes, 'process', 'processes')}{each}."
+        )
+    steps = total // together
+    if auto:
+        return Settings(
+            replace(config, batch_size=steps, gradient_accumulation_steps=1), settings.origins
+        )
+    reason = f"{total} images per step, {together} at once"
+    return settings.chosen(
+        {"gradient_accumulation_steps": (steps, reason), "total_batch_size": (None, "")}
+    )
 
 
 def refuse_epochs(settings: Settings, samples: int | None) -> None:
@@ -175,7 +206,7 @@ def check_batch(network: SegmentationModel, settings: Settings, processes: int) 
     Raises:
         OptionError: the batch size is too small.
     """
-    least, given = network.min_batch_size, settings.config.batch_size
+    least, given = network.min_batch_size, settings.config.micro_batch_size
     if given < least:
         several = ", or --sync-batchnorm" if processes > 1 else ""
         raise OptionError(

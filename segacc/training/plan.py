@@ -40,6 +40,8 @@ FIXED = (
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that cannot be changed with `--resume`."""
+CHOSEN = ("batch_size", "mixed_precision", "channels_last")
+"""Settings whose value `auto` is replaced by a choice when a run starts; a resumed run keeps it."""
 FROM_THE_START = "--resume auto"
 """Source of the settings that make `--resume auto` start the run."""
 
@@ -102,7 +104,7 @@ def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
     stored = read_yaml(folder / "config.yaml", "--resume")
     place = {key: getattr(settings.config, key) for key in ("resume", "resume_anyway")}
     resumed = Layer({"output_dir": folder, **place}, str(folder))
-    typed = [Layer(_without(layer.values, ABOUT_THE_PLACE), layer.source) for layer in layers]
+    typed = [Layer(_without_place(layer.values), layer.source) for layer in layers]
     _refuse_changes(settings, merge([stored]), folder)
     return _as_started(merge([stored, *typed, resumed])), resume
 
@@ -136,8 +138,10 @@ def as_stored(settings: Settings, key: str, folder: Path) -> bool:
     return settings.where(key) == f"{folder / 'config.yaml'}: {key}"
 
 
-def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in keys}
+def _without_place(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out where a run is stored, and `auto` for what the run has chosen at its start."""
+    kept = {key: value for key, value in values.items() if key not in ABOUT_THE_PLACE}
+    return {key: value for key, value in kept.items() if not (key in CHOSEN and value == "auto")}
 
 
 def make_plan(layers: list[Layer], registry: Registry, *, started: float | None = None) -> Plan:
@@ -160,6 +164,7 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
     check_optimization(settings)
     check_trackers(settings)
     refuse_other_channels(settings)
+    refuse_accumulation(settings)
     if config.protocol:
         check_protocol(config.protocol, settings.where("protocol"))
     if config.cache and config.cache != "ram":
@@ -196,6 +201,21 @@ def make_plan(layers: list[Layer], registry: Registry, *, started: float | None 
         _check_class_weights(plan, config.class_weights)
     refuse_done(resume, settings)
     return plan
+
+
+def refuse_accumulation(settings: Settings) -> None:
+    """Refuse a number of micro-batches per step that `--batch-size auto` would replace.
+
+    Raises:
+        OptionError: both are given.
+    """
+    key = "gradient_accumulation_steps"
+    if settings.config.batch_size == "auto" and key in settings.origins:
+        raise OptionError(
+            f"{settings.where(key)}: {settings.config.gradient_accumulation_steps}: "
+            f"{settings.where('batch_size')} auto chooses this; give the images per step with "
+            "--total-batch-size N in place of this."
+        )
 
 
 def refuse_other_channels(settings: Settings) -> None:

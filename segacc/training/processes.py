@@ -66,6 +66,11 @@ def cores() -> int:
     return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
+def launched() -> int:
+    """Return the number of processes of this run, as the launcher has set it."""
+    return int(get_int_from_env(SIZES, 1))
+
+
 def processes_here(accelerator: Accelerator) -> int:
     """Return the number of processes of this run on this machine."""
     return int(get_int_from_env(LOCAL_SIZES, accelerator.num_processes))
@@ -330,11 +335,10 @@ def start_accelerator(
     """
     from segacc.evaluation.memory import keep_memory  # imports torchvision, too
 
-    launched = get_int_from_env(SIZES, 1)
     refuse_fewer()
     keep_memory()
     device = torch.accelerator.current_accelerator(check_available=True)
-    on_cpu = launched > 1 and (device is None or device.type in ("cpu", "mps"))
+    on_cpu = launched() > 1 and (device is None or device.type in ("cpu", "mps"))
     forget_earlier()
     if timeout is not None:
         wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
@@ -345,9 +349,9 @@ def start_accelerator(
         raise refused(error) from None
     if on_cpu:
         settle_at_exit()
-    if accelerator.num_processes != launched:
+    if accelerator.num_processes != launched():
         raise OptionError(
-            f"accelerate launch: {launched} processes were launched, but each would train alone. "
+            f"accelerate launch: {launched()} processes were launched, but each would train alone. "
             "Use accelerate_configs/cpu_2_processes.yaml or accelerate_configs/multi_gpu.yaml."
         )
     share_cores(accelerator)

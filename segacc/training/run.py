@@ -122,7 +122,7 @@ class Run:
         """Return the data loader of this process's micro-batches from the current step on."""
         config, accelerator = self.config, self.accelerator
         cut = Cut(
-            batch_size=config.batch_size,
+            batch_size=config.micro_batch_size,
             accumulation=config.gradient_accumulation_steps,
             process=accelerator.process_index,
             processes=accelerator.num_processes,
@@ -150,12 +150,12 @@ class Run:
         """Images per optimizer step, over all processes."""
         config = self.config
         processes: int = self.accelerator.num_processes
-        return config.batch_size * config.gradient_accumulation_steps * processes
+        return config.micro_batch_size * config.gradient_accumulation_steps * processes
 
     @property
     def parts(self) -> int:
         """Number of parts in which a micro-batch of the data loader is computed."""
-        size, least = self.config.batch_size, self.network.min_batch_size
+        size, least = self.config.micro_batch_size, self.network.min_batch_size
         return min(-(-size // (self.progress.micro_batch or size)), max(1, size // least))
 
     def read_up_to(self, position: Any) -> None:

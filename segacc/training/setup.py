@@ -1,6 +1,6 @@
 """Build a run from a plan: losses, optimizer, scoring and the run itself."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,17 +27,20 @@ from segacc.settings.units import seconds
 from segacc.training import checkpoint
 from segacc.training.build import build_network
 from segacc.training.data import RunData, check_ends, end_lines, load_data
-from segacc.training.defaults import choose_score, choose_settings, fitted_crop
+from segacc.training.defaults import choose_score, choose_settings, fitted_crop, split_batch
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
 from segacc.training.limits.guard import build_early_stop, build_guard, build_plateau
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.optimizers import choose_optimizer
-from segacc.training.plan import Plan, refuse_done
-from segacc.training.processes import idle_cores, on_all, save_bare, start_accelerator
+from segacc.training.plan import CHOSEN, Plan, refuse_done
+from segacc.training.processes import idle_cores, launched, on_all, save_bare, start_accelerator
 from segacc.training.resume import lock_folder, prepare_folder, resume
 from segacc.training.run import Best, Run
 from segacc.training.saving.model import build_ema, kinds
+
+Fit = Callable[[Run, Settings], Settings]
+"""Chooses the micro-batch of a run, see `fit_batch`."""
 
 
 def make_accelerator(plan: Plan) -> Accelerator:
@@ -162,7 +165,7 @@ def build_optimizer(
     config, deepspeed = settings.config, accelerator.state.deepspeed_plugin
     groups = parameter_groups.choose_groups(network, settings)
     if deepspeed is not None:  # by default read from a data loader that segacc does not use
-        deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
+        deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = config.micro_batch_size
         deepspeed.deepspeed_config["gradient_clipping"] = config.max_grad_norm
         if config.unfreeze_after:
             raise OptionError(
@@ -232,25 +235,28 @@ def build_pipeline(plan: Plan, facts: Facts, device: str) -> Pipeline:
     return Pipeline.of(plan.aug, facts, defers=device in ("cpu", "cuda"))
 
 
-def build_run(plan: Plan, given: GivenData | None = None) -> Run:
+def build_run(plan: Plan, given: GivenData | None = None, fit: Fit | None = None) -> Run:
     """Build the run of a plan; afterwards all processes have the same weights and settings.
 
     Args:
         plan: the checked run.
         given: its data set, if it was read before torch was imported.
+        fit: see `fit_batch`; only `--batch-size auto` needs it.
 
     Raises:
         SegaccError: the data, the weights or the settings do not fit together.
     """
-    run, settings = assemble(plan, given)
+    run, settings = assemble(plan, given, fit)
     lock_folder(run)
     resume(run)
     prepare_folder(run, settings)
     return run
 
 
-def assemble(plan: Plan, given: GivenData | None) -> tuple[Run, Settings]:
+def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tuple[Run, Settings]:
     """Build a run, and its settings with all defaults filled in; nothing is written."""
+    asked = plan.settings
+    plan = replace(plan, settings=split_batch(asked, launched()))
     accelerator, seed = make_accelerator(plan), plan.settings.config.seed
     data = load_data(plan, accelerator, given)
     set_seed(seed)
@@ -302,9 +308,20 @@ def assemble(plan: Plan, given: GivenData | None) -> tuple[Run, Settings]:
         base=built.base,
     )
     scoring.weights = kinds(run)[-1]
+    if asked.config.batch_size == "auto":
+        assert fit
+        settings = fit(run, settings)
     notes = (*data.notes, *built.notes, *parameter_groups.lines(groups))
-    run.notes = [*describe(run, built.report), *idle_cores(accelerator), *notes]
+    told = choices(asked, settings)
+    run.notes = [*describe(run, built.report), *told, *idle_cores(accelerator), *notes]
     return run, settings
+
+
+def choices(asked: Settings, settings: Settings) -> list[str]:
+    """Return a line for each setting that was `auto`, with what was chosen and why."""
+    autos = [key for key in CHOSEN if getattr(asked.config, key) == "auto"]
+    reasons = {key: settings.where(key).removeprefix("chosen: ") for key in autos}
+    return [f"{key}: {getattr(settings.config, key)} ({reasons[key]})" for key in autos]
 
 
 def describe(run: Run, report: LoadReport) -> list[str]:
@@ -324,7 +341,7 @@ def describe(run: Run, report: LoadReport) -> list[str]:
     precision = accelerator.mixed_precision
     number_format = "float32" if precision == "no" else precision
     micro_batches = count_of(config.gradient_accumulation_steps, "accumulation step")
-    split = f"{config.batch_size} per process x {micro_batches}"
+    split = f"{config.micro_batch_size} per process x {micro_batches}"
     return [
         f"{plan.arch.text}: {millions:.2f} million parameters; {first}",
         *(f"  {line}" for line in more),

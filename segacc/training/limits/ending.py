@@ -136,7 +136,7 @@ def measured(run: Run, limit: float) -> Pace:
     """
     laps, config = run.clock.laps, run.config
     step = sum(laps["step"]) / len(laps["step"])
-    image = step / (config.batch_size * config.gradient_accumulation_steps)
+    image = step / (config.micro_batch_size * config.gradient_accumulation_steps)
     share = run.scoring.share()
     guess = 0.1 * limit if share is None else share * image * (2 if run.ema else 1)
     evaluation = SLACK * max(laps["evaluation"], default=guess)
