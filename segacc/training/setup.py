@@ -308,12 +308,10 @@ def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tup
         base=built.base,
     )
     scoring.weights = kinds(run)[-1]
-    if asked.config.batch_size == "auto":
-        assert fit
+    if fit and asked.config.batch_size == "auto":
         settings = fit(run, settings)
-    notes = (*data.notes, *built.notes, *parameter_groups.lines(groups))
-    told = choices(asked, settings)
-    run.notes = [*describe(run, built.report), *told, *idle_cores(accelerator), *notes]
+    run.notes = [*describe(run, built.report), *choices(asked, settings), *idle_cores(accelerator)]
+    run.notes += [*data.notes, *built.notes, *parameter_groups.lines(groups)]
     return run, settings
 
 
