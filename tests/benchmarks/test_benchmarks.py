@@ -48,7 +48,10 @@ def test_the_camvid_page_is_written_from_its_results(tmp_path: Path) -> None:
     ]
 
 
-def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path) -> None:
+def test_the_camvid_recipe_is_one_that_segacc_plans(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
     camvid = load("camvid")
     for start in camvid.STARTS:
         given = camvid.flags(start)
@@ -59,11 +62,12 @@ def test_the_camvid_recipe_is_one_that_segacc_plans(shared: Path, tmp_path: Path
             many = key in ("aug", "loss")
             values[key] = [*values.get(key, []), value] if many else value
         plan = make_plan([Layer(values, "command line")], load_registry())
-        if start in camvid.OWN:
-            assert len(json.loads((ROOT / values["class_weights"]).read_text())) == 11
-            continue
-        assert [one.name for one in plan.loss] == ["cross_entropy", "dice"]
-        assert len(plan.loss[0].options.class_weights) == 11
+        if start in camvid.OWN:  # the network's own losses take the place of the default
+            assert "loss" not in plan.settings.origins
+            assert len(json.loads((ROOT / plan.settings.config.class_weights).read_text())) == 11
+        else:
+            assert [one.name for one in plan.loss] == ["cross_entropy", "dice"]
+            assert len(plan.loss[0].options.class_weights) == 11
 
 
 @pytest.mark.slow
