@@ -71,12 +71,12 @@ def read_state(
     """
     found, mine = read_config(source), network.config
     kind, inner = found.get("model_type"), inner_config(mine)
-    if kind and kind in (mine.model_type, getattr(mine, "reads", None)):
+    if kind == mine.model_type:
         return _read_whole(source, network, found, kept, as_stored)
     if kind is None and "architecture" in found and encoder and _is_timm(inner):
         return _read_timm(source, network, encoder)
-    if bare and isinstance(kind, str) and kind in bare:
-        return _read_renamed(source, found, bare[kind])
+    if renamed := (bare or {}).get(str(kind)):
+        return _read_renamed(source, found, renamed)
     if inner is not None and encoder and kind == inner.model_type:
         return _read_encoder(source, inner, found, encoder)
     others = [*(bare or ()), *([] if inner is None else [inner.model_type])]
