@@ -71,7 +71,7 @@ def read_state(
     """
     found, mine = read_config(source), network.config
     kind, inner = found.get("model_type"), inner_config(mine)
-    if kind == mine.model_type:
+    if kind and kind in (mine.model_type, getattr(mine, "reads", None)):
         return _read_whole(source, network, found, kept, as_stored)
     if kind is None and "architecture" in found and encoder and _is_timm(inner):
         return _read_timm(source, network, encoder)

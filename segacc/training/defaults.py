@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
 from segacc.contracts import MetricState
 from segacc.errors import OptionError, count_of
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
-from segacc.settings.config import DEFAULT_CROP
+from segacc.settings.config import DEFAULT_CROP, TrainConfig
 from segacc.settings.sources import Settings
 from segacc.settings.units import steps_of
 from segacc.training.optim.optimizers import check_length, default_lr
 from segacc.training.optim.schedule import OneCycle, parse_schedule
+from segacc.training.processes import bf16_gain
 
 DEFAULT_EPOCHS = 10.0
 IMAGES = 8
@@ -100,6 +104,40 @@ def split_batch(settings: Settings, processes: int) -> Settings:
     return settings.chosen(
         {"gradient_accumulation_steps": (steps, reason), "total_batch_size": (None, "")}
     )
+
+
+def with_precision(settings: Settings) -> Settings:
+    """Choose the precision of `--mixed-precision auto`, from the device alone."""
+    if settings.config.mixed_precision != "auto":
+        return settings
+    gain = bf16_gain()
+    reason = f"auto, {gain or 'bf16 is not known to be faster on this device'}"
+    return settings.chosen({"mixed_precision": ("bf16" if gain else "no", reason)})
+
+
+def agree_on_precision(accelerator: Accelerator, asked: Settings) -> None:
+    """Refuse `--mixed-precision auto` on machines that would choose differently.
+
+    Raises:
+        OptionError: on all processes.
+    """
+    if asked.config.mixed_precision == "auto":
+        found = sorted(set(gather_object([accelerator.mixed_precision])))
+        if len(found) > 1:
+            raise OptionError(
+                f"{asked.where('mixed_precision')}: auto: the machines of this run would use "
+                f"{' and '.join(found)}; give one of them."
+            )
+
+
+def faster_precision(accelerator: Accelerator, config: TrainConfig) -> list[str]:
+    """Return a recommendation for a GPU that gains by bf16, if no precision was chosen.
+
+    accelerate's launcher exports a precision in any case, so one chosen there is not known.
+    """
+    default = config.mixed_precision is None and accelerator.mixed_precision == "no"
+    gain = bf16_gain() if default else ""
+    return [f"bf16 is faster on this device ({gain}): --mixed-precision auto"] if gain else []
 
 
 def refuse_epochs(settings: Settings, samples: int | None) -> None:

@@ -40,7 +40,7 @@ FIXED = (
     *("seed", "rare_class_sampling", "best_by", "protocol", "ema"),
 )
 """Settings that cannot be changed with `--resume`."""
-CHOSEN = ("batch_size", "mixed_precision", "channels_last")
+CHOSEN = ("batch_size", "mixed_precision")
 """Settings whose value `auto` is replaced by a choice when a run starts; a resumed run keeps it."""
 FROM_THE_START = "--resume auto"
 """Source of the settings that make `--resume auto` start the run."""

@@ -311,6 +311,18 @@ def processes_asked(arguments: list[str]) -> int:
     return max(found.num_processes or 1, found.num_machines or 1)
 
 
+def bf16_gain() -> str:
+    """Return what makes bf16 faster than float32 on the GPU of this process; empty without one.
+
+    A CPU with AMX gains with some networks only: convolutions do, SegFormer does not.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None or device.type != "cuda" or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return ""
+    major, minor = torch.cuda.get_device_capability()
+    return f"CUDA capability {major}.{minor}" if major >= 8 else ""
+
+
 def refused(error: Exception) -> OptionError:
     """Return accelerate's error for wrong settings as one paragraph."""
     return OptionError(f"accelerate does not accept these settings: {' '.join(str(error).split())}")

@@ -27,14 +27,28 @@ from segacc.settings.units import seconds
 from segacc.training import checkpoint
 from segacc.training.build import build_network
 from segacc.training.data import RunData, check_ends, end_lines, load_data
-from segacc.training.defaults import choose_score, choose_settings, fitted_crop, split_batch
+from segacc.training.defaults import (
+    agree_on_precision,
+    choose_score,
+    choose_settings,
+    faster_precision,
+    fitted_crop,
+    split_batch,
+    with_precision,
+)
 from segacc.training.folders import RunLock
 from segacc.training.limits.budget import Clock
 from segacc.training.limits.guard import build_early_stop, build_guard, build_plateau
 from segacc.training.optim import groups as parameter_groups
 from segacc.training.optim.optimizers import choose_optimizer
 from segacc.training.plan import CHOSEN, Plan, refuse_done
-from segacc.training.processes import idle_cores, launched, on_all, save_bare, start_accelerator
+from segacc.training.processes import (
+    idle_cores,
+    launched,
+    on_all,
+    save_bare,
+    start_accelerator,
+)
 from segacc.training.resume import lock_folder, prepare_folder, resume
 from segacc.training.run import Best, Run
 from segacc.training.saving.model import build_ema, kinds
@@ -43,8 +57,13 @@ Fit = Callable[[Run, Settings], Settings]
 """Chooses the micro-batch of a run, see `fit_batch`."""
 
 
-def make_accelerator(plan: Plan) -> Accelerator:
-    """Create the Accelerator from the launcher's environment and the settings."""
+def make_accelerator(plan: Plan, asked: Settings) -> Accelerator:
+    """Create the Accelerator from the launcher's environment and the settings.
+
+    Args:
+        plan: the run.
+        asked: its settings before anything was chosen.
+    """
     config = plan.settings.config
     accelerator = start_accelerator(
         config.mixed_precision,
@@ -62,6 +81,7 @@ def make_accelerator(plan: Plan) -> Accelerator:
         sharding.state_dict_config = sharding.optim_state_dict_config = None
         sharding.set_state_dict_type("FULL_STATE_DICT")
         sharding.optim_state_dict_config.rank0_only = False
+    agree_on_precision(accelerator, asked)
     return accelerator
 
 
@@ -256,8 +276,8 @@ def build_run(plan: Plan, given: GivenData | None = None, fit: Fit | None = None
 def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tuple[Run, Settings]:
     """Build a run, and its settings with all defaults filled in; nothing is written."""
     asked = plan.settings
-    plan = replace(plan, settings=split_batch(asked, launched()))
-    accelerator, seed = make_accelerator(plan), plan.settings.config.seed
+    plan = replace(plan, settings=with_precision(split_batch(asked, launched())))
+    accelerator, seed = make_accelerator(plan, asked), plan.settings.config.seed
     data = load_data(plan, accelerator, given)
     set_seed(seed)
     built = build_network(plan, data.splits, accelerator)
@@ -308,11 +328,19 @@ def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tup
         base=built.base,
     )
     scoring.weights = kinds(run)[-1]
-    if fit and asked.config.batch_size == "auto":
-        settings = fit(run, settings)
-    run.notes = [*describe(run, built.report), *choices(asked, settings), *idle_cores(accelerator)]
-    run.notes += [*data.notes, *built.notes, *parameter_groups.lines(groups)]
+    settings = sized(run, settings, asked, fit)
+    notes = (*data.notes, *built.notes, *parameter_groups.lines(groups))
+    told = [*choices(asked, settings), *idle_cores(accelerator)]
+    run.notes = [*describe(run, built.report), *told, *notes]
     return run, settings
+
+
+def sized(run: Run, settings: Settings, asked: Settings, fit: Fit | None) -> Settings:
+    """Choose the micro-batch if `asked` leaves it to segacc."""
+    if asked.config.batch_size != "auto":
+        return settings
+    assert fit, "who builds a run with --batch-size auto gives what measures it"
+    return fit(run, settings)
 
 
 def choices(asked: Settings, settings: Settings) -> list[str]:
@@ -346,5 +374,6 @@ def describe(run: Run, report: LoadReport) -> list[str]:
         f"{plan.dataset.text}: {images}, {run.facts.num_classes} classes",
         f"JPEG and PNG files are decoded by {decoded_by()}",
         f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
+        *faster_precision(accelerator, plan.settings.config),
         *end_lines(run.pipeline, config),
     ]
