@@ -130,7 +130,9 @@ def test_eomt_starts_from_a_bare_dinov3(tmp_path: Path) -> None:
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     torch.manual_seed(5)
-    encoder = DINOv3ViTModel(DINOv3ViTConfig(**sizes, intermediate_size=128, image_size=64)).eval()
+    encoder = DINOv3ViTModel(
+        DINOv3ViTConfig(**sizes, intermediate_size=128, num_register_tokens=4, layer_norm_eps=1e-6)
+    ).eval()
     encoder.save_pretrained(tmp_path)
     model: Any = eomt.build_eomt_dinov3(eomt.tiny(), facts(3, crop_size=(64, 64))).eval()
     report = model.load_weights(str(tmp_path))
