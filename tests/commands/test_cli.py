@@ -53,16 +53,16 @@ REFUSED = [
     (["--lr=1", "--lr=2"], "--lr: given twice: '1' and '2'; give it once."),
     (
         ["--batch-size", "four"],
-        "--batch-size: expected an integer > 0; found 'four'.",
+        "--batch-size: expected an integer > 0 or auto; found 'four'.",
     ),
     (
         ["--batch-size", "0"],
-        "--batch-size: expected an integer > 0; found '0'.",
+        "--batch-size: expected an integer > 0 or auto; found '0'.",
     ),
     (["--lr", "-1"], "--lr: expected a number > 0; found '-1'."),
     (
         ["--mixed-precision", "fp4"],
-        "--mixed-precision: expected one of no, bf16, fp16, fp8; found 'fp4'.",
+        "--mixed-precision: expected one of auto, no, bf16, fp16, fp8; found 'fp4'.",
     ),
     (
         ["--freeze-batchnorm=true"],
@@ -182,7 +182,7 @@ def test_a_yaml_file_is_named_with_its_key(warm: Warm, tmp_path: Path) -> None:
         "ach: segformer": 'run.yaml: unknown key "ach". Did you mean "arch"? '
         "`python -m segacc --help` lists all settings.",
         "arch: {name: segformer, varian: b0}": "run.yaml: arch (segformer): unknown option "
-        '"varian". Did you mean "variant"? Known: config, variant, drop_path, dropout.',
+        '"varian". Did you mean "variant"? Known: config, variant, decoder, drop_path, dropout.',
         "arch: [segformer": "--config run.yaml: not YAML: line 1: expected ',' or ']', but got "
         "'<stream end>'.",
         "keep: many": "run.yaml: keep: expected an integer > 0; found 'many'.",
@@ -296,7 +296,7 @@ def test_help_is_grouped_and_shows_defaults_and_choices(tmp_path: Path) -> None:
         "Run folder and processes:",
     ]
     text = "\n".join(lines)
-    assert "--mixed-precision no|bf16|fp16|fp8" in text
+    assert "--mixed-precision auto|no|bf16|fp16|fp8" in text
     assert "--batch-size N " in text and "[8]" in text
     assert max(map(len, lines)) <= 100
 

@@ -200,7 +200,7 @@ def test_in_python_events_come_and_wrong_values_are_refused(data: Path, tmp_path
     done = assert_succeeded(python("-c", PYTHON, data, cwd=tmp_path))
     lines = done.stdout.splitlines()
     complaints = [
-        "TrainConfig: batch_size: expected an integer > 0; found 'four'.",
+        "TrainConfig: batch_size: expected an integer > 0 or auto; found 'four'.",
         "TrainConfig: lr: expected a number > 0; found -1.0.",
         'TrainConfig: arch: unknown architecture "segfromer". Did you mean "segformer"? ',
         'TrainConfig: aug: unknown augmentation "flp". Did you mean "flip"? ',

@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ),
         (
             {"batch_size": "four"},
-            "run.yaml: batch_size: expected an integer > 0; found 'four'.",
+            "run.yaml: batch_size: expected an integer > 0 or auto; found 'four'.",
         ),
         (
             {"max_time": 90},
@@ -158,10 +158,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             "folder would be ~no-such-user. Write ./~no-such-user/x for a path in the working "
             "directory.",
         ),
-        ({"batch_size": True}, "run.yaml: batch_size: expected an integer > 0; found true."),
+        ({"batch_size": True}, "run.yaml: batch_size: expected an integer > 0 or auto; found true."),
         (
             {"mixed_precision": True},
-            "run.yaml: mixed_precision: expected one of no, bf16, fp16, fp8; found true.",
+            "run.yaml: mixed_precision: expected one of auto, no, bf16, fp16, fp8; found true.",
         ),
         (
             {"lr": float("inf")},
@@ -183,7 +183,7 @@ def test_a_wrong_value_is_refused(values: dict[str, Any], complaint: str) -> Non
 
 def test_flags_are_named_as_they_are_typed() -> None:
     layer = Layer({"batch_size": "0"}, "command line")
-    complaint = "--batch-size: expected an integer > 0; found '0'."
+    complaint = "--batch-size: expected an integer > 0 or auto; found '0'."
     assert refusal(merge, [layer]) == complaint
 
 

@@ -68,6 +68,7 @@ def test_components_come_with_their_options(registry: Registry) -> None:
         "name": "segformer",
         "config": None,
         "variant": "tiny",
+        "decoder": "authors",
         "drop_path": 0.1,
         "dropout": 0.0,
     }
@@ -179,7 +180,7 @@ def test_class_weights_that_no_loss_heeds_are_refused(registry: Registry) -> Non
         (
             {"arch": "segformer:varant=b0"},
             '--arch segformer: unknown option "varant". Did you mean "variant"? '
-            "Known: config, variant, drop_path, dropout.",
+            "Known: config, variant, decoder, drop_path, dropout.",
         ),
         (
             {"arch": {"name": "segformer", "variant": "b9"}},
