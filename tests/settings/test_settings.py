@@ -158,7 +158,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             "folder would be ~no-such-user. Write ./~no-such-user/x for a path in the working "
             "directory.",
         ),
-        ({"batch_size": True}, "run.yaml: batch_size: expected an integer > 0 or auto; found true."),
+        (
+            {"batch_size": True},
+            "run.yaml: batch_size: expected an integer > 0 or auto; found true.",
+        ),
         (
             {"mixed_precision": True},
             "run.yaml: mixed_precision: expected one of auto, no, bf16, fp16, fp8; found true.",
