@@ -18,16 +18,15 @@ import statistics
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
+from page import ROOT, fill
 
 from segacc.commands.plugins.datasheet import construct, datasheet
 from segacc.registry import Registry, load_registry
 from segacc.settings.options import decode, parse_component
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "architectures.json"
 PAGE = ROOT / "docs" / "choosing.md"
 MARK = "<!-- architectures: benchmarks/architectures.py --report -->"
@@ -93,9 +92,7 @@ def report(found: dict[str, Any]) -> None:
     last = list(found.values())[-1]
     versions = f"torch {last['torch']}, transformers {last['transformers']}"
     lines += ["", f"{versions}, {last['threads']} threads."]
-    before, _, rest = PAGE.read_text().partition(MARK)
-    after = rest.partition(MARK)[2]
-    PAGE.write_text("\n".join([f"{before}{MARK}", "", *lines, "", f"{MARK}{after}"]))
+    fill(PAGE, MARK, lines)
 
 
 def main() -> int:
