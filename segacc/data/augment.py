@@ -11,10 +11,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from segacc.contracts import IGNORE, Facts
-from segacc.data.items import Batch, Item
+from segacc.data.items import Batch, Item, nothing
 from segacc.data.order import seeded
 from segacc.data.placement import KEPT, Placement, copied, inside_of
-from segacc.errors import Origin, PluginError
+from segacc.errors import DataError, Origin, PluginError, SegaccError
 from segacc.hookspecs import Augmentation, Chosen
 
 Pair = tuple[Tensor, Tensor]
@@ -332,3 +332,33 @@ def one_by_one(
         with seeded(seed, images.device):
             pair = change(tv_tensors.Image(image), tv_tensors.Mask(label))
         yield pair
+
+
+def augmented(
+    name: str,
+    read: Callable[[], Pair],
+    pipeline: Pipeline,
+    seed: int,
+    *,
+    fetch: Callable[[], Pair],
+    num_channels: int,
+) -> Item | SegaccError:
+    """Read a sample and apply the worker's augmentations, under its own random seed.
+
+    Args:
+        name: the sample's id.
+        read: returns image and label, or raises SegaccError.
+        pipeline: the run's augmentations.
+        seed: seed of all random draws.
+        fetch: reads another sample, for augmentations that mix several.
+        num_channels: channels of the image that replaces an unreadable one.
+    """
+    try:
+        with seeded(seed):
+            return pipeline.in_worker(Item(*read(), name, seed), fetch)
+    except DataError as error:
+        item = Item(*nothing(num_channels), name, seed, unreadable=str(error))
+        with seeded(seed):
+            return pipeline.in_worker(item, lambda: nothing(num_channels))
+    except SegaccError as error:
+        return error

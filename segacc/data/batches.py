@@ -1,6 +1,7 @@
 """The splits that training and evaluation read, and the data loaders that read them."""
 
 import atexit
+import copy
 import gc
 import multiprocessing
 import signal
@@ -17,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from segacc.data.atomic import shared_memory
-from segacc.data.augment import Pair, Pipeline
+from segacc.data.augment import Pair, Pipeline, augmented
 from segacc.data.codecs import picture_size
 from segacc.data.decode import MODES
 from segacc.data.items import Item, collate, nothing
@@ -30,7 +31,6 @@ from segacc.data.order import (
     StepSampler,
     of_one_size,
     sample_seed,
-    seeded,
     share,
 )
 from segacc.data.sample_pair import read_sample
@@ -206,6 +206,7 @@ class Loader:
             settings[key] = Rest(settings[key], taken)
         if settings["num_workers"]:
             settle()
+            settings["multiprocessing_context"] = without_locks()
         batches = iter(DataLoader(self.data, **settings))
         leave_to_loader()
         return batches
@@ -246,7 +247,37 @@ def killed_workers(batches: Any) -> list[int]:
         worker.join(0.2)
     if any(one.exitcode == -signal.SIGBUS for one in workers):
         raise RuntimeError("Bus error")
-    return [one.pid for one in workers if (one.exitcode or 0) < 0]
+    ended = [one.pid for one in workers if (one.exitcode or 0) < 0]
+    for worker in workers if ended else ():
+        worker.kill()  # it may wait for a lock that a killed one held
+    return ended
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An event in shared memory that has no lock: who is killed while reading it blocks nobody."""
+
+    value: Any
+    """A ctypes byte that processes share."""
+
+    def is_set(self) -> bool:
+        """Return whether it was set."""
+        return bool(self.value.value)
+
+    def set(self) -> None:
+        """Set it."""
+        self.value.value = 1
+
+
+def without_locks() -> Any:
+    """Return a context of multiprocessing whose events are Flags.
+
+    A DataLoader's workers read one event that its end sets. With multiprocessing's own, which has
+    a lock, the end would wait for ever if a worker was killed while it read the event.
+    """
+    context: Any = copy.copy(multiprocessing.get_context())
+    context.Event = lambda: Flag(context.RawValue("b", 0))
+    return context
 
 
 def leave_to_loader() -> None:
@@ -258,36 +289,6 @@ def leave_to_loader() -> None:
     here = threading.current_thread() is threading.main_thread()
     if here and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def augmented(
-    name: str,
-    read: Callable[[], Pair],
-    pipeline: Pipeline,
-    seed: int,
-    *,
-    fetch: Callable[[], Pair],
-    num_channels: int,
-) -> Item | SegaccError:
-    """Read a sample and apply the worker's augmentations, under its own random seed.
-
-    Args:
-        name: the sample's id.
-        read: returns image and label, or raises SegaccError.
-        pipeline: the run's augmentations.
-        seed: seed of all random draws.
-        fetch: reads another sample, for augmentations that mix several.
-        num_channels: channels of the image that replaces an unreadable one.
-    """
-    try:
-        with seeded(seed):
-            return pipeline.in_worker(Item(*read(), name, seed), fetch)
-    except DataError as error:
-        item = Item(*nothing(num_channels), name, seed, unreadable=str(error))
-        with seeded(seed):
-            return pipeline.in_worker(item, lambda: nothing(num_channels))
-    except SegaccError as error:
-        return error
 
 
 def quiet(worker: int) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from segacc.data.augment import Pair, Pipeline
-from segacc.data.batches import Loader, augmented, load, scored_item
+from segacc.data.augment import Pair, Pipeline, augmented
+from segacc.data.batches import Loader, load, scored_item
 from segacc.data.items import Batch, Item, collate, nothing
 from segacc.data.order import Cut, sample_seed
 from segacc.data.sample_pair import read_sample

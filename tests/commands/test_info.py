@@ -48,7 +48,7 @@ def completions(line: str) -> list[str]:
     [
         ("segacc pre", ["predict"]),
         ("segacc train --arch segf", ["segformer"]),
-        ("segacc --mixed-precision ", ["no", "bf16", "fp16", "fp8"]),
+        ("segacc --mixed-precision ", ["auto", "no", "bf16", "fp16", "fp8"]),
     ],
 )
 def test_the_shell_completes(line: str, expected: list[str]) -> None:

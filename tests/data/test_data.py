@@ -2,14 +2,18 @@
 
 import gc
 import multiprocessing
+import os
 import random
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
@@ -319,3 +323,55 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost(
     assert all(torch.equal(a[0].image, b[0].image) for a, b in zip(found, expected, strict=True))
     assert loader.lost == 2
     assert capsys.readouterr().err.count("was killed, probably by the system because memory") == 2
+
+
+class Holding(Dataset[int]):
+    """Its worker holds the lock of the event that ends workers from one index on, if it has one."""
+
+    def __init__(self, since: int, died: Path | None) -> None:
+        self.since, self.died = since, died
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> int:
+        if index == self.since and get_worker_info():
+            frame = sys._getframe()
+            while "done_event" not in frame.f_locals:
+                assert frame.f_back is not None
+                frame = frame.f_back
+            with suppress(AttributeError):
+                frame.f_locals["done_event"]._cond.acquire()
+            if self.died and not self.died.exists():
+                self.died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+@pytest.mark.parametrize(
+    "dies",
+    [pytest.param(True, marks=pytest.mark.slow, id="within"), pytest.param(False, id="at the end")],
+)
+def test_a_worker_killed_while_it_asks_for_the_end_blocks_nobody(
+    tmp_path: Path, dies: bool
+) -> None:
+    """With the event of multiprocessing, which has a lock, it ends in the alarm."""
+    data = Holding(5, tmp_path / "died") if dies else Holding(11, None)
+    loader = load(data, num_workers=2, batch_size=None, sampler=range(12))
+
+    def alarm(number: int, frame: object) -> None:
+        raise AssertionError("the loader waits for ever")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.alarm(60)
+    found = []
+    try:
+        for item in loader:
+            found.append(item)
+            if len(found) == 12:
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert (found, loader.lost) == (list(range(12)), 1 if dies else 0)
