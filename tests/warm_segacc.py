@@ -8,6 +8,7 @@ written as one line. With `ended`, a file, the run is left running: the process 
 one line at once, and the exit code into the file when it has ended.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -58,6 +59,8 @@ def serve() -> None:
     for name in (*IMPORTED, *(one.name for one in own if one.name != "segacc.__main__")):
         importlib.import_module(name)
     get_checkpoint_conversion_mapping("segformer")  # what loading and saving make once a process
+    gc.collect()
+    gc.freeze()  # no run looks for garbage among what was imported
     for line in sys.stdin:
         job = json.loads(line)
         told = leave_running(job) if job["ended"] else str(exit_code(fork_all(job)))

@@ -16,7 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.terminal.console import console_of, flag, load_plugins, quiet_libraries
+from segacc.commands.terminal.console import (
+    console_of,
+    flag,
+    load_plugins,
+    loading,
+    quiet_libraries,
+)
 from segacc.errors import OptionError, SegaccError, is_main, is_memory_full
 from segacc.evaluation.model_folder import Model, find_model, run_settings
 from segacc.settings.commands import DemoConfig
@@ -72,7 +78,7 @@ def demo_command(given: str, config: DemoConfig) -> int:
     model = find_model(given, "MODEL")
     console = console_of(stderr=True)
     with tempfile.TemporaryDirectory(prefix="segacc-demo-") as folder:
-        with console.status("Loading torch, the weights and gradio ..."):
+        with loading(console, "torch, the weights and gradio"):
             quiet_libraries()
             from segacc.evaluation.segmenter import Segmenter
 

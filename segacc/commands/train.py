@@ -1,6 +1,7 @@
 """`segacc train`: build a run, train it, show and record its events."""
 
 import functools
+import gc
 import os
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from segacc.commands.terminal.console import (
     PlainConsole,
     console_of,
     load_plugins,
+    loading,
     quiet_libraries,
 )
 from segacc.errors import OptionError, SegaccError, WriteError, is_main
@@ -64,7 +66,7 @@ def show_run(plan: Plan, *, prepare: Callable[[], None] = lambda: None) -> tuple
         The run after its end, and its last event.
     """
     console = console_of()
-    with console.status("Loading torch, the data and the weights ..."):
+    with loading(console, "torch, the data and the weights"):
         from segacc.data.quick_check import read_data
 
         given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
@@ -87,6 +89,7 @@ def fitted(run: "Run", settings: Settings) -> Settings:
     from segacc import loop
     from segacc.training.limits.sizing import fit_batch
 
+    gc.enable()  # `loading` pauses it, but here memory is measured
     return fit_batch(run, settings, step=loop.train_step)
 
 

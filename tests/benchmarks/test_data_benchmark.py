@@ -60,6 +60,7 @@ def test_memory_and_the_wait_for_data_are_measured(tmp_path: Path) -> None:
     assert lines[-1].startswith("data_wait")
 
 
+@pytest.mark.slow
 def test_check_data_is_timed_beside_a_script(tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", counts={"train": 6, "validation": 3})
     flags = ("--root", root, "--rounds", 1)

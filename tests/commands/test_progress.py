@@ -1,5 +1,6 @@
 """Display and score tables: what a person reads, compared as text."""
 
+import gc
 import io
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from score_tools import plain_scores
+from segacc.commands.terminal.console import loading
 from segacc.commands.terminal.progress import Display
 from segacc.commands.terminal.tables import print_scores
 from segacc.evaluation.scores import Scores, Terms
@@ -359,3 +361,12 @@ def test_summary_names_what_is_there(tmp_path: Path) -> None:
         f"metrics   {run}/metrics.jsonl",
         f"try next  segacc predict '{run}/best' IMAGE --output-dir predictions",
     ]
+
+
+def test_what_is_loaded_is_not_searched_for_garbage() -> None:
+    """Whatever happens meanwhile, the search goes on afterwards."""
+    assert gc.isenabled()
+    with pytest.raises(KeyboardInterrupt), loading(Console(file=io.StringIO()), "torch"):
+        assert not gc.isenabled()
+        raise KeyboardInterrupt
+    assert gc.isenabled()

@@ -84,6 +84,7 @@ def test_the_spread_is_that_of_the_evaluations(group: tuple[Path, str]) -> None:
     assert lines[6] == "written to group/seeds.json"
 
 
+@pytest.mark.slow
 def test_started_again_it_goes_on_with_what_is_missing(warm: Warm, group: tuple[Path, str]) -> None:
     folder, _ = group
     other = shutil.copytree(folder / "group", folder / "again")

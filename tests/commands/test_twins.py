@@ -128,6 +128,7 @@ def camvid(shared: Path) -> Findings:
     return look(f"folder:root={shared / 'camvid'}", num_workers=2)
 
 
+@pytest.mark.slow
 def test_camvid_is_counted_as_by_plain_numpy(shared: Path, camvid: Findings) -> None:
     assert {name: facts.read for name, facts in camvid.splits.items()} == {
         "train": 367,
@@ -145,6 +146,7 @@ def test_camvid_is_counted_as_by_plain_numpy(shared: Path, camvid: Findings) -> 
     assert pastes(camvid, sure=True) == ["--crop-size 352x480", "--class-weights enet"]
 
 
+@pytest.mark.slow
 def test_camvid_has_no_twins_across_its_splits_but_many_frames_alike(camvid: Findings) -> None:
     told = {(one.kind, one.splits): len(one.pairs) for one in camvid.twins}
     assert {key for key in told if key[1][0] != key[1][1]} == set()

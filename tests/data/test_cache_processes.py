@@ -188,6 +188,7 @@ def test_processes_of_one_run_share_what_one_of_them_builds(given: str, tmp_path
 
 
 @forks
+@pytest.mark.slow
 def test_machines_with_a_disk_each_wait_for_the_last_one(tmp_path: Path) -> None:
     """One has the samples from an earlier run; the other decodes for longer than torch waits."""
     source = noted(FEW - 1, tmp_path, slow=False)

@@ -211,7 +211,8 @@ def test_it_goes_on_from_any_batch(processes: int, workers: int, batch_size: int
     positions: list[Any] = [None] * max(1, workers)
     for step in range(last):
         stored = json.loads(json.dumps(positions))
-        assert_equal_batches(load(data, cut, range(step, last), workers, stored), whole[step:])
+        if not workers or step % 3 == 1:  # each start of workers takes its time
+            assert_equal_batches(load(data, cut, range(step, last), workers, stored), whole[step:])
         turn, position = whole[step].position
         positions[turn] = position
 

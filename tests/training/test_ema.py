@@ -195,6 +195,7 @@ def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_pat
 
 
 @pytest.mark.launch
+@pytest.mark.slow
 def test_killed_and_resumed_bit_for_bit(warm: Warm, data: Path, tmp_path: Path) -> None:
     """With all that a checkpoint holds: the average, the early stop's count, two warm-ups."""
     asked = (

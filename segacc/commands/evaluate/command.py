@@ -15,6 +15,7 @@ from segacc.commands.terminal.console import (
     console_of,
     flag,
     load_plugins,
+    loading,
     quiet_libraries,
     text_of,
 )
@@ -57,7 +58,7 @@ def evaluate_command(model: str, layer: Layer) -> int:
     console = console_of(kind=Patient)
     if line := checked.taken():
         console.out(line, highlight=False)
-    with console.status("Loading torch, the data and the weights ..."):
+    with loading(console, "torch, the data and the weights"):
         quiet_libraries()
         loaded = load(checked)
     if checked.dataset.note:

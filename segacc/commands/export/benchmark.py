@@ -19,6 +19,7 @@ from segacc.commands.terminal.console import (
     Where,
     console_of,
     flag,
+    loading,
     progress_bar,
     quiet_libraries,
     text_of,
@@ -250,7 +251,7 @@ def measure(models: Sequence[str], layer: Layer, where: Where, console: Console)
         runtime_of(model.about, "auto", where("model"))
     images = images_of(models[0], layer, config, Path(), where, what="be segmented")
     threads = config.threads or os.cpu_count() or 1
-    with console.status("Loading torch and the models ..."):
+    with loading(console, "torch and the models"):
         quiet_libraries()
         import torch
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from segacc.commands.export.images import Images, files_of, images_of, with_run
-from segacc.commands.terminal.console import Where, console_of, flag, quiet_libraries, text_of
+from segacc.commands.terminal.console import (
+    Where,
+    console_of,
+    flag,
+    loading,
+    quiet_libraries,
+    text_of,
+)
 from segacc.data.atomic import replacing, writing
 from segacc.errors import OptionError, WeightsError
 from segacc.evaluation.model_folder import Model, find_model, side_file
@@ -178,7 +185,7 @@ def run(checked: Checked, where: Where, console: Console) -> ExportResult:
     with writing(path):
         part.mkdir(parents=True)
         try:
-            with console.status("Loading torch and the weights ..."):
+            with loading(console, "torch and the weights"):
                 quiet_libraries()
                 from segacc.exporting.gate import compare
 

@@ -24,7 +24,14 @@ from segacc.commands.predict.files import (
     write_ids,
     write_probabilities,
 )
-from segacc.commands.terminal.console import Where, console_of, flag, progress_bar, quiet_libraries
+from segacc.commands.terminal.console import (
+    Where,
+    console_of,
+    flag,
+    loading,
+    progress_bar,
+    quiet_libraries,
+)
 from segacc.errors import DataError, OptionError
 from segacc.evaluation.model_folder import Model, find_model, local_model
 from segacc.model.exported import runtime_of
@@ -56,7 +63,7 @@ def predict_command(given: str, inputs: Sequence[str | Path], config: PredictCon
     console = console_of(stderr=True)
     for note in filter(None, (model.told, *notes)):
         console.out(note, highlight=False)
-    with console.status("Loading torch and the weights ..."):
+    with loading(console, "torch and the weights"):
         quiet_libraries()
         segmenter = load_segmenter(model, config, flag)
     failed = segment_all(segmenter, jobs, config, console)
