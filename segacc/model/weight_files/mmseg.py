@@ -231,7 +231,7 @@ TIMM_RESNET = [
     Rule(r"backbone\.((?:conv1|bn1|layer\d)\..+)", (r"backbone._backbone.\1",)),
 ]
 """mmsegmentation's ResNet, V1c and V1d, whose blocks have the names of torchvision and timm."""
-DEPTHS = {
+DEPTHS: dict[tuple[tuple[int, ...], bool], str] = {
     **{((2, 2, 2, 2), False): "18", ((3, 4, 6, 3), False): "34", ((3, 4, 6, 3), True): "50"},
     **{((3, 4, 23, 3), True): "101", ((3, 8, 36, 3), True): "152"},
 }

@@ -117,7 +117,7 @@ def default_weights(options: DeepLabV3PlusOptions) -> str | None:
 def weights_license(options: DeepLabV3PlusOptions) -> str:
     """Return the licence of the default weights, as timm states it."""
     published = timm_published(options.backbone)
-    return (published.license or "") if published else ""
+    return (published.license or "").replace("apache", "Apache") if published else ""
 
 
 @hookimpl
