@@ -33,9 +33,11 @@ def their_upernet(backbone: nn.Module, widths: tuple[int, ...]) -> Any:
     return theirs.randomized(theirs.Segmentor(backbone, head, theirs.FCNHead(widths[2], 8, 3)))
 
 
-def write(path: Path, state: dict[str, Tensor], names: tuple[str, ...] = NAMES) -> Path:
+def write(
+    path: Path, state: dict[str, Tensor], names: tuple[str, ...] = NAMES, config: str = "a = 1"
+) -> Path:
     """Write a checkpoint as mmsegmentation 1.x publishes it."""
-    meta = {"dataset_meta": {"classes": names, "palette": [[0, 0, 0]]}, "seed": 1, "cfg": "a = 1"}
+    meta = {"dataset_meta": {"classes": names, "palette": [[0, 0, 0]]}, "seed": 1, "cfg": config}
     torch.save({"meta": meta, "state_dict": state}, path)
     return path
 
@@ -187,6 +189,22 @@ def test_another_decoder_or_encoder_is_no_deeplabv3plus(tmp_path: Path) -> None:
         "its encoder is resnet1-1-2-2c by the names of timm, and that of the chosen architecture "
         "is resnet50. Choose backbone=timm/resnet1-1-2-2c."
     )
+
+
+def test_multi_grid_dilations_are_known_from_the_configuration(tmp_path: Path) -> None:
+    state, config = their_deeplab().state_dict(), "backbone=dict(depth=101, multi_grid=(1, 2, 4))"
+    file = write(tmp_path / "a.pth", state, config=config)
+    older = tmp_path / "older.pth"  # of mmsegmentation 0.x
+    torch.save({"meta": {"CLASSES": NAMES, "config": config}, "state_dict": state}, older)
+    for path in (file, older):
+        with pytest.raises(WeightsError) as error:
+            our_deeplab().load_file(path)
+        assert str(error.value) == (
+            f"{path}: its encoder has other dilations in its last stage (multi_grid in the "
+            "configuration that the file contains) than the networks of timm, so that logits would "
+            "differ. Load the encoder alone by --head fresh."
+        )
+    assert our_deeplab().load_file(file, fresh_head=True).loaded
 
 
 def encoder_of(counts: tuple[int, ...], *more: str) -> dict[str, Tensor]:

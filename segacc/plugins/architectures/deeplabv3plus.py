@@ -18,6 +18,12 @@ NARROW = {"layers": [1, 1, 2, 2], "channels": [4, 8, 16, 32], "stem_width": 2}
 """Arguments with which timm builds a very small resnet50c."""
 LOW = 4
 """Stride of the early feature map (section 3.1)."""
+UNLIKE = {
+    "multi_grid": "its encoder has other dilations in its last stage (multi_grid in the "
+    "configuration that the file contains) than the networks of timm, so that logits would differ. "
+    "Load the encoder alone by --head fresh."
+}
+"""Files of mmsegmentation (R-101-D16-MG124) with the tensors of this network that are not its."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +80,15 @@ def build(options: DeepLabV3PlusOptions, facts: Facts) -> "SegmentationModel":
         auxiliary_loss_weight=options.auxiliary,
         auxiliary_channels=options.auxiliary_channels,
     )
-    return wrap(
+    model = wrap(
         DeepLabV3PlusForSemanticSegmentation(config),
         classifiers=["decode_head.conv_seg", "auxiliary_head.conv_seg"],
         auxiliary=("auxiliary_head", config.auxiliary_loss_weight),
         renamer=mmseg.deeplabv3plus,
         min_batch_size=2,  # the pyramid applies batch norm to globally pooled features
     )
+    model.unlike = UNLIKE
+    return model
 
 
 def _dilated(options: DeepLabV3PlusOptions, num_channels: int) -> Any:
