@@ -34,6 +34,7 @@ from segacc.settings.secrets import refuse_hidden, without_secrets
 
 BUILT_IN = (
     "segacc.plugins.architectures.beit",
+    "segacc.plugins.architectures.deeplabv3plus",
     "segacc.plugins.architectures.dpt",
     "segacc.plugins.architectures.eomt",
     "segacc.plugins.architectures.linear",

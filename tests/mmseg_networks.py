@@ -22,9 +22,12 @@ def named(**parts: nn.Module) -> nn.ModuleDict:
 class ConvModule(nn.Module):
     """Convolution without bias, batch norm, ReLU: mmcv's."""
 
-    def __init__(self, channels: int, width: int, size: int = 1) -> None:
+    def __init__(
+        self, channels: int, width: int, size: int = 1, rate: int = 1, groups: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, size, padding=size // 2, bias=False)
+        given: Any = {"padding": size // 2 * rate, "dilation": rate, "groups": groups}
+        self.conv = nn.Conv2d(channels, width, size, bias=False, **given)
         self.bn = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -307,6 +310,109 @@ class FCNHead(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         logits: Tensor = self.conv_seg(self.convs(maps[2]))
+        return logits
+
+
+# ------------------------------------------------------------------------------------ DeepLabV3+
+
+
+class Bottleneck(nn.Module):
+    """A block of `style="pytorch"`: the 3x3 convolution has the stride."""
+
+    def __init__(self, channels: int, width: int, stride: int, rate: int, first: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, rate, rate, bias=False)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = None
+        if first:
+            projection = nn.Conv2d(channels, 4 * width, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(4 * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """ResNet, or with a deep stem ResNetV1c, as DeepLabV3+ sets it (R-50-D8).
+
+    dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1), contract_dilation=True.
+    """
+
+    def __init__(self, blocks: tuple[int, ...], width: int, *, deep: bool = True) -> None:
+        super().__init__()
+        half, before = width // 2, width
+        if deep:
+            layers: list[nn.Module] = []
+            for channels, outputs, stride in ((3, half, 2), (half, half, 1), (half, width, 1)):
+                layers += [nn.Conv2d(channels, outputs, 3, stride, 1, bias=False)]
+                layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+            self.stem = nn.Sequential(*layers)
+        else:
+            self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+        self.deep = deep
+        for k, (count, stride, rate) in enumerate(
+            zip(blocks, (1, 2, 1, 1), (1, 1, 2, 4), strict=True)
+        ):
+            stage = nn.Sequential()
+            for j in range(count):
+                used = max(rate // 2, 1) if j == 0 else rate
+                stage.append(Bottleneck(before, width << k, stride if j == 0 else 1, used, j == 0))
+                before = 4 * (width << k)
+            self.add_module(f"layer{k + 1}", stage)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x) if self.deep else F.relu(self.bn1(self.conv1(x)))
+        maps = [F.max_pool2d(x, 3, 2, 1)]
+        for k in range(1, 5):
+            maps.append(self.get_submodule(f"layer{k}")(maps[-1]))
+        return maps[1:]
+
+
+class Separable(nn.Module):
+    """mmcv's DepthwiseSeparableConvModule: both parts are normalized and activated."""
+
+    def __init__(self, channels: int, width: int, rate: int = 1) -> None:
+        super().__init__()
+        self.depthwise_conv = ConvModule(channels, channels, 3, rate, channels)
+        self.pointwise_conv = ConvModule(channels, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = self.pointwise_conv(self.depthwise_conv(x))
+        return activated
+
+
+class SepASPPHead(nn.Module):
+    """DepthwiseSeparableASPPHead with 48 channels of the first map; without `second`, ASPPHead."""
+
+    def __init__(
+        self, low: int, high: int, width: int, classes: int, *, second: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv_seg = nn.Conv2d(width, classes, 1)
+        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvModule(high, width))
+        self.aspp_modules = nn.ModuleList([ConvModule(high, width)])
+        for rate in (12, 24, 36):
+            one = Separable(high, width, rate) if second else ConvModule(high, width, 3, rate)
+            self.aspp_modules.append(one)
+        self.bottleneck = ConvModule(5 * width, width, 3)
+        if second:
+            self.c1_bottleneck = ConvModule(low, 48)
+            parts = Separable(width + 48, width), Separable(width, width)
+            self.sep_bottleneck = nn.Sequential(*parts)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        last = maps[3]
+        pooled = self.image_pool(last).expand(-1, -1, *last.shape[2:])
+        context = self.bottleneck(torch.cat([pooled, *(one(last) for one in self.aspp_modules)], 1))
+        early = self.c1_bottleneck(maps[0])
+        both = torch.cat([resize(context, early), early], dim=1)
+        logits: Tensor = self.conv_seg(self.sep_bottleneck(both))
         return logits
 
 

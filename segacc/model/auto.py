@@ -34,6 +34,7 @@ def register_networks() -> None:
     )
 
     from segacc.model.networks.ddrnet import DDRNetForSemanticSegmentation
+    from segacc.model.networks.deeplabv3plus import DeepLabV3PlusForSemanticSegmentation
     from segacc.model.networks.dpt import DptForSemanticSegmentation
     from segacc.model.networks.linear import LinearForSemanticSegmentation
     from segacc.model.networks.pidnet import PIDNetForSemanticSegmentation
@@ -45,6 +46,7 @@ def register_networks() -> None:
         LinearForSemanticSegmentation,
         NormedSegformerForSemanticSegmentation,
         DptForSemanticSegmentation,
+        DeepLabV3PlusForSemanticSegmentation,
         *NETWORKS,
         DDRNetForSemanticSegmentation,
         PIDNetForSemanticSegmentation,

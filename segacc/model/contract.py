@@ -1,9 +1,10 @@
 """The interface of a network: SegmentationModel, its output Logits, and its SizeRule."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -154,6 +155,8 @@ class SegmentationModel(nn.Module):
             other classes are loaded, rows of classes with the same name are reused.
         block_pattern: regular expression for a parameter's block, like `BLOCKS` of
             `segacc.model.depths`.
+        unlike: by a text in the configuration that mmsegmentation stores in its files: why their
+            logits would differ; such a file is refused, unless the head is not loaded.
         batchnorm_frozen: set by `freeze_batchnorm`.
         still_batchnorms: names of batch norms that keep their statistics in training.
         class_weighted: True if its own losses (`losses`) use `facts.class_weights`.
@@ -174,6 +177,7 @@ class SegmentationModel(nn.Module):
     classifiers: tuple[str, ...] = ()
     _no_split_modules: tuple[str, ...] = ()
     block_pattern: str = BLOCKS
+    unlike: Mapping[str, str] = MappingProxyType({})
     batchnorm_frozen: bool = False
     still_batchnorms: frozenset[str] = frozenset()
     class_weighted: bool = False
@@ -294,6 +298,9 @@ class SegmentationModel(nn.Module):
             WeightsError: it cannot be read or contains code, or almost none of its tensors fit.
         """
         stored = read_file(Path(path))
+        differences = [reason for text, reason in self.unlike.items() if text in stored.config]
+        if differences and not fresh_head:
+            raise WeightsError(f"{path}: {differences[0]}")
         try:
             found = self.own_names(stored.tensors, fresh_head=fresh_head)
         except WeightsError as error:

@@ -31,6 +31,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"lr": 6e-5, "head_lr_scale": 1, "weight_decay": 0.01, "warmup_steps": 1500},
         **{"schedule": "poly:power=1.0", "crop_size": (512, 512), "protocol": "mmseg-ade20k"},
     },
+    "deeplabv3plus-r50-ade20k-80k": {
+        **{"lr": 0.01, "head_lr_scale": 1, "weight_decay": 5e-4, "warmup_steps": 0},
+        **{"schedule": "poly:power=0.9,floor=0.01", "crop_size": (512, 512)},
+        **{"protocol": "mmseg-ade20k", "optimizer": "sgd:momentum=0.9", "max_steps": 80000},
+    },
     "beit-b-ade20k-160k": {
         **{"lr": 3e-5, "layer_decay": 0.9, "weight_decay": 0.05, "warmup_steps": 1500},
         **{"schedule": "poly:power=1.0", "crop_size": (640, 640)},
@@ -56,6 +61,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 SCORES = {
     "segformer-ade20k-160k": "37.41",
     "upernet-swin-t-ade20k-160k": "44.41",
+    "deeplabv3plus-r50-ade20k-80k": "42.72",
     "beit-b-ade20k-160k": "53.08",
     "mask2former-swin-t-ade20k-160k": "47.7",
     "eomt-dinov3-l-ade20k-16ep": "59.5",
@@ -65,6 +71,7 @@ SCORES = {
 TINY = {
     "segformer-ade20k-160k": "segformer:variant=tiny",
     "upernet-swin-t-ade20k-160k": "upernet:backbone=swin,size=test,hidden_size=16",
+    "deeplabv3plus-r50-ade20k-80k": "deeplabv3plus:backbone=tiny,hidden_size=16",
     "beit-b-ade20k-160k": "upernet:backbone=beit,size=test,hidden_size=16",
     "mask2former-swin-t-ade20k-160k": "mask2former:variant=tiny,num_queries=6,train_num_points=64",
     "eomt-dinov3-l-ade20k-16ep": "eomt_dinov3:variant=tiny,num_queries=6,train_num_points=64",

@@ -15,7 +15,7 @@ from data_tools import facts
 from segacc.errors import WeightsError
 from segacc.model import SegmentationModel
 from segacc.model.weight_files import mmseg
-from segacc.plugins.architectures import segformer, upernet
+from segacc.plugins.architectures import deeplabv3plus, segformer, upernet
 
 NAMES = ("road", "building", "sky")
 WIDTHS = (8, 8, 16, 16)  # of the variant `tiny`
@@ -33,9 +33,11 @@ def their_upernet(backbone: nn.Module, widths: tuple[int, ...]) -> Any:
     return theirs.randomized(theirs.Segmentor(backbone, head, theirs.FCNHead(widths[2], 8, 3)))
 
 
-def write(path: Path, state: dict[str, Tensor], names: tuple[str, ...] = NAMES) -> Path:
+def write(
+    path: Path, state: dict[str, Tensor], names: tuple[str, ...] = NAMES, config: str = "a = 1"
+) -> Path:
     """Write a checkpoint as mmsegmentation 1.x publishes it."""
-    meta = {"dataset_meta": {"classes": names, "palette": [[0, 0, 0]]}, "seed": 1, "cfg": "a = 1"}
+    meta = {"dataset_meta": {"classes": names, "palette": [[0, 0, 0]]}, "seed": 1, "cfg": config}
     torch.save({"meta": meta, "state_dict": state}, path)
     return path
 
@@ -113,6 +115,135 @@ def test_upernet_gives_the_logits_of_mmsegmentation(kind: str, tmp_path: Path) -
     torch.testing.assert_close(mine.network.auxiliary_head(maps), third, **CLOSE)
 
 
+DeepLab = deeplabv3plus.DeepLabV3PlusOptions
+
+
+def their_deeplab(*, second: bool = True) -> Any:
+    """DeepLabV3+ of the sizes of `backbone=tiny`; without `second`, DeepLabV3."""
+    backbone = theirs.ResNet((1, 1, 2, 2), 4)
+    head = theirs.SepASPPHead(16, 128, 16, 3, second=second)
+    return theirs.randomized(theirs.Segmentor(backbone, head, theirs.FCNHead(64, 8, 3)))
+
+
+def our_deeplab(**more: Any) -> Any:
+    sizes = {"backbone": "tiny", "hidden_size": 16, "auxiliary_channels": 8}
+    return deeplabv3plus.build(DeepLab(**{**sizes, **more}), facts_of())
+
+
+@torch.no_grad()
+def test_deeplabv3plus_gives_the_logits_of_mmsegmentation(tmp_path: Path) -> None:
+    network = their_deeplab()
+    ours = our_deeplab()
+    report = ours.load_file(write(tmp_path / "a.pth", network.state_dict()), class_names=NAMES)
+    assert (report.new, report.dropped, report.carried) == ((), (), None)
+    images = torch.randn(1, 3, 310, 301)  # maps of 39 x 38 positions, for dilations up to 36
+    logits, wanted = ours.eval()(images).main, network(images)
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(logits, wanted, **CLOSE)
+    third = network.auxiliary_head(network.backbone(images))
+    _, middle, _ = ours.network.backbone(images).feature_maps
+    torch.testing.assert_close(ours.network.auxiliary_head(middle), third, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "deep"),
+    [
+        ("resnet50c", (3, 4, 6, 3), True),
+        ("resnet101c", (3, 4, 23, 3), True),
+        ("resnet50", (3, 4, 6, 3), False),
+    ],
+)
+def test_all_tensors_of_deeplabv3plus_are_mapped(
+    name: str, blocks: tuple[int, ...], deep: bool
+) -> None:
+    with torch.device("meta"):
+        backbone = theirs.ResNet(blocks, 64, deep=deep)
+        head, auxiliary = theirs.SepASPPHead(256, 2048, 512, 3), theirs.FCNHead(1024, 256, 3)
+        network = theirs.Segmentor(backbone, head, auxiliary)
+        ours = deeplabv3plus.build(DeepLab(backbone=f"timm/{name}"), facts_of())
+    found = ours.own_names(network.state_dict(), fresh_head=False)
+    assert {key: one.shape for key, one in found.items()} == {
+        key: one.shape for key, one in ours.state_dict().items()
+    }
+    assert mmseg.resnet_name(ours.network.state_dict()) == name
+
+
+def test_another_decoder_or_encoder_is_no_deeplabv3plus(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.pth", their_deeplab(second=False).state_dict())
+    with pytest.raises(WeightsError) as error:
+        our_deeplab().load_file(file)
+    assert str(error.value) == (
+        f"{file}: its decoder (decode_head) has no sep_bottleneck, so it is not that of "
+        "DeepLabV3+, but another one, such as DeepLabV3's. Load the encoder alone by --head fresh."
+    )
+    ours = our_deeplab()
+    report = ours.load_file(file, fresh_head=True)
+    assert set(report.new) == {name for name in ours.state_dict() if ours.is_head(name)}
+    with torch.device("meta"):
+        other = deeplabv3plus.build(DeepLab(backbone="timm/resnet50"), facts_of())
+    own = other.network.state_dict()
+    whole = their_deeplab().state_dict()
+    with pytest.raises(WeightsError) as error:
+        mmseg.deeplabv3plus(whole, own, False)
+    assert str(error.value) == (
+        "its encoder is resnet1-1-2-2c by the names of timm, and that of the chosen architecture "
+        "is resnet50. Choose backbone=timm/resnet1-1-2-2c."
+    )
+
+
+def test_multi_grid_dilations_are_known_from_the_configuration(tmp_path: Path) -> None:
+    state, config = their_deeplab().state_dict(), "backbone=dict(depth=101, multi_grid=(1, 2, 4))"
+    file = write(tmp_path / "a.pth", state, config=config)
+    older = tmp_path / "older.pth"  # of mmsegmentation 0.x
+    torch.save({"meta": {"CLASSES": NAMES, "config": config}, "state_dict": state}, older)
+    for path in (file, older):
+        with pytest.raises(WeightsError) as error:
+            our_deeplab().load_file(path)
+        assert str(error.value) == (
+            f"{path}: its encoder has other dilations in its last stage (multi_grid in the "
+            "configuration that the file contains) than the networks of timm, so that logits would "
+            "differ. Load the encoder alone by --head fresh."
+        )
+    assert our_deeplab().load_file(file, fresh_head=True).loaded
+
+
+def encoder_of(counts: tuple[int, ...], *more: str) -> dict[str, Tensor]:
+    """Return a tensor of each block, and others by which a kind of ResNet is known."""
+    names = [f"layer{k}.{j}.conv1" for k, count in enumerate(counts, 1) for j in range(count)]
+    return {f"backbone.{name}.weight": torch.zeros(1) for name in (*names, *more)}
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "hint"),
+    [
+        (encoder_of((2, 2, 2, 2), "stem.0"), "resnet18c", "timm has no such network."),
+        (encoder_of((3, 4, 6, 3), "conv1"), "resnet34", "Choose backbone=timm/resnet34."),
+        (
+            encoder_of((3, 4, 6, 3), "stem.0", "layer1.0.conv3", "layer2.0.downsample.2"),
+            *("resnet50d", "Choose backbone=timm/resnet50d."),
+        ),
+    ],
+)
+def test_encoders_that_timm_dilates_otherwise(
+    given: dict[str, Tensor], name: str, hint: str
+) -> None:
+    own = dict.fromkeys(encoder_of((3, 4, 6, 3), "conv1.0", "layer1.0.conv3"), torch.zeros(1))
+    own = {key.replace("backbone.", mmseg.TIMM): one for key, one in own.items()}
+    with pytest.raises(WeightsError) as error:
+        mmseg.deeplabv3plus({**given, mmseg.SECOND: torch.zeros(1)}, own, False)
+    assert str(error.value) == (
+        f"its encoder is {name} by the names of timm, which dilates it otherwise than "
+        "mmsegmentation, so that logits would differ. DeepLabV3+ on ResNet and ResNetV1c with 50, "
+        "101 or 152 layers can be loaded; of others, the encoder alone by --head fresh."
+    )
+    with pytest.raises(WeightsError) as error:
+        mmseg.deeplabv3plus(given, own, True)
+    assert str(error.value) == (
+        f"its encoder is {name} by the names of timm, and that of the chosen architecture is "
+        f"resnet50c. {hint}"
+    )
+
+
 def authors_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename an encoder of one block per stage as in the repository of SegFormer's authors."""
     found: dict[str, Tensor] = {}
@@ -177,8 +308,8 @@ def test_other_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 
 KNOWN = (
-    "Of mmsegmentation's weights, those of SegFormer, of UPerNet on Swin and ConvNeXt, and of "
-    "ResNet encoders without a deep stem can be loaded."
+    "Of mmsegmentation's weights, those of SegFormer, of UPerNet on Swin and ConvNeXt, of "
+    "DeepLabV3+ on ResNet, and of ResNet encoders can be loaded."
 )
 
 

@@ -87,6 +87,31 @@ class DptSegConfig(OnBackboneConfig):
     semantic_loss_ignore_index: int = IGNORE
 
 
+class DeepLabV3PlusSegConfig(OnBackboneConfig):
+    """Config of `DeepLabV3PlusForSemanticSegmentation`, whose backbone is one of timm.
+
+    Attributes:
+        timm_arguments: more arguments of the timm network, such as narrow `channels` for tests.
+        hidden_size: channels of the decoder.
+        low_channels: channels to which the early feature map is reduced.
+        dilations: of the three separable convolutions on the last feature map.
+        dropout: dropout probability of whole feature channels in the two heads.
+        auxiliary_loss_weight: loss weight of the auxiliary head; 0 removes the head.
+        auxiliary_channels: channels of the auxiliary head.
+        semantic_loss_ignore_index: label that is ignored by the loss of `labels=`.
+    """
+
+    model_type = "segacc_deeplabv3plus"
+    timm_arguments: dict[str, Any] | None = None
+    hidden_size: int = 512
+    low_channels: int = 48
+    dilations: list[int] | tuple[int, ...] = (12, 24, 36)
+    dropout: float = 0.1
+    auxiliary_loss_weight: float = 0.4
+    auxiliary_channels: int = 256
+    semantic_loss_ignore_index: int = IGNORE
+
+
 class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
     """Base class of the configs of torchvision's segmentation networks.
 
@@ -212,6 +237,7 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     LinearSegConfig,
     PyramidConfig,
     DptSegConfig,
+    DeepLabV3PlusSegConfig,
     NormedSegformerConfig,
     *(config for config, _ in TORCHVISION_CONFIGS.values()),
     DDRNetSegConfig,

@@ -1,8 +1,8 @@
 """The tensors of mmsegmentation's networks by the names that they have in transformers.
 
 For mmsegmentation 0.x and 1.x: MiT with SegFormer's head, Swin and ConvNeXt with UPerNet's, and
-ResNet. The names are those of `mmseg/models/backbones` and `decode_heads`, and of ConvNeXt in
-mmpretrain; SegFormer's own repository, whose names differ, is read too.
+ResNet, also with DeepLabV3+'s. The names are those of `mmseg/models/backbones` and `decode_heads`,
+and of ConvNeXt in mmpretrain; SegFormer's own repository, whose names differ, is read too.
 """
 
 from torch import Tensor
@@ -11,8 +11,8 @@ from segacc.errors import WeightsError, first_of
 from segacc.model.weight_files.renaming import Rule, Tensors, rename, within
 
 KNOWN = (
-    "Of mmsegmentation's weights, those of SegFormer, of UPerNet on Swin and ConvNeXt, and of "
-    "ResNet encoders without a deep stem can be loaded."
+    "Of mmsegmentation's weights, those of SegFormer, of UPerNet on Swin and ConvNeXt, of "
+    "DeepLabV3+ on ResNet, and of ResNet encoders can be loaded."
 )
 STAGES = "segformer.stages"
 BLOCK = {
@@ -211,7 +211,8 @@ def resnet(found: Tensors, own: Tensors, fresh_head: bool) -> dict[str, Tensor]:
     if any(name.startswith("backbone.stem.") for name in found):
         raise WeightsError(
             "its encoder is ResNetV1c or V1d, which begin with three convolutions (a deep stem); "
-            f"torchvision's ResNet begins with one. {KNOWN}"
+            "torchvision's ResNet begins with one. --arch deeplabv3plus has such encoders, as "
+            f"backbone=timm/resnet50c. {KNOWN}"
         )
     if any(name.startswith("decode_head.") for name in found) and not fresh_head:
         raise WeightsError(
@@ -219,6 +220,86 @@ def resnet(found: Tensors, own: Tensors, fresh_head: bool) -> dict[str, Tensor]:
             "Load the encoder alone by --head fresh."
         )
     return found
+
+
+TIMM = "backbone._backbone."
+"""What transformers puts before the names of a timm network."""
+STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
+"""A deep stem: three convolutions and batch norms."""
+TIMM_RESNET = [
+    *within(r"backbone\.stem", "backbone._backbone", STEM),
+    Rule(r"backbone\.((?:conv1|bn1|layer\d)\..+)", (r"backbone._backbone.\1",)),
+]
+"""mmsegmentation's ResNet, V1c and V1d, whose blocks have the names of torchvision and timm."""
+DEPTHS: dict[tuple[tuple[int, ...], bool], str] = {
+    **{((2, 2, 2, 2), False): "18", ((3, 4, 6, 3), False): "34", ((3, 4, 6, 3), True): "50"},
+    **{((3, 4, 23, 3), True): "101", ((3, 8, 36, 3), True): "152"},
+}
+"""Layers of a ResNet by the blocks of its stages, and whether they are bottlenecks."""
+SECOND = "decode_head.sep_bottleneck.0.depthwise_conv.conv.weight"
+"""Part of DeepLabV3+'s decoder that DeepLabV3 does not have."""
+
+
+def resnet_name(names: Tensors) -> str:
+    """Return timm's name for the ResNet with these tensors; empty for another encoder.
+
+    `resnet50c` has a deep stem, and `resnet50d` also averages before the convolutions of shortcuts.
+    """
+    inner = [name.removeprefix(TIMM) for name in names if name.startswith(TIMM)]
+    stages = [
+        {one.split(".")[1] for one in inner if one.startswith(f"layer{k}.")} for k in (1, 2, 3, 4)
+    ]
+    blocks = tuple(len(found) for found in stages)
+    if 0 in blocks:
+        return ""
+    depth = DEPTHS.get((blocks, "layer1.0.conv3.weight" in inner), "-".join(map(str, blocks)))
+    averages = any(".downsample.2." in one for one in inner)
+    return f"resnet{depth}{'d' if averages else 'c' if 'conv1.0.weight' in inner else ''}"
+
+
+def deeplabv3plus(found: Tensors, own: Tensors, fresh_head: bool) -> dict[str, Tensor]:
+    """Rename the tensors of a DeepLabV3+ on ResNet, or of a ResNet of mmsegmentation or timm.
+
+    Raises:
+        WeightsError: it is another ResNet than the network's; or, unless the head is not loaded,
+            the decoder is another one, or mmsegmentation dilates the encoder otherwise than timm.
+    """
+    if any(name.startswith(TIMM) for name in found):  # saved by segacc
+        return dict(found)
+    found = with_backbone(found, ("stem.", "conv1.", "layer1."))
+    state = _recognized(rename(found, TIMM_RESNET), own)
+    theirs, mine = resnet_name(state), resnet_name(own)
+    if any(name.startswith("decode_head.") for name in state) and not fresh_head:
+        _refuse_head(state, theirs)
+    if theirs and theirs != mine:
+        lacking = theirs in ("resnet18c", "resnet34c")
+        hint = "timm has no such network." if lacking else f"Choose backbone=timm/{theirs}."
+        raise WeightsError(
+            f"its encoder is {theirs} by the names of timm, and that of the chosen architecture is "
+            f"{mine or 'no ResNet'}. {hint}"
+        )
+    return state
+
+
+def _refuse_head(state: Tensors, encoder: str) -> None:
+    """Refuse a decoder that is not DeepLabV3+'s, or whose encoder is dilated otherwise.
+
+    timm dilates both convolutions of a basic block, and averages in shortcuts of stride 1 too.
+
+    Raises:
+        WeightsError: the error tells without its origin.
+    """
+    if SECOND not in state:
+        raise WeightsError(
+            "its decoder (decode_head) has no sep_bottleneck, so it is not that of DeepLabV3+, but "
+            "another one, such as DeepLabV3's. Load the encoder alone by --head fresh."
+        )
+    if encoder.startswith(("resnet18", "resnet34")) or encoder.endswith("d"):
+        raise WeightsError(
+            f"its encoder is {encoder} by the names of timm, which dilates it otherwise than "
+            "mmsegmentation, so that logits would differ. DeepLabV3+ on ResNet and ResNetV1c with "
+            "50, 101 or 152 layers can be loaded; of others, the encoder alone by --head fresh."
+        )
 
 
 def _recognized(state: dict[str, Tensor], own: Tensors) -> dict[str, Tensor]:

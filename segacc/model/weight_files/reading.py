@@ -43,6 +43,8 @@ class Stored:
     """On the CPU, by the names in the file, without the prefixes of wrappers."""
     class_names: tuple[str, ...] = ()
     """Class names that mmsegmentation stored beside the weights; empty if there are none."""
+    config: str = ""
+    """The configuration that it stored there, as text; empty if there is none."""
 
 
 class Empty:
@@ -87,7 +89,10 @@ def read_file(path: Path) -> Stored:
         )
     for name, one in tensors.items():
         _refuse_unusual(path, name, one)
-    return Stored(_without_prefixes(tensors, content), _class_names(content))
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    config = str(meta.get("cfg") or meta.get("config") or "")  # of mmsegmentation 1.x or 0.x
+    return Stored(_without_prefixes(tensors, content), _class_names(meta), config)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -184,11 +189,8 @@ def _without_prefixes(tensors: dict[str, Tensor], content: Any) -> dict[str, Ten
     return tensors
 
 
-def _class_names(content: Any) -> tuple[str, ...]:
+def _class_names(meta: Mapping[Any, Any]) -> tuple[str, ...]:
     """Return the class names in the `meta` of mmsegmentation, 0.x or 1.x."""
-    meta = content.get("meta")
-    if not isinstance(meta, Mapping):
-        return ()
     more = meta.get("dataset_meta")
     names = more.get("classes") if isinstance(more, Mapping) else meta.get("CLASSES")
     usable = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)

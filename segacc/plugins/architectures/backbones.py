@@ -117,10 +117,16 @@ def encoder_id(options: OnBackbone) -> str | None:
         return None
     if not name.startswith(TIMM):
         return BACKBONES[name].hub.get(size)
+    published = timm_published(name)
+    return published.hf_hub_id if published else None
+
+
+def timm_published(name: str) -> Any:
+    """Return timm's record of a network's default weights, for `timm/NAME`; None without them."""
     import timm
 
-    name = name.removeprefix(TIMM)
-    return timm.models.get_pretrained_cfg(name).hf_hub_id if timm.is_model(name) else None
+    plain = name.removeprefix(TIMM)
+    return timm.models.get_pretrained_cfg(plain) if timm.is_model(plain) else None
 
 
 def encoder_license(options: OnBackbone) -> str:
@@ -272,7 +278,7 @@ def properties(config: Any) -> tuple["SizeRule", "Colors", tuple[str, ...]]:
         rule, colors, units = properties(config.backbone_config)
         return replace(rule, minimum=2 * rule.multiple), colors, units
     if config.model_type == "timm_backbone":
-        facts = timm_facts(config.backbone)
+        facts = timm_facts(config.backbone, config.output_stride)
         free = SizeRule(multiple=facts.multiple, minimum=max(facts.strides))
         return SizeRule(fixed=facts.fixed) if facts.fixed else free, facts.normalization, ()
     if config.model_type not in BACKBONES:
@@ -305,8 +311,13 @@ class TimmFacts:
 
 
 @functools.cache
-def timm_facts(name: str) -> TimmFacts:
+def timm_facts(name: str, output_stride: int | None = None) -> TimmFacts:
     """Return the properties of a timm network, `name` or `name.tag`.
+
+    Args:
+        name: timm's.
+        output_stride: stride of the last feature map, for a network that can be dilated; None for
+            its own.
 
     Raises:
         OptionError: timm has no such network, or it returns no usable feature maps.
@@ -317,27 +328,33 @@ def timm_facts(name: str) -> TimmFacts:
     if not timm.is_model(name):
         near = did_you_mean(name.partition(".")[0], timm.list_models())
         raise OptionError(f'timm has no network "{name}". {near}'.rstrip())
+    given = {"features_only": True, "output_stride": output_stride}  # timm leaves out None
     try:
         try:
             with torch.device("meta"):
-                network = timm.create_model(name, features_only=True)
+                network = timm.create_model(name, **given)
         except NotImplementedError:  # an older torch lacks an operation for the meta device
             with torch.random.fork_rng(devices=[]):
-                network = timm.create_model(name, features_only=True)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise OptionError(f"timm/{name} returns no feature maps: {reason}.") from None
+                network = timm.create_model(name, **given)
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        fault = (
+            f"cannot have output_stride={output_stride}"
+            if output_stride
+            else "returns no feature maps"
+        )
+        reason = f"{type(error).__name__}: {error}".rstrip(".: ")
+        raise OptionError(f"timm/{name} {fault}: {reason}.") from None
     if str(getattr(network, "output_fmt", "NCHW")).upper().endswith("NHWC"):
         raise OptionError(
             f"timm/{name} returns channels-last feature maps, which the heads do not support."
         )
-    given = timm.models.get_pretrained_cfg(name)
+    published = timm.models.get_pretrained_cfg(name)
     strides = tuple(one["reduction"] for one in network.feature_info.info)
     return TimmFacts(
         strides=strides,
         channels=tuple(one["num_chs"] for one in network.feature_info.info),
-        normalization=(tuple(given.mean), tuple(given.std)),
-        fixed=tuple(given.input_size[1:]) if given.fixed_input_size else None,
+        normalization=(tuple(published.mean), tuple(published.std)),
+        fixed=tuple(published.input_size[1:]) if published.fixed_input_size else None,
         multiple=_timm_multiple(network),
     )
 
