@@ -95,7 +95,8 @@ class PmtForUniversalSegmentation(PreTrainedModel):  # type: ignore[misc]
     """
 
     config_class = PmtSegConfig
-    base_model_prefix = "backbone"
+    # Not "backbone", or transformers would rename the decoder's tensors as those of a DINOv2 too.
+    base_model_prefix = "pmt"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
