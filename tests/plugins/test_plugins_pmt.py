@@ -74,7 +74,7 @@ def lateral(tokens: Tensor, state: dict[str, Tensor], name: str, training: bool)
     normed = (tokens - mean) / (spread + 1e-5).sqrt()
     normed = normed * state[f"{name}.norm.weight"] + state[f"{name}.norm.bias"]
     inner = F.gelu(linear(normed, state, f"{name}.down"))
-    return (normed + linear(inner, state, f"{name}.up")) * state[f"{name}.scale"]
+    return (normed + linear(inner, state, f"{name}.up")) * state[f"{name}.scale.lambda1"]
 
 
 def turned(heads: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -41,21 +41,23 @@ class Lateral(nn.Module):
 
     Args:
         width: C.
+        scale: layer scale, 1 at first.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, scale: nn.Module) -> None:
         """Build the layers; see the class."""
         super().__init__()
         self.norm = nn.BatchNorm1d(width)
         self.down = nn.Linear(width, width // 2)
         self.up = nn.Linear(width // 2, width)
-        self.scale = nn.Parameter(torch.ones(width))
+        self.scale = scale
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (N, T, C) to the same shape."""
         normed: Tensor = self.norm(tokens.mT).mT
         projected: Tensor = self.up(F.gelu(self.down(normed)))
-        return self.scale * (normed + projected)
+        scaled: Tensor = self.scale(normed + projected)
+        return scaled
 
 
 def decoder_config(config: PmtSegConfig, width: int) -> Any:
@@ -110,7 +112,9 @@ class PmtForUniversalSegmentation(PreTrainedModel):  # type: ignore[misc]
         self.backbone = load_backbone(config)
         width = self.backbone.channels[-1]
         parts = decoder_config(config, width)
-        self.laterals = nn.ModuleList(Lateral(width) for _ in self.backbone.channels)
+        self.laterals = nn.ModuleList(
+            Lateral(width, eomt.EomtDinov3LayerScale(parts)) for _ in self.backbone.channels
+        )
         self.query = nn.Embedding(config.num_queries, width)
         self.rope_embeddings = eomt.EomtDinov3RotaryEmbedding(parts)
         self.layers = nn.ModuleList(eomt.EomtDinov3Layer(parts) for _ in range(config.num_blocks))
@@ -137,7 +141,7 @@ class PmtForUniversalSegmentation(PreTrainedModel):  # type: ignore[misc]
             module.reset_parameters()
             return
         super()._init_weights(module)
-        for name in ("scale", "lambda1", "attn_mask_probs"):
+        for name in ("lambda1", "attn_mask_probs"):
             if isinstance(one := getattr(module, name, None), Tensor):
                 init.ones_(one)
         if hasattr(module, "empty_weight"):  # of the criterion
