@@ -17,7 +17,7 @@ from segacc.contracts import Facts, LossTerm
 from segacc.errors import WeightsError
 from segacc.kernels.masks import DenseLoss, PointLoss, Prediction, SetLoss, Term
 from segacc.model.contract import Logits
-from segacc.model.transfer import LoadReport, resize_positions
+from segacc.model.transfer import LoadReport, fit_channels, resize_positions
 from segacc.model.transformers_model import TransformersModel
 from segacc.model.transformers_weights import read_config
 
@@ -314,10 +314,19 @@ class EomtModel(AnnealedModel):
         return {k: last if k.startswith("network.layernorm.") else v for k, v in found.items()}
 
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
-        """Resize position embeddings (T, C) of another image size."""
+        """Resize position embeddings (T, C) of another image size, or patches of another size.
+
+        As timm does, from whose weights the authors start.
+        """
         if name.endswith("embeddings.position_embeddings.weight"):
-            resized = resize_positions(found[None], own[None])
+            resized = resize_positions(found[None], own[None], antialias=True)
             return None if resized is None else resized[0]
+        if name.endswith("patch_embeddings.projection.weight") and found.shape[:1] == own.shape[:1]:
+            from timm.layers import resample_patch_embed
+
+            patches = resample_patch_embed(found, list(own.shape[2:]))
+            same = patches.shape[1] == own.shape[1]
+            return patches if same else fit_channels(patches, own.shape[1])
         return super().resize_tensor(name, found, own)
 
 

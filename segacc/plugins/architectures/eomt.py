@@ -21,8 +21,19 @@ SIZES = {
     "tiny": (32, 3, 2, 2),
 }
 PATCH = 16
-BARE = {"eomt_dinov3": {"dinov3_vit": {"model.layer.": "layers.", "norm.": "layernorm."}}}
+BARE = {
+    "eomt": {"dinov2_with_registers": {"encoder.layer.": "layers."}},
+    "eomt_dinov3": {"dinov3_vit": {"model.layer.": "layers.", "norm.": "layernorm."}},
+}
 """Bare encoders whose weights can be loaded, with the names that differ from EoMT's."""
+DINOV2 = {
+    ".attention.attention.query.": ".attention.q_proj.",  # of older transformers
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.out_proj.",
+    ".attention.o_proj.": ".attention.out_proj.",
+}
+"""Parts of names of a bare DINOv2's tensors, and EoMT's in their place."""
 Share = Annotated[float, Ge(0), Le(1)]
 
 
@@ -137,11 +148,30 @@ def _build(
             size={"shortest_edge": side, "longest_edge": None}, do_split_image=True, do_pad=False
         ),
         **annealing,
-        bare=BARE.get(config.model_type),
+        bare=BARE[config.model_type],
+        adapt=from_dinov2 if config.model_type == "eomt" else None,
         encoder=("embeddings", "layers", "layernorm"),
         score_size=(side, side),
         size_rule=SizeRule(fixed=(side, side)),
     )
+
+
+def from_dinov2(found: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Convert the tensors of a bare DINOv2 with registers to EoMT's; return others as they are.
+
+    EoMT, as timm, has the class token's position in the class token.
+    """
+    places = "embeddings.position_embeddings"
+    if places not in found:
+        return found
+    state = {}
+    for name, tensor in found.items():
+        old = next((one for one in DINOV2 if one in name), "")
+        state[name.replace(old, DINOV2[old]) if old else name] = tensor
+    positions, token = state.pop(places), "embeddings.cls_token"  # (1, 1 + T, C), (1, 1, C)
+    state[token] = state[token] + positions[:, :1]
+    state[f"{places}.weight"] = positions[0, 1:]
+    return state
 
 
 def _weights(ade20k: str, coco: str, variant: str) -> str | None:
