@@ -63,7 +63,8 @@ class Lateral(nn.Module):
 def decoder_config(config: PmtSegConfig, width: int) -> Any:
     """Return the config of EoMT's parts in transformers, of which the decoder is made.
 
-    The encoder's rotary positions are also the decoder's; a ViT without them gets those of DINOv3.
+    The encoder's rotary positions are also the decoder's; for a ViT without them it gets those of
+    DINOv3, as in the authors' code, but without their random rescaling in training.
     """
     from transformers import EomtDinov3Config
 
@@ -178,7 +179,7 @@ class PmtForUniversalSegmentation(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, pixel_values: Tensor, patch_offsets: list[Tensor] | None = None, **kwargs: Any
     ) -> PmtOutput:
-        """Map images (N, C, H, W) to classes and masks, 4 masks' pixels per patch of 16 and side.
+        """Map images (N, C, H, W) to classes and masks; masks have 4 x 4 pixels per patch of 16.
 
         Args:
             pixel_values: the images, normalized.

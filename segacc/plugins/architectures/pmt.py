@@ -49,7 +49,7 @@ class PmtOptions(AnnealingOptions):
 
 
 def build(options: PmtOptions, facts: Facts) -> "SegmentationModel":
-    """Build the network with random weights; masks 4 per patch of 16 in height and width.
+    """Build the network with random weights; masks have 4 x 4 pixels per patch of 16.
 
     Raises:
         OptionError: the backbone is no plain ViT, or there is not a window of annealing for each
