@@ -41,6 +41,7 @@ BUILT_IN = (
     "segacc.plugins.architectures.mask2former",
     "segacc.plugins.architectures.mobile",
     "segacc.plugins.architectures.oneformer",
+    "segacc.plugins.architectures.pmt",
     "segacc.plugins.architectures.real_time",
     "segacc.plugins.architectures.segformer",
     "segacc.plugins.architectures.torchvision_networks",

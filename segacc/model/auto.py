@@ -25,12 +25,16 @@ def register_configs() -> None:
 def register_networks() -> None:
     """Register the networks with AutoModelForSemanticSegmentation and for the pipeline.
 
-    The pyramid is registered with AutoBackbone.
+    PMT is registered with AutoModelForUniversalSegmentation and, as the pipeline only tries that
+    one, with AutoModelForImageSegmentation; the pyramid with AutoBackbone.
     """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_BACKBONE_MAPPING,
         MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+        MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
+        AutoModelForImageSegmentation,
         AutoModelForSemanticSegmentation,
+        AutoModelForUniversalSegmentation,
     )
 
     from segacc.model.networks.ddrnet import DDRNetForSemanticSegmentation
@@ -38,6 +42,7 @@ def register_networks() -> None:
     from segacc.model.networks.dpt import DptForSemanticSegmentation
     from segacc.model.networks.linear import LinearForSemanticSegmentation
     from segacc.model.networks.pidnet import PIDNetForSemanticSegmentation
+    from segacc.model.networks.pmt import PmtForUniversalSegmentation
     from segacc.model.networks.pyramid import PyramidBackbone
     from segacc.model.networks.segformer import NormedSegformerForSemanticSegmentation
     from segacc.model.networks.torchvision_networks import NETWORKS
@@ -52,6 +57,10 @@ def register_networks() -> None:
         PIDNetForSemanticSegmentation,
     )
     MODEL_FOR_BACKBONE_MAPPING.register(PyramidBackbone.config_class, PyramidBackbone, True)
+    pmt = PmtForUniversalSegmentation
+    for auto in (AutoModelForUniversalSegmentation, AutoModelForImageSegmentation):
+        auto.register(pmt.config_class, pmt, exist_ok=True)
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES[pmt.config_class.model_type] = pmt.__name__
     for network in networks:
         config = network.config_class
         AutoModelForSemanticSegmentation.register(config, network, exist_ok=True)

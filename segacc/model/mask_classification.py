@@ -17,7 +17,7 @@ from segacc.contracts import Facts, LossTerm
 from segacc.errors import WeightsError
 from segacc.kernels.masks import DenseLoss, PointLoss, Prediction, SetLoss, Term
 from segacc.model.contract import Logits
-from segacc.model.transfer import LoadReport, resize_positions
+from segacc.model.transfer import LoadReport, fit_channels, resize_positions
 from segacc.model.transformers_model import TransformersModel
 from segacc.model.transformers_weights import read_config
 
@@ -222,10 +222,12 @@ class MaskFormerModel(MaskModel):
         return super().load_weights(source, class_names=class_names, fresh_head=fresh_head)
 
 
-class EomtModel(MaskModel):
-    """EoMT: a plain ViT whose last blocks process the queries too, at one image size.
+class AnnealedModel(MaskModel):
+    """A network whose masked attention is gradually disabled during training, as EoMT and PMT.
 
     Args:
+        network: also has `attn_mask_probs`, (B,) probabilities of masked attention in its B blocks,
+            and `num_blocks` in its config.
         annealing: in training, gradually disable masked attention, block after block, as in the
             paper; otherwise its probabilities stay as loaded until the first evaluation, which
             rounds them to 0 or 1.
@@ -245,10 +247,44 @@ class EomtModel(MaskModel):
         windows: Sequence[tuple[float, float]] = (),
         **more: Any,
     ) -> None:
-        """Wrap a network, and collect its predictions at each block, which it does not return."""
+        """Wrap a network; see the class."""
         super().__init__(network, image_processor, **more)
         self.annealing = annealing
         self.windows = tuple(windows) or equal_windows(network.config.num_blocks)
+
+    def on_step(self, step: int, total: int) -> None:
+        """Set the probabilities of masked attention."""
+        if self.annealing:
+            probabilities = mask_probabilities(step, total, self.windows)
+            self.network.attn_mask_probs.copy_(torch.tensor(probabilities))
+
+    def train(self, mode: bool = True) -> "AnnealedModel":
+        """Switch the mode; in evaluation the probabilities are rounded, to be deterministic."""
+        super().train(mode)
+        if not mode:
+            self.network.attn_mask_probs.round_()
+        return self
+
+    def save_pretrained(
+        self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]
+    ) -> None:
+        """Write the network with rounded probabilities of masked attention, as in evaluation."""
+        key = "network.attn_mask_probs"
+        fixed = {**state_dict, key: state_dict[key].round()}
+        super().save_pretrained(folder, names=names, state_dict=fixed)
+
+
+class EomtModel(AnnealedModel):
+    """EoMT: a plain ViT whose last blocks process the queries too, at one image size.
+
+    Args:
+        network: EoMT of transformers.
+        more: see AnnealedModel.
+    """
+
+    def __init__(self, network: Any, image_processor: Any, **more: Any) -> None:
+        """Wrap a network, and collect its predictions at each block, which it does not return."""
+        super().__init__(network, image_processor, **more)
         self._found: list[Prediction] = []
         predict = network.predict
 
@@ -277,33 +313,21 @@ class EomtModel(MaskModel):
         last = max(found.values())
         return {k: last if k.startswith("network.layernorm.") else v for k, v in found.items()}
 
-    def on_step(self, step: int, total: int) -> None:
-        """Set the probabilities of masked attention."""
-        if self.annealing:
-            probabilities = mask_probabilities(step, total, self.windows)
-            self.network.attn_mask_probs.copy_(torch.tensor(probabilities))
-
-    def train(self, mode: bool = True) -> "EomtModel":
-        """Switch the mode; in evaluation the probabilities are rounded, to be deterministic."""
-        super().train(mode)
-        if not mode:
-            self.network.attn_mask_probs.round_()
-        return self
-
     def resize_tensor(self, name: str, found: Tensor, own: Tensor) -> Tensor | None:
-        """Resize position embeddings (T, C) of another image size."""
-        if name.endswith("embeddings.position_embeddings.weight"):
-            resized = resize_positions(found[None], own[None])
-            return None if resized is None else resized[0]
-        return super().resize_tensor(name, found, own)
+        """Resize position embeddings (T, C) of another image size, or patches of another size.
 
-    def save_pretrained(
-        self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]
-    ) -> None:
-        """Write the network with rounded probabilities of masked attention, as in evaluation."""
-        key = "network.attn_mask_probs"
-        fixed = {**state_dict, key: state_dict[key].round()}
-        super().save_pretrained(folder, names=names, state_dict=fixed)
+        As timm does, from whose weights the authors start.
+        """
+        if name.endswith("embeddings.position_embeddings.weight"):
+            resized = resize_positions(found[None], own[None], antialias=True)
+            return None if resized is None else resized[0]
+        if name.endswith("patch_embeddings.projection.weight") and found.shape[:1] == own.shape[:1]:
+            from timm.layers import resample_patch_embed
+
+            patches = resample_patch_embed(found, list(own.shape[2:]))
+            same = patches.shape[1] == own.shape[1]
+            return patches if same else fit_channels(patches, own.shape[1])
+        return super().resize_tensor(name, found, own)
 
 
 def equal_windows(num_blocks: int) -> tuple[tuple[float, float], ...]:

@@ -318,11 +318,11 @@ def check_report(
     return report
 
 
-def resize_positions(found: Tensor, own: Tensor) -> Tensor | None:
+def resize_positions(found: Tensor, own: Tensor, *, antialias: bool = False) -> Tensor | None:
     """Resize a ViT's position embedding (1, T, C) to another number of patches; None if not one.
 
     Tokens before the patches (class, registers) are those that exceed a square grid. Bicubic, like
-    DINOv2.
+    DINOv2; with `antialias`, like DINOv2 with registers, and timm.
     """
     if found.ndim != 3 or own.ndim != 3 or found.shape[::2] != own.shape[::2]:
         return None
@@ -331,7 +331,9 @@ def resize_positions(found: Tensor, own: Tensor) -> Tensor | None:
         if old > 0 and new > 0 and int(old**0.5) ** 2 == old and int(new**0.5) ** 2 == new:
             side, size = int(old**0.5), (int(new**0.5), int(new**0.5))
             grid = found[:, front:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-            grid = torch.nn.functional.interpolate(grid, size=size, mode="bicubic")
+            grid = torch.nn.functional.interpolate(
+                grid, size=size, mode="bicubic", antialias=antialias
+            )
             resized = grid.permute(0, 2, 3, 1).flatten(1, 2).to(found.dtype)
             return torch.cat([found[:, :front], resized], dim=1)
     return None

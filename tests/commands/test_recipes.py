@@ -52,6 +52,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"schedule": "poly:power=0.9", "crop_size": (512, 512)},
         "protocol": "slide:crop=512,stride=512,short_side=512",
     },
+    "pmt-dinov3-l-ade20k": {
+        **{"lr": 2e-4, "head_lr_scale": 1, "weight_decay": 0.05, "max_steps": 16 * 1263},
+        **{"warmup_steps": 6000, "warmup_start": 0, "max_grad_norm": 0.01},
+        **{"schedule": "cosine:floor=5.0e-6", "crop_size": (512, 512)},
+        "protocol": "slide:crop=512,stride=512,short_side=512",
+    },
     "dinov3-l-linear-ade20k-40k": {
         **{"lr": 1e-3, "head_lr_scale": 1, "weight_decay": 1e-3, "max_steps": 40000},
         **{"warmup_steps": 1500, "schedule": "cosine:floor=0", "crop_size": (512, 512)},
@@ -65,6 +71,7 @@ SCORES = {
     "beit-b-ade20k-160k": "53.08",
     "mask2former-swin-t-ade20k-160k": "47.7",
     "eomt-dinov3-l-ade20k-16ep": "59.5",
+    "pmt-dinov3-l-ade20k": "58.5",
     "dinov3-l-linear-ade20k-40k": "54.9",
 }
 
@@ -75,6 +82,7 @@ TINY = {
     "beit-b-ade20k-160k": "upernet:backbone=beit,size=test,hidden_size=16",
     "mask2former-swin-t-ade20k-160k": "mask2former:variant=tiny,num_queries=6,train_num_points=64",
     "eomt-dinov3-l-ade20k-16ep": "eomt_dinov3:variant=tiny,num_queries=6,train_num_points=64",
+    "pmt-dinov3-l-ade20k": "pmt:size=test,num_queries=6,train_num_points=64",
     "dinov3-l-linear-ade20k-40k": "linear:backbone=dinov3_vit,size=test,dropout=0.1",
     "tutorial": "segformer:variant=tiny",
 }
@@ -112,8 +120,9 @@ def test_a_recipe_is_as_published(name: str) -> None:
         *("random_scale_crop", "flip", "photometric_distortion"),
     ]
     assert plan.aug[2].options.exact
-    eomt = name.startswith("eomt")
-    assert config.warmup_start == (1e-6 if config.warmup_steps and not eomt else None)
+    eomt = name.startswith(("eomt", "pmt"))
+    if not eomt:
+        assert config.warmup_start == (1e-6 if config.warmup_steps else None)
     crop = plan.aug[0].options
     assert (crop.scale_min, crop.scale_max, crop.cat_max_ratio) == (0.5, 2, 1 if eomt else 0.75)
     assert crop.short_side == config.crop_size[0]  # type: ignore[index]
@@ -122,12 +131,20 @@ def test_a_recipe_is_as_published(name: str) -> None:
     assert f"--recipe {name} " in comment
 
 
-def test_eomts_windows_are_the_steps_of_its_authors() -> None:
-    options = make_plan([read_recipe("eomt-dinov3-l-ade20k-16ep")], load_registry()).arch.options
-    for shares, steps in (
-        (options.annealing_start, (0, 6520, 9780, 13040)),
-        (options.annealing_end, (3000, 9780, 13040, 16300)),
-    ):
+WINDOWS = {
+    "eomt-dinov3-l-ade20k-16ep": ((0, 6520, 9780, 13040), (3000, 9780, 13040, 16300)),
+    "pmt-dinov3-l-ade20k": (
+        (0, 5384, 7403, 9422, 11442, 13461),
+        (3000, 8749, 10769, 12788, 14807, 16826),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_are_the_steps_of_the_authors(name: str) -> None:
+    options = make_plan([read_recipe(name)], load_registry()).arch.options
+    found = (options.annealing_start, options.annealing_end)
+    for shares, steps in zip(found, WINDOWS[name], strict=True):
         assert [round(share * 16 * 1263) for share in shares] == list(steps)
 
 

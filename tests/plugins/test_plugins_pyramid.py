@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_tools import facts
-from segacc.errors import OptionError
+from segacc.errors import OptionError, WeightsError
 from segacc.model.probe import probe
 from segacc.plugins.architectures import dpt, eomt, mask2former
 from segacc.plugins.architectures.backbones import TEST, pyramid_config
@@ -144,6 +144,60 @@ def test_eomt_starts_from_a_bare_dinov3(tmp_path: Path) -> None:
     wanted = encoder(images, output_hidden_states=True).hidden_states[1]
     torch.testing.assert_close(seen[0], wanted, rtol=1e-5, atol=1e-5)
     assert torch.equal(model.network.layernorm.weight, encoder.norm.weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("patch", "side"), [(16, 4), (14, 4), (16, 6)])
+def test_eomt_starts_from_a_bare_dinov2_with_registers(
+    patch: int, side: int, tmp_path: Path
+) -> None:
+    """Also one for images of another size, and one with other patches."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    torch.manual_seed(5)
+    encoder = Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**sizes, patch_size=patch, image_size=patch * side)
+    ).eval()
+    for one in encoder.parameters():  # also those that begin with zeros and ones
+        one.add_(0.1 * torch.randn_like(one))
+    encoder.save_pretrained(tmp_path)
+    model: Any = eomt.build_eomt(eomt.tiny(), facts(3, crop_size=(64, 64))).eval()
+    report = model.load_weights(str(tmp_path))
+    assert report.dropped == () and not [one for one in report.new if not model.is_head(one)]
+    places, patches = "position_embeddings.weight", "patch_embeddings.projection.weight"
+    resized = ([places] if side != 4 else []) + ([patches] if patch != 16 else [])
+    assert report.resized == tuple(f"network.embeddings.{one}" for one in resized)
+    seen: list[Tensor] = []
+    model.network.layers[0].register_forward_hook(lambda *call: seen.append(call[2]))
+    images = batch(64, 64)
+    own = model.network.embeddings
+    if patch == 16:
+        model(images)
+        states = encoder(images, output_hidden_states=True).hidden_states
+        torch.testing.assert_close(seen[0], states[1], rtol=1e-5, atol=1e-5)
+        for name, one in encoder.encoder.layer[2].named_parameters():
+            mine = model.network.layers[2].get_parameter(name.replace("o_proj", "out_proj"))
+            assert torch.equal(mine, one), name
+    else:  # the same response to an image with larger patches
+        small = torch.randn(2, 3, 14, 14)
+        large = F.interpolate(small, (16, 16), mode="bicubic", antialias=True)
+        wanted = encoder.embeddings.patch_embeddings(small)
+        found = own.patch_embeddings.projection(large).flatten(2).mT
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(model.network.layernorm.weight, encoder.layernorm.weight)
+
+
+def test_a_dinov2_without_registers_is_no_start_of_eomt(tmp_path: Path) -> None:
+    bare(build("dpt", "dinov2"), tmp_path)
+    model: Any = eomt.build_eomt(eomt.tiny(), facts(3, crop_size=(64, 64)))
+    with pytest.raises(WeightsError) as error:
+        model.load_weights(str(tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path}: contains a dinov2 network, but the chosen architecture needs eomt or "
+        "dinov2_with_registers. Give weights of the same kind, or choose the architecture that "
+        "they belong to."
+    )
 
 
 def test_all_blocks_are_trained_and_the_rest_is_the_head(models: dict[str, Any]) -> None:

@@ -112,6 +112,42 @@ class DeepLabV3PlusSegConfig(OnBackboneConfig):
     semantic_loss_ignore_index: int = IGNORE
 
 
+class PmtSegConfig(OnBackboneConfig):
+    """Config of `PmtForUniversalSegmentation`: PMT's decoder on a plain ViT.
+
+    Attributes:
+        freeze_backbone: whether the backbone is frozen and stays in evaluation mode.
+        patch_size: side of the backbone's patches in pixels.
+        image_size: (height, width) in pixels to which mask logits are resized before the sigmoid:
+            that of the crops.
+        num_queries: number of predicted masks.
+        num_blocks: number of the decoder's blocks.
+        intermediate_size: width of the MLP in them.
+        class_weight: weight of the class loss.
+        mask_weight: weight of the masks' cross-entropy.
+        dice_weight: weight of the masks' dice loss.
+        no_object_weight: weight of the class "no object" in the class loss.
+        train_num_points: number of points at which a mask is compared with the label.
+        oversample_ratio: as in transformers' EomtConfig.
+        importance_sample_ratio: as in transformers' EomtConfig.
+    """
+
+    model_type = "segacc_pmt"
+    freeze_backbone: bool = True
+    patch_size: int = 14
+    image_size: list[int] | tuple[int, int] = (512, 512)
+    num_queries: int = 100
+    num_blocks: int = 6
+    intermediate_size: int = 384
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    train_num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
+
+
 class TorchvisionSegConfig(PreTrainedConfig):  # type: ignore[misc]
     """Base class of the configs of torchvision's segmentation networks.
 
@@ -238,6 +274,7 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     PyramidConfig,
     DptSegConfig,
     DeepLabV3PlusSegConfig,
+    PmtSegConfig,
     NormedSegformerConfig,
     *(config for config, _ in TORCHVISION_CONFIGS.values()),
     DDRNetSegConfig,

@@ -105,6 +105,13 @@ def is_plain(name: str) -> bool:
     return BACKBONES[name].plain
 
 
+def plain_width(config: Any) -> int:
+    """Return the width of a plain ViT from its config."""
+    if config.model_type != "timm_backbone":
+        return int(config.hidden_size)
+    return timm_facts(config.backbone).channels[-1]
+
+
 def default_size(name: str) -> str:
     """Return the default size; empty for a network of timm."""
     return "" if name.startswith(TIMM) else next(iter(BACKBONES[name].sizes))

@@ -21,7 +21,7 @@ from segacc.plugins.architectures.backbones import (
     encoder_id,
     encoder_license,
     is_plain,
-    timm_facts,
+    plain_width,
     wrap,
 )
 
@@ -140,7 +140,7 @@ def _sizes_on_backbone(options: DptOptions, facts: Facts) -> dict[str, Any]:
         )
     more: dict[str, Any] = {"num_channels": channels, "drop_path": options.drop_path}
     config = backbone_config(name, options.size, image_size=facts.crop_size, pyramid=False, **more)
-    width = _width(config)
+    width = plain_width(config)
     return {
         "backbone_config": config,
         "neck_hidden_sizes": [width // 4, width // 2, width, width],
@@ -148,13 +148,6 @@ def _sizes_on_backbone(options: DptOptions, facts: Facts) -> dict[str, Any]:
         "dropout": options.dropout,
         "auxiliary_loss_weight": options.auxiliary_weight if options.auxiliary else 0.0,
     }
-
-
-def _width(config: Any) -> int:
-    """Return the width of a ViT."""
-    if config.model_type != "timm_backbone":
-        return int(config.hidden_size)
-    return timm_facts(config.backbone).channels[-1]
 
 
 def _build_own(options: DptOptions, facts: Facts) -> "SegmentationModel":

@@ -21,19 +21,26 @@ SIZES = {
     "tiny": (32, 3, 2, 2),
 }
 PATCH = 16
-BARE = {"eomt_dinov3": {"dinov3_vit": {"model.layer.": "layers.", "norm.": "layernorm."}}}
+BARE = {
+    "eomt": {"dinov2_with_registers": {"encoder.layer.": "layers."}},
+    "eomt_dinov3": {"dinov3_vit": {"model.layer.": "layers.", "norm.": "layernorm."}},
+}
 """Bare encoders whose weights can be loaded, with the names that differ from EoMT's."""
+DINOV2 = {
+    ".attention.attention.query.": ".attention.q_proj.",  # of older transformers
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.out_proj.",
+    ".attention.o_proj.": ".attention.out_proj.",
+}
+"""Parts of names of a bare DINOv2's tensors, and EoMT's in their place."""
 Share = Annotated[float, Ge(0), Le(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EomtOptions(PointOptions):
-    """Options of EoMT."""
+class AnnealingOptions(PointOptions):
+    """Common options of networks whose masked attention is gradually disabled in training."""
 
-    variant: Literal["small", "base", "large", "tiny"] = "large"
-    """Size: small has 24 million parameters, base 93, large 316; tiny has 0.1, for tests."""
-    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Stochastic depth rate in training."""
     annealing: bool = True
     """Gradually disable masked attention during training, so that the trained network does not need
     it; if false, attention stays masked or unmasked as in the loaded weights."""
@@ -59,6 +66,30 @@ class EomtOptions(PointOptions):
         for start, end in zip(starts, ends, strict=True):
             if start >= end:
                 raise ValueError(f"a block's annealing_start, {start:g}, is not below its end")
+
+    def annealing_settings(self, name: str, num_blocks: int) -> dict[str, Any]:
+        """Return the arguments of AnnealedModel for a network with that many blocks with queries.
+
+        Raises:
+            OptionError: there is not a window for each block; `name` is the architecture's.
+        """
+        windows = tuple(zip(self.annealing_start, self.annealing_end, strict=True))
+        if windows and len(windows) != num_blocks:
+            raise OptionError(
+                f"--arch {name}: annealing_start has {len(windows)} numbers, but {num_blocks} "
+                "blocks have queries."
+            )
+        return {"annealing": self.annealing, "windows": windows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EomtOptions(AnnealingOptions):
+    """Options of EoMT."""
+
+    variant: Literal["small", "base", "large", "tiny"] = "large"
+    """Size: small has 24 million parameters, base 93, large 316; tiny has 0.1, for tests."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Stochastic depth rate in training."""
 
 
 def build_eomt(options: EomtOptions, facts: Facts) -> "SegmentationModel":
@@ -108,12 +139,7 @@ def _build(
         **more,
     )
     side = config.image_size
-    windows = tuple(zip(options.annealing_start, options.annealing_end, strict=True))
-    if windows and len(windows) != config.num_blocks:
-        raise OptionError(
-            f"--arch {config.model_type}: annealing_start has {len(windows)} numbers, but "
-            f"{config.num_blocks} blocks have queries."
-        )
+    annealing = options.annealing_settings(config.model_type, config.num_blocks)
     return EomtModel(
         network_class(config),
         # The network accepts a single size: the shorter side is resized to it, and windows of
@@ -121,13 +147,31 @@ def _build(
         EomtImageProcessor(
             size={"shortest_edge": side, "longest_edge": None}, do_split_image=True, do_pad=False
         ),
-        annealing=options.annealing,
-        windows=windows,
-        bare=BARE.get(config.model_type),
+        **annealing,
+        bare=BARE[config.model_type],
+        adapt=from_dinov2 if config.model_type == "eomt" else None,
         encoder=("embeddings", "layers", "layernorm"),
         score_size=(side, side),
         size_rule=SizeRule(fixed=(side, side)),
     )
+
+
+def from_dinov2(found: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Convert the tensors of a bare DINOv2 with registers to EoMT's; return others as they are.
+
+    EoMT, as timm, has the class token's position in the class token.
+    """
+    places = "embeddings.position_embeddings"
+    if places not in found:
+        return found
+    state = {}
+    for name, tensor in found.items():
+        old = next((one for one in DINOV2 if one in name), "")
+        state[name.replace(old, DINOV2[old]) if old else name] = tensor
+    positions, token = state.pop(places), "embeddings.cls_token"  # (1, 1 + T, C), (1, 1, C)
+    state[token] = state[token] + positions[:, :1]
+    state[f"{places}.weight"] = positions[0, 1:]
+    return state
 
 
 def _weights(ade20k: str, coco: str, variant: str) -> str | None:
