@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import SHORT, Warm, assert_succeeded, warm_segacc, write_data
+from cli_tools import SHORT, Warm, add_plugin, assert_succeeded, warm_segacc, write_data
+
+STRAY = ("yaml", "typing", "pathlib", "multiprocessing", "torch", "stray_plugin")
+"""Modules of the folder `hostile`."""
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,14 @@ def trained(data: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) ->
         warm(*SHORT, "--dataset", f"folder:root={data}", "--output-dir", folder, cwd=folder.parent)
     )
     return folder
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Make a folder whose modules leave a file behind when they are imported, and a plugin."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for name in STRAY:
+        code = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__ + ' ')\n"
+        (folder / f"{name}.py").write_text(code + "raise ImportError(__file__)\n")
+    return add_plugin(folder)

@@ -257,6 +257,23 @@ def assert_succeeded(done: Done) -> Done:
     return done
 
 
+def add_plugin(folder: Path) -> Path:
+    """Put metadata into a folder as pip does, of a plugin whose module is not there."""
+    for kind, names in (("dist", ("METADATA", "entry_points.txt")), ("egg", ("PKG-INFO",) * 2)):
+        info = folder / f"stray_{kind}-1.0.{kind}-info"
+        info.mkdir()
+        (info / names[0]).write_text(f"Metadata-Version: 2.1\nName: stray-{kind}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[segacc]\nstray = stray_plugin\n")
+    return folder
+
+
+def assert_untouched(done: Done, hostile: Path) -> None:
+    """Assert that a command in the folder `hostile` succeeded and imported nothing from there."""
+    assert_succeeded(done)
+    assert not (hostile.parent / "ran").exists(), (hostile.parent / "ran").read_text()
+    assert "stray" not in done.stdout + done.stderr
+
+
 def metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Read the lines of one kind from a run folder's metrics.jsonl."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,7 @@
-"""Nothing that lies in the working folder is imported or taken for a plugin."""
+"""Nothing that lies in the working folder is imported or taken for a plugin.
+
+training/test_processes_asked.py starts `accelerate launch` there, too.
+"""
 
 import os
 import sys
@@ -6,58 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import ROOT, TINY, Done, assert_succeeded, segacc, start
+from cli_tools import ROOT, TINY, add_plugin, assert_succeeded, assert_untouched, segacc, start
 
 pytestmark = pytest.mark.launch
 pytest_plugins = ["cli_fixtures"]
 
-NAMES = ("yaml", "typing", "pathlib", "multiprocessing", "torch", "stray_plugin")
 SPAWN = "import multiprocessing; multiprocessing.set_start_method('spawn')"
-
-
-@pytest.fixture
-def hostile(tmp_path: Path) -> Path:
-    """Make a folder whose modules leave a file behind when they are imported, and a plugin."""
-    folder = tmp_path / "hostile"
-    folder.mkdir()
-    for name in NAMES:
-        code = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__ + ' ')\n"
-        (folder / f"{name}.py").write_text(code + "raise ImportError(__file__)\n")
-    return add_plugin(folder)
-
-
-def add_plugin(folder: Path) -> Path:
-    for kind, names in (("dist", ("METADATA", "entry_points.txt")), ("egg", ("PKG-INFO",) * 2)):
-        info = folder / f"stray_{kind}-1.0.{kind}-info"
-        info.mkdir()
-        (info / names[0]).write_text(f"Metadata-Version: 2.1\nName: stray-{kind}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[segacc]\nstray = stray_plugin\n")
-    return folder
-
-
-def script(*arguments: object, cwd: Path) -> Done:
-    return start([str(Path(sys.executable).parent / "accelerate"), *map(str, arguments)], cwd, {})
-
-
-def assert_untouched(done: Done, hostile: Path) -> None:
-    assert_succeeded(done)
-    assert not (hostile.parent / "ran").exists(), (hostile.parent / "ran").read_text()
-    assert "stray" not in done.stdout + done.stderr
 
 
 def test_python_m(hostile: Path) -> None:
     assert_untouched(segacc("plugins", cwd=hostile), hostile)
     assert_untouched(start([sys.executable, "-msegacc", "plugins"], hostile, {}), hostile)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_accelerate_launch(hostile: Path, processes: int) -> None:
-    config = (
-        ROOT / "accelerate_configs" / ("cpu.yaml" if processes == 1 else "cpu_2_processes.yaml")
-    )
-    flags = ("--config_file", config, "--main_process_port", "0", "-m", "segacc", "plugins")
-    assert_untouched(script("launch", *flags, cwd=hostile), hostile)
 
 
 @pytest.mark.slow

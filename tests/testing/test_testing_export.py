@@ -14,6 +14,9 @@ ONNX = ("linear", "mobilenet_v2")
 SAVED = ("deeplabv3", "beit", "upernet")
 """Those whose pt2 file is tested, whose loading takes as long as the rest."""
 
+LATER = ("maskformer", "mobilevitv2", "oneformer")
+"""Those that are traced by `make test-hosts` only: mask2former and mobilevit are much like them."""
+
 
 class Fixes(Right):
     """Its output has the size of the images that were traced, for larger ones too."""
@@ -33,16 +36,21 @@ class Crooked(Right):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(records()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.hosts] if name in LATER else [])
+        for name in sorted(records())
+    ],
+)
 def test_all_architectures(name: str) -> None:
     given = {"format": "onnx"} if name in ONNX else {"format": "pt2", "saved": name in SAVED}
     check_export(records()[name], declared=False, **given)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2"])
-def test_declarations_are_needed(name: str) -> None:
-    check_export(records()[name], format="pt2")
+@pytest.mark.hosts
+def test_declarations_are_needed() -> None:
+    check_export(records()["mobilenet_v2"], format="pt2")
 
 
 def test_the_kit_finds_wrong_files() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from accelerate.utils.other import get_free_port
 
-from cli_tools import TINY, Done, Warm, assert_succeeded, start
+from cli_tools import TINY, Done, Warm, assert_succeeded, assert_untouched, start
 from segacc.training.limits.launchers import launcher_arguments
-from segacc.training.processes import processes_asked
+from segacc.training.processes import cores, processes_asked
 
 pytestmark = pytest.mark.launch
 pytest_plugins = ["cli_fixtures"]
@@ -17,6 +17,7 @@ pytest_plugins = ["cli_fixtures"]
 USUAL = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 """What the launcher sets for several processes, and what a shell may well export."""
 ON_CPU = "ACCELERATE_USE_CPU=true " if torch.accelerator.is_available() else ""
+THREADS = f"{cores()} thread{'s' * (cores() > 1)}"
 TOLD = (
     "segacc: accelerate launch: 2 processes were requested, but with these settings it starts only "
     "one, which would train with a smaller total batch size. Use "
@@ -34,8 +35,12 @@ mixed_precision: "no"
 
 
 def launched(flags: tuple[str, ...], data: Path, folder: Path, **more: str) -> Done:
-    """Train with `accelerate launch FLAGS -m segacc`, of an accelerate without a configuration."""
-    command = [str(Path(sys.executable).parent / "accelerate"), "launch", *flags, "-m", "segacc"]
+    """Train with `accelerate launch FLAGS -m segacc`, of an accelerate without a configuration.
+
+    Nobody chose a number of threads.
+    """
+    accelerate = str(Path(sys.executable).parent / "accelerate")
+    command = ["env", "-u", "OMP_NUM_THREADS", accelerate, "launch", *flags, "-m", "segacc"]
     asked = (*TINY, "--dataset", f"folder:root={data}", "--output-dir", str(folder / "run"))
     return start([*command, *asked], folder, {"HF_HOME": str(folder / "home"), **more})
 
@@ -49,17 +54,22 @@ def test_fewer_than_asked_for_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_that_is_told_works(data: Path, tmp_path: Path) -> None:
+def test_the_command_that_is_told_works(data: Path, hostile: Path) -> None:
+    """The user's number of threads is kept, more than a process's share of the cores."""
     flags = ("--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-    done = assert_succeeded(launched(flags, data, tmp_path, ACCELERATE_USE_CPU="true"))
-    assert "2 processes on cpu" in done.stdout
+    flags = (*flags, "--num_cpu_threads_per_process", str(cores()))
+    done = launched(flags, data, hostile, ACCELERATE_USE_CPU="true")
+    assert_untouched(done, hostile)
+    assert f"2 processes on cpu ({THREADS} each)" in done.stdout
 
 
 @pytest.mark.slow
-def test_one_process_is_one_process(data: Path, tmp_path: Path) -> None:
-    """Also where the shell says how processes would find each other."""
-    done = assert_succeeded(launched((), data, tmp_path, **USUAL))
-    assert "1 process on " in done.stdout
+def test_one_process_is_one_process(data: Path, hostile: Path) -> None:
+    """Also where the shell says how processes would find each other; it uses all cores."""
+    done = launched((), data, hostile, **USUAL)
+    assert_untouched(done, hostile)
+    on_cpu = f"cpu ({THREADS})"
+    assert f"1 process on {'' if torch.accelerator.is_available() else on_cpu}" in done.stdout
 
 
 def test_without_the_launcher_nothing_is_refused(data: Path, warm: Warm, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
-"""A run on CPUs uses all cores, unless the user chose another number of threads."""
+"""A run on CPUs uses all cores, unless the user chose another number of threads.
 
-import sys
+test_processes_asked.py starts `accelerate launch` with and without such a choice.
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,19 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from cli_tools import assert_succeeded, start
 from run_tools import build
 from segacc.loop import train
 from segacc.training.limits.launchers import starts_processes
 from segacc.training.processes import cores, idle_cores, share_cores
 from segacc.training.tracking.identity import ROUNDING, numbers_changed
-
-SCRIPT = """
-import torch
-from segacc.training.processes import start_accelerator
-start_accelerator(None)
-print(torch.get_num_threads())
-"""
 
 
 @pytest.fixture
@@ -79,26 +73,6 @@ def test_processes_without_a_launcher_divide_the_cores(
 )
 def test_launchers_are_known_by_their_command_lines(command: str, expected: bool) -> None:
     assert starts_processes(command.split()) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.launch
-@pytest.mark.parametrize(
-    ("flags", "own", "expected"),
-    [
-        ([], {}, cores()),
-        (["--num_cpu_threads_per_process", "1"], {}, 1),
-    ],
-)
-def test_a_launcher_s_choice_is_told_from_the_user_s(
-    flags: list[str], own: dict[str, str], expected: int, tmp_path: Path
-) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--cpu", *flags]
-    unset = ["env", "-u", "OMP_NUM_THREADS", *[f"{key}={one}" for key, one in own.items()]]
-    done = assert_succeeded(start([*unset, *command, str(script)], tmp_path, {}))
-    assert done.stdout.splitlines()[-1] == str(expected)
 
 
 def test_resuming_with_another_number_is_told(tmp_path: Path, threads: None) -> None:
