@@ -44,11 +44,16 @@ def test_evaluation_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
 
 @pytest.mark.hosts
 def test_a_short_soak_is_flat_but_for_memory(tmp_path: Path) -> None:
-    """Memory still grows in the first steps, so the exit code may tell so."""
+    """Memory still grows in the first steps, so the exit code may tell so.
+
+    Few looks see some workers begin or end; a file that each process left open at each save would
+    be six more.
+    """
     short = ("--steps", 60, "--every", 10, "--settled", 20)
     found = run("soak", tmp_path, *short, codes=(0, 1))
     assert [look["step"] for look in found["looks"]][-1] >= 50
-    assert all(one["flat"] for key, one in found["compared"].items() if key != "memory_mb")
+    files, threads = (found["compared"][key] for key in ("files", "threads"))
+    assert files["after"] < files["before"] + 6 and threads["flat"]
 
 
 @has_pictures
