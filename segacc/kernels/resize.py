@@ -203,16 +203,19 @@ def decided_by_rows(
     odds: Shares | None,
 ) -> Decided:
     """Resize all classes (K, h, w) of an image, a few rows at a time; see `decide`."""
-    parts = []
-    for rows, _ in Resized(logits, size, extent=extent).bands():
-        value, sure = rows.amax(1)[None], None
-        second = log_odds(rows[None, :, 0], rows[None, :, 1], odds) if odds else None
-        if shares == "softmax":  # the best class contributes exp(0) to the total
-            sure = (rows - value[0, :, None]).exp_().sum(1)[None].reciprocal_()
-        elif shares:
-            sure = share_of(value, rows.sum(1)[None])
-        parts.append(Decided(best(rows, torch.arange(len(logits)))[None], sure, second))
-    return Decided.joined(parts, 1)
+    bands = Resized(logits, size, extent=extent).bands()
+    return Decided.joined([of_rows(rows, shares, odds) for rows, _ in bands], 1)
+
+
+def of_rows(rows: Tensor, shares: Shares | None, odds: Shares | None = None) -> Decided:
+    """Predict rows of pixels from all classes (r, K, W), which are overwritten; N = 1."""
+    value, sure = rows.amax(1)[None], None
+    second = log_odds(rows[None, :, 0], rows[None, :, 1], odds) if odds else None
+    if shares == "softmax":  # the best class contributes exp(0) to the total
+        sure = (rows - value[0, :, None]).exp_().sum(1)[None].reciprocal_()
+    elif shares:
+        sure = share_of(value, rows.sum(1)[None])
+    return Decided(best(rows, torch.arange(rows.shape[1]))[None], sure, second)
 
 
 def resized_plainly(
