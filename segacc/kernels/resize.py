@@ -161,7 +161,7 @@ def decide(
     """Return the argmax of the resized logits at `size`, without storing them all.
 
     A few classes at a time are resized and compared with a running maximum. Many classes on a CPU
-    are resized a few rows at a time, and without `shares` and `odds`, which need all of them, only
+    are resized a few rows at a time, and without odds and a softmax, which need all of them, only
     those that can win at a place, see `argmax_by_bounds`. The result equals
     `resize(logits, size).argmax(1)`, where the first of equal values wins, up to the last bit of a
     float32, which torch may round differently. It does not depend on `shares`.
@@ -179,6 +179,8 @@ def decide(
     for image in torch.split(logits, 1):
         if not image.sum(dtype=torch.float32).isfinite():
             parts.append(resized_plainly(image, size, extent, shares, odds))
+        elif shares == "sum" and not odds:
+            parts.append(decided_by_bounds(image[0], size, extent or size))
         elif shares or odds:
             parts.append(decided_by_rows(image[0], size, extent or size, shares, odds))
         else:
@@ -193,6 +195,19 @@ def by_rows(logits: Tensor, size: tuple[int, int]) -> bool:
     large = num_classes * pixels > bands.CACHED
     enlarged = pixels >= ENLARGED * logits[0, 0].numel()
     return logits.device.type == "cpu" and num_classes >= MANY and large and enlarged
+
+
+def decided_by_bounds(
+    logits: Tensor, size: tuple[int, int], extent: tuple[float, float]
+) -> Decided:
+    """Predict an image (K, h, w) with confidence: resized scores sum to their resized sum."""
+    logits = widened(logits)
+    value = logits.new_empty(size)
+    classes = argmax_by_bounds(logits, size, extent, value)
+    total = resize_and_cut(logits.sum(0)[None, None], size, extent)[0]
+    return Decided(
+        classes[None], share_of(value[None], total.maximum(value))
+    )  # rounded differently
 
 
 def decided_by_rows(
