@@ -7,15 +7,16 @@
 For 2, 19 and 150 classes: losses of 2 images with their gradient, from logits of a fourth of the
 size (plain: `interpolate`, then the loss of all pixels); the argmax of one of them at full size,
 for smooth logits (noise of an eighth of their size, enlarged) and for noise (plain: `interpolate`,
-then `argmax`), and the probability of that class (plain: `softmax`, then `amax`); the confusion
-matrix of one prediction (plain: int64 indices of the valid pixels, then `bincount`).
-`--trained` adds the argmax of a network's logits for images, squeezed to the
-size. The two ways take turns; times are medians over rounds, and `ratio` is plain / segacc, the
-median of the rounds' own ratios. `memory` is what a loss needs beside its logits, labels and
-gradient: the high-water mark of a process of its own (as Linux tells it), whose ratio is segacc /
-plain. `load` is that of the machine at the start: if others use its cores, set `--threads 1` or
-OMP_WAIT_POLICY=passive, or threads mostly wait for each other. benchmarks/results/arithmetic.json
-holds the figures.
+then `argmax`), and the probability of that class (plain: `softmax`, then `amax`); the same for 9
+windows of half the size that overlap by a third (plain: `interpolate`, then the mean); the
+confusion matrix of one prediction (plain: int64 indices of the valid pixels, then `bincount`).
+`--trained` adds the argmax of a network's logits for images, squeezed to the size, and of windows
+of half of it. The two ways take turns; times are medians over rounds, and `ratio` is plain /
+segacc, the median of the rounds' own ratios. `memory` is what a loss needs beside its logits,
+labels and gradient: the high-water mark of a process of its own (as Linux tells it), whose ratio is
+segacc / plain. `load` is that of the machine at the start: if others use its cores, set
+`--threads 1` or OMP_WAIT_POLICY=passive, or threads mostly wait for each other.
+benchmarks/results/arithmetic.json holds the figures.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -41,6 +43,9 @@ from torch import Tensor
 
 from segacc import Segmenter
 from segacc.evaluation.memory import peak_memory
+from segacc.evaluation.protocol import Windows
+from segacc.evaluation.window_tiles import decide_windows
+from segacc.evaluation.windows import Grid
 from segacc.kernels import bands
 from segacc.kernels.pixel import cross_entropy_sum, hard_examples_sum
 from segacc.kernels.region import tversky_sum
@@ -119,6 +124,9 @@ def cases(typed: argparse.Namespace) -> Iterator[tuple[str, Ways]]:
                 "segacc": partial(confidence, logits[:1], size),
             },
         )
+        windows = cut(smooth(num_classes, size), size)
+        yield f"argmax of windows, {num_classes} classes", window_ways(windows, size)
+        yield f"confidence of windows, {num_classes} classes", window_ways(windows, size, True)
         narrow = labels[:1].to(torch.uint8)
         said = torch.randint(num_classes, narrow.shape, dtype=torch.uint8)
         yield (
@@ -131,6 +139,10 @@ def cases(typed: argparse.Namespace) -> Iterator[tuple[str, Ways]]:
     for folder, *images in typed.trained:
         for image, logits in trained(folder, images, size):
             yield f"argmax of {image}, {logits.shape[1]} classes", argmax_ways(logits, size)
+        for image, windows in trained_windows(folder, images, size):
+            name = f"windows of {image}, {windows[0].shape[1]} classes"
+            yield f"argmax of {name}", window_ways(windows, size)
+            yield f"confidence of {name}", window_ways(windows, size, True)
 
 
 def argmax_ways(logits: Tensor, size: int) -> Ways:
@@ -150,6 +162,62 @@ def plain_confidence(logits: Tensor, size: int) -> Tensor:
 def confidence(logits: Tensor, size: int) -> Tensor | None:
     """Return it by segacc."""
     return decide(logits, (size, size), shares="softmax").confidence
+
+
+def grid_of(size: int) -> Grid:
+    """Return the layout of windows of half the size that overlap by a third."""
+    crop = (size // 2, size // 2)
+    return Grid(*Windows.of(crop).starts((size, size)), crop, (size, size))
+
+
+def cut(logits: Tensor, size: int) -> list[Tensor]:
+    """Cut windows out of logits (1, K, h, w), and disturb each by noise of its own."""
+    grid, step = grid_of(size), size // logits.shape[2]
+    side = grid.crop[0] // step
+    parts = [
+        logits[..., top // step :, left // step :][..., :side, :side]
+        for top in grid.tops
+        for left in grid.lefts
+    ]
+    return [one + 0.1 * torch.randn_like(one) for one in parts]
+
+
+def window_ways(windows: list[Tensor], size: int, probable: bool = False) -> Ways:
+    """Return both ways of the argmax of windows, or of the probability of that class."""
+    grid = grid_of(size)
+
+    def plain() -> Tensor:
+        shape = *windows[0].shape[:2], size, size
+        total, count = torch.zeros(shape), torch.zeros(size, size)
+        places = product(grid.tops, grid.lefts)
+        for (top, left), logits in zip(places, windows, strict=True):
+            here = slice(top, top + grid.crop[0]), slice(left, left + grid.crop[1])
+            total[..., here[0], here[1]] += F.interpolate(logits, size=grid.crop, mode="bilinear")
+            count[here] += 1
+        mean = total / count
+        return mean.softmax(1).amax(1) if probable else mean.argmax(1).to(torch.uint8)
+
+    def ours() -> Tensor | None:
+        found = decide_windows(windows, grid, grid.size, "softmax" if probable else None)
+        return found.confidence if probable else found.classes
+
+    return {"plain": plain, "segacc": ours}
+
+
+def trained_windows(
+    folder: str, images: list[str], size: int
+) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield the name of images and the logits (1, K, h, w) of their windows."""
+    network, grid = Segmenter.from_pretrained(folder, "cpu").network, grid_of(size)
+    for path in images:
+        pixels = np.array(Image.open(path).convert("RGB").resize((size, size)))
+        whole = torch.from_numpy(pixels).movedim(2, 0)[None]
+        windows = []
+        for top, left in product(grid.tops, grid.lefts):
+            part = whole[..., top : top + grid.crop[0], left : left + grid.crop[1]]
+            with torch.no_grad():
+                windows.append(network(network.normalize(part)).main)
+        yield Path(path).name, windows
 
 
 def trained(folder: str, images: list[str], size: int) -> Iterator[tuple[str, Tensor]]:

@@ -11,11 +11,11 @@ from torch import Tensor
 from segacc.errors import OptionError
 from segacc.evaluation.protocol import Protocol, Windows, fitting
 from segacc.evaluation.protocol_options import EVEN
+from segacc.evaluation.window_tiles import decide_windows
 from segacc.evaluation.windows import (
     Grid,
     View,
     blended_bands,
-    decide_bands,
     mean_decision,
     mean_probabilities,
 )
@@ -205,11 +205,10 @@ class Look:
         with self.network.origin.doing(f"forward() of images {tuple(images.shape)}"):
             return self.forward(images).main
 
-    def blended(self, windows: Windows, limit: int | None = None) -> Iterator[Tensor]:
-        """Yield bands (N, K, rows, w) of the mean logits over windows, at the resized size."""
+    def laid(self, windows: Windows) -> tuple[Iterator[Tensor], Grid]:
+        """Return the logits (N, K, h, w) of each window, row by row, and their layout."""
         grid = Grid(*windows.starts(self.seen), windows.crop, self.seen, windows.blend)
-        logits = (self.through(*start, windows.crop) for start in self.starts(windows))
-        return blended_bands(logits, grid, limit=limit)
+        return (self.through(*start, windows.crop) for start in self.starts(windows)), grid
 
     def whole(self, size: Pixels) -> tuple[Tensor, tuple[float, float]]:
         """Return the logits (N, K, h, w) of whole images, and their extent at the original size."""
@@ -222,7 +221,7 @@ class Look:
     ) -> Decided:
         """Predict each pixel at the original size from this view alone; `keep` the logits."""
         if self.windows:
-            return decide_bands(self.blended(self.windows), self.seen, size, shares, odds)
+            return decide_windows(*self.laid(self.windows), size, shares, odds)
         logits, extent = self.whole(size)
         found = decide(logits, size, extent=extent, shares=shares, odds=odds)
         return Seen.of(found, logits, extent) if keep else found
@@ -230,7 +229,8 @@ class Look:
     def view(self, size: Pixels, limit: int) -> View:
         """Return the logits in bands, for a mean over several views."""
         if self.windows:
-            return View(self.blended(self.windows, limit), self.seen, size, self.flipped)
+            bands = blended_bands(*self.laid(self.windows), limit=limit)
+            return View(bands, self.seen, size, self.flipped)
         logits, extent = self.whole(size)
         return View([logits], (logits.shape[2], logits.shape[3]), extent, self.flipped)
 

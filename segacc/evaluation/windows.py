@@ -262,13 +262,23 @@ def blended_bands(
     """
     source, limit = iter(windows), limit or functional.CHUNK
     first = next(source)
-    summed = first.shape[0] * first.shape[1] * grid.crop[0] * grid.width
-    overlap = max(sum(top - grid.crop[0] < one <= top for one in grid.tops) for top in grid.tops)
-    kept = first.numel() * len(grid.lefts) * overlap
+    summed, kept = elements(first, grid)
     source = chain([first], source)
     if summed < max(2 * limit, kept):
         return _as_they_come(source, grid)
     return _a_few_rows(source, grid, limit)
+
+
+def elements(logits: Tensor, grid: Grid) -> tuple[int, int]:
+    """Count the numbers that are in memory at a time, from the logits (N, K, h, w) of a window.
+
+    Returns:
+        The full-size logits of one row of windows, and the network's own logits of all rows of
+        windows that overlap.
+    """
+    summed = logits.shape[0] * logits.shape[1] * grid.crop[0] * grid.width
+    overlap = max(sum(top - grid.crop[0] < one <= top for one in grid.tops) for top in grid.tops)
+    return summed, logits.numel() * len(grid.lefts) * overlap
 
 
 def _as_they_come(source: Iterator[Tensor], grid: Grid) -> Iterator[Tensor]:

@@ -23,13 +23,19 @@ ROUNDING = 4e-6
 """Bound of the rounding errors of interpolated float32 values, relative to the largest logit."""
 
 
-def argmax_by_bounds(logits: Tensor, size: tuple[int, int], extent: tuple[float, float]) -> Tensor:
+def argmax_by_bounds(
+    logits: Tensor,
+    size: tuple[int, int],
+    extent: tuple[float, float],
+    values: Tensor | None = None,
+) -> Tensor:
     """Return the class of each pixel of an image.
 
     Args:
         logits: (K, h, w) float32 or float64 on the CPU, finite, at most 256 classes.
         size: (H, W) in pixels.
         extent: height and width that the logits cover, at least `size`.
+        values: (H, W), filled with the resized logits of these classes, unless it is None.
 
     Returns:
         (H, W) uint8, as the argmax of all resized logits; of equal values the first one. Values
@@ -43,11 +49,20 @@ def argmax_by_bounds(logits: Tensor, size: tuple[int, int], extent: tuple[float,
         left = classes_left(logits, down.cells, across, margin)
         if left is None:
             for rows, here in image.bands(down.pixels):
+                if values is not None:
+                    values[here] = rows.amax(1)
                 found[here] = best(rows, torch.arange(len(logits)))
             continue
         band = logits[:, down.near].transpose(0, 1)
         for tile, classes in zip(across, left, strict=True):
-            found[down.pixels, tile.pixels] = best_of(band, down, tile, classes)
+            place = down.pixels, tile.pixels
+            if len(classes) == 1 and values is None:
+                found[place] = classes.to(torch.uint8)
+                continue
+            full = resized_tile(band, down, tile, classes)
+            if values is not None:
+                values[place] = full.amax(1)
+            found[place] = best(full, classes)
     return found
 
 
@@ -112,14 +127,11 @@ def wider(join: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> Tensor:
     return join(rows[..., :-1], rows[..., 1:]) if rows.shape[2] > 1 else rows
 
 
-def best_of(band: Tensor, down: Tile, across: Tile, classes: Tensor) -> Tensor:
-    """Return the best class of each pixel of a tile, from rows (s, K, w) of the grid."""
-    if len(classes) == 1:
-        return classes.to(torch.uint8)
+def resized_tile(band: Tensor, down: Tile, across: Tile, classes: Tensor) -> Tensor:
+    """Resize some classes of a tile, from rows (s, K, w) of the grid: (r, C, W)."""
     part = band[:, :, across.near].index_select(1, classes).flip(0, 2)
     wide = torch.matmul(part, across.weights.T)
-    full = torch.mm(down.weights, wide.flatten(1)).view(-1, *wide.shape[1:])
-    return best(full, classes)
+    return torch.mm(down.weights, wide.flatten(1)).view(-1, *wide.shape[1:])
 
 
 def best(values: Tensor, classes: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def decide(
     """Return the argmax of the resized logits at `size`, without storing them all.
 
     A few classes at a time are resized and compared with a running maximum. Many classes on a CPU
-    are resized a few rows at a time, and without `shares` and `odds`, which need all of them, only
+    are resized a few rows at a time, and without odds and a softmax, which need all of them, only
     those that can win at a place, see `argmax_by_bounds`. The result equals
     `resize(logits, size).argmax(1)`, where the first of equal values wins, up to the last bit of a
     float32, which torch may round differently. It does not depend on `shares`.
@@ -179,6 +179,8 @@ def decide(
     for image in torch.split(logits, 1):
         if not image.sum(dtype=torch.float32).isfinite():
             parts.append(resized_plainly(image, size, extent, shares, odds))
+        elif shares == "sum" and not odds:
+            parts.append(decided_by_bounds(image[0], size, extent or size))
         elif shares or odds:
             parts.append(decided_by_rows(image[0], size, extent or size, shares, odds))
         else:
@@ -195,6 +197,19 @@ def by_rows(logits: Tensor, size: tuple[int, int]) -> bool:
     return logits.device.type == "cpu" and num_classes >= MANY and large and enlarged
 
 
+def decided_by_bounds(
+    logits: Tensor, size: tuple[int, int], extent: tuple[float, float]
+) -> Decided:
+    """Predict an image (K, h, w) with confidence: resized scores sum to their resized sum."""
+    logits = widened(logits)
+    value = logits.new_empty(size)
+    classes = argmax_by_bounds(logits, size, extent, value)
+    total = resize_and_cut(logits.sum(0)[None, None], size, extent)[0]
+    return Decided(
+        classes[None], share_of(value[None], total.maximum(value))
+    )  # rounded differently
+
+
 def decided_by_rows(
     logits: Tensor,
     size: tuple[int, int],
@@ -203,16 +218,19 @@ def decided_by_rows(
     odds: Shares | None,
 ) -> Decided:
     """Resize all classes (K, h, w) of an image, a few rows at a time; see `decide`."""
-    parts = []
-    for rows, _ in Resized(logits, size, extent=extent).bands():
-        value, sure = rows.amax(1)[None], None
-        second = log_odds(rows[None, :, 0], rows[None, :, 1], odds) if odds else None
-        if shares == "softmax":  # the best class contributes exp(0) to the total
-            sure = (rows - value[0, :, None]).exp_().sum(1)[None].reciprocal_()
-        elif shares:
-            sure = share_of(value, rows.sum(1)[None])
-        parts.append(Decided(best(rows, torch.arange(len(logits)))[None], sure, second))
-    return Decided.joined(parts, 1)
+    bands = Resized(logits, size, extent=extent).bands()
+    return Decided.joined([of_rows(rows, shares, odds) for rows, _ in bands], 1)
+
+
+def of_rows(rows: Tensor, shares: Shares | None, odds: Shares | None = None) -> Decided:
+    """Predict rows of pixels from all classes (r, K, W), which are overwritten; N = 1."""
+    value, sure = rows.amax(1)[None], None
+    second = log_odds(rows[None, :, 0], rows[None, :, 1], odds) if odds else None
+    if shares == "softmax":  # the best class contributes exp(0) to the total
+        sure = (rows - value[0, :, None]).exp_().sum(1)[None].reciprocal_()
+    elif shares:
+        sure = share_of(value, rows.sum(1)[None])
+    return Decided(best(rows, torch.arange(rows.shape[1]))[None], sure, second)
 
 
 def resized_plainly(

@@ -77,7 +77,7 @@ def test_kernels_are_compared_with_plain_torch(tmp_path: Path) -> None:
     done = run_benchmark("arithmetic", *small, "--output", result)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(result.read_text())["kernels"]
-    assert len(found) == len(done.stdout.splitlines()) == 7
+    assert len(found) == len(done.stdout.splitlines()) == 9
     assert all(one["ratio"] > 0 for one in found.values())
     assert all(found[f"{name}, 19 classes"]["plain_mb"] > 0 for name in ("loss", "dice", "ohem"))
 

@@ -108,6 +108,30 @@ def test_probabilities_by_rows_are_those_of_resized_logits(
     torch.testing.assert_close(found.log_odds, odds, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("hard", [1.0, 0.0], ids=["tiles", "rows"])
+@pytest.mark.parametrize(("num_classes", "given", "wanted"), [SIZES[0], SIZES[2], SIZES[4]])
+def test_the_share_of_a_class_is_found_by_bounds(
+    num_classes: int,
+    given: tuple[int, int],
+    wanted: tuple[int, int],
+    hard: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bands, "CACHED", 1000)
+    monkeypatch.setattr(bounds, "HARD", hard)
+    extent = wanted[0] + 3.7, wanted[1] + 21.2
+    scores = logits_of(num_classes, given, "smooth")[None].softmax(1)
+    one_hot = torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 0.7)
+    for values in (scores, one_hot, scores.bfloat16()):
+        full = resize_and_cut(values, wanted, extent)
+        found = decide(values, wanted, extent=extent, shares="sum")
+        assert found.confidence is not None and float(found.confidence.max()) <= 1
+        torch.testing.assert_close(found.confidence, full.amax(1) / full.sum(1), rtol=0, atol=1e-6)
+        own = full.gather(1, found.classes.long()[:, None])[:, 0]
+        assert float((full.amax(1) - own).max()) <= 1e-6
+        assert (found.classes != full.argmax(1)).float().mean() < 1e-3
+
+
 @pytest.mark.parametrize("kind", ["smooth", "noise"])
 def test_no_tensor_is_larger_than_the_logits(kind: str) -> None:
     logits = logits_of(150, (128, 64), kind)
