@@ -14,7 +14,8 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # More of pytest's flags: make test PYTEST_ARGS="-n 0 -x -k registry"
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS := 2
 # Another Python: make demo PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
 
@@ -38,6 +39,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not hosts" $(PYTEST_ARGS)
 
+# The slow tests also wait: for workers, signals, servers.
+test-all: WORKERS := 3
 test-all: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
