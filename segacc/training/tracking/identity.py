@@ -78,6 +78,7 @@ def number_settings(run: Run, times: str) -> dict[str, Any]:
     values = plain_values(Settings(run.config))
     found = {
         **{name: values.get(name) for name in NUMBERS},
+        "compile": run.config.compile or None,  # which older versions did not record
         "segacc": VERSION,
         "torch": version("torch"),
         "threads": run.threads,
