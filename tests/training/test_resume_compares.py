@@ -95,6 +95,6 @@ def test_what_changes_the_numbers_is_told_in_a_line_each(run: Path) -> None:
     assert told["lr"].endswith(", now 0.5")
     assert told["aug"].endswith(", now ['flip']")
     assert told["torch"].startswith("torch was 2.0, now ")
-    assert told["compile"] == "compile was True, now None"
+    assert told["compile"] == "compile was True, now False"
     assert told["plugin"] == "plugin segacc-old was 1.0, now None"
     assert told["file_times"].startswith("file_times was ")
