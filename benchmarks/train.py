@@ -2,6 +2,7 @@
 
     python benchmarks/train.py                    512x512, 150 classes, batch 2, on all cores
     python benchmarks/train.py --rounds 1 --steps 1 --side 64      what the suite runs
+    python benchmarks/train.py --compile segformer mobilenet_v2    what torch.compile gains
 
     tutorial    transformers' Trainer with image processor and ColorJitter (benchmarks/tutorial.py)
     segacc      `segacc train` with the same pictures and augmentation, settings at their defaults
@@ -10,6 +11,11 @@
 In each round the ways take turns for some steps; the first step of a turn does not count. Times are
 medians over rounds; `ratio` is tutorial / segacc, and `overhead` segacc / bare, medians of the
 rounds' own ratios. benchmarks/results/train.json holds the figures.
+
+With `--compile`, a forward pass of one image in evaluation, and a training step without data and
+loss (forward and backward pass of two images), are timed eager and compiled in turn, for the
+network compiled as a whole and in blocks. `gain` is the median over rounds of eager / compiled;
+`compiling` is the first compiled call, with an empty folder of torch's compiled kernels.
 """
 
 import argparse
@@ -18,16 +24,21 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from contextlib import nullcontext
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import torch
+from torch._inductor.utils import fresh_cache
 from tutorial import CLASSES, PICTURES, SIDE, Clock, network, over, pairs, trainer
 
 from segacc import loop
+from segacc.commands.plugins.datasheet import construct
+from segacc.evaluation.compiled import compile_network, eagerly
 from segacc.registry import load_registry
+from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import Layer
 from segacc.training.events import StepDone
 from segacc.training.plan import make_plan
@@ -43,6 +54,11 @@ Turn = Callable[[int], float]
 def main() -> None:
     """Measure, print and write."""
     typed = parse()
+    for name, what, parts in product(typed.compile, ("forward", "step"), ("whole", "blocks")):
+        with fresh_cache():
+            print(compiled(name, what, parts, typed), flush=True)
+    if typed.compile:
+        return
     with tempfile.TemporaryDirectory() as folder:
         ways = {
             "tutorial": tutorial(Path(folder)),
@@ -79,6 +95,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="of each way in a round, after one")
     parser.add_argument("--side", type=int, default=SIDE, help="of segacc's and the bare images")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--compile", nargs="+", default=[], metavar="ARCH")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
     return parser.parse_args()
 
 
@@ -141,6 +159,37 @@ def bare(side: int) -> Turn:
         return per_step(found)
 
     return turn
+
+
+def compiled(arch: str, what: str, parts: str, typed: argparse.Namespace) -> str:
+    """Time a network eager and compiled in turn; return a line."""
+    chosen = parse_component(arch, "--compile")
+    record = load_registry().offer("architecture", chosen.name, "--compile").record
+    options = decode(record.options, chosen.values, "--compile")
+    network, facts = construct(record, options, nullcontext(), size=(typed.side, typed.side))
+    units = [one for one in network.modules() if type(one).__name__ in network._no_split_modules]
+    chosen_parts = units if parts == "blocks" else [network]
+    compile_network(network, "--compile", parts=chosen_parts, backend=typed.backend)
+    network.train(what == "step")
+    images = torch.randn(BATCH if what == "step" else 1, 3, *facts.crop_size)
+
+    def call() -> float:
+        start = time.perf_counter()
+        with torch.set_grad_enabled(what == "step"):
+            logits = network(images).main
+        if what == "step":
+            logits.mean().backward()
+            network.zero_grad()
+        return time.perf_counter() - start
+
+    compiling, taken = call(), {"eager": list[float](), "compiled": list[float]()}
+    for _ in range(typed.rounds):
+        with eagerly():
+            taken["eager"].append(min([call() for _ in range(typed.steps + 1)][1:]))
+        taken["compiled"].append(min([call() for _ in range(typed.steps + 1)][1:]))
+    times = ", ".join(f"{name} {median(found):.3f} s" for name, found in taken.items())
+    gain = over(taken["eager"], taken["compiled"])
+    return f"{arch}, {what}, {parts}: compiling {compiling:.0f} s, {times}, gain {gain:.2f}"
 
 
 if __name__ == "__main__":

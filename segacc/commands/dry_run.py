@@ -82,6 +82,7 @@ def beside(plan: Plan) -> Iterator[Plan]:
 def measured(run: "Run", device_memory: int | None) -> list[str]:
     """Take steps, evaluate a few images and save; return the lines to print."""
     from segacc import loop
+    from segacc.evaluation.compiled import eagerly
     from segacc.training.feed import Meter, step_batches
     from segacc.training.limits.sizing import ENDLESS, memory_of
 
@@ -89,7 +90,8 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     run.config = dataclasses.replace(config, max_steps=ENDLESS)
     with run.signal as signal:
         batches = step_batches(run, Meter(run), signal)
-        memory = memory_of(run, next(batches), device_memory, loop.train_step)
+        with eagerly():  # each size would compile anew
+            memory = memory_of(run, next(batches), device_memory, loop.train_step)
         if device_memory is not None:
             return memory.lines(config.micro_batch_size)
         step = seconds_of_steps(run, batches)

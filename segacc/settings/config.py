@@ -156,6 +156,9 @@ class TrainConfig:
     """Trade compute for memory, if the network supports it."""
     channels_last: bool = False
     """Memory format channels_last (N, H, W, C): faster for most convolutional networks."""
+    compile: bool = False
+    """Compile the network with torch.compile, for the training crop and the most frequent image
+    sizes of evaluation; the first step then takes minutes."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16", "fp8"] | None = None
     """Mixed precision; `auto`: bf16 on GPUs with CUDA capability 8.0 or more, else no; default: as
     configured in `accelerate launch` or `accelerate config`."""

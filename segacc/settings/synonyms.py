@@ -72,6 +72,7 @@ FLAGS: Mapping[str, str] = {
     "--freeze encoder": "freeze-encoder freeze-backbone frozen-stages",
     "--freeze-batchnorm": "freeze-bn frozen-bn norm-eval",
     "--sync-batchnorm": "sync-bn syncbn",
+    "--compile": "torch-compile torchcompile dynamo-backend",
     "--gradient-checkpointing": "grad-checkpointing activation-checkpointing with-cp",
     "--mixed-precision": "amp use-amp amp-dtype precision dtype",
     "--mixed-precision fp16": "fp16 half",
@@ -117,8 +118,6 @@ ADVICE: Mapping[str, str] = {
     "This is an option of accelerate: `accelerate launch --config_file FILE -m segacc train ...`; "
     "accelerate_configs/ has such files.": "deepspeed fsdp launcher local-rank num-machines "
     "machine-rank main-process-port dist-url",
-    "torch.compile is an option of accelerate: `accelerate launch --dynamo_backend inductor -m "
-    "segacc train ...`.": "compile torch-compile torchcompile dynamo-backend",
     "`segacc train` trains, evaluates and keeps the best model in best/; leave this out.": ""
     "do-train do-eval load-best-model-at-end",
     "`segacc evaluate MODEL` evaluates a model.": "do-predict eval-only test-only test",

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import nn
 
 from segacc.contracts import Facts
 from segacc.errors import OptionError, PluginError, WeightsError
+from segacc.evaluation.compiled import compile_network, refuse_broken
 from segacc.evaluation.model_folder import NETWORK, find_model, initial_model
+from segacc.evaluation.scoring import SHARDED
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.model.adapters import is_adapter
@@ -24,6 +27,7 @@ from segacc.training.defaults import check_batch, default_crop
 from segacc.training.optim.adapters import add_adapters, check_adapters
 from segacc.training.optim.freezing import freeze_for_good, keep_statistics
 from segacc.training.plan import Plan
+from segacc.training.processes import on_all
 from segacc.training.saving.license import Base, find_base, stored_base
 
 
@@ -151,6 +155,7 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
     notes = [learns, *findings.lines(), source.warning, lost(network, report, plan)]
     network = synchronize(network, plan, accelerator)
     check_batch(network, plan.settings, accelerator.num_processes)
+    notes.append(compile_if_asked(network, plan, accelerator))
     base = begun_from(plan, source, report) if accelerator.is_main_process else None
     told = tuple(filter(None, notes))
     return Built(network, facts, report, findings.stride, findings.flops, told, base)
@@ -265,3 +270,29 @@ def synchronize(
     convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
     synchronized: SegmentationModel = convert(network)
     return synchronized
+
+
+def compile_if_asked(network: SegmentationModel, plan: Plan, accelerator: Accelerator) -> str:
+    """Compile the network in place with `--compile`; return a line about it, else nothing.
+
+    Raises:
+        OptionError: accelerate compiles it as well, each process has a part of it, or
+            torch.compile does not work here.
+    """
+    if not plan.settings.config.compile:
+        return ""
+    where, theirs = plan.settings.where("compile"), accelerator.state.dynamo_plugin.backend
+    if theirs != DynamoBackend.NO:
+        raise OptionError(
+            f"{where}: accelerate compiles the network already, by --dynamo_backend "
+            f"{theirs.value.lower()} of `accelerate launch` or `accelerate config`; leave one of "
+            "them out."
+        )
+    if (kind := accelerator.distributed_type) in SHARDED:
+        raise OptionError(
+            f"{where}: not supported with {kind.value}, which shares the network among the "
+            "processes; leave this out, or compile by `accelerate launch --dynamo_backend "
+            "inductor`."
+        )
+    on_all(accelerator, lambda: refuse_broken(accelerator.device, where))
+    return compile_network(network, where)

@@ -15,6 +15,7 @@ from segacc.data.codecs import decoded_by
 from segacc.data.order import seeded
 from segacc.data.quick_check import GivenData
 from segacc.errors import OptionError, Origin, PluginError, count_of
+from segacc.evaluation.compiled import FewSizes
 from segacc.evaluation.loss import has_loss
 from segacc.evaluation.protocol import Protocol, default_protocol, refuse_threshold
 from segacc.evaluation.scores import ignored_by
@@ -216,7 +217,7 @@ def build_scoring(
     refuse_silent(plan, facts)
     scoring = checked_scoring(
         accelerator,
-        model,
+        FewSizes(model) if config.compile else model,
         network,
         data.scored,
         protocol,

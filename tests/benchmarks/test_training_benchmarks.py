@@ -1,6 +1,7 @@
 """train.py, evaluate.py, soak.py and compare.py, with their smallest settings."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def test_training_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
     seconds = found["seconds"]
     assert found["ratio"] == seconds["tutorial"] / seconds["segacc"]
     assert found["overhead"] == seconds["segacc"] / seconds["bare"]
+
+
+@pytest.mark.slow
+@has_pictures
+def test_compiled_networks_are_timed_beside_eager_ones() -> None:
+    few = ("--rounds", 1, "--steps", 1, "--side", 64, "--backend", "eager")
+    done = run_benchmark("train", "--compile", "segformer:variant=tiny", *few)
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = done.stdout.splitlines()
+    assert [line.split(":variant=tiny, ")[1].split(": ")[0] for line in lines] == [
+        *("forward, whole", "forward, blocks", "step, whole", "step, blocks")
+    ]
+    assert all(re.search(r", eager \d.* s, compiled \d.* s, gain \d", line) for line in lines)
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_what_changes_the_numbers_is_told_in_a_line_each(run: Path) -> None:
     os.utime(path, (1, 1))
     checkpoint = run / "checkpoints" / "step-00000002"
     stored = json.loads((checkpoint / "progress.json").read_text())
-    stored["numbers"] |= {"torch": "2.0", "plugin segacc-old": "1.0"}
+    stored["numbers"] |= {"torch": "2.0", "plugin segacc-old": "1.0", "compile": True}
     (checkpoint / "progress.json").write_text(json.dumps(stored))
     seal(checkpoint)
     notes = resumed(run, loss="lovasz", lr=0.5, aug="flip").notes
@@ -95,5 +95,6 @@ def test_what_changes_the_numbers_is_told_in_a_line_each(run: Path) -> None:
     assert told["lr"].endswith(", now 0.5")
     assert told["aug"].endswith(", now ['flip']")
     assert told["torch"].startswith("torch was 2.0, now ")
+    assert told["compile"] == "compile was True, now False"
     assert told["plugin"] == "plugin segacc-old was 1.0, now None"
     assert told["file_times"].startswith("file_times was ")

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from segacc.data.items import Batch
 from segacc.data.order import seeded
 from segacc.errors import OptionError
+from segacc.evaluation.compiled import eagerly
 from segacc.evaluation.memory import free_memory, peak_memory
 from segacc.model.live_tensors import LiveTensors, bytes_in
 from segacc.settings.sources import Settings
@@ -134,7 +135,7 @@ def undone(run: Run) -> Iterator[None]:
     optimizer, progress = deepcopy(run.optimizer.state_dict()), deepcopy(run.progress)
     scaler: Any = accelerator.scaler
     scale = scaler.state_dict() if scaler else {}
-    with seeded(config.seed, accelerator.device):
+    with seeded(config.seed, accelerator.device), eagerly():  # each size would compile anew
         yield
     with torch.no_grad():
         for one, before in zip(tensors, kept, strict=True):

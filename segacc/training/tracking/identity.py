@@ -30,6 +30,7 @@ NUMBERS = (
     *("aug", "loss", "class_weights", "metric", "lr", "head_lr_scale", "weight_decay", "schedule"),
     *("warmup_steps", "warmup_start", "encoder_warmup_steps", "max_grad_norm", "sync_batchnorm"),
     *("train_split", "eval_split", "val_fraction", "mixed_precision", "channels_last"),
+    "compile",
 )
 """Settings that change the numbers of a run."""
 ROUNDING = (
@@ -133,7 +134,7 @@ def changes(was: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def numbers_changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a note for each value of `number_settings` that differs."""
-    different = changes(was, now)
+    different = changes({"compile": False, **was}, now)  # older versions did not record it
     threads = different.pop("threads", "")
     notes = [f"{key} {how}" for key, how in different.items()]
     if threads and was.get("threads"):  # not recorded by older versions
