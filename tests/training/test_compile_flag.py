@@ -19,6 +19,8 @@ pytest_plugins = ["cli_fixtures"]
 
 
 UNET = "unet_small:width=4,depth=1"
+VIT = {"arch": "linear:backbone=dinov2,size=test,unfreeze=true", "crop_size": 56}
+"""A network whose four blocks are compiled as one."""
 
 
 @pytest.fixture
@@ -47,11 +49,7 @@ def trained(run: Run, micro_batch: int | None = None) -> tuple[list[Tensor], dic
     [
         # Training, its halved micro-batches, and evaluation.
         ({"arch": UNET, "freeze": ["encoder"], "unfreeze_after": 1}, 2, 3),
-        pytest.param(
-            {"gradient_checkpointing": True, "ema": 0.5, "mixed_precision": "bf16"},
-            *(4, 2),
-            marks=pytest.mark.slow,
-        ),
+        (VIT | {"gradient_checkpointing": True, "ema": 0.5, "mixed_precision": "bf16"}, 2, 3),
     ],
 )
 def test_a_run_is_the_same(
