@@ -87,7 +87,7 @@ def report(found: dict[str, Any]) -> None:
         figures = f"{one['parameters'] / 1e6:.1f} | {one['milliseconds']:.0f}"
         size = "x".join(map(str, one["size"]))
         weights = f"`{one['weights']}`" if one["weights"] else "none"
-        known = one["license"] or "not stated"
+        known = one["license"] or ("not stated" if one["weights"] else "")
         lines.append(f"| `{name}` | {figures} | {size} | {camvid(name)} | {weights} | {known} |")
     last = list(found.values())[-1]
     versions = f"torch {last['torch']}, transformers {last['transformers']}"
