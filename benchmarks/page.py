@@ -97,7 +97,8 @@ def scaling(result: dict[str, Any]) -> list[str]:
     """Return the tables of scaling.py."""
     measured = []
     for count, one in result["processes"].items():
-        cells = [f"{one['seconds']:.3f}", f"{one.get('seconds_without_exchange', 0):.3f}"]
+        alone = one.get("seconds_without_exchange", one["seconds"])  # one process exchanges nothing
+        cells = [f"{one['seconds']:.3f}", f"{alone:.3f}"]
         measured.append([count, *cells, f"{one.get('bytes', 0) / 1e6:.1f}"])
     head = ["processes", "seconds of a step", "without exchange", "MB exchanged in a step"]
     lines, rows = [*table(head, measured), ""], []
