@@ -205,9 +205,8 @@ def decided_by_bounds(
     value = logits.new_empty(size)
     classes = argmax_by_bounds(logits, size, extent, value)
     total = resize_and_cut(logits.sum(0)[None, None], size, extent)[0]
-    return Decided(
-        classes[None], share_of(value[None], total.maximum(value))
-    )  # rounded differently
+    total = total.maximum(value)  # they are rounded differently
+    return Decided(classes[None], share_of(value[None], total))
 
 
 def decided_by_rows(

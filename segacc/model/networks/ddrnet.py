@@ -18,7 +18,7 @@ from segacc.model.networks.branches import (
     stem,
 )
 from segacc.model.networks.configs import DDRNetSegConfig
-from segacc.model.networks.linear import segmenter_output
+from segacc.model.networks.linear import output_beside
 
 SIZES = {"23_slim": (32, 128, 64), "23": (64, 128, 128), "tiny": (4, 4, 4)}
 """Channels of the first stage, of the pyramid's scales and of the head, by variant."""
@@ -74,13 +74,5 @@ class DDRNetForSemanticSegmentation(BranchedForSemanticSegmentation):
 
         fine = self.layer5_(F.relu(fine))
         coarse = self.spp(self.layer5(F.relu(coarse)))
-        logits, auxiliary = self.final_layer(fine + resized(coarse, fine)), None
-        if self.seghead_extra is not None and (self.training or labels is not None):
-            auxiliary = self.seghead_extra(early)
-        return segmenter_output(
-            self,
-            logits,
-            labels,
-            auxiliary_logits=auxiliary,
-            auxiliary_loss_weight=self.config.auxiliary_loss_weight,
-        )
+        logits = self.final_layer(fine + resized(coarse, fine))
+        return output_beside(self, logits, labels, self.seghead_extra, early)

@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from segacc.model.networks.branches import resized
 from segacc.model.networks.configs import DeepLabV3PlusSegConfig
-from segacc.model.networks.linear import segmenter_output
+from segacc.model.networks.linear import output_beside
 
 
 def convolved(
@@ -123,13 +123,5 @@ class DeepLabV3PlusForSemanticSegmentation(PreTrainedModel):  # type: ignore[mis
     ) -> SemanticSegmenterOutput:
         """Map images (N, C, H, W) to logits (N, K, H/4, W/4), rounded up."""
         low, middle, high = self.backbone(pixel_values).feature_maps
-        logits, auxiliary = self.decode_head(low, high), None
-        if self.auxiliary_head is not None and (self.training or labels is not None):
-            auxiliary = self.auxiliary_head(middle)
-        return segmenter_output(
-            self,
-            logits,
-            labels,
-            auxiliary_logits=auxiliary,
-            auxiliary_loss_weight=self.config.auxiliary_loss_weight,
-        )
+        logits = self.decode_head(low, high)
+        return output_beside(self, logits, labels, self.auxiliary_head, middle)

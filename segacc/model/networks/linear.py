@@ -88,3 +88,20 @@ def segmenter_output(
         ignored = network.config.semantic_loss_ignore_index
         loss = network.loss_function(logits, labels, ignore_index=ignored, **auxiliary)
     return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
+def output_beside(
+    network: Any, logits: Tensor, labels: Tensor | None, head: Any, features: Tensor | None
+) -> SemanticSegmenterOutput:
+    """Return `segmenter_output` with the loss of an auxiliary head on features (N, C, h, w).
+
+    The head, which may be None, is called in training and if labels are given.
+    """
+    used = head is not None and (network.training or labels is not None)
+    return segmenter_output(
+        network,
+        logits,
+        labels,
+        auxiliary_logits=head(features) if used else None,
+        auxiliary_loss_weight=network.config.auxiliary_loss_weight,
+    )

@@ -21,7 +21,7 @@ from segacc.model.networks.configs import (
     LRASPPSegConfig,
     TorchvisionSegConfig,
 )
-from segacc.model.networks.linear import segmenter_output
+from segacc.model.networks.linear import output_beside, segmenter_output
 
 Encoder = tuple[nn.Module, int, int]
 """A module that maps images to {"out", "aux"}, and the channels of the two."""
@@ -115,16 +115,8 @@ class _WithHeads(TorchvisionForSemanticSegmentation):
     ) -> SemanticSegmenterOutput:
         """Map images (N, C, H, W) to logits (N, K, h, w) at the backbone's resolution."""
         features = self.backbone(pixel_values)
-        logits, auxiliary = self.classifier(features["out"]), None
-        if self.aux_classifier is not None and (self.training or labels is not None):
-            auxiliary = self.aux_classifier(features["aux"])
-        return segmenter_output(
-            self,
-            logits,
-            labels,
-            auxiliary_logits=auxiliary,
-            auxiliary_loss_weight=self.config.auxiliary_loss_weight,
-        )
+        logits = self.classifier(features["out"])
+        return output_beside(self, logits, labels, self.aux_classifier, features.get("aux"))
 
 
 class DeepLabV3ForSemanticSegmentation(_WithHeads):
