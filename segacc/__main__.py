@@ -12,7 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from segacc.errors import SHOW_TRACEBACK, SegaccError, is_main, is_memory_full, reason_of
+from segacc.errors import (
+    SHOW_TRACEBACK,
+    SegaccError,
+    is_main,
+    is_memory_full,
+    is_peer_lost,
+    reason_of,
+)
 from segacc.settings.secrets import shown
 
 LINGER = 10.0
@@ -25,11 +32,7 @@ FREE_MEMORY = (
     "--gradient-checkpointing; an evaluation with --eval-batch-size 1, or with a protocol of "
     "sliding windows."
 )
-LOST_PEER = (
-    *("Connection closed by peer", "Connection reset by peer", "ncclRemoteError"),
-    *("Timed out waiting", "waiting for clients", "Watchdog caught collective operation timeout"),
-)
-"""Parts of the errors of gloo and NCCL if another process has ended or does not answer."""
+LOST = "another process of this run has ended, or did not answer within --process-timeout."
 
 MPI = {
     "PMI_": "MPI_LOCALRANKID",
@@ -59,7 +62,7 @@ def main() -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        told = full(error) or fault_of_a_plugin(error) or end_of_another(error)
+        told = LOST if is_peer_lost(error) else full(error) or fault_of_a_plugin(error)
         if not told:
             raise
         return refuse(" ".join([told, *getattr(error, "__notes__", ())]))
@@ -99,16 +102,6 @@ def full(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"cannot write to disk: {error}."
     return f"{' '.join(str(error).split())} {FREE_MEMORY}" if is_memory_full(error) else ""
-
-
-def end_of_another(error: Exception) -> str:
-    """Return the paragraph about another process that is missing; empty if it is another error."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not several or not isinstance(error, RuntimeError):
-        return ""
-    lost = any(sign in str(error) for sign in LOST_PEER)
-    told = "another process of this run has ended, or did not answer within --process-timeout."
-    return told * lost
 
 
 def take_mpi_names() -> None:

@@ -22,6 +22,12 @@ MEMORY_FULL = (
 )
 """Parts of torch's errors of full memory that have no type of their own; the last ones are those of
 oneDNN, which does not tell the reason."""
+LOST_PEER = (
+    *("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "pair closure"),
+    *("Timed out waiting", "waiting for clients", "Watchdog caught collective operation timeout"),
+)
+"""Parts of the errors of gloo and NCCL if another process has ended or does not answer. gloo says
+"pair closure" in each call after the first that timed out."""
 BETWEEN = ("pluggy", "importlib", "contextlib", "functools")
 """Packages whose lines may lie between segacc's and a plugin's in a traceback."""
 
@@ -36,6 +42,12 @@ def is_memory_full(error: BaseException) -> bool:
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_FULL)
+
+
+def is_peer_lost(error: BaseException) -> bool:
+    """Return whether another process of a distributed run has ended or does not answer."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and isinstance(error, RuntimeError)
+    return several and any(sign in str(error) for sign in LOST_PEER)
 
 
 def count_of(count: int, word: str, several: str | None = None) -> str:
@@ -187,13 +199,14 @@ class Origin:
 
         Raises:
             PluginError: it raised anything but a SegaccError; the message names plugin and step.
+                Errors of a full memory or a lost process are raised as they are.
         """
         try:
             yield
         except SegaccError:
             raise
         except Exception as error:  # a plugin's code may raise anything
-            if is_memory_full(error):  # which is nobody's fault
+            if is_memory_full(error) or is_peer_lost(error):  # which is nobody's fault
                 raise
             raise PluginError(
                 f"{self}: {step} failed: {reason_of(error, self.package)}. {SHOW_TRACEBACK}"

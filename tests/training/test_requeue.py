@@ -6,14 +6,19 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
+from torch.distributed import HashStore, ProcessGroupGloo
 
 from cli_tools import Warm, assert_succeeded
 from launches import assert_same, launch, rows, start, start_cold
+from segacc.errors import Origin, PluginError, is_peer_lost
 from segacc.training.folders import MARK
 
 pytest_plugins = ["cli_fixtures"]
@@ -103,6 +108,33 @@ def test_a_missing_process_is_named_in_one_line(tmp_path: Path, name: str) -> No
         child.kill()
     process.kill()
     process.communicate()
+
+
+def test_each_error_of_a_lost_process_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward pass exchanges buffers: what gloo raises there is not the architecture's fault."""
+
+    def pair() -> list[ProcessGroupGloo]:
+        store, made = HashStore(), list[Future[ProcessGroupGloo]]()
+        with ThreadPoolExecutor(2) as pool:
+            for rank in range(2):
+                patience = timedelta(seconds=0.2)
+                made.append(pool.submit(ProcessGroupGloo, store, rank, 2, patience))
+        return [one.result() for one in made]
+
+    def error_of(group: ProcessGroupGloo) -> RuntimeError:
+        with pytest.raises(RuntimeError) as error, Origin("architecture x").doing("forward()"):
+            group.allreduce([torch.ones(1)]).wait()
+        return error.value
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    silent, ended = pair(), pair()
+    del ended[1]
+    errors = [error_of(group) for group in (silent[0], silent[0], ended[0])]
+    assert len({str(error)[-20:] for error in errors}) == 3, "not what this is about"
+    assert all(is_peer_lost(error) for error in errors), errors
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(PluginError):
+        error_of(silent[0])
 
 
 @pytest.mark.slow
