@@ -14,7 +14,7 @@ from annotated_types import Ge
 from pydantic import NonNegativeFloat, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from segacc.errors import OptionError, WriteError, expand
+from segacc.errors import OptionError, WriteError, expand, is_peer_lost
 from segacc.evaluation.model_folder import COMPLETE, PROGRESS
 from segacc.evaluation.scores import Scores, finite
 from segacc.model.checksums import fault_of, read_sums, write_sums
@@ -132,6 +132,8 @@ def _write(act: Callable[[], None] | None, part: Path, accelerator: Any) -> None
                 act()
         except (OSError, RuntimeError, SafetensorError) as error:  # each may mean a full disk
             shutil.rmtree(part, ignore_errors=True)  # frees the space for the next attempt
+            if is_peer_lost(error):  # sharded weights are gathered
+                raise
             folder = part.with_name(part.name[1:].removesuffix(".part"))
             reason = " ".join(str(error).split()).rstrip(".")
             raise WriteError(
