@@ -46,9 +46,11 @@ class SplitLoss:
         height, width = labels.shape[-2:]
         if found.logits.shape[1] * height * width > LARGEST:
             return
-        full = resize_and_cut(found.logits, (height, width), found.extent)
+        logits = found.logits
+        if found.extent != (height, width):  # losses resize to the labels, and cannot cut padding
+            logits = resize_and_cut(logits, (height, width), found.extent)
         for index, loss in enumerate(self.losses.values()):
-            self.state["sum"][index] += loss.sum(full, labels)
+            self.state["sum"][index] += loss.sum(logits, labels)
             self.state["count"][index] += loss.count(labels)
 
     def compute(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Adapts a transformers network to the interface of `segacc.model`."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from segacc.contracts import Facts, TransformersOptions
 from segacc.errors import WeightsError
+from segacc.kernels.layout import ordered
 from segacc.model.contract import Logits, SegmentationModel, SizeRule, refuse_crop
 from segacc.model.transfer import (
     LoadReport,
@@ -115,6 +117,7 @@ class TransformersModel(SegmentationModel):
             names; None if only files with these names can be loaded.
         units: class names of FSDP units; None for those that transformers names.
         min_batch_size: minimum images per process in training.
+        tokens: whether its decoder makes feature maps of (N, h * w, C), and resizes these.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class TransformersModel(SegmentationModel):
         renamer: Renamer | None = None,
         units: Sequence[str] | None = None,
         min_batch_size: int = 1,
+        tokens: bool = False,
     ) -> None:
         """Wrap a network; see the class."""
         super().__init__()
@@ -150,7 +154,7 @@ class TransformersModel(SegmentationModel):
         self._take_colors({})
         units = network._no_split_modules if units is None else units
         self._no_split_modules = tuple(units or ())
-        self.min_batch_size = min_batch_size
+        self.min_batch_size, self.tokens = min_batch_size, tokens
         self._auxiliary: list[tuple[Tensor, float]] = []
         if auxiliary is not None and getattr(network, auxiliary[0]) is not None:
             self._watch(*auxiliary)
@@ -190,7 +194,8 @@ class TransformersModel(SegmentationModel):
     def forward(self, images: Tensor) -> Logits:
         """Map normalized images (N, C, H, W) to Logits at the decoder's resolution."""
         self._auxiliary = []
-        main = self.network(pixel_values=images).logits
+        with ordered(images, training=self.training) if self.tokens else nullcontext():
+            main = self.network(pixel_values=images).logits
         auxiliary, self._auxiliary = tuple(self._auxiliary), []
         return Logits(main, auxiliary)
 

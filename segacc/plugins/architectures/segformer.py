@@ -76,6 +76,7 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         size_rule=SizeRule(minimum=29),
         renamer=mmseg.segformer,
         units=["SegformerLayer"],
+        tokens=not normed,
     )
 
 
