@@ -174,8 +174,8 @@ class Architecture(Record):
     variants: tuple[str, ...] = ("",)
     """Option texts that each get a row in docs/architectures.md."""
     weights_license: Callable[[Any], str] = lambda options: ""
-    """`weights_license(options)` returns the licence of the default weights as stated in their
-    model card; empty if unknown."""
+    """`weights_license(options)` returns the licence of the default weights, as their model card
+    or their authors state it; empty if unknown."""
 
     def __post_init__(self) -> None:
         """Set the default of `tiny`."""

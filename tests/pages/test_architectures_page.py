@@ -53,5 +53,5 @@ def test_a_datasheet_tells_what_a_loop_must_know() -> None:
         "smallest batch": "2 images per process in training",
         "trained": "3 tensors get no gradient and are frozen",
         "gradient checkpointing": "no",
-        "default weights": "google/mobilenet_v2_1.0_224",
+        "default weights": "google/mobilenet_v2_1.0_224 (not named: the model card says `other`)",
     }

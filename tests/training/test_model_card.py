@@ -298,6 +298,9 @@ def test_the_licence_of_weights_and_of_what_is_trained_from_them(
     assert find_base(Source(None, "random"), "none", arch) is None
     auto = find_base(Source(str(tmp_path / "free"), "nvidia/mit-b0"), "auto", arch)
     assert auto and auto.license and auto.license.noncommercial and auto.on_hub
+    for hub_id in ("facebook/mask2former-swin-large-ade-semantic", "facebook/maskformer-swin-base"):
+        typed = find_base(Source(str(tmp_path / "free"), hub_id), hub_id, arch)
+        assert typed and typed.license and typed.license.id == "cc-by-nc-4.0"
 
 
 @pytest.mark.parametrize(

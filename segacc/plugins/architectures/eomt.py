@@ -212,5 +212,6 @@ def segacc_architectures() -> list[Architecture]:
             ),
             tiny=tiny,
             model_types=("eomt_dinov3",),
+            weights_license=lambda options: "DINOv3 License",
         ),
     ]

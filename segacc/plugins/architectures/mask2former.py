@@ -35,7 +35,8 @@ SWIN = {
     "tiny": (8, (1, 1, 1, 1), (1, 1, 2, 2), 4, 64),
 }
 
-
+ZOO_LICENSE = "CC BY-NC 4.0"
+"""Licence of the published networks, as MODEL_ZOO.md of their authors' repositories states it."""
 ENCODER = "model.pixel_level_module.encoder"
 """Name of the encoder in the networks of transformers."""
 
@@ -296,8 +297,8 @@ def default_weights(options: Mask2FormerOptions) -> str | None:
 
 
 def weights_license(options: Mask2FormerOptions) -> str:
-    """Return the licence of the backbone's published weights; empty if unknown."""
-    return encoder_license(options) if options.backbone else ""
+    """Return the licence of the published weights, whole network or encoder."""
+    return encoder_license(options) if options.backbone else ZOO_LICENSE
 
 
 def _weights(pattern: str, variant: Variant) -> str | None:
@@ -335,5 +336,6 @@ def segacc_architectures() -> list[Architecture]:
                 variant="tiny", num_queries=6, drop_path=0.0, dropout=0.0
             ),
             model_types=("maskformer",),
+            weights_license=lambda options: ZOO_LICENSE,
         ),
     ]

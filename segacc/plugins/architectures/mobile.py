@@ -229,6 +229,7 @@ def segacc_architectures() -> list[Architecture]:
             default_weights=mobilenet_v2_weights,
             tiny=lambda: MobileNetV2Options(depth_multiplier=0.25, output_stride=8, dropout=0.0),
             model_types=("mobilenet_v2",),
+            weights_license=lambda options: "not named: the model card says `other`",
         ),
         Architecture(
             name="mobilevit",

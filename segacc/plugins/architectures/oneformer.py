@@ -97,5 +97,6 @@ def segacc_architectures() -> list[Architecture]:
                 variant="tiny", num_queries=6, train_num_points=64, drop_path=0.0, dropout=0.0
             ),
             model_types=("oneformer",),
+            weights_license=lambda options: "MIT",
         )
     ]

@@ -14,10 +14,16 @@ from segacc.hookspecs import Chosen
 from segacc.model.hub import HUB_TIMEOUT, TORCHVISION, Source
 
 NVIDIA = "NVIDIA Source Code License for SegFormer (non-commercial)"
-PUBLISHED: Mapping[str, str] = {"nvidia/mit-": NVIDIA, "nvidia/segformer-": NVIDIA}
-"""Licences by the beginning of a Hub id, where the model card only says `other`. Source: the cards
+PUBLISHED: Mapping[str, str] = {
+    "nvidia/mit-": NVIDIA,
+    "nvidia/segformer-": NVIDIA,
+    "facebook/maskformer-": "CC BY-NC 4.0",
+    "facebook/mask2former-": "CC BY-NC 4.0",
+}
+"""Licences by the beginning of a Hub id, where the model card only says `other`. Sources: the cards
 of nvidia/mit-b0 to b5, which refer to the file in LINKS; its section 3.3 allows non-commercial use
-only, also for derivative works."""
+only, also for derivative works. MODEL_ZOO.md of github.com/facebookresearch/MaskFormer and
+Mask2Former, of all weights that they list."""
 LINKS: Mapping[str, str] = {
     NVIDIA: "https://github.com/NVlabs/SegFormer/blob/master/LICENSE",
     "DINOv3 License": "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
