@@ -72,8 +72,10 @@ def camvid(name: str) -> str:
     if name not in CAMVID:
         return ""
     files = RESULTS.parent.glob(f"camvid-{CAMVID[name]}-*.json")
-    scores = [json.loads(one.read_text())["scores"]["mean_iou"] for one in files]
-    return f"{max(scores):.3f}"
+    results = [json.loads(one.read_text()) for one in files]
+    best = max(results, key=lambda one: float(one["scores"]["mean_iou"]))
+    weights = "ImageNet" if CAMVID[name] == "imagenet" else "random"
+    return f"{best['scores']['mean_iou']:.3f} ({weights}, {best['seconds'] / 60:.0f} min)"
 
 
 def report(found: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@
 For 2, 19 and 150 classes: losses of 2 images with their gradient, from logits of a fourth of the
 size (plain: `interpolate`, then the loss of all pixels); the argmax of one of them at full size,
 for smooth logits (noise of an eighth of their size, enlarged) and for noise (plain: `interpolate`,
-then `argmax`), and the probability of that class (plain: `softmax`, then `amax`); the same for 9
-windows of half the size that overlap by a third (plain: `interpolate`, then the mean); the
+then `argmax`), also with the probability of that class (plain: `softmax`, then `max`); the same for
+9 windows of half the size that overlap by a third (plain: `interpolate`, then the mean); the
 confusion matrix of one prediction (plain: int64 indices of the valid pixels, then `bincount`).
 `--trained` adds the argmax of a network's logits for images, squeezed to the size, and of windows
 of half of it. The two ways take turns; times are medians over rounds, and `ratio` is plain /
@@ -153,15 +153,20 @@ def argmax_ways(logits: Tensor, size: int) -> Ways:
     }
 
 
-def plain_confidence(logits: Tensor, size: int) -> Tensor:
-    """Return the largest probability of each pixel."""
+def plain_confidence(logits: Tensor, size: int) -> Any:
+    """Return the class of each pixel and its probability."""
     full = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
-    return full.softmax(1).amax(1)
+    return classes_first(full.softmax(1).max(1))
 
 
-def confidence(logits: Tensor, size: int) -> Tensor | None:
-    """Return it by segacc."""
-    return decide(logits, (size, size), shares="softmax").confidence
+def classes_first(found: Any) -> tuple[Tensor, Tensor]:
+    """Return the classes as uint8, and the probabilities, of torch's (values, indices)."""
+    return found.indices.to(torch.uint8), found.values
+
+
+def confidence(logits: Tensor, size: int) -> Any:
+    """Return them by segacc."""
+    return decide(logits, (size, size), shares="softmax")
 
 
 def grid_of(size: int) -> Grid:
@@ -183,10 +188,10 @@ def cut(logits: Tensor, size: int) -> list[Tensor]:
 
 
 def window_ways(windows: list[Tensor], size: int, probable: bool = False) -> Ways:
-    """Return both ways of the argmax of windows, or of the probability of that class."""
+    """Return both ways of the argmax of windows, or also of the probability of that class."""
     grid = grid_of(size)
 
-    def plain() -> Tensor:
+    def plain() -> Any:
         shape = *windows[0].shape[:2], size, size
         total, count = torch.zeros(shape), torch.zeros(size, size)
         places = product(grid.tops, grid.lefts)
@@ -195,11 +200,13 @@ def window_ways(windows: list[Tensor], size: int, probable: bool = False) -> Way
             total[..., here[0], here[1]] += F.interpolate(logits, size=grid.crop, mode="bilinear")
             count[here] += 1
         mean = total / count
-        return mean.softmax(1).amax(1) if probable else mean.argmax(1).to(torch.uint8)
+        if not probable:
+            return mean.argmax(1).to(torch.uint8)
+        return classes_first(mean.softmax(1).max(1))
 
-    def ours() -> Tensor | None:
+    def ours() -> Any:
         found = decide_windows(windows, grid, grid.size, "softmax" if probable else None)
-        return found.confidence if probable else found.classes
+        return found if probable else found.classes
 
     return {"plain": plain, "segacc": ours}
 
@@ -302,10 +309,11 @@ def compared(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
     """Return the median seconds of each way, and their ratio."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     plain, ours = (way() for way in ways.values())
-    if plain.dtype == torch.uint8:  # classes with logits that differ by rounding may change places
-        assert int((plain != ours).sum()) <= plain.numel() / 1e5
-    else:
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5 * float(plain.max()))
+    for given, found in zip(*(tensors(one) for one in (plain, ours)), strict=True):
+        if given.dtype == torch.uint8:  # classes whose logits differ by rounding may change places
+            assert int((given != found).sum()) <= given.numel() / 1e5
+        else:
+            torch.testing.assert_close(found, given, rtol=1e-4, atol=1e-5 * float(given.max()))
     for _ in range(rounds):
         for name, way in ways.items():
             start = time.perf_counter()
@@ -313,6 +321,11 @@ def compared(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
             taken[name].append(time.perf_counter() - start)
     ratios = [a / b for a, b in zip(taken["plain"], taken["segacc"], strict=True)]
     return {**{name: median(times) for name, times in taken.items()}, "ratio": median(ratios)}
+
+
+def tensors(found: Any) -> list[Tensor]:
+    """List the tensors of a result."""
+    return [one for one in found if one is not None] if isinstance(found, tuple) else [found]
 
 
 def memory(loss: str, num_classes: int, typed: argparse.Namespace) -> dict[str, float]:

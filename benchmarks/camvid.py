@@ -149,12 +149,15 @@ def report() -> int:
     for one in results:
         scores = one["scores"]
         figures = [scores["mean_iou"], *scores["per_category_iou"].values()]
-        cells = [one["start"], f"{one['seconds'] / 60:.1f}", str(one["steps"])]
-        rows.append([*cells, *(f"{figure:.3f}" for figure in figures)])
-    lines = table(["start", "minutes", "steps", "mean_iou", *names], rows)
-    commands = [f"    OMP_NUM_THREADS={one['threads']} {one['command']}" for one in results]
-    lines += ["", f"torch {results[-1]['versions']['torch']}, {results[-1]['threads']} threads."]
-    fill(PAGE, MARK, [*lines, "", *commands])
+        took, version = f"{one['seconds'] / 60:.1f}", one["versions"]["torch"]
+        cells = [one["start"], f"{one['minutes']:g}", took, str(one["steps"])]
+        rows.append([*cells, *(f"{figure:.3f}" for figure in figures), version])
+    lines = table(["start", "N", "minutes", "steps", "mean_iou", *names, "torch"], rows)
+    best = max(results, key=lambda one: float(one["scores"]["mean_iou"]))
+    told = f"{best['threads']} threads. The command of each row is in `benchmarks/results`; that "
+    told += "of the highest score:"
+    command = f"    OMP_NUM_THREADS={best['threads']} {best['command']}"
+    fill(PAGE, MARK, [*lines, "", told, "", command])
     return 0
 
 

@@ -163,10 +163,25 @@ def workers(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def arithmetic(result: dict[str, Any]) -> list[str]:
+    """Return the table of arithmetic.py: a row for each kernel, a column for each K."""
+    kernels: dict[str, dict[int, list[str]]] = {}
+    for name, one in result["kernels"].items():
+        kernel, classes = name.removesuffix(" classes").rsplit(", ", 1)
+        told = f"{one['ratio']:.1f}" + (f", {one['memory']:.0%}" if "memory" in one else "")
+        kernels.setdefault(kernel, {})[int(classes)] = told
+    counts = sorted({count for found in kernels.values() for count in found})
+    rows = [[name, *(one.get(count, "") for count in counts)] for name, one in kernels.items()]
+    told = f"Images of {result['size']}x{result['size']}, {result['rounds']} rounds, "
+    told += f"{result['threads']} threads; {versions(result)}"
+    return [*table(["", *(f"{count} classes" for count in counts)], rows), "", told]
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "data": workers,
     "train": train,
     "evaluate": evaluate,
+    "arithmetic": arithmetic,
     "start": start,
     "scaling": scaling,
     "gpu": gpu,
