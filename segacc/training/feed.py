@@ -144,13 +144,13 @@ class Trouble:
 
     def _count(self, found: list[set[str]]) -> None:
         for reason in sorted(set().union(*found) - self.seen):
-            self.seen.add(reason)
-            if len(self.seen) > self.allowed:
+            if len(self.seen) >= self.allowed:  # not added, as a resumed run meets it again
                 allowed = (
                     f" ({self.allowed} are allowed by --skip-unreadable)" if self.allowed else ""
                 )
                 more = f" To skip up to N such files, add --skip-unreadable N{allowed}."
                 raise DataError(f"{reason}{more}")
+            self.seen.add(reason)
             if self.accelerator.is_main_process:
                 told = f"skipped, {len(self.seen)} of {self.allowed} allowed: {reason}\n"
                 sys.stderr.write(shown(told))
