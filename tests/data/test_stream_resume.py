@@ -167,7 +167,7 @@ def refusal(run: Path, told: str) -> str:
 
 def test_a_measured_run_begins_at_the_start_of_its_stream(shards: Path, tmp_path: Path) -> None:
     """What `--batch-size auto` reads and trains before the run leaves no trace in it."""
-    flag, dataset = typed(shards)
+    _, dataset = typed(shards)
     given = {"dataset": dataset, "eval_split": "validation", "crop_size": 32, "max_steps": 3}
     seen = []
     for name, batch in (("auto", {"total_batch_size": 4}), ("typed", {})):
