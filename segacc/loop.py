@@ -55,6 +55,7 @@ def train(run: Run) -> Iterator[Event]:
                 clock.lap("step")
                 yield from refit(run)
 
+                run.read_up_to(micro_batches)
                 yield from filter(None, (numbers.halved, numbers.skipped))
                 yield meter.step_done(numbers)
 

@@ -36,3 +36,4 @@ def windows_of(run: Run) -> Iterator[list[Batch]]:
         for window in step_batches(run, Meter(run), signal):
             yield window
             run.progress.step += 1
+            run.read_up_to(window)

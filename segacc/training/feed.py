@@ -184,8 +184,6 @@ def step_batches(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Ba
         if stop:
             return
         run.save_soon |= save
-        for batch in read:  # only now: a resumed run reads these batches again if no step is taken
-            run.read_up_to(batch.position)
         yield ready
 
 
