@@ -276,7 +276,7 @@ def test_a_resumed_run_counts_on(warm: Warm, tmp_path: Path) -> None:
     found = complaint(warm(*again, cwd=tmp_path))
     assert found == (
         f"{second}: {why}{UNREADABLE.rstrip('.')} (1 are allowed by --skip-unreadable). The run is "
-        "saved at step 2; once this is fixed, `accelerate launch -m segacc --resume "
+        "saved at step 2; once this is fixed, `segacc train --resume "
         f"{tmp_path}/run` continues it."
     )
 

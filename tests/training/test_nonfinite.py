@@ -120,7 +120,7 @@ def test_without_tolerance_the_run_stops_with_finite_weights(
     assert text.startswith(f"step {first + 1}: the loss (corner ")
     assert first and text.endswith(
         "or skip up to N such steps with --tolerate-nonfinite N. The run is saved at step "
-        f"{first}; once this is fixed, `accelerate launch -m segacc --resume {run.folder}` "
+        f"{first}; once this is fixed, `segacc train --resume {run.folder}` "
         "continues it."
     )
 
