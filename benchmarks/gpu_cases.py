@@ -26,7 +26,7 @@ from segacc.data.items import Batch
 from segacc.data.placement import Placement, scatter
 from segacc.evaluation.memory import peak_memory
 from segacc.kernels.pixel import cross_entropy_sum
-from segacc.kernels.resize import resized_argmax
+from segacc.kernels.resize import decide
 from segacc.model.arithmetic import peak_of
 from segacc.registry import choose, load_registry
 from segacc.settings.sources import Layer
@@ -255,7 +255,7 @@ def kernels(sizes: Sizes, device: str) -> dict[str, Any]:
         },
         "argmax": {
             "plain": partial(plain_argmax, logits, sizes.side),
-            "segacc": partial(resized_argmax, logits, size),
+            "segacc": lambda: decide(logits, size).classes,
             "compiled": partial(torch.compile(plain_argmax), logits, sizes.side),
         },
     }

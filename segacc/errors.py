@@ -147,6 +147,10 @@ class NoClassesError(DataError):
         super().__init__(text)
         self.path, self.content = path, content
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle rebuilds it from, in another process."""
+        return type(self), (str(self), self.path, self.content)
+
 
 class EmptySplitError(DataError):
     """The folder of a split has no image."""

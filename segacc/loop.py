@@ -47,11 +47,15 @@ def train(run: Run) -> Iterator[Event]:
     with run.signal as signal:
         try:
             if run.evaluation_due():  # the run was stopped between a step and its evaluation
+                clock.lap("start")
                 yield from evaluation(run)
+                clock.lap("evaluation")
+                meter.restart()
 
             for micro_batches in step_batches(run, meter, signal):
                 numbers = train_step(run, micro_batches)
                 progress.step += 1
+                run.read_up_to(micro_batches)
                 clock.lap("step")
                 yield from refit(run)
 

@@ -10,7 +10,7 @@ from segacc.training.feed import Meter, step_batches
 from segacc.training.limits.signals import StopSignal
 from segacc.training.plan import make_plan
 from segacc.training.run import Run
-from segacc.training.setup import build_run
+from segacc.training.setup import Fit, build_run
 
 FIXED = {
     "arch": "segformer:variant=tiny,drop_path=0,dropout=0",
@@ -23,11 +23,11 @@ FIXED = {
 }
 
 
-def build(folder: Path, **settings: object) -> Run:
+def build(folder: Path, fit: Fit | None = None, **settings: object) -> Run:
     """Build a run of a tiny network as the command line does, in `folder`/run, or resume it."""
     fixed = {} if "resume" in settings else FIXED
     values = {**fixed, "output_dir": folder / "run", **settings}
-    return build_run(make_plan([Layer(values, "command line")], load_registry()))
+    return build_run(make_plan([Layer(values, "command line")], load_registry()), fit=fit)
 
 
 def windows_of(run: Run) -> Iterator[list[Batch]]:
@@ -36,3 +36,4 @@ def windows_of(run: Run) -> Iterator[list[Batch]]:
         for window in step_batches(run, Meter(run), signal):
             yield window
             run.progress.step += 1
+            run.read_up_to(window)

@@ -130,6 +130,7 @@ def seconds_of_steps(run: "Run", batches: Iterator[list["Batch"]]) -> float:
         numbers = loop.train_step(run, micro_batches)
         float(numbers.valid)  # waits for a GPU
         run.progress.step += 1
+        run.read_up_to(micro_batches)
         now = time.perf_counter()
         taken.append(now - last)
         last = now

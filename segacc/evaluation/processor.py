@@ -38,8 +38,9 @@ def protocol_of(
     processor = read_processor(folder)
     size = dict(processor.size or {}) if processor.do_resize else {}
     protocol = fitting
-    if size.get("shortest_edge"):  # followed by padding or windows, if the network needs them
-        protocol = replace(fitting, short_side=size["shortest_edge"])
+    if short := size.get("shortest_edge"):  # then padding or windows, if the network needs them
+        long = size.get("longest_edge")
+        protocol = replace(fitting, short_side=min(short, long or short), long_side=long)
     elif size.get("height"):
         protocol = Protocol(size=(size["height"], size["width"]))
     found = others(processor, size)
@@ -78,8 +79,7 @@ def others(processor: Any, size: dict[str, Any]) -> list[str]:
     elif getattr(processor, "crop_pct", None):
         found.append("resizes and crops by crop_pct; segacc only resizes")
     if size.get("longest_edge") and size.get("shortest_edge"):
-        limit = size["longest_edge"]
-        found.append(f"limits the longer side to {limit} pixels; segacc only resizes the shorter")
+        found.append("rounds the longer side down; segacc rounds both sides to the nearest pixel")
     if size.get("height") and getattr(processor, "keep_aspect_ratio", None):
         found.append("keeps the aspect ratio; segacc resizes to its height and width")
     if size and not (size.get("shortest_edge") or size.get("height")):

@@ -26,7 +26,8 @@ class ChannelsLast(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call any function of torch; `interpolate` with the usual strides."""
+        """Call a torch function; give `interpolate` its input with usual channels-last strides."""
+        # torch gives the input by position, however it was typed
         if func is F.interpolate and args[0].is_contiguous(memory_format=torch.channels_last):
             given, (_, channels, height, width) = args[0], args[0].shape
             strides = (channels * height * width, 1, width * channels, channels)

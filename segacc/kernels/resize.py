@@ -143,13 +143,6 @@ class Decided(NamedTuple):
         return Decided(second.to(torch.uint8), sure, self.log_odds)
 
 
-def resized_argmax(
-    logits: Tensor, size: tuple[int, int], *, extent: tuple[float, float] | None = None
-) -> Tensor:
-    """Return the class of each pixel at `size`, (N, H, W) uint8; see `decide`."""
-    return decide(logits, size, extent=extent).classes
-
-
 def decide(
     logits: Tensor,
     size: tuple[int, int],

@@ -50,6 +50,10 @@ class RunData:
         order = Order(len(self.train), seed=seed, chances=self.balance.chances)
         return TrainData(self.train, pipeline, order)
 
+    def starts(self, num_workers: int) -> list[None]:
+        """Return the positions of this process's readers before the first step; none if on disk."""
+        return [None] * max(1, num_workers) if isinstance(self.train, Stream) else []
+
 
 def load_data(plan: Plan, accelerator: Accelerator, given: GivenData | None = None) -> RunData:
     """Load the data set with its splits, cache and class balance.

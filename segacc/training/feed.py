@@ -144,13 +144,13 @@ class Trouble:
 
     def _count(self, found: list[set[str]]) -> None:
         for reason in sorted(set().union(*found) - self.seen):
-            self.seen.add(reason)
-            if len(self.seen) > self.allowed:
+            if len(self.seen) >= self.allowed:  # not added, as a resumed run meets it again
                 allowed = (
                     f" ({self.allowed} are allowed by --skip-unreadable)" if self.allowed else ""
                 )
                 more = f" To skip up to N such files, add --skip-unreadable N{allowed}."
                 raise DataError(f"{reason}{more}")
+            self.seen.add(reason)
             if self.accelerator.is_main_process:
                 told = f"skipped, {len(self.seen)} of {self.allowed} allowed: {reason}\n"
                 sys.stderr.write(shown(told))
@@ -184,8 +184,6 @@ def step_batches(run: Run, meter: Meter, signal: StopSignal) -> Iterator[list[Ba
         if stop:
             return
         run.save_soon |= save
-        for batch in read:  # only now: a resumed run reads these batches again if no step is taken
-            run.read_up_to(batch.position)
         yield ready
 
 

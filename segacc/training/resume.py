@@ -129,7 +129,6 @@ def resume(run: Run) -> None:
     sizes, times = file_digests(run)
     now, numbers = order_settings(run, sizes), number_settings(run, times)
     streamed = isinstance(run.train_data, TrainStream)
-    run.progress.positions = [None] * max(1, run.config.num_workers) if streamed else []
     if run.plan.resume:
         found, main = run.plan.resume, run.accelerator.is_main_process
         on_all(run.accelerator, lambda: checkpoint.verify(found.checkpoint) if main else None)

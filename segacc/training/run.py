@@ -14,6 +14,7 @@ from torch import Tensor
 from segacc.contracts import Facts, LossTerm
 from segacc.data.augment import Pipeline
 from segacc.data.batches import Loader, TrainData
+from segacc.data.items import Batch
 from segacc.data.order import Cut
 from segacc.data.streams import TrainStream
 from segacc.errors import SegaccError
@@ -158,11 +159,12 @@ class Run:
         size, least = self.config.micro_batch_size, self.network.min_batch_size
         return min(-(-size // (self.progress.micro_batch or size)), max(1, size // least))
 
-    def read_up_to(self, position: Any) -> None:
-        """Record how far a stream was read: (reader, its position); None for data on disk."""
-        if position is not None:
-            reader, reached = position
-            self.progress.positions[reader] = reached
+    def read_up_to(self, micro_batches: list[Batch]) -> None:
+        """Record how far a stream is read by a completed step; nothing for data on disk."""
+        for batch in micro_batches:
+            if batch.position is not None:
+                reader, reached = batch.position
+                self.progress.positions[reader] = reached
 
     def begin_step(self) -> None:
         """Switch to training mode and set the learning rate of the current step."""

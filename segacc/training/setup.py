@@ -317,7 +317,7 @@ def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tup
         best=Best(
             settings.config.best_by, plan.metric, scoring.metrics(), settings.where("best_by")
         ),
-        progress=checkpoint.Progress(),
+        progress=checkpoint.Progress(positions=data.starts(settings.config.num_workers)),
         early_stop=build_early_stop(plan, scoring),
         plateau=build_plateau(plan, scoring, settings.config.best_by),
         guard=build_guard(plan, accelerator, network, losses),

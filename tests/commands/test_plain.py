@@ -19,7 +19,7 @@ from segacc.commands.evaluate.verify import (
 from segacc.data.decode import read_label
 from segacc.errors import DataError
 from segacc.hookspecs import Sample
-from segacc.kernels.resize import resized_argmax
+from segacc.kernels.resize import decide
 from segacc.labels import LabelMap
 from segacc.plugins.metrics.overlap import MeanIou
 
@@ -41,7 +41,7 @@ def test_logits_are_resized_as_torch_does(size: Any, extent: Any) -> None:
 def test_logits_that_end_between_two_pixels() -> None:
     logits = torch.randn(6, 10, 10, generator=torch.Generator().manual_seed(1))
     size, extent = (70, 90), (75.5, 96.25)
-    kernel = resized_argmax(logits[None], size, extent=extent)[0].numpy()
+    kernel = decide(logits[None], size, extent=extent).classes[0].numpy()
     assert (plain_argmax(logits.numpy(), size, extent) != kernel).mean() < 1e-3
     assert (plain_argmax(logits.numpy(), size, size) != kernel).mean() > 0.05
 

@@ -1,6 +1,7 @@
 """Bad data stops a run with the file's name, what was found and the cure, before a step with it."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from cli_tools import (
     segacc,
     write_data,
 )
+from run_tools import build
 from segacc.data.quick_check import LOOK
 from segacc.data.samples import evenly_spaced
+from segacc.errors import DataError
+from segacc.loop import train
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -272,9 +276,30 @@ def test_a_resumed_run_counts_on(warm: Warm, tmp_path: Path) -> None:
     found = complaint(warm(*again, cwd=tmp_path))
     assert found == (
         f"{second}: {why}{UNREADABLE.rstrip('.')} (1 are allowed by --skip-unreadable). The run is "
-        "saved at step 2; once this is fixed, `accelerate launch -m segacc --resume "
+        "saved at step 2; once this is fixed, `segacc train --resume "
         f"{tmp_path}/run` continues it."
     )
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_resumed_run_stops_at_the_same_file_again(tmp_path: Path, allowed: int) -> None:
+    """The checkpoint that is saved after the error does not count the file as told."""
+    root = write_data(tmp_path / "data", counts={"train": 40, "validation": 1})
+    order = np.random.default_rng((0, 0)).permutation(40).tolist()
+    place, path = unseen(root, order, range(2, 40))
+    lost = [path] + [unseen(root, order, range(place + 1, 40))[1]] * allowed
+    for one in lost:
+        one.unlink()
+    given = {"dataset": f"folder:root={root}", "batch_size": 1, "crop_size": (48, 64)}
+    given |= {"max_steps": 40, "eval_split": "validation", "skip_unreadable": allowed}
+    saved = []
+    for settings in (given, {"resume": tmp_path / "run"}):
+        run = build(tmp_path, **settings)
+        with pytest.raises(DataError, match=f"^{lost[-1]}: the label is missing"):
+            deque(train(run), maxlen=0)
+        run.lock.release()
+        saved.append(run.progress.saved)
+    assert saved == [saved[0]] * 2 and 2 <= saved[0] < 40
 
 
 def test_one_unreadable_file_too_many_stops_the_run(warm: Warm, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import pytest
 from cli_tools import Warm, assert_refused, assert_succeeded, draw
 from data_tools import encode
 from launches import ROOT, assert_same, column, rows
+from run_tools import build, windows_of
 from segacc.data.samples import digest
 from segacc.hookspecs import Sample
+from segacc.loop import train_step
+from segacc.training.limits.sizing import fit_batch
 from stream_tools import write_samples
 
 pytest_plugins = ["cli_fixtures"]
@@ -159,6 +163,26 @@ def refusal(run: Path, told: str) -> str:
         "can only be resumed with the same number of processes, --num-workers, --batch-size and "
         "shards."
     )
+
+
+def test_a_measured_run_begins_at_the_start_of_its_stream(shards: Path, tmp_path: Path) -> None:
+    """What `--batch-size auto` reads and trains before the run leaves no trace in it."""
+    _, dataset = typed(shards)
+    given = {"dataset": dataset, "eval_split": "validation", "crop_size": 32, "max_steps": 3}
+    seen = []
+    for name, batch in (("auto", {"total_batch_size": 4}), ("typed", {})):
+        size = {"batch_size": 4 if name == "typed" else name, **batch}
+        fit = partial(fit_batch, step=train_step, device_memory=2**31)
+        run = build(tmp_path / name, fit, **given, **size)
+        assert run.progress.positions == [None] and run.config.micro_batch_size == 4
+        seen.append([window[0].ids for window in windows_of(run)])
+    assert seen[0] == seen[1] and len(seen[0]) == 3
+
+
+def test_a_dry_run_reads_a_stream(warm: Warm, shards: Path, tmp_path: Path) -> None:
+    given = (*SETTINGS, *typed(shards), "--num-workers", 0, "--dry-run", "--device-memory", "2GB")
+    done = assert_succeeded(warm(*given, cwd=tmp_path))
+    assert done.stdout.splitlines()[-1].startswith("micro-batch  ")
 
 
 # ------------------------------------------------------------------------------ several processes

@@ -8,10 +8,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.image_transforms import get_size_with_aspect_ratio
 
 from protocol_tools import draw
 from segacc.contracts import Facts
 from segacc.errors import WeightsError
+from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.segmenter import Segmenter
 from segacc.registry import load_registry
 
@@ -78,8 +80,8 @@ def test_the_prediction_is_that_of_transformers(
         ),
         (
             ("Mask2Former", {"size": {"shortest_edge": 64, "longest_edge": 90}}),
-            "whole:short_side=64",
-            "limits the longer side to 90 pixels; segacc only resizes the shorter",
+            "whole:short_side=64,long_side=90",
+            "rounds the longer side down; segacc rounds both sides to the nearest pixel",
         ),
         (
             ("DPT", {"size": SIDES, "keep_aspect_ratio": True, "resample": 1}),
@@ -106,6 +108,20 @@ def test_what_segacc_does_not_do_is_told(
     more = f"{folder}: the image processor resizes with the kernel lanczos; segacc takes bicubic"
     assert lines[1:] == ([more] if processor[0] == "DPT" else [])
     assert segmenter(draw(61, 83)).shape == (61, 83)
+
+
+@pytest.mark.parametrize(("short", "long"), [(800, 1333), (64, 90), (64, 64), (90, 64)])
+def test_a_limited_longer_side_is_theirs_up_to_rounding(
+    network: Any, tmp_path: Path, short: int, long: int
+) -> None:
+    size = {"shortest_edge": short, "longest_edge": long}
+    folder = saved(tmp_path, network, transformers.Mask2FormerImageProcessor(size=size))
+    protocol = Segmenter.from_pretrained(folder, "cpu").protocol
+    assert Protocol.parse(protocol.text(), "test") == protocol, "it can be typed"
+    for height, width in ((height, width) for height in range(20, 900, 23) for width in (64, 501)):
+        theirs = get_size_with_aspect_ratio((height, width), short, long)
+        ours = protocol.seen_size((height, width))
+        assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 1, (height, width)
 
 
 def test_an_unknown_kernel_is_refused(network: Any, tmp_path: Path) -> None:

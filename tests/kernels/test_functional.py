@@ -11,7 +11,7 @@ from torch import Tensor
 from segacc.kernels import resize as functional
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.kernels.region import tversky_sum
-from segacc.kernels.resize import confusion, resize, resized_argmax
+from segacc.kernels.resize import confusion, decide, resize
 
 # N, K, h, w, H, W
 SHAPES = [
@@ -159,7 +159,7 @@ def test_full_size_logits_of_few_images_exist_at_a_time(monkeypatch: pytest.Monk
     assert sizes == [2 * 5 * 16 * 16] * 3 + [5 * 16 * 16]
     sizes.clear()
     monkeypatch.setattr(functional, "CHUNK", 7 * 2 * 16 * 16)
-    resized_argmax(logits.detach(), (16, 16))
+    decide(logits.detach(), (16, 16))
     assert sizes == [7 * 2 * 16 * 16] * 2 + [7 * 16 * 16]
 
 
@@ -180,10 +180,11 @@ def test_argmax_is_the_same_in_any_number_of_chunks(
     wanted = resize(logits.contiguous(), size).argmax(1)
     for classes_at_a_time in range(1, 14):
         monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * images * size[0] * size[1])
-        prediction = resized_argmax(logits, size)
+        prediction = decide(logits, size).classes
         assert prediction.dtype == torch.uint8
         assert_best(prediction, wanted, resize(logits.contiguous(), size))
-    assert torch.equal(resized_argmax(logits, size).long(), wanted)  # one chunk: to the last pixel
+    one_chunk = decide(logits, size).classes
+    assert torch.equal(one_chunk.long(), wanted)  # to the last pixel
 
 
 @pytest.mark.parametrize("classes_at_a_time", range(1, 11))
@@ -193,14 +194,14 @@ def test_the_first_of_equal_classes_wins_in_any_number_of_chunks(
     half = torch.randint(-9, 9, (2, 5, 90, 70), generator=torch.Generator().manual_seed(0)).float()
     logits = torch.cat([half, half], dim=1)  # each class has a twin, so each pixel is a tie
     monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * 2 * 90 * 70)
-    assert torch.equal(resized_argmax(logits, (90, 70)).long(), half.argmax(1))
+    assert torch.equal(decide(logits, (90, 70)).classes.long(), half.argmax(1))
 
 
 def test_argmax_follows_numpy_where_nothing_is_resized() -> None:
     logits, _ = draw((3, 255, 6, 7, 6, 7))
     wanted = logits.numpy().argmax(1)
     assert wanted.max() > 127
-    np.testing.assert_array_equal(resized_argmax(logits, (6, 7)).numpy(), wanted)
+    np.testing.assert_array_equal(decide(logits, (6, 7)).classes.numpy(), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)

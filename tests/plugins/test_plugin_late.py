@@ -84,8 +84,8 @@ def test_a_late_failure_is_told_and_what_was_learnt_is_saved(
     assert found.startswith(f"plugin segacc-tired 1.0, {kind} tired: {text}"), found
     run = tmp_path / "run"
     assert found.endswith(
-        f" The run is saved at step {step}; once this is fixed, `accelerate launch -m segacc "
-        f"--resume {run}` continues it."
+        f" The run is saved at step {step}; once this is fixed, `segacc train --resume {run}` "
+        "continues it."
     ), found
     assert complete(run / "checkpoints")[-1].name == f"step-{step:08d}"
 
@@ -115,7 +115,7 @@ def test_a_full_gpu_is_told_with_what_needs_less_memory(
     done = warm(*given, "--loss", "tired:case=memory,calls=3", cwd=tmp_path, site=site)
     assert done.stderr == (
         f"segacc: CUDA out of memory. Tried to allocate 2.00 GiB. {FREE_MEMORY} The run is saved "
-        "at step 1; once this is fixed, `accelerate launch -m segacc --resume run` continues it.\n"
+        "at step 1; once this is fixed, `segacc train --resume run` continues it.\n"
     )
     assert done.returncode == 2
 

@@ -73,7 +73,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     process = stop_at(13, signal.SIGTERM, *SETTINGS, "--num-workers", 2, run=run)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert f"accelerate launch -m segacc --resume {run}" in output.splitlines()
+    assert f"segacc train --resume {run}" in output.splitlines()
     saved = sorted(path.name for path in (run / "checkpoints").iterdir())[-1]
     assert saved == f"step-{rows(run, 'train')[-1]['step']:08d}"
 

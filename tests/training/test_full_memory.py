@@ -188,8 +188,8 @@ def test_a_step_that_cannot_be_cut_ends_the_run_and_is_saved(
     assert text.startswith(f"step 3: out of memory, also with micro-batches of {cut}")
     assert text.endswith(
         "(--batch-size 4, 48x64 pixels, float32): CUDA out of memory. Tried to allocate 2.00 GiB. "
-        f"{LESS} The run is saved at step 2; once this is fixed, `accelerate launch -m segacc "
-        f"--resume {run.folder}` continues it."
+        f"{LESS} The run is saved at step 2; once this is fixed, `segacc train --resume "
+        f"{run.folder}` continues it."
     )
     kept = load_file(run.folder / "checkpoints" / "step-00000002" / "model.safetensors")
     assert all(torch.equal(kept[name], state[name]) for name in state)

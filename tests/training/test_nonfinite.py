@@ -15,16 +15,18 @@ import torch
 from safetensors.torch import load_file
 
 import nonfinite_plugin
-from cli_tools import Warm, assert_succeeded, metrics
+from cli_tools import NAMES, Warm, assert_succeeded, metrics
 from nonfinite_plugin import install, write_bad_data
 from segacc import loop, registry
 from segacc.errors import NonFiniteError
+from segacc.hookspecs import Sample
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.training.events import Skipped, StepDone
 from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
+from stream_tools import write_samples
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -118,19 +120,32 @@ def test_without_tolerance_the_run_stops_with_finite_weights(
     assert text.startswith(f"step {first + 1}: the loss (corner ")
     assert first and text.endswith(
         "or skip up to N such steps with --tolerate-nonfinite N. The run is saved at step "
-        f"{first}; once this is fixed, `accelerate launch -m segacc --resume {run.folder}` "
+        f"{first}; once this is fixed, `segacc train --resume {run.folder}` "
         "continues it."
     )
 
 
+def streamed(root: Path, folder: Path) -> str:
+    """Write the data as a shard of each split."""
+    for split in ("train", "validation"):
+        images = sorted((root / "images" / split).iterdir())
+        labels = sorted((root / "annotations" / split).iterdir())
+        pairs = zip(images, labels, strict=True)
+        write_samples(folder / f"{split}.tar", [Sample(*pair, pair[0].stem) for pair in pairs])
+    (folder / "classes.txt").write_text("\n".join(NAMES))
+    return f"shards:train={folder}/train.tar,validation={folder}/validation.tar"
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_run_that_stopped_goes_on_with_tolerance_as_if_it_had_not(
-    offered: None, bad: Path, tmp_path: Path
+    offered: None, bad: Path, tmp_path: Path, stream: bool
 ) -> None:
     (tmp_path / "whole").mkdir()
-    whole = build(tmp_path / "whole", bad, tolerate_nonfinite=9, seed=2)
+    more: Any = {"seed": 2} | ({"dataset": streamed(bad, tmp_path)} if stream else {})
+    whole = build(tmp_path / "whole", bad, tolerate_nonfinite=9, **more)
     for _ in loop.train(whole):
         pass
-    stopped = build(tmp_path, bad, seed=2)
+    stopped = build(tmp_path, bad, **more)
     with pytest.raises(NonFiniteError):
         for _ in loop.train(stopped):
             pass

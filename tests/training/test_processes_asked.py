@@ -8,7 +8,8 @@ import torch
 from accelerate.utils.other import get_free_port
 
 from cli_tools import TINY, Done, Warm, assert_succeeded, assert_untouched, start
-from segacc.training.limits.launchers import launcher_arguments
+from segacc.training.limits.exits import resume_command
+from segacc.training.limits.launchers import ALONE, LAUNCHED, launcher_arguments
 from segacc.training.processes import cores, processes_asked
 
 pytestmark = pytest.mark.launch
@@ -111,3 +112,31 @@ def test_the_launchers_command_line_is_found() -> None:
         assert launcher_arguments(command) is None
     for count in (1, 2, 3):
         assert processes_asked(["--cpu", "--num_processes", str(count), "-m", "segacc"]) == count
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, "segacc train"),
+        ({LAUNCHED: "2", "WORLD_SIZE": "2"}, "segacc train --processes 2"),
+        ({"WORLD_SIZE": "2"}, "accelerate launch -m segacc"),
+    ],
+)
+def test_a_run_goes_on_as_it_was_started(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str], told: str
+) -> None:
+    for name in (LAUNCHED, "WORLD_SIZE", ALONE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
+    assert resume_command(Path("my run")) == f"{told} --resume 'my run'"
+
+
+def test_a_single_process_of_a_launcher_goes_on_with_it(tmp_path: Path) -> None:
+    """The parent process is known by its command line."""
+    ask = "from segacc.training.limits.launchers import start_command; print(start_command())"
+    (tmp_path / "accelerate").write_text(
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {ask!r}])\n"
+    )
+    done = start([sys.executable, "accelerate", "launch"], tmp_path, {})
+    assert done.stdout == "accelerate launch -m segacc\n"

@@ -9,7 +9,10 @@ import pytest
 
 from cli_tools import Warm, assert_succeeded
 from launches import rows
+from run_tools import build
+from segacc.loop import train
 from segacc.settings.units import period_of
+from segacc.training.events import Evaluated, StepDone
 from segacc.training.limits.budget import Clock, Pace, Rhythm, fitted, needed
 from segacc.training.optim.schedule import lr_factor, parse_schedule
 
@@ -91,6 +94,20 @@ def test_laps_leave_out_the_first_step_and_ask_for_a_new_fit(
     now[0] += 4
     clock.lap("step")
     assert list(clock.laps["step"]) == [1.0, 2.0, 4.0]
+
+
+def test_an_evaluation_before_the_first_step_is_no_part_of_it(tmp_path: Path) -> None:
+    """A run that was stopped within an evaluation begins with it."""
+    run = build(tmp_path, max_steps=5, eval_every=2, batch_size=1)
+    run.progress.step, spent = 2, 1.0  # as its checkpoint says
+    events = train(run)
+    while not isinstance(next(events), Evaluated):
+        pass
+    time.sleep(spent)
+    step = next(one for one in events if isinstance(one, StepDone))
+    assert step.step == 3 and step.seconds < spent
+    assert run.clock.startup < run.clock.used() - spent
+    assert run.clock.laps["evaluation"][0] > spent and not run.clock.laps["step"]
 
 
 BUDGET = 20

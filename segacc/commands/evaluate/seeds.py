@@ -30,7 +30,7 @@ from segacc.settings.config import TrainConfig
 from segacc.settings.secrets import HIDDEN
 from segacc.settings.sources import Layer, Settings, merge, plain_values, read_yaml
 from segacc.training.folders import seed_folders
-from segacc.training.limits.launchers import launcher
+from segacc.training.limits.launchers import start_command
 from segacc.training.limits.signals import Starting
 from segacc.training.plan import make_plan
 
@@ -61,10 +61,9 @@ class Group:
 
     def command(self) -> str:
         """Return the command that goes on with the runs that are not finished."""
-        start = "accelerate launch -m segacc" if launcher() else "segacc"
-        words = ["train", *self.args, "--seeds", str(len(self.seeds))]
+        words = [*self.args, "--seeds", str(len(self.seeds))]
         words += ["--seed", str(self.seeds.start), "--output-dir", str(self.folder)]
-        return f"{start} {shlex.join(words)}"
+        return f"{start_command()} {shlex.join(words)}"
 
     def layers_of(self, seed: int) -> list[Layer]:
         """Return the sources of the settings of a run."""

@@ -19,7 +19,7 @@ RESERVE = (3.0, 0.25, 0.02)
 """Time reserved for curves.png and the end of the process: the larger of some seconds and a share
 of the start-up time (for slow machines), plus a share of the time limit."""
 
-Kind = Literal["step", "evaluation", "checkpoint"]
+Kind = Literal["start", "step", "evaluation", "checkpoint"]
 
 
 class Clock:
@@ -27,9 +27,9 @@ class Clock:
 
     Attributes:
         before: seconds used before this resumed run's checkpoint.
-        laps: the newest durations of each kind of work on this process, in seconds.
+        laps: the newest durations of each kind of work on this process, in seconds; the first
+            step, which is slower, belongs to the start.
         steps: number of steps since the start or the last resume.
-        startup: seconds from the start or the last resume to the end of the first step.
         next_fit: the step at which the number of steps is fitted next.
     """
 
@@ -38,12 +38,20 @@ class Clock:
         self.started, self.before = started, 0.0
         self.last = time.monotonic()
         self.laps: dict[Kind, deque[float]] = {
+            "start": deque([self.last - started]),
             "step": deque(maxlen=KEPT),
             "evaluation": deque(maxlen=KEPT),
             "checkpoint": deque(maxlen=KEPT),
         }
         self.steps = self.next_fit = 0
-        self.startup = 0.0
+
+    @property
+    def startup(self) -> float:
+        """Seconds from the start or the last resume to the end of the first step.
+
+        Without an evaluation in between, with which a resumed run may begin.
+        """
+        return sum(self.laps["start"])
 
     def used(self) -> float:
         """Return the seconds used so far, including those before the run was resumed."""
@@ -55,10 +63,8 @@ class Clock:
         lap, self.last = now - self.last, now
         if kind == "step":
             self.steps += 1
-            self.startup = self.startup or now - self.started
-            if self.steps == 2:
-                self.laps[kind].clear()
-        else:
+            kind = "start" if self.steps == 1 else kind
+        elif kind != "start":
             self.next_fit = 0
         self.laps[kind].append(lap)
 

@@ -11,15 +11,13 @@ from typing import Any
 
 from segacc.data.atomic import replacing
 from segacc.training.folders import EXIT, MARK
-from segacc.training.limits.launchers import LAUNCHED
+from segacc.training.limits.launchers import start_command
 from segacc.training.plan import Plan
 
 
 def resume_command(folder: Path) -> str:
     """Return the command that continues a run."""
-    count = os.environ.get(LAUNCHED)
-    start = f"segacc train --processes {count}" if count else "accelerate launch -m segacc"
-    return f"{start} --resume {shlex.quote(str(folder))}"
+    return f"{start_command()} --resume {shlex.quote(str(folder))}"
 
 
 def write_exit(folder: Path, content: Mapping[str, Any]) -> None:

@@ -62,6 +62,13 @@ def launcher() -> int | None:
     return ENDED if ALONE in os.environ and adopts(parent) else None
 
 
+def start_command() -> str:
+    """Return how this run was started: `segacc train`, or a launcher's command."""
+    if count := os.environ.get(LAUNCHED):
+        return f"segacc train --processes {count}"
+    return "segacc train" if launcher() is None else "accelerate launch -m segacc"
+
+
 def adopts(parent: int) -> bool:
     """Return whether a process is one that becomes the parent of those whose parent has ended.
 
