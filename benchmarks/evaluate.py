@@ -4,7 +4,8 @@
     python benchmarks/evaluate.py --rounds 1 --images 2 --many 4 --side 64      what the suite runs
 
     tutorial    Trainer.evaluate with image processor and mean_iou (benchmarks/tutorial.py)
-    segacc      what `segacc evaluate` scores with: mean_iou, per-class scores and the loss
+    segacc      what `segacc evaluate` scores with, image by image: mean_iou and per-class scores
+    batches     the same with `--eval-batch-size 8`
     forward     the network alone on a fixed batch, as often
 
 The ways take turns. Times are medians over rounds; `ratio` is tutorial / segacc and `of_forward`
@@ -38,7 +39,7 @@ from segacc.settings.sources import Layer
 RESULTS = Path(__file__).parent / "results" / "evaluate.json"
 PACKAGES = ("segacc", "torch", "transformers", "accelerate")
 BATCH, CPU = 2, torch.device("cpu")
-WAYS = ("tutorial", "segacc", "forward")
+WAYS = ("tutorial", "segacc", "batches", "forward")
 GROWTH = 32
 """Megabytes by which memory may differ where it is small."""
 
@@ -111,10 +112,11 @@ def way(name: str, folder: Path, count: int, side: int) -> Callable[[], Any]:
     if name == "tutorial":
         built = trainer(model, folder / "trainer", found, evaluated=count)
         return lambda: built.evaluate()
-    if name == "segacc":
+    if name in ("segacc", "batches"):
         model.save_pretrained(folder / "model")
         values = {"dataset": f"folder:root={data}", "split": "validation"}
-        layer = Layer({**values, "output_dir": folder / "evaluation"}, "command line")
+        more = {"eval_batch_size": 8} if name == "batches" else {}
+        layer = Layer({**values, **more, "output_dir": folder / name}, "command line")
         scoring = load(check(str(folder / "model"), layer, flag)).scoring
         return lambda: loop.evaluate(scoring)
     images = torch.randn(BATCH, 3, side, side)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segacc.contracts import Facts
-from segacc.kernels.layout import ChannelsLast, ordered
+from segacc.model.transformers_model import ChannelsLast, ordered
 from segacc.plugins.architectures.segformer import SegformerOptions, build
 
 FACTS = Facts(num_classes=3, class_names=("a", "b", "c"))
