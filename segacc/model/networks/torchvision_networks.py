@@ -1,5 +1,6 @@
 """torchvision's segmentation networks as PreTrainedModels, with torchvision's tensor names."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,9 +45,15 @@ def _resnet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
 
 
 def _mobilenet(config: TorchvisionSegConfig, *, auxiliary: bool) -> Encoder:
-    """Build a dilated MobileNetV3: `out` at 1/16, `aux` (its C2) at 1/8."""
+    """Build a dilated MobileNetV3: `out` at 1/16, `aux` (its C2) at 1/8.
+
+    torchvision's momentum of the batch norm statistics is 0.01. From random weights they are then
+    far off for hundreds of steps, so it is torch's default here.
+    """
     width = 0.125 if config.backbone == TINY else 1.0
-    blocks = mobilenet_v3_large(weights=None, dilated=True, width_mult=width).features
+    norm = partial(nn.BatchNorm2d, eps=0.001)
+    network = mobilenet_v3_large(weights=None, dilated=True, width_mult=width, norm_layer=norm)
+    blocks = network.features
     blocks[0][0] = fit_input(blocks[0][0], config.num_channels)
     strided = [k for k, one in enumerate(blocks) if getattr(one, "_is_cn", False)]
     last, early = len(blocks) - 1, strided[1]
