@@ -13,7 +13,7 @@ from torch import Tensor
 from segacc.contracts import IGNORE, MetricState
 from segacc.data.items import Batch, Item
 from segacc.data.pictures import Example
-from segacc.errors import PluginError, SegaccError, WriteError
+from segacc.errors import SegaccError, WriteError
 from segacc.evaluation.metrics import computed, joined
 from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import Scoring
@@ -201,6 +201,8 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
 
     Raises:
         StoppedError: `stop` returned True on a process.
+        SegaccError: on all processes at the end, if one of them met bad data, an image whose size
+            does not fit the network, or an error in a plugin.
     """
     accelerator, metrics = scoring.accelerator, scoring.metrics()
     examples: list[Example] = []
@@ -210,7 +212,7 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
     for batch in scored(scoring.loader(), trouble, scoring.data, scoring.stand_in()):
         try:
             images += score(scoring, metrics, batch, examples)
-        except PluginError as error:
+        except SegaccError as error:
             trouble.add(error)
         if trouble.error and accelerator.num_processes == 1:  # several make equally many calls
             break
@@ -230,6 +232,7 @@ def score(
 
     Raises:
         PluginError: the network or a metric failed.
+        OptionError: the size that the protocol gives does not fit the network.
     """
     images = 0
     found = scoring.decide(stacked([item.image for item in batch]).to(scoring.accelerator.device))
