@@ -13,7 +13,7 @@ from torch import Tensor
 from segacc.contracts import IGNORE, MetricState
 from segacc.data.items import Batch, Item
 from segacc.data.pictures import Example
-from segacc.errors import SegaccError, WriteError
+from segacc.errors import SegaccError
 from segacc.evaluation.metrics import computed, joined
 from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import Scoring
@@ -74,7 +74,7 @@ def train(run: Run) -> Iterator[Event]:
             yield saved_model(run, "last")
         except Exception as error:
             if progress.saved != progress.step and run.can_save(error):
-                with suppress(WriteError):  # the first error is told
+                with suppress(Exception):  # the first error is told
                     yield save_checkpoint(run)
             ending.tell(run, error)
             raise
@@ -204,12 +204,13 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
         SegaccError: on all processes at the end, if one of them met bad data, an image whose size
             does not fit the network, or an error in a plugin.
     """
-    accelerator, metrics = scoring.accelerator, scoring.metrics()
+    accelerator = scoring.accelerator
+    metrics, batches = on_all(accelerator, lambda: (scoring.metrics(), scoring.loader()))
     examples: list[Example] = []
     images = 0
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
-    for batch in scored(scoring.loader(), trouble, scoring.data, scoring.stand_in()):
+    for batch in scored(batches, trouble, scoring.data, scoring.stand_in()):
         try:
             images += score(scoring, metrics, batch, examples)
         except SegaccError as error:
@@ -270,7 +271,7 @@ def save_checkpoint(run: Run) -> Saved:
     keep = run.config.keep
     try:
         folder = checkpoint.save(parent, progress, run.accelerator, keep=keep, ema=run.ema)
-    except SegaccError:
+    except Exception:
         progress.saved = before
         raise
     return Saved(step=progress.step, folder=folder)
