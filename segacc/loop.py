@@ -183,10 +183,12 @@ def evaluation(run: Run) -> Iterator[Event]:
         )
         found.append(event)
     yield from found
-    if best and (saved := attempt(run, partial(saved_model, run, "best"))):
-        yield saved
-    elif best:
-        progress.best, progress.best_step = before
+    if best:
+        now = progress.best, progress.best_step
+        progress.best, progress.best_step = before  # until best/ has these weights
+        if saved := attempt(run, partial(saved_model, run, "best")):
+            progress.best, progress.best_step = now
+            yield saved
 
 
 def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[Example]]:
