@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +32,7 @@ from segacc.training.checkpoint import (
     verify,
     write_folder,
 )
+from segacc.training.resume import go_back
 
 TOOL = ROOT / "tests" / "kill_tools.py"
 
@@ -174,6 +175,60 @@ def test_rotation_keeps_the_newest(tmp_path: Path, accelerator: Accelerator) -> 
     assert len(list(tmp_path.iterdir())) == 3
     save(tmp_path, Progress(step=2000, best=1.0), accelerator, keep=3)
     assert [read(path).best for path in complete(tmp_path)] == [None, None, 1.0]
+
+
+def keep_for_ever(checkpoint: Path) -> None:
+    """Make a checkpoint that nobody can remove, root included: a folder is in place of a file."""
+    (checkpoint / "SHA256SUMS").unlink()
+    (checkpoint / "SHA256SUMS").mkdir()
+
+
+def test_an_older_checkpoint_that_cannot_be_removed_is_a_warning(
+    tmp_path: Path, accelerator: Accelerator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The new one is complete, and the next rotation tries again."""
+    for step in (1, 2):
+        keep_for_ever(save(tmp_path, Progress(step=step), accelerator, keep=9))
+    save(tmp_path, Progress(step=3), accelerator, keep=9)
+    assert not capsys.readouterr().err
+    for step in (4, 5):
+        place = save(tmp_path, Progress(step=step), accelerator, keep=1)
+        assert complete(tmp_path) == [tmp_path / name(1), tmp_path / name(2), place]
+        told = capsys.readouterr().err
+        start = f"warning: {tmp_path}: step-00000001, step-00000002 cannot be removed: [Errno "
+        assert told.startswith(start) and f"{tmp_path / name(1)}/SHA256SUMS'. The newest ch" in told
+        assert told.endswith("checkpoint is complete, and the run goes on.\n"), told
+        assert told.count("\n") == 1 and verify(place) is None
+
+
+def test_a_later_best_is_renamed_before_later_checkpoints_are_removed(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    """So that a second attempt, after one that failed, does not keep it."""
+    config = SimpleNamespace(resume="run")
+    run: Any = SimpleNamespace(folder=tmp_path, notes=[], config=config)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "segacc.json").write_text(json.dumps({"step": 2}))
+    places = [
+        save(tmp_path / "checkpoints", Progress(step=step), accelerator, keep=9)
+        for step in (1, 2, 3)
+    ]
+    keep_for_ever(places[2])
+    with pytest.raises(WriteError) as error:
+        go_back(run, 1)
+    start = f"--resume run: {tmp_path} cannot be brought back to step 1: [Errno "
+    end = ". Make sure that its files can be removed and renamed, and resume it again."
+    assert str(error.value).startswith(start) and str(error.value).endswith(end)
+    assert [one.name for one in complete(tmp_path / "checkpoints")] == [name(1), name(3)]
+    (places[2] / "SHA256SUMS").rmdir()
+    (places[2] / "SHA256SUMS").touch()
+    go_back(run, 1)
+    assert complete(tmp_path / "checkpoints") == places[:1]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["best-step-00000002", "checkpoints"]
+    assert run.notes == [
+        "this run is resumed from step 1; best/ is from the later step 2 and was renamed to "
+        "best-step-00000002/"
+    ]
 
 
 def test_a_folder_without_its_last_file_does_not_count(
