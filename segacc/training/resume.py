@@ -54,7 +54,8 @@ def lock_folder(run: Run) -> None:
     """Lock the run folder against other runs.
 
     Raises:
-        OptionError: another run has locked it, or has used it since this run was planned.
+        OptionError: another run has locked it, or has used it since this run was planned; or a
+            process cannot open the lock.
     """
     accelerator, lock = run.accelerator, run.lock
 
@@ -68,9 +69,9 @@ def lock_folder(run: Run) -> None:
                 "ended. Choose another folder with --output-dir."
             )
 
-    on_all(accelerator, claim if accelerator.is_main_process else lambda: None)
-    if not accelerator.is_main_process:
-        lock.share()
+    main = accelerator.is_main_process
+    on_all(accelerator, lambda: claim() if main else None)
+    on_all(accelerator, lambda: None if main else lock.share())
 
 
 def prepare_folder(run: Run, settings: Settings) -> None:
