@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 from pydantic import NonNegativeFloat, PositiveInt, TypeAdapter, ValidationError
-from safetensors import SafetensorError
 
-from segacc.errors import OptionError, WriteError, expand, first_of, is_peer_lost
+from segacc.errors import OptionError, expand, first_of
 from segacc.evaluation.model_folder import COMPLETE, PROGRESS
 from segacc.evaluation.scores import Scores, finite
 from segacc.model.checksums import fault_of, read_sums, write_sums
 from segacc.settings.secrets import shown
+from segacc.training.limits.faults import failure_to_write
 
 DEEPSPEED = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
@@ -100,6 +100,7 @@ def write_folder(
 
     Raises:
         WriteError: on all processes, if one of them could not write, as on a full disk.
+        PluginError: on all processes, if a plugin's code failed on one of them.
     """
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
 
@@ -132,16 +133,12 @@ def _write(act: Callable[[], None] | None, part: Path, accelerator: Any) -> None
         try:
             if act is not None:
                 act()
-        except (OSError, RuntimeError, SafetensorError) as error:  # each may mean a full disk
+        except Exception as error:
             shutil.rmtree(part, ignore_errors=True)  # frees the space for the next attempt
-            if is_peer_lost(error):  # sharded weights are gathered
-                raise
             folder = part.with_name(part.name[1:].removesuffix(".part"))
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise WriteError(
-                f"{folder}: cannot be written: {reason}. {room(folder)}Files written earlier are "
-                "complete."
-            ) from error
+            if failed := failure_to_write(error, folder, room):
+                raise failed from error
+            raise
 
     on_all(accelerator, told)
 

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 
 from launches import ROOT
 from run_tools import build
-from segacc.errors import OptionError, WriteError
+from segacc import registry
+from segacc.errors import OptionError, PluginError, SegaccError, WriteError
 from segacc.loop import train as train_run
 from segacc.training.checkpoint import (
     Progress,
@@ -117,6 +118,51 @@ def test_an_error_while_writing_leaves_the_old_folder(
     assert (folder / "a").read_text() == "old"
     write_folder(folder, lambda part: (part / "b").write_text("new"), accelerator)
     assert [path.name for path in folder.iterdir()] == ["b"]
+
+
+ODD = """
+import torch
+
+def fill(part):
+    {act}
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "told"),
+    [
+        ("torch.empty(10**15)", WriteError, "{folder}: cannot be written, as the memory is full: "),
+        ("torch.save(torch.ones(99999), '/dev/full')", WriteError, "{folder}: cannot be written: "),
+        ("(part / 'a' / 'b').touch()", WriteError, "{folder}: cannot be written: [Errno 2] "),
+        (
+            "raise RuntimeError('odd')",
+            PluginError,
+            "plugin segacc-odd 1.0: fill() failed: RuntimeError: odd (<string>:5). SEGACC_TRACEBACK"
+            "=1 shows the traceback.",
+        ),
+        ("part.odd()", PluginError, "plugin segacc-odd 1.0: fill() failed: AttributeError: "),
+    ],
+)
+def test_an_error_while_writing_is_told_as_what_it_is(
+    tmp_path: Path,
+    accelerator: Accelerator,
+    monkeypatch: pytest.MonkeyPatch,
+    act: str,
+    kind: type[Exception],
+    told: str,
+) -> None:
+    """Only that of a disk comes with what is free on it."""
+    point = SimpleNamespace(name="main", module="odd_plugin")
+    monkeypatch.setattr(registry, "installed_plugins", lambda: [("segacc-odd", "1.0", point)])
+    plugin: dict[str, Any] = {"__name__": "odd_plugin"}
+    exec(ODD.format(act=act), plugin)
+    with pytest.raises(SegaccError) as error:
+        write_folder(tmp_path / "best", plugin["fill"], accelerator)
+    found = str(error.value)
+    assert type(error.value) is kind and found.startswith(told.format(folder=tmp_path / "best"))
+    disk = kind is WriteError and "memory" not in told
+    assert (" MB free" in found, "Files written earlier" in found) == (disk, kind is WriteError)
+    assert not list(tmp_path.iterdir()), "the space is free again"
 
 
 def test_recover_puts_back_what_has_no_successor(tmp_path: Path) -> None:
