@@ -167,8 +167,10 @@ def _flush(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def name(step: int) -> str:
