@@ -309,14 +309,16 @@ def end_workers() -> None:
     """Terminate remaining data loader workers when the process exits, e.g. after an error.
 
     torch leaves this to Python, which sends a signal that workers ignore (see `quiet`) and waits.
+    Here all have the same half second, for other processes than workers, which heed the signal.
     """
     left = [one for one in multiprocessing.active_children() if one.daemon]
     if left:
         leave_to_loader()  # else torch would report a crash
     for worker in left:
         worker.terminate()
+    until = time.monotonic() + 0.5
     for worker in left:
-        worker.join(0.5)
+        worker.join(max(0.0, until - time.monotonic()))
         if worker.is_alive():
             worker.kill()
 
