@@ -7,19 +7,11 @@ import os
 import sys
 import textwrap
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from segacc.errors import (
-    SHOW_TRACEBACK,
-    SegaccError,
-    is_main,
-    is_memory_full,
-    is_peer_lost,
-    reason_of,
-)
+from segacc.errors import SegaccError, is_main, is_memory_full, is_peer_lost
 from segacc.settings.secrets import shown
 
 LINGER = 10.0
@@ -62,6 +54,8 @@ def main() -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
+        from segacc.training.limits.faults import fault_of_a_plugin
+
         told = LOST if is_peer_lost(error) else full(error) or fault_of_a_plugin(error)
         if not told:
             raise
@@ -74,27 +68,6 @@ def refuse(text: str) -> int:
         time.sleep(LINGER)
     sys.stderr.write(paragraph(shown(f"segacc: {text}")) + "\n")
     return 2
-
-
-def fault_of_a_plugin(error: Exception) -> str:
-    """Return the paragraph about an error in a plugin's code; empty if there was none of it.
-
-    Errors in the code that is called most are named where they arise, with component and step; this
-    is for all others, such as those of a hook's functions and of a backward pass.
-    """
-    from segacc.registry import installed_plugins
-
-    owners = {
-        point.module.partition(".")[0]: f"plugin {name} {version}"
-        for name, version, point in installed_plugins()
-    }
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package in owners:
-            name = frame.f_code.co_qualname.rpartition("<locals>.")[2]
-            reason = reason_of(error, package)
-            return f"{owners[package]}: {name}() failed: {reason}. {SHOW_TRACEBACK}"
-    return ""
 
 
 def full(error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from segacc.contracts import IGNORE, MetricState
 from segacc.data.items import Batch, Item
 from segacc.data.pictures import Example
-from segacc.errors import PluginError, SegaccError, WriteError
+from segacc.errors import SegaccError
 from segacc.evaluation.metrics import computed, joined
 from segacc.evaluation.scores import Scores
 from segacc.evaluation.scoring import Scoring
@@ -78,7 +78,7 @@ def train(run: Run) -> Iterator[Event]:
             yield saved_model(run, "last")
         except Exception as error:
             if progress.saved != progress.step and run.can_save(error):
-                with suppress(WriteError):  # the first error is told
+                with suppress(Exception):  # the first error is told
                     yield save_checkpoint(run)
             ending.tell(run, error)
             raise
@@ -187,10 +187,12 @@ def evaluation(run: Run) -> Iterator[Event]:
         )
         found.append(event)
     yield from found
-    if best and (saved := attempt(run, partial(saved_model, run, "best"))):
-        yield saved
-    elif best:
-        progress.best, progress.best_step = before
+    if best:
+        now = progress.best, progress.best_step
+        progress.best, progress.best_step = before  # until best/ has these weights
+        if saved := attempt(run, partial(saved_model, run, "best")):
+            progress.best, progress.best_step = now
+            yield saved
 
 
 def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[Example]]:
@@ -205,16 +207,19 @@ def evaluate(scoring: Scoring, stop: Stop | None = None) -> tuple[Scores, list[E
 
     Raises:
         StoppedError: `stop` returned True on a process.
+        SegaccError: on all processes at the end, if one of them met bad data, an image whose size
+            does not fit the network, or an error in a plugin.
     """
-    accelerator, metrics = scoring.accelerator, scoring.metrics()
+    accelerator = scoring.accelerator
+    metrics, batches = on_all(accelerator, lambda: (scoring.metrics(), scoring.loader()))
     examples: list[Example] = []
     images = 0
     trouble = Trouble(accelerator, allowed=scoring.skip_unreadable, seen=scoring.unreadable)
     scoring.model.eval()
-    for batch in scored(scoring.loader(), trouble, scoring.data, scoring.stand_in()):
+    for batch in scored(batches, trouble, scoring.data, scoring.stand_in()):
         try:
             images += score(scoring, metrics, batch, examples)
-        except PluginError as error:
+        except SegaccError as error:
             trouble.add(error)
         if trouble.error and accelerator.num_processes == 1:  # several make equally many calls
             break
@@ -234,6 +239,7 @@ def score(
 
     Raises:
         PluginError: the network or a metric failed.
+        OptionError: the size that the protocol gives does not fit the network.
     """
     images = 0
     found = scoring.decide(stacked([item.image for item in batch]).to(scoring.accelerator.device))
@@ -271,7 +277,7 @@ def save_checkpoint(run: Run) -> Saved:
     keep = run.config.keep
     try:
         folder = checkpoint.save(parent, progress, run.accelerator, keep=keep, ema=run.ema)
-    except SegaccError:
+    except Exception:
         progress.saved = before
         raise
     return Saved(step=progress.step, folder=folder)

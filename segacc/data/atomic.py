@@ -2,9 +2,10 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from segacc.errors import WriteError
 
@@ -65,3 +66,18 @@ def shared_memory(num_workers: int) -> Iterator[None]:
             "data workers pass their batches. Make it larger (in a container, with an option such "
             "as `docker run --shm-size 8g`), or load in the training process, --num-workers 0."
         ) from error
+
+
+def filled(batches: Iterable[list[Any]], count: int) -> Iterator[list[Any]]:
+    """Yield so many batches; once the workers' shared memory is full, its error for each one left.
+
+    All processes thus make the same number of calls, and one alone may have no memory.
+    """
+    taken = 0
+    try:
+        for batch in batches:
+            taken += 1
+            yield batch
+    except WriteError as error:
+        for _ in range(taken, count):
+            yield [error]

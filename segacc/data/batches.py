@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from segacc.data.atomic import shared_memory
+from segacc.data.atomic import filled, shared_memory
 from segacc.data.augment import Pair, Pipeline, augmented
 from segacc.data.codecs import picture_size
 from segacc.data.decode import MODES
@@ -309,14 +309,16 @@ def end_workers() -> None:
     """Terminate remaining data loader workers when the process exits, e.g. after an error.
 
     torch leaves this to Python, which sends a signal that workers ignore (see `quiet`) and waits.
+    Here all have the same half second, for other processes than workers, which heed the signal.
     """
     left = [one for one in multiprocessing.active_children() if one.daemon]
     if left:
         leave_to_loader()  # else torch would report a crash
     for worker in left:
         worker.terminate()
+    until = time.monotonic() + 0.5
     for worker in left:
-        worker.join(0.5)
+        worker.join(max(0.0, until - time.monotonic()))
         if worker.is_alive():
             worker.kill()
 
@@ -363,10 +365,12 @@ class EvalData(Dataset[Any]):
         turns = share(len(batches), process=process, processes=processes)
         return [[(index, padding) for index in batches[turn]] for turn, padding in turns]
 
-    def batches(self, *, process: int, processes: int, num_workers: int, batch_size: int) -> Loader:
-        """Return a loader of one process's batches: lists of Item or SegaccError of one size."""
+    def batches(
+        self, *, process: int, processes: int, num_workers: int, batch_size: int
+    ) -> Iterator[list[Item | SegaccError]]:
+        """Return one process's batches: lists of Item or SegaccError of one size, see `filled`."""
         share = self.share(process=process, processes=processes, batch_size=batch_size)
-        return load(self, num_workers, batch_sampler=share, collate_fn=list)
+        return filled(load(self, num_workers, batch_sampler=share, collate_fn=list), len(share))
 
     def count(self, *, process: int, processes: int, batch_size: int) -> int:
         """Return the number of images of one process, including padding."""
@@ -375,16 +379,12 @@ class EvalData(Dataset[Any]):
 
     def __getitem__(self, key: tuple[int, bool]) -> Item | SegaccError:
         """Read one sample at its original size; the key is (index, whether it is padding)."""
+        index, pad = key
         try:
-            name = self.source.samples[key[0]].id
+            name = self.source.samples[index].id
         except SegaccError as error:
             return error
-        return scored_item(
-            name,
-            lambda: self.source.read(key[0]),
-            self.source.num_channels,
-            padding=key[1],
-        )
+        return scored_item(name, lambda: self.source.read(index), self.num_channels, padding=pad)
 
 
 def scored_item(

@@ -16,7 +16,7 @@ from segacc.data.items import Batch, Item, collate, nothing
 from segacc.data.order import Cut, sample_seed
 from segacc.data.sample_pair import read_sample
 from segacc.data.samples import read_shard
-from segacc.errors import DataError, SegaccError, WorkerError
+from segacc.errors import DataError, SegaccError, WorkerError, WriteError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
 
@@ -300,10 +300,10 @@ class EvalStream:
     def items(
         self, *, process: int, processes: int, num_workers: int
     ) -> Iterator[Item | SegaccError]:
-        """Yield the samples of `loader`, and an error if its worker is killed."""
+        """Yield the samples of `loader`, and an error if its worker is killed or has no memory."""
         try:
             yield from self.loader(process=process, processes=processes, num_workers=num_workers)
-        except WorkerError as error:
+        except (WorkerError, WriteError) as error:
             yield error
 
     def batches(

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -12,12 +13,13 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 from pydantic import NonNegativeFloat, PositiveInt, TypeAdapter, ValidationError
-from safetensors import SafetensorError
 
-from segacc.errors import OptionError, WriteError, expand, is_peer_lost
+from segacc.errors import OptionError, expand, first_of
 from segacc.evaluation.model_folder import COMPLETE, PROGRESS
 from segacc.evaluation.scores import Scores, finite
 from segacc.model.checksums import fault_of, read_sums, write_sums
+from segacc.settings.secrets import shown
+from segacc.training.limits.faults import failure_to_write
 
 DEEPSPEED = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
@@ -98,6 +100,7 @@ def write_folder(
 
     Raises:
         WriteError: on all processes, if one of them could not write, as on a full disk.
+        PluginError: on all processes, if a plugin's code failed on one of them.
     """
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
 
@@ -130,16 +133,12 @@ def _write(act: Callable[[], None] | None, part: Path, accelerator: Any) -> None
         try:
             if act is not None:
                 act()
-        except (OSError, RuntimeError, SafetensorError) as error:  # each may mean a full disk
+        except Exception as error:
             shutil.rmtree(part, ignore_errors=True)  # frees the space for the next attempt
-            if is_peer_lost(error):  # sharded weights are gathered
-                raise
             folder = part.with_name(part.name[1:].removesuffix(".part"))
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise WriteError(
-                f"{folder}: cannot be written: {reason}. {room(folder)}Files written earlier are "
-                "complete."
-            ) from error
+            if failed := failure_to_write(error, folder, room):
+                raise failed from error
+            raise
 
     on_all(accelerator, told)
 
@@ -168,8 +167,10 @@ def _flush(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def name(step: int) -> str:
@@ -193,9 +194,25 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: 
 
     write_folder(target, fill, accelerator, last=finish)
     if accelerator.is_main_process:
-        for old in complete(folder)[:-keep]:
-            remove(old)
+        rotate(folder, keep)
     return target
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints.
+
+    What cannot be removed is told in a warning, whatever `--on-save-error` says, as the newest
+    checkpoint is complete. The next rotation tries again.
+    """
+    failed = dict[str, OSError]()
+    for old in complete(folder)[:-keep]:
+        try:
+            remove(old)
+        except OSError as error:
+            failed |= {old.name: error} if old.exists() else {}  # else someone else has removed it
+    for reason in [*failed.values()][:1]:
+        told = f"warning: {folder}: {first_of(failed, 3)} cannot be removed: {reason}. The newest "
+        sys.stderr.write(shown(f"{told}checkpoint is complete, and the run goes on.\n"))
 
 
 def seal(checkpoint: Path) -> None:
@@ -301,16 +318,9 @@ def _refuse_older(given: str, folder: Path) -> None:
         )
 
 
-def forget_later(folder: Path, step: int) -> int:
-    """Remove the checkpoints after `step`; a run resumed from there will write them again.
-
-    Returns:
-        The number of removed checkpoints.
-    """
-    later = [path for path in complete(folder) if path.name > name(step)]
-    for one in later:
-        remove(one)
-    return len(later)
+def later(folder: Path, step: int) -> list[Path]:
+    """List the checkpoints after `step`; a run resumed from there will write them again."""
+    return [path for path in complete(folder) if path.name > name(step)]
 
 
 def set_aside(folder: Path, was_of: int) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor
 from segacc.data.batches import MOST_LOST, EvalData
 from segacc.data.items import Batch, Item, nothing
 from segacc.data.streams import EvalStream
-from segacc.errors import DataError, PluginError, SegaccError, WorkerError
+from segacc.errors import DataError, PluginError, SegaccError, WorkerError, WriteError
 from segacc.evaluation.memory import peak_memory
 from segacc.settings.secrets import shown
 from segacc.training.events import Halved, Skipped, StepDone
@@ -220,6 +220,8 @@ class Batches:
             read = self.of_step()
             self.lost = True
             return read
+        except WriteError as error:  # the shared memory is full, maybe on this machine alone
+            return [error] * number
         self.lost, self.replaced = self.loader.lost > self.replaced, self.loader.lost
         return read
 

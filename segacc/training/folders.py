@@ -79,9 +79,9 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
     # Another process may be testing at the same time whether it can write there.
     inside = folder.iterdir() if folder.is_dir() else ()
     occupied = any(path.name != MARK and not path.name.startswith(TRIAL) for path in inside)
-    if is_main() and RunLock(folder).held():
-        where = f"--resume {config.resume}" if config.resume else settings.where("output_dir")
-        raise OptionError(f"{where}: {in_use(folder)}")
+    if is_main():
+        given = f"--resume {config.resume}" if config.resume else settings.where("output_dir")
+        refuse_used(folder, given)
     if occupied and not (config.resume or config.overwrite):
         raise OptionError(
             f"{settings.where('output_dir')}: {folder} is not empty. Choose another folder, "
@@ -100,6 +100,19 @@ def run_folder(settings: Settings, arch: Chosen, dataset: Chosen) -> Path:
     if occupied and config.overwrite:
         refuse_inputs(settings, dataset)
     return folder
+
+
+def refuse_used(folder: Path, where: str) -> None:
+    """Refuse a folder that another run has locked, or whose MARK cannot be opened.
+
+    Raises:
+        OptionError: the message begins with `where` the folder was given.
+    """
+    try:
+        if RunLock(folder).held():
+            raise OptionError(in_use(folder))
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from None
 
 
 def writable(folder: Path, where: str) -> Path:
@@ -233,7 +246,7 @@ class RunLock:
         """Create the folder and lock it, on the main process.
 
         Raises:
-            OptionError: another run has locked it.
+            OptionError: another run has locked it, or MARK cannot be opened.
         """
         self.mark.parent.mkdir(parents=True, exist_ok=True)
         self._file = file = self._opened()
@@ -244,7 +257,11 @@ class RunLock:
         self.share()
 
     def share(self) -> None:
-        """Share the lock of the main process, if this process sees the same folder."""
+        """Share the lock of the main process, if this process sees the same folder.
+
+        Raises:
+            OptionError: MARK cannot be opened.
+        """
         if self._file is None and self.mark.is_file():
             self._file = self._opened()
         if self._file is not None:
@@ -253,7 +270,11 @@ class RunLock:
             self._file.flush()
 
     def held(self) -> bool:
-        """Return whether a run has locked the folder now."""
+        """Return whether a run has locked the folder now.
+
+        Raises:
+            OptionError: MARK cannot be opened.
+        """
         if not self.mark.is_file():
             return False
         with self._opened() as file:
@@ -291,7 +312,13 @@ class RunLock:
             self._file.close()
 
     def _opened(self) -> IO[str]:
-        file = self.mark.open("a+", encoding="utf-8")
+        try:
+            file = self.mark.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise OptionError(
+                f"{self.mark}: cannot be opened to lock the run folder: {error.strerror}. Make it "
+                "a file that you may write, or choose another folder with --output-dir."
+            ) from None
         _open.add(file)
         return file
 

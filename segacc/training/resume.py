@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object, load
 
 from segacc.data.atomic import writing
 from segacc.data.streams import TrainStream
-from segacc.errors import OptionError
+from segacc.errors import OptionError, WriteError
 from segacc.evaluation.model_folder import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
@@ -54,7 +54,8 @@ def lock_folder(run: Run) -> None:
     """Lock the run folder against other runs.
 
     Raises:
-        OptionError: another run has locked it, or has used it since this run was planned.
+        OptionError: another run has locked it, or has used it since this run was planned; or a
+            process cannot open the lock.
     """
     accelerator, lock = run.accelerator, run.lock
 
@@ -68,9 +69,9 @@ def lock_folder(run: Run) -> None:
                 "ended. Choose another folder with --output-dir."
             )
 
-    on_all(accelerator, claim if accelerator.is_main_process else lambda: None)
-    if not accelerator.is_main_process:
-        lock.share()
+    main = accelerator.is_main_process
+    on_all(accelerator, lambda: claim() if main else None)
+    on_all(accelerator, lambda: None if main else lock.share())
 
 
 def prepare_folder(run: Run, settings: Settings) -> None:
@@ -159,9 +160,7 @@ def resume(run: Run) -> None:
             run.notes.append(
                 "this run was stopped early; raise the patience of --early-stop to continue it"
             )
-        if run.accelerator.is_main_process:
-            checkpoint.recover(run.folder)
-            give_up_later(run, stored.step)
+        on_all(run.accelerator, lambda: go_back(run, stored.step) if main else None)
         forget_best(run)
     elif begins_anew(run.plan.settings):
         run.notes.append("there is no checkpoint yet, so --resume auto starts the run")
@@ -216,16 +215,37 @@ def smaller(run: Run) -> list[str]:
     ]
 
 
+def go_back(run: Run, step: int) -> None:
+    """Bring the run folder to the step of the checkpoint, on the main process.
+
+    Raises:
+        WriteError: a file cannot be removed or renamed.
+    """
+    try:
+        checkpoint.recover(run.folder)
+        give_up_later(run, step)
+    except OSError as error:
+        raise WriteError(
+            f"--resume {run.config.resume}: {run.folder} cannot be brought back to step {step}: "
+            f"{error}. Make sure that its files can be removed and renamed, and resume it again."
+        ) from None
+
+
 def give_up_later(run: Run, step: int) -> None:
-    """When resuming from an earlier checkpoint, delete the later ones; rename a later best/."""
-    best = run.folder / "best"
+    """When resuming from an earlier checkpoint, rename a later best/; delete later checkpoints.
+
+    In this order, since without a later checkpoint a second attempt would keep best/.
+    """
+    best, later = run.folder / "best", checkpoint.later(run.folder / "checkpoints", step)
     was_of = side_file(best).get("step", 0)
-    if checkpoint.forget_later(run.folder / "checkpoints", step) and was_of > step:
+    if later and was_of > step:
         kept = checkpoint.set_aside(best, was_of)
         run.notes.append(
             f"this run is resumed from step {step}; best/ is from the later step {was_of} and was "
             f"renamed to {kept.name}/"
         )
+    for one in later:
+        checkpoint.remove(one)
 
 
 def forget_best(run: Run) -> None:

@@ -167,8 +167,12 @@ class Run:
                 self.progress.positions[reader] = reached
 
     def begin_step(self) -> None:
-        """Switch to training mode and set the learning rate of the current step."""
+        """Switch to training mode and set the learning rate of the current step.
+
+        A plugin may fail here on one of several processes; see `passes`.
+        """
         step, total = self.progress.step, self.max_steps
+        self.torn = self.accelerator.num_processes > 1
         self.unfreeze()
         self.model.train()
         with self.network.origin.doing("on_step()"):
@@ -177,6 +181,7 @@ class Run:
         reductions = self.progress.reductions
         set_lr(self.optimizer, self.plan.schedule, step, total, self.config, reductions=reductions)
         freezing.hold(self.optimizer.param_groups, step)
+        self.torn = False
 
     def unfreeze(self) -> None:
         """Start training what `--unfreeze-after` froze, from that step on."""
@@ -221,8 +226,8 @@ class Run:
     def can_save(self, error: Exception) -> bool:
         """Return whether a checkpoint can be saved after an error in the loop.
 
-        Several processes must do so together: they raise every SegaccError together, but for those
-        of a step's passes.
+        Several processes must do so together, and each SegaccError is raised by all of them but for
+        those of a step (`begin_step`, `passes`), after which the state counts as torn.
         """
         together = self.accelerator.num_processes == 1 or isinstance(error, SegaccError)
         return together and not self.torn

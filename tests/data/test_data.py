@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torchvision import tv_tensors
 
 from data_tools import encode, facts, random_sample
 from segacc.data.augment import Pipeline, Stage
-from segacc.data.batches import EvalData, Source, TrainData, load
+from segacc.data.batches import EvalData, Source, TrainData, end_workers, load, quiet
 from segacc.data.items import Batch, Item, collate
 from segacc.data.order import Cut, Order, StepSampler
 from segacc.errors import DataError, SegaccError, UnreadableError
@@ -310,9 +311,8 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost(
 ) -> None:
     data = EvalData(Source([random_sample(number) for number in range(60)], LABELS))
     given = {"process": 0, "processes": 1, "batch_size": 2}
-    loader = data.batches(num_workers=2, **given)
     found = []
-    for batch in loader:
+    for batch in data.batches(num_workers=2, **given):
         found.append(batch)
         if len(found) in (5, 12):
             multiprocessing.active_children()[0].kill()
@@ -321,8 +321,32 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost(
         [one.id for one in batch] for batch in expected
     ]
     assert all(torch.equal(a[0].image, b[0].image) for a, b in zip(found, expected, strict=True))
-    assert loader.lost == 2
     assert capsys.readouterr().err.count("was killed, probably by the system because memory") == 2
+
+
+def sleep(ready: Any, ignored: bool) -> None:
+    """Sleep as a worker, which ignores signals, or as another process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if ignored:
+        quiet(0)
+    ready.put(True)
+    time.sleep(60)
+
+
+def test_workers_that_ignore_the_signal_are_ended_together() -> None:
+    context = multiprocessing.get_context("fork")
+    ready, ignored = context.SimpleQueue(), [True] * 5 + [False]
+    workers = [context.Process(target=sleep, args=(ready, one), daemon=True) for one in ignored]
+    for worker in workers:
+        worker.start()
+    assert all(ready.get() for _ in workers)
+    start = time.monotonic()
+    end_workers()
+    took = time.monotonic() - start
+    for worker in workers:
+        worker.join(10)
+    assert took < 1.5, "not half a second for each"
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 5 + [-signal.SIGTERM]
 
 
 class Holding(Dataset[int]):

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from accelerate import Accelerator
 
 from launches import ROOT
 from run_tools import build
-from segacc.errors import OptionError, WriteError
+from segacc import registry
+from segacc.errors import OptionError, PluginError, SegaccError, WriteError
 from segacc.loop import train as train_run
 from segacc.training.checkpoint import (
     Progress,
@@ -32,6 +33,7 @@ from segacc.training.checkpoint import (
     verify,
     write_folder,
 )
+from segacc.training.resume import go_back
 
 TOOL = ROOT / "tests" / "kill_tools.py"
 
@@ -118,6 +120,51 @@ def test_an_error_while_writing_leaves_the_old_folder(
     assert [path.name for path in folder.iterdir()] == ["b"]
 
 
+ODD = """
+import torch
+
+def fill(part):
+    {act}
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "told"),
+    [
+        ("torch.empty(10**15)", WriteError, "{folder}: cannot be written, as the memory is full: "),
+        ("torch.save(torch.ones(99999), '/dev/full')", WriteError, "{folder}: cannot be written: "),
+        ("(part / 'a' / 'b').touch()", WriteError, "{folder}: cannot be written: [Errno 2] "),
+        (
+            "raise RuntimeError('odd')",
+            PluginError,
+            "plugin segacc-odd 1.0: fill() failed: RuntimeError: odd (<string>:5). SEGACC_TRACEBACK"
+            "=1 shows the traceback.",
+        ),
+        ("part.odd()", PluginError, "plugin segacc-odd 1.0: fill() failed: AttributeError: "),
+    ],
+)
+def test_an_error_while_writing_is_told_as_what_it_is(
+    tmp_path: Path,
+    accelerator: Accelerator,
+    monkeypatch: pytest.MonkeyPatch,
+    act: str,
+    kind: type[Exception],
+    told: str,
+) -> None:
+    """Only that of a disk comes with what is free on it."""
+    point = SimpleNamespace(name="main", module="odd_plugin")
+    monkeypatch.setattr(registry, "installed_plugins", lambda: [("segacc-odd", "1.0", point)])
+    plugin: dict[str, Any] = {"__name__": "odd_plugin"}
+    exec(ODD.format(act=act), plugin)
+    with pytest.raises(SegaccError) as error:
+        write_folder(tmp_path / "best", plugin["fill"], accelerator)
+    found = str(error.value)
+    assert type(error.value) is kind and found.startswith(told.format(folder=tmp_path / "best"))
+    disk = kind is WriteError and "memory" not in told
+    assert (" MB free" in found, "Files written earlier" in found) == (disk, kind is WriteError)
+    assert not list(tmp_path.iterdir()), "the space is free again"
+
+
 def test_recover_puts_back_what_has_no_successor(tmp_path: Path) -> None:
     for folder, text in ((".best.old", "1"), (".last.old", "1"), ("last", "2")):
         (tmp_path / folder).mkdir()
@@ -174,6 +221,60 @@ def test_rotation_keeps_the_newest(tmp_path: Path, accelerator: Accelerator) -> 
     assert len(list(tmp_path.iterdir())) == 3
     save(tmp_path, Progress(step=2000, best=1.0), accelerator, keep=3)
     assert [read(path).best for path in complete(tmp_path)] == [None, None, 1.0]
+
+
+def keep_for_ever(checkpoint: Path) -> None:
+    """Make a checkpoint that nobody can remove, root included: a folder is in place of a file."""
+    (checkpoint / "SHA256SUMS").unlink()
+    (checkpoint / "SHA256SUMS").mkdir()
+
+
+def test_an_older_checkpoint_that_cannot_be_removed_is_a_warning(
+    tmp_path: Path, accelerator: Accelerator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The new one is complete, and the next rotation tries again."""
+    for step in (1, 2):
+        keep_for_ever(save(tmp_path, Progress(step=step), accelerator, keep=9))
+    save(tmp_path, Progress(step=3), accelerator, keep=9)
+    assert not capsys.readouterr().err
+    for step in (4, 5):
+        place = save(tmp_path, Progress(step=step), accelerator, keep=1)
+        assert complete(tmp_path) == [tmp_path / name(1), tmp_path / name(2), place]
+        told = capsys.readouterr().err
+        start = f"warning: {tmp_path}: step-00000001, step-00000002 cannot be removed: [Errno "
+        assert told.startswith(start) and f"{tmp_path / name(1)}/SHA256SUMS'. The newest ch" in told
+        assert told.endswith("checkpoint is complete, and the run goes on.\n"), told
+        assert told.count("\n") == 1 and verify(place) is None
+
+
+def test_a_later_best_is_renamed_before_later_checkpoints_are_removed(
+    tmp_path: Path, accelerator: Accelerator
+) -> None:
+    """So that a second attempt, after one that failed, does not keep it."""
+    config = SimpleNamespace(resume="run")
+    run: Any = SimpleNamespace(folder=tmp_path, notes=[], config=config)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "segacc.json").write_text(json.dumps({"step": 2}))
+    places = [
+        save(tmp_path / "checkpoints", Progress(step=step), accelerator, keep=9)
+        for step in (1, 2, 3)
+    ]
+    keep_for_ever(places[2])
+    with pytest.raises(WriteError) as error:
+        go_back(run, 1)
+    start = f"--resume run: {tmp_path} cannot be brought back to step 1: [Errno "
+    end = ". Make sure that its files can be removed and renamed, and resume it again."
+    assert str(error.value).startswith(start) and str(error.value).endswith(end)
+    assert [one.name for one in complete(tmp_path / "checkpoints")] == [name(1), name(3)]
+    (places[2] / "SHA256SUMS").rmdir()
+    (places[2] / "SHA256SUMS").touch()
+    go_back(run, 1)
+    assert complete(tmp_path / "checkpoints") == places[:1]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["best-step-00000002", "checkpoints"]
+    assert run.notes == [
+        "this run is resumed from step 1; best/ is from the later step 2 and was renamed to "
+        "best-step-00000002/"
+    ]
 
 
 def test_a_folder_without_its_last_file_does_not_count(

@@ -1,6 +1,7 @@
 """What is checked before torch is imported: components, folders, weights, and resumed runs."""
 
 import json
+import sys
 import typing
 from dataclasses import asdict
 from pathlib import Path
@@ -256,6 +257,20 @@ def test_a_folder_in_use_is_left_alone(registry: Registry) -> None:
     Path("photos/.segacc_run").write_text("")
     assert plan(registry, output_dir="photos", overwrite=True).folder == Path("photos")
     assert Path("photos/a.jpg").exists(), "a plan deletes nothing"
+
+
+def test_a_folder_whose_mark_cannot_be_opened_is_refused(registry: Registry) -> None:
+    """Not by root either: nobody may write a program that runs."""
+    mark = Path("photos/.segacc_run")
+    mark.parent.mkdir()
+    mark.symlink_to(Path(sys.executable).resolve())
+    with pytest.raises(OSError, match=r"\.segacc_run") as error:
+        mark.open("a")
+    told = (
+        f"{mark}: cannot be opened to lock the run folder: {error.value.strerror}. Make it a file "
+        "that you may write, or choose another folder with --output-dir."
+    )
+    assert refusal(registry, output_dir="photos") == f"--output-dir: {told}"
 
 
 def test_overwrite_needs_a_folder(registry: Registry) -> None:

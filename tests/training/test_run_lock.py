@@ -1,5 +1,6 @@
 """One run at a time in a run folder, known by a lock that dies with its owner."""
 
+import errno
 import json
 import os
 import re
@@ -124,6 +125,17 @@ def test_each_process_holds_it_alone(tmp_path: Path) -> None:
     assert not third.held()
     third.claim()
     third.release()
+
+
+def test_a_mark_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    """Not by root either, as it is a folder."""
+    (tmp_path / MARK).mkdir()
+    with pytest.raises(OptionError) as error:
+        RunLock(tmp_path).claim()
+    assert str(error.value) == (
+        f"{tmp_path / MARK}: cannot be opened to lock the run folder: {os.strerror(errno.EISDIR)}. "
+        "Make it a file that you may write, or choose another folder with --output-dir."
+    )
 
 
 def test_a_file_system_without_locks_is_told_and_used(tmp_path: Path) -> None:

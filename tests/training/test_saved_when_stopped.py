@@ -1,5 +1,6 @@
 """What stops a run after steps were taken leaves a checkpoint of its last whole step."""
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from launches import ROOT, launch, rows, start, start_cold
 from run_tools import build
 from segacc.errors import WriteError
 from segacc.loop import train
+from segacc.training.checkpoint import complete, read
 from segacc.training.events import Saved, StepDone
 from segacc.training.limits.signals import STOPPING, StopSignal
 from segacc.training.run import Run
@@ -326,3 +328,31 @@ def test_with_continue_a_run_that_cannot_save_its_end_fails(disk: Path) -> None:
         for event in train(small_run(disk, on_save_error="continue")):
             if isinstance(event, StepDone) and event.step == 2:
                 fill(disk)
+
+
+def test_a_best_that_cannot_be_written_is_not_the_best_of_a_resumed_run(tmp_path: Path) -> None:
+    """Else scores between that of best/ and its own would not replace best/."""
+    run = small_run(tmp_path, save_every=100, eval_every=1)
+    with pytest.raises(WriteError, match=r"/best: cannot be written: .*File exists"):
+        for event in train(run):
+            if isinstance(event, Saved) and event.folder.name == "best":
+                run.progress.best = -1.0  # the next score is better
+                (run.folder / ".best.part").write_text("in its way")
+    (place,) = complete(run.folder / "checkpoints")
+    found = read(place)
+    assert (found.step, found.evaluated, found.best, found.best_step) == (2, 2, -1.0, 1)
+
+
+def test_an_error_while_a_failed_run_is_saved_does_not_replace_the_first(tmp_path: Path) -> None:
+    run = small_run(tmp_path, save_every=100, eval_every=1)
+    (run.folder / ".best.part").write_text("in its way")
+
+    def fail(*given: object) -> None:
+        raise KeyError("odd")
+
+    run.accelerator.register_save_state_pre_hook(fail)
+    with pytest.raises(WriteError, match=r"/best: cannot be .* No checkpoint was saved yet\."):
+        list(train(run))
+    told = json.loads((run.folder / "exit.json").read_text())
+    assert (told["code"], told["step"], told["saved_step"]) == (2, 1, None)
+    assert "/best: cannot be written" in told["error"]

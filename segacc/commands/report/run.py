@@ -220,7 +220,7 @@ def _labels(folder: Path) -> LabelMap | None:
 def _running(folder: Path) -> bool:
     try:
         return (folder / MARK).is_file() and RunLock(folder).held()
-    except OSError:  # a folder of another user
+    except OptionError:  # a folder of another user
         return False
 
 
