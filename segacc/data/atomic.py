@@ -1,9 +1,13 @@
 """Files that are replaced atomically, so that a killed process leaves the old or the new one."""
 
 import errno
+import os
 import shutil
+import signal
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +58,7 @@ def shared_memory(num_workers: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        is_full = getattr(error, "errno", None) == errno.ENOSPC
-        if not num_workers or not (is_full or any(sign in str(error) for sign in SHM_FULL)):
+        if not num_workers or not no_room(error):
             raise
         size = ""
         with suppress(OSError):
@@ -66,6 +69,26 @@ def shared_memory(num_workers: int) -> Iterator[None]:
             "data workers pass their batches. Make it larger (in a container, with an option such "
             "as `docker run --shm-size 8g`), or load in the training process, --num-workers 0."
         ) from error
+
+
+def no_room(error: Exception) -> bool:
+    """Return whether it is an error of a full /dev/shm."""
+    full = getattr(error, "errno", None) == errno.ENOSPC
+    return full or any(sign in str(error) for sign in SHM_FULL)
+
+
+def pass_on_or_end() -> None:
+    """Let this worker end if its queue cannot pass on a batch; else it is waited for for ever."""
+    queue: Any = Queue
+    queue._on_queue_feeder_error = staticmethod(_end)  # multiprocessing's own prints the error
+
+
+def _end(error: Exception, batch: object) -> None:
+    """End this process; if the shared memory is full, as the system does that notices it itself."""
+    if no_room(error):
+        os.kill(os.getpid(), signal.SIGBUS)
+    traceback.print_exception(error)
+    os._exit(1)
 
 
 def filled(batches: Iterable[list[Any]], count: int) -> Iterator[list[Any]]:

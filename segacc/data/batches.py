@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from segacc.data.atomic import filled, shared_memory
+from segacc.data.atomic import filled, pass_on_or_end, shared_memory
 from segacc.data.augment import Pair, Pipeline, augmented
 from segacc.data.codecs import picture_size
 from segacc.data.decode import MODES
@@ -302,6 +302,7 @@ def quiet(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+    pass_on_or_end()
 
 
 @atexit.register
