@@ -33,6 +33,16 @@ def test_maps_of_one_image_stay_channels_last() -> None:
     assert enlarged(given).is_contiguous(), "left with the block"
 
 
+def test_a_convolution_keeps_the_order() -> None:
+    weight = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(1))
+    plain = F.conv2d(maps(), weight)
+    with ChannelsLast():
+        found = F.conv2d(maps(), weight)
+    assert plain.is_contiguous(), "torch takes the order as it is; ChannelsLast is not needed"
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(found, plain, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_it_is_for_one_image_outside_training(count: int) -> None:
     with ordered(torch.zeros(count, 3, 8, 8), training=True):
