@@ -31,8 +31,13 @@ RESULTS = ROOT / "benchmarks" / "results" / "architectures.json"
 PAGE = ROOT / "docs" / "choosing.md"
 MARK = "<!-- architectures: benchmarks/architectures.py --report -->"
 SIZE = (512, 512)
-CAMVID = {"mobilenet_v2": "imagenet", "ddrnet": "ddrnet", "pidnet": "pidnet"}
-"""Starts of benchmarks/camvid.py, from default weights or, without such, from random ones."""
+CAMVID = {
+    "mobilenet_v2": "imagenet",
+    "ddrnet": "ddrnet",
+    "lraspp": "lraspp",
+    "pidnet": "pidnet",
+}
+"""Starts of benchmarks/camvid.py, from default weights or, where these were not at hand, random."""
 
 
 def families(registry: Registry) -> dict[str, Any]:
