@@ -165,7 +165,7 @@ def workers(result: dict[str, Any]) -> list[str]:
 
 def arithmetic(result: dict[str, Any]) -> list[str]:
     """Return the table of arithmetic.py: a row for each kernel, a column for each K."""
-    kernels: dict[str, dict[int, list[str]]] = {}
+    kernels: dict[str, dict[int, str]] = {}
     for name, one in result["kernels"].items():
         kernel, classes = name.removesuffix(" classes").rsplit(", ", 1)
         told = f"{one['ratio']:.1f}" + (f", {one['memory']:.0%}" if "memory" in one else "")

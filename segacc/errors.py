@@ -46,8 +46,9 @@ def is_memory_full(error: BaseException) -> bool:
 
 def is_peer_lost(error: BaseException) -> bool:
     """Return whether another process of a distributed run has ended or does not answer."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and isinstance(error, RuntimeError)
-    return several and any(sign in str(error) for sign in LOST_PEER)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
+    return several and told
 
 
 def count_of(count: int, word: str, several: str | None = None) -> str:

@@ -1,4 +1,7 @@
-"""Files that are replaced atomically, so that a killed process leaves the old or the new one."""
+"""Files that are replaced atomically, so that a killed process leaves the old or the new one.
+
+Also the shared memory that workers pass their batches through, and what happens if it is full.
+"""
 
 import errno
 import os

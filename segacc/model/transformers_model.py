@@ -296,10 +296,9 @@ class ChannelsLast(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a torch function; give these two their input with usual channels-last strides."""
-        # torch gives the input by position, however it was typed
-        two = func in (F.interpolate, F.conv2d)
-        if two and args[0].is_contiguous(memory_format=torch.channels_last):
+        """Call a torch function, `interpolate` and `conv2d` with usual channels-last strides."""
+        wanted = func in (F.interpolate, F.conv2d)  # which get their input by position
+        if wanted and args[0].is_contiguous(memory_format=torch.channels_last):
             given, (_, channels, height, width) = args[0], args[0].shape
             strides = (channels * height * width, 1, width * channels, channels)
             args = (given.as_strided(given.shape, strides), *args[1:])

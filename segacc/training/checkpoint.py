@@ -210,7 +210,8 @@ def rotate(folder: Path, keep: int) -> None:
             remove(old)
         except OSError as error:
             failed |= {old.name: error} if old.exists() else {}  # else someone else has removed it
-    for reason in [*failed.values()][:1]:
+    if failed:
+        reason = next(iter(failed.values()))
         told = f"warning: {folder}: {first_of(failed, 3)} cannot be removed: {reason}. The newest "
         sys.stderr.write(shown(f"{told}checkpoint is complete, and the run goes on.\n"))
 
