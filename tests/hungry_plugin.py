@@ -16,7 +16,7 @@ class Options:
     """How much memory there is, and where it is full anyway."""
 
     room: int = 0
-    """Memory that training may take in MB; 0: no limit."""
+    """Memory that the first step may take in MB; 0: no limit."""
     only: str = ""
     """The rank to which `room` and `full` apply; empty: all."""
     full: str = ""
@@ -108,8 +108,8 @@ def network(options: Options, facts: segacc.Facts) -> Any:
 
         def on_step(self, step: int, total: int) -> None:
             self.fault.trains = step >= options.after
-            if options.room and is_meant(options) and step == 0:
-                limit(options.room)
+            if options.room and is_meant(options):  # later threads take an unknown share of it
+                limit(options.room if step == 0 else 0)
 
         def forward(self, images: Any) -> Any:
             if options.room and not self.training:

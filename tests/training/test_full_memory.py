@@ -66,12 +66,8 @@ def test_a_real_limit_halves_the_micro_batch_and_changes_nothing_else(
     """Bit for bit as if it had been small from the start, with batch norm and dropout, too."""
     given = (*FLAGS, "--dataset", f"folder:root={large}")
     where = {"cwd": tmp_path, "site": site}
-    for room in (170, 200, 230):  # the room that is left may have gaps, so that a step halves again
-        arch = ("--arch", f"hungry:noise=true,room={room}")
-        asked = (*arch, "--batch-size", 8, "--output-dir", "cut", "--overwrite")
-        done = assert_succeeded(warm(*given, *asked, **where))
-        if len(metrics(tmp_path / "cut", "halved")) == 1:
-            break
+    asked = ("--arch", "hungry:noise=true,room=170", "--batch-size", 8, "--output-dir", "cut")
+    done = assert_succeeded(warm(*given, *asked, **where))
     [row] = metrics(tmp_path / "cut", "halved")
     images = row["images"]
     assert row == {"kind": "halved", "step": 1, "before": 8, "images": images} | {
