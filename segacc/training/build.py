@@ -23,7 +23,7 @@ from segacc.model.contract import build_fitting
 from segacc.model.hub import Source, choose, fetch
 from segacc.model.probe import freeze, probe
 from segacc.model.transfer import LoadReport
-from segacc.training.defaults import check_batch, default_crop
+from segacc.training.defaults import check_batch, check_memory, default_crop
 from segacc.training.optim.adapters import add_adapters, check_adapters
 from segacc.training.optim.freezing import freeze_for_good, keep_statistics
 from segacc.training.plan import Plan
@@ -204,7 +204,7 @@ def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]
     """Build the network with random weights, for a crop size that fits it.
 
     Raises:
-        CropError: the crop size that was given does not fit.
+        OptionError: the crop size that was given does not fit the network, or the memory.
     """
     config, labels = plan.settings.config, splits.labels
     facts = Facts(
@@ -214,6 +214,7 @@ def construct(plan: Plan, splits: DataSplits) -> tuple[SegmentationModel, Facts]
         num_channels=config.num_channels,
         seed=config.seed,
     )
+    check_memory(plan.settings, facts)
     given = plan.settings.where("crop_size") if config.crop_size else ""
     return build_fitting(partial(build, plan), facts, given)
 

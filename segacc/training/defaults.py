@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import psutil
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from segacc.contracts import MetricState
+from segacc.contracts import Facts, MetricState
 from segacc.errors import OptionError, count_of
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.settings.config import DEFAULT_CROP, TrainConfig
 from segacc.settings.sources import Settings
-from segacc.settings.units import steps_of
+from segacc.settings.units import bytes_text, steps_of
 from segacc.training.optim.optimizers import check_length, default_lr
 from segacc.training.optim.schedule import OneCycle, parse_schedule
 from segacc.training.processes import bf16_gain
@@ -236,6 +237,28 @@ def check_warmup(settings: Settings, steps: int, told: str) -> None:
         raise OptionError(
             f"{where}: a warm-up of {both} steps leaves none of {told} steps after it; give fewer."
         )
+
+
+def check_memory(settings: Settings, facts: Facts) -> None:
+    """Refuse a step whose images alone are more than the memory of this machine.
+
+    Raises:
+        OptionError: the images of a step, as bytes, do not fit.
+    """
+    config, (height, width) = settings.config, facts.crop_size
+    image, there = height * width * facts.num_channels, psutil.virtual_memory().total
+    images = config.micro_batch_size * config.gradient_accumulation_steps
+    if images * image <= there:
+        return
+    key = "gradient_accumulation_steps"
+    if config.micro_batch_size * image > there:
+        key = "crop_size" if image > there else "batch_size"
+    raise OptionError(
+        f"{settings.where(key)}: the {count_of(images, 'image')} of {height}x{width} pixels that "
+        f"each process reads for a step take {bytes_text(images * image)}, more than the memory of "
+        f"this machine ({bytes_text(there)}). Give a smaller --crop-size, or fewer images a step "
+        "with --batch-size and --gradient-accumulation-steps."
+    )
 
 
 def check_batch(network: SegmentationModel, settings: Settings, processes: int) -> None:

@@ -1,12 +1,14 @@
 """Runs with other networks, weights, channels and batches, as a user starts them."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -106,6 +108,31 @@ def test_an_encoder_alone_asks_for_an_architecture(
     assert done.stderr.startswith(
         f"segacc: --weights: {lite}: a config.json without model_type is not a segmentation model "
         "that segacc knows. If it is an encoder, give an architecture that uses it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "images"),
+    [
+        ("--crop-size", "1000000x2000000", 1),
+        ("--batch-size", 10**12, 10**12),
+        ("--gradient-accumulation-steps", 10**12, 10**12),
+    ],
+)
+def test_a_step_larger_than_the_memory(
+    warm: Warm, data: Path, tmp_path: Path, flag: str, value: object, images: int
+) -> None:
+    given = {"--batch-size": 1, "--crop-size": 64, "--dataset": f"folder:root={data}", flag: value}
+    done = warm(*(one for pair in given.items() for one in pair), "--weights=none", cwd=tmp_path)
+    size = value if flag == "--crop-size" else "64x64"
+    taken = images * 3 * math.prod(map(int, str(size).split("x"))) / 1e9
+    assert_refused(
+        done,
+        f"{flag}: the {images} image"
+        f"{'s' * (images > 1)} of {size} pixels that each process reads for a step take "
+        f"{taken:.2f} GB, more than the memory of this machine "
+        f"({psutil.virtual_memory().total / 1e9:.2f} GB). Give a smaller --crop-size, or fewer "
+        "images a step with --batch-size and --gradient-accumulation-steps.",
     )
 
 
