@@ -82,13 +82,12 @@ def run(warm: Warm, command: str, folder: Path) -> str:
     test_processes_flag.py, accelerate's launcher in test_exact_resume.py.
     """
     line = smaller(command)
-    if re.search("(-m segacc|segacc train) --weights", line):
-        line += f"{MORE} --max-steps 2"
-    if re.search("(-m segacc|segacc train) --arch", line):
-        line = line.replace("--arch segformer ", "--arch segformer:variant=tiny ")
-        line = re.sub("--arch segformer$", "--arch segformer:variant=tiny", line)
-        line += MORE + (" --weights none")
-        line += "" if "--max-steps" in line else " --max-steps 2"
+    if re.search("-m segacc|segacc train", line) and "camvid.yaml" not in line:
+        line = re.sub("--arch segformer( |$)", "", line)
+        tiny = "" if "--arch" in line else " --arch segformer:variant=tiny"
+        line += "" if re.search("--(weights|resume|help)", line) else f" --weights none{tiny}"
+        line += "" if re.search("--(resume|help)", line) else MORE
+        line += "" if re.search("--(max-steps|resume|help)", line) else " --max-steps 2"
     words = shlex.split(line)
     several = 2 * ("cpu_2_processes.yaml" in line or "--processes 2" in line)
     if words[0] in ("segacc", "accelerate"):
