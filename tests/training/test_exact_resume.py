@@ -231,7 +231,6 @@ def test_another_batch_would_not_be_the_same_run(warm: Warm, uninterrupted: Path
 
 OTHER_CLASSES = {
     "swapped": ("background\nbar\ndisc\n", "", "class_names was "),
-    "renamed": ("background\ndisc\nstick\n", "", "class_names was "),
     "mapped": ("background\ndisc\nbar\n", ",ignore=2", "label_map was "),
 }
 
