@@ -8,7 +8,7 @@ from PIL.Image import Resampling
 
 from segacc.contracts import Facts
 from segacc.errors import WeightsError
-from segacc.evaluation.protocol import Protocol, default_protocol
+from segacc.evaluation.protocol import Protocol, Windows, default_protocol
 from segacc.evaluation.protocol_options import Interpolation
 from segacc.model.contract import SegmentationModel
 from segacc.model.transformers_weights import first_line, quiet_bars
@@ -36,8 +36,11 @@ def protocol_of(
     if not (folder / "preprocessor_config.json").is_file():
         return fitting, []
     processor = read_processor(folder)
-    size = dict(processor.size or {}) if processor.do_resize else {}
+    size = sides_of(processor, folder) if processor.do_resize else {}
     protocol = fitting
+    if getattr(processor, "do_split_image", None) and fitting.windows:
+        crop = fitting.windows.crop
+        protocol = fitting = replace(fitting, windows=Windows.of(crop, crop))
     if short := size.get("shortest_edge"):  # then padding or windows, if the network needs them
         long = size.get("longest_edge")
         protocol = replace(fitting, short_side=min(short, long or short), long_side=long)
@@ -51,6 +54,22 @@ def protocol_of(
         if kernel != name:
             found.append(f"resizes with the kernel {name}; segacc takes {kernel}")
     return protocol, [f"the image processor {one}" for one in found]
+
+
+def sides_of(processor: Any, folder: Path) -> dict[str, int]:
+    """Return the sides to which an image processor resizes, by their names in transformers.
+
+    Raises:
+        WeightsError: one is no number of pixels.
+    """
+    size = {name: side for name, side in dict(processor.size or {}).items() if side is not None}
+    for name, side in size.items():
+        if not isinstance(side, int) or side < 1:
+            raise WeightsError(
+                f"{folder}: preprocessor_config.json: size: {name} is {side!r}; expected a number "
+                "of pixels, at least 1."
+            )
+    return size
 
 
 def kernel_of(processor: Any, folder: Path) -> str:
@@ -78,6 +97,10 @@ def others(processor: Any, size: dict[str, Any]) -> list[str]:
         found.append(f"cuts out the centre, {sides} pixels; segacc segments the whole image")
     elif getattr(processor, "crop_pct", None):
         found.append("resizes and crops by crop_pct; segacc only resizes")
+    if getattr(processor, "do_split_image", None):
+        found.append("spaces windows evenly; segacc moves the last one inwards, as of 2.1:1 images")
+    if getattr(processor, "do_pad", None) and getattr(processor, "size_divisor", None):
+        found.append(f"pads to multiples of {processor.size_divisor} pixels; segacc does not")
     if size.get("longest_edge") and size.get("shortest_edge"):
         found.append("rounds the longer side down; segacc rounds both sides to the nearest pixel")
     if size.get("height") and getattr(processor, "keep_aspect_ratio", None):

@@ -148,7 +148,7 @@ def planned(
         raise WeightsError(f"{name}: {segmenter.arch} cannot be exported: {network.no_export}.")
     notes = list[str]()
     if config.argmax:
-        size = size_inside(segmenter, config.size, crop, where)
+        size = size_inside(segmenter, config, crop, where)
         protocol, rule = segmenter.protocol, SizeRule(fixed=size)
     else:
         size = size_of(segmenter, config.size, crop, where("size"))
@@ -178,14 +178,14 @@ def planned(
 
 
 def size_inside(
-    segmenter: Segmenter, asked: Any, crop: tuple[int, ...], where: Any
+    segmenter: Segmenter, config: ExportConfig, crop: tuple[int, ...], where: Any
 ) -> tuple[int, int] | None:
     """Return the one (height, width) of the images of a file that returns classes, or None.
 
     Raises:
         OptionError: the protocol has windows, views or a threshold, or the sizes do not fit.
     """
-    protocol, network = segmenter.protocol, segmenter.network
+    protocol, network, asked = segmenter.protocol, segmenter.network, config.size
     if protocol.windows or len(protocol.views) > 1 or protocol.scales != (1.0,):
         raise OptionError(
             f"{where('argmax')}: the protocol {protocol.text()} needs several passes of the "
@@ -207,10 +207,12 @@ def size_inside(
                 f"{where('size')}: dynamic: the network takes images of one size in a file: "
                 f"{reason}. Give a size, or --protocol whole:size=HEIGHTxWIDTH."
             )
-        if protocol.short_side and (protocol.pad or protocol.long_side):
+        resized = protocol.short_side and (protocol.pad or protocol.long_side)
+        if resized or (protocol.pad and config.format == "pt2"):
+            how = "resized and padded in a file" if resized else "padded in a pt2 file"
             raise OptionError(
-                f"{where('argmax')}: images of any size cannot be resized and padded in a file as "
-                f"{protocol.text()} does. Give one size with --size HEIGHTxWIDTH."
+                f"{where('argmax')}: images of any size cannot be {how} as {protocol.text()} does. "
+                "Give one size with --size HEIGHTxWIDTH."
             )
     size = None if asked == "dynamic" else asked
     if size or protocol.size:

@@ -115,15 +115,15 @@ class Proof:
             return "Likely reason: values too large or too close for float16; leave out --half."
         if any(math.isnan(gap) for gap in gaps):
             return "Likely reason: an image is resized differently; export without --argmax."
+        if max(gaps) == math.inf:
+            return "The logits have other shapes: images are padded to another size."
+        if self.padded:
+            return "Likely reason: 8 bits round the colour of padding; give --input float32."
         if sizes and bad and not sizes & bad:
             return (
                 "Images of some sizes are right and of others wrong: likely reason: the network "
                 "computes a size in Python, which is fixed in the file; give --size HxW."
             )
-        if self.padded:
-            return "Likely reason: 8 bits round the colour of padding; give --input float32."
-        if max(gaps) == math.inf:
-            return "The logits have other shapes: images are padded to another size."
         if max(gaps) < 1e-3:
             return (
                 "The logits are nearly equal: likely reason: the network is hardly trained, so "

@@ -60,9 +60,17 @@ def with_shared(found: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, T
 
 
 def stored_names(folder: Path) -> list[str]:
-    """Return the class names in the config.json of a saved network; empty if there are none."""
+    """Return the class names in the config.json of a saved network; empty if there are none.
+
+    Raises:
+        WeightsError: the file cannot be read, or its id2label does not map ids to names.
+    """
     path = folder / "config.json"
     names = (read_json(path) if path.is_file() else {}).get("id2label") or {}
+    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+        raise WeightsError(
+            f'{folder}: config.json: id2label must map ids to names, as {{"0": "road"}}.'
+        )
     return [str(names[key]) for key in sorted(names, key=int)]
 
 

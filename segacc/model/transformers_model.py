@@ -16,7 +16,6 @@ from segacc.model.contract import Logits, SegmentationModel, SizeRule, refuse_cr
 from segacc.model.transfer import (
     LoadReport,
     extend,
-    read_json,
     resize_bias_table,
     resize_positions,
 )
@@ -25,8 +24,10 @@ from segacc.model.transformers_weights import (
     channels_of,
     inner_config,
     quiet_bars,
+    read_colors,
     read_config,
     read_state,
+    renamed_as_loaded,
     set_channels,
 )
 from segacc.model.weight_files.renaming import Renamer
@@ -153,7 +154,7 @@ class TransformersModel(SegmentationModel):
         self.as_stored, self.adapt, self.bare = tuple(as_stored), adapt, bare
         self.renamer = renamer
         self.num_channels = channels_of(network.config)
-        self._take_colors({})
+        self._take_colors()
         units = network._no_split_modules if units is None else units
         self._no_split_modules = tuple(units or ())
         self.min_batch_size, self.tokens = min_batch_size, tokens
@@ -161,15 +162,28 @@ class TransformersModel(SegmentationModel):
         if auxiliary is not None and getattr(network, auxiliary[0]) is not None:
             self._watch(*auxiliary)
 
-    def _take_colors(self, found: dict[str, Any]) -> None:
-        """Copy mean, std and channel order of a preprocessor_config.json to the own processor."""
+    def _take_colors(self, folder: str | Path | None = None) -> None:
+        """Set mean, std and channel order to the own processor's.
+
+        Args:
+            folder: its preprocessor_config.json changes the own processor before.
+
+        Raises:
+            WeightsError: see `read_colors`.
+        """
         processor = self.image_processor
-        for name in ("do_normalize", "image_mean", "image_std", "do_flip_channel_order"):
-            if hasattr(processor, name) and name in found:
-                setattr(processor, name, found[name])
-        mean, std = (0.0,) * 3, (1.0,) * 3
+        found, white = ({}, 1.0) if folder is None else read_colors(folder)
+        for name, value in found.items():
+            if hasattr(processor, name):
+                setattr(processor, name, value)
+        mean: tuple[float, ...] = (0.0,) * 3
+        std: tuple[float, ...] = (1.0,) * 3
         if processor.do_normalize:
             mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+        if white != 1.0:  # it is for the own processor
+            mean, std = (tuple(value / white for value in one) for one in (mean, std))
+            processor.do_normalize = True
+            processor.image_mean, processor.image_std = list(mean), list(std)
         self.mean, self.std = (tuple(extend(one, self.num_channels)) for one in (mean, std))
         flipped = getattr(processor, "do_flip_channel_order", False)
         self.channel_order = "bgr" if flipped else "rgb"
@@ -177,7 +191,7 @@ class TransformersModel(SegmentationModel):
     def _save_processor(self, folder: Path) -> None:
         """Write preprocessor_config.json, with `mean` and `std` if they were changed."""
         processor, own = self.image_processor, (self.mean, self.std)
-        self._take_colors({})
+        self._take_colors()
         if own != (self.mean, self.std):
             self.mean, self.std = own
             processor.do_normalize = True
@@ -242,14 +256,15 @@ class TransformersModel(SegmentationModel):
             class_names=class_names or tuple(self.network.config.id2label.values()),
             fresh_head=fresh_head,
         )
-        if (path := Path(source) / "preprocessor_config.json").is_file():
-            self._take_colors(read_json(path))
+        if (Path(source) / "preprocessor_config.json").is_file():
+            self._take_colors(source)
         return report
 
     def own_names(self, found: dict[str, Tensor], *, fresh_head: bool) -> dict[str, Tensor]:
         """Return the tensors of a file by this network's names; see the base class."""
         own = self.network.state_dict()
         state = {name.removeprefix("network."): one for name, one in found.items()}
+        state = renamed_as_loaded(state, self.network)
         if self.renamer is not None:
             state = self.renamer(state, own, fresh_head)
         if self.adapt is not None:
@@ -266,7 +281,7 @@ class TransformersModel(SegmentationModel):
         theirs = type(self.network.config).from_dict(read_config(folder))
         for name in self.kept:
             setattr(self.network.config, name, getattr(theirs, name))
-        self._take_colors(read_json(folder / "preprocessor_config.json"))
+        self._take_colors(folder)
 
     def save_pretrained(
         self, folder: Path, *, names: Sequence[str], state_dict: dict[str, Tensor]

@@ -3,8 +3,10 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isclose, isfinite
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -96,6 +98,7 @@ def _read_whole(
     kept: Sequence[str],
     as_stored: Sequence[str],
 ) -> dict[str, Tensor]:
+    named = stored_names(Path(source))
     config, theirs = copy.deepcopy(network.config), type(network.config).from_dict(found)
     if type(network).__name__ in (found.get("architectures") or ()):
         for name in kept:
@@ -103,7 +106,7 @@ def _read_whole(
             setattr(network.config, name, getattr(theirs, name))
     for name in as_stored:
         setattr(config, name, getattr(theirs, name))
-    names = stored_names(Path(source)) or [f"LABEL_{k}" for k in range(theirs.num_labels)]
+    names = named or [f"LABEL_{k}" for k in range(theirs.num_labels)]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: k for k, name in enumerate(names)}
     _take_input(config, theirs)
@@ -153,8 +156,12 @@ def _read_timm(source: str, network: Any, encoder: str) -> dict[str, Tensor]:
 
 
 def _take_input(config: Any, theirs: Any) -> None:
-    """Copy the number of channels and the image size that the weights were saved with."""
-    for name in ("num_channels", "image_size", "stem_channels"):  # HGNetV2 has channels twice
+    """Copy the sizes of the input and of Swin's windows that the weights were saved with.
+
+    Tensors of other sizes are adapted later; transformers would leave them out.
+    """
+    same = ("num_channels", "image_size", "stem_channels", "window_size")
+    for name in same:  # HGNetV2 has channels twice
         if hasattr(config, name) and hasattr(theirs, name):
             setattr(config, name, getattr(theirs, name))
 
@@ -184,6 +191,62 @@ def _read(reader: Any, source: str, config: Any) -> dict[str, Tensor]:
     unknown: dict[str, Tensor] = dict.fromkeys(info["unexpected_keys"], torch.empty(0))
     state = network.state_dict()
     return {**unknown, **{name: one for name, one in state.items() if name not in random}}
+
+
+def read_colors(folder: str | Path) -> tuple[dict[str, Any], float]:
+    """Read what a folder's preprocessor_config.json says about colours.
+
+    Returns:
+        Its entries that are not null, and the value that white has before it is normalized: 1, or
+        255 without `do_rescale`.
+
+    Raises:
+        WeightsError: the file cannot be read, or mean, std or factor cannot be used.
+    """
+    path = Path(folder) / "preprocessor_config.json"
+    given = {name: value for name, value in read_json(path).items() if value is not None}
+    for name in ("image_mean", "image_std", "rescale_factor"):
+        if name in given:
+            given[name] = _numbers(given[name], f"{folder}: {path.name}: {name}")
+    factor = given.get("rescale_factor", [1 / 255])[0] if given.get("do_rescale", True) else 1.0
+    white = 1.0 if isclose(factor * 255, 1.0, rel_tol=1e-6) else factor * 255
+    names = ("do_normalize", "image_mean", "image_std", "do_flip_channel_order")
+    return {name: given[name] for name in names if name in given}, white
+
+
+def _numbers(value: Any, where: str) -> list[float]:
+    """Return a number, or one per channel, as a list with one per channel.
+
+    Raises:
+        WeightsError: it is something else, or not positive where it divides.
+    """
+    several = value if isinstance(value, list) else [value] * 3
+    good = bool(several) and all(
+        type(one) in (int, float) and isfinite(one) and (one > 0 or where.endswith("mean"))
+        for one in several
+    )
+    if not good:
+        more = "" if where.endswith("mean") else " greater than 0"
+        raise WeightsError(f"{where} is {value!r}; expected a number{more}, or one per channel.")
+    return [float(one) for one in several]
+
+
+def renamed_as_loaded(found: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
+    """Give tensors the names in a network's memory; transformers writes others into files.
+
+    Args:
+        found: tensors by name; names that transformers does not write stay.
+        network: a network of transformers.
+    """
+    own = list(network.state_dict())
+    if set(found) <= set(own):
+        return dict(found)
+    numbers = {name: torch.tensor([number]) for number, name in enumerate(own)}
+    with TemporaryDirectory() as folder, quiet_bars():
+        network.save_pretrained(folder, state_dict=numbers)
+        written = read_tensors(folder)
+    loaded = {name: own[int(number)] for name, number in written.items()}
+    return {loaded.get(name, name): tensor for name, tensor in found.items()}
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Folders of transformers: segacc resizes as their image processor, or says what it does not do."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import transformers
 from PIL import Image
 from transformers.image_transforms import get_size_with_aspect_ratio
 
+from data_tools import tiny_segformer
+from network_tools import small_network
 from protocol_tools import draw
 from segacc.contracts import Facts
 from segacc.errors import WeightsError
@@ -20,6 +23,8 @@ from segacc.registry import load_registry
 NAMES = ("a", "b", "c", "d")
 SIDES = {"height": 64, "width": 96}
 SHORT = {"shortest_edge": 64}
+WHITE_IS_255 = {"image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]}
+M3 = ([0.4, 0.4, 0.4], [0.2, 0.2, 0.2])
 CROP = {"do_center_crop": True, "crop_size": {"height": 48, "width": 48}}
 
 
@@ -48,6 +53,14 @@ def saved(folder: Path, network: Any, processor: Any) -> Path:
         (
             ("MobileNetV2", {**CROP, "size": SHORT, "resample": 3, "do_center_crop": False}),
             "whole:short_side=64,interpolation=bicubic",
+        ),
+        (
+            ("Segformer", {"size": SIDES, "do_rescale": False, **WHITE_IS_255}),
+            "whole:size=64x96",
+        ),
+        (
+            ("Segformer", {"size": SIDES, "rescale_factor": 1 / 127.5, "do_normalize": False}),
+            "whole:size=64x96",
         ),
     ],
 )
@@ -134,6 +147,77 @@ def test_an_unknown_kernel_is_refused(network: Any, tmp_path: Path) -> None:
         f"{folder}: preprocessor_config.json: resample is 9, which is no kernel of Pillow; "
         "expected 0 (nearest), 2 (bilinear) or 3 (bicubic)."
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("image_mean", ["a", "b"], "image_mean is ['a', 'b']; expected a number, or one per"),
+        ("image_std", [1, 0, 1], "image_std is [1, 0, 1]; expected a number greater than 0, or"),
+        ("image_std", [], "image_std is []; expected a number"),
+        ("rescale_factor", "1/255", "rescale_factor is '1/255'; expected a number greater"),
+        ("size", {"shortest_edge": -5}, "size: shortest_edge is -5; expected a number of pixels"),
+        ("size", {"height": 64.5, "width": 9}, "size: height is 64.5; expected a number of"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused(
+    network: Any, tmp_path: Path, name: str, value: Any, text: str
+) -> None:
+    folder = saved(tmp_path, network, transformers.SegformerImageProcessor(size=SIDES))
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(WeightsError) as error:
+        Segmenter.from_pretrained(folder, "cpu")
+    assert str(error.value).startswith(f"{folder}: preprocessor_config.json: {text}")
+
+
+@pytest.mark.parametrize("value", [["a", "b", "c", "d"], {"a": "0"}])
+def test_class_names_without_ids_are_refused(network: Any, tmp_path: Path, value: Any) -> None:
+    folder = saved(tmp_path, network, transformers.SegformerImageProcessor(size=SIDES))
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "id2label": value}))
+    expected = f'{folder}: config.json: id2label must map ids to names, as {{"0": "road"}}.'
+    with pytest.raises(WeightsError) as error:
+        Segmenter.from_pretrained(folder, "cpu")
+    assert str(error.value) == expected
+    with pytest.raises(WeightsError) as error:
+        tiny_segformer(4).load_weights(str(folder))
+    assert str(error.value) == expected
+
+
+def test_one_number_stands_for_all_channels(network: Any, tmp_path: Path) -> None:
+    folder = saved(tmp_path, network, transformers.SegformerImageProcessor(size=SIDES))
+    path = folder / "preprocessor_config.json"
+    found = json.loads(path.read_text())
+    one, three = ({"image_mean": mean, "image_std": std} for mean, std in ((0.4, 0.2), M3))
+    images = []
+    for more in (one, three):
+        path.write_text(json.dumps({**found, **more}))
+        images.append(Segmenter.from_pretrained(folder, "cpu").probabilities(draw(61, 83)))
+    assert (images[0] == images[1]).all()
+
+
+def test_windows_are_those_of_eomts_processor(tmp_path: Path) -> None:
+    """A photo of 16:9 has two windows; by default they would be a third apart, and three."""
+    torch.manual_seed(3)
+    subject, model = small_network("eomt")
+    for one in model.network.modules():
+        if isinstance(one, torch.nn.Linear):
+            one.weight.data.mul_(6)
+    torch.nn.init.normal_(model.network.query.weight, std=3)
+    torch.nn.init.normal_(model.network.class_predictor.weight)
+    names = subject.facts.class_names
+    model.save_pretrained(tmp_path, names=names, state_dict=model.state_dict())
+    prepare = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    theirs = transformers.AutoModelForUniversalSegmentation.from_pretrained(tmp_path).eval()
+    image = Image.fromarray(draw(97, 185).permute(1, 2, 0).numpy())
+    given = prepare(image, return_tensors="pt")
+    assert len(given["pixel_values"]) == 2
+    with torch.no_grad():
+        outputs = theirs(**given)
+    [wanted] = prepare.post_process_semantic_segmentation(outputs, target_sizes=[(97, 185)])
+    found = torch.from_numpy(Segmenter.from_pretrained(tmp_path, "cpu")(image))
+    assert torch.equal(found, wanted.byte()) and len(found.unique()) > 1
 
 
 def test_a_network_of_one_logit_has_two_classes(network: Any, tmp_path: Path) -> None:

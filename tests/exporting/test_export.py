@@ -166,6 +166,7 @@ def test_another_network_fails(onnx: Path) -> None:
         ({"argmax": True}, "slide:crop=40", "--argmax: the protocol slide:crop=40,stride=27 needs"),
         ({"argmax": True}, "tta:scales=0.5/1", "needs several passes of the network"),
         ({"argmax": True}, "whole:short_side=40,pad=4", "Give one size with --size HEIGHTxWIDTH"),
+        ({"argmax": True, "format": "pt2"}, "whole:pad=4", "cannot be padded in a pt2 file as"),
     ],
 )
 def test_what_cannot_be(settings: dict[str, Any], protocol: str, text: str, tmp_path: Path) -> None:

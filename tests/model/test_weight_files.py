@@ -1,5 +1,6 @@
 """Single files of weights: what a training loop stores beside them, damage, and code."""
 
+import copy
 import pickle
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded
 from data_tools import tiny_segformer
+from network_tools import records, small_network
 from segacc.errors import WeightsError
 from segacc.model.hub import weight_file
 from segacc.model.weight_files.reading import read_file
@@ -92,6 +94,43 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(WeightsError, match="is a file; give the folder that holds it"):
         weight_file(str(tmp_path / "a.safetensors"), "--weights")
+
+
+@pytest.mark.parametrize("name", [*sorted(records()), "upernet:swin"])
+def test_the_file_of_a_saved_model_is_loaded_whole(name: str, tmp_path: Path) -> None:
+    """Transformers writes other names into it than those in memory."""
+    subject, network = small_network(name)
+    state, names = network.state_dict(), subject.facts.class_names
+    network.save_pretrained(tmp_path, names=names, state_dict=state)
+    again = subject.build(seed=2)
+    report = again.load_file(tmp_path / "model.safetensors", class_names=names)
+    assert not report.new and not report.dropped
+    assert all(torch.equal(one, state[key]) for key, one in again.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["upernet:swin", "mask2former"])
+def test_swin_of_other_windows(name: str, tmp_path: Path) -> None:
+    """From a folder as from a file: the bias tables are resized as BEiT's."""
+    subject, network = small_network(name)
+    names = subject.facts.class_names
+    network.save_pretrained(tmp_path, names=names, state_dict=network.state_dict())
+    config = copy.deepcopy(network.network.config)
+    config.backbone_config.window_size += 3
+    wide = type(network.network)(config)
+    torch.manual_seed(0)
+    for key, one in wide.named_parameters():
+        if key.endswith("relative_position_bias_table"):
+            torch.nn.init.normal_(one)
+    wide.save_pretrained(tmp_path)
+    torch.save(wide.state_dict(), tmp_path / "wide.pth")
+    folder, file = (subject.build(seed=seed) for seed in (2, 3))
+    told = folder.load_weights(str(tmp_path), class_names=names)
+    assert told.resized == file.load_file(tmp_path / "wide.pth", class_names=names).resized
+    assert told.resized and all(one.endswith("bias_table") for one in told.resized)
+    theirs = file.state_dict()
+    for key, one in folder.state_dict().items():
+        if key.endswith("relative_position_bias_table"):
+            assert torch.equal(one, theirs[key]) and one.std() > 0.1
 
 
 def compressed(path: Path) -> None:

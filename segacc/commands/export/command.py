@@ -238,10 +238,13 @@ def write(checked: Checked, export: "Export", part: Path, where: Where) -> Path:
 
 
 def both(export: "Export", made: Path, checked: Checked) -> tuple[Any, Any]:
-    """Return the Segmenters of torch and of the file."""
+    """Return the Segmenters of torch and of the file, for the image sizes of the file."""
     from segacc.evaluation.segmenter import Segmenter
 
-    return export.segmenter, Segmenter.from_pretrained(made, "cpu")
+    file = Segmenter.from_pretrained(made, "cpu")
+    if not checked.config.argmax:
+        export.segmenter.network.size_rule = file.network.size_rule
+    return export.segmenter, file
 
 
 def finished(checked: Checked, export: "Export", proof: "Proof", made: Path) -> ExportResult:
