@@ -196,6 +196,13 @@ def test_a_crowd_and_a_box_are_ignored_and_a_supercategory_is_left_out(tmp_path:
     np.testing.assert_array_equal(label, expected)
 
 
+def test_an_unused_category_that_is_its_own_supercategory_is_a_class(tmp_path: Path) -> None:
+    facts = coco_facts(tmp_path, 1)
+    facts["categories"].append({"id": 20, "name": "person", "supercategory": "person"})
+    found = read_coco(dump(tmp_path / "a.json", facts))
+    assert found.names == ("disc", "bar", "person")
+
+
 # ------------------------------------------------------------------------------------------- YOLO
 YOLO = {
     "0 0.5 0.5 0.2 0.2": (
