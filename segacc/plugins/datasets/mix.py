@@ -171,7 +171,8 @@ def build_mix(options: MixOptions, parts: tuple[DataSplits, ...]) -> DataSplits:
     if options.weights and "train" in splits:
         _refuse_idle(told, parts)
     crop = next((part.crop_size for part in parts if part.crop_size), None)
-    return DataSplits(splits, labels, crop, chances, unusable)
+    notes = [f"{who}: {note}" for who, one in zip(told, parts, strict=True) for note in one.notes]
+    return DataSplits(splits, labels, crop, chances, unusable, tuple(notes))
 
 
 def _names(options: MixOptions) -> list[str]:
