@@ -34,6 +34,19 @@ def spread_colors(count: int) -> tuple[Color, ...]:
     return ((60, 60, 60), *((r, g, b) for r, g, b in bright[: count - 1]))
 
 
+def bit_color(index: int) -> Color:
+    """Return Pascal VOC's RGB colour of an index in 0..255; all indices have different colours.
+
+    Three at a time, from the lowest, its bits are bit 7, 6, ... of red, green and blue, as in the
+    devkit's VOClabelcolormap (Everingham et al., host.robots.ox.ac.uk/pascal/VOC).
+    """
+    triples = range(3)  # 8 bits, three at a time
+    red, green, blue = (
+        sum((index >> (3 * k + channel) & 1) << (7 - k) for k in triples) for channel in range(3)
+    )
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """The mapping between raw ids in label files and class indices.
