@@ -321,6 +321,10 @@ YAMLS = {
         "train: train/images\nnc: 3\nnames: ['disc', 'bar']\n",
         "data.yaml: nc is 3, but there are 2 names.",
     ),
+    "a count in quotes": (
+        "train: ..\\train\\images\nval: ..\\valid\\images\nnc: '2'\nnames: ['disc', 'bar']\n",
+        "",
+    ),
     "two names": (
         "train: train/images\nnames: ['bar', 'bar']\n",
         "data.yaml: the classes name bar twice. Give each class a name of its own.",
@@ -375,6 +379,16 @@ def test_lists_of_yolo_name_images_inside_the_folder(tmp_path: Path) -> None:
         "it. If you wrote the list, give the YAML file, as yolo:root=DIR/data.yaml."
     )
     assert len(build(f"yolo:root={tmp_path}/mine/data.yaml").splits["train"]) == 2
+    listed.write_text("./images/train/train1.png\nimages/train/gone.png\n")
+    (told,) = [one for one in build(f"yolo:root={tmp_path}/mine").notes if "missing" in one]
+    assert told == (
+        f"train: 1 of 2 annotated images is missing, such as {tmp_path}/mine/images/train/gone.png"
+    )
+    listed.write_text("data/images/train/train1.png\n")
+    assert said(f"yolo:root={tmp_path}/mine", tmp_path) == (
+        "mine/train.txt: none of its 1 image is there, such as data/images/train/train1.png. Paths "
+        "are relative to mine, or to the working directory."
+    )
 
 
 def test_ids_are_paths_below_the_images_if_stems_repeat(tmp_path: Path) -> None:
