@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ class NamesFile:
     reduce_labels: bool = False
     colors: Mapping[Color, int] = field(default_factory=dict)
     """RGB colour -> raw id, from a colour table."""
+    source: str = field(default="", compare=False)
+    """The file, for errors."""
 
 
 def rgb(value: Any) -> Color:
@@ -118,25 +120,29 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
         DataError: the file is missing or does not have this form.
     """
     try:
-        text = read_text(path)
-        if path.suffix in (".yaml", ".yml"):
-            content = yaml.load(text, Loader=yaml.BaseLoader)  # which keeps `no` and `1.0` as text
-            names = content.get("names", content) if isinstance(content, dict) else content
-            return _facts({"id2label": names})
-        if path.suffix != ".json":
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            if path.suffix == ".csv" and lines and lines[0].lower() in COLUMN_WORDS:
-                del lines[0]
-            return NamesFile(_names(lines))
-        content = json.loads(text)
-        if column in content and "id2label" in content[column]:
-            content = content[column]
-        return _facts(content if "id2label" in content else {"id2label": content})
+        return replace(_read_names(path, column), source=str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         told = " ".join(str(error).split())
         raise DataError(f"{path}: not a list of class names ({told}). {NAMES_FORM}") from None
+
+
+def _read_names(path: Path, column: str | None) -> NamesFile:
+    text = read_text(path)
+    if path.suffix in (".yaml", ".yml"):
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # which keeps `no` and `1.0` as text
+        names = content.get("names", content) if isinstance(content, dict) else content
+        return _facts({"id2label": names})
+    if path.suffix != ".json":
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if path.suffix == ".csv" and lines and lines[0].lower() in COLUMN_WORDS:
+            del lines[0]
+        return NamesFile(_names(lines))
+    content = json.loads(text)
+    if column in content and "id2label" in content[column]:
+        content = content[column]
+    return _facts(content if "id2label" in content else {"id2label": content})
 
 
 def _names(lines: list[str]) -> list[str]:
@@ -185,20 +191,24 @@ def read_colors(path: Path) -> NamesFile:
         DataError: the file is missing, does not have this form, or two names have the same colour.
     """
     try:
-        text = read_text(path)
-        if path.suffix != ".json":
-            return _table(_lines(text))
-        content = json.loads(text)
-        if isinstance(content, list):
-            content = _by_id(_ids(content) or range(len(content)), content)
-            return _table([(_name(one), rgb(one["color"])) for one in content])
-        if "id2label" in content:
-            return _with_colors(_facts(content), content)
-        return _table([(str(name), rgb(color)) for name, color in content.items()])
+        return replace(_read_colors(path), source=str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot read the colour table: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a table of colours ({error}). {COLORS_FORM}") from None
+
+
+def _read_colors(path: Path) -> NamesFile:
+    text = read_text(path)
+    if path.suffix != ".json":
+        return _table(_lines(text))
+    content = json.loads(text)
+    if isinstance(content, list):
+        content = _by_id(_ids(content) or range(len(content)), content)
+        return _table([(_name(one), rgb(one["color"])) for one in content])
+    if "id2label" in content:
+        return _with_colors(_facts(content), content)
+    return _table([(str(name), rgb(color)) for name, color in content.items()])
 
 
 def _facts(content: Mapping[str, Any]) -> NamesFile:

@@ -219,6 +219,16 @@ def test_classes_of_all_splits_are_joined_by_name(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------- layouts
+def test_too_many_classes_of_annotations_are_told_with_the_data_set(tmp_path: Path) -> None:
+    facts = coco_facts(tmp_path, 1)
+    facts["categories"] += [{"id": 100 + k, "name": f"c{k}"} for k in range(300)]
+    path = dump(tmp_path / "a.json", facts)
+    assert said(f"coco:annotations={path},images={tmp_path}", tmp_path).startswith(
+        "--dataset coco: the classes of the annotations: A label map needs 2 to 255 classes, got "
+        "303: background, disc, bar, c0 and 299 more."
+    )
+
+
 def test_coco_files_and_folders_are_named_with_split(tmp_path: Path) -> None:
     for split, count in COUNTS.items():
         facts = coco_facts(tmp_path / f"{split}2017", count, split)

@@ -13,6 +13,7 @@ from segacc.data.splits import SplitsRead, read_each
 from segacc.errors import DataError, EmptySplitError, first_of, read_text, twice_in
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap, NamesFile
+from segacc.labels.label_map import naming
 
 SPLITS = {
     "train": ("train", "training"),
@@ -380,9 +381,10 @@ def plain_map(told: NamesFile, options: Any) -> LabelMap:
     """Build a label map from class names, with the options `ignore` and `reduce_labels`."""
     reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
     ignore = (*told.ignored, *options.ignore)
-    return LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
+    with naming(told.source):
+        return LabelMap.plain(
+            told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
+        )
 
 
 def table(name: str) -> dict[str, Any]:
