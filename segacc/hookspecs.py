@@ -339,9 +339,9 @@ class Chosen:
 
     @property
     def note(self) -> str:
-        """How a folder given by its path is read; empty for any other data set."""
+        """How folders given by their paths are read, also as parts; empty for other data sets."""
         if self.found is None:
-            return ""
+            return "; ".join(filter(None, (one.note for one in self.parts)))
         known = self.found.counts.items()
         counts = ", ".join(f"{count} {split}" for split, count in known if count)
         return f"{self.found.given} is read as {self.text}{f' ({counts})' if counts else ''}"

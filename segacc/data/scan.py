@@ -273,6 +273,11 @@ class SplitFacts:
     """Samples without faults for pictures, with their indices in the split."""
 
     @property
+    def colored(self) -> bool:
+        """Whether there are labels of several channels, as those in colours are."""
+        return bool(self.label_kinds.keys() - {*LABEL_KINDS.values(), "16 bit", "other"})
+
+    @property
     def read(self) -> int:
         """Number of samples that were read."""
         return len(self.ids)

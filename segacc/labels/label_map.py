@@ -1,7 +1,8 @@
 """LabelMap: maps raw ids or colours in label files to classes 0..K-1 or 255, and back."""
 
 import colorsys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -34,6 +35,19 @@ def spread_colors(count: int) -> tuple[Color, ...]:
     return ((60, 60, 60), *((r, g, b) for r, g, b in bright[: count - 1]))
 
 
+def bit_color(index: int) -> Color:
+    """Return Pascal VOC's RGB colour of an index in 0..255; all indices have different colours.
+
+    Three at a time, from the lowest, its bits are bit 7, 6, ... of red, green and blue, as in the
+    devkit's VOClabelcolormap (Everingham et al., host.robots.ox.ac.uk/pascal/VOC).
+    """
+    triples = range(3)  # 8 bits, three at a time
+    red, green, blue = (
+        sum((index >> (3 * k + channel) & 1) << (7 - k) for k in triples) for channel in range(3)
+    )
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """The mapping between raw ids in label files and class indices.
@@ -54,9 +68,10 @@ class LabelMap:
     def __post_init__(self) -> None:
         """Fill in a default palette; reject an invalid map."""
         if not 2 <= len(self.names) <= IGNORE:
+            told = f"{len(self.names)}: {first_of(self.names, 4)}" if self.names else "none"
             raise DataError(
-                f"A label map needs 2 to {IGNORE} classes, got {len(self.names)}: "
-                f"{first_of(self.names, 4)}. {ONE_CLASS if len(self.names) < 2 else MANY_CLASSES}"
+                f"A label map needs 2 to {IGNORE} classes, got {told}. "
+                f"{ONE_CLASS if len(self.names) < 2 else MANY_CLASSES}"
             )
         if twice := twice_in(self.names):
             raise DataError(f"Two classes have the same name: {first_of(twice, 4)}.")
@@ -293,6 +308,15 @@ class LabelMap:
         palette = tuple((r, g, b) for r, g, b in values["palette"])
         colors = {(r, g, b): int(raw) for r, g, b, raw in values.get("colors", ())}
         return cls(tuple(values["names"]), classes, palette, colors)
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """Begin the errors of a label map that is made inside with the source of its class names."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def ranges(ids: Iterable[int]) -> str:

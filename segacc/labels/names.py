@@ -3,15 +3,15 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from segacc.contracts import IGNORE
-from segacc.errors import DataError, first_of, read_text
+from segacc.errors import DataError, cut, first_of, read_text
 from segacc.labels.label_map import Color
 
 NAMES_FORM = (
@@ -80,6 +80,8 @@ class NamesFile:
     reduce_labels: bool = False
     colors: Mapping[Color, int] = field(default_factory=dict)
     """RGB colour -> raw id, from a colour table."""
+    source: str = field(default="", compare=False)
+    """The file, for errors."""
 
 
 def rgb(value: Any) -> Color:
@@ -106,8 +108,9 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
 
     The JSON is `{"id2label": {"0": "road", ...}, "palette": [[r, g, b], ...], "ignore_index": 11,
     "reduce_labels": false}`. Only id2label is required, and the file may contain the id2label
-    mapping alone. For a data set with several label columns the file may map column names to such
-    objects.
+    mapping alone, or a list of names or of objects such as `{"id": 0, "name": "road", "color":
+    [r, g, b]}`, which are sorted by `id`. For a data set with several label columns the file may
+    map column names to such objects.
 
     Args:
         path: path of the file.
@@ -117,24 +120,29 @@ def read_names(path: Path, column: str | None = None) -> NamesFile:
         DataError: the file is missing or does not have this form.
     """
     try:
-        text = read_text(path)
-        if path.suffix in (".yaml", ".yml"):
-            content = yaml.load(text, Loader=yaml.BaseLoader)  # which keeps `no` and `1.0` as text
-            return NamesFile(_listed(content.get("names", content)))
-        if path.suffix != ".json":
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
-            if path.suffix == ".csv" and lines and lines[0].lower() in COLUMN_WORDS:
-                del lines[0]
-            return NamesFile(_names(lines))
-        content = json.loads(text)
-        if column in content and "id2label" in content[column]:
-            content = content[column]
-        return _facts(content if "id2label" in content else {"id2label": content})
+        return replace(_read_names(path, column), source=str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         told = " ".join(str(error).split())
         raise DataError(f"{path}: not a list of class names ({told}). {NAMES_FORM}") from None
+
+
+def _read_names(path: Path, column: str | None) -> NamesFile:
+    text = read_text(path)
+    if path.suffix in (".yaml", ".yml"):
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # which keeps `no` and `1.0` as text
+        names = content.get("names", content) if isinstance(content, dict) else content
+        return _facts({"id2label": names})
+    if path.suffix != ".json":
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if path.suffix == ".csv" and lines and lines[0].lower() in COLUMN_WORDS:
+            del lines[0]
+        return NamesFile(_names(lines))
+    content = json.loads(text)
+    if column in content and "id2label" in content[column]:
+        content = content[column]
+    return _facts(content if "id2label" in content else {"id2label": content})
 
 
 def _names(lines: list[str]) -> list[str]:
@@ -183,24 +191,31 @@ def read_colors(path: Path) -> NamesFile:
         DataError: the file is missing, does not have this form, or two names have the same colour.
     """
     try:
-        text = read_text(path)
-        if path.suffix != ".json":
-            return _table(_lines(text))
-        content = json.loads(text)
-        if isinstance(content, list):
-            return _table([(str(one["name"]), rgb(one["color"])) for one in content])
-        if "id2label" in content:
-            return _with_colors(_facts(content), content)
-        return _table([(str(name), rgb(color)) for name, color in content.items()])
+        return replace(_read_colors(path), source=str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot read the colour table: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a table of colours ({error}). {COLORS_FORM}") from None
 
 
+def _read_colors(path: Path) -> NamesFile:
+    text = read_text(path)
+    if path.suffix != ".json":
+        return _table(_lines(text))
+    content = json.loads(text)
+    if isinstance(content, list):
+        content = _by_id(_ids(content) or range(len(content)), content)
+        return _table([(_name(one), rgb(one["color"])) for one in content])
+    if "id2label" in content:
+        return _with_colors(_facts(content), content)
+    return _table([(str(name), rgb(color)) for name, color in content.items()])
+
+
 def _facts(content: Mapping[str, Any]) -> NamesFile:
-    names = [str(name) for name in _listed(content["id2label"])]
-    palette = [rgb(color) for color in _listed(content.get("palette") or [])[: len(names)]]
+    classes = _listed(content["id2label"])
+    names = [_name(one) for one in classes]
+    own = [one["color"] for one in classes if isinstance(one, dict) and "color" in one]
+    palette = [rgb(color) for color in _listed(content.get("palette") or own)[: len(names)]]
     ignored = content.get("ignore_index")
     reduce_labels = bool(content.get("reduce_labels", False))
     return NamesFile(names, palette, () if ignored is None else (int(ignored),), reduce_labels)
@@ -276,13 +291,53 @@ def _fields(line: str) -> list[str]:
     return words
 
 
+def _name(entry: Any) -> str:
+    """Return the name of a class, which is a text, or the `name` of an object.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    name = entry.get("name") if isinstance(entry, dict) else entry
+    if not isinstance(name, str) or not name.strip():
+        told = cut(json.dumps(entry, ensure_ascii=False))
+        raise ValueError(f'{told} is no class name: expected a text, or an object with a "name"')
+    return name
+
+
 def _listed(values: Any) -> list[Any]:
+    """Return the values of a list or a mapping, in the order of their ids.
+
+    The ids are the keys of a mapping; those of a list are the `id` of its objects, if they have it.
+
+    Raises:
+        ValueError: the ids are not 0, 1, ... without gaps, or only some objects have one.
+    """
     if isinstance(values, list):
-        return values
-    ordered = sorted((int(key), value) for key, value in values.items())
-    if [key for key, _ in ordered] != list(range(len(ordered))):
+        keys, entries = _ids(values) or list(range(len(values))), values
+    else:
+        keys, entries = [int(str(key)) for key in values], values.values()
+    ordered = _by_id(keys, entries)
+    if sorted(keys) != list(range(len(keys))):
         raise ValueError(
-            f"ids must be 0..{len(ordered) - 1} without gaps, found "
-            f"{first_of((key for key, _ in ordered), 20)}"
+            f"ids must be 0..{len(keys) - 1} without gaps, found {first_of(sorted(keys), 20)}"
         )
-    return [value for _, value in ordered]
+    for key, one in enumerate(ordered):
+        if isinstance(one, dict) and str(one.get("id", key)) != str(key):
+            raise ValueError(f"the class with the key {key} has the id {one['id']}")
+    return ordered
+
+
+def _ids(values: list[Any]) -> list[int]:
+    """Return the `id` of each object in a list; an empty list if there is none.
+
+    Raises:
+        ValueError: only some have one, or one is no number.
+    """
+    own = [int(str(one["id"])) for one in values if isinstance(one, dict) and "id" in one]
+    if own and len(own) < len(values):
+        raise ValueError('some of its classes have an "id", others have none')
+    return own
+
+
+def _by_id(ids: Sequence[int], values: Iterable[Any]) -> list[Any]:
+    return [one for _, one in sorted(zip(ids, values, strict=True), key=lambda pair: pair[0])]

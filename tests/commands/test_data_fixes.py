@@ -14,6 +14,7 @@ from rich.console import Console
 from check_tools import (
     colors,
     foreign_values,
+    fractions,
     look,
     of_samples,
     pastes,
@@ -154,6 +155,21 @@ def test_colours_and_photographs_are_not_ignored_away(tmp_path: Path) -> None:
     colors(root / "annotations/train/train0.png")
     told = pastes(look(f"folder:root={root},names={root}/classes.txt"), sure=False)
     assert f"--dataset folder:root={root},colors=FILE" in told
+
+
+def test_a_table_of_colours_is_suggested_for_colours_only(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", counts={"train": 2, "validation": 1})
+    fractions(root / "annotations/train/train0.png")
+    found = look(f"folder:root={root}")
+    assert [one.text for one in unmended(judge(found), fixes(found))] != []
+    assert not any("colors=" in told for told in pastes(found))
+    for path in root.glob("annotations/*/*.png"):
+        colors(path)
+    table = tmp_path / "colors.txt"
+    table.write_text("a 0 0 0\nb 1 1 1\n")  # without (2, 2, 2): a table is there already
+    found = look(f"folder:root={root},colors={table}")
+    assert not any("colors=FILE" in told for told in pastes(found))
+    assert {fault.kind for fault in found.splits["train"].faults} == {"label"}
 
 
 @pytest.mark.parametrize("value", [255, 200])

@@ -6,6 +6,7 @@ import shutil
 import signal
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics
-from segacc.commands.evaluate.seeds import without_own
+from segacc.commands.evaluate.seeds import is_own, without_own
+from segacc.settings.sources import merge, read_yaml
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -82,6 +84,50 @@ def test_the_spread_is_that_of_the_evaluations(group: tuple[Path, str]) -> None:
     )
     assert lines[4] == f"95 % interval of the mean of mean_iou: {low:.4f} to {high:.4f}"
     assert lines[6] == "written to group/seeds.json"
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_another_split_is_kept_and_is_not_the_score_of_a_seed(
+    warm: Warm, group: tuple[Path, str]
+) -> None:
+    other = shutil.copytree(group[0] / "group", group[0] / "evaluated")
+    first, second = (other / f"seed-{seed}/best/evaluation" for seed in (5, 6))
+    assert_succeeded(warm("evaluate", other / "seed-5", "--split", "train[:3]", cwd=group[0]))
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    before = {path: path.read_bytes() for path in first.iterdir() if path.is_file()}
+    (other / "seeds.json").unlink()
+    assert_succeeded(warm("train", "--seeds", 2, "--output-dir", "evaluated", cwd=group[0]))
+    found, wanted = ((at / "seeds.json").read_text() for at in (other, group[0] / "group"))
+    assert json.loads(found) == json.loads(wanted)
+    assert {path: path.read_bytes() for path in first.iterdir() if path.is_file()} == before
+    assert json.loads((first / "seeds/evaluation.json").read_text())["split"] == "validation"
+
+
+def test_only_an_evaluation_by_the_rules_of_the_run_is_its_score(
+    group: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = group[0] / "group/seed-5"
+    stored = merge([read_yaml(run / "config.yaml")]).config
+    best = tmp_path / "best"
+    shutil.copytree(run / "best/evaluation", best / "evaluation")
+    shutil.copy(run / "best/segacc.json", best)
+    told = json.loads((best / "evaluation/evaluation.json").read_text())
+    for changes, own in (
+        ({}, True),
+        ({"split": "test"}, False),
+        ({"dataset": "folder:root=elsewhere"}, False),
+        ({"carved": {"val_fraction": 0.2, "train_split": "train", "seed": 0}}, False),
+        ({"protocol": "slide:crop=32,stride=16"}, False),
+        ({"num_images": 2}, False),
+        ({"precision": "bf16"}, False),
+        ({"scores": {"boundary_iou": 0.5}}, False),
+    ):
+        (best / "evaluation/evaluation.json").write_text(json.dumps({**told, **changes}))
+        assert is_own(best / "evaluation", stored) is own, changes
+    assert not is_own(best, stored)  # which has none
+    (best / "evaluation/evaluation.json").write_text(json.dumps({**told, "split": "validation"}))
+    assert is_own(best / "evaluation", replace(stored, eval_split="val"))
 
 
 @pytest.mark.slow

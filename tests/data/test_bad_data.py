@@ -360,12 +360,12 @@ def test_class_names_are_needed(warm: Warm, tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", names=NAMES[:1])
     given = ("--dataset", f"folder:root={root}")
     assert complaint(warm(*FLAGS, *given, cwd=tmp_path)) == (
-        "A label map needs 2 to 255 classes, got 1: background. With a single class, add the "
-        "background as a second one."
+        f"{root}/classes.txt: A label map needs 2 to 255 classes, got 1: background. With a single "
+        "class, add the background as a second one."
     )
     (root / "classes.txt").write_text("background\ndisc\ndisc\n")
     found = complaint(warm(*FLAGS, *given, cwd=tmp_path))
-    assert found == "Two classes have the same name: disc."
+    assert found == f"{root}/classes.txt: Two classes have the same name: disc."
     (root / "classes.txt").unlink()
     assert complaint(warm(*FLAGS, *given, cwd=tmp_path)) == (
         f"--dataset folder: no class names. Put classes.json or classes.txt into {root}, or add "

@@ -1,5 +1,7 @@
 """Faulty annotation files are refused: the annotation, its image, and what is wrong."""
 
+import base64
+import io
 import json
 import re
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from annotation_tools import (
     coco_facts,
@@ -196,6 +199,13 @@ def test_a_crowd_and_a_box_are_ignored_and_a_supercategory_is_left_out(tmp_path:
     np.testing.assert_array_equal(label, expected)
 
 
+def test_an_unused_category_that_is_its_own_supercategory_is_a_class(tmp_path: Path) -> None:
+    facts = coco_facts(tmp_path, 1)
+    facts["categories"].append({"id": 20, "name": "person", "supercategory": "person"})
+    found = read_coco(dump(tmp_path / "a.json", facts))
+    assert found.names == ("disc", "bar", "person")
+
+
 # ------------------------------------------------------------------------------------------- YOLO
 YOLO = {
     "0 0.5 0.5 0.2 0.2": (
@@ -214,6 +224,12 @@ YOLO = {
     ),
     "0 0.1 0.1 0.5 0.1 0.5": "its corners are 5 numbers; expected pairs of x and y",
     "0 0.1 0.1": "its polygon has 1 corner; at least 3 enclose an area",
+    "nan 0.1 0.1 0.5 0.1 0.5 0.5": (
+        "its class is nan; expected an index from 0 to 1 into the 2 class names"
+    ),
+    "inf 0.1 0.1 0.5 0.1 0.5 0.5": (
+        "its class is inf; expected an index from 0 to 1 into the 2 class names"
+    ),
     "disc 0.1 0.1 0.5 0.1": "'disc 0.1 0.1 0.5 0.1': expected numbers, `class x y x y ...`",
 }
 
@@ -318,6 +334,11 @@ CVAT = {
         'shape 1, a mask "bar" (image a.png): the runs of its rle add up to 3; expected 4, the '
         "pixels of its 2x2 box",
     ),
+    "a run of more than 64 bits": (
+        f'<mask label="bar" rle="1, {1 << 70}" left="0" top="0" width="2" height="2"/>',
+        f'shape 1, a mask "bar" (image a.png): the runs of its rle add up to {(1 << 70) + 1}; '
+        "expected 4, the pixels of its 2x2 box",
+    ),
     "a mask outside": (
         '<mask label="bar" rle="0, 1" left="9" top="50" width="1" height="1"/>',
         'shape 1, a mask "bar" (image a.png): it extends over x 9 to 10 and y 50 to 51, outside '
@@ -385,7 +406,7 @@ def test_boxes_and_ellipses_of_cvat_may_be_turned_and_lines_are_counted(tmp_path
 # ----------------------------------------------------------------------------------- Label Studio
 def region(**values: Any) -> Callable[[dict[str, Any]], Any]:
     """Change the first region of a task, or its value."""
-    own = {"original_width", "image_rotation"}
+    own = {"original_width", "image_rotation", "type"}
 
     def change_task(task: dict[str, Any]) -> None:
         first = task["annotations"][0]["result"][0]
@@ -393,6 +414,16 @@ def region(**values: Any) -> Callable[[dict[str, Any]], Any]:
         first["value"].update({key: one for key, one in values.items() if key not in own})
 
     return change_task
+
+
+def bitmask(mask: Any) -> str:
+    """Return the data URL of a bitmask region: black pixels on a clear background."""
+    alpha = np.asarray(mask, np.uint8)[..., None] * np.uint8(255)
+    data = io.BytesIO()
+    Image.fromarray(np.concatenate([np.zeros((*alpha.shape[:2], 3), np.uint8), alpha], 2)).save(
+        data, format="PNG"
+    )
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 STUDIO: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -415,6 +446,33 @@ STUDIO: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         region(image_rotation=90),
         "region r0disc (image 0a1b2c3d-train0.png): the image was turned by 90 degrees while it "
         "was annotated; turn it back in Label Studio, or turn the image file",
+    ),
+    "a label that is a number": (
+        region(polygonlabels=[5]),
+        "region r0disc (image 0a1b2c3d-train0.png): its label is 5; expected a text",
+    ),
+    "labels that are no list": (
+        region(polygonlabels="disc"),
+        'region r0disc (image 0a1b2c3d-train0.png): its "polygonlabels" is "disc"; expected a '
+        "list [...]",
+    ),
+    "a corner of 400 digits": (
+        region(points=[[10**400, 2], [3, 4], [5, 6]]),
+        "region r0disc (image 0a1b2c3d-train0.png): its corners are not all pairs of numbers",
+    ),
+    "a region of a video": (
+        region(type="videorectangle"),
+        "region r0disc (image 0a1b2c3d-train0.png): its type is videorectangle; segacc reads "
+        "brush, bitmask, polygon, rectangle, ellipse, and skips lines",
+    ),
+    "a bitmask of another size": (
+        region(type="bitmasklabels", bitmasklabels=["disc"], imageDataURL=bitmask(np.ones((9, 8)))),
+        "region r0disc (image 0a1b2c3d-train0.png): its bitmask has 9x8 pixels (height x width), "
+        "its image 48x64",
+    ),
+    "a bitmask that is no PNG": (
+        region(type="bitmasklabels", bitmasklabels=["disc"], imageDataURL="data:image/png;base64,"),
+        "region r0disc (image 0a1b2c3d-train0.png): its imageDataURL is not a PNG in base64",
     ),
     "two sizes": (
         region(original_width=80),
@@ -439,6 +497,20 @@ def test_a_faulty_region_of_label_studio_is_refused(
     spoil(task)
     path = dump(tmp_path / "a.json", [task])
     assert said(lambda: read_labelstudio(path), tmp_path) == f"a.json: {text}."
+
+
+@pytest.mark.parametrize("kind", ["bitmasklabels", "bitmask"])
+def test_the_opaque_pixels_of_a_bitmask_are_its_class(kind: str, tmp_path: Path) -> None:
+    task, mask = studio_task(picture(tmp_path, 0), 0), np.zeros((48, 64), np.uint8)
+    mask[5:40:3, 7:60:2] = 1
+    first, second = task["annotations"][0]["result"]
+    labels = "bitmasklabels" if kind == "bitmasklabels" else "labels"
+    first |= {"type": kind, "value": {"imageDataURL": bitmask(mask), labels: ["disc"]}}
+    second |= {"type": "choices", "value": {"choices": ["clear"]}}  # which is no region
+    found = read_labelstudio(dump(tmp_path / "a.json", [task]))
+    assert found.names == ("disc",)
+    label = draw(found.images[0].shapes, (48, 64), {"disc": 1})
+    np.testing.assert_array_equal(label, mask)
 
 
 def test_other_exports_of_label_studio_are_refused(tmp_path: Path) -> None:

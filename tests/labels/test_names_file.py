@@ -44,6 +44,17 @@ def test_names_of_comma10k(shared: Path) -> None:
             ' "ignore_index": 0, "reduce_labels": true}',
             NamesFile(["sky", "road"], [(1, 2, 3), (4, 5, 6)], (0,), True),
         ),
+        ("c.json", '[{"id": 1, "name": "b"}, {"id": 0, "name": "a"}]', NamesFile(["a", "b"])),
+        ("c.json", '[{"name": "b"}, {"name": "a"}]', NamesFile(["b", "a"])),
+        ("c.json", '{"1": {"name": "b"}, "0": {"id": 0, "name": "a"}}', NamesFile(["a", "b"])),
+        (
+            "c.json",
+            '[{"id": 1, "name": "b", "color": "#010203"}, {"id": 0, "name": "a", "color": [4, 5, '
+            "6]}]",
+            NamesFile(["a", "b"], [(4, 5, 6), (1, 2, 3)]),
+        ),
+        ("c.yaml", "names: [{id: 1, name: b}, {id: 0, name: a}]\n", NamesFile(["a", "b"])),
+        ("c.yaml", "- b\n- a\n", NamesFile(["b", "a"])),
     ],
 )
 def test_files_of_names(file: str, text: str, expected: NamesFile, tmp_path: Path) -> None:
@@ -70,6 +81,24 @@ RIGHT = (
         ('{"0": "a", "2": "b"}', "ids must be 0..1 without gaps, found 0, 2"),
         ('{"road": 0}', "invalid literal for int() with base 10: 'road'"),
         ("5", "argument of type 'int' is not"),
+        (
+            '[{"id": 2, "name": "c"}, {"id": 0, "name": "a"}]',
+            "ids must be 0..1 without gaps, found 0, 2",
+        ),
+        (
+            '[{"id": 0, "name": "c"}, {"id": 0, "name": "a"}]',
+            "ids must be 0..1 without gaps, found 0, 0",
+        ),
+        ('[{"id": 0, "name": "c"}, "a"]', 'some of its classes have an "id", others have none'),
+        (
+            '{"0": "a", "1": null}',
+            'null is no class name: expected a text, or an object with a "name"',
+        ),
+        (
+            '[{"label": "a"}]',
+            '{"label": "a"} is no class name: expected a text, or an object with a "name"',
+        ),
+        ('{"0": {"id": 1, "name": "a"}}', "the class with the key 0 has the id 1"),
         (
             '{"id2label": ["a"], "palette": [[1, 2]]}',
             '[1, 2] is not a colour: three numbers from 0 to 255, or "#rrggbb"',
@@ -140,6 +169,11 @@ STREET = NamesFile(
             "table.json",
             '[{"name": "Road", "color": "#804080"}, '
             '{"name": "Sign Symbol", "color": [192, 128, 128]}]',
+        ),
+        (
+            "table.json",
+            '[{"id": 8, "name": "Sign Symbol", "color": [192, 128, 128]}, '
+            '{"id": 7, "name": "Road", "color": "#804080"}]',
         ),
         (
             "classes.json",

@@ -41,6 +41,33 @@ def test_colours_are_classes_in_the_order_of_the_table(tmp_path: Path) -> None:
     assert again.labels == splits.labels
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "told"),
+    [
+        (
+            "names",
+            "# none yet\n",
+            "A label map needs 2 to 255 classes, got none. With a single class",
+        ),
+        ("names", "a\nb\na\n", "Two classes have the same name: a."),
+        ("binary", "a\na\n", "Two classes have the same name: a."),
+        (
+            "colors",
+            "a 1 2 3\n",
+            "A label map needs 2 to 255 classes, got 1: a. With a single class",
+        ),
+    ],
+)
+def test_classes_that_cannot_be_are_told_with_their_file(
+    option: str, text: str, told: str, tmp_path: Path
+) -> None:
+    laid_out(tmp_path, IDS.clip(0, 1) * 255)
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    more = {"binary": True, "names": str(path)} if option == "binary" else {option: str(path)}
+    assert refusal(tmp_path, **more).startswith(f"{path}: {told}")
+
+
 def test_a_colour_may_count_for_nothing(tmp_path: Path) -> None:
     laid_out(tmp_path, COLORS[IDS])
     (tmp_path / "colors.txt").write_text(TABLE)

@@ -245,6 +245,24 @@ def test_a_list_of_paths_of_images_finds_the_labels_by_name(root: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"img s/a, 1.jpg","lab/a 1.png"\n"img s/b;2.jpg","lab/b.png"\n', ["a, 1", "b;2"]),
+        ('"image";"mask"\n"img s/b;2.jpg"; lab/b.png\n', ["b;2"]),
+        ('"img s/a, 1.jpg"  "lab/a 1.png"\n', ["a, 1"]),
+        ('"b;2"\n"c"\n', ["b;2", "c"]),
+        ('filename\n"c d.jpg"\nc\n', ["c d", "c"]),
+    ],
+)
+def test_a_list_may_have_quotes_and_a_heading(text: str, expected: list[str], root: Path) -> None:
+    images(root, "img s/a, 1.jpg", "img s/b;2.jpg", "img s/c.jpg", "img s/c d.jpg")
+    labels(root, "lab/a 1.png", "lab/b.png", "lab/b;2.png", "lab/c.png", "lab/c d.png")
+    (root / "train.csv").write_text(text)
+    splits = build(root, images="img s", labels="lab", train="train.csv")
+    assert [one.id for one in splits.splits["train"]] == expected
+
+
 def test_lists_divide_the_folder_of_one_split(root: Path) -> None:
     images(root, "images/train/a.jpg", "images/train/b.jpg")
     labels(root, "labels/train/a.png", "labels/train/b.png")

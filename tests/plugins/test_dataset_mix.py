@@ -256,6 +256,12 @@ def test_a_mix_may_be_part_of_a_mix() -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_notes_of_a_set_are_told_with_its_name() -> None:
+    data = mixed(part("a b", notes=("1 image is missing",)), part("a b"), part("b c", notes=("x",)))
+    assert data.notes == ("set 1 (folder): 1 image is missing", "set 3 (folder): x")
+    assert mixed(data, part("a b")).notes[1] == "set 1 (folder): set 3 (folder): x"
+
+
 # ------------------------------------------------------------------------------------- weights
 
 
@@ -387,6 +393,16 @@ def test_a_command_line_and_yaml_name_the_same_mix(registry: Registry, tmp_path:
     for place, label in enumerate(labels_by_name(one, "validation")):
         file = (first, second)[place // 3] / "annotations/validation" / f"validation{place % 3}.png"
         np.testing.assert_array_equal(label, as_names(np.array(Image.open(file)), own[place // 3]))
+
+
+def test_how_folders_given_by_their_paths_are_read_is_told(
+    registry: Registry, tmp_path: Path
+) -> None:
+    sets = [str(write_data(tmp_path / name, counts={"train": 1})) for name in "ab"]
+    mix = choose(registry, "dataset", {"name": "mix", "sets": [*sets, "nuclei"]}, "--dataset")
+    first, second = mix.note.split("; ")
+    assert first.startswith(f"{sets[0]} is read as folder:root={sets[0]}")
+    assert second.startswith(f"{sets[1]} is read as folder:root={sets[1]}")
 
 
 def test_nuclei_beside_themselves_have_each_image_twice(registry: Registry) -> None:

@@ -219,6 +219,16 @@ def test_classes_of_all_splits_are_joined_by_name(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------- layouts
+def test_too_many_classes_of_annotations_are_told_with_the_data_set(tmp_path: Path) -> None:
+    facts = coco_facts(tmp_path, 1)
+    facts["categories"] += [{"id": 100 + k, "name": f"c{k}"} for k in range(300)]
+    path = dump(tmp_path / "a.json", facts)
+    assert said(f"coco:annotations={path},images={tmp_path}", tmp_path).startswith(
+        "--dataset coco: the classes of the annotations: A label map needs 2 to 255 classes, got "
+        "303: background, disc, bar, c0 and 299 more."
+    )
+
+
 def test_coco_files_and_folders_are_named_with_split(tmp_path: Path) -> None:
     for split, count in COUNTS.items():
         facts = coco_facts(tmp_path / f"{split}2017", count, split)
@@ -321,6 +331,10 @@ YAMLS = {
         "train: train/images\nnc: 3\nnames: ['disc', 'bar']\n",
         "data.yaml: nc is 3, but there are 2 names.",
     ),
+    "a count in quotes": (
+        "train: ..\\train\\images\nval: ..\\valid\\images\nnc: '2'\nnames: ['disc', 'bar']\n",
+        "",
+    ),
     "two names": (
         "train: train/images\nnames: ['bar', 'bar']\n",
         "data.yaml: the classes name bar twice. Give each class a name of its own.",
@@ -375,6 +389,16 @@ def test_lists_of_yolo_name_images_inside_the_folder(tmp_path: Path) -> None:
         "it. If you wrote the list, give the YAML file, as yolo:root=DIR/data.yaml."
     )
     assert len(build(f"yolo:root={tmp_path}/mine/data.yaml").splits["train"]) == 2
+    listed.write_text("./images/train/train1.png\nimages/train/gone.png\n")
+    (told,) = [one for one in build(f"yolo:root={tmp_path}/mine").notes if "missing" in one]
+    assert told == (
+        f"train: 1 of 2 annotated images is missing, such as {tmp_path}/mine/images/train/gone.png"
+    )
+    listed.write_text("data/images/train/train1.png\n")
+    assert said(f"yolo:root={tmp_path}/mine", tmp_path) == (
+        "mine/train.txt: none of its 1 image is there, such as data/images/train/train1.png. Paths "
+        "are relative to mine, or to the working directory."
+    )
 
 
 def test_ids_are_paths_below_the_images_if_stems_repeat(tmp_path: Path) -> None:

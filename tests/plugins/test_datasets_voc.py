@@ -19,7 +19,7 @@ from known_data import (
     sizes,
 )
 from segacc.errors import UnreadableError
-from segacc.plugins.datasets import files as tables
+from segacc.labels.label_map import bit_color
 from segacc.testing import check_dataset
 from voc_data import OBJECTS, VOC_COLORS, VOC_LISTS, sbd, voc
 
@@ -40,7 +40,7 @@ def test_voc_names_its_classes_as_published_weights_do(tmp_path: Path, shared: P
 
 
 def test_every_index_has_a_colour_of_its_own() -> None:
-    colors = [tables.bit_color(index) for index in range(256)]
+    colors = [bit_color(index) for index in range(256)]
     assert len(set(colors)) == 256
     assert colors[255] == (224, 224, 192)  # the cream of the borders
 

@@ -90,7 +90,9 @@ def _for_labels(found: Findings) -> Iterator[Fix]:
             why = "if 0 means `not labelled` and the classes start at 1"
             why = "the ids start at 1: no label contains 0" if certain else why
             yield Fix(why, {"reduce_labels": "true"}, sure=certain, mends=IDS)
-    if any(fault.kind == "label" for fault in faults) and _offers(found, "colors"):
+    in_colors = not labels.colors and any(facts.colored for facts in found.splits.values())
+    invalid = any(fault.kind == "label" for fault in faults)
+    if invalid and in_colors and _offers(found, "colors"):
         why = "labels in colours need a table of colours (FILE with lines name,r,g,b)"
         options = {"colors": "FILE", "names": None, "reduce_labels": None}
         assumed = "FILE is your table"

@@ -21,6 +21,7 @@ from segacc.commands.terminal.console import Patient, console_of, flag
 from segacc.commands.terminal.tables import interval_text, print_columns
 from segacc.commands.train import launch_command, train_command
 from segacc.data.atomic import replacing
+from segacc.data.splits import ALSO, VALIDATION
 from segacc.errors import OptionError, SegaccError, count_of, first_of
 from segacc.evaluation.model_folder import SETTINGS, side_file
 from segacc.evaluation.scores import finite, flat
@@ -28,7 +29,7 @@ from segacc.kernels.counts import iou
 from segacc.registry import load_registry
 from segacc.settings.config import TrainConfig
 from segacc.settings.secrets import HIDDEN
-from segacc.settings.sources import Layer, Settings, merge, plain_values, read_yaml
+from segacc.settings.sources import Layer, Settings, merge, plain, plain_values, read_yaml
 from segacc.training.folders import seed_folders
 from segacc.training.limits.launchers import start_command
 from segacc.training.limits.signals import Starting
@@ -36,6 +37,8 @@ from segacc.training.plan import make_plan
 
 SEEDS = "seeds.json"
 """File in the folder of a group: the scores of its runs, and their spread."""
+APART = "seeds"
+"""Folder in the evaluation of a run for the scores of SEEDS, if the user's are others."""
 OWN = {"--seeds": 1, "--seed": 1, "--output-dir": 1, "--resume": 1, "--overwrite": 0}
 """Flags that differ between the runs of a group, and whether they take a value."""
 
@@ -118,9 +121,8 @@ def seeds_command(layers: list[Layer], count: int, processes: int, args: list[st
             console.out(f"`{group.command()}` goes on with all seeds", highlight=False)
             return code
     Starting(lambda name: f"{name}: all runs are trained; `{group.command()}` scores them.")
-    for seed in group.seeds:
-        evaluate_run(group.run_folder(seed), merge(layers).config)
-    spread = spread_of(group)
+    given = merge(layers).config
+    spread = spread_of(group, [evaluate_run(group.run_folder(seed), given) for seed in group.seeds])
     spread.show(console)
     with replacing(group.folder / SEEDS) as part:
         part.write_text(json.dumps(spread.to_dict(), indent=1), encoding="utf-8")
@@ -252,19 +254,42 @@ def without_own(args: Sequence[str]) -> list[str]:
     return left
 
 
-def evaluate_run(folder: Path, given: TrainConfig) -> None:
-    """Score the best weights of a run on its validation split, unless that was done before."""
-    if (folder / "best" / "evaluation" / REPORT).is_file():
-        return
+def evaluate_run(folder: Path, given: TrainConfig) -> Path:
+    """Score the best weights of a run on its validation split, unless that was done before.
+
+    Return the folder: that of `segacc evaluate`, or APART in it if that has other scores.
+    """
     stored = merge([read_yaml(folder / SETTINGS)]).config
+    usual = folder / "best" / "evaluation"
+    other = (usual / REPORT).is_file() and not is_own(usual, stored)
+    place = usual / APART if other else usual
+    if (place / REPORT).is_file():
+        return place
     keys = ("metric", "num_workers", "skip_unreadable", "mixed_precision", "eval_batch_size")
-    values = {key: getattr(stored, key) for key in keys}
+    values = {"output_dir": place, **{key: getattr(stored, key) for key in keys}}
     if HIDDEN in str(stored.dataset):  # its password is in the given settings only
         values |= {"dataset": given.dataset, "split": stored.eval_split}
-    layer = Layer(values, "command line")
-    loaded = load(check(str(folder), layer, flag))
+    loaded = load(check(str(folder), Layer(values, "command line"), flag))
     finish(loaded, console_of(stderr=True))
     loaded.scoring.accelerator.end_training()
+    return place
+
+
+def is_own(evaluation: Path, stored: TrainConfig) -> bool:
+    """Return whether an evaluation of best/ is on the run's validation split, by its rules."""
+    try:
+        report = dict(json.loads((evaluation / REPORT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
+    base, bracket, part = stored.eval_split.partition("[")
+    also = f"{VALIDATION}{bracket}{part}" if base in ALSO else stored.eval_split
+    best = side_file(evaluation.parent)
+    wanted = {"dataset": plain(stored.dataset), "carved": None, **best.get("terms", {})}
+    return (
+        report.get("split") in (stored.eval_split, also)
+        and all(report.get(key, "") == value for key, value in wanted.items())
+        and best.get("scores", {}).keys() - {"val_loss"} <= report.get("scores", {}).keys()
+    )
 
 
 @dataclass(frozen=True)
@@ -362,13 +387,13 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean, "std": deviation, "min": min(known), "max": max(known)}
 
 
-def spread_of(group: Group) -> Spread:
-    """Read the evaluations of a group.
+def spread_of(group: Group, evaluations: Sequence[Path]) -> Spread:
+    """Read the evaluations of a group, in the order of its seeds.
 
     Raises:
         SegaccError: one is missing or damaged, or they are of different images or rules.
     """
-    side = read_sides([group.run_folder(seed) for seed in group.seeds], "--seeds")
+    side = read_sides(evaluations, "--seeds")
     stored: TrainConfig = merge([read_yaml(group.run_folder(group.seeds[0]) / SETTINGS)]).config
     both = frozenset.intersection(*(frozenset(run.images.ids) for run in side.runs))
     images = [run.images.among(both) for run in side.runs]

@@ -65,7 +65,11 @@ def _read(path: Path) -> Annotations:
             f"{path}: its annotations are boxes without outlines, which are for detection: none of "
             f"the {boxes} has a segmentation. Export polygons or masks."
         )
-    parents = {one.get("supercategory") for one in content["categories"]}
+    parents = {  # but for a category that names itself, as COCO's own person does
+        one.get("supercategory")
+        for one in content["categories"]
+        if one.get("supercategory") != one["name"]
+    }
     kept = [name for key, name in names.items() if key in used or name not in parents]
     note = (
         f"{path}: {count_of(boxes, 'annotation has', 'annotations have')} a box and no outline: "

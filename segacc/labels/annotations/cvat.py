@@ -165,15 +165,16 @@ def _patch(element: Element, size: tuple[int, int]) -> Patch:
     )
     polygon(rectangle(left, top, left + width, top + height), size)  # raises if it is outside
     try:
-        runs = np.array([int(run) for run in told.get("rle", "").split(",")], np.int64)
+        runs = [int(run) for run in told.get("rle", "").split(",")]
     except ValueError:
         raise ShapeError('its "rle" is not a list of whole numbers') from None
-    if runs.min() < 0 or runs.sum() != width * height:
+    if min(runs) < 0 or sum(runs) != width * height:
         raise ShapeError(
-            f"the runs of its rle add up to {runs.sum()}; expected {width * height}, the pixels of "
+            f"the runs of its rle add up to {sum(runs)}; expected {width * height}, the pixels of "
             f"its {width}x{height} box"
         )
-    return Patch(top, left, height, width, partial(_decoded, runs, (height, width)))
+    packed = np.array(runs, np.int64)
+    return Patch(top, left, height, width, partial(_decoded, packed, (height, width)))
 
 
 def _decoded(runs: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:

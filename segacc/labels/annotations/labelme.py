@@ -1,7 +1,5 @@
 """Reads labelme's JSON files, one for each image (github.com/wkentaro/labelme)."""
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,20 +7,18 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from segacc.errors import DataError, count_of
 from segacc.labels.annotations import IGNORED
 from segacc.labels.annotations.reading import (
     Faults,
     ShapeError,
     ellipse,
+    embedded,
     image_size,
     left_out,
     number,
     numbers,
+    pixels_of,
     polygon,
     read_json,
     rectangle,
@@ -114,24 +110,10 @@ def _patch(entry: Mapping[str, Any], points: list[Any], size: tuple[int, int] | 
         raise ShapeError(f"its mask has {count_of(len(points), 'point')}; expected 2")
     (left, top), (right, bottom) = (map(int, numbers(one, 2, "point")) for one in points)
     polygon(rectangle(left, top, right + 1, bottom + 1), size)  # raises if it is outside
-    text = value(entry, "mask", str)
-    try:
-        data = base64.b64decode(text)
-        with Image.open(io.BytesIO(data)) as picture:
-            found = picture.height, picture.width
-    except Exception:  # a damaged file makes Pillow raise anything
-        raise ShapeError("its mask is not a PNG in base64") from None
+    data, found = embedded(value(entry, "mask", str), "mask")
     if found != (bottom - top + 1, right - left + 1):
         raise ShapeError(
             f"its mask has {found[0]}x{found[1]} pixels (height x width); its points span "
             f"{bottom - top + 1}x{right - left + 1}"
         )
-    return Patch(top, left, *found, partial(_decoded, data))
-
-
-def _decoded(data: bytes) -> NDArray[np.bool_]:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("L")) > 0
-    except Exception:  # a damaged file makes Pillow raise anything
-        raise ShapeError("its mask is damaged") from None
+    return Patch(top, left, *found, partial(pixels_of, data, "L"))

@@ -1,5 +1,6 @@
 """Reads Label Studio's JSON export (labelstud.io/guide/export#JSON)."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -10,14 +11,16 @@ from urllib.parse import parse_qs, unquote, urlparse
 import numpy as np
 from numpy.typing import NDArray
 
-from segacc.errors import DataError, count_of
+from segacc.errors import DataError, count_of, cut
 from segacc.labels.annotations.reading import (
     Faults,
     ShapeError,
     ellipse,
+    embedded,
     image_size,
     left_out,
     number,
+    pixels_of,
     polygon,
     read_json,
     rectangle,
@@ -30,7 +33,7 @@ from segacc.labels.annotations.shapes import AnnotatedImage, Annotations, Patch,
 PERCENT = 100
 LINES = ("keypoint", "vector")
 """Kinds of regions that have no area; their labels are keypointlabels, ..."""
-AREAS = ("brush", "polygon", "rectangle", "ellipse")
+AREAS = ("brush", "bitmask", "polygon", "rectangle", "ellipse")
 """Kinds of regions that are areas."""
 
 
@@ -111,6 +114,9 @@ def _image(
                 shapes.append(_shape(region, kind, where, size))
             elif kind in LINES:
                 counts[kind] += 1
+            elif any(key.endswith("labels") for key in region["value"]):
+                known = "brush, bitmask, polygon, rectangle, ellipse"
+                raise ShapeError(f"its type is {kind}; segacc reads {known}, and skips lines")
     if len(sizes) > 1:
         raise ShapeError(f"its regions state several sizes (height, width): {sorted(sizes)}")
     return AnnotatedImage(name, tuple(shapes), next(iter(sizes), None))
@@ -152,9 +158,10 @@ def _regions(results: list[Any]) -> dict[str, dict[str, Any]]:
 
 
 def _kind(region: Mapping[str, Any]) -> str:
-    """Return the kind of a region, such as polygon; empty if it is no shape."""
-    kinds = [kind.removesuffix("labels") for kind in region["types"]]
-    return next((kind for kind in kinds if kind in (*AREAS, *LINES)), "")
+    """Return the kind of a region, such as polygon; another type if it is no known shape."""
+    types: list[str] = region["types"]
+    kinds = [kind.removesuffix("labels") for kind in types]
+    return next((kind for kind in kinds if kind in (*AREAS, *LINES)), types[0])
 
 
 def _shape(region: Mapping[str, Any], kind: str, where: str, size: tuple[int, int]) -> Shape:
@@ -164,8 +171,11 @@ def _shape(region: Mapping[str, Any], kind: str, where: str, size: tuple[int, in
         ShapeError: it is faulty, or drawn on a turned image.
     """
     told = region["value"]
-    lists = (told.get(key, []) for key in (f"{kind}labels", "labels"))
-    labels = list(dict.fromkeys(name for some in lists for name in some))
+    lists = [value(told, key, list) for key in (f"{kind}labels", "labels") if key in told]
+    names = [name for some in lists for name in some]
+    if others := [name for name in names if not isinstance(name, str)]:
+        raise ShapeError(f"its label is {cut(json.dumps(others[0]))}; expected a text")
+    labels = list(dict.fromkeys(names))
     if len(labels) != 1:
         raise ShapeError(f"it has {count_of(len(labels), 'label')}; expected one class")
     if region.get("image_rotation"):
@@ -173,8 +183,9 @@ def _shape(region: Mapping[str, Any], kind: str, where: str, size: tuple[int, in
             f"the image was turned by {region['image_rotation']} degrees while it was annotated; "
             "turn it back in Label Studio, or turn the image file"
         )
-    if kind == "brush":
-        return Shape(labels[0], where, patch=_patch(told, size))
+    if kind in ("brush", "bitmask"):
+        patch = _patch(told, size) if kind == "brush" else _bitmask(told, size)
+        return Shape(labels[0], where, patch=patch)
     scale = np.array([size[1], size[0]], np.float64) / PERCENT
     if kind == "polygon":
         corners = polygon(value(told, "points", list), None) * scale
@@ -209,6 +220,22 @@ def _patch(told: Mapping[str, Any], size: tuple[int, int]) -> Patch:
     except (TypeError, ValueError):
         raise ShapeError('its "rle" is not a list of numbers from 0 to 255') from None
     return Patch(0, 0, *size, partial(decoded, data, size))
+
+
+def _bitmask(told: Mapping[str, Any], size: tuple[int, int]) -> Patch:
+    """Return the pixels of a bitmask region: those that are not clear in a PNG of the image's size.
+
+    Raises:
+        ShapeError: it is no such PNG.
+    """
+    address = value(told, "imageDataURL", str)  # data:image/png;base64,...
+    data, found = embedded(address.rpartition(",")[2], "imageDataURL")
+    if found != size:
+        raise ShapeError(
+            f"its bitmask has {found[0]}x{found[1]} pixels (height x width), its image "
+            f"{size[0]}x{size[1]}"
+        )
+    return Patch(0, 0, *size, partial(pixels_of, data, "A"))
 
 
 def decoded(data: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:

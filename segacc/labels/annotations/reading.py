@@ -1,6 +1,8 @@
 """Functions shared by the readers of annotation files: checked values, polygons, and faults."""
 
+import base64
 import gc
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segacc.errors import DataError, count_of, cut, first_of, read_text, twice_in
 from segacc.labels.annotations.shapes import AnnotatedImage
@@ -79,7 +82,7 @@ def number(entry: Any, key: str) -> float:
         raise ShapeError(f'it has no "{key}"')
     try:
         found = float(entry[key])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         raise ShapeError(f'its "{key}" is {cut(repr(entry[key]))}; expected a number')
@@ -94,7 +97,7 @@ def numbers(found: Any, count: int, what: str) -> list[float]:
     """
     try:
         read = [float(one) for one in found]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         read = []
     if len(read) != count or not all(map(math.isfinite, read)):
         raise ShapeError(f"its {what} is {cut(repr(found))}; expected {count} numbers")
@@ -124,7 +127,7 @@ def polygon(points: Any, size: tuple[int, int] | None) -> NDArray[np.float64]:
     """
     try:
         flat = np.array(points, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ShapeError("its corners are not all pairs of numbers") from None
     if flat.ndim > 2 or flat.size % 2 or (flat.ndim == 2 and flat.shape[1] != 2):
         raise ShapeError(f"its corners are {flat.size} numbers; expected pairs of x and y")
@@ -181,6 +184,34 @@ def turned(
     turn = np.array([[cosine, sine], [-sine, cosine]])
     moved: NDArray[np.float64] = (corners - about) @ turn + about
     return moved
+
+
+def embedded(text: str, what: str) -> tuple[bytes, tuple[int, int]]:
+    """Return a picture that is given in base64, as the bytes of its file, and (height, width).
+
+    Raises:
+        ShapeError: it is none; `what` names it.
+    """
+    try:
+        data = base64.b64decode(text)
+        with Image.open(io.BytesIO(data)) as picture:
+            return data, (picture.height, picture.width)
+    except Exception:  # a damaged file makes Pillow raise anything
+        raise ShapeError(f"its {what} is not a PNG in base64") from None
+
+
+def pixels_of(data: bytes, band: Literal["L", "A"]) -> NDArray[np.bool_]:
+    """Return the pixels (height, width) of a mask: those that are not black, or not clear (A).
+
+    Raises:
+        ShapeError: the picture is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            plane = picture.convert("L" if band == "L" else "RGBA").getchannel(band)
+            return np.asarray(plane) > 0
+    except Exception:  # a damaged file makes Pillow raise anything
+        raise ShapeError("its mask is damaged") from None
 
 
 @dataclass

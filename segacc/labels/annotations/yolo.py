@@ -95,7 +95,7 @@ def _shape(cells: Sequence[str], where: str, names: Sequence[str], size: tuple[i
             "five numbers are a box, which is a label for detection, not for segmentation. Export "
             "polygons (YOLO segmentation) from your annotation tool"
         )
-    if index != int(index) or not 0 <= index < len(names):
+    if not 0 <= index < len(names) or index != int(index):
         raise ShapeError(
             f"its class is {cells[0]}; expected an index from 0 to {len(names) - 1} into the "
             f"{len(names)} class names"

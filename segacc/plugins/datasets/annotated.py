@@ -13,6 +13,7 @@ from segacc.errors import DataError, UnreadableError, count_of, did_you_mean, fi
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap, read_names
 from segacc.labels.annotations import IGNORED, Overlap
+from segacc.labels.label_map import naming
 from segacc.plugins.datasets.files import listing
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ def build_parts(
         names = _as_listed(names, listed)
     if not names:
         raise DataError(f"{where}: no annotation names a class, so there is nothing to learn.")
-    labels, rules = class_map(names, options)
+    with naming(listed or f"{where}: the classes of the annotations"):
+        labels, rules = class_map(names, options)
     splits = {split: _samples(part, rules) for split, part in parts.items()}
     notes = [note for part in parts.values() for note in part.annotations.notes]
     notes += [line for split, part in parts.items() for line in _missing(split, part)]

@@ -8,8 +8,8 @@ from segacc.contracts import IGNORE
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
+from segacc.labels.label_map import bit_color
 from segacc.plugins.datasets.files import (
-    bit_color,
     first_folder,
     listing,
     open_root,

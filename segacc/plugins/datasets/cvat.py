@@ -9,6 +9,7 @@ from segacc.data.splits import read_each
 from segacc.errors import DataError, first_of
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, read_colors
+from segacc.labels.label_map import naming
 from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, located, unlisted
 from segacc.plugins.datasets.files import (
     SPLITS,
@@ -85,7 +86,8 @@ def _of_masks(root: Path, options: CvatOptions) -> DataSplits:
     read = {split_of(path.stem): partial(_labelled, root, folder, path) for path in files}
     splits, unusable = read_each(read or {"train": partial(_labelled, root, folder)})
     told = read_colors(root / COLORS)
-    labels = LabelMap.plain(told.names, palette=told.palette)
+    with naming(told.source):
+        labels = LabelMap.plain(told.names, palette=told.palette)
     return DataSplits(splits, replace(labels, colors=told.colors), unusable=unusable)
 
 

@@ -1,8 +1,9 @@
 """Functions shared by the data sets on disk: folders, pairs of files, class and colour tables."""
 
+import csv
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from segacc.data.splits import SplitsRead, read_each
 from segacc.errors import DataError, EmptySplitError, first_of, read_text, twice_in
 from segacc.hookspecs import Sample
 from segacc.labels import LabelMap, NamesFile
+from segacc.labels.label_map import naming
 
 SPLITS = {
     "train": ("train", "training"),
@@ -256,20 +258,24 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-def listed(path: Path, images: Mapping[str, Path], image_folder: Path) -> dict[str, Path]:
+def listed(
+    path: Path, images: Mapping[str, Path], image_folder: Path, names: Sequence[str] = ()
+) -> dict[str, Path]:
     """Select the images named in a list, in its order.
 
-    A line is a stem, a file name or a path; if it has several columns, the first is used.
+    A name is a stem, a file name or a path.
 
     Args:
         path: path of the list.
         images: images by stem.
         image_folder: folder of the images, for errors.
+        names: the names in the list; default: those at the start of its lines.
 
     Raises:
         DataError: the list is unreadable or empty, or has a duplicate or unknown name.
     """
-    stems = [_named(line, images) for line in read_lines(path)]
+    told = [[one] for one in names] or [[line.split()[0], line] for line in read_lines(path)]
+    stems = [_stem(texts, images) for texts in told]
     if gone := [stem for stem in stems if stem not in images]:
         raise DataError(
             f"{path}: {len(gone)} of its {len(stems)} names have no image in {image_folder}: "
@@ -297,9 +303,9 @@ def words(text: str) -> frozenset[str]:
 def rows(path: Path, root: Path, images: Path) -> list[Row]:
     """Read a list: for each line the paths of image and label in `root`, or the image's name.
 
-    Columns are separated by tabs, commas, semicolons or spaces; the name of a file in `root` or in
-    `images` may contain them. A first line of column names, such as `image,mask`, is skipped; it
-    may also say that the labels come first.
+    Columns are separated by tabs, commas, semicolons or spaces; a path in double quotes, or of a
+    file in `root` or `images`, may contain them. A first line of column names, such as
+    `image,mask`, is skipped; it may also say that the labels come first.
 
     Raises:
         DataError: the list is unreadable or empty, or a line has other columns than the first.
@@ -325,15 +331,17 @@ def rows(path: Path, root: Path, images: Path) -> list[Row]:
 
 
 def _columns(line: str, folders: tuple[Path, ...]) -> Row:
-    if not re.search(r"[\s,;]", line) or any((one / line).is_file() for one in folders):
+    if not re.search(r'[\s,;"]', line) or any((one / line).is_file() for one in folders):
         return (line,)
-    comma = next((one for one in "\t,;" if one in line), None)
-    return tuple(part.strip() for part in line.split(comma))
+    outside = re.sub('"[^"]*"', "", line)
+    comma = next((one for one in "\t,;" if one in outside), " ")
+    cells = next(csv.reader([line], delimiter=comma, skipinitialspace=True))
+    return tuple(cell.strip() for cell in cells)
 
 
-def _named(line: str, images: Mapping[str, Path]) -> str:
-    """Return the stem that a line refers to; a name with spaces is the whole line."""
-    stems = [(Path(text).name, Path(text).stem) for text in (line.split()[0], line)]
+def _stem(texts: Sequence[str], images: Mapping[str, Path]) -> str:
+    """Return the stem of the image that is meant by the first of some texts."""
+    stems = [(Path(text).name, Path(text).stem) for text in texts]
     known = [name for both in stems for name in both if name in images]
     return known[0] if known else stems[0][1]
 
@@ -373,9 +381,10 @@ def plain_map(told: NamesFile, options: Any) -> LabelMap:
     """Build a label map from class names, with the options `ignore` and `reduce_labels`."""
     reduce_labels = told.reduce_labels if options.reduce_labels is None else options.reduce_labels
     ignore = (*told.ignored, *options.ignore)
-    return LabelMap.plain(
-        told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
-    )
+    with naming(told.source):
+        return LabelMap.plain(
+            told.names, ignore=ignore, reduce_labels=reduce_labels, palette=told.palette
+        )
 
 
 def table(name: str) -> dict[str, Any]:
@@ -383,16 +392,3 @@ def table(name: str) -> dict[str, Any]:
     path = Path(__file__).parent / "data" / f"{name}.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def bit_color(index: int) -> tuple[int, int, int]:
-    """Return Pascal VOC's RGB colour of an index in 0..255; all indices have different colours.
-
-    Three at a time, from the lowest, its bits are bit 7, 6, ... of red, green and blue, as in the
-    devkit's VOClabelcolormap (Everingham et al., host.robots.ox.ac.uk/pascal/VOC).
-    """
-    triples = range(3)  # 8 bits, three at a time
-    red, green, blue = (
-        sum((index >> (3 * k + channel) & 1) << (7 - k) for k in triples) for channel in range(3)
-    )
-    return red, green, blue

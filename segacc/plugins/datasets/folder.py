@@ -182,7 +182,7 @@ def _from_list(layout: Layout, split: str, path: Path) -> list[Sample]:
     if all((layout.root / name).is_file() for (name,) in found):
         chosen = images_of_rows(path, found, layout.root, ending=layout.image_suffix)
     elif images.is_dir():
-        chosen = listed(path, layout.pictures(images), images)
+        chosen = listed(path, layout.pictures(images), images, [name for (name,) in found])
     else:
         raise DataError(
             f"{path}: its images must be in {images}, which is not a folder, or be "

@@ -10,6 +10,7 @@ from segacc.data.samples import JPEG_SUFFIXES, in_root, is_image
 from segacc.errors import DataError, first_of
 from segacc.hookspecs import Sample
 from segacc.labels import Color, LabelMap, NamesFile, read_colors, read_names
+from segacc.labels.label_map import naming
 from segacc.plugins.datasets.files import names_beside, plain_map
 from segacc.plugins.datasets.folder_layout import WHERE
 
@@ -59,7 +60,8 @@ def _binary(
             raise DataError(
                 f"{WHERE}: binary=true: {lossy[0]} is a JPEG, {other} is not; expected one format."
             )
-        return LabelMap(tuple(told.names), {k: int(k > 127) for k in range(256)})
+        with naming(told.source):
+            return LabelMap(tuple(told.names), {k: int(k > 127) for k in range(256)})
     found = next((one for sample in samples if (one := _foreground(sample, ignore))), None)
     if found is None:
         raise DataError(f"{WHERE}: binary=true, but no label has a value other than 0.")
@@ -71,7 +73,8 @@ def _binary(
         colors = {(0, 0, 0): 0, found: value}
     ignored = dict.fromkeys((IGNORE, *ignore), IGNORE)
     classes = {**ignored, 0: 0, value: 1}
-    return LabelMap(tuple(told.names), classes, tuple(told.palette), colors)
+    with naming(told.source):
+        return LabelMap(tuple(told.names), classes, tuple(told.palette), colors)
 
 
 def _foreground(sample: Sample, ignore: tuple[int, ...]) -> int | Color | None:

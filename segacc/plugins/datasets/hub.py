@@ -193,7 +193,7 @@ def _label_map(options: HubOptions, loaded: Loaded, columns: Columns) -> LabelMa
     if path is not None:
         told = _read(path, columns.label, typed=options.names is not None)
     elif columns.names is not None:
-        told = NamesFile(list(columns.names))
+        told = NamesFile(list(columns.names), source=f"{WHERE}: {loaded.what}")
     else:
         others = ", ".join(columns.passed_over)
         raise DataError(

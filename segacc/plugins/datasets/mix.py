@@ -21,6 +21,7 @@ from segacc.data.samples import ids_of
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream, hookimpl
 from segacc.labels import Color, LabelMap, edit, spread_colors
+from segacc.labels.label_map import naming
 from segacc.settings.options import parse_component
 
 WHERE = "--dataset mix"
@@ -171,7 +172,8 @@ def build_mix(options: MixOptions, parts: tuple[DataSplits, ...]) -> DataSplits:
     if options.weights and "train" in splits:
         _refuse_idle(told, parts)
     crop = next((part.crop_size for part in parts if part.crop_size), None)
-    return DataSplits(splits, labels, crop, chances, unusable)
+    notes = [f"{who}: {note}" for who, one in zip(told, parts, strict=True) for note in one.notes]
+    return DataSplits(splits, labels, crop, chances, unusable, tuple(notes))
 
 
 def _names(options: MixOptions) -> list[str]:
@@ -272,10 +274,8 @@ def unify(parts: Sequence[DataSplits], options: Any) -> tuple[LabelMap, tuple[Tr
     names = list(dict.fromkeys(name for part in parts for name in part.labels.names))
     if options.classes == "common":
         names = _common(parts, names)
-    try:
+    with naming(f"{WHERE}: the classes of all sets"):
         joined = LabelMap.plain(names, palette=_palette(parts, names))
-    except DataError as error:
-        raise DataError(f"{WHERE}: the classes of all sets: {error}") from None
     edited = edit(joined, options.map, f"{WHERE}: map")
     whole = LabelMap.plain(edited.names, palette=edited.palette)
     target = {name: edited.classes.get(k) for k, name in enumerate(names)}

@@ -9,9 +9,9 @@ from segacc.data.splits import read_each
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap
+from segacc.labels.label_map import bit_color
 from segacc.plugins.datasets.files import (
     LABEL_SUFFIXES,
-    bit_color,
     by_stem,
     expect_folders,
     expect_labels,

@@ -98,8 +98,9 @@ def _names(
             f"{WHERE}: {root} has no class names: neither data.yaml nor classes.txt. {FORM}"
         )
     names = read_names(path).names
-    if path == config and content.get("nc", len(names)) != len(names):
-        raise DataError(f"{path}: nc is {content['nc']}, but there are {len(names)} names.")
+    count = content.get("nc") if path == config else None
+    if count is not None and str(count) != str(len(names)):
+        raise DataError(f"{path}: nc is {count}, but there are {len(names)} names.")
     refuse_twice(path, "the classes name", names, "Give each class a name of its own.")
     return names
 
@@ -115,13 +116,18 @@ def folders_of(root: Path, config: Path | None, *, anywhere: bool = False) -> di
     if config is None:
         return _folders(root)
     content = _content(config)
-    base = Path(str(content.get("path") or "."))
+    base = _path(content.get("path") or ".")
     found = dict[str, list[Path]]()
     for split, names in SPLITS.items():
         told: Any = next((content[name] for name in names if content.get(name)), [])
         paths = told if isinstance(told, list) else [told]
-        found[split] = [_place(root, base, Path(str(path)), anywhere=anywhere) for path in paths]
+        found[split] = [_place(root, base, _path(path), anywhere=anywhere) for path in paths]
     return {split: some for split, some in found.items() if some}
+
+
+def _path(told: Any) -> Path:
+    """Return a path of the YAML file, which may be written with Windows' backslashes."""
+    return Path(str(told).replace("\\", "/"))
 
 
 def _place(root: Path, base: Path, path: Path, *, anywhere: bool) -> Path:
@@ -179,16 +185,33 @@ def _images(place: Path) -> Iterator[Path]:
     """Yield the images of a folder and its subfolders, or those that a text file lists.
 
     Raises:
-        DataError: there is no such folder or file.
+        DataError: there is no such folder or file, or nothing that the file lists.
     """
     if place.is_dir():
         yield from (path for path in sorted(place.rglob("*")) if is_image(path))
     elif place.is_file():
-        yield from (in_root(place.parent, Path(line)) for line in read_lines(place))
+        yield from _listed(place)
     else:
         raise DataError(
             f"{WHERE}: {place}, named in the YAML file, is neither a folder nor a list."
         )
+
+
+def _listed(file: Path) -> list[Path]:
+    """Return the images that a text file lists, beside it or from the working directory.
+
+    Raises:
+        DataError: none of them is there.
+    """
+    lines = read_lines(file)
+    both = [(file.parent / line, Path(line)) for line in lines]
+    found = [far if far.exists() and not near.exists() else near for near, far in both]
+    if not any(path.exists() for path in found):
+        raise DataError(
+            f"{file}: none of its {count_of(len(lines), 'image')} is there, such as {lines[0]}. "
+            f"Paths are relative to {file.parent}, or to the working directory."
+        )
+    return found
 
 
 def _strays(parts: Any) -> tuple[str, ...]:
