@@ -1,6 +1,6 @@
 """`coco`: polygons and masks in COCO's JSON, which most annotation tools export."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 from segacc.data.splits import read_each
 from segacc.errors import DataError, count_of, first_of
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
-from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, located, unlisted
+from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, unlisted
 from segacc.plugins.datasets.class_lists import COCO, kind_of_json
 from segacc.plugins.datasets.files import SPLITS, listing, open_root
 from segacc.plugins.datasets.folder_layout import SPLIT
+from segacc.plugins.datasets.located import located
 from segacc.plugins.datasets.places import Tree, split_in, tree_of
 
 WHERE = "--dataset coco"
@@ -139,17 +140,28 @@ def _image_folder(options: CocoOptions, split: str, file: Path, names: Sequence[
     root = options.root or (
         file.parent.parent if file.parent.name == "annotations" else file.parent
     )
-    wanted = {name.replace("\\", "/").rpartition("/")[2] for name in names}
-    counts = {
-        root / folder: len(wanted.intersection(found)) for folder, found in tree_of(root).items()
-    }
-    best = max(counts.values(), default=0)
+    tree, told = tree_of(root), [PurePosixPath(name.replace("\\", "/")) for name in names]
+    found = _holders(tree, {str(one) for one in told})
+    found = found or _holders(tree, {one.name for one in told})
+    best = max(map(len, found.values()), default=0)
     if not best:
         raise DataError(
             f"{WHERE}: none of the {count_of(len(names), 'image')} of {file} is in {root}, such as "
             f"{names[0]}. Name their folder as images=DIR."
         )
-    return _nearest([folder for folder, count in counts.items() if count == best], file, split)
+    return _nearest([root / one for one, some in found.items() if len(some) == best], file, split)
+
+
+def _holders(tree: Tree, names: Collection[str]) -> dict[str, list[str]]:
+    """Return the folders below which files of these names are, with the paths of these files."""
+    found, last = dict[str, list[str]](), {name.rpartition("/")[2] for name in names}
+    for folder, files in tree.items():
+        above = PurePosixPath(folder).parts
+        for file in last.intersection(files):
+            for depth in range(len(above) + 1):
+                if "/".join((*above[depth:], file)) in names:
+                    found.setdefault("/".join(above[:depth]), []).append(f"{folder}/{file}")
+    return found
 
 
 def _nearest(folders: Sequence[Path], file: Path, split: str) -> Path:

@@ -9,7 +9,7 @@ from segacc.data.splits import read_each
 from segacc.errors import DataError, first_of
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, read_colors
-from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, located, unlisted
+from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, unlisted
 from segacc.plugins.datasets.files import (
     SPLITS,
     expect_labels,
@@ -19,6 +19,7 @@ from segacc.plugins.datasets.files import (
     pictures,
     with_labels,
 )
+from segacc.plugins.datasets.located import located
 
 if TYPE_CHECKING:
     from segacc.labels.annotations.shapes import Annotations

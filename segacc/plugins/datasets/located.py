@@ -1,0 +1,89 @@
+"""Where the image files of annotations are, found by the names in the files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segacc.data.samples import is_inside
+from segacc.errors import DataError, count_of
+from segacc.plugins.datasets.files import listing
+
+
+def located(
+    where: str, file: Path, names: Sequence[str], folder: Path, option: str = "images"
+) -> list[Path]:
+    """Return the path of each image that an annotation file names.
+
+    A name is a path in the folder. Tools also write paths of their own disk: a path outside the
+    folder is that of a file in the folder itself, and so are all paths if none of those with a
+    subfolder is there.
+
+    Args:
+        where: start of error messages.
+        file: the annotation file.
+        names: of its images.
+        folder: of the images.
+        option: that names the folder, for errors.
+
+    Raises:
+        DataError: no image is there, or a name leads out of the folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{where}: {option}={folder} is not a folder.")
+    inside, told = _Inside(folder), [name.replace("\\", "/") for name in names]
+    exact = [inside.find(name) for name in told]
+    nested = any(path and "/" in name for path, name in zip(exact, told, strict=True))
+    found = [
+        path or _elsewhere(file, name, inside, flat=not nested)
+        for path, name in zip(exact, told, strict=True)
+    ]
+    if found and not any(path.is_file() for path in found):
+        raise DataError(
+            f"{where}: none of the {count_of(len(names), 'image')} of {file} is in {folder}, such "
+            f"as {names[0]}; it contains {listing(folder)}. Name the folder of the images as "
+            f"{option}=DIR."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """The files below a folder, each of whose subfolders is listed once."""
+
+    folder: Path
+    known: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """The names of the files of a subfolder, by what annotations may call them."""
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file; None if there is none."""
+        above, _, last = name.rpartition("/")
+        if above not in self.known:
+            place = self.folder / above
+            is_there = is_inside(self.folder, place) and place.is_dir()
+            self.known[above] = _names_in(place) if is_there else {}
+        file = self.known[above].get(last)
+        return self.folder / above / file if file else None
+
+
+def _names_in(folder: Path) -> dict[str, str]:
+    """Return the names of a folder's files."""
+    with os.scandir(folder) as inside:
+        return {one.name: one.name for one in inside if one.is_file()}
+
+
+def _elsewhere(file: Path, name: str, inside: _Inside, *, flat: bool) -> Path:
+    """Return the path of an image that is not where its name says, which may be missing.
+
+    Raises:
+        DataError: the name leads out of the folder, and no file has its last part.
+    """
+    folder, last = inside.folder, name.rpartition("/")[2]
+    far = not is_inside(folder, folder / name)
+    path = inside.find(last) if flat or far else None
+    if path is None and far:
+        raise DataError(
+            f"{file}: the image {name} is outside {folder}, and no file of that folder is named "
+            f"{last}."
+        )
+    return path or folder / name

@@ -1,0 +1,88 @@
+"""Where the images of annotations are found: never another image, and never a prediction."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from annotation_tools import (
+    SIZE,
+    cvat_image,
+    cvat_polygon,
+    cvat_xml,
+    dump,
+    shapes,
+)
+from check_tools import chosen
+from segacc.data.samples import build_splits
+from segacc.errors import DataError
+from segacc.hookspecs import DataSplits
+
+
+def build(spec: str) -> DataSplits:
+    """Build a data set as the command line does."""
+    return build_splits(chosen(spec))
+
+
+def said(spec: str, root: Path) -> str:
+    """Return the error of a data set, without the folder."""
+    with pytest.raises(DataError) as error:
+        build(spec)
+    return str(error.value).replace(f"{root}/", "").replace(str(root), "ROOT")
+
+
+def images_of(spec: str, root: Path, split: str = "train") -> list[str]:
+    """Return the image files of a split, relative to the folder."""
+    samples = build(spec).splits[split]
+    return [Path(str(sample.image)).relative_to(root).as_posix() for sample in samples]  # type: ignore
+
+
+def paint(root: Path, *names: str) -> None:
+    """Write images."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE[::-1]).save(root / name)
+
+
+def coco_of(path: Path, *names: str) -> Path:
+    """Write a COCO file of images with one polygon each."""
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    facts: dict[str, Any] = {"images": [], "annotations": []}
+    facts["categories"] = [{"id": 1, "name": "disc"}]
+    for key, name in enumerate(names):
+        facts["images"].append({"id": key, "file_name": name, **size})
+        one = {"id": key, "image_id": key, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+        facts["annotations"].append(one)
+    return dump(path, facts)
+
+
+def cvat_of(path: Path, *names: str, **more: str) -> Path:
+    """Write a CVAT file of images with one polygon each."""
+    inside = cvat_polygon(*shapes(0)[0], 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(cvat_xml([cvat_image(name, inside, **more) for name in names]))
+    return path
+
+
+# ------------------------------------------------------------------------------ names with folders
+def test_the_folder_of_coco_s_images_is_the_one_with_their_whole_paths(tmp_path: Path) -> None:
+    names = ["A/1.png", "B/1.png", "B/2.png", "B/3.png"]
+    paint(tmp_path / "images", *names, "C/1.png", "C/2.png", "C/3.png")
+    path = tmp_path / "annotations" / "instances_train.json"
+    for before in ("", "images/", "images\\"):
+        coco_of(path, *(f"{before}{name}" for name in names))
+        for spec in (str(tmp_path), f"coco:root={tmp_path}", f"coco:annotations={path}"):
+            assert images_of(spec, tmp_path / "images") == names
+    coco_of(path, "x/2.png", "y/3.png")  # folders of another disk
+    (tmp_path / "images/B/3.png").unlink()
+    assert images_of(str(tmp_path), tmp_path / "images") == ["C/2.png", "C/3.png"]
+
+
+def test_a_missing_image_is_not_that_of_another_folder(tmp_path: Path) -> None:
+    paint(tmp_path / "images", "1.png", "B/1.png")
+    path = cvat_of(tmp_path / "annotations.xml", "A/1.png", "B/1.png")
+    data = build(f"cvat:root={path}")
+    gone = tmp_path / "images/A/1.png"
+    assert data.notes[0] == f"train: 1 of 2 annotated images is missing, such as {gone}"
+    assert images_of(f"cvat:root={path}", tmp_path / "images") == ["A/1.png", "B/1.png"]
