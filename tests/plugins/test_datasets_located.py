@@ -86,3 +86,12 @@ def test_a_missing_image_is_not_that_of_another_folder(tmp_path: Path) -> None:
     gone = tmp_path / "images/A/1.png"
     assert data.notes[0] == f"train: 1 of 2 annotated images is missing, such as {gone}"
     assert images_of(f"cvat:root={path}", tmp_path / "images") == ["A/1.png", "B/1.png"]
+
+
+def test_names_of_video_frames_have_no_ending(tmp_path: Path) -> None:
+    paint(
+        tmp_path / "images", "frame_000000.PNG", "b/frame.1.png", "c/x.png", "c/x.jpg", "y.jpg.png"
+    )
+    path = cvat_of(tmp_path / "annotations.xml", "frame_000000", "b/frame.1", "c/x", "y.jpg")
+    found = ["frame_000000.PNG", "b/frame.1.png", "c/x", "y.jpg"]  # not one of two; nor y.jpg.png
+    assert images_of(f"cvat:root={path}", tmp_path / "images") == found

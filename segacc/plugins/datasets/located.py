@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segacc.data.samples import is_inside
+from segacc.data.samples import IMAGE_SUFFIXES, is_image, is_inside
 from segacc.errors import DataError, count_of
 from segacc.plugins.datasets.files import listing
 
@@ -17,7 +17,7 @@ def located(
 
     A name is a path in the folder. Tools also write paths of their own disk: a path outside the
     folder is that of a file in the folder itself, and so are all paths if none of those with a
-    subfolder is there.
+    subfolder is there. Videos have names without an ending, which is that of the file.
 
     Args:
         where: start of error messages.
@@ -67,9 +67,15 @@ class _Inside:
 
 
 def _names_in(folder: Path) -> dict[str, str]:
-    """Return the names of a folder's files."""
+    """Return the names of a folder's files, also by the stem if it is that of a single image."""
     with os.scandir(folder) as inside:
-        return {one.name: one.name for one in inside if one.is_file()}
+        names = sorted(one.name for one in inside if one.is_file())
+    stems = dict[str, list[str]]()
+    for path in filter(is_image, map(Path, names)):
+        stems.setdefault(path.stem, []).append(path.name)
+    bare = {stem: some[0] for stem, some in stems.items() if len(some) == 1}
+    bare = {one: name for one, name in bare.items() if not one.lower().endswith(IMAGE_SUFFIXES)}
+    return {**bare, **{name: name for name in names}}
 
 
 def _elsewhere(file: Path, name: str, inside: _Inside, *, flat: bool) -> Path:
