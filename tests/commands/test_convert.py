@@ -240,6 +240,12 @@ def test_ids_become_names_of_files_and_clashes_are_refused() -> None:
         "The samples a/x and A_x would both be written as A_x; rename the image of one, or "
         "convert them to different folders."
     )
+    with pytest.raises(DataError) as error:
+        names.of(Sample(none, none, "x"))
+    assert str(error.value) == (
+        "The two samples with the id x would both be written as x; rename the image of one, or "
+        "convert them to different folders."
+    )
 
 
 def test_labels_for_images_as_stored_are_refused(warm: Warm, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from annotation_tools import (
     cvat_polygon,
     cvat_xml,
     dump,
+    labelme_facts,
     shapes,
+    studio_task,
 )
 from check_tools import chosen
 from segacc.data.samples import build_splits
@@ -95,3 +97,29 @@ def test_names_of_video_frames_have_no_ending(tmp_path: Path) -> None:
     path = cvat_of(tmp_path / "annotations.xml", "frame_000000", "b/frame.1", "c/x", "y.jpg")
     found = ["frame_000000.PNG", "b/frame.1.png", "c/x", "y.jpg"]  # not one of two; nor y.jpg.png
     assert images_of(f"cvat:root={path}", tmp_path / "images") == found
+
+
+# ----------------------------------------------------------------------------- an image of two
+def test_an_image_of_two_annotations_is_refused(tmp_path: Path) -> None:
+    paint(tmp_path / "images", "1.png")
+    ending = "Give each a file of its own, or keep one of the entries."
+    both = f"the images day1/1.png and day2/1.png would both be read from images/1.png. {ending}"
+    coco_of(tmp_path / "a.json", "day1/1.png", "day2/1.png")
+    assert said(f"coco:root={tmp_path}", tmp_path) == f"a.json: {both}"
+    cvat_of(tmp_path / "a.xml", "day1/1.png", "day2/1.png")
+    assert said(f"cvat:root={tmp_path}", tmp_path) == f"a.xml: {both}"
+    coco_of(tmp_path / "a.json", "1.png", "./1.png")
+    assert "1.png and ./1.png would both" in said(f"coco:root={tmp_path}", tmp_path)
+
+    task, other = (studio_task(tmp_path / "images/1.png", 0) for _ in range(2))
+    other["data"]["image"] = other["data"]["image"].replace("0a1b2c3d", "ffffffff")
+    dump(tmp_path / "tasks.json", [task, other])
+    assert said(f"labelstudio:file={tmp_path}/tasks.json", tmp_path).startswith(
+        "tasks.json: the images 0a1b2c3d-1.png and ffffffff-1.png would both be read from "
+    )
+    for name in ("a", "b"):
+        dump(tmp_path / f"images/{name}.json", labelme_facts(tmp_path / "images/1.png", 0))
+    assert said(f"labelme:root={tmp_path}/images", tmp_path) == (
+        "--dataset labelme: images/a.json and images/b.json are both annotations of images/1.png. "
+        "Correct the name of the image in one of them, or keep one, with the shapes of both."
+    )

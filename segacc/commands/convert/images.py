@@ -31,14 +31,17 @@ class Names:
         """Return the name of a sample's image: its id, and the ending of its kind of image.
 
         Raises:
-            DataError: another sample has the same name.
+            DataError: another sample has the same name, or the same id.
         """
         stem = NOT_IN_NAMES.sub("_", sample.id).removeprefix(".") or "_"
-        if (first := self.used.setdefault(stem.lower(), sample.id)) != sample.id:
+        if (first := self.used.get(stem.lower())) is not None:
+            both = f"samples {first} and {sample.id}"
+            both = both if first != sample.id else f"two samples with the id {first}"
             raise DataError(
-                f"The samples {first} and {sample.id} would both be written as {stem}; rename the "
-                "image of one, or convert them to different folders."
+                f"The {both} would both be written as {stem}; rename the image of one, or convert "
+                "them to different folders."
             )
+        self.used[stem.lower()] = sample.id
         return f"{stem}{ending(sample)}"
 
 

@@ -13,6 +13,7 @@ from segacc.errors import DataError, UnreadableError, count_of, did_you_mean, fi
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap, read_names
 from segacc.labels.annotations import IGNORED, Overlap
+from segacc.plugins.datasets.located import refuse_wrong
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -151,8 +152,11 @@ def build_parts(
         listed: a file of class names, which gives their order.
 
     Raises:
-        DataError: there is no class, or more than a label map has, or one that is not listed.
+        DataError: an image is of two annotations; there is no class, or more than a label map has,
+            or one that is not listed.
     """
+    for one in parts.values():
+        refuse_wrong(where, one.annotations, one.images, one.files)
     found = (name for one in parts.values() for name in one.annotations.names)
     names = [name for name in dict.fromkeys(found) if name != IGNORED]
     if listed:

@@ -1,13 +1,17 @@
-"""Where the image files of annotations are, found by the names in the files."""
+"""Where the image files of annotations are: found by the names in the files, and checked."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segacc.data.samples import IMAGE_SUFFIXES, is_image, is_inside
 from segacc.errors import DataError, count_of
 from segacc.plugins.datasets.files import listing
+
+if TYPE_CHECKING:
+    from segacc.labels.annotations.shapes import Annotations
 
 
 def located(
@@ -93,3 +97,34 @@ def _elsewhere(file: Path, name: str, inside: _Inside, *, flat: bool) -> Path:
             f"{last}."
         )
     return path or folder / name
+
+
+def refuse_wrong(
+    where: str, annotations: "Annotations", images: Sequence[Path], files: Sequence[Path]
+) -> None:
+    """Refuse image files that are of two annotations.
+
+    Args:
+        where: start of error messages.
+        annotations: a split of them.
+        images: the image file of each.
+        files: the annotation file of each.
+
+    Raises:
+        DataError: there is one.
+    """
+    first = dict[str, int]()
+    for index, path in enumerate(images):
+        other = first.setdefault(os.path.normpath(path), index)
+        if other != index and files[other] != files[index]:
+            raise DataError(
+                f"{where}: {files[other]} and {files[index]} are both annotations of {path}. "
+                "Correct the name of the image in one of them, or keep one, with the shapes of "
+                "both."
+            )
+        if other != index:
+            names = [annotations.images[k].name for k in (other, index)]
+            raise DataError(
+                f"{files[index]}: the images {names[0]} and {names[1]} would both be read from "
+                f"{path}. Give each a file of its own, or keep one of the entries."
+            )
