@@ -17,6 +17,7 @@ from annotation_tools import (
     studio_task,
 )
 from check_tools import chosen
+from segacc.data.pictures import write_picture
 from segacc.data.samples import build_splits
 from segacc.errors import DataError
 from segacc.hookspecs import DataSplits
@@ -122,4 +123,53 @@ def test_an_image_of_two_annotations_is_refused(tmp_path: Path) -> None:
     assert said(f"labelme:root={tmp_path}/images", tmp_path) == (
         "--dataset labelme: images/a.json and images/b.json are both annotations of images/1.png. "
         "Correct the name of the image in one of them, or keep one, with the shapes of both."
+    )
+
+
+# ---------------------------------------------------------------------------------- predictions
+@pytest.fixture
+def proposals(tmp_path: Path) -> Path:
+    """Write photos, and predictions for them as `segacc predict --format` does."""
+    paint(tmp_path / "photos", "1.png", "inner/2.png")
+    for name in ("1.png", "inner/2.png"):
+        path = tmp_path / "proposals" / name
+        write_picture(Image.new("L", SIZE[::-1]), path)
+        facts = labelme_facts(path, 0) | {"imageData": None}
+        up = "../" * (1 + name.count("/"))
+        dump(path.with_suffix(".json"), facts | {"imagePath": f"{up}photos/{name}"})
+    return tmp_path / "proposals"
+
+
+def test_predictions_are_not_the_images_of_labelme(proposals: Path, tmp_path: Path) -> None:
+    for spec in (str(proposals), f"labelme:root={proposals}"):
+        assert said(spec, tmp_path) == (
+            "proposals/1.json: its image ../photos/1.png is outside proposals, the folder that is "
+            "read. Name the folder of the images, as in labelme:root=proposals,images=photos."
+        )
+    for root, more in ((proposals, f",images={tmp_path}/photos"), (tmp_path, "")):
+        found = build(f"labelme:root={root}{more}").splits["train"]
+        wanted = [tmp_path / "photos/1.png", tmp_path / "photos/inner/2.png"]
+        assert [Path(str(one.image)).resolve() for one in found] == wanted  # type: ignore
+    (tmp_path / "photos/1.png").unlink()
+    assert said(str(proposals), tmp_path) == (
+        "proposals/1.json: its image ../photos/1.png is neither there nor beside the file."
+    )
+
+
+def test_predictions_are_not_the_images_of_other_tools(proposals: Path, tmp_path: Path) -> None:
+    for path in proposals.rglob("*.json"):
+        path.unlink()
+    path = coco_of(proposals / "coco.json", "1.png", "inner/2.png")
+    ending = "Put the image in its place, or name the folder of the images as images=DIR."
+    what = "is a picture that segacc wrote, such as a prediction, and not the image of"
+    for spec in (str(proposals), f"coco:root={proposals}", f"coco:annotations={path}"):
+        assert said(spec, tmp_path) == (
+            f"--dataset coco: proposals/1.png {what} proposals/coco.json. {ending}"
+        )
+    for spec in (f"coco:root={tmp_path}", f"coco:annotations={path},images={tmp_path}/photos"):
+        assert images_of(spec, tmp_path) == ["photos/1.png", "photos/inner/2.png"]
+    path.unlink()
+    dump(proposals / "tasks.json", [studio_task(proposals / "1.png", 0)])
+    assert said(str(proposals), tmp_path).startswith(
+        f"--dataset labelstudio: proposals/1.png {what}"
     )

@@ -152,8 +152,8 @@ def build_parts(
         listed: a file of class names, which gives their order.
 
     Raises:
-        DataError: an image is of two annotations; there is no class, or more than a label map has,
-            or one that is not listed.
+        DataError: an image is of two annotations or a prediction; there is no class, or more than
+            a label map has, or one that is not listed.
     """
     for one in parts.values():
         refuse_wrong(where, one.annotations, one.images, one.files)

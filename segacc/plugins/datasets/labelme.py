@@ -1,5 +1,6 @@
 """`labelme`: one JSON file for each image, as labelme writes them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from segacc.hookspecs import Dataset, DataSplits, hookimpl
 from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, unlisted
 from segacc.plugins.datasets.class_lists import LABELME, kind_of_json
 from segacc.plugins.datasets.files import SPLITS, listing, open_root
+from segacc.plugins.datasets.located import is_prediction, located
 from segacc.plugins.datasets.places import Tree, split_in, tree_of
 
 WHERE = "--dataset labelme"
@@ -29,6 +31,8 @@ class LabelmeOptions(DrawOptions):
     names: Path | None = None
     """Class names in order, one per line; default: labels.txt in `root`, or else the labels in
     alphabetical order."""
+    images: Path | None = None
+    """The folder of the images, if they are outside `root`, as those of `segacc predict` are."""
 
 
 def build_labelme(options: LabelmeOptions) -> DataSplits:
@@ -43,7 +47,7 @@ def build_labelme(options: LabelmeOptions) -> DataSplits:
         raise DataError(f"{WHERE}: {root} has no file of labelme; it contains {listing(root)}.")
     beside = root / LABELS if (root / LABELS).is_file() else None
     names = in_root(root, options.names) if options.names else beside
-    reads = {split: partial(_part, root, files) for split, files in found.items()}
+    reads = {split: partial(_part, options, files) for split, files in found.items()}
     parts, unusable = read_each(reads)
     data = build_parts(WHERE, parts, options, names)
     return replace(data, unusable=unusable, notes=(*data.notes, *unlisted(parts)))
@@ -61,16 +65,26 @@ def labelme_files(root: Path, tree: Tree) -> dict[str, list[Path]]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _part(root: Path, files: Sequence[Path]) -> Part:
+def _part(options: LabelmeOptions, files: Sequence[Path]) -> Part:
     from segacc.labels.annotations.labelme import read_labelme
 
-    annotations = read_labelme(files)
-    names = [one.name for one in annotations.images]
-    images = [_image(root, *pair) for pair in zip(files, names, strict=True)]
+    annotations, folder = read_labelme(files), options.images
+    told = [Path(one.name.replace("\\", "/")) for one in annotations.images]
+    if folder is None:
+        images = [_image(options.root, *pair) for pair in zip(files, told, strict=True)]
+    else:
+        names = [_name_in(folder, *pair) for pair in zip(files, told, strict=True)]
+        images = located(WHERE, options.root, names, folder)
     return Part(annotations, images, files)
 
 
-def _image(root: Path, file: Path, name: str) -> Path:
+def _name_in(folder: Path, file: Path, told: Path) -> str:
+    """Return the path of a file's image in the folder of the images, if it leads there."""
+    path = file.parent / told
+    return os.path.relpath(path, folder) if is_inside(folder, path) else told.as_posix()
+
+
+def _image(root: Path, file: Path, told: Path) -> Path:
     """Return the image of a file: where it says, or beside it.
 
     Raises:
@@ -78,18 +92,23 @@ def _image(root: Path, file: Path, name: str) -> Path:
     """
     from segacc.labels.annotations.reading import read_json
 
-    told = Path(name.replace("\\", "/"))
     found = [file.parent / told, file.parent / told.name]
     found += [file.with_suffix(end) for end in IMAGE_SUFFIXES]
-    path = next((one for one in found if is_inside(root, one) and one.is_file()), None)
+    found = [one for one in found if one.is_file() and not is_prediction(one)]
+    path = next((one for one in found if is_inside(root, one)), None)
     if path:
         return path
+    if found:
+        raise DataError(
+            f"{file}: its image {told} is outside {root}, the folder that is read. Name the folder "
+            f"of the images, as in labelme:root={root},images={os.path.normpath(found[0].parent)}."
+        )
     if read_json(file, "the labelme file").get("imageData"):
         raise DataError(
-            f"{file}: its image {name} is not there, but embedded in the file (imageData). Write "
+            f"{file}: its image {told} is not there, but embedded in the file (imageData). Write "
             f"it beside the file, as `labelme_export_json {file}` does for one, as {told.name}."
         )
-    raise DataError(f"{file}: its image {name} is neither there nor beside the file.")
+    raise DataError(f"{file}: its image {told} is neither there nor beside the file.")
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,10 +100,19 @@ def _elsewhere(file: Path, name: str, inside: _Inside, *, flat: bool) -> Path:
     return path or folder / name
 
 
+def is_prediction(path: Path) -> bool:
+    """Return whether a file is a picture that segacc wrote, such as `segacc predict` does."""
+    from segacc.data.pictures import is_own
+
+    with suppress(OSError):  # missing, or reported when it is read
+        return path.suffix.lower() == ".png" and is_own(path)
+    return False
+
+
 def refuse_wrong(
     where: str, annotations: "Annotations", images: Sequence[Path], files: Sequence[Path]
 ) -> None:
-    """Refuse image files that are of two annotations.
+    """Refuse image files that are of two annotations, or pictures that segacc wrote.
 
     Args:
         where: start of error messages.
@@ -128,3 +138,9 @@ def refuse_wrong(
                 f"{files[index]}: the images {names[0]} and {names[1]} would both be read from "
                 f"{path}. Give each a file of its own, or keep one of the entries."
             )
+    if own := next(filter(is_prediction, images), None):
+        raise DataError(
+            f"{where}: {own} is a picture that segacc wrote, such as a prediction, and not the "
+            f"image of {files[images.index(own)]}. Put the image in its place, or name the folder "
+            "of the images as images=DIR."
+        )
