@@ -103,7 +103,7 @@ def coco_files(root: Path, tree: Tree) -> dict[str, list[str]]:
     for folder, names in tree.items():
         for name in names:
             path = (PurePosixPath(folder) / name).as_posix()
-            ours = name.endswith(".json") and not name.startswith(OTHERS)
+            ours = name.lower().endswith(".json") and not name.startswith(OTHERS)
             if ours and kind_of_json(root / path) == COCO:
                 found.setdefault(_split_of(path), []).append(path)
     if "" in found:

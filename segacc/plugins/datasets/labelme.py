@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from segacc.data.samples import IMAGE_SUFFIXES, in_root, is_inside
+from segacc.data.samples import IMAGE_SUFFIXES, in_root, is_image, is_inside
 from segacc.data.splits import read_each
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
@@ -57,7 +57,7 @@ def labelme_files(root: Path, tree: Tree) -> dict[str, list[Path]]:
     """Return labelme's files by split, those of no split folder as `train`."""
     found = dict[str, list[Path]]()
     for folder, names in tree.items():
-        files = [root / folder / name for name in names if name.endswith(".json")]
+        files = [root / folder / name for name in names if name.lower().endswith(".json")]
         files = [path for path in files if kind_of_json(path) == LABELME]
         if files:
             split = next((one for part in folder.split("/") if (one := split_in(part)[1])), "train")
@@ -70,12 +70,11 @@ def _part(options: LabelmeOptions, files: Sequence[Path]) -> Part:
 
     annotations, folder = read_labelme(files), options.images
     told = [Path(one.name.replace("\\", "/")) for one in annotations.images]
-    if folder is None:
-        images = [_image(options.root, *pair) for pair in zip(files, told, strict=True)]
-    else:
+    if folder is not None:
         names = [_name_in(folder, *pair) for pair in zip(files, told, strict=True)]
-        images = located(WHERE, options.root, names, folder)
-    return Part(annotations, images, files)
+        return Part(annotations, located(WHERE, options.root, names, folder), files)
+    images, notes = _images(options.root, list(zip(files, told, strict=True)))
+    return Part(replace(annotations, notes=(*annotations.notes, *notes)), images, files)
 
 
 def _name_in(folder: Path, file: Path, told: Path) -> str:
@@ -84,31 +83,58 @@ def _name_in(folder: Path, file: Path, told: Path) -> str:
     return os.path.relpath(path, folder) if is_inside(folder, path) else told.as_posix()
 
 
-def _image(root: Path, file: Path, told: Path) -> Path:
-    """Return the image of a file: where it says, or beside it.
+def _images(root: Path, pairs: Sequence[tuple[Path, Path]]) -> tuple[list[Path], tuple[str, ...]]:
+    """Return the images of pairs of a file and the image that it names, and what is to be known.
 
     Raises:
-        DataError: there is no image.
+        DataError: none is there, or one is outside `root`.
     """
-    from segacc.labels.annotations.reading import read_json
+    beside = dict[Path, list[Path]]()
+    for folder in dict.fromkeys(file.parent for file, _ in pairs):
+        for path in sorted(filter(is_image, folder.iterdir()), key=_order):
+            beside.setdefault(path.with_suffix(""), []).append(path)
+    images = [_image(root, *pair, beside.get(pair[0].with_suffix(""), [])) for pair in pairs]
+    gone = [pair for pair, path in zip(pairs, images, strict=True) if not path.is_file()]
+    embedded = next(filter(None, (_embedded(*pair) for pair in gone)), "")
+    if len(gone) == len(pairs):
+        file, told = gone[0]
+        lost = f"{file}: its image {told} is neither there nor beside the file."
+        raise DataError(embedded or lost)
+    return images, (embedded,) if embedded else ()
 
-    found = [file.parent / told, file.parent / told.name]
-    found += [file.with_suffix(end) for end in IMAGE_SUFFIXES]
-    found = [one for one in found if one.is_file() and not is_prediction(one)]
-    path = next((one for one in found if is_inside(root, one)), None)
-    if path:
+
+def _order(path: Path) -> tuple[int, str]:
+    return IMAGE_SUFFIXES.index(path.suffix.lower()), path.name
+
+
+def _image(root: Path, file: Path, told: Path, beside: Sequence[Path]) -> Path:
+    """Return the image of a file: where it says, or beside it; the path may be missing.
+
+    Raises:
+        DataError: it is outside `root`.
+    """
+    places = [file.parent / told, file.parent / (told.name or file.stem)]
+    found = [one for one in (*places, *beside) if one.is_file() and not is_prediction(one)]
+    if path := next((one for one in found if is_inside(root, one)), None):
         return path
     if found:
         raise DataError(
             f"{file}: its image {told} is outside {root}, the folder that is read. Name the folder "
             f"of the images, as in labelme:root={root},images={os.path.normpath(found[0].parent)}."
         )
-    if read_json(file, "the labelme file").get("imageData"):
-        raise DataError(
-            f"{file}: its image {told} is not there, but embedded in the file (imageData). Write "
-            f"it beside the file, as `labelme_export_json {file}` does for one, as {told.name}."
-        )
-    raise DataError(f"{file}: its image {told} is neither there nor beside the file.")
+    return next(one for one in places if is_inside(root, one))
+
+
+def _embedded(file: Path, told: Path) -> str:
+    """Return how to write the image that a file contains; empty if it contains none."""
+    from segacc.labels.annotations.reading import read_json
+
+    if not read_json(file, "the labelme file").get("imageData"):
+        return ""
+    return (
+        f"{file}: its image {told} is not there, but embedded in the file (imageData). Write it "
+        f"beside the file, as `labelme_export_json {file}` does for one, as {told.name}."
+    )
 
 
 @hookimpl

@@ -77,9 +77,9 @@ def _recognized(name: str, splits: Iterable[str], **options: str) -> Recognized:
 
 
 def _files(tree: Tree, suffix: str) -> list[str]:
-    """Return the paths of the files with an ending."""
+    """Return the paths of the files with an ending, given in lower case."""
     paths = ((PurePosixPath(folder) / name for name in names) for folder, names in tree.items())
-    return [path.as_posix() for some in paths for path in some if path.suffix == suffix]
+    return [path.as_posix() for some in paths for path in some if path.suffix.lower() == suffix]
 
 
 def _has_polygons(root: Path, tree: Tree) -> bool:
