@@ -173,3 +173,42 @@ def test_predictions_are_not_the_images_of_other_tools(proposals: Path, tmp_path
     assert said(str(proposals), tmp_path).startswith(
         f"--dataset labelstudio: proposals/1.png {what}"
     )
+
+
+# --------------------------------------------------------------------------- several files of CVAT
+def test_files_of_cvat_are_the_splits_that_their_folders_are_named_after(tmp_path: Path) -> None:
+    for folder, subset in (("train", {}), ("val", {}), ("job", {"subset": "Test"})):
+        paint(tmp_path / folder / "images", "x.png")
+        cvat_of(tmp_path / folder / "annotations.xml", "x.png", **subset)
+    (tmp_path / "job").rename(tmp_path / "testing")
+    wanted = {"train": "train", "validation": "val", "test": "testing"}
+    for spec in (str(tmp_path), f"cvat:root={tmp_path}"):
+        found = build(spec)
+        assert {split: len(some) for split, some in found.splits.items()} == dict.fromkeys(
+            wanted, 1
+        )
+        for split, folder in wanted.items():
+            assert images_of(spec, tmp_path, split) == [f"{folder}/images/x.png"]
+    cvat_of(tmp_path / "val/annotations.xml", "x.png", subset="Train")
+    assert said(str(tmp_path), tmp_path) == (
+        "val/annotations.xml: its images of the subset Train are of the split train, as those of "
+        "another subset or file. Choose another subset in CVAT."
+    )
+
+
+@pytest.mark.parametrize("names", [("1/annotations.xml", "2/annotations.xml"), ("a.xml", "b.XML")])
+def test_several_files_of_cvat_for_a_split_are_refused(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    for number, name in enumerate(names):
+        cvat_of(tmp_path / name, f"{number}.png")
+        paint((tmp_path / name).parent, f"{number}.png")
+    first, second = names
+    for spec, where in ((str(tmp_path), "ROOT"), (f"cvat:root={tmp_path}", "--dataset cvat")):
+        assert said(spec, tmp_path) == (
+            f"{where}: {first} and {second} are both files of CVAT for the split train. Name one, "
+            f"as in cvat:root={second}; or join them, as in "
+            f'mix:sets=["cvat:root={first}","cvat:root={second}"].'
+        )
+    joined = f'mix:sets=["cvat:root={tmp_path}/{first}","cvat:root={tmp_path}/{second}"]'
+    assert len(build(joined).splits["train"]) == 2
