@@ -212,3 +212,14 @@ def test_several_files_of_cvat_for_a_split_are_refused(
         )
     joined = f'mix:sets=["cvat:root={tmp_path}/{first}","cvat:root={tmp_path}/{second}"]'
     assert len(build(joined).splits["train"]) == 2
+
+
+@pytest.mark.parametrize("subset", ["../../evil", "/etc", "..", "a\\b"])
+def test_a_subset_of_cvat_is_no_path(subset: str, tmp_path: Path) -> None:
+    paint(tmp_path / "mine/images", "1.png")
+    paint(tmp_path / "evil", "1.png")
+    path = cvat_of(tmp_path / "mine/annotations.xml", "1.png", subset=subset)
+    assert said(f"cvat:root={path}", tmp_path) == (
+        f"mine/annotations.xml: {subset!r} is a path, not the name of a subset. Rename the subset "
+        "in CVAT, e.g. as Train or Validation."
+    )

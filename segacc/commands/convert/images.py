@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from segacc.errors import DataError, OptionError, UnreadableError
+from segacc.errors import DataError, OptionError, UnreadableError, cut
 from segacc.hookspecs import Sample
 
 if TYPE_CHECKING:
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
 """Characters that a file name cannot have on some system."""
+
+
+def refuse_no_folder(split: str) -> None:
+    """Refuse the name of a split that cannot be that of a folder.
+
+    Raises:
+        DataError: it has such characters, or begins with a dot, like hidden folders and `..`.
+    """
+    if NOT_IN_NAMES.search(split) or split.startswith(".") or not split:
+        raise DataError(
+            f"The split {cut(split)!r} cannot be written, since a folder cannot have this name. "
+            "Rename it in the data set, or choose other splits with --split."
+        )
 
 
 @dataclass

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from segacc.data.splits import read_each
-from segacc.errors import DataError
+from segacc.errors import DataError, cut
 from segacc.hookspecs import Dataset, DataSplits, Sample, hookimpl
 from segacc.labels import LabelMap, read_colors
 from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, unlisted
@@ -141,7 +141,11 @@ def _of_xml(files: Mapping[Path, str], options: CvatOptions) -> DataSplits:
 
 
 def _subsets(file: Path, options: CvatOptions) -> dict[str, Part]:
-    """Return the images of a file by subset, empty for those of none."""
+    """Return the images of a file by subset, empty for those of none.
+
+    Raises:
+        DataError: a subset, which may be a folder of the images, is no name of one.
+    """
     from segacc.labels.annotations.cvat import read_cvat
 
     folder = options.images or file.parent / "images"
@@ -149,6 +153,11 @@ def _subsets(file: Path, options: CvatOptions) -> dict[str, Part]:
         folder = file.parent
     parts = dict[str, Part]()
     for subset, annotations in read_cvat(file).items():
+        if subset in (".", "..") or {"/", "\\"}.intersection(subset):
+            raise DataError(
+                f"{file}: {cut(subset)!r} is a path, not the name of a subset. Rename the subset "
+                "in CVAT, e.g. as Train or Validation."
+            )
         place = folder / subset if (folder / subset).is_dir() else folder
         images = located(WHERE, file, [one.name for one in annotations.images], place)
         parts[subset] = Part(annotations, images, [file] * len(images))
