@@ -71,12 +71,14 @@ def cvat_of(path: Path, *names: str, **more: str) -> Path:
 # ------------------------------------------------------------------------------ names with folders
 def test_the_folder_of_coco_s_images_is_the_one_with_their_whole_paths(tmp_path: Path) -> None:
     names = ["A/1.png", "B/1.png", "B/2.png", "B/3.png"]
-    paint(tmp_path / "images", *names, "C/1.png", "C/2.png", "C/3.png")
+    paint(tmp_path / "images", *names, "1.png", "C/1.png", "C/2.png", "C/3.png")
     path = tmp_path / "annotations" / "instances_train.json"
     for before, spec in (
         ("", str(tmp_path)),
         ("images/", f"coco:root={tmp_path}"),
         ("images\\", f"coco:annotations={path}"),
+        ("/home/me/", str(tmp_path)),
+        ("C:\\me\\", f"coco:root={tmp_path},images=images"),
     ):
         coco_of(path, *(f"{before}{name}" for name in names))
         assert images_of(spec, tmp_path / "images") == names

@@ -12,7 +12,7 @@ from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, un
 from segacc.plugins.datasets.class_lists import COCO, kind_of_json
 from segacc.plugins.datasets.files import SPLITS, listing, open_root
 from segacc.plugins.datasets.folder_layout import SPLIT
-from segacc.plugins.datasets.located import is_prediction, located
+from segacc.plugins.datasets.located import is_prediction, located, shortened
 from segacc.plugins.datasets.places import Tree, split_in, tree_of
 
 WHERE = "--dataset coco"
@@ -140,9 +140,8 @@ def _image_folder(options: CocoOptions, split: str, file: Path, names: Sequence[
     root = options.root or (
         file.parent.parent if file.parent.name == "annotations" else file.parent
     )
-    tree, told = tree_of(root), [PurePosixPath(name.replace("\\", "/")) for name in names]
-    found = _holders(tree, {str(one) for one in told})
-    found = found or _holders(tree, {one.name for one in told})
+    tree = tree_of(root)
+    found = next(filter(None, (_holders(tree, set(some)) for some in shortened(names))), {})
     photos = {one: some for one, some in found.items() if not is_prediction(root / some[0])}
     found = photos or found
     best = max(map(len, found.values()), default=0)

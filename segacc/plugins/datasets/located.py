@@ -1,7 +1,7 @@
 """Where the image files of annotations are: found by the names in the files, and checked."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,9 @@ def located(
 ) -> list[Path]:
     """Return the path of each image that an annotation file names.
 
-    A name is a path in the folder. Tools also write paths of their own disk: a path outside the
-    folder is that of a file in the folder itself, and so are all paths if none of those with a
-    subfolder is there. Videos have names without an ending, which is that of the file.
+    A name is a path in the folder. Tools also write paths of their own disk: as many folders are
+    left out at the beginning of all names as it takes for one to be there, at last all of them.
+    Videos have names without an ending, which is that of the file.
 
     Args:
         where: start of error messages.
@@ -36,13 +36,14 @@ def located(
     """
     if not folder.is_dir():
         raise DataError(f"{where}: {option}={folder} is not a folder.")
-    inside, told = _Inside(folder), [name.replace("\\", "/") for name in names]
-    exact = [inside.find(name) for name in told]
-    nested = any(path and "/" in name for path, name in zip(exact, told, strict=True))
-    found = [
-        path or _elsewhere(file, name, inside, flat=not nested)
-        for path, name in zip(exact, told, strict=True)
-    ]
+    inside, exact = _Inside(folder), list[Path | None]()
+    for told in shortened(names):
+        exact = [inside.find(name) for name in told]
+        if any(path and "/" in name for path, name in zip(exact, told, strict=True)):
+            break
+    else:
+        told = [name.replace("\\", "/") for name in names]
+    found = [path or _elsewhere(file, name, inside) for path, name in zip(exact, told, strict=True)]
     if found and not any(path.is_file() for path in found):
         raise DataError(
             f"{where}: none of the {count_of(len(names), 'image')} of {file} is in {folder}, such "
@@ -50,6 +51,16 @@ def located(
             f"{option}=DIR."
         )
     return found
+
+
+def shortened(names: Sequence[str]) -> Iterator[list[str]]:
+    r"""Yield the names of images without 0, 1, 2, ... of their first folders, at last without any.
+
+    The folders are separated by `/`, also if they are by `\` in the names.
+    """
+    parts = [name.replace("\\", "/").split("/") for name in names]
+    for count in range(max(map(len, parts), default=0)):
+        yield ["/".join(some[min(count, len(some) - 1) :]) for some in parts]
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ def _names_in(folder: Path) -> dict[str, str]:
     return {**bare, **{name: name for name in names}}
 
 
-def _elsewhere(file: Path, name: str, inside: _Inside, *, flat: bool) -> Path:
+def _elsewhere(file: Path, name: str, inside: _Inside) -> Path:
     """Return the path of an image that is not where its name says, which may be missing.
 
     Raises:
@@ -91,7 +102,7 @@ def _elsewhere(file: Path, name: str, inside: _Inside, *, flat: bool) -> Path:
     """
     folder, last = inside.folder, name.rpartition("/")[2]
     far = not is_inside(folder, folder / name)
-    path = inside.find(last) if flat or far else None
+    path = inside.find(last) if far else None
     if path is None and far:
         raise DataError(
             f"{file}: the image {name} is outside {folder}, and no file of that folder is named "
