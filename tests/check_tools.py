@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ LABEL, IMAGE = "annotations/train/train1.png", "images/train/train1.png"
 QUIET = Console(quiet=True)
 
 
+registry = cache(load_registry)  # a tenth of a second each time
+
+
 def chosen(typed: Any, kind: str = "dataset") -> Chosen:
     """Choose a component as the command line does."""
-    return choose(load_registry(), kind, typed, f"--{kind}")
+    return choose(registry(), kind, typed, f"--{kind}")
 
 
 def look(typed: str, **settings: Any) -> Findings:

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import segacc
 from cli_tools import NAMES, Warm, assert_refused, assert_succeeded, write_data
-from segacc import Sample
+from segacc import DataSplits, LabelMap, Sample
+from segacc.commands.convert.command import write_all
 from segacc.commands.convert.images import Names
 from segacc.errors import DataError, OptionError
+from segacc.settings.commands import ConvertConfig
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -240,6 +243,27 @@ def test_ids_become_names_of_files_and_clashes_are_refused() -> None:
         "The samples a/x and A_x would both be written as A_x; rename the image of one, or "
         "convert them to different folders."
     )
+    with pytest.raises(DataError) as error:
+        names.of(Sample(none, none, "x"))
+    assert str(error.value) == (
+        "The two samples with the id x would both be written as x; rename the image of one, or "
+        "convert them to different folders."
+    )
+
+
+@pytest.mark.parametrize("split", ["../evil", "/tmp/x", "..", "a\\b", ""])
+def test_a_split_whose_name_is_no_folder_s_is_refused(tmp_path: Path, split: str) -> None:
+    labels = LabelMap.plain(("a", "b"))
+    sample = Sample(b"", b"", "x")
+    with pytest.raises(DataError, match="cannot be written, since a folder cannot have this name"):
+        write_all(
+            DataSplits({split: [sample]}, labels),
+            {split: [sample]},
+            tmp_path / "out",
+            ConvertConfig(),
+            Console(quiet=True),
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_labels_for_images_as_stored_are_refused(warm: Warm, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from annotation_tools import (
     dump,
     expected,
     labelme,
+    labelme_facts,
     labels_of,
     labelstudio,
     picture,
@@ -426,19 +427,40 @@ def test_boxes_of_yolo_are_refused_before_a_run(tmp_path: Path, warm: Warm) -> N
     )
 
 
-def test_files_of_labelme_without_their_image_are_refused(tmp_path: Path) -> None:
-    labelme(tmp_path)
-    (tmp_path / "train" / "train1.png").unlink()
-    path = tmp_path / "train" / "train1.json"
-    assert said(f"labelme:root={tmp_path}", tmp_path) == (
-        "train/train1.json: its image train1.png is not there, but embedded in the file "
-        "(imageData). Write it beside the file, as `labelme_export_json train/train1.json` does "
-        "for one, as train1.png."
+def test_missing_images_of_labelme_are_counted(tmp_path: Path) -> None:
+    spec = labelme(tmp_path)
+    image, path = tmp_path / "train/train1.png", tmp_path / "train/train1.json"
+    image.unlink()
+    embedded = (
+        f"{path}: its image train1.png is not there, but embedded in the file (imageData). Write "
+        f"it beside the file, as `labelme_export_json {path}` does for one, as train1.png."
     )
+    gone = f"train: 1 of 4 annotated images is missing, such as {image}"
+    assert build(spec).notes == (embedded, gone)
     dump(path, json.loads(path.read_text()) | {"imageData": None})
-    assert said(f"labelme:root={tmp_path}", tmp_path) == (
-        "train/train1.json: its image train1.png is neither there nor beside the file."
+    assert build(spec).notes == (gone,)
+    assert [one.text for one in look(spec).splits["train"].faults] == [
+        f"{image}: the image cannot be read: No such file or directory."
+    ]
+    for folder in ("train", "val"):
+        for one in (tmp_path / folder).glob("*.png"):
+            one.unlink()
+    assert said(spec, tmp_path).startswith(
+        "train/train0.json: its image train0.png is not there, but embedded in the file"
     )
+    for one in (tmp_path / "train").glob("*.json"):
+        dump(one, json.loads(one.read_text()) | {"imageData": None})
+    assert said(spec, tmp_path) == (
+        "train/train0.json: its image train0.png is neither there nor beside the file."
+    )
+
+
+def test_endings_of_labelme_s_files_may_be_in_capitals(tmp_path: Path) -> None:
+    picture(tmp_path, 0).rename(tmp_path / "IMG_1.PNG")
+    facts = labelme_facts(tmp_path / "IMG_1.PNG", 0) | {"imagePath": "C:\\Users\\me\\old.jpg"}
+    dump(tmp_path / "IMG_1.JSON", facts)
+    for spec in (f"labelme:root={tmp_path}", str(tmp_path)):
+        assert list(labels_of(build(spec))) == ["IMG_1"]
 
 
 def test_labels_txt_gives_the_order_of_the_classes_of_labelme(tmp_path: Path) -> None:

@@ -158,12 +158,15 @@ def write_all(
     """Write all splits to a temporary folder, which is renamed at the end.
 
     Raises:
-        DataError: an image or a label is invalid.
+        DataError: an image, a label or the name of a split is invalid.
     """
     from segacc.commands.convert.formats import LAYOUTS, Target
+    from segacc.commands.convert.images import refuse_no_folder
     from segacc.labels.annotations import IGNORED
     from segacc.labels.annotations.writers.parts import Outlines
 
+    for name in splits:
+        refuse_no_folder(name)
     layout = LAYOUTS[config.format]
     form = "polygons" if config.format == "yolo" else config.shapes
     with replaced(folder) as part:

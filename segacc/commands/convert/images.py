@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from segacc.errors import DataError, OptionError, UnreadableError
+from segacc.errors import DataError, OptionError, UnreadableError, cut
 from segacc.hookspecs import Sample
 
 if TYPE_CHECKING:
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
 """Characters that a file name cannot have on some system."""
+
+
+def refuse_no_folder(split: str) -> None:
+    """Refuse the name of a split that cannot be that of a folder.
+
+    Raises:
+        DataError: it has such characters, or begins with a dot, like hidden folders and `..`.
+    """
+    if NOT_IN_NAMES.search(split) or split.startswith(".") or not split:
+        raise DataError(
+            f"The split {cut(split)!r} cannot be written, since a folder cannot have this name. "
+            "Rename it in the data set, or choose other splits with --split."
+        )
 
 
 @dataclass
@@ -31,14 +44,17 @@ class Names:
         """Return the name of a sample's image: its id, and the ending of its kind of image.
 
         Raises:
-            DataError: another sample has the same name.
+            DataError: another sample has the same name, or the same id.
         """
         stem = NOT_IN_NAMES.sub("_", sample.id).removeprefix(".") or "_"
-        if (first := self.used.setdefault(stem.lower(), sample.id)) != sample.id:
+        if (first := self.used.get(stem.lower())) is not None:
+            both = f"samples {first} and {sample.id}"
+            both = both if first != sample.id else f"two samples with the id {first}"
             raise DataError(
-                f"The samples {first} and {sample.id} would both be written as {stem}; rename the "
-                "image of one, or convert them to different folders."
+                f"The {both} would both be written as {stem}; rename the image of one, or convert "
+                "them to different folders."
             )
+        self.used[stem.lower()] = sample.id
         return f"{stem}{ending(sample)}"
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from segacc.contracts import IGNORE, MAX_PIXELS
-from segacc.data.samples import is_image, is_inside
+from segacc.data.samples import is_image
 from segacc.errors import DataError, UnreadableError, count_of, did_you_mean, first_of, twice_in
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap, read_names
 from segacc.labels.annotations import IGNORED, Overlap
 from segacc.labels.label_map import naming
-from segacc.plugins.datasets.files import listing
+from segacc.plugins.datasets.located import refuse_wrong
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -153,8 +153,11 @@ def build_parts(
         listed: a file of class names, which gives their order.
 
     Raises:
-        DataError: there is no class, or more than a label map has, or one that is not listed.
+        DataError: an image is of two annotations or a prediction; there is no class, or more than
+            a label map has, or one that is not listed.
     """
+    for one in parts.values():
+        refuse_wrong(where, one.annotations, one.images, one.files)
     found = (name for one in parts.values() for name in one.annotations.names)
     names = [name for name in dict.fromkeys(found) if name != IGNORED]
     if listed:
@@ -233,54 +236,6 @@ def _missing(split: str, part: Part) -> list[str]:
     are = "is" if len(gone) == 1 else "are"
     count = f"{len(gone)} of {count_of(len(part.images), 'annotated image')}"
     return [f"{split}: {count} {are} missing, such as {gone[0]}"]
-
-
-def located(
-    where: str, file: Path, names: Sequence[str], folder: Path, option: str = "images"
-) -> list[Path]:
-    """Return the path of each image that an annotation file names.
-
-    A name is a path in the folder; if there is no such file, that of a file in the folder itself,
-    because tools write paths of their own disk.
-
-    Args:
-        where: start of error messages.
-        file: the annotation file.
-        names: of its images.
-        folder: of the images.
-        option: that names the folder, for errors.
-
-    Raises:
-        DataError: no image is there, or a name leads out of the folder.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{where}: {option}={folder} is not a folder.")
-    here = {path.name for path in folder.iterdir() if is_image(path)}
-    found = [_path(file, name.replace("\\", "/"), folder, here) for name in names]
-    if found and not any(path.name in here or path.is_file() for path in found):
-        raise DataError(
-            f"{where}: none of the {count_of(len(names), 'image')} of {file} is in {folder}, such "
-            f"as {names[0]}; it contains {listing(folder)}. Name the folder of the images as "
-            f"{option}=DIR."
-        )
-    return found
-
-
-def _path(file: Path, name: str, folder: Path, here: set[str]) -> Path:
-    last = name.rpartition("/")[2]
-    if name == last:
-        return folder / name
-    path = folder / name
-    if is_inside(folder, path) and path.is_file():
-        return path
-    if last in here:
-        return folder / last
-    if not is_inside(folder, path):
-        raise DataError(
-            f"{file}: the image {name} is outside {folder}, and no file of that folder is named "
-            f"{last}."
-        )
-    return path
 
 
 def unlisted(parts: Mapping[str, Part]) -> tuple[str, ...]:

@@ -266,14 +266,18 @@ def other_labels(root: Path, tree: Mapping[str, Sequence[str]]) -> str:
     files = [PurePosixPath(folder) / name for folder, names in tree.items() for name in names]
     stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     for file in files:
-        if file.suffix == ".json" and (kind := kind_of_json(root / file)):
+        if file.suffix.lower() == ".json" and (kind := kind_of_json(root / file)):
             return f"{kind} ({file})"
     for file in files:
-        if file.suffix == ".txt" and file.stem in stems and (kind := kind_of_text(root / file)):
+        if (
+            file.suffix.lower() == ".txt"
+            and file.stem in stems
+            and (kind := kind_of_text(root / file))
+        ):
             return f"{kind} ({file})"
     kinds = {".npz": "NumPy archives", ".mat": "MATLAB files", ".xml": "XML files"}
     for suffix, kind in kinds.items():
-        if one := next((file for file in files if file.suffix == suffix), None):
+        if one := next((file for file in files if file.suffix.lower() == suffix), None):
             return f"{kind} ({one})"
     return ""
 

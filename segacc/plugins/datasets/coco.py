@@ -1,6 +1,6 @@
 """`coco`: polygons and masks in COCO's JSON, which most annotation tools export."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 from segacc.data.splits import read_each
 from segacc.errors import DataError, count_of, first_of
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
-from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, located, unlisted
+from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, unlisted
 from segacc.plugins.datasets.class_lists import COCO, kind_of_json
 from segacc.plugins.datasets.files import SPLITS, listing, open_root
 from segacc.plugins.datasets.folder_layout import SPLIT
+from segacc.plugins.datasets.located import is_prediction, located, shortened
 from segacc.plugins.datasets.places import Tree, split_in, tree_of
 
 WHERE = "--dataset coco"
@@ -102,7 +103,7 @@ def coco_files(root: Path, tree: Tree) -> dict[str, list[str]]:
     for folder, names in tree.items():
         for name in names:
             path = (PurePosixPath(folder) / name).as_posix()
-            ours = name.endswith(".json") and not name.startswith(OTHERS)
+            ours = name.lower().endswith(".json") and not name.startswith(OTHERS)
             if ours and kind_of_json(root / path) == COCO:
                 found.setdefault(_split_of(path), []).append(path)
     if "" in found:
@@ -139,17 +140,29 @@ def _image_folder(options: CocoOptions, split: str, file: Path, names: Sequence[
     root = options.root or (
         file.parent.parent if file.parent.name == "annotations" else file.parent
     )
-    wanted = {name.replace("\\", "/").rpartition("/")[2] for name in names}
-    counts = {
-        root / folder: len(wanted.intersection(found)) for folder, found in tree_of(root).items()
-    }
-    best = max(counts.values(), default=0)
+    tree = tree_of(root)
+    found = next(filter(None, (_holders(tree, set(some)) for some in shortened(names))), {})
+    photos = {one: some for one, some in found.items() if not is_prediction(root / some[0])}
+    found = photos or found
+    best = max(map(len, found.values()), default=0)
     if not best:
         raise DataError(
             f"{WHERE}: none of the {count_of(len(names), 'image')} of {file} is in {root}, such as "
             f"{names[0]}. Name their folder as images=DIR."
         )
-    return _nearest([folder for folder, count in counts.items() if count == best], file, split)
+    return _nearest([root / one for one, some in found.items() if len(some) == best], file, split)
+
+
+def _holders(tree: Tree, names: Collection[str]) -> dict[str, list[str]]:
+    """Return the folders below which files of these names are, with the paths of these files."""
+    found, last = dict[str, list[str]](), {name.rpartition("/")[2] for name in names}
+    for folder, files in tree.items():
+        above = PurePosixPath(folder).parts
+        for file in last.intersection(files):
+            for depth in range(len(above) + 1):
+                if "/".join((*above[depth:], file)) in names:
+                    found.setdefault("/".join(above[:depth]), []).append(f"{folder}/{file}")
+    return found
 
 
 def _nearest(folders: Sequence[Path], file: Path, split: str) -> Path:

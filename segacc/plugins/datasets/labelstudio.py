@@ -7,7 +7,8 @@ from pathlib import Path
 
 from segacc.errors import DataError
 from segacc.hookspecs import Dataset, DataSplits, hookimpl
-from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, located, unlisted
+from segacc.plugins.datasets.annotated import DrawOptions, Part, build_parts, unlisted
+from segacc.plugins.datasets.located import located
 
 WHERE = "--dataset labelstudio"
 PREFIX = re.compile(r"[0-9a-f]{8}-")

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from segacc.data.samples import IMAGE_SUFFIXES
 from segacc.errors import DataError
 from segacc.hookspecs import Recognized
-from segacc.plugins.datasets.class_lists import LABEL_STUDIO, head_of, kind_of_json, kind_of_text
+from segacc.plugins.datasets.class_lists import LABEL_STUDIO, kind_of_json, kind_of_text
 from segacc.plugins.datasets.coco import coco_files
-from segacc.plugins.datasets.cvat import split_of
+from segacc.plugins.datasets.cvat import cvat_files, split_files, split_of
 from segacc.plugins.datasets.files import SPLITS
 from segacc.plugins.datasets.labelme import labelme_files
 from segacc.plugins.datasets.places import Tree
@@ -31,24 +31,30 @@ def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
         The data set and its splits, uncounted; None if there are no such files.
 
     Raises:
-        DataError: a CVAT file is faulty, or several files of Label Studio are for one split.
+        DataError: a CVAT file is faulty, or several of CVAT or Label Studio are for one split.
     """
-    from segacc.labels.annotations.cvat import read_cvat
-
     if found := coco_files(root, tree):
         return _recognized("coco", found, root=given)
     if labelme := labelme_files(root, tree):
         return _recognized("labelme", labelme, root=given)
-    for path in _files(tree, ".xml"):
-        if all(sign in head_of(root / path) for sign in ("<annotations>", "<image ")):
-            subsets = map(split_of, read_cvat(root / path))
-            return _recognized("cvat", subsets, root=f"{given.rstrip('/')}/{path}")
+    if cvat := cvat_files(root, tree):
+        return _cvat(root, cvat, given.rstrip("/"))
     studio = [one for one in _files(tree, ".json") if kind_of_json(root / one) == LABEL_STUDIO]
     if studio:
         return _label_studio(root, sorted(studio), given.rstrip("/"))
     if _has_polygons(root, tree):
         return _recognized("yolo", folders_of(root, config_of(root)), root=given)
     return None
+
+
+def _cvat(root: Path, files: list[Path], given: str) -> Recognized:
+    """Give the only file by its path, and several by the folder, in which each has its split."""
+    from segacc.labels.annotations.cvat import read_cvat
+
+    told = split_files(root, files, given)
+    splits = [split_of(subset, own) for file, own in told.items() for subset in read_cvat(file)]
+    only = f"{given}/{files[0].relative_to(root).as_posix()}"
+    return _recognized("cvat", splits, root=only if len(files) == 1 else given)
 
 
 def _label_studio(root: Path, files: list[str], given: str) -> Recognized:
@@ -77,9 +83,9 @@ def _recognized(name: str, splits: Iterable[str], **options: str) -> Recognized:
 
 
 def _files(tree: Tree, suffix: str) -> list[str]:
-    """Return the paths of the files with an ending."""
+    """Return the paths of the files with an ending, given in lower case."""
     paths = ((PurePosixPath(folder) / name for name in names) for folder, names in tree.items())
-    return [path.as_posix() for some in paths for path in some if path.suffix == suffix]
+    return [path.as_posix() for some in paths for path in some if path.suffix.lower() == suffix]
 
 
 def _has_polygons(root: Path, tree: Tree) -> bool:
