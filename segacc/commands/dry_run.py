@@ -16,6 +16,7 @@ from segacc.data.quick_check import read_data
 from segacc.errors import OptionError, is_main
 from segacc.settings.sources import Layer, Settings
 from segacc.settings.units import bytes_of, bytes_text, clock_text, seconds
+from segacc.training.limits.budget import Pace, Rhythm, fitted, needed
 from segacc.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     from segacc.evaluation.compiled import eagerly
     from segacc.training.feed import Meter, step_batches
     from segacc.training.limits.sizing import ENDLESS, memory_of
+    from segacc.training.processes import on_all
 
     config, start = run.config, time.monotonic() - run.clock.started
     run.config = dataclasses.replace(config, max_steps=ENDLESS)
@@ -98,8 +100,6 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     evaluation = seconds_of_evaluation(run)
     checkpoint, checkpoint_size = saved(run, "checkpoints")
     model, model_size = saved(run, "best")
-    from segacc.training.limits.budget import Pace, Rhythm, fitted, needed
-
     run.config = config
     pace = Pace(step=step, evaluation=evaluation, checkpoint=checkpoint, end=model + checkpoint)
     evaluations, checkpoints = (
@@ -108,8 +108,9 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     )
     total = config.max_steps
     if total is None:
-        left = seconds(config.max_time or "1h") - start
-        total = fitted(left, 0, pace, evaluations, checkpoints)
+        given = config.max_time or "1h", run.plan.settings.where("max_time")
+        fit = partial(fitting, *given, start, pace, evaluations, checkpoints)
+        total = on_all(run.accelerator, fit)
     scored, kept = evaluations.times(0, total), min(config.keep, checkpoints.times(0, total))
     whole = start + needed(total, 0, pace, evaluations, checkpoints) + scored * model
     return [
@@ -119,6 +120,24 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
         f"disk         {bytes_text(kept * checkpoint_size + 2 * model_size)}: {kept} checkpoints, "
         "best/ and last/",
     ]
+
+
+def fitting(
+    limit: str, where: str, start: float, pace: Pace, evaluations: Rhythm, checkpoints: Rhythm
+) -> int:
+    """Return how many steps fit in the time limit of a run that begins after `start` seconds.
+
+    Raises:
+        OptionError: not even one.
+    """
+    if total := fitted(seconds(limit) - start, 0, pace, evaluations, checkpoints):
+        return total
+    least = needed(1, 0, pace, evaluations, checkpoints)
+    raise OptionError(
+        f"{where}: {limit}: not even one step fits: the run begins after {start:.3g} s, and a "
+        f"step, an evaluation and saving take {least:.3g} s. Give more time than "
+        f"{start + least:.3g} s."
+    )
 
 
 def seconds_of_steps(run: "Run", batches: Iterator[list["Batch"]]) -> float:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics
+from segacc.commands.dry_run import fitting
 from segacc.errors import OptionError
 from segacc.model.live_tensors import LiveTensors
 from segacc.settings.units import bytes_of
+from segacc.training.limits.budget import Pace, Rhythm
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -69,6 +71,20 @@ def test_what_does_not_fit_together_is_refused(warm: Warm, tmp_path: Path) -> No
         bytes_of("24", "--device-memory")
     assert str(error.value) == "--device-memory: 24: expected an amount of memory, such as 24GB."
     assert (bytes_of("24GB", ""), bytes_of("1.5 gib", "")) == (24 * 10**9, 3 * 2**29)
+
+
+def test_a_time_in_which_no_step_fits_is_refused() -> None:
+    """A step, its evaluation, its checkpoint and the end take 7 seconds, after a start of 12."""
+    pace = Pace(step=0.5, evaluation=2.0, checkpoint=1.5, end=3.0)
+    rhythms = (Rhythm(last=0, every=0.2), Rhythm(last=0, every=0.2))
+    assert fitting("19s", "--max-time", 12.0, pace, *rhythms) == 1
+    for limit in ("18s", "10s"):
+        with pytest.raises(OptionError) as error:
+            fitting(limit, "--max-time", 12.0, pace, *rhythms)
+        assert str(error.value) == (
+            f"--max-time: {limit}: not even one step fits: the run begins after 12 s, and a step, "
+            "an evaluation and saving take 7 s. Give more time than 19 s."
+        )
 
 
 def test_live_tensors_are_counted_once_and_until_they_are_freed() -> None:
