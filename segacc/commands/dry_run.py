@@ -15,7 +15,7 @@ from segacc.commands.train import process_start
 from segacc.data.quick_check import read_data
 from segacc.errors import OptionError, is_main
 from segacc.settings.sources import Layer, Settings
-from segacc.settings.units import bytes_of, bytes_text, clock_text, seconds
+from segacc.settings.units import bytes_text, clock_text, gpu_memory, seconds
 from segacc.training.limits.budget import Pace, Rhythm, fitted, needed
 from segacc.training.plan import Plan, make_plan
 
@@ -39,7 +39,7 @@ def dry_run_command(layers: list[Layer], given_memory: str | None) -> int:
     Raises:
         SegaccError: a setting is invalid, as in a run.
     """
-    device_memory = bytes_of(given_memory, "--device-memory") if given_memory else None
+    device_memory = gpu_memory(given_memory, "--device-memory") if given_memory else None
     planned = make_plan(layers, load_plugins(), started=process_start())
     if planned.resume:
         raise OptionError("--dry-run: measures a run from its start; leave --resume out.")

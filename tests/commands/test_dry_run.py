@@ -10,7 +10,7 @@ from cli_tools import Warm, assert_refused, assert_succeeded, metrics
 from segacc.commands.dry_run import fitting
 from segacc.errors import OptionError
 from segacc.model.live_tensors import LiveTensors
-from segacc.settings.units import bytes_of
+from segacc.settings.units import bytes_of, gpu_memory
 from segacc.training.limits.budget import Pace, Rhythm
 
 pytest_plugins = ["cli_fixtures"]
@@ -67,6 +67,12 @@ def test_what_does_not_fit_together_is_refused(warm: Warm, tmp_path: Path) -> No
         warm("--device-memory", "24GB", cwd=tmp_path),
         "--device-memory: only used with --dry-run; add it.",
     )
+    assert_refused(
+        warm("--dry-run", "--device-memory", "600MB", cwd=tmp_path),
+        "--device-memory: 600MB: CUDA and its libraries alone take 0.6 GB; give the whole memory "
+        "of the GPU, such as 24GB.",
+    )
+    assert gpu_memory("601MB", "") == 601_000_000
     with pytest.raises(OptionError) as error:
         bytes_of("24", "--device-memory")
     assert str(error.value) == "--device-memory: 24: expected an amount of memory, such as 24GB."
