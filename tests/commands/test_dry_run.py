@@ -1,12 +1,14 @@
 """`segacc train --dry-run` tells what a run needs, as the run itself shows, and leaves nothing."""
 
 import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from cli_tools import Warm, assert_refused, assert_succeeded, metrics
+from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics
 from segacc.commands.dry_run import fitting
 from segacc.errors import OptionError
 from segacc.model.live_tensors import LiveTensors
@@ -60,6 +62,22 @@ def test_a_gpu_s_memory_need_not_be_there(warm: Warm, tmp_path: Path) -> None:
     image = amounts(lines["weights"])[3]
     added = found["2GB"] - found["1GB"]
     assert added == pytest.approx(0.95e9 / image, rel=0.02) and found["1GB"] > 10
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_it_and_nothing_stays(
+    warm: Warm, data: Path, tmp_path: Path, name: str
+) -> None:
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "new/run", "--dry-run")
+    process = warm.start("train", *TINY, *given, cwd=tmp_path, output=tmp_path / "output")
+    while not (tmp_path / "new" / ".run.dry-run" / "config.yaml").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.send_signal(getattr(signal, name))
+    told, _ = process.communicate()
+    assert told == f"segacc: {name}: the dry run was stopped.\n"
+    assert process.returncode == 128 + getattr(signal, name)
+    assert [one.name for one in tmp_path.iterdir()] == ["output"]
 
 
 def test_what_does_not_fit_together_is_refused(warm: Warm, tmp_path: Path) -> None:
