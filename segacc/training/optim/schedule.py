@@ -133,7 +133,8 @@ class Plateau:
 
     summary: ClassVar[str] = "multiply by gamma after evaluations without a better score"
     patience: PositiveInt = 3
-    """Number of evaluations in a row without a better score after which the learning rate falls."""
+    """Number of evaluations in a row without a better score after which the learning rate falls;
+    torch's `patience` is one less."""
     min_delta: Annotated[float, Ge(0), AllowInfNan(False)] = 0.0
     """Smallest change of the score that counts as an improvement; it must exceed this."""
     gamma: Annotated[float, Gt(0), Lt(1)] = 0.1
