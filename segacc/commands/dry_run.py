@@ -20,7 +20,7 @@ from segacc.errors import OptionError, is_main
 from segacc.settings.sources import Layer, Settings
 from segacc.settings.units import bytes_text, clock_text, gpu_memory, seconds
 from segacc.training.limits.budget import Pace, Rhythm, fitted, needed
-from segacc.training.limits.signals import heeded
+from segacc.training.limits.signals import SAME, heeded
 from segacc.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -87,23 +87,25 @@ def beside(plan: Plan) -> Iterator[Plan]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """End the block by an exception at a signal that stops runs, and heed no other after it."""
-    heard = list[str]()
+    """End the block by an exception at a signal that stops runs; one within seconds is the same."""
+    name, when = "", -SAME
 
     def end(number: int, frame: FrameType | None) -> None:
-        for one in before:
-            signal.signal(one, signal.SIG_IGN)
-        heard.append(signal.Signals(number).name)
-        raise SystemExit(128 + number)
+        nonlocal name, when
+        if (now := time.monotonic()) - when > SAME:  # Python ignores an exception in a finalizer
+            name, when = signal.Signals(number).name, now
+            raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, end) for number in heeded()}
     try:
         yield
+    except SystemExit:
+        if name and is_main():
+            sys.stderr.write(f"segacc: {name}: the dry run was stopped.\n")
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if heard and is_main():
-            sys.stderr.write(f"segacc: {heard[0]}: the dry run was stopped.\n")
 
 
 def measured(run: "Run", device_memory: int | None) -> list[str]:

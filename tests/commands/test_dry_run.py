@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics
-from segacc.commands.dry_run import fitting
+from segacc.commands import dry_run
 from segacc.errors import OptionError
 from segacc.model.live_tensors import LiveTensors
 from segacc.settings.units import bytes_of, gpu_memory
@@ -80,6 +80,30 @@ def test_a_signal_ends_it_and_nothing_stays(
     assert [one.name for one in tmp_path.iterdir()] == ["output"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_loses_can_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that a launcher forwards is the same; a later one ends the block."""
+
+    class Finalized:
+        def __del__(self) -> None:  # whose exceptions Python ignores
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(dry_run, "SAME", 0.2)
+    before, reached = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(SystemExit) as ended, dry_run.ended_by_signals():
+        Finalized()
+        signal.raise_signal(signal.SIGINT)
+        reached.append("forwarded")
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("later")
+    assert (ended.value.code, reached) == (128 + signal.SIGTERM, ["forwarded"])
+    assert capsys.readouterr().err == "segacc: SIGTERM: the dry run was stopped.\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_what_does_not_fit_together_is_refused(warm: Warm, tmp_path: Path) -> None:
     assert_refused(
         warm("--device-memory", "24GB", cwd=tmp_path),
@@ -101,10 +125,10 @@ def test_a_time_in_which_no_step_fits_is_refused() -> None:
     """A step, its evaluation, its checkpoint and the end take 7 seconds, after a start of 12."""
     pace = Pace(step=0.5, evaluation=2.0, checkpoint=1.5, end=3.0)
     rhythms = (Rhythm(last=0, every=0.2), Rhythm(last=0, every=0.2))
-    assert fitting("19s", "--max-time", 12.0, pace, *rhythms) == 1
+    assert dry_run.fitting("19s", "--max-time", 12.0, pace, *rhythms) == 1
     for limit in ("18s", "10s"):
         with pytest.raises(OptionError) as error:
-            fitting(limit, "--max-time", 12.0, pace, *rhythms)
+            dry_run.fitting(limit, "--max-time", 12.0, pace, *rhythms)
         assert str(error.value) == (
             f"--max-time: {limit}: not even one step fits: the run begins after 12 s, and a step, "
             "an evaluation and saving take 7 s. Give more time than 19 s."
