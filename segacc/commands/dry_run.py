@@ -2,12 +2,15 @@
 
 import dataclasses
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from segacc.commands.terminal.console import console_of, load_plugins, quiet_libraries
@@ -15,7 +18,9 @@ from segacc.commands.train import process_start
 from segacc.data.quick_check import read_data
 from segacc.errors import OptionError, is_main
 from segacc.settings.sources import Layer, Settings
-from segacc.settings.units import bytes_of, bytes_text, clock_text, seconds
+from segacc.settings.units import bytes_text, clock_text, gpu_memory, seconds
+from segacc.training.limits.budget import Pace, Rhythm, fitted, needed
+from segacc.training.limits.signals import SAME, heeded
 from segacc.training.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -38,12 +43,12 @@ def dry_run_command(layers: list[Layer], given_memory: str | None) -> int:
     Raises:
         SegaccError: a setting is invalid, as in a run.
     """
-    device_memory = bytes_of(given_memory, "--device-memory") if given_memory else None
+    device_memory = gpu_memory(given_memory, "--device-memory") if given_memory else None
     planned = make_plan(layers, load_plugins(), started=process_start())
     if planned.resume:
         raise OptionError("--dry-run: measures a run from its start; leave --resume out.")
-    console = console_of()
-    with console.status("Measuring a few steps ..."), beside(planned) as plan:
+    console, last = console_of(), ExitStack()
+    with last, console.status("Measuring a few steps ..."), beside(planned) as plan:
         given = read_data(plan.dataset, plan.settings.config, plan.settings.where)
         quiet_libraries()
         from segacc import loop
@@ -53,6 +58,7 @@ def dry_run_command(layers: list[Layer], given_memory: str | None) -> int:
 
         fit = partial(fit_batch, step=loop.train_step, device_memory=device_memory)
         run, settings = assemble(plan, given, fit)
+        last.enter_context(ended_by_signals())  # until the folder is removed
         prepare_folder(run, settings)
         told = choices(plan.settings, settings)
         lines = [*run.notes[:1], *told, *measured(run, device_memory)]
@@ -79,27 +85,47 @@ def beside(plan: Plan) -> Iterator[Plan]:
                     parent.rmdir()
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """End the block by an exception at a signal that stops runs; one within seconds is the same."""
+    name, when = "", -SAME
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal name, when
+        if (now := time.monotonic()) - when > SAME:  # Python ignores an exception in a finalizer
+            name, when = signal.Signals(number).name, now
+            raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in heeded()}
+    try:
+        yield
+    except SystemExit:
+        if name and is_main():
+            sys.stderr.write(f"segacc: {name}: the dry run was stopped.\n")
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def measured(run: "Run", device_memory: int | None) -> list[str]:
     """Take steps, evaluate a few images and save; return the lines to print."""
     from segacc import loop
     from segacc.evaluation.compiled import eagerly
-    from segacc.training.feed import Meter, step_batches
     from segacc.training.limits.sizing import ENDLESS, memory_of
+    from segacc.training.processes import on_all
 
     config, start = run.config, time.monotonic() - run.clock.started
     run.config = dataclasses.replace(config, max_steps=ENDLESS)
-    with run.signal as signal:
-        batches = step_batches(run, Meter(run), signal)
-        with eagerly():  # each size would compile anew
-            memory = memory_of(run, next(batches), device_memory, loop.train_step)
-        if device_memory is not None:
-            return memory.lines(config.micro_batch_size)
-        step = seconds_of_steps(run, batches)
+    batches = endless(run)
+    with eagerly():  # each size would compile anew
+        memory = memory_of(run, next(batches), device_memory, loop.train_step)
+    if device_memory is not None:
+        return memory.lines(config.micro_batch_size)
+    step = seconds_of_steps(run, batches)
     evaluation = seconds_of_evaluation(run)
     checkpoint, checkpoint_size = saved(run, "checkpoints")
     model, model_size = saved(run, "best")
-    from segacc.training.limits.budget import Pace, Rhythm, fitted, needed
-
     run.config = config
     pace = Pace(step=step, evaluation=evaluation, checkpoint=checkpoint, end=model + checkpoint)
     evaluations, checkpoints = (
@@ -108,8 +134,9 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     )
     total = config.max_steps
     if total is None:
-        left = seconds(config.max_time or "1h") - start
-        total = fitted(left, 0, pace, evaluations, checkpoints)
+        given = config.max_time or "1h", run.plan.settings.where("max_time")
+        fit = partial(fitting, *given, start, pace, evaluations, checkpoints)
+        total = on_all(run.accelerator, fit)
     scored, kept = evaluations.times(0, total), min(config.keep, checkpoints.times(0, total))
     whole = start + needed(total, 0, pace, evaluations, checkpoints) + scored * model
     return [
@@ -119,6 +146,32 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
         f"disk         {bytes_text(kept * checkpoint_size + 2 * model_size)}: {kept} checkpoints, "
         "best/ and last/",
     ]
+
+
+def endless(run: "Run") -> Iterator[list["Batch"]]:
+    """Yield the micro-batches of each step; the process ends with its launcher, as by SIGHUP."""
+    from segacc.training.feed import Meter, step_batches
+
+    yield from step_batches(run, Meter(run), run.signal)
+    raise SystemExit(128 + signal.SIGHUP)
+
+
+def fitting(
+    limit: str, where: str, start: float, pace: Pace, evaluations: Rhythm, checkpoints: Rhythm
+) -> int:
+    """Return how many steps fit in the time limit of a run that begins after `start` seconds.
+
+    Raises:
+        OptionError: not even one.
+    """
+    if total := fitted(seconds(limit) - start, 0, pace, evaluations, checkpoints):
+        return total
+    least = needed(1, 0, pace, evaluations, checkpoints)
+    raise OptionError(
+        f"{where}: {limit}: not even one step fits: the run begins after {start:.3g} s, and a "
+        f"step, an evaluation and saving take {least:.3g} s. Give more time than "
+        f"{start + least:.3g} s."
+    )
 
 
 def seconds_of_steps(run: "Run", batches: Iterator[list["Batch"]]) -> float:

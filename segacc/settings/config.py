@@ -96,8 +96,8 @@ class TrainConfig:
     cache: str | None = None
     """Cache decoded samples: `ram`, or a folder that later runs can reuse."""
     skip_unreadable: NonNegativeInt = 0
-    """Number of samples to skip before the run stops, whose files cannot be read or do not fit
-    together: missing, damaged, of another size, or with other label values."""
+    """Number of samples of each split to skip before the run stops, whose files cannot be read or
+    do not fit together: missing, damaged, of another size, or with other label values."""
 
     # Optimization
     optimizer: Named = "adamw"

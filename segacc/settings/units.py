@@ -27,6 +27,8 @@ def seconds(text: str) -> float:
 
 
 BYTES = re.compile(r"(\d+(?:\.\d+)?) ?(M|G|T)(i?)B", re.IGNORECASE)
+OF_CUDA = 600_000_000
+"""Bytes of a GPU's memory that CUDA and its libraries take."""
 
 
 def bytes_of(text: str, where: str) -> int:
@@ -40,6 +42,21 @@ def bytes_of(text: str, where: str) -> int:
         raise OptionError(f"{where}: {cut(text)}: expected an amount of memory, such as 24GB.")
     unit = "MGT".index(found[2].upper()) + 2
     return int(float(found[1]) * (1024 if found[3] else 1000) ** unit)
+
+
+def gpu_memory(text: str, where: str) -> int:
+    """Convert the memory of a GPU to bytes, of which more is needed than CUDA itself takes.
+
+    Raises:
+        OptionError: it is less, or no amount of memory.
+    """
+    found = bytes_of(text, where)
+    if found <= OF_CUDA:
+        raise OptionError(
+            f"{where}: {cut(text)}: CUDA and its libraries alone take {OF_CUDA / 1e9:g} GB; give "
+            "the whole memory of the GPU, such as 24GB."
+        )
+    return found
 
 
 def bytes_text(number: float) -> str:

@@ -15,6 +15,7 @@ from segacc.model import SegmentationModel
 from segacc.settings.config import DEFAULT_CROP, TrainConfig
 from segacc.settings.sources import Settings
 from segacc.settings.units import bytes_text, steps_of
+from segacc.training.limits.launchers import accumulation_asked
 from segacc.training.optim.optimizers import check_length, default_lr
 from segacc.training.optim.schedule import OneCycle, parse_schedule
 from segacc.training.processes import bf16_gain
@@ -105,6 +106,22 @@ def split_batch(settings: Settings, processes: int) -> Settings:
     return settings.chosen(
         {"gradient_accumulation_steps": (steps, reason), "total_batch_size": (None, "")}
     )
+
+
+def refuse_accumulation_of_launcher(settings: Settings) -> None:
+    """Refuse accumulation steps that were given to accelerate, as segacc does not take them there.
+
+    Raises:
+        OptionError: they are not those of this run, whose batch has been split.
+    """
+    asked, own = accumulation_asked(), settings.config.gradient_accumulation_steps
+    if asked not in (None, own):
+        raise OptionError(
+            f"accelerate launch: gradient_accumulation_steps: {asked} (its flag, its configuration "
+            f"file or ACCELERATE_GRADIENT_ACCUMULATION_STEPS): this run has {own}, as segacc has a "
+            f"flag of its own. Leave that out, and add --gradient-accumulation-steps {asked} after "
+            "`-m segacc`."
+        )
 
 
 def with_precision(settings: Settings) -> Settings:

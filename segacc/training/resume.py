@@ -196,7 +196,7 @@ def stretched(run: Run, lr: float) -> list[str]:
     if not before or not now or now == before or step == now:
         return []
     group, schedule = run.optimizer.param_groups[0], run.plan.schedule
-    then = lr_of(group, schedule, step, now, run.config)
+    then = lr_of(group, schedule, step, now, run.config, reductions=run.progress.reductions)
     return [
         f"the run had {before} steps and now has {now}; the schedule is fitted to {now} steps: the "
         f"learning rate goes from {lr:.1e} in step {step} to {then:.1e} in step {step + 1}"

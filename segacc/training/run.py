@@ -180,7 +180,6 @@ class Run:
         self.guard.keep()
         reductions = self.progress.reductions
         set_lr(self.optimizer, self.plan.schedule, step, total, self.config, reductions=reductions)
-        freezing.hold(self.optimizer.param_groups, step)
         self.torn = False
 
     def unfreeze(self) -> None:

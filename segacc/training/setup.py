@@ -34,6 +34,7 @@ from segacc.training.defaults import (
     choose_settings,
     faster_precision,
     fitted_crop,
+    refuse_accumulation_of_launcher,
     split_batch,
     with_precision,
 )
@@ -66,6 +67,7 @@ def make_accelerator(plan: Plan, asked: Settings) -> Accelerator:
         asked: its settings before anything was chosen.
     """
     config = plan.settings.config
+    refuse_accumulation_of_launcher(plan.settings)
     accelerator = start_accelerator(
         config.mixed_precision,
         timeout=seconds(config.process_timeout),

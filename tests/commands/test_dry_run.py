@@ -1,15 +1,19 @@
 """`segacc train --dry-run` tells what a run needs, as the run itself shows, and leaves nothing."""
 
 import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from cli_tools import Warm, assert_refused, assert_succeeded, metrics
+from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics
+from segacc.commands import dry_run
 from segacc.errors import OptionError
 from segacc.model.live_tensors import LiveTensors
-from segacc.settings.units import bytes_of
+from segacc.settings.units import bytes_of, gpu_memory
+from segacc.training.limits.budget import Pace, Rhythm
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -60,15 +64,75 @@ def test_a_gpu_s_memory_need_not_be_there(warm: Warm, tmp_path: Path) -> None:
     assert added == pytest.approx(0.95e9 / image, rel=0.02) and found["1GB"] > 10
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_it_and_nothing_stays(
+    warm: Warm, data: Path, tmp_path: Path, name: str
+) -> None:
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "new/run", "--dry-run")
+    process = warm.start("train", *TINY, *given, cwd=tmp_path, output=tmp_path / "output")
+    while not (tmp_path / "new" / ".run.dry-run" / "config.yaml").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.send_signal(getattr(signal, name))
+    told, _ = process.communicate()
+    assert told == f"segacc: {name}: the dry run was stopped.\n"
+    assert process.returncode == 128 + getattr(signal, name)
+    assert [one.name for one in tmp_path.iterdir()] == ["output"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_loses_can_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that a launcher forwards is the same; a later one ends the block."""
+
+    class Finalized:
+        def __del__(self) -> None:  # whose exceptions Python ignores
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(dry_run, "SAME", 0.2)
+    before, reached = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(SystemExit) as ended, dry_run.ended_by_signals():
+        Finalized()
+        signal.raise_signal(signal.SIGINT)
+        reached.append("forwarded")
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("later")
+    assert (ended.value.code, reached) == (128 + signal.SIGTERM, ["forwarded"])
+    assert capsys.readouterr().err == "segacc: SIGTERM: the dry run was stopped.\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_what_does_not_fit_together_is_refused(warm: Warm, tmp_path: Path) -> None:
     assert_refused(
         warm("--device-memory", "24GB", cwd=tmp_path),
         "--device-memory: only used with --dry-run; add it.",
     )
+    assert_refused(
+        warm("--dry-run", "--device-memory", "600MB", cwd=tmp_path),
+        "--device-memory: 600MB: CUDA and its libraries alone take 0.6 GB; give the whole memory "
+        "of the GPU, such as 24GB.",
+    )
+    assert gpu_memory("601MB", "") == 601_000_000
     with pytest.raises(OptionError) as error:
         bytes_of("24", "--device-memory")
     assert str(error.value) == "--device-memory: 24: expected an amount of memory, such as 24GB."
     assert (bytes_of("24GB", ""), bytes_of("1.5 gib", "")) == (24 * 10**9, 3 * 2**29)
+
+
+def test_a_time_in_which_no_step_fits_is_refused() -> None:
+    """A step, its evaluation, its checkpoint and the end take 7 seconds, after a start of 12."""
+    pace = Pace(step=0.5, evaluation=2.0, checkpoint=1.5, end=3.0)
+    rhythms = (Rhythm(last=0, every=0.2), Rhythm(last=0, every=0.2))
+    assert dry_run.fitting("19s", "--max-time", 12.0, pace, *rhythms) == 1
+    for limit in ("18s", "10s"):
+        with pytest.raises(OptionError) as error:
+            dry_run.fitting(limit, "--max-time", 12.0, pace, *rhythms)
+        assert str(error.value) == (
+            f"--max-time: {limit}: not even one step fits: the run begins after 12 s, and a step, "
+            "an evaluation and saving take 7 s. Give more time than 19 s."
+        )
 
 
 def test_live_tensors_are_counted_once_and_until_they_are_freed() -> None:

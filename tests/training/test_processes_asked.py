@@ -7,9 +7,16 @@ import pytest
 import torch
 from accelerate.utils.other import get_free_port
 
-from cli_tools import TINY, Done, Warm, assert_succeeded, assert_untouched, start
+from cli_tools import TINY, Done, Warm, assert_refused, assert_succeeded, assert_untouched, start
+from segacc.settings.sources import Layer, merge
+from segacc.training.defaults import refuse_accumulation_of_launcher
 from segacc.training.limits.exits import resume_command
-from segacc.training.limits.launchers import ALONE, LAUNCHED, launcher_arguments
+from segacc.training.limits.launchers import (
+    ALONE,
+    LAUNCHED,
+    accumulation_in,
+    launcher_arguments,
+)
 from segacc.training.processes import cores, processes_asked
 
 pytestmark = pytest.mark.launch
@@ -112,6 +119,34 @@ def test_the_launchers_command_line_is_found() -> None:
         assert launcher_arguments(command) is None
     for count in (1, 2, 3):
         assert processes_asked(["--cpu", "--num_processes", str(count), "-m", "segacc"]) == count
+
+
+def test_accumulation_steps_of_the_launcher_are_refused(
+    data: Path, warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hands them on for DeepSpeed alone; segacc would go on with its own."""
+    name = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+    assert_refused(
+        warm(*TINY, "--dataset", f"folder:root={data}", cwd=tmp_path, **{name: "4"}),
+        "accelerate launch: gradient_accumulation_steps: 4 (its flag, its configuration file or "
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS): this run has 1, as segacc has a flag of its own. "
+        "Leave that out, and add --gradient-accumulation-steps 4 after `-m segacc`.",
+    )
+    assert list(tmp_path.iterdir()) == []
+    for same in ("4", "auto"):
+        monkeypatch.setenv(name, same)
+        given = Layer({"gradient_accumulation_steps": "4"}, "command line")
+        refuse_accumulation_of_launcher(merge([given]))
+
+
+def test_accumulation_steps_of_the_launcher_are_not_those_of_segacc() -> None:
+    for flags, steps in (
+        (["--gradient_accumulation_steps", "4", "-m", "segacc", "--max-steps", "2"], 4),
+        (["--gradient-accumulation-steps=4", "-m", "segacc"], 4),
+        (["-m", "segacc", "--gradient-accumulation-steps", "4"], None),
+        (["--num_processes", "2", "-m", "segacc"], None),
+    ):
+        assert accumulation_in(flags) == steps
 
 
 @pytest.mark.parametrize(

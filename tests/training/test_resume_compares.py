@@ -10,7 +10,7 @@ import pytest
 from cli_tools import write_data
 from run_tools import build
 from segacc.errors import OptionError
-from segacc.loop import train
+from segacc.loop import save_checkpoint, train
 from segacc.training.checkpoint import seal
 from segacc.training.run import Run
 from segacc.training.tracking.identity import NUMBERS
@@ -98,3 +98,27 @@ def test_what_changes_the_numbers_is_told_in_a_line_each(run: Path) -> None:
     assert told["compile"] == "compile was True, now False"
     assert told["plugin"] == "plugin segacc-old was 1.0, now None"
     assert told["file_times"].startswith("file_times was ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"schedule": "plateau:gamma=0.5"}, "5.0e-03 in step 2 to 5.0e-03 in step 3"),
+        ({"freeze": "encoder", "unfreeze_after": 3}, "0.0e+00 in step 2 to 0.0e+00 in step 3"),
+    ],
+)
+def test_a_longer_run_tells_the_rate_with_which_it_goes_on(
+    tmp_path: Path, settings: dict[str, object], rates: str
+) -> None:
+    """Also once `plateau` has lowered it, and while the first group is still frozen."""
+    begun = build(tmp_path, max_steps=4, warmup_steps=0, lr=0.01, **settings)
+    begun.progress.step, begun.progress.reductions = 1, 1
+    begun.begin_step()
+    begun.progress.step = 2
+    save_checkpoint(begun)
+    begun.lock.release()
+    again = resumed(tmp_path / "run", max_steps=9)
+    (told,) = (note for note in again.notes if note.startswith("the run had 4 steps"))
+    assert told.endswith(f"the learning rate goes from {rates}")
+    again.begin_step()
+    assert f"to {again.optimizer.param_groups[0]['lr']:.1e} in step 3" in told

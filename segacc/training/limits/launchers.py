@@ -62,6 +62,28 @@ def launcher() -> int | None:
     return ENDED if ALONE in os.environ and adopts(parent) else None
 
 
+def accumulation_asked() -> int | None:
+    """Return the accumulation steps that `accelerate launch` was given; None without a number.
+
+    It hands on those of DeepSpeed alone; a flag is otherwise found in its command line only.
+    """
+    given = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
+    if given.isdigit():  # or `auto`
+        return int(given)
+    typed = (accumulation_in(launcher_arguments(command) or []) for _, command in launchers())
+    return next((steps for steps in typed if steps is not None), None)
+
+
+def accumulation_in(arguments: list[str]) -> int | None:
+    """Return the accumulation steps in the arguments of `accelerate launch`, not in segacc's."""
+    if not any(re.match("--gradient.accumulation.steps", word) for word in arguments):
+        return None
+    from accelerate.commands.launch import launch_command_parser
+
+    steps: int | None = launch_command_parser().parse_args(arguments).gradient_accumulation_steps
+    return steps
+
+
 def start_command() -> str:
     """Return how this run was started: `segacc train`, or a launcher's command."""
     if count := os.environ.get(LAUNCHED):

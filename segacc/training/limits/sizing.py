@@ -17,7 +17,7 @@ from segacc.evaluation.compiled import eagerly
 from segacc.evaluation.memory import free_memory, peak_memory
 from segacc.model.live_tensors import LiveTensors, bytes_in
 from segacc.settings.sources import Settings
-from segacc.settings.units import bytes_text
+from segacc.settings.units import OF_CUDA, bytes_text
 from segacc.training.feed import Meter, StepNumbers, step_batches
 from segacc.training.limits.memory import reducing
 from segacc.training.processes import processes_here
@@ -26,9 +26,9 @@ from segacc.training.run import Run
 Step = Callable[[Run, list[Batch]], StepNumbers]
 """The loop's `train_step`."""
 
-RESERVE, USABLE, USABLE_HOST = 0.6e9, 0.95, 0.8
-"""Of a GPU's memory: bytes that CUDA and its libraries take, and the share of the rest that is not
-lost between tensors. Of a CPU's free memory: the share beside data loader workers and the like."""
+USABLE, USABLE_HOST = 0.95, 0.8
+"""Of a GPU's memory beside CUDA's: the share that is not lost between tensors. Of a CPU's free
+memory: the share beside data loader workers and the like."""
 MORE = 2
 """Images by which the two measured micro-batches differ."""
 ENDLESS = 10**6
@@ -190,7 +190,7 @@ def state_of(run: Run) -> dict[Any, Any]:
 
 def usable(device_memory: int) -> int:
     """Return the bytes of a GPU's memory that tensors can fill."""
-    return int(USABLE * (device_memory - RESERVE))
+    return int(USABLE * (device_memory - OF_CUDA))
 
 
 def with_limit(run: Run, memory: Memory, micro_batches: list[Batch], step: Step) -> Memory:
@@ -198,7 +198,7 @@ def with_limit(run: Run, memory: Memory, micro_batches: list[Batch], step: Step)
     device = run.accelerator.device
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
-        own = torch.cuda.memory_reserved(device) + int(RESERVE)
+        own = torch.cuda.memory_reserved(device) + OF_CUDA
         return replace(memory, limit=usable(min(whole, free + own)))
     step(run, micro_batches)
     images = run.config.micro_batch_size

@@ -138,13 +138,6 @@ def forget(optimizer: Any, step: int) -> None:
                 optimizer.state.pop(parameter, None)
 
 
-def hold(groups: Iterable[dict[str, Any]], step: int) -> None:
-    """Set the learning rate of the groups that are still frozen in this step to 0."""
-    for group in groups:
-        if step < group["frozen_until"]:
-            group["lr"] = 0.0
-
-
 def silence(groups: Iterable[dict[str, Any]], step: int) -> None:
     """Zero the gradients of the groups still frozen in this step; the norm then excludes them."""
     for group in groups:

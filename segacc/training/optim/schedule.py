@@ -133,7 +133,8 @@ class Plateau:
 
     summary: ClassVar[str] = "multiply by gamma after evaluations without a better score"
     patience: PositiveInt = 3
-    """Number of evaluations in a row without a better score after which the learning rate falls."""
+    """Number of evaluations in a row without a better score after which the learning rate falls;
+    torch's `patience` is one less."""
     min_delta: Annotated[float, Ge(0), AllowInfNan(False)] = 0.0
     """Smallest change of the score that counts as an improvement; it must exceed this."""
     gamma: Annotated[float, Gt(0), Lt(1)] = 0.1
@@ -280,18 +281,29 @@ def set_lr(
     *,
     reductions: int = 0,
 ) -> None:
-    """Set each group's learning rate to that of this step, after so many of `plateau`."""
-    share = decay.reduced(reductions) if isinstance(decay, Plateau) else 1.0
+    """Set each group's learning rate to that of this step, see `lr_of`."""
     for group in optimizer.param_groups:
-        group["lr"] = share * lr_of(group, decay, step, total, config)
+        group["lr"] = lr_of(group, decay, step, total, config, reductions=reductions)
 
 
 def lr_of(
-    group: Mapping[str, Any], decay: Decay, step: int, total: int, config: TrainConfig
+    group: Mapping[str, Any],
+    decay: Decay,
+    step: int,
+    total: int,
+    config: TrainConfig,
+    *,
+    reductions: int,
 ) -> float:
-    """Return a group's learning rate: its peak `initial_lr` times the factor of this step."""
+    """Return a group's learning rate: its peak `initial_lr` times the factor of this step.
+
+    With `plateau` it is that after so many reductions. It is 0 while the group is still frozen.
+    """
+    if step < group["frozen_until"]:
+        return 0.0
     warmup = steps_of(config.warmup_steps or 0, total)
     second = steps_of(config.encoder_warmup_steps, total)
     stages = {"warmup": warmup, "encoder_warmup": second, "head": group["head"]}
     factor = lr_factor(decay, step, total, **stages, first=config.warmup_start)
-    return float(group["initial_lr"] * factor)
+    share = decay.reduced(reductions) if isinstance(decay, Plateau) else 1.0
+    return float(share * (group["initial_lr"] * factor))
