@@ -127,7 +127,8 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     checkpoint, checkpoint_size = saved(run, "checkpoints")
     model, model_size = saved(run, "best")
     run.config = config
-    pace = Pace(step=step, evaluation=evaluation, checkpoint=checkpoint, end=model + checkpoint)
+    scoring, end = evaluation + model, model + checkpoint  # as if each score were the best so far
+    pace = Pace(step=step, evaluation=scoring, checkpoint=checkpoint, end=end)
     evaluations, checkpoints = (
         Rhythm(last=0, every=float(run.period(every)))
         for every in (config.eval_every, config.save_every)
@@ -138,7 +139,7 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
         fit = partial(fitting, *given, start, pace, evaluations, checkpoints)
         total = on_all(run.accelerator, fit)
     scored, kept = evaluations.times(0, total), min(config.keep, checkpoints.times(0, total))
-    whole = start + needed(total, 0, pace, evaluations, checkpoints) + scored * model
+    whole = start + needed(total, 0, pace, evaluations, checkpoints)
     return [
         *memory.lines(config.micro_batch_size),
         f"time         {step:.3g} s a step, {evaluation:.3g} s an evaluation; {total} steps and "
