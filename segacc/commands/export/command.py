@@ -187,6 +187,7 @@ def run(checked: Checked, where: Where, console: Console) -> ExportResult:
         try:
             with loading(console, "torch and the weights"):
                 quiet_libraries()
+                from segacc.evaluation.segmenter import Segmenter
                 from segacc.exporting.gate import compare
 
                 export = planned_of(checked, where)
@@ -196,7 +197,8 @@ def run(checked: Checked, where: Where, console: Console) -> ExportResult:
             with console.status("Writing the file ..."):
                 made = write(checked, export, part, where)
             with console.status("Predicting real images with the file and with torch ..."):
-                proof = compare(pictures, *both(export, made, checked), precision(config))
+                written = Segmenter.from_pretrained(made, "cpu")
+                proof = compare(pictures, export.segmenter, written, precision(config))
             return finished(checked, export, proof, made)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -235,13 +237,6 @@ def write(checked: Checked, export: "Export", part: Path, where: Where) -> Path:
     if checked.config.half and checked.config.format != "openvino":  # which rounds its weights
         export = planned_of(checked, where)
     return export.write(part, checked.path.name, images)
-
-
-def both(export: "Export", made: Path, checked: Checked) -> tuple[Any, Any]:
-    """Return the Segmenters of torch and of the file."""
-    from segacc.evaluation.segmenter import Segmenter
-
-    return export.segmenter, Segmenter.from_pretrained(made, "cpu")
 
 
 def finished(checked: Checked, export: "Export", proof: "Proof", made: Path) -> ExportResult:

@@ -44,7 +44,7 @@ class Images:
 
         channels, reading = segmenter.network.num_channels, segmenter.reading
         if self.dataset is None:
-            for index in spaced(len(self.files), count):
+            for index in evenly_spaced(len(self.files), count):
                 path = self.files[index]
                 image = read_image(path, str(path), channels, reading)
                 yield Picture(str(path), image, source=path)
@@ -72,7 +72,7 @@ class Images:
         samples: Sequence[Sample] | Stream = pick_split(splits, settings.split, self.where("split"))
         sources = dict[str, Path | bytes]()
         if not isinstance(samples, Stream):
-            samples = Part(samples, spaced(len(samples), count))
+            samples = Part(samples, evenly_spaced(len(samples), count))
             sources = {sample.id: sample.image for sample in samples}
         data = scored_data(samples, splits.labels, segmenter.network.num_channels)
         given = {"process": 0, "processes": 1, "batch_size": 1, "num_workers": 0}
@@ -81,11 +81,6 @@ class Images:
                 raise item
             source = sources.get(item.id)
             yield Picture(item.id, item.image.contiguous(), item.label, source)
-
-
-def spaced(total: int, count: int) -> list[int]:
-    """Return the indices of `count` of `total` things, evenly spaced; all if there are fewer."""
-    return evenly_spaced(total, min(total, count))
 
 
 def images_of(
