@@ -21,7 +21,7 @@ from segacc.commands.terminal.console import (
 from segacc.data.atomic import replacing, writing
 from segacc.errors import OptionError, WeightsError
 from segacc.evaluation.model_folder import Model, find_model, side_file
-from segacc.model.exported import need
+from segacc.model.exported import SUFFIXES, need
 from segacc.settings.commands import ExportConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import writable
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from segacc.exporting.build import Export
     from segacc.exporting.gate import Proof
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
-"""The ending of each format's file."""
 NEEDED: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
@@ -198,15 +196,10 @@ def run(checked: Checked, where: Where, console: Console) -> ExportResult:
                 made = write(checked, export, part, where)
             with console.status("Predicting real images with the file and with torch ..."):
                 written = Segmenter.from_pretrained(made, "cpu")
-                proof = compare(pictures, export.segmenter, written, precision(config))
+                proof = compare(pictures, export.segmenter, written, config.precision)
             return finished(checked, export, proof, made)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def precision(config: ExportConfig) -> str:
-    """Return the precision of a file: `float32`, `half` or `int8`."""
-    return "half" if config.half else "int8" if config.int8 else "float32"
 
 
 def planned_of(checked: Checked, where: Where) -> "Export":
