@@ -14,7 +14,7 @@ from rich.console import Console
 from segacc.commands.convert.outlines import refuse_unused_outlines
 from segacc.commands.terminal.console import Where, console_of, flag, load_plugins, progress_bar
 from segacc.data.atomic import writing
-from segacc.data.samples import read_shard
+from segacc.data.samples import length_of, samples_of
 from segacc.data.splits import data_splits, pick_split, split_name, unusable_lines
 from segacc.errors import OptionError, count_of, expand, is_main
 from segacc.hookspecs import DataSplits, Sample, Stream
@@ -195,7 +195,7 @@ def write_all(
 
 def total(splits: Mapping[str, Samples]) -> int | None:
     """Return the number of samples; None if it is not known."""
-    counts = [one.num_samples if isinstance(one, Stream) else len(one) for one in splits.values()]
+    counts = [length_of(one) for one in splits.values()]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
@@ -239,23 +239,10 @@ def write_split(
     from segacc.commands.convert.images import Names, label_of, place
 
     names, count = Names(), 0
-    for sample in all_of(samples):
+    for sample in samples_of(samples):
         image = names.of(sample)
         add(image, label_of(sample, labels))
         place(sample, images[0] / image, images[1])
         tick(advance=1)
         count += 1
     return count
-
-
-def all_of(samples: Samples) -> Iterator[Sample]:
-    """Yield the samples of a split.
-
-    Raises:
-        DataError: a shard cannot be read.
-    """
-    if isinstance(samples, Stream):
-        for shard in samples.shards:
-            yield from (sample for sample, _ in read_shard(samples, shard))
-        return
-    yield from samples
