@@ -27,14 +27,15 @@ from segacc.training.folders import writable
 Samples = Sequence[Sample] | Stream
 
 
-def convert_command(source: str, target: str, config: ConvertConfig) -> int:
+def convert_command(source: str, target: str, layer: Layer) -> int:
     """Write a data set as the files of another format.
 
     Args:
         source: the data set, as `--dataset` takes it.
         target: the folder, which is created.
-        config: the settings.
+        layer: the given flags.
     """
+    config = config_of(ConvertConfig, layer)
     if not is_main():
         return 0
     console = console_of(stderr=True)

@@ -20,7 +20,7 @@ from segacc.commands.terminal.console import (
     text_of,
 )
 from segacc.data.splits import ALSO, VALIDATION
-from segacc.errors import OptionError, expand, is_main
+from segacc.errors import OptionError, count_of, expand, is_main
 from segacc.evaluation.model_folder import (
     SETTINGS,
     Model,
@@ -275,8 +275,16 @@ def finish(loaded: Loaded, console: Console) -> EvaluationResult:
     return replace(result, report={**result.report, "files": files})
 
 
-def compare_command(a: Sequence[Path], b: Sequence[Path], config: CompareConfig) -> int:
-    """Compare two evaluations; print a table and a verdict, write compare.json and compare.png."""
+def compare_command(runs: list[str], others: list[str] | None, layer: Layer) -> int:
+    """Compare two evaluations; print a table and a verdict, write compare.json and compare.png.
+
+    Args:
+        runs: A and B; or A, if there are `others`.
+        others: B.
+        layer: the given flags.
+    """
+    a, b = sides_of(runs, others)
+    config = config_of(CompareConfig, layer)
     if not is_main():
         return 0
     console = console_of()
@@ -285,6 +293,21 @@ def compare_command(a: Sequence[Path], b: Sequence[Path], config: CompareConfig)
     folder = config.output_dir
     console.out(f"written to {folder / 'compare.json'}, {folder / 'compare.png'}", highlight=False)
     return 0
+
+
+def sides_of(runs: list[str], others: list[str] | None) -> tuple[list[Path], list[Path]]:
+    """Return the paths of A and of B.
+
+    Raises:
+        OptionError: without `--with`, there are not two.
+    """
+    if others is None and len(runs) != 2:
+        raise OptionError(
+            f"compare: expected A and B, found {count_of(len(runs), 'path')}. Several runs "
+            "on a side are separated by --with, as in `segacc compare A1 A2 --with B1 B2`."
+        )
+    one, other = (runs[:1], runs[1:]) if others is None else (runs, others)
+    return [expand(path) for path in one], [expand(path) for path in other]
 
 
 @keywords_of(CompareConfig)

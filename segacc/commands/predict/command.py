@@ -51,14 +51,15 @@ OF_A_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """Errors of the name of an output file, which others do not share."""
 
 
-def predict_command(given: str, inputs: Sequence[str | Path], config: PredictConfig) -> int:
+def predict_command(given: str, inputs: Sequence[str], layer: Layer) -> int:
     """Segment images; return 1 if some could not be segmented.
 
     Args:
         given: the model; see `find_model`.
         inputs: see `find_pictures`.
-        config: the settings.
+        layer: the given flags.
     """
+    config = config_of(PredictConfig, layer)
     model, jobs, notes = check(given, inputs, config, flag)
     console = console_of(stderr=True)
     for note in filter(None, (model.told, *notes)):

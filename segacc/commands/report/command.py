@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from segacc.commands.report.run import RunData
 
 
-def report_command(runs: Sequence[str], config: ReportConfig) -> int:
+def report_command(runs: Sequence[str], layer: Layer) -> int:
     """Write the report of some run folders; say where it is, and what would add to it."""
+    config = config_of(ReportConfig, layer)
     if not is_main():
         return 0
     console = console_of()
