@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from segacc.commands.terminal.console import (
     console_of,
-    flag,
     load_plugins,
     loading,
     quiet_libraries,
@@ -26,7 +25,7 @@ from segacc.commands.terminal.console import (
 from segacc.errors import OptionError, SegaccError, is_main, is_memory_full
 from segacc.evaluation.model_folder import Model, find_model, run_settings
 from segacc.settings.commands import DemoConfig
-from segacc.settings.sources import Layer, config_of
+from segacc.settings.sources import Layer, config_of, flag
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,7 +27,7 @@ def push_command(given: str, repo: str, layer: Layer) -> int:
     config = config_of(PushConfig, layer)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    result = push_folder(given, repo, config, {"folder": "FOLDER", "repo": "REPO"}.__getitem__)
+    result = push_folder(given, repo, config, layer.where)
     result.show(console_of())
     return 0
 

@@ -14,7 +14,6 @@ from segacc.commands.terminal.console import (
     PlainConsole,
     Where,
     console_of,
-    flag,
     load_plugins,
     text_of,
 )
@@ -41,7 +40,7 @@ def check_data_command(layer: Layer) -> int:
     refuse_unused(config, layer)
     if not is_main():
         return 0
-    told = run_check(config, flag, PlainConsole(stderr=True))
+    told = run_check(config, layer.where, PlainConsole(stderr=True))
     from segacc.commands.check_data.text import print_report, to_json, would_stop
 
     shown = sys.stdout.isatty()  # only there, lines are broken between words

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from segacc.commands.convert.outlines import refuse_unused_outlines
-from segacc.commands.terminal.console import Where, console_of, flag, load_plugins, progress_bar
+from segacc.commands.terminal.console import Where, console_of, load_plugins, progress_bar
 from segacc.data.atomic import writing
 from segacc.data.samples import length_of, samples_of
 from segacc.data.splits import data_splits, pick_split, split_name, unusable_lines
@@ -39,16 +39,11 @@ def convert_command(source: str, target: str, layer: Layer) -> int:
     if not is_main():
         return 0
     console = console_of(stderr=True)
-    result = run(source, expand(target, "TARGET"), config, named, console)
+    result = run(source, expand(target, layer.where("target")), config, layer.where, console)
     for line in result.notes:
         console.out(line, highlight=False)
     console.print(result.text, markup=False, highlight=False)
     return 0
-
-
-def named(key: str) -> str:
-    """Return the argument or flag of a setting."""
-    return key.upper() if key in ("source", "target") else flag(key)
 
 
 @keywords_of(ConvertConfig)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from segacc.commands.terminal.console import (
     Patient,
     Where,
     console_of,
-    flag,
     load_plugins,
     loading,
     quiet_libraries,
@@ -32,7 +31,7 @@ from segacc.hookspecs import Chosen
 from segacc.model.exported import runtime_of
 from segacc.registry import choose, refuse_twins
 from segacc.settings.commands import CompareConfig, EvaluateConfig
-from segacc.settings.sources import Layer, config_of, keywords_of
+from segacc.settings.sources import Layer, config_of, flag, keywords_of
 from segacc.training.folders import evaluation_folder, writable
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def evaluate_command(model: str, layer: Layer) -> int:
     Returns:
         1 if `--verify` finds a difference, else 0.
     """
-    checked = check(model, layer, flag)
+    checked = check(model, layer, layer.where)
     console = console_of(kind=Patient)
     if line := checked.taken():
         console.out(line, highlight=False)
@@ -188,7 +187,7 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     Raises:
         SegaccError: a setting is invalid, a component is unknown, or there is no model.
     """
-    stored = from_run(given, layer.values, where)
+    stored = from_run(given, layer)
     config = config_of(EvaluateConfig, replace(layer, values={**stored, **layer.values}))
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, where("dataset"))
@@ -205,16 +204,16 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     return Checked(model, config, stored, where, dataset, metrics, folder)
 
 
-def from_run(given: str, typed: Mapping[str, Any], where: Where) -> dict[str, Any]:
+def from_run(given: str, layer: Layer) -> dict[str, Any]:
     """Return the settings of the data that a model's run was scored on, unless typed.
 
     With `--dataset`, none are taken; with another `--split`, those of a held-out split are not.
 
     Args:
         given: the model, as the user typed it.
-        typed: the settings that the user typed.
-        where: where they were typed.
+        layer: the given settings.
     """
+    typed, where = layer.values, layer.where
     model = None if "dataset" in typed else local_model(given, where("model"), files=True)
     run = run_settings(model, where("model")) if model else None
     if run is None:
@@ -288,7 +287,7 @@ def compare_command(runs: list[str], others: list[str] | None, layer: Layer) -> 
     if not is_main():
         return 0
     console = console_of()
-    found = compare_folders(a, b, config, flag)
+    found = compare_folders(a, b, config, layer.where)
     found.show(console)
     folder = config.output_dir
     console.out(f"written to {folder / 'compare.json'}, {folder / 'compare.png'}", highlight=False)

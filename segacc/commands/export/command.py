@@ -13,7 +13,6 @@ from segacc.commands.export.images import Images, files_of, images_of, with_run
 from segacc.commands.terminal.console import (
     Where,
     console_of,
-    flag,
     loading,
     quiet_libraries,
     text_of,
@@ -45,11 +44,11 @@ def export_command(given: str, layer: Layer) -> int:
         given: the model; see `find_model`.
         layer: the given flags.
     """
-    checked = check(given, layer, flag)
+    checked = check(given, layer)
     console = console_of()
     if checked.model.told:
         console.out(checked.model.told, highlight=False)
-    result = run(checked, flag, console)
+    result = run(checked, layer.where, console)
     result.show(console)
     return 0 if result.passed else 1
 
@@ -68,7 +67,7 @@ def export(model: str | Path, **settings: Any) -> "ExportResult":
             predict what the model predicts.
     """
     layer = Layer(settings, "segacc.export")
-    result = run(check(str(model), layer, layer.where), layer.where, console_of(stderr=True))
+    result = run(check(str(model), layer), layer.where, console_of(stderr=True))
     if not result.passed:
         raise WeightsError(result.failure)
     return result
@@ -113,13 +112,14 @@ class ExportResult:
         return text_of(self.show)
 
 
-def check(given: str, layer: Layer, where: Where) -> Checked:
+def check(given: str, layer: Layer) -> Checked:
     """Check what can be checked without torch.
 
     Raises:
         SegaccError: a setting is invalid, a package is missing, or there is no model.
     """
-    values = with_run(given, layer, where)
+    where = layer.where
+    values = with_run(given, layer)
     absent = () if "dataset" in values else ("dataset",)
     config = config_of(ExportConfig, replace(layer, values=values), but=absent)
     refuse(config, where)
@@ -128,7 +128,7 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
         need(("onnxruntime",), where("int8"))
     model = find_model(given, where("model"))
     path = output_of(model, config, where)
-    images = images_of(given, layer, config, path.parent, where, what="prove the file")
+    images = images_of(given, layer, config, path.parent, what="prove the file")
     calibration = files_of([str(config.int8)], path.parent) if config.int8 else ()
     return Checked(model, config, images, calibration, path)
 

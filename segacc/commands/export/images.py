@@ -83,9 +83,7 @@ class Images:
             yield Picture(item.id, item.image.contiguous(), item.label, source)
 
 
-def images_of(
-    given: str, layer: Layer, config: Any, folder: Path, where: Where, *, what: str
-) -> Images:
+def images_of(given: str, layer: Layer, config: Any, folder: Path, *, what: str) -> Images:
     """Find the images of a proof or a benchmark.
 
     Args:
@@ -93,12 +91,12 @@ def images_of(
         layer: the given settings, of which `images` or `dataset` decide.
         config: all settings, with those of the model's run.
         folder: the folder that is written.
-        where: where settings were typed.
         what: what they are for.
 
     Raises:
         OptionError: none are given, or both kinds.
     """
+    where = layer.where
     if config.images and "dataset" in layer.values:
         raise OptionError(
             f"{where('images')}: give either images or a data set with {where('dataset')}."
@@ -125,8 +123,8 @@ def files_of(inputs: Sequence[str], folder: Path) -> tuple[Path, ...]:
     return tuple(job.picture for job in jobs)
 
 
-def with_run(given: str, layer: Layer, where: Where) -> dict[str, Any]:
+def with_run(given: str, layer: Layer) -> dict[str, Any]:
     """Return the given settings with those of the data set of the model's run."""
     if layer.values.get("images"):
         return dict(layer.values)
-    return {**from_run(given, layer.values, where), **layer.values}
+    return {**from_run(given, layer), **layer.values}
