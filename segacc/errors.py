@@ -37,6 +37,11 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def world_size() -> int:
+    """Return how many processes a launcher has started, 1 without one; torch is not imported."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_memory_full(error: BaseException) -> bool:
     """Return whether it is torch's error of a full memory; torch is not imported."""
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
@@ -46,9 +51,8 @@ def is_memory_full(error: BaseException) -> bool:
 
 def is_peer_lost(error: BaseException) -> bool:
     """Return whether another process of a distributed run has ended or does not answer."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     told = isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
-    return several and told
+    return world_size() > 1 and told
 
 
 def count_of(count: int, word: str, several: str | None = None) -> str:

@@ -32,43 +32,33 @@ from segacc.hookspecs import (
 from segacc.settings.options import Component, decode, name_first, parse_component
 from segacc.settings.secrets import refuse_hidden, without_secrets
 
-BUILT_IN = (
-    "segacc.plugins.architectures.beit",
-    "segacc.plugins.architectures.deeplabv3plus",
-    "segacc.plugins.architectures.dpt",
-    "segacc.plugins.architectures.eomt",
-    "segacc.plugins.architectures.linear",
-    "segacc.plugins.architectures.mask2former",
-    "segacc.plugins.architectures.mobile",
-    "segacc.plugins.architectures.oneformer",
-    "segacc.plugins.architectures.pmt",
-    "segacc.plugins.architectures.real_time",
-    "segacc.plugins.architectures.segformer",
-    "segacc.plugins.architectures.torchvision_networks",
-    "segacc.plugins.architectures.upernet",
-    "segacc.plugins.augmentations.color",
-    "segacc.plugins.augmentations.geometry",
-    "segacc.plugins.augmentations.mixing",
-    "segacc.plugins.augmentations.pixels",
-    "segacc.plugins.augmentations.rare_classes",
-    "segacc.plugins.augmentations.transforms_v2",
-    "segacc.plugins.augmentations.trivial_augment",
-    *(
-        f"segacc.plugins.datasets.{name}"
-        for name in (
+BUILT_IN = tuple(
+    f"segacc.plugins.{folder}.{name}"
+    for folder, names in {
+        "architectures": (
+            *("beit", "deeplabv3plus", "dpt", "eomt", "linear", "mask2former", "mobile"),
+            *("oneformer", "pmt", "real_time", "segformer", "torchvision_networks", "upernet"),
+        ),
+        "augmentations": (
+            *("color", "geometry", "mixing", "pixels", "rare_classes", "transforms_v2"),
+            "trivial_augment",
+        ),
+        "datasets": (
             *("ade20k", "camvid", "cityscapes", "coco", "coco_stuff", "cvat", "folder", "hub"),
             *("labelme", "labelstudio", "mix", "nuclei", "shards", "voc", "yolo"),
-        )
-    ),
-    "segacc.plugins.losses.boundary",
-    "segacc.plugins.losses.pixel",
-    "segacc.plugins.losses.region",
-    "segacc.plugins.metrics.boundary",
-    "segacc.plugins.metrics.evaluate_module",
-    "segacc.plugins.metrics.overlap",
-    "segacc.plugins.metrics.probabilities",
-    "segacc.plugins.metrics.torchmetrics_class",
+        ),
+        "losses": ("boundary", "pixel", "region"),
+        "metrics": (
+            "boundary",
+            "evaluate_module",
+            "overlap",
+            "probabilities",
+            "torchmetrics_class",
+        ),
+    }.items()
+    for name in names
 )
+"""The modules of the built-in plugins."""
 
 GROUP = "segacc"
 HEAVY = ("torch", "transformers")

@@ -1,12 +1,15 @@
-"""The arguments of the commands after training, and what runs each of them.
+"""The commands after training: their arguments, and the function that runs each of them.
 
 A command is imported after its arguments are parsed, so that `--help` and errors are fast.
 """
 
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
 from segacc.commands.parser import Once, Parser, add_flags, make_parser, parse
-from segacc.errors import OptionError, count_of, expand
+from segacc.errors import OptionError
 from segacc.settings.commands import (
     BenchmarkConfig,
     CheckConfig,
@@ -19,261 +22,186 @@ from segacc.settings.commands import (
     PushConfig,
     ReportConfig,
 )
-from segacc.settings.sources import Layer, config_of
+from segacc.settings.sources import Layer
 
 
-def _add_model(parser: Parser) -> None:
-    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, a file "
-    text += "of `segacc export`, or a Hub id such as USER/NAME"
-    parser.add_argument("model", metavar="MODEL", help=text)
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command whose flags are the fields of a dataclass."""
+
+    name: str
+    about: str
+    """The first paragraph of its `--help`."""
+    words: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Arguments that are no settings, in order: by name, what `add_argument` takes."""
+    config: type[Any]
+    """The dataclass of its settings."""
+    short: Mapping[str, str] = field(default_factory=dict)
+    """Short flags, and the switches that they stand for."""
+    target: str
+    """`MODULE.FUNCTION` in segacc.commands. It is given the values of `words`, None for one that is
+    left out, and the Layer of the settings; it returns the exit code."""
+
+    def parser(self) -> Parser:
+        """Return the parser of its arguments."""
+        parser = make_parser(prog=f"segacc {self.name}", description=self.about)
+        for name, how in self.words.items():
+            parser.add_argument(name, **how)
+        add_flags(parser, self.config)
+        for name, switch in self.short.items():
+            text = f"the same as --{switch}"
+            parser.add_argument(name, dest=switch, action="store_true", help=text)
+        return parser
+
+    def run(self, args: list[str]) -> int:
+        """Run it with these arguments and return the exit code."""
+        typed = parse(self.parser(), args)
+        words = [typed.pop(name.lstrip("-"), None) for name in self.words]
+        module, _, function = self.target.rpartition(".")
+        command = getattr(import_module(f"segacc.commands.{module}"), function)
+        code: int = command(*words, Layer(typed, "command line"))
+        return code
 
 
-def evaluate_parser() -> Parser:
-    """Return the parser of `segacc evaluate`."""
-    parser = make_parser(
-        prog="segacc evaluate",
-        description="Score a model on a split of a data set. For a model in a run folder, the "
-        "data set, split, val_fraction, train_split and seed are those of the run unless given.",
-    )
-    _add_model(parser)
-    add_flags(parser, EvaluateConfig)
-    return parser
+@dataclass(frozen=True)
+class ByHand:
+    """A command whose arguments are written out."""
+
+    parser: Callable[[], Parser]
+    """Creates the parser of its arguments."""
+    run: Callable[[list[str]], int]
+    """Runs it with these arguments and returns the exit code."""
 
 
-def run_evaluate(args: list[str]) -> int:
-    """Run `segacc evaluate` with these arguments; return the exit code."""
-    typed = parse(evaluate_parser(), args)
-    from segacc.commands.evaluate.command import evaluate_command
-
-    return evaluate_command(typed.pop("model"), Layer(typed, "command line"))
+def word(metavar: str, text: str, **more: Any) -> Mapping[str, Any]:
+    """Return what `add_argument` takes, see `Command.words`."""
+    return {"metavar": metavar, "help": text, **more}
 
 
-def compare_parser() -> Parser:
-    """Return the parser of `segacc compare`."""
-    parser = make_parser(
-        prog="segacc compare",
-        description="Test whether B scores better than A by a paired bootstrap over the images.",
-    )
-    text = "A and B: a run folder (its best/), model folder or checkpoint that was evaluated, an "
-    text += "output folder of `segacc evaluate`, or the folder of a group that --seeds has trained"
-    parser.add_argument("runs", metavar="A B", nargs="+", help=text)
-    parser.add_argument(
-        "--with",
-        metavar="B",
-        nargs="+",
-        action=Once,
-        help="Several runs on each side, which differ in their seed, as in `segacc compare A1 A2 "
-        "--with B1 B2`.",
-    )
-    add_flags(parser, CompareConfig)
-    return parser
+FOLDERS = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder"
+MODEL = word("MODEL", f"{FOLDERS}, a file of `segacc export`, or a Hub id such as USER/NAME")
 
-
-def run_compare(args: list[str]) -> int:
-    """Run `segacc compare` with these arguments; return the exit code."""
-    typed = parse(compare_parser(), args)
-    a, b = sides_of(typed.pop("runs"), typed.pop("with", None))
-    config = config_of(CompareConfig, Layer(typed, "command line"))
-    from segacc.commands.evaluate.command import compare_command
-
-    return compare_command(a, b, config)
-
-
-def sides_of(runs: list[str], others: list[str] | None) -> tuple[list[Path], list[Path]]:
-    """Return the paths of A and of B.
-
-    Raises:
-        OptionError: without `--with`, there are not two.
-    """
-    if others is None and len(runs) != 2:
-        raise OptionError(
-            f"compare: expected A and B, found {count_of(len(runs), 'path')}. Several runs "
-            "on a side are separated by --with, as in `segacc compare A1 A2 --with B1 B2`."
-        )
-    one, other = (runs[:1], runs[1:]) if others is None else (runs, others)
-    return [expand(path) for path in one], [expand(path) for path in other]
-
-
-def predict_parser() -> Parser:
-    """Return the parser of `segacc predict`."""
-    parser = make_parser(
-        prog="segacc predict",
-        description="Segment images; write PNGs of label ids, overlays, and on request class "
+COMMANDS = (
+    Command(
+        name="evaluate",
+        about="Score a model on a split of a data set. For a model in a run folder, the data set, "
+        "split, val_fraction, train_split and seed are those of the run unless given.",
+        words={"model": MODEL},
+        config=EvaluateConfig,
+        target="evaluate.command.evaluate_command",
+    ),
+    Command(
+        name="compare",
+        about="Test whether B scores better than A by a paired bootstrap over the images.",
+        words={
+            "runs": word(
+                "A B",
+                "A and B: a run folder (its best/), model folder or checkpoint that was evaluated, "
+                "an output folder of `segacc evaluate`, or the folder of a group that --seeds has "
+                "trained",
+                nargs="+",
+            ),
+            "--with": word(
+                "B",
+                "Several runs on each side, which differ in their seed, as in `segacc compare A1 "
+                "A2 --with B1 B2`.",
+                nargs="+",
+                action=Once,
+            ),
+        },
+        config=CompareConfig,
+        target="evaluate.command.compare_command",
+    ),
+    Command(
+        name="predict",
+        about="Segment images; write PNGs of label ids, overlays, and on request class "
         "probabilities and areas.",
-    )
-    _add_model(parser)
-    parser.add_argument(
-        "inputs",
-        metavar="IMAGE_OR_FOLDER",
-        nargs="+",
-        help="images, folders of images, or patterns such as 'photos/*.jpg'",
-    )
-    add_flags(parser, PredictConfig)
-    parser.add_argument("-r", dest="recursive", action="store_true", help="the same as --recursive")
-    return parser
-
-
-def run_predict(args: list[str]) -> int:
-    """Run `segacc predict` with these arguments; return the exit code."""
-    typed = parse(predict_parser(), args)
-    model, inputs = typed.pop("model"), typed.pop("inputs")
-    config = config_of(PredictConfig, Layer(typed, "command line"))
-    from segacc.commands.predict.command import predict_command
-
-    return predict_command(model, inputs, config)
-
-
-def report_parser() -> Parser:
-    """Return the parser of `segacc report`."""
-    parser = make_parser(
-        prog="segacc report",
-        description="Write one HTML file that shows runs: scores, curves, classes, the worst "
-        "images, settings and commands. It needs no network, and a run may still be training.",
-    )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders to show side by side")
-    add_flags(parser, ReportConfig)
-    return parser
-
-
-def run_report(args: list[str]) -> int:
-    """Run `segacc report` with these arguments; return the exit code."""
-    typed = parse(report_parser(), args)
-    runs = typed.pop("runs")
-    config = config_of(ReportConfig, Layer(typed, "command line"))
-    from segacc.commands.report.command import report_command
-
-    return report_command(runs, config)
-
-
-def demo_parser() -> Parser:
-    """Return the parser of `segacc demo`."""
-    parser = make_parser(
-        prog="segacc demo",
-        description="Serve a page to this machine on which pictures are segmented, until Ctrl+C; "
-        "needs `pip install gradio`.",
-    )
-    _add_model(parser)
-    add_flags(parser, DemoConfig)
-    return parser
-
-
-def run_demo(args: list[str]) -> int:
-    """Run `segacc demo` with these arguments; return the exit code."""
-    typed = parse(demo_parser(), args)
-    model = typed.pop("model")
-    config = config_of(DemoConfig, Layer(typed, "command line"))
-    from segacc.commands.demo import demo_command
-
-    return demo_command(model, config)
-
-
-def push_parser() -> Parser:
-    """Return the parser of `segacc push`."""
-    parser = make_parser(
-        prog="segacc push",
-        description="Upload a model with its model card to the Hugging Face Hub. Log in first with "
-        "`hf auth login`. An interrupted upload goes on when the command is run again.",
-    )
-    text = "a run folder (its best/), best/, last/, or any transformers folder"
-    parser.add_argument("folder", metavar="FOLDER", help=text)
-    text = "USER/NAME, or NAME for one of your own; it is created if it does not exist"
-    parser.add_argument("repo", metavar="REPO", help=text)
-    add_flags(parser, PushConfig)
-    return parser
-
-
-def run_push(args: list[str]) -> int:
-    """Run `segacc push` with these arguments; return the exit code."""
-    typed = parse(push_parser(), args)
-    folder, repo = typed.pop("folder"), typed.pop("repo")
-    config = config_of(PushConfig, Layer(typed, "command line"))
-    from segacc.commands.push import push_command
-
-    return push_command(folder, repo, config)
-
-
-def export_parser() -> Parser:
-    """Return the parser of `segacc export`."""
-    parser = make_parser(
-        prog="segacc export",
-        description="Write a model as a file of ONNX, OpenVINO or torch.export, and prove on real "
-        "images that it predicts the same.",
-    )
-    text = "a run folder (its best/), best/, last/, a checkpoint, any transformers folder, "
-    parser.add_argument("model", metavar="MODEL", help=f"{text}or a Hub id such as USER/NAME")
-    add_flags(parser, ExportConfig)
-    return parser
-
-
-def run_export(args: list[str]) -> int:
-    """Run `segacc export` with these arguments; return the exit code."""
-    typed = parse(export_parser(), args)
-    from segacc.commands.export.command import export_command
-
-    return export_command(typed.pop("model"), Layer(typed, "command line"))
-
-
-def benchmark_parser() -> Parser:
-    """Return the parser of `segacc benchmark`."""
-    parser = make_parser(
-        prog="segacc benchmark",
-        description="Measure the speed, memory, size and score of a model and its exported files "
-        "on the CPU, in turns on the same images.",
-    )
-    text = "a model folder, see `segacc predict --help`, or a file of `segacc export`"
-    parser.add_argument("models", metavar="MODEL", nargs="+", help=text)
-    add_flags(parser, BenchmarkConfig)
-    return parser
-
-
-def run_benchmark(args: list[str]) -> int:
-    """Run `segacc benchmark` with these arguments; return the exit code."""
-    typed = parse(benchmark_parser(), args)
-    from segacc.commands.export.benchmark import benchmark_command
-
-    return benchmark_command(typed.pop("models"), Layer(typed, "command line"))
-
-
-def check_data_parser() -> Parser:
-    """Return the parser of `segacc check-data`."""
-    parser = make_parser(
-        prog="segacc check-data",
-        description="Scan a data set and report problems; exit code 1 if training would fail.",
-    )
-    add_flags(parser, CheckConfig)
-    return parser
-
-
-def run_check_data(args: list[str]) -> int:
-    """Run `segacc check-data` with these arguments; return the exit code."""
-    typed = parse(check_data_parser(), args)
-    from segacc.commands.check_data.command import check_data_command
-
-    return check_data_command(typed)
-
-
-def convert_parser() -> Parser:
-    """Return the parser of `segacc convert`."""
-    parser = make_parser(
-        prog="segacc convert",
-        description="Write a data set as the files of an annotation tool, or as a folder of "
-        "images and PNGs of class indices.",
-    )
-    text = "data set: the path of a folder, or e.g. `coco:annotations=FILE,images=DIR`"
-    parser.add_argument("source", metavar="SOURCE", help=text)
-    parser.add_argument("target", metavar="TARGET", help="folder to create")
-    add_flags(parser, ConvertConfig)
-    return parser
-
-
-def run_convert(args: list[str]) -> int:
-    """Run `segacc convert` with these arguments; return the exit code."""
-    typed = parse(convert_parser(), args)
-    source, target = typed.pop("source"), typed.pop("target")
-    config = config_of(ConvertConfig, Layer(typed, "command line"))
-    from segacc.commands.convert.command import convert_command
-
-    return convert_command(source, target, config)
+        words={
+            "model": MODEL,
+            "inputs": word(
+                "IMAGE_OR_FOLDER",
+                "images, folders of images, or patterns such as 'photos/*.jpg'",
+                nargs="+",
+            ),
+        },
+        config=PredictConfig,
+        short={"-r": "recursive"},
+        target="predict.command.predict_command",
+    ),
+    Command(
+        name="report",
+        about="Write one HTML file that shows runs: scores, curves, classes, the worst images, "
+        "settings and commands. It needs no network, and a run may still be training.",
+        words={"runs": word("RUN", "run folders to show side by side", nargs="+")},
+        config=ReportConfig,
+        target="report.command.report_command",
+    ),
+    Command(
+        name="demo",
+        about="Serve a page to this machine on which pictures are segmented, until Ctrl+C; needs "
+        "`pip install gradio`.",
+        words={"model": MODEL},
+        config=DemoConfig,
+        target="demo.demo_command",
+    ),
+    Command(
+        name="push",
+        about="Upload a model with its model card to the Hugging Face Hub. Log in first with `hf "
+        "auth login`. An interrupted upload goes on when the command is run again.",
+        words={
+            "folder": word(
+                "FOLDER", "a run folder (its best/), best/, last/, or any transformers folder"
+            ),
+            "repo": word(
+                "REPO", "USER/NAME, or NAME for one of your own; it is created if it does not exist"
+            ),
+        },
+        config=PushConfig,
+        target="push.push_command",
+    ),
+    Command(
+        name="export",
+        about="Write a model as a file of ONNX, OpenVINO or torch.export, and prove on real images "
+        "that it predicts the same.",
+        words={"model": word("MODEL", f"{FOLDERS}, or a Hub id such as USER/NAME")},
+        config=ExportConfig,
+        target="export.command.export_command",
+    ),
+    Command(
+        name="benchmark",
+        about="Measure the speed, memory, size and score of a model and its exported files on the "
+        "CPU, in turns on the same images.",
+        words={
+            "models": word(
+                "MODEL",
+                "a model folder, see `segacc predict --help`, or a file of `segacc export`",
+                nargs="+",
+            )
+        },
+        config=BenchmarkConfig,
+        target="export.benchmark.benchmark_command",
+    ),
+    Command(
+        name="check-data",
+        about="Scan a data set and report problems; exit code 1 if training would fail.",
+        config=CheckConfig,
+        target="check_data.command.check_data_command",
+    ),
+    Command(
+        name="convert",
+        about="Write a data set as the files of an annotation tool, or as a folder of images and "
+        "PNGs of class indices.",
+        words={
+            "source": word(
+                "SOURCE",
+                "data set: the path of a folder, or e.g. `coco:annotations=FILE,images=DIR`",
+            ),
+            "target": word("TARGET", "folder to create"),
+        },
+        config=ConvertConfig,
+        target="convert.command.convert_command",
+    ),
+)
 
 
 def plugins_parser() -> Parser:

@@ -1,11 +1,11 @@
 """The command line: the table of all commands, and `train` with its recipes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from pydantic import PositiveInt
 
 from segacc.commands import arguments
+from segacc.commands.arguments import ByHand, Command
 from segacc.commands.parser import Once, Parser, add_flags, dashes, make_parser, parse
 from segacc.contracts import VERSION
 from segacc.errors import OptionError, cut, did_you_mean, expand
@@ -29,16 +29,6 @@ USAGE = """\
   segacc plugins [NAME] [--json|--markdown]                                 list plugins
   segacc plugins new NAME                                                   new plugin
   segacc info [--json]                                                      versions, devices"""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of segacc."""
-
-    parser: Callable[[], Parser]
-    """Creates the parser of its arguments."""
-    run: Callable[[list[str]], int]
-    """Runs it with these arguments and returns the exit code."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -132,19 +122,10 @@ def _train(args: list[str]) -> int:
     return launch_command(layers, count, args) if count else train_command(layers)
 
 
-COMMANDS = {
-    "train": Command(train_parser, _train),
-    "evaluate": Command(arguments.evaluate_parser, arguments.run_evaluate),
-    "compare": Command(arguments.compare_parser, arguments.run_compare),
-    "predict": Command(arguments.predict_parser, arguments.run_predict),
-    "report": Command(arguments.report_parser, arguments.run_report),
-    "demo": Command(arguments.demo_parser, arguments.run_demo),
-    "push": Command(arguments.push_parser, arguments.run_push),
-    "export": Command(arguments.export_parser, arguments.run_export),
-    "benchmark": Command(arguments.benchmark_parser, arguments.run_benchmark),
-    "check-data": Command(arguments.check_data_parser, arguments.run_check_data),
-    "convert": Command(arguments.convert_parser, arguments.run_convert),
-    "plugins": Command(arguments.plugins_parser, arguments.run_plugins),
-    "plugins new": Command(arguments.new_plugin_parser, arguments.run_new_plugin),
-    "info": Command(arguments.info_parser, arguments.run_info),
+COMMANDS: Mapping[str, Command | ByHand] = {
+    "train": ByHand(train_parser, _train),
+    **{command.name: command for command in arguments.COMMANDS},
+    "plugins": ByHand(arguments.plugins_parser, arguments.run_plugins),
+    "plugins new": ByHand(arguments.new_plugin_parser, arguments.run_new_plugin),
+    "info": ByHand(arguments.info_parser, arguments.run_info),
 }

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from segacc.commands.terminal.console import (
     console_of,
-    flag,
     load_plugins,
     loading,
     quiet_libraries,
@@ -26,6 +25,7 @@ from segacc.commands.terminal.console import (
 from segacc.errors import OptionError, SegaccError, is_main, is_memory_full
 from segacc.evaluation.model_folder import Model, find_model, run_settings
 from segacc.settings.commands import DemoConfig
+from segacc.settings.sources import Layer, config_of, flag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,16 +61,18 @@ SLIDE = "(value) => { document.documentElement.style.setProperty('--classes', va
 """Changes the opacity in the browser, without asking the network again."""
 
 
-def demo_command(given: str, config: DemoConfig) -> int:
+def demo_command(given: str, layer: Layer) -> int:
     """Serve the page until Ctrl+C.
 
     Args:
         given: the model; see `find_model`.
-        config: the settings.
+        layer: the given flags.
 
     Raises:
-        SegaccError: gradio is not installed, the port is in use, or there is no model.
+        SegaccError: a flag is invalid, gradio is not installed, the port is in use, or there is no
+            model.
     """
+    config = config_of(DemoConfig, layer)
     if not is_main():
         return 0
     need_gradio()

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from segacc.errors import OptionError, cut, quoted
 from segacc.settings.options import OptionDoc, describe, literal_choices
+from segacc.settings.sources import flag
 from segacc.settings.synonyms import suggest
 
 VALUE_OPTIONAL = {"resume": "FOLDER", "push_to_hub": "REPO"}
@@ -43,8 +44,8 @@ class Once(argparse.Action):
 
 def dashes(arg: str) -> str:
     """Replace underscores by dashes in a flag, as in `--batch_size`, but not in its value."""
-    flag, equals, value = arg.partition("=")
-    return flag.replace("_", "-") + equals + value if flag.startswith("--") else arg
+    name, equals, value = arg.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else arg
 
 
 def make_parser(**words: Any) -> Parser:
@@ -82,7 +83,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
             groups[heading] = parser.add_argument_group(heading)
         text = f"{option.doc} {_default(option.default)}".replace("%", "%%")
         kind = _flag_kind(option, hints[option.name])
-        groups[heading].add_argument(f"--{option.name.replace('_', '-')}", help=text, **kind)
+        groups[heading].add_argument(flag(option.name), help=text, **kind)
 
 
 def _flag_kind(option: OptionDoc, hint: Any) -> dict[str, Any]:

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def push_command(given: str, repo: str, config: PushConfig) -> int:
+def push_command(given: str, repo: str, layer: Layer) -> int:
     """Upload a model folder, or print what would be uploaded.
 
     Args:
         given: the model; see `local_model`.
         repo: USER/NAME, or NAME for one of the user's own.
-        config: the settings.
+        layer: the given flags.
     """
+    config = config_of(PushConfig, layer)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    result = push_folder(given, repo, config, {"folder": "FOLDER", "repo": "REPO"}.__getitem__)
+    result = push_folder(given, repo, config, layer.where)
     result.show(console_of())
     return 0
 

@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from segacc.commands.terminal.console import (
     loading,
     quiet_libraries,
 )
-from segacc.errors import OptionError, SegaccError, WriteError, is_main
+from segacc.errors import OptionError, SegaccError, WriteError, is_main, world_size
 from segacc.registry import load_registry
 from segacc.settings.secrets import without_secrets
 from segacc.settings.sources import Layer, Settings
@@ -152,7 +151,7 @@ def to_launch(processes: int | None) -> int:
     Raises:
         OptionError: a launcher has started another number of processes.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = world_size()
     if processes and launched not in (1, processes):
         raise OptionError(
             f"--processes: {processes}: a launcher has already started {launched} processes; leave "

@@ -1,6 +1,6 @@
 """Class frequencies: pixel counts per label, and the class and sampling weights from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,6 @@ def _as_it_is(found: Any) -> Any:
 def count_labels(
     source: Source,
     num_workers: int = 0,
-    tick: Callable[[], None] = lambda: None,
     *,
     places: Sequence[int] | None = None,
     unreadable: set[str] | None = None,
@@ -68,7 +67,6 @@ def count_labels(
     Args:
         source: the split.
         num_workers: workers of the data loader; 0 reads in this process.
-        tick: called after each label.
         places: indices of the labels to count, e.g. one process's part; default all.
         unreadable: if given, collects the errors of faulty labels, which count as empty.
 
@@ -90,7 +88,6 @@ def count_labels(
         if isinstance(found, SegaccError):
             raise found
         rows.append(found)
-        tick()
     return np.array(rows, np.int64).reshape(len(rows), len(source.labels.names))
 
 

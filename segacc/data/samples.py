@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
@@ -78,6 +78,24 @@ def read_shard(stream: Stream, shard: str, position: Any = None) -> Iterator[tup
     except Exception as error:
         why = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
         raise DataError(f"{shard}: the shard cannot be read: {why}.") from error
+
+
+def samples_of(split: Sequence[Sample] | Stream) -> Iterator[Sample]:
+    """Yield the samples of a split in order.
+
+    Raises:
+        SegaccError: a shard cannot be read.
+    """
+    if not isinstance(split, Stream):
+        yield from split
+        return
+    for shard in split.shards:
+        yield from (sample for sample, _ in read_shard(split, shard))
+
+
+def length_of(split: Sized | Stream) -> int | None:
+    """Return the number of samples of a split; None if it is not known."""
+    return split.num_samples if isinstance(split, Stream) else len(split)
 
 
 # --------------------------------------------------------------------- how images are interpreted

@@ -18,14 +18,13 @@ from segacc.data.decode import BACK, MODES, raw_label, read_pixels, unused_bits
 from segacc.data.sample_pair import is_turned, name_of_label, sizes_text
 from segacc.errors import DataError, UnreadableError
 from segacc.hookspecs import Sample
+from segacc.kernels import LUMA
 from segacc.labels import LabelMap
 
 EXAMPLES = 4
 """Number of samples of each split that are kept for pictures."""
 SIDE = 16
 """Side of the thumbnail in a fingerprint, in pixels."""
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 LABEL_KINDS = {"1": "1 bit", "L": "8 bit", "P": "palette", "I": "32 bit", "F": "float"}
 """Names of Pillow's modes of labels; I;16 and its variants are 16 bit."""
 UNREADABLE = ("missing image", "missing label", "unreadable image", "unreadable label")

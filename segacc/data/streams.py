@@ -15,7 +15,7 @@ from segacc.data.batches import Loader, load, scored_item
 from segacc.data.items import Batch, Item, collate, nothing
 from segacc.data.order import Cut, sample_seed
 from segacc.data.sample_pair import read_sample
-from segacc.data.samples import read_shard
+from segacc.data.samples import read_shard, samples_of
 from segacc.errors import DataError, SegaccError, WorkerError, WriteError
 from segacc.hookspecs import Sample, Stream
 from segacc.labels import LabelMap
@@ -272,19 +272,9 @@ class EvalStream:
         """Number of samples; None if unknown."""
         return self.stream.num_samples
 
-    def samples(self) -> Iterator[Sample]:
-        """Yield all samples in order, undecoded.
-
-        Raises:
-            SegaccError: a shard cannot be read.
-        """
-        for shard in self.stream.shards:
-            for sample, _ in read_shard(self.stream, shard):
-                yield sample
-
     def example_ids(self, count: int) -> frozenset[str]:
         """Return the ids of the first `count` samples; others would require reading further."""
-        return frozenset(sample.id for sample in islice(self.samples(), count))
+        return frozenset(sample.id for sample in islice(samples_of(self.stream), count))
 
     def loader(self, *, process: int, processes: int, num_workers: int) -> Loader:
         """Return a loader of one process's samples, in order, with at most one worker.
@@ -331,7 +321,7 @@ class Share(IterableDataset[Any]):
         """Yield one process's samples; if a shard cannot be read, its error comes last."""
         data, given, count = self.data, 0, 0
         try:
-            for count, sample in enumerate(data.samples(), 1):
+            for count, sample in enumerate(samples_of(data.stream), 1):
                 if (count - 1) % self.processes == self.process:
                     read = partial(read_sample, sample, data.labels, data.num_channels)
                     yield scored_item(sample.id, read, data.num_channels)

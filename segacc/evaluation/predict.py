@@ -19,7 +19,7 @@ from segacc.evaluation.windows import (
     mean_decision,
     mean_probabilities,
 )
-from segacc.kernels import resize as functional
+from segacc.kernels import resize as resizing
 from segacc.kernels.resize import Decided, Shares, decide
 from segacc.model import Logits, SegmentationModel
 
@@ -104,7 +104,7 @@ def decide_batch(
     shares: Shares = "sum" if network.probabilities else "softmax"
     odds = log_odds or protocol.threshold != EVEN
     if len(looks) > 1:
-        limit = functional.CHUNK // (4 * len(looks))
+        limit = resizing.CHUNK // (4 * len(looks))
         views = [look.view(size, limit) for look in looks]
         decided = mean_decision(views, size, shares, limit=limit, odds=odds)
     else:
@@ -138,7 +138,7 @@ def probability_bands(
     """
     size = (image.shape[-2], image.shape[-1])
     looks = list(_looks(forward, network, image[None], protocol))
-    limit = functional.CHUNK // (4 * len(looks))
+    limit = resizing.CHUNK // (4 * len(looks))
     views = [look.view(size, limit) for look in looks]
     shares: Shares = "sum" if network.probabilities else "softmax"
     for band in mean_probabilities(views, size, shares, limit=limit):

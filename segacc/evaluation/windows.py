@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segacc.evaluation.protocol_options import Blend
-from segacc.kernels import resize as functional
+from segacc.kernels import resize as resizing
 from segacc.kernels.resize import (
     Decided,
     Shares,
@@ -42,7 +42,7 @@ def resized_bands(
         size: (H, W) in pixels.
         extent: height and width covered by the bands, in pixels of the result, as in
             `resize_and_cut`; default `size`.
-        limit: maximum elements at full size per yielded band; default `functional.CHUNK`.
+        limit: maximum elements at full size per yielded band; default `kernels.resize.CHUNK`.
 
     Yields:
         (N, K, rows, w) float32, H rows in all.
@@ -56,7 +56,7 @@ def resized_bands(
         kept = torch.cat([kept, band], dim=2) if kept.numel() else band
         last, ready = ready, int((below < first + kept.shape[2]).sum())
         elements = kept.shape[0] * kept.shape[1] * max(given[1], size[1])
-        step = max(1, (limit or functional.CHUNK) // elements)
+        step = max(1, (limit or resizing.CHUNK) // elements)
         for start in range(last, ready, step):
             rows = slice(start, min(start + step, ready))
             yield between(kept, above[rows] - first, below[rows] - first, share[rows])
@@ -87,7 +87,7 @@ def decide_bands(
     shares: Shares | None = None,
     odds: Shares | None = None,
 ) -> Decided:
-    """Return `functional.decide` for logits given in bands, see `resized_bands`."""
+    """Return `kernels.resize.decide` for logits given in bands, see `resized_bands`."""
     parts = [
         decide(rows, (rows.shape[2], size[1]), shares=shares, odds=odds)
         for rows in resized_bands(bands, given, size)
@@ -255,12 +255,12 @@ def blended_bands(
     Args:
         windows: logits (N, K, h, w) of each window, row by row.
         grid: the layout of the windows.
-        limit: maximum number of full-size logits in memory; default `functional.CHUNK`.
+        limit: maximum number of full-size logits in memory; default `kernels.resize.CHUNK`.
 
     Yields:
         (N, K, rows, W) float32, from top to bottom, H rows in all.
     """
-    source, limit = iter(windows), limit or functional.CHUNK
+    source, limit = iter(windows), limit or resizing.CHUNK
     first = next(source)
     summed, kept = elements(first, grid)
     source = chain([first], source)

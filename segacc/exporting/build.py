@@ -26,14 +26,6 @@ from segacc.exporting.graph import (
 from segacc.model import Logits, SegmentationModel, SizeRule
 from segacc.settings.commands import ExportConfig
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
-"""The ending of each format's file."""
-
-
-def precision_of(config: ExportConfig) -> str:
-    """Return the precision of a file: `float32`, `half` or `int8`."""
-    return "half" if config.half else "int8" if config.int8 else "float32"
-
 
 @dataclass(frozen=True)
 class Export:
@@ -170,7 +162,7 @@ def planned(
         size=size,
         rule=rule,
         dtype=config.input or ("float32" if protocol.pad and not config.argmax else "uint8"),
-        precision=precision_of(config),
+        precision=config.precision,
         classes=config.argmax,
     )
     segmenter = segmenter.with_protocol(protocol)

@@ -12,6 +12,7 @@ from torch import Tensor
 from segacc.evaluation.predict import predict
 from segacc.evaluation.scores import finite
 from segacc.evaluation.segmenter import Segmenter
+from segacc.kernels.counts import class_counts, iou
 from segacc.kernels.resize import confusion
 from segacc.model import Logits
 
@@ -231,9 +232,8 @@ def is_padded(segmenter: Segmenter, size: tuple[int, int]) -> bool:
 
 def each_iou(matrix: Tensor) -> list[float]:
     """Return the IoU of each class from a confusion matrix (K, K); nan for one that is absent."""
-    hit, matrix = matrix.diagonal().double(), matrix.double()
-    union = matrix.sum(0) + matrix.sum(1) - hit
-    return [float(h / u) if u else math.nan for h, u in zip(hit, union, strict=True)]
+    found: list[float] = iou(class_counts(matrix)).tolist()
+    return found
 
 
 def mean_iou(matrix: Tensor) -> float | None:

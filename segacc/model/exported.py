@@ -20,6 +20,8 @@ SIDE_FILE = "segacc.json"
 `file`, which describes input and output."""
 RUNTIMES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".pt2": ("torch",)}
 """The runtimes of each kind of file by its ending, the default one first."""
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+"""The ending of each format's file."""
 EXTRAS = {"openvino": "openvino", "peft": "lora"}
 """The extra of segacc that installs a package; `export` for all others."""
 PACKAGES = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "torch": ()}

@@ -198,6 +198,11 @@ class ExportConfig:
     seed: Seed = 0
     """Random seed of that run; only used with val_fraction."""
 
+    @property
+    def precision(self) -> str:
+        """The precision of the file: `float32`, `half` or `int8`."""
+        return "half" if self.half else "int8" if self.int8 else "float32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:

@@ -53,6 +53,15 @@ AUGMENT: Mapping[str, tuple[str, ...]] = {
 process only the pixels that are trained on, and those that mix samples get crops of equal size."""
 
 
+POSITIONAL = ("model", "folder", "repo", "source", "target")
+"""What the commands take without a flag."""
+
+
+def flag(key: str) -> str:
+    """Return how a value is typed in a command line, as `--eval-batch-size` or `MODEL`."""
+    return key.upper() if key in POSITIONAL else f"--{key.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class Layer:
     """Values from one source; `where` returns the name of a value as the user typed it."""
@@ -63,11 +72,7 @@ class Layer:
 
     def where(self, key: str) -> str:
         """Return the flag, or file and key, of a value."""
-        return (
-            f"--{key.replace('_', '-')}"
-            if self.source == "command line"
-            else f"{self.source}: {key}"
-        )
+        return flag(key) if self.source == "command line" else f"{self.source}: {key}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Settings:
 
     def where(self, key: str) -> str:
         """Return the origin of a value, for an error message."""
-        return self.origins.get(key, f"the default of --{key.replace('_', '-')}")
+        return self.origins.get(key, f"the default of {flag(key)}")
 
     def chosen(self, reasons: Mapping[str, tuple[Any, str]]) -> "Settings":
         """Fill in values that segacc chose: name -> (value, reason)."""

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from segacc.data.order import seeded
 from segacc.evaluation.protocol import default_protocol
 from segacc.evaluation.segmenter import Segmenter
-from segacc.exporting.build import SUFFIXES, planned
+from segacc.exporting.build import planned
 from segacc.exporting.gate import Picture, Proof, compare
 from segacc.hookspecs import Architecture
 from segacc.labels import LabelMap
 from segacc.model import SegmentationModel
-from segacc.model.exported import traced_session
+from segacc.model.exported import SUFFIXES, traced_session
 from segacc.model.exported_model import ExportedModel
 from segacc.settings.commands import ExportConfig
 from segacc.testing.network import Subject, subject_of

@@ -14,7 +14,7 @@ from segacc.data.cache import cached
 from segacc.data.items import Item
 from segacc.data.order import Order, seeded
 from segacc.data.quick_check import GivenData, read_data
-from segacc.data.samples import passed_over
+from segacc.data.samples import length_of, passed_over
 from segacc.data.splits import chances_of, split_name, unusable_lines
 from segacc.data.streams import EvalStream, TrainStream
 from segacc.errors import OptionError
@@ -41,7 +41,7 @@ class RunData:
     @property
     def num_training_samples(self) -> int | None:
         """Number of training samples; None for a stream of unknown length."""
-        return self.train.num_samples if isinstance(self.train, Stream) else len(self.train)
+        return length_of(self.train)
 
     def training(self, pipeline: Pipeline, seed: int) -> TrainData | TrainStream:
         """Return the training split with an augmentation pipeline and a shuffled order."""

@@ -129,44 +129,60 @@ def resume(run: Run) -> None:
     """
     sizes, times = file_digests(run)
     now, numbers = order_settings(run, sizes), number_settings(run, times)
-    streamed = isinstance(run.train_data, TrainStream)
     if run.plan.resume:
-        found, main = run.plan.resume, run.accelerator.is_main_process
-        on_all(run.accelerator, lambda: checkpoint.verify(found.checkpoint) if main else None)
-        stored = deepcopy(found.progress)
-        was = stored.settings
-        missing = [key for key in now if key not in was]
-        if missing and streamed == ("shards" in was):
-            raise OptionError(
-                f"--resume {run.config.resume}: an older version of segacc wrote this checkpoint, "
-                f"without {', '.join(missing)}, so it cannot be checked whether the data are the "
-                "same. Resume with that version, or start a new run from its weights with "
-                "--weights FOLDER."
-            )
-        run.notes += compared(run, was, now, streamed=streamed)
-        run.notes += numbers_changed(stored.numbers, numbers)
-        lr = load_state(run, found.checkpoint)
-        run.unreadable.update(stored.unreadable)
-        if run.ema:
-            ema = run.ema
-            on_all(run.accelerator, lambda: ema.load(found.checkpoint))
-        if streamed:
-            stored.positions = stored.positions[run.accelerator.process_index]
-        run.progress, run.clock.before = stored, stored.seconds
-        run.scoring.num_images = stored.num_images
-        run.notes += stretched(run, lr)
-        run.notes += smaller(run)
-        if run.early_stop and run.early_stop.reason(stored):
-            run.notes.append(
-                "this run was stopped early; raise the patience of --early-stop to continue it"
-            )
-        on_all(run.accelerator, lambda: go_back(run, stored.step) if main else None)
-        forget_best(run)
+        load_checkpoint(run, run.plan.resume, now, numbers)
     elif begins_anew(run.plan.settings):
         run.notes.append("there is no checkpoint yet, so --resume auto starts the run")
     run.progress.settings, run.progress.numbers = now, numbers
     if run.config.max_time is not None:
         fit_first(run, run.config.max_time)
+
+
+def load_checkpoint(
+    run: Run, found: checkpoint.Resume, now: dict[str, Any], numbers: dict[str, Any]
+) -> None:
+    """Load a checkpoint, after comparing what it was trained with.
+
+    Args:
+        run: the run.
+        found: the checkpoint.
+        now: see `order_settings`.
+        numbers: see `number_settings`.
+
+    Raises:
+        OptionError: see `resume`.
+    """
+    main, streamed = run.accelerator.is_main_process, isinstance(run.train_data, TrainStream)
+    on_all(run.accelerator, lambda: checkpoint.verify(found.checkpoint) if main else None)
+    stored = deepcopy(found.progress)
+    was = stored.settings
+    missing = [key for key in now if key not in was]
+    if missing and streamed == ("shards" in was):
+        raise OptionError(
+            f"--resume {run.config.resume}: an older version of segacc wrote this checkpoint, "
+            f"without {', '.join(missing)}, so it cannot be checked whether the data are the "
+            "same. Resume with that version, or start a new run from its weights with "
+            "--weights FOLDER."
+        )
+    run.notes += compared(run, was, now, streamed=streamed)
+    run.notes += numbers_changed(stored.numbers, numbers)
+    lr = load_state(run, found.checkpoint)
+    run.unreadable.update(stored.unreadable)
+    if run.ema:
+        ema = run.ema
+        on_all(run.accelerator, lambda: ema.load(found.checkpoint))
+    if streamed:
+        stored.positions = stored.positions[run.accelerator.process_index]
+    run.progress, run.clock.before = stored, stored.seconds
+    run.scoring.num_images = stored.num_images
+    run.notes += stretched(run, lr)
+    run.notes += smaller(run)
+    if run.early_stop and run.early_stop.reason(stored):
+        run.notes.append(
+            "this run was stopped early; raise the patience of --early-stop to continue it"
+        )
+    on_all(run.accelerator, lambda: go_back(run, stored.step) if main else None)
+    forget_best(run)
 
 
 def compared(run: Run, was: dict[str, Any], now: dict[str, Any], *, streamed: bool) -> list[str]:

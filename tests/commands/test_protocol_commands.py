@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from cli_tools import SHORT, Warm, assert_succeeded, draw, write_data
-from segacc.commands.terminal.console import flag
 from segacc.contracts import Facts
 from segacc.errors import OptionError
 from segacc.evaluation.predict import decide_batch
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.segmenter import Segmenter, with_settings
 from segacc.registry import load_registry
+from segacc.settings.sources import flag
 
 pytest_plugins = ["cli_fixtures"]
 

@@ -53,9 +53,8 @@ def counted(array: Any, classes: Sequence[int] = (0, 1, 2)) -> list[int]:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_pixels_are_counted_label_by_label_without_the_images(num_workers: int) -> None:
-    ticks: list[None] = []
-    found = count_labels(Source(samples(7), LABELS), num_workers, lambda: ticks.append(None))
-    assert (found.shape, found.dtype, len(ticks)) == ((7, 3), np.int64, 7)
+    found = count_labels(Source(samples(7), LABELS), num_workers)
+    assert (found.shape, found.dtype) == ((7, 3), np.int64)
     assert found.tolist() == [counted(label(k)) for k in range(7)]
 
 

@@ -18,7 +18,7 @@ from segacc.evaluation.windows import (
     importance,
     mean_decision,
 )
-from segacc.kernels import resize as functional
+from segacc.kernels import resize as resizing
 from segacc.kernels.resize import decide, resize
 from tensor_tools import Largest
 
@@ -93,7 +93,7 @@ def test_gaussian_weights_are_those_of_nn_unet(length: int) -> None:
 
 def strip(chunk: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Iterator[Tensor], Grid]:
     """Windows over a high, narrow picture of 20 classes, all logits of which take 1.28 MB."""
-    monkeypatch.setattr(functional, "CHUNK", chunk)
+    monkeypatch.setattr(resizing, "CHUNK", chunk)
     grid = Grid(*Windows.of((16, 16)).starts((400, 40)), (16, 16), (400, 40))
     return (torch.ones(1, 20, 4, 4) for _ in range(999)), grid
 

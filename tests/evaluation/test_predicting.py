@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as transforms
 from protocol_tools import Array, Strided, draw, enlarge, plain_pad, plain_slide
 from segacc.evaluation.predict import decide_batch, predict, probability_bands
 from segacc.evaluation.protocol import Protocol
-from segacc.kernels import resize as functional
+from segacc.kernels import resize as resizing
 from segacc.model import SizeRule
 
 NETWORKS = {
@@ -112,7 +112,7 @@ def test_probabilities_are_those_of_their_definition(
 ) -> None:
     network, image = network_of(kind), draw(61, 43)
     wanted = plain_shares(network, image, text)
-    monkeypatch.setattr(functional, "CHUNK", chunk)
+    monkeypatch.setattr(resizing, "CHUNK", chunk)
     given = network, network, image, Protocol.parse(text, "-")
     found = decide_batch(*given[:2], image[None], given[3], confidence=True)
     assert_found(found, wanted)
@@ -194,7 +194,7 @@ def test_all_windows_of_all_views_are_counted_at_once() -> None:
 def test_scores_that_are_all_zero_have_no_confidence() -> None:
     logits = torch.zeros(1, 3, 4, 4)
     logits[:, 1, :2] = 5
-    found = functional.decide(logits, (4, 4), shares="sum")
+    found = resizing.decide(logits, (4, 4), shares="sum")
     assert found.confidence is not None
     assert found.confidence[0, :, 0].tolist() == [1, 1, 0, 0]
     assert found.classes[0, :, 0].tolist() == [1, 1, 0, 0]

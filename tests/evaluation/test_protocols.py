@@ -21,7 +21,7 @@ from segacc.errors import OptionError
 from segacc.evaluation.predict import predict
 from segacc.evaluation.protocol import Protocol, Windows, default_protocol
 from segacc.evaluation.segmenter import Segmenter
-from segacc.kernels import resize as functional
+from segacc.kernels import resize as resizing
 from segacc.labels import LabelMap
 from segacc.model import Logits, SizeRule
 
@@ -91,7 +91,7 @@ def test_sliding_is_that_of_its_definition(crop: Any, stride: Any, size: Any) ->
 def test_a_resized_image_is_slid_over(
     size: Any, side: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functional, "CHUNK", chunk)
+    monkeypatch.setattr(resizing, "CHUNK", chunk)
     network, image = Strided(SizeRule(fixed=(24, 24))), draw(*size)
     protocol = Protocol.parse(f"slide:crop=24,stride=16,short_side={side}", "-")
     prediction = predict(network, network, image, protocol)

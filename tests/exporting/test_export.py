@@ -15,10 +15,11 @@ from segacc.contracts import Facts
 from segacc.errors import OptionError, SegaccError, WeightsError
 from segacc.evaluation.protocol import Protocol
 from segacc.evaluation.segmenter import Segmenter
-from segacc.exporting.build import SUFFIXES, planned
+from segacc.exporting.build import planned
 from segacc.exporting.gate import Picture, compare
 from segacc.labels import LabelMap
 from segacc.model import Logits, SegmentationModel, SizeRule
+from segacc.model.exported import SUFFIXES
 from segacc.settings.commands import ExportConfig
 from segacc.testing.tools import some_images
 

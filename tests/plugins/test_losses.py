@@ -73,20 +73,20 @@ def test_sum_count_and_gradient_do_not_depend_on_the_cut(
 def test_memory_holds_few_images_at_full_size(
     name: str, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segacc.kernels import resize as functional
+    from segacc.kernels import resize as resizing
 
     classes = classes_of(name)
     logits, labels = draw((6, classes, 6, 7))
     loss = loss_of(name, classes, **values)
     wanted = loss.sum(logits, labels)
-    monkeypatch.setattr(functional, "CHUNK", 2 * classes * labels[0].numel())
-    sizes, resize = [], functional.resize
+    monkeypatch.setattr(resizing, "CHUNK", 2 * classes * labels[0].numel())
+    sizes, resize = [], resizing.resize
 
     def measured(*given: Any) -> Tensor:
         sizes.append(len(full := resize(*given)))
         return full
 
-    monkeypatch.setattr(functional, "resize", measured)
+    monkeypatch.setattr(resizing, "resize", measured)
     torch.testing.assert_close(loss.sum(logits, labels), wanted, rtol=1e-6, atol=0)
     assert sizes == [2, 2, 2]
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from segacc.commands.check_data.duplicates import Twins, find_twins
 from segacc.commands.terminal.console import progress_bar
-from segacc.data.samples import evenly_spaced, lost_samples, passed_over, read_shard
+from segacc.data.samples import evenly_spaced, length_of, lost_samples, passed_over, read_shard
 from segacc.data.scan import Fault, SampleFacts, Size, SplitFacts, scan
 from segacc.data.splits import data_splits, pick_split, split_name, unusable_lines
 from segacc.errors import DataError, OptionError
@@ -52,7 +52,7 @@ class OpenData:
     def count(self, name: str) -> int | None:
         """Return the number of samples of a split that will be read; None if not known."""
         samples, limit = self.splits[name], self.config.sample
-        total = samples.num_samples if isinstance(samples, Stream) else len(samples)
+        total = length_of(samples)
         return limit if total is None else min(total, limit or total)
 
     @property
@@ -200,14 +200,13 @@ def walk(
 ) -> SplitFacts:
     """Read all samples of a split, or as many as `--sample` says."""
     samples, count = data.splits[name], data.count(name)
+    facts = SplitFacts(name, length_of(samples))
     if isinstance(samples, Stream):
-        facts = SplitFacts(name, samples.num_samples)
         chosen: Iterable[tuple[int, Sample]] = enumerate(
             islice(from_stream(samples, facts.faults), count)
         )
         out_of = count or 0
     else:
-        facts = SplitFacts(name, len(samples))
         chosen = ((index, samples[index]) for index in evenly_spaced(len(samples), count or 0))
         out_of = len(samples)
     for index, sample, found in scan_all(data, chosen, pool):

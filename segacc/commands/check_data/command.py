@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,6 @@ from segacc.commands.terminal.console import (
     PlainConsole,
     Where,
     console_of,
-    flag,
     load_plugins,
     text_of,
 )
@@ -31,18 +30,17 @@ if TYPE_CHECKING:
     from segacc.commands.check_data.verdict import Finding
 
 
-def check_data_command(given: Mapping[str, Any]) -> int:
+def check_data_command(layer: Layer) -> int:
     """Scan a data set and report what it contains; return 1 if training would fail.
 
     Args:
-        given: the values of the given flags.
+        layer: the given flags.
     """
-    layer = Layer(given, "command line")
     config = config_of(CheckConfig, layer)
     refuse_unused(config, layer)
     if not is_main():
         return 0
-    told = run_check(config, flag, PlainConsole(stderr=True))
+    told = run_check(config, layer.where, PlainConsole(stderr=True))
     from segacc.commands.check_data.text import print_report, to_json, would_stop
 
     shown = sys.stdout.isatty()  # only there, lines are broken between words

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from rich.console import Console
 
 from segacc.commands.convert.outlines import refuse_unused_outlines
-from segacc.commands.terminal.console import Where, console_of, flag, load_plugins, progress_bar
+from segacc.commands.terminal.console import Where, console_of, load_plugins, progress_bar
 from segacc.data.atomic import writing
-from segacc.data.samples import read_shard
+from segacc.data.samples import length_of, samples_of
 from segacc.data.splits import data_splits, pick_split, split_name, unusable_lines
 from segacc.errors import OptionError, count_of, expand, is_main
 from segacc.hookspecs import DataSplits, Sample, Stream
@@ -27,27 +27,23 @@ from segacc.training.folders import writable
 Samples = Sequence[Sample] | Stream
 
 
-def convert_command(source: str, target: str, config: ConvertConfig) -> int:
+def convert_command(source: str, target: str, layer: Layer) -> int:
     """Write a data set as the files of another format.
 
     Args:
         source: the data set, as `--dataset` takes it.
         target: the folder, which is created.
-        config: the settings.
+        layer: the given flags.
     """
+    config = config_of(ConvertConfig, layer)
     if not is_main():
         return 0
     console = console_of(stderr=True)
-    result = run(source, expand(target, "TARGET"), config, named, console)
+    result = run(source, expand(target, layer.where("target")), config, layer.where, console)
     for line in result.notes:
         console.out(line, highlight=False)
     console.print(result.text, markup=False, highlight=False)
     return 0
-
-
-def named(key: str) -> str:
-    """Return the argument or flag of a setting."""
-    return key.upper() if key in ("source", "target") else flag(key)
 
 
 @keywords_of(ConvertConfig)
@@ -198,7 +194,7 @@ def write_all(
 
 def total(splits: Mapping[str, Samples]) -> int | None:
     """Return the number of samples; None if it is not known."""
-    counts = [one.num_samples if isinstance(one, Stream) else len(one) for one in splits.values()]
+    counts = [length_of(one) for one in splits.values()]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
@@ -242,23 +238,10 @@ def write_split(
     from segacc.commands.convert.images import Names, label_of, place
 
     names, count = Names(), 0
-    for sample in all_of(samples):
+    for sample in samples_of(samples):
         image = names.of(sample)
         add(image, label_of(sample, labels))
         place(sample, images[0] / image, images[1])
         tick(advance=1)
         count += 1
     return count
-
-
-def all_of(samples: Samples) -> Iterator[Sample]:
-    """Yield the samples of a split.
-
-    Raises:
-        DataError: a shard cannot be read.
-    """
-    if isinstance(samples, Stream):
-        for shard in samples.shards:
-            yield from (sample for sample, _ in read_shard(samples, shard))
-        return
-    yield from samples

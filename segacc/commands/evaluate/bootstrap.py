@@ -21,6 +21,7 @@ from segacc.commands.evaluate.per_image import PerImage
 from segacc.kernels.counts import Floats, divided, iou, mean_of_known
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
+"""The level is the share of the resamples inside an interval."""
 CHUNK = 2**22
 """Maximum number of elements of a large array in memory: 32 MiB."""
 
@@ -70,26 +71,23 @@ class Intervals:
         return {**asdict(self), "what": self.text()}
 
 
-def intervals(
-    images: PerImage, *, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
-) -> Intervals:
+def intervals(images: PerImage, *, resamples: int = RESAMPLES, seed: int = SEED) -> Intervals:
     """Compute the percentile intervals of mean_iou and of each class's IoU.
 
     Args:
         images: counts of the scored images.
         resamples: number of resamples.
         seed: random seed of the resamples.
-        level: share of the resamples inside the interval, 0..1.
     """
-    return intervals_of_runs([images], resamples=resamples, seed=seed, level=level)
+    return intervals_of_runs([images], resamples=resamples, seed=seed)
 
 
 def intervals_of_runs(
-    runs: Sequence[PerImage], *, resamples: int = RESAMPLES, seed: int = SEED, level: float = LEVEL
+    runs: Sequence[PerImage], *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Intervals:
     """Compute the intervals of the means over runs; they have the same images in the same order."""
     ((scores, means),) = _resampled([runs], resamples, seed)
-    return _between(runs[0], scores, means, (len(runs),), resamples, seed, level)
+    return _between(runs[0], scores, means, (len(runs),), resamples, seed)
 
 
 def differences(
@@ -98,7 +96,6 @@ def differences(
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-    level: float = LEVEL,
 ) -> Intervals:
     """Compute the intervals of B - A by a paired bootstrap: both scored on the same resamples.
 
@@ -109,7 +106,7 @@ def differences(
     assert all(one.ids == first.ids and one.names == first.names for one in (*a, *b))
     (scores, means), (others, other) = _resampled([a, b], resamples, seed)
     runs = len(a), len(b)
-    return _between(first, others - scores, other - means, runs, resamples, seed, level)
+    return _between(first, others - scores, other - means, runs, resamples, seed)
 
 
 def _resampled(
@@ -149,27 +146,26 @@ def _between(
     num_runs: tuple[int, ...],
     resamples: int,
     seed: int,
-    level: float,
 ) -> Intervals:
     """Take the percentiles of scores (R, K), and of their means (R,)."""
     enough = len(images) > 1  # a single image has no variation
-    found = [_interval(scores[:, k], level) if enough else None for k in range(scores.shape[1])]
+    found = [_interval(scores[:, k]) if enough else None for k in range(scores.shape[1])]
     return Intervals(
-        level=level,
+        level=LEVEL,
         resamples=resamples,
         seed=seed,
         num_images=len(images),
-        mean_iou=_interval(means, level) if enough else None,
+        mean_iou=_interval(means) if enough else None,
         per_category_iou=dict(zip(images.names, found, strict=True)),
         num_runs=num_runs,
     )
 
 
-def _interval(scores: Floats, level: float) -> Interval | None:
+def _interval(scores: Floats) -> Interval | None:
     known = scores[~np.isnan(scores)]
     if not known.size:
         return None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

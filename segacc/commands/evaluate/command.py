@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,13 @@ from segacc.commands.terminal.console import (
     Patient,
     Where,
     console_of,
-    flag,
     load_plugins,
     loading,
     quiet_libraries,
     text_of,
 )
 from segacc.data.splits import ALSO, VALIDATION
-from segacc.errors import OptionError, expand, is_main
+from segacc.errors import OptionError, count_of, expand, is_main
 from segacc.evaluation.model_folder import (
     SETTINGS,
     Model,
@@ -32,7 +31,7 @@ from segacc.hookspecs import Chosen
 from segacc.model.exported import runtime_of
 from segacc.registry import choose, refuse_twins
 from segacc.settings.commands import CompareConfig, EvaluateConfig
-from segacc.settings.sources import Layer, config_of, keywords_of
+from segacc.settings.sources import Layer, config_of, flag, keywords_of
 from segacc.training.folders import evaluation_folder, writable
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def evaluate_command(model: str, layer: Layer) -> int:
     Returns:
         1 if `--verify` finds a difference, else 0.
     """
-    checked = check(model, layer, flag)
+    checked = check(model, layer, layer.where)
     console = console_of(kind=Patient)
     if line := checked.taken():
         console.out(line, highlight=False)
@@ -188,7 +187,7 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     Raises:
         SegaccError: a setting is invalid, a component is unknown, or there is no model.
     """
-    stored = from_run(given, layer.values, where)
+    stored = from_run(given, layer)
     config = config_of(EvaluateConfig, replace(layer, values={**stored, **layer.values}))
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, where("dataset"))
@@ -205,16 +204,16 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     return Checked(model, config, stored, where, dataset, metrics, folder)
 
 
-def from_run(given: str, typed: Mapping[str, Any], where: Where) -> dict[str, Any]:
+def from_run(given: str, layer: Layer) -> dict[str, Any]:
     """Return the settings of the data that a model's run was scored on, unless typed.
 
     With `--dataset`, none are taken; with another `--split`, those of a held-out split are not.
 
     Args:
         given: the model, as the user typed it.
-        typed: the settings that the user typed.
-        where: where they were typed.
+        layer: the given settings.
     """
+    typed, where = layer.values, layer.where
     model = None if "dataset" in typed else local_model(given, where("model"), files=True)
     run = run_settings(model, where("model")) if model else None
     if run is None:
@@ -275,16 +274,39 @@ def finish(loaded: Loaded, console: Console) -> EvaluationResult:
     return replace(result, report={**result.report, "files": files})
 
 
-def compare_command(a: Sequence[Path], b: Sequence[Path], config: CompareConfig) -> int:
-    """Compare two evaluations; print a table and a verdict, write compare.json and compare.png."""
+def compare_command(runs: list[str], others: list[str] | None, layer: Layer) -> int:
+    """Compare two evaluations; print a table and a verdict, write compare.json and compare.png.
+
+    Args:
+        runs: A and B; or A, if there are `others`.
+        others: B.
+        layer: the given flags.
+    """
+    a, b = sides_of(runs, others)
+    config = config_of(CompareConfig, layer)
     if not is_main():
         return 0
     console = console_of()
-    found = compare_folders(a, b, config, flag)
+    found = compare_folders(a, b, config, layer.where)
     found.show(console)
     folder = config.output_dir
     console.out(f"written to {folder / 'compare.json'}, {folder / 'compare.png'}", highlight=False)
     return 0
+
+
+def sides_of(runs: list[str], others: list[str] | None) -> tuple[list[Path], list[Path]]:
+    """Return the paths of A and of B.
+
+    Raises:
+        OptionError: without `--with`, there are not two.
+    """
+    if others is None and len(runs) != 2:
+        raise OptionError(
+            f"compare: expected A and B, found {count_of(len(runs), 'path')}. Several runs "
+            "on a side are separated by --with, as in `segacc compare A1 A2 --with B1 B2`."
+        )
+    one, other = (runs[:1], runs[1:]) if others is None else (runs, others)
+    return [expand(path) for path in one], [expand(path) for path in other]
 
 
 @keywords_of(CompareConfig)

@@ -15,7 +15,7 @@ from segacc.contracts import IGNORE
 from segacc.data.batches import EvalData, Source
 from segacc.data.codecs import encoded, opened
 from segacc.data.items import Item
-from segacc.data.samples import evenly_spaced
+from segacc.data.samples import evenly_spaced, samples_of
 from segacc.errors import DataError, count_of
 from segacc.evaluation.metrics import Counts
 from segacc.evaluation.protocol_options import EVEN
@@ -219,7 +219,7 @@ def verify(scoring: Scoring, found: Evaluation, labels: LabelMap, count: int) ->
     if isinstance(data, EvalData):
         samples = [data.source.samples[index] for index in evenly_spaced(len(data.source), count)]
     else:
-        samples = list(islice(data.samples(), count))
+        samples = list(islice(samples_of(data.stream), count))
     by_id = {sample.id: sample for sample in samples}
     whole = not protocol.windows and protocol.views == [(1.0, False)]
     checked: list[Checked] = []

@@ -18,7 +18,6 @@ from segacc.commands.export.images import Images, images_of, with_run
 from segacc.commands.terminal.console import (
     Where,
     console_of,
-    flag,
     loading,
     progress_bar,
     quiet_libraries,
@@ -51,7 +50,7 @@ def benchmark_command(models: Sequence[str], layer: Layer) -> int:
         models: model folders and exported files; see `find_model`.
         layer: the given flags.
     """
-    result = measure(models, layer, flag, console_of(stderr=True))
+    result = measure(models, layer, console_of(stderr=True))
     if result.json:
         sys.stdout.write(f"{json.dumps(result.to_dict(), indent=1)}\n")
     else:
@@ -71,7 +70,7 @@ def benchmark(*models: str | Path, **settings: Any) -> "Benchmark":
         SegaccError: a setting is invalid, or a model or an image cannot be read.
     """
     layer = Layer(settings, "segacc.benchmark")
-    return measure([str(one) for one in models], layer, layer.where, console_of(stderr=True))
+    return measure([str(one) for one in models], layer, console_of(stderr=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,19 +236,20 @@ def size_of(model: Model) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def measure(models: Sequence[str], layer: Layer, where: Where, console: Console) -> Benchmark:
+def measure(models: Sequence[str], layer: Layer, console: Console) -> Benchmark:
     """Open all models, and time them in turns, image by image.
 
     Raises:
         SegaccError: see `benchmark`.
     """
-    values = with_run(models[0], layer, where)
+    where = layer.where
+    values = with_run(models[0], layer)
     absent = () if "dataset" in values else ("dataset",)
     config = config_of(BenchmarkConfig, replace(layer, values=values), but=absent)
     found = [find_model(one, where("model"), files=True) for one in models]
     for model in found:
         runtime_of(model.about, "auto", where("model"))
-    images = images_of(models[0], layer, config, Path(), where, what="be segmented")
+    images = images_of(models[0], layer, config, Path(), what="be segmented")
     threads = config.threads or os.cpu_count() or 1
     with loading(console, "torch and the models"):
         quiet_libraries()

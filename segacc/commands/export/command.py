@@ -13,7 +13,6 @@ from segacc.commands.export.images import Images, files_of, images_of, with_run
 from segacc.commands.terminal.console import (
     Where,
     console_of,
-    flag,
     loading,
     quiet_libraries,
     text_of,
@@ -21,7 +20,7 @@ from segacc.commands.terminal.console import (
 from segacc.data.atomic import replacing, writing
 from segacc.errors import OptionError, WeightsError
 from segacc.evaluation.model_folder import Model, find_model, side_file
-from segacc.model.exported import need
+from segacc.model.exported import SUFFIXES, need
 from segacc.settings.commands import ExportConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import writable
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from segacc.exporting.build import Export
     from segacc.exporting.gate import Proof
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
-"""The ending of each format's file."""
 NEEDED: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
@@ -47,11 +44,11 @@ def export_command(given: str, layer: Layer) -> int:
         given: the model; see `find_model`.
         layer: the given flags.
     """
-    checked = check(given, layer, flag)
+    checked = check(given, layer)
     console = console_of()
     if checked.model.told:
         console.out(checked.model.told, highlight=False)
-    result = run(checked, flag, console)
+    result = run(checked, layer.where, console)
     result.show(console)
     return 0 if result.passed else 1
 
@@ -70,7 +67,7 @@ def export(model: str | Path, **settings: Any) -> "ExportResult":
             predict what the model predicts.
     """
     layer = Layer(settings, "segacc.export")
-    result = run(check(str(model), layer, layer.where), layer.where, console_of(stderr=True))
+    result = run(check(str(model), layer), layer.where, console_of(stderr=True))
     if not result.passed:
         raise WeightsError(result.failure)
     return result
@@ -115,13 +112,14 @@ class ExportResult:
         return text_of(self.show)
 
 
-def check(given: str, layer: Layer, where: Where) -> Checked:
+def check(given: str, layer: Layer) -> Checked:
     """Check what can be checked without torch.
 
     Raises:
         SegaccError: a setting is invalid, a package is missing, or there is no model.
     """
-    values = with_run(given, layer, where)
+    where = layer.where
+    values = with_run(given, layer)
     absent = () if "dataset" in values else ("dataset",)
     config = config_of(ExportConfig, replace(layer, values=values), but=absent)
     refuse(config, where)
@@ -130,7 +128,7 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
         need(("onnxruntime",), where("int8"))
     model = find_model(given, where("model"))
     path = output_of(model, config, where)
-    images = images_of(given, layer, config, path.parent, where, what="prove the file")
+    images = images_of(given, layer, config, path.parent, what="prove the file")
     calibration = files_of([str(config.int8)], path.parent) if config.int8 else ()
     return Checked(model, config, images, calibration, path)
 
@@ -187,6 +185,7 @@ def run(checked: Checked, where: Where, console: Console) -> ExportResult:
         try:
             with loading(console, "torch and the weights"):
                 quiet_libraries()
+                from segacc.evaluation.segmenter import Segmenter
                 from segacc.exporting.gate import compare
 
                 export = planned_of(checked, where)
@@ -196,15 +195,13 @@ def run(checked: Checked, where: Where, console: Console) -> ExportResult:
             with console.status("Writing the file ..."):
                 made = write(checked, export, part, where)
             with console.status("Predicting real images with the file and with torch ..."):
-                proof = compare(pictures, *both(export, made, checked), precision(config))
+                written = Segmenter.from_pretrained(made, "cpu")
+                if not config.argmax:  # both pad to the least size of the file
+                    export.segmenter.network.size_rule = written.network.size_rule
+                proof = compare(pictures, export.segmenter, written, config.precision)
             return finished(checked, export, proof, made)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def precision(config: ExportConfig) -> str:
-    """Return the precision of a file: `float32`, `half` or `int8`."""
-    return "half" if config.half else "int8" if config.int8 else "float32"
 
 
 def planned_of(checked: Checked, where: Where) -> "Export":
@@ -235,16 +232,6 @@ def write(checked: Checked, export: "Export", part: Path, where: Where) -> Path:
     if checked.config.half and checked.config.format != "openvino":  # which rounds its weights
         export = planned_of(checked, where)
     return export.write(part, checked.path.name, images)
-
-
-def both(export: "Export", made: Path, checked: Checked) -> tuple[Any, Any]:
-    """Return the Segmenters of torch and of the file, for the image sizes of the file."""
-    from segacc.evaluation.segmenter import Segmenter
-
-    file = Segmenter.from_pretrained(made, "cpu")
-    if not checked.config.argmax:
-        export.segmenter.network.size_rule = file.network.size_rule
-    return export.segmenter, file
 
 
 def finished(checked: Checked, export: "Export", proof: "Proof", made: Path) -> ExportResult:

@@ -44,7 +44,7 @@ class Images:
 
         channels, reading = segmenter.network.num_channels, segmenter.reading
         if self.dataset is None:
-            for index in spaced(len(self.files), count):
+            for index in evenly_spaced(len(self.files), count):
                 path = self.files[index]
                 image = read_image(path, str(path), channels, reading)
                 yield Picture(str(path), image, source=path)
@@ -72,7 +72,7 @@ class Images:
         samples: Sequence[Sample] | Stream = pick_split(splits, settings.split, self.where("split"))
         sources = dict[str, Path | bytes]()
         if not isinstance(samples, Stream):
-            samples = Part(samples, spaced(len(samples), count))
+            samples = Part(samples, evenly_spaced(len(samples), count))
             sources = {sample.id: sample.image for sample in samples}
         data = scored_data(samples, splits.labels, segmenter.network.num_channels)
         given = {"process": 0, "processes": 1, "batch_size": 1, "num_workers": 0}
@@ -83,14 +83,7 @@ class Images:
             yield Picture(item.id, item.image.contiguous(), item.label, source)
 
 
-def spaced(total: int, count: int) -> list[int]:
-    """Return the indices of `count` of `total` things, evenly spaced; all if there are fewer."""
-    return evenly_spaced(total, min(total, count))
-
-
-def images_of(
-    given: str, layer: Layer, config: Any, folder: Path, where: Where, *, what: str
-) -> Images:
+def images_of(given: str, layer: Layer, config: Any, folder: Path, *, what: str) -> Images:
     """Find the images of a proof or a benchmark.
 
     Args:
@@ -98,12 +91,12 @@ def images_of(
         layer: the given settings, of which `images` or `dataset` decide.
         config: all settings, with those of the model's run.
         folder: the folder that is written.
-        where: where settings were typed.
         what: what they are for.
 
     Raises:
         OptionError: none are given, or both kinds.
     """
+    where = layer.where
     if config.images and "dataset" in layer.values:
         raise OptionError(
             f"{where('images')}: give either images or a data set with {where('dataset')}."
@@ -130,8 +123,8 @@ def files_of(inputs: Sequence[str], folder: Path) -> tuple[Path, ...]:
     return tuple(job.picture for job in jobs)
 
 
-def with_run(given: str, layer: Layer, where: Where) -> dict[str, Any]:
+def with_run(given: str, layer: Layer) -> dict[str, Any]:
     """Return the given settings with those of the data set of the model's run."""
     if layer.values.get("images"):
         return dict(layer.values)
-    return {**from_run(given, layer.values, where), **layer.values}
+    return {**from_run(given, layer), **layer.values}

@@ -27,7 +27,6 @@ from segacc.commands.predict.files import (
 from segacc.commands.terminal.console import (
     Where,
     console_of,
-    flag,
     loading,
     progress_bar,
     quiet_libraries,
@@ -51,21 +50,22 @@ OF_A_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """Errors of the name of an output file, which others do not share."""
 
 
-def predict_command(given: str, inputs: Sequence[str | Path], config: PredictConfig) -> int:
+def predict_command(given: str, inputs: Sequence[str], layer: Layer) -> int:
     """Segment images; return 1 if some could not be segmented.
 
     Args:
         given: the model; see `find_model`.
         inputs: see `find_pictures`.
-        config: the settings.
+        layer: the given flags.
     """
-    model, jobs, notes = check(given, inputs, config, flag)
+    config = config_of(PredictConfig, layer)
+    model, jobs, notes = check(given, inputs, config, layer.where)
     console = console_of(stderr=True)
     for note in filter(None, (model.told, *notes)):
         console.out(note, highlight=False)
     with loading(console, "torch and the weights"):
         quiet_libraries()
-        segmenter = load_segmenter(model, config, flag)
+        segmenter = load_segmenter(model, config, layer.where)
     failed = segment_all(segmenter, jobs, config, console)
     for reason in failed.values():
         sys.stderr.write(shown(f"{reason}\n"))

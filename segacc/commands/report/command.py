@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.terminal.console import Where, console_of, flag
+from segacc.commands.terminal.console import Where, console_of
 from segacc.data.atomic import replacing
 from segacc.errors import OptionError, count_of, expand, is_main, twice_in
 from segacc.settings.commands import ReportConfig
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from segacc.commands.report.run import RunData
 
 
-def report_command(runs: Sequence[str], config: ReportConfig) -> int:
+def report_command(runs: Sequence[str], layer: Layer) -> int:
     """Write the report of some run folders; say where it is, and what would add to it."""
+    config = config_of(ReportConfig, layer)
     if not is_main():
         return 0
     console = console_of()
     found = read_runs(runs, "RUN")
-    path = write_report(found, config, flag)
+    path = write_report(found, config, layer.where)
     for run in found:
         if run.evaluation is None and run.best is not None:
             told = "adds intervals and the worst images"

@@ -19,17 +19,13 @@ from rich.text import Text
 from segacc.errors import is_main
 from segacc.registry import Registry, load_registry
 from segacc.settings.secrets import shown
+from segacc.settings.sources import flag as flag
 
 PERIOD = 0.25
 """Shortest time between two updates of a notebook's display, in seconds."""
 
 Where = Callable[[str], str]
 """Returns how the user typed the setting of a name, for error messages."""
-
-
-def flag(key: str) -> str:
-    """Return the flag of a setting, as `--eval-batch-size`."""
-    return "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
 
 
 def in_notebook() -> bool:

@@ -1,6 +1,6 @@
 """A linear head on backbone features, usually with the backbone frozen (linear probing)."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,21 @@ class LinearHead(nn.Module):
         return logits
 
 
-class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
+class FrozenBackboneModel(PreTrainedModel):  # type: ignore[misc]
+    """A network whose `backbone` is frozen if its config says so in `freeze_backbone`."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation mode; a frozen backbone stays frozen in evaluation mode.
+
+        `from_pretrained` sets requires_grad on every parameter, and calls this at its end.
+        """
+        super().train(mode)
+        if self.config.freeze_backbone:
+            self.backbone.eval().requires_grad_(False)
+        return self
+
+
+class LinearForSemanticSegmentation(FrozenBackboneModel):
     """A transformers backbone, frozen unless the config says otherwise, and a linear head.
 
     A frozen backbone has no gradients and stays in evaluation mode, without dropout and drop path,
@@ -58,16 +72,6 @@ class LinearForSemanticSegmentation(PreTrainedModel):  # type: ignore[misc]
         self.head = LinearHead(list(self.backbone.channels), config.num_labels, config.dropout)
         self.post_init()
         self.train(self.training)
-
-    def train(self, mode: bool = True) -> "LinearForSemanticSegmentation":
-        """Switch to training or evaluation mode; a frozen backbone stays frozen in evaluation mode.
-
-        `from_pretrained` sets requires_grad on every parameter, and calls this at its end.
-        """
-        super().train(mode)
-        if self.config.freeze_backbone:
-            self.backbone.eval().requires_grad_(False)
-        return self
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.backbone_utils import load_backbone
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from segacc.model.networks.configs import PmtSegConfig
+from segacc.model.networks.linear import FrozenBackboneModel
 
 HEAD_DIM = 64
 """Width of an attention head of nearly every ViT, for those whose config does not tell."""
@@ -87,7 +87,7 @@ def decoder_config(config: PmtSegConfig, width: int) -> Any:
     return parts
 
 
-class PmtForUniversalSegmentation(PreTrainedModel):  # type: ignore[misc]
+class PmtForUniversalSegmentation(FrozenBackboneModel):
     """A plain ViT, frozen unless the config says otherwise, and the Plain Mask Decoder.
 
     The tokens of four encoder layers, normalized and projected, are summed; queries are put before
@@ -149,16 +149,6 @@ class PmtForUniversalSegmentation(PreTrainedModel):  # type: ignore[misc]
             weight = torch.ones(self.config.num_labels + 1)
             weight[-1] = self.config.no_object_weight
             init.copy_(module.empty_weight, weight)
-
-    def train(self, mode: bool = True) -> "PmtForUniversalSegmentation":
-        """Switch to training or evaluation mode; a frozen backbone stays frozen in evaluation mode.
-
-        `from_pretrained` sets requires_grad on every parameter, and calls this at its end.
-        """
-        super().train(mode)
-        if self.config.freeze_backbone:
-            self.backbone.eval().requires_grad_(False)
-        return self
 
     def encode(self, pixel_values: Tensor) -> list[Tensor]:
         """Return the tokens (N, T, C) of the chosen layers, after the encoder's last norm.

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segacc.errors import world_size
+
 if TYPE_CHECKING:
     import psutil
 
@@ -55,7 +57,7 @@ def launcher() -> int | None:
         launcher of this only process ended before this function was called.
     """
     parent = os.getppid()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         return parent
     if parent in [process.pid for process, _ in launchers()]:
         return parent

@@ -19,7 +19,7 @@ from segacc.settings.options import (
     name_first,
     parse_component,
 )
-from segacc.settings.sources import Settings
+from segacc.settings.sources import Settings, flag
 
 BOTH = ("cpu", "cuda")
 
@@ -310,9 +310,8 @@ def choose_optimizer(given: Any, where: str) -> ChosenOptimizer:
     label = component.label
     for key in ("lr", "weight_decay"):
         if key in component.values:
-            flag = f"--{key.replace('_', '-')}"
             raise OptionError(
-                f'{label}: "{key}" is a setting of the run, not of the optimizer: use {flag} '
+                f'{label}: "{key}" is a setting of the run, not of the optimizer: use {flag(key)} '
                 f"{component.values[key]}."
             )
     cls = options_class(kind)

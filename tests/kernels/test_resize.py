@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segacc.kernels import resize as functional
+from segacc.kernels import resize as resizing
 from segacc.kernels.pixel import cross_entropy_sum
 from segacc.kernels.region import tversky_sum
 from segacc.kernels.resize import confusion, decide, resize
@@ -55,7 +55,7 @@ def test_cross_entropy_is_torchs_own(
     shape: Any, images_at_a_time: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits, labels = draw(shape)
-    monkeypatch.setattr(functional, "CHUNK", images_at_a_time * shape[1] * shape[4] * shape[5])
+    monkeypatch.setattr(resizing, "CHUNK", images_at_a_time * shape[1] * shape[4] * shape[5])
     theirs = dict(settings)
     if settings.get("class_weights"):
         weights = torch.linspace(0.1, 2.0, shape[1])
@@ -147,18 +147,18 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
 
 def test_full_size_logits_of_few_images_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = draw((7, 5, 4, 4, 16, 16))
-    monkeypatch.setattr(functional, "CHUNK", 2 * 5 * 16 * 16)
+    monkeypatch.setattr(resizing, "CHUNK", 2 * 5 * 16 * 16)
     sizes = []
 
     def measured(*given: Any) -> Tensor:
         sizes.append((full := resize(*given)).numel())
         return full
 
-    monkeypatch.setattr(functional, "resize", measured)
+    monkeypatch.setattr(resizing, "resize", measured)
     tversky_sum(logits.requires_grad_(), labels, alpha=0.5, beta=0.5)
     assert sizes == [2 * 5 * 16 * 16] * 3 + [5 * 16 * 16]
     sizes.clear()
-    monkeypatch.setattr(functional, "CHUNK", 7 * 2 * 16 * 16)
+    monkeypatch.setattr(resizing, "CHUNK", 7 * 2 * 16 * 16)
     decide(logits.detach(), (16, 16))
     assert sizes == [7 * 2 * 16 * 16] * 2 + [7 * 16 * 16]
 
@@ -179,7 +179,7 @@ def test_argmax_is_the_same_in_any_number_of_chunks(
     logits = logits.to(memory_format=layout)
     wanted = resize(logits.contiguous(), size).argmax(1)
     for classes_at_a_time in range(1, 14):
-        monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * images * size[0] * size[1])
+        monkeypatch.setattr(resizing, "CHUNK", classes_at_a_time * images * size[0] * size[1])
         prediction = decide(logits, size).classes
         assert prediction.dtype == torch.uint8
         assert_best(prediction, wanted, resize(logits.contiguous(), size))
@@ -193,7 +193,7 @@ def test_the_first_of_equal_classes_wins_in_any_number_of_chunks(
 ) -> None:
     half = torch.randint(-9, 9, (2, 5, 90, 70), generator=torch.Generator().manual_seed(0)).float()
     logits = torch.cat([half, half], dim=1)  # each class has a twin, so each pixel is a tie
-    monkeypatch.setattr(functional, "CHUNK", classes_at_a_time * 2 * 90 * 70)
+    monkeypatch.setattr(resizing, "CHUNK", classes_at_a_time * 2 * 90 * 70)
     assert torch.equal(decide(logits, (90, 70)).classes.long(), half.argmax(1))
 
 
