@@ -143,7 +143,7 @@ def effective_counts(run: Run, micro_batches: list[Batch]) -> tuple[Tensor, Tens
     ]
     valid = torch.stack([(label != IGNORE).sum() for label in labels]).sum()
     total, valid = run.accelerator.reduce((torch.stack(counts), valid), "sum")
-    return total.where(total > 0, 1), valid
+    return total.where(total != 0, 1), valid  # a sum of no pixel is 0
 
 
 def loss_sums(run: Run, logits: Logits, labels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from segacc.contracts import Reading
-from segacc.errors import DataError, OptionError, Origin, SegaccError, count_of
+from segacc.errors import DataError, OptionError, Origin, PluginError, SegaccError, count_of
 from segacc.hookspecs import Chosen, DatasetOptions, DataSplits, Sample, Stream
 from segacc.labels import LabelMap, edit
 
@@ -47,7 +47,7 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 def ids_of(samples: Sequence[Sample]) -> Sequence[str]:
     """Return the ids of a split, without reading its samples if it has `ids`."""
     known: Sequence[str] | None = getattr(samples, "ids", None)
-    return [one.id for one in samples] if known is None else known
+    return [samples[k].id for k in range(len(samples))] if known is None else known
 
 
 def digest(ids: Sequence[str], chances: "ArrayLike | None" = None) -> str:
@@ -195,9 +195,26 @@ def build_splits(dataset: Chosen) -> DataSplits:
     for name, some in data.splits.items():
         what = f'a sequence of segacc.Sample, or a segacc.Stream, as its split "{name}"'
         origin.expect(some, Indexed | Stream, what)
+        if (chances := data.chances.get(name)) is not None:
+            _refuse_chances(chances, some, f'{origin}: the chances of its split "{name}"')
     made = {id(some): _with_options(some, dataset) for some in data.splits.values()}
     splits = {name: made[id(some)] for name, some in data.splits.items()}
     return replace(data, splits=splits, labels=labels)
+
+
+def _refuse_chances(chances: "ArrayLike", some: Sequence[Sample] | Stream, what: str) -> None:
+    """Refuse sampling weights that are not one for each sample, at least 0 and not all 0.
+
+    Raises:
+        PluginError: they are not.
+    """
+    import numpy as np
+
+    found, count = np.asarray(chances), None if isinstance(some, Stream) else len(some)
+    if found.shape != (count,):
+        raise PluginError(f"{what} have the shape {found.shape}; expected one for each sample.")
+    if not np.isfinite(found).all() or (found < 0).any() or (count and not found.sum() > 0):
+        raise PluginError(f"{what} must be finite numbers of at least 0, and not all 0.")
 
 
 def _with_options(some: Sequence[Sample] | Stream, dataset: Chosen) -> Sequence[Sample] | Stream:

@@ -207,6 +207,7 @@ def chances_of(splits: DataSplits, name: str) -> Sequence[float] | None:
         splits: splits of the data set.
         name: as in `pick_split`, which must be called first.
     """
+    name = split_name(splits, name)
     if name in splits.splits:
         return splits.chances.get(name)
     match = _SLICE.fullmatch(name)

@@ -56,5 +56,5 @@ class SplitLoss:
     def compute(self) -> dict[str, float]:
         """Return the sum over the losses of sum / count; nan if no pixel was counted."""
         sums, counts = (self.state[key].cpu() for key in ("sum", "count"))
-        found = float((sums / counts.where(counts > 0, 1)).sum())
+        found = float((sums / counts.where(counts != 0, 1)).sum())
         return {VAL_LOSS: found if counts.any() else math.nan}

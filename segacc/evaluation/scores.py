@@ -19,6 +19,12 @@ IGNORED = f"ignore_index={IGNORE}"
 ABSENT = "classes absent from labels and predictions excluded from the mean"
 
 
+def row_key(score: str) -> str:
+    """Return the key of a score in metrics.jsonl: `precision_score`, as a row has a `precision`."""
+    own = {"kind", "step", "seconds", "best", *Terms.__dataclass_fields__}
+    return f"{score}_score" if score in own else score
+
+
 def flat(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores by name; those of classes get names as `per_category_iou/nucleus`."""
     numbers: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """Build a run from a plan: losses, optimizer, scoring and the run itself."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -155,12 +156,13 @@ def build_term(one: Chosen, facts: Facts) -> Term:
 
 
 def check_losses(
-    losses: Iterable[LossTerm], num_classes: int, stride: float, device: torch.device
+    losses: Iterable[Term], num_classes: int, stride: float, device: torch.device
 ) -> None:
     """Try each loss on two small images, with logits of half the labels' size if `stride` > 1.
 
     Raises:
-        PluginError: a loss fails, or its sum or count is not a float scalar.
+        PluginError: a loss fails, its sum or count is not a float scalar, it counts nothing, or
+            its sum has no gradient.
     """
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(num_classes, (2, 32, 48), generator=draw).to(device)
@@ -169,8 +171,17 @@ def check_losses(
     logits = torch.randn(2, num_classes, *size, generator=draw).to(device).requires_grad_()
     for loss in losses:
         with seeded(0, device):
-            loss.count(labels)
-            loss.sum(logits, labels)
+            count, total = loss.count(labels), loss.sum(logits, labels)
+        if not 0 < float(count) < math.inf:
+            raise PluginError(
+                f"{loss.origin}: count() returned {float(count)} for labels with valid pixels; "
+                "expected a positive number."
+            )
+        if not total.requires_grad:
+            raise PluginError(
+                f"{loss.origin}: sum() has no gradient for the logits, so it would train nothing; "
+                "compute it from them without argmax() or detach()."
+            )
 
 
 def build_optimizer(
@@ -291,7 +302,8 @@ def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tup
     refuse_done(plan.resume, settings)
     losses = build_losses(plan, network, facts)
     if list(losses) == [one.name for one in plan.loss]:
-        check_losses(losses.values(), facts.num_classes, built.stride, accelerator.device)
+        typed = [one for one in losses.values() if isinstance(one, Term)]
+        check_losses(typed, facts.num_classes, built.stride, accelerator.device)
     else:
         settings = settings.chosen({"loss": (("none",), f"{plan.arch.name} brings its own loss")})
     set_seed(seed, device_specific=True)

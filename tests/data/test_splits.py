@@ -3,12 +3,13 @@
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import pytest
 
+from segacc.data.samples import ids_of
 from segacc.data.splits import Part, carve, carved_line, chances_of, data_splits, pick_split
 from segacc.errors import DataError, OptionError, SegaccError
 from segacc.hookspecs import Chosen, Dataset, DataSplits, Sample, Stream
@@ -315,6 +316,19 @@ def test_carving_what_cannot_be_carved() -> None:
     )
 
 
+def test_a_length_and_samples_by_index_are_enough() -> None:
+    """Torch's data sets need not raise IndexError, without which a loop over them never ends."""
+
+    class Drawn:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(b"image", b"label", f"s{index}")
+
+    assert list(ids_of(cast("Sequence[Sample]", Drawn()))) == ["s0", "s1", "s2"]
+
+
 # -------------------------------------------------------------------------------------- chances
 
 
@@ -324,6 +338,8 @@ def test_chances_follow_their_samples() -> None:
         {"train": samples(30), "test": samples(3)}, LABELS, chances={"train": weights}
     )
     assert chances_of(splits, "train") == weights
+    other = DataSplits({"validation": samples(4)}, LABELS, chances={"validation": weights[:4]})
+    assert chances_of(other, "val") == weights[:4] and chances_of(other, "val[:2]") == weights[:2]
     assert chances_of(splits, "train[10:13]") == [11.0, 12.0, 13.0]
     assert chances_of(splits, "train[50%:60%]") == [16.0, 17.0, 18.0]
     assert chances_of(splits, "test") is None and chances_of(splits, "test[:2]") is None

@@ -39,7 +39,7 @@ class Shapeless:
 
     def count(self, labels):
         count = (labels != 255).sum()
-        return count if self.case == "int" else count.float()
+        return count if self.case == "int" else count * {"zero": 0.0}.get(self.case, 1.0)
 
     def sum(self, logits, labels):
         from segacc.kernels.resize import resize_to_labels
@@ -48,7 +48,7 @@ class Shapeless:
             logits = resize_to_labels(logits, labels)
         picked = logits.gather(1, labels.where(labels != 255, 0)[:, None])  # line 36
         total = picked.sum((1, 2, 3)) if self.case == "vector" else picked.sum()
-        return total.item() if self.case == "float" else total
+        return {"float": total.item, "detached": total.detach}.get(self.case, lambda: total)()
 
 
 def network(options, facts):
@@ -80,7 +80,9 @@ def data(options):
     if options.case == "eager":
         samples = [samples[0]]
     return segacc.DataSplits(
-        {"train": samples, "validation": samples}, segacc.LabelMap.plain(("a", "b"))
+        {"train": samples, "validation": samples},
+        segacc.LabelMap.plain(("a", "b")),
+        chances={"many": {"train": [1.0, 2.0]}, "few": {"train": [-1.0]}}.get(options.case, {}),
     )
 
 
@@ -153,6 +155,10 @@ def run(warm: Warm, broken: Path, data: Path, folder: Path, kind: str, case: str
         ("loss", "small", f"sum() of logits {SIZES} failed: RuntimeError: Size does not match "),
         ("loss", "vector", "sum() returned float32 (2,); expected a scalar tensor of a floating "),
         ("loss", "float", "sum() returned float; expected a scalar tensor of a floating dtype."),
+        ("dataset", "many", 'the chances of its split "train" have the shape (2,); expected one '),
+        ("dataset", "few", 'the chances of its split "train" must be finite numbers of at least'),
+        ("loss", "zero", "count() returned 0.0 for labels with valid pixels; expected a positive"),
+        ("loss", "detached", "sum() has no gradient for the logits, so it would train nothing; "),
         ("loss", "int", "count() returned int64 (); expected a scalar tensor of a floating dtype."),
     ],
 )

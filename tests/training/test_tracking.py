@@ -12,6 +12,7 @@ import torch
 from segacc.data.pictures import Example
 from segacc.evaluation.scores import Scores, Terms, flat
 from segacc.training.events import Evaluated, Event, Saved, Started, StepDone, Stopped
+from segacc.training.tracking.curves import curves
 from segacc.training.tracking.record import Recorder, record
 
 NAMES = ("background", "nucleus")
@@ -115,6 +116,16 @@ def test_metrics_lines(tmp_path: Path) -> None:
             "per_category_iou": {"background": 0.5, "nucleus": None},
         },
     ]
+
+
+def test_a_score_leaves_the_fields_of_its_row(tmp_path: Path) -> None:
+    event = evaluated(2)
+    event = replace(event, scores={**event.scores, "precision": 0.75})
+    consume(tmp_path, [started(tmp_path), event])
+    [row] = read(tmp_path)
+    assert (row["precision"], row["precision_score"]) == ("no", 0.75)
+    figure = curves([row], best_by="precision")
+    assert figure.axes[2].get_title() == "best precision_score 0.7500 at step 2"
 
 
 def test_trackers_keep_the_two_kinds_of_weights_apart(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segacc.commands.report.run import RunData, defaults
-from segacc.evaluation.scores import VAL_LOSS, flat
+from segacc.evaluation.scores import VAL_LOSS, flat, row_key
 
 POINTS = 2000
 """Maximum number of points of a curve; of a longer one, evenly spaced points are drawn."""
@@ -108,7 +108,7 @@ def _scored(runs: Sequence[RunData], key: str, *, dash: bool = False) -> list[di
     for number, run in enumerate(runs):
         for weights, told in (("raw", ""), ("ema", " (EMA)")):
             rows = [row for row in run.of_kind("eval") if row.get("weights", "raw") == weights]
-            points = [(row["step"], flat(row).get(key)) for row in rows]
+            points = [(row["step"], flat(row).get(row_key(key))) for row in rows]
             lines.append(_line(number, f"{key}{told}", points, dash=dash or bool(told), dots=True))
     return lines
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segacc.data.atomic import replacing
-from segacc.evaluation.scores import VAL_LOSS, flat
+from segacc.evaluation.scores import VAL_LOSS, flat, row_key
 from segacc.training.tracking.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def _draw_line(
 
 
 def _draw_scores(axes: "Axes", rows: Sequence[dict[str, Any]], best_by: str) -> None:
+    best_by = row_key(best_by)
     found = [{**row, best_by: flat(row).get(best_by)} for row in rows]
     for weights, told, style in KINDS:
         of_these = [row for row in found if row.get("weights", "raw") == weights]

@@ -9,7 +9,7 @@ from typing import Any
 
 from segacc.data.atomic import replacing
 from segacc.errors import DataError
-from segacc.evaluation.scores import VAL_LOSS, finite, flat
+from segacc.evaluation.scores import VAL_LOSS, finite, flat, row_key
 from segacc.training.events import Evaluated, StepDone
 
 Log = Callable[[dict[str, float], int], None]
@@ -35,9 +35,10 @@ def train_row(event: StepDone) -> dict[str, Any]:
 
 
 def eval_row(event: Evaluated) -> dict[str, Any]:
-    """Return the row of an evaluation in metrics.jsonl, each score under its own name."""
+    """Return the row of an evaluation in metrics.jsonl, each score under its `row_key`."""
+    scores = {row_key(name): score for name, score in event.scores.items()}
     facts = {name: getattr(event, name) for name in ("step", "seconds", "best")}
-    return {"kind": "eval", **facts, **asdict(event.terms), VAL_LOSS: None, **event.scores}
+    return {"kind": "eval", **facts, **asdict(event.terms), VAL_LOSS: None, **scores}
 
 
 def write_row(path: Path, row: dict[str, Any], log: Log | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from segacc.data.atomic import replacing
 from segacc.data.pictures import draw_examples
 from segacc.errors import WriteError
-from segacc.evaluation.scores import flat
+from segacc.evaluation.scores import flat, row_key
 from segacc.labels import Color
 from segacc.training.events import (
     Evaluated,
@@ -79,7 +79,7 @@ class Recorder:
             self._show(f"validation{average}", path, event.step)
         write_row(metrics, row, self.log)  # last, since an event that fails is written again
         if self.log is not None and event.best:
-            self.log({f"best/{self.best_by}": flat(row)[self.best_by]}, event.step)
+            self.log({f"best/{self.best_by}": flat(row)[row_key(self.best_by)]}, event.step)
 
     def _show(self, name: str, path: Path, step: int) -> None:
         if self.show is not None:
