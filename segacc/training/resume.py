@@ -211,7 +211,7 @@ def smaller(run: Run) -> list[str]:
         return []
     return [
         f"micro-batches have up to {progress.micro_batch} images, as the memory was full at an "
-        "earlier step; --batch-size tries larger ones"
+        f"earlier step; --resume {run.folder} with --batch-size tries larger ones"
     ]
 
 
