@@ -153,6 +153,7 @@ def resume(run: Run) -> None:
         if streamed:
             stored.positions = stored.positions[run.accelerator.process_index]
         run.progress, run.clock.before = stored, stored.seconds
+        run.evaluation_saved = stored.evaluated
         run.scoring.num_images = stored.num_images
         run.notes += stretched(run, lr)
         run.notes += smaller(run)
