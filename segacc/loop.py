@@ -27,7 +27,7 @@ from segacc.training.limits.memory import attempts
 from segacc.training.limits.signals import StoppedError
 from segacc.training.processes import on_all
 from segacc.training.run import Run
-from segacc.training.saving.model import attempt, average, kinds, save_model, using
+from segacc.training.saving.model import attempt, average, forget_best, kinds, save_model, using
 
 Stop = Callable[[], bool]
 
@@ -176,6 +176,7 @@ def evaluation(run: Run) -> Iterator[Event]:
         interrupts the evaluation: a resumed run then starts with it.
     """
     progress, best, found = run.progress, False, []
+    forget_best(run)
     before = progress.best, progress.best_step
     for weights in kinds(run):
         start = time.perf_counter()
