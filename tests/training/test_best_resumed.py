@@ -1,4 +1,4 @@
-"""best/ and later checkpoints of a run that was killed, or is resumed from an earlier checkpoint."""
+"""best/ and later checkpoints of a run that is resumed from an earlier state."""
 
 import json
 from pathlib import Path
@@ -80,9 +80,11 @@ def test_with_other_settings_best_is_one_of_the_run_that_goes_on(tmp_path: Path)
     assert best[:2] == [1, 3] and run.progress.best_step == step_of(folder / "best") == best[-1]
     assert min(score for _, score, _ in scores(folder)[1:]) > scores(folder)[0][1]
     (aside,) = folder.glob("best-step-*")
-    assert (aside / "model.safetensors").read_bytes() == given_up != (
-        folder / "best" / "model.safetensors"
-    ).read_bytes()
+    assert (
+        (aside / "model.safetensors").read_bytes()
+        == given_up
+        != (folder / "best" / "model.safetensors").read_bytes()
+    )
 
 
 def test_later_checkpoints_are_kept_until_there_is_a_new_one(whole: Path, tmp_path: Path) -> None:
