@@ -51,6 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("save_every", "killed"), [(2, 3), (4, 5)])
 def test_a_killed_run_goes_on_to_the_same_best(
     whole: Path, tmp_path: Path, save_every: int, killed: int
@@ -87,6 +88,7 @@ def test_with_other_settings_best_is_one_of_the_run_that_goes_on(tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 def test_later_checkpoints_are_kept_until_there_is_a_new_one(whole: Path, tmp_path: Path) -> None:
     folder = begin(tmp_path, save_every=2).folder
     place = folder / "checkpoints"

@@ -109,24 +109,18 @@ def test_what_changes_the_numbers_is_told_in_a_line_each(run: Path) -> None:
     assert told["file_times"].startswith("file_times was ")
 
 
-def test_the_precision_of_a_launcher_is_compared(
+def test_the_precision_of_a_launcher_and_another_split_of_a_step_are_told(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = json.loads((run / "checkpoints" / "step-00000002" / "progress.json").read_text())
-    assert stored["numbers"]["mixed_precision"] == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    notes = resumed(run).notes
-    assert "mixed_precision was no, now bf16" in notes
-
-
-def test_another_split_of_a_step_is_told_in_a_line(run: Path) -> None:
     notes = resumed(run, batch_size=1, gradient_accumulation_steps=2).notes
-    assert (
-        "batch_size was 2, now 1; gradient_accumulation_steps was 1, now 2: the micro-batches are "
-        "others, which changes what batch norm and dropout do in a step; without them, sums are "
-        "rounded otherwise"
-    ) in notes
+    assert "mixed_precision was no, now bf16" in notes
+    why = (
+        "the micro-batches are others, which changes what batch norm and dropout do in a step; "
+        "without them, sums are rounded otherwise"
+    )
+    assert f"batch_size was 2, now 1; gradient_accumulation_steps was 1, now 2: {why}" in notes
     (told,) = numbers_changed({"processes": 2}, {"compile": False, "processes": 1})
-    assert told.startswith("processes was 2, now 1: the micro-batches are others, ")
+    assert told == f"processes was 2, now 1: {why}"
     now = {"mixed_precision": "no", "threads": 1, "compile": False, **dict.fromkeys(SPLIT, 1)}
     assert numbers_changed({"mixed_precision": None, "threads": None}, now) == [], "older versions"
