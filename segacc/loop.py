@@ -27,7 +27,7 @@ from segacc.training.limits.memory import attempts
 from segacc.training.limits.signals import StoppedError
 from segacc.training.processes import on_all
 from segacc.training.run import Run
-from segacc.training.saving.model import attempt, average, kinds, save_model, using
+from segacc.training.saving.model import attempt, average, forget_best, kinds, save_model, using
 
 Stop = Callable[[], bool]
 
@@ -40,9 +40,7 @@ def train(run: Run) -> Iterator[Event]:
         Saved; Stopped at the end.
     """
     progress, meter, clock = run.progress, Meter(run), run.clock
-    yield Started(
-        folder=run.folder, step=progress.step, max_steps=run.max_steps, notes=tuple(run.notes)
-    )
+    yield started(run)
 
     with run.signal as signal:
         try:
@@ -50,6 +48,9 @@ def train(run: Run) -> Iterator[Event]:
                 clock.lap("start")
                 yield from evaluation(run)
                 clock.lap("evaluation")
+                if run.unsaved() and (saved := attempt(run, partial(save_checkpoint, run))):
+                    yield saved
+                clock.lap("checkpoint")
                 meter.restart()
 
             for micro_batches in step_batches(run, meter, signal):
@@ -73,11 +74,11 @@ def train(run: Run) -> Iterator[Event]:
 
                 meter.restart()
 
-            if progress.saved != progress.step or not progress.step:
+            if run.unsaved() or not progress.step:
                 yield save_checkpoint(run)
             yield saved_model(run, "last")
         except Exception as error:
-            if progress.saved != progress.step and run.can_save(error):
+            if run.unsaved() and run.can_save(error):
                 with suppress(Exception):  # the first error is told
                     yield save_checkpoint(run)
             ending.tell(run, error)
@@ -91,6 +92,15 @@ def train(run: Run) -> Iterator[Event]:
     if signal.error:
         ending.note_exit(run, None, signal.error)
         raise signal.error
+
+
+def started(run: Run) -> Started:
+    """Return the first event of a run."""
+    step, evaluated = run.progress.step, run.progress.evaluated if run.plan.resume else None
+    notes = tuple(run.notes)
+    return Started(
+        folder=run.folder, step=step, evaluated=evaluated, max_steps=run.max_steps, notes=notes
+    )
 
 
 def train_step(run: Run, micro_batches: list[Batch]) -> StepNumbers:
@@ -166,6 +176,7 @@ def evaluation(run: Run) -> Iterator[Event]:
         interrupts the evaluation: a resumed run then starts with it.
     """
     progress, best, found = run.progress, False, []
+    forget_best(run)
     before = progress.best, progress.best_step
     for weights in kinds(run):
         start = time.perf_counter()
@@ -280,4 +291,5 @@ def save_checkpoint(run: Run) -> Saved:
     except Exception:
         progress.saved = before
         raise
+    run.evaluation_saved = progress.evaluated
     return Saved(step=progress.step, folder=folder)

@@ -126,6 +126,11 @@ def steps_of(value: float, total: int) -> int:
     return int(value) if value >= 1 else math.floor(value * total)
 
 
+def steps_of_epochs(epochs: float, samples: int, total: int) -> int:
+    """Convert passes over `samples` images to steps of `total` images; rounded, at least 1."""
+    return max(1, round(epochs * samples / total))
+
+
 def period_of(value: float, total: int) -> int:
     """Convert a Period setting to steps of a run of `total` steps; a fraction is rounded up."""
     return int(value) if value >= 1 else max(1, math.ceil(value * total))

@@ -232,7 +232,9 @@ def _stored(
 ) -> tuple[tuple[float, ...] | None, Counts | None]:
     """Read the weights and counts in the class_balance.json of a resumed run.
 
-    Both are None in a new run, the weights also if --class-weights was given again.
+    Both are None in a new run, the weights also if --class-weights was given again. With
+    `--resume-anyway`, for data that have changed, all labels are counted again; only weights of a
+    file stay, if the classes are the same.
 
     Raises:
         OptionError: it was written for other classes or images.
@@ -243,12 +245,16 @@ def _stored(
     table = json.loads(path.read_text(encoding="utf-8"))
     rows, named = table.get("images"), table["class_weights"]
     counted = None if rows is None or isinstance(train, Stream) else len(train)
-    if table["names"] != list(labels.names) or (rows and counted != len(rows)):
+    others = table["names"] != list(labels.names)
+    if plan.settings.config.resume_anyway:
+        rows, named = None, None if others or table["rule"] in RULES else named
+    elif others or (rows and counted != len(rows)):
         was = f"{len(rows)} training images, " if rows else ""
         raise OptionError(
             f"--resume {plan.settings.config.resume}: {path} was written for {was}"
             f"{len(table['names'])} classes ({first_of(table['names'], 8)}), but the data set has "
-            "changed since. Use the data of that run, or start a new run."
+            "changed since. Use the data of that run, add --resume-anyway to count them again, or "
+            "start a new run."
         )
     same = named and as_stored(plan.settings, "class_weights", plan.folder)
     weights = tuple(named[name] for name in labels.names) if same else None

@@ -30,6 +30,9 @@ DEEPSPEED = {
 """Classes in DeepSpeed's checkpoints that are safe to unpickle."""
 
 
+GIVEN_UP = "later-"
+"""Prefix of checkpoints that are later than the one from which their run was resumed."""
+
 Count = Annotated[int, Ge(0)]
 
 
@@ -199,13 +202,13 @@ def save(folder: Path, progress: Progress, accelerator: Any, *, keep: int, ema: 
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints.
+    """Remove all but the newest `keep` checkpoints, and those that were given up.
 
     What cannot be removed is told in a warning, whatever `--on-save-error` says, as the newest
     checkpoint is complete. The next rotation tries again.
     """
     failed = dict[str, OSError]()
-    for old in complete(folder)[:-keep]:
+    for old in (*complete(folder)[:-keep], *sorted(folder.glob(f"{GIVEN_UP}step-*"))):
         try:
             remove(old)
         except OSError as error:
@@ -273,7 +276,7 @@ def _of_all(positions: list[Any]) -> list[Any]:
 
 def remove(checkpoint: Path) -> None:
     """Remove a checkpoint; its checksums first, so that a partial one counts as incomplete."""
-    (checkpoint / COMPLETE).unlink()
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
 
 
@@ -326,9 +329,21 @@ def later(folder: Path, step: int) -> list[Path]:
 
 def set_aside(folder: Path, was_of: int) -> Path:
     """Rename a folder by appending its step, so that a new one can take its name."""
-    target = folder.with_name(f"{folder.name}-{name(was_of)}")
+    target = aside(folder, was_of)
     shutil.rmtree(target, ignore_errors=True)
     return folder.rename(target)
+
+
+def aside(folder: Path, was_of: int) -> Path:
+    """Return where `set_aside` keeps a folder of a step."""
+    return folder.with_name(f"{folder.name}-{name(was_of)}")
+
+
+def give_up(checkpoint: Path) -> None:
+    """Rename a checkpoint, so that it does not count until the next one is saved."""
+    target = checkpoint.with_name(f"{GIVEN_UP}{checkpoint.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    checkpoint.rename(target)
 
 
 def recover(run_folder: Path) -> None:

@@ -14,7 +14,7 @@ from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.settings.config import DEFAULT_CROP, TrainConfig
 from segacc.settings.sources import Settings
-from segacc.settings.units import bytes_text, steps_of
+from segacc.settings.units import bytes_text, steps_of, steps_of_epochs
 from segacc.training.limits.launchers import accumulation_asked
 from segacc.training.optim.optimizers import check_length, default_lr
 from segacc.training.optim.schedule import OneCycle, parse_schedule
@@ -64,7 +64,7 @@ def choose_settings(
             f"{settings.where('epochs')}: the number of samples in this stream is not known. Give "
             "--max-steps N, --max-time TIME, or num_samples=N as an option of the data set."
         )
-    steps = config.max_steps or max(1, round(epochs * (samples or 0) / total))
+    steps = config.max_steps or steps_of_epochs(epochs, samples or 0, total)
     period = max(1, -(-steps // 5))
     open_ends = {
         **of_the_network(settings, loaded, crop),

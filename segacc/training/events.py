@@ -49,6 +49,8 @@ class Started(Brief):
     """The run folder."""
     step: int
     """Optimizer steps already done (above 0 with `--resume`)."""
+    evaluated: int | None = None
+    """The step of the newest evaluation that the checkpoint has, with `--resume`."""
     max_steps: int
     notes: tuple[str, ...] = field(repr=False)
     """Lines printed at start-up: device, data, weights."""

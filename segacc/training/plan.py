@@ -24,6 +24,7 @@ from segacc.hookspecs import Chosen
 from segacc.registry import Registry, choose, refuse_twins
 from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import ABOUT_THE_PLACE, AUGMENT, Layer, Settings, merge, read_yaml
+from segacc.settings.units import steps_of_epochs
 from segacc.training import checkpoint
 from segacc.training.class_weights import check_class_weights
 from segacc.training.folders import BALANCE, MARK, refuse_own, run_folder
@@ -106,7 +107,31 @@ def gather(layers: list[Layer]) -> tuple[Settings, checkpoint.Resume | None]:
     resumed = Layer({"output_dir": folder, **place}, str(folder))
     typed = [Layer(_without_place(layer.values), layer.source) for layer in layers]
     _refuse_changes(settings, merge([stored]), folder)
-    return _as_started(merge([stored, *typed, resumed])), resume
+    merged = _given_again(merge([stored, *typed, resumed]), merge([stored]), resume)
+    return _as_started(merged), resume
+
+
+def _given_again(settings: Settings, stored: Settings, resume: checkpoint.Resume) -> Settings:
+    """Give settings that were typed again, with the values of config.yaml, their origin there.
+
+    A scheduler repeats the whole command, which changes nothing. Two do more than their value says:
+    a file of class weights is read again, and `--batch-size` tries larger micro-batches again, but
+    for `--resume auto`.
+    """
+    config, was, epochs = settings.config, resume.progress.settings, settings.config.epochs or 0.0
+    images, total = was.get("training_images") or 0, was.get("total_batch_size") or 0
+    last, anew = stored.config.max_steps, ["class_weights"]
+    anew += ["batch_size"] if config.resume != "auto" else []
+    counted = epochs and images and total and not config.resume_anyway  # of the same data
+    if counted and steps_of_epochs(epochs, images, total) == last:
+        config = dataclasses.replace(config, epochs=None, max_steps=last)
+    same = {
+        key: where
+        for key, where in stored.origins.items()
+        if key not in anew and getattr(config, key) == getattr(stored.config, key)
+    }
+    typed = {key: where for key, where in settings.origins.items() if key != "epochs"}
+    return Settings(config, {**(settings.origins if config.epochs else typed), **same})
 
 
 def _as_started(settings: Settings) -> Settings:
@@ -134,7 +159,7 @@ def _refuse_changes(typed: Settings, stored: Settings, folder: Path) -> None:
 
 
 def as_stored(settings: Settings, key: str, folder: Path) -> bool:
-    """Return whether a setting comes from the run folder's config.yaml and was not given again."""
+    """Return whether a setting comes from the run folder's config.yaml, see `_given_again`."""
     return settings.where(key) == f"{folder / 'config.yaml'}: {key}"
 
 

@@ -1,6 +1,7 @@
 """Lock and prepare the run folder at the start of a run, and load the checkpoint to resume."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from accelerate.utils import broadcast_object_list, gather_object, load
 
 from segacc.data.atomic import writing
 from segacc.data.streams import TrainStream
-from segacc.errors import OptionError, WriteError
+from segacc.errors import OptionError, WriteError, first_of
 from segacc.evaluation.model_folder import side_file
 from segacc.settings.sources import ABOUT_THE_PLACE, Settings, to_yaml
 from segacc.settings.units import clock_text, seconds
@@ -22,7 +23,7 @@ from segacc.training.optim.schedule import lr_of
 from segacc.training.plan import FROM_THE_START, as_stored
 from segacc.training.processes import device_name, on_all
 from segacc.training.run import Run
-from segacc.training.saving.model import save_description
+from segacc.training.saving.model import forget_best, save_description, save_model
 from segacc.training.tracking.environment import note_start
 from segacc.training.tracking.identity import (
     ANYWAY,
@@ -174,6 +175,7 @@ def load_checkpoint(
     if streamed:
         stored.positions = stored.positions[run.accelerator.process_index]
     run.progress, run.clock.before = stored, stored.seconds
+    run.evaluation_saved = stored.evaluated
     run.scoring.num_images = stored.num_images
     run.notes += stretched(run, lr)
     run.notes += smaller(run)
@@ -181,8 +183,9 @@ def load_checkpoint(
         run.notes.append(
             "this run was stopped early; raise the patience of --early-stop to continue it"
         )
-    on_all(run.accelerator, lambda: go_back(run, stored.step) if main else None)
-    forget_best(run)
+    back = partial(go_back, run, stored.step, stored.best_step)
+    on_all(run.accelerator, lambda: back() if main else None)
+    bring_back_best(run)
 
 
 def compared(run: Run, was: dict[str, Any], now: dict[str, Any], *, streamed: bool) -> list[str]:
@@ -227,19 +230,19 @@ def smaller(run: Run) -> list[str]:
         return []
     return [
         f"micro-batches have up to {progress.micro_batch} images, as the memory was full at an "
-        "earlier step; --batch-size tries larger ones"
+        f"earlier step; --resume {run.folder} with --batch-size tries larger ones"
     ]
 
 
-def go_back(run: Run, step: int) -> None:
-    """Bring the run folder to the step of the checkpoint, on the main process.
+def go_back(run: Run, step: int, best_step: int | None) -> None:
+    """Bring the run folder to the step of the checkpoint and its best one, on the main process.
 
     Raises:
         WriteError: a file cannot be removed or renamed.
     """
     try:
         checkpoint.recover(run.folder)
-        give_up_later(run, step)
+        give_up_later(run, step, best_step)
     except OSError as error:
         raise WriteError(
             f"--resume {run.config.resume}: {run.folder} cannot be brought back to step {step}: "
@@ -247,29 +250,36 @@ def go_back(run: Run, step: int) -> None:
         ) from None
 
 
-def give_up_later(run: Run, step: int) -> None:
-    """When resuming from an earlier checkpoint, rename a later best/; delete later checkpoints.
-
-    In this order, since without a later checkpoint a second attempt would keep best/.
-    """
-    best, later = run.folder / "best", checkpoint.later(run.folder / "checkpoints", step)
+def give_up_later(run: Run, step: int, best_step: int | None) -> None:
+    """Rename what is of later steps than the checkpoint: another best/, and later checkpoints."""
+    best, checkpoints = run.folder / "best", run.folder / "checkpoints"
     was_of = side_file(best).get("step", 0)
-    if later and was_of > step:
+    if best.is_dir() and was_of != best_step:
         kept = checkpoint.set_aside(best, was_of)
         run.notes.append(
-            f"this run is resumed from step {step}; best/ is from the later step {was_of} and was "
-            f"renamed to {kept.name}/"
+            f"this run is resumed from step {step}; best/ is from {'the later ' * (was_of > step)}"
+            f"step {was_of} and was renamed to {kept.name}/"
         )
-    for one in later:
-        checkpoint.remove(one)
+    if best_step is not None and not best.is_dir():
+        with suppress(FileNotFoundError):
+            checkpoint.aside(best, best_step).rename(best)
+    for one in (later := checkpoint.later(checkpoints, step)):
+        checkpoint.give_up(one)
+    if later:
+        run.notes.append(
+            f"the later checkpoints {first_of([one.name for one in later], 3)} are renamed to "
+            f"{checkpoints / checkpoint.GIVEN_UP}step-N, which can be resumed too, and are deleted "
+            "once this run has saved a checkpoint"
+        )
 
 
-def forget_best(run: Run) -> None:
-    """Reset the best score if best/ does not exist any more."""
+def bring_back_best(run: Run) -> None:
+    """Write best/ again if the checkpoint is of its step; else it may be gone, see forget_best."""
+    progress = run.progress
     (there,) = broadcast_object_list([(run.folder / "best").is_dir()])
-    if run.progress.best is not None and not there:
-        run.progress.best = run.progress.best_step = None
-        run.notes.append("best/ was removed, so the next evaluation counts as the best")
+    if not there and progress.best_step == progress.step:
+        save_model(run, "best")
+    forget_best(run)
 
 
 def fit_first(run: Run, limit: str) -> None:

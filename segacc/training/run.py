@@ -99,6 +99,8 @@ class Run:
     unreadable: set[str] = field(default_factory=set)
     """Messages about the unreadable files that were skipped so far."""
 
+    evaluation_saved: int = 0
+    """The step of the newest evaluation that the newest checkpoint has."""
     save_soon: bool = False
     """Whether a checkpoint is wanted after the current step, as workers were killed."""
     torn: bool = False
@@ -246,6 +248,11 @@ class Run:
         """Return whether a checkpoint is due at the current step."""
         due = self._due(self.progress.saved, self.period(self.config.save_every))
         return due or (self.save_soon and self.progress.saved != self.progress.step)
+
+    def unsaved(self) -> bool:
+        """Return whether a step or an evaluation was made since the newest checkpoint."""
+        progress = self.progress
+        return (progress.saved, self.evaluation_saved) != (progress.step, progress.evaluated)
 
     def period(self, every: Every | None) -> float | Fraction:
         """Return `eval_every` or `save_every` in steps, or below 1 as a share of the run.

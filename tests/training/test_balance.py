@@ -352,8 +352,37 @@ def test_other_data_is_refused(registry: Registry, tmp_path: Path) -> None:
     assert refusal(plan, split(5)) == (
         f"--resume None: {tmp_path}/class_balance.json was written for 6 training images, 4 "
         "classes (sky, road, pole, ghost), but the data set has changed since. Use the data of "
-        "that run, or start a new run."
+        "that run, add --resume-anyway to count them again, or start a new run."
     )
+
+
+@pytest.mark.parametrize("count", [6, 5])
+def test_other_data_is_counted_again_if_it_is_wanted(
+    registry: Registry, tmp_path: Path, count: int
+) -> None:
+    """With as many images as before, or fewer, whose labels are others."""
+    given = {"class_weights": "enet", "rare_class_sampling": "0.1"}
+    find(planned(registry, **given)).write(tmp_path)
+    other = split(count + 6).samples[6:]
+    assert len(other) == count
+    fresh = find(planned(registry, **given), Source(other, LABELS))
+    again = resumed(registry, tmp_path, resume_anyway=True, **given)
+    assert find(again, Source(other, LABELS)) == fresh != find(planned(registry, **given))
+
+
+def test_weights_of_a_file_stay_for_other_data_of_the_same_classes(
+    registry: Registry, tmp_path: Path
+) -> None:
+    file = tmp_path / "w.txt"
+    file.write_text("1\n2\n3\n4.1")
+    find(planned(registry, class_weights=str(file))).write(tmp_path)
+    plan = resumed(registry, tmp_path, class_weights=str(file), resume_anyway=True)
+    file.unlink()
+    assert find(plan, split(5)).class_weights == (1, 2, 3, 4.1)
+    table = json.loads((tmp_path / "class_balance.json").read_text())
+    table["names"] = ["sky", "road", "pole", "lamp"]
+    (tmp_path / "class_balance.json").write_text(json.dumps(table))
+    assert f": {file}: " in refusal(plan, split(5))
 
 
 # -------------------------------------------------------------------------------- on real data

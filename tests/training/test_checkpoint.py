@@ -247,34 +247,36 @@ def test_an_older_checkpoint_that_cannot_be_removed_is_a_warning(
         assert told.count("\n") == 1 and verify(place) is None
 
 
-def test_a_later_best_is_renamed_before_later_checkpoints_are_removed(
+def test_what_is_later_is_renamed_also_at_a_second_attempt(
     tmp_path: Path, accelerator: Accelerator
 ) -> None:
-    """So that a second attempt, after one that failed, does not keep it."""
     config = SimpleNamespace(resume="run")
     run: Any = SimpleNamespace(folder=tmp_path, notes=[], config=config)
+    place, names = tmp_path / "checkpoints", [name(step) for step in (1, 2, 3)]
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "segacc.json").write_text(json.dumps({"step": 2}))
-    places = [
-        save(tmp_path / "checkpoints", Progress(step=step), accelerator, keep=9)
-        for step in (1, 2, 3)
-    ]
-    keep_for_ever(places[2])
+    for step in (1, 2, 3):
+        save(place, Progress(step=step), accelerator, keep=9)
+    (place / f"later-{names[2]}").write_text("in its way")
     with pytest.raises(WriteError) as error:
-        go_back(run, 1)
+        go_back(run, 1, None)
     start = f"--resume run: {tmp_path} cannot be brought back to step 1: [Errno "
     end = ". Make sure that its files can be removed and renamed, and resume it again."
     assert str(error.value).startswith(start) and str(error.value).endswith(end)
-    assert [one.name for one in complete(tmp_path / "checkpoints")] == [name(1), name(3)]
-    (places[2] / "SHA256SUMS").rmdir()
-    (places[2] / "SHA256SUMS").touch()
-    go_back(run, 1)
-    assert complete(tmp_path / "checkpoints") == places[:1]
+    assert [one.name for one in complete(place)] == [names[0], names[2]]
+    (place / f"later-{names[2]}").unlink()
+    go_back(run, 1, None)
+    assert complete(place) == [place / names[0]]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["best-step-00000002", "checkpoints"]
+    moved = f"renamed to {place}/later-step-N, which can be resumed too, and are deleted once this"
     assert run.notes == [
         "this run is resumed from step 1; best/ is from the later step 2 and was renamed to "
-        "best-step-00000002/"
+        "best-step-00000002/",
+        f"the later checkpoints step-00000003 are {moved} run has saved a checkpoint",
     ]
+    assert fault(place / f"later-{names[1]}") == ""
+    save(place, Progress(step=2), accelerator, keep=9)
+    assert sorted(one.name for one in place.iterdir()) == names[:2]
 
 
 def test_a_folder_without_its_last_file_does_not_count(

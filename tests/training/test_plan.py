@@ -16,7 +16,7 @@ from segacc.settings.options import literal_choices
 from segacc.settings.sources import AUGMENT, Layer, read_yaml, to_yaml
 from segacc.training.checkpoint import Progress, seal
 from segacc.training.folders import writable
-from segacc.training.plan import Plan, make_plan
+from segacc.training.plan import Plan, as_stored, make_plan, nothing_left
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def refusal(registry: Registry, **values: Any) -> str:
     return str(caught.value)
 
 
-def write_checkpoint(place: Path, step: int) -> None:
+def write_checkpoint(place: Path, step: int, **more: Any) -> None:
     """Write what a plan reads of a checkpoint."""
-    (place / "progress.json").write_text(json.dumps(asdict(Progress(step=step))))
+    (place / "progress.json").write_text(json.dumps(asdict(Progress(step=step, **more))))
     seal(place)
 
 
@@ -357,6 +357,36 @@ def test_a_resumed_run_keeps_its_settings(registry: Registry, tmp_path: Path) ->
         assert made.arch.options.variant == "tiny"
     assert plan(registry, resume="run", keep=1).settings.config.keep == 1
     assert plan(registry, resume="run", epochs=3).settings.config.max_steps is None
+
+
+def test_a_finished_run_is_finished_for_the_command_that_started_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """A scheduler types every setting again; only another value makes it another run."""
+    run = write_run(tmp_path / "run", registry, batch_size=4, lr=0.1)
+    (run / "last").mkdir()
+    (run / "last" / "segacc.json").write_text('{"step": 4}')
+    text, place = (run / "config.yaml").read_text(), run / "checkpoints" / "step-00000002"
+    was = {"training_images": 20, "total_batch_size": 5}  # 1 epoch: 4 steps
+    write_checkpoint(place, 4, evaluated=4, saved=4, max_steps=4, settings=was)
+
+    def made(**typed: Any) -> Plan:
+        return plan(registry, resume="auto", output_dir="run", batch_size=4, lr=0.1, **typed)
+
+    again, end = made(epochs=1), f"{run}: this run is finished at step 4; nothing is done. "
+    assert nothing_left(again).startswith(end) and nothing_left(made(max_steps=4)).startswith(end)
+    typed = {key: where for key, where in again.settings.origins.items() if key != "output_dir"}
+    typed = {key: where for key, where in typed.items() if not key.startswith("resume")}
+    assert all(where == f"{run / 'config.yaml'}: {key}" for key, where in typed.items())
+    assert not nothing_left(made(epochs=2)) and not nothing_left(made(epochs=1, resume_anyway=True))
+    assert nothing_left(made(max_steps=4, resume_anyway=True))
+    for given in ("auto", "run"):  # only who resumes by hand asks for larger micro-batches
+        settings = plan(registry, resume=given, output_dir="run", batch_size=4).settings
+        assert as_stored(settings, "batch_size", run) == (given == "auto")
+
+    (run / "config.yaml").write_text(text.replace("max_steps: 4 ", "max_time: 40s "))
+    assert nothing_left(made(max_time="40s")).startswith(end)
+    assert not nothing_left(made(max_time="41s")) and not nothing_left(made(epochs=1))
 
 
 def test_the_newest_checkpoint_is_resumed_and_half_written_ones_do_not_count(

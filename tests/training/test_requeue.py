@@ -49,7 +49,7 @@ def at_step(
 
 def test_one_command_starts_continues_and_ends_a_run(warm: Warm, tmp_path: Path) -> None:
     given = (*SETTINGS, "--num-workers", 0, "--resume", "auto", "--output-dir", "run")
-    given = (*given, "--max-steps", 4, "--eval-every", 1, "--save-every", 3)
+    given = (*given, "--epochs", 0.05, "--eval-every", 1, "--save-every", 3)  # 4 steps
     run = tmp_path / "run"
     first = warm(*given, "--tolerate-nonfinite", 0, "--lr", 1e15, cwd=tmp_path)
     assert first.returncode == 2 and "the loss" in first.stderr, first.stderr
@@ -67,8 +67,10 @@ def test_one_command_starts_continues_and_ends_a_run(warm: Warm, tmp_path: Path)
     (aside,) = run.glob("best-step-*")
     assert (aside / "model.safetensors").read_bytes() == best, "no network is ever lost"
 
+    before = (run / "environment.json").read_text()
     third = assert_succeeded(warm(*given, cwd=tmp_path)).stdout
-    assert "finished" in third and ended(run)["code"] == 0
+    assert "this run is finished at step 4; nothing is done" in third and ended(run)["code"] == 0
+    assert (run / "environment.json").read_text() == before
 
 
 def test_a_folder_of_something_else_is_not_taken_for_a_run(warm: Warm, tmp_path: Path) -> None:

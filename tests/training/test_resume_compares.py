@@ -13,7 +13,7 @@ from segacc.errors import OptionError
 from segacc.loop import save_checkpoint, train
 from segacc.training.checkpoint import seal
 from segacc.training.run import Run
-from segacc.training.tracking.identity import NUMBERS
+from segacc.training.tracking.identity import NUMBERS, SPLIT, numbers_changed
 
 
 @pytest.fixture
@@ -48,7 +48,16 @@ def refusal(run: Path, **settings: object) -> str:
 
 
 def test_nothing_is_told_if_nothing_changed(run: Path) -> None:
-    names = {*NUMBERS, "segacc", "torch", "file_times", "file_sizes", "architecture"}
+    names = {
+        *NUMBERS,
+        *SPLIT,
+        "threads",
+        "segacc",
+        "torch",
+        "file_times",
+        "file_sizes",
+        "architecture",
+    }
     notes = [note for note in resumed(run).notes if " was " in note]
     assert not [note for note in notes if note.split()[0] in names]
 
@@ -122,3 +131,20 @@ def test_a_longer_run_tells_the_rate_with_which_it_goes_on(
     assert told.endswith(f"the learning rate goes from {rates}")
     again.begin_step()
     assert f"to {again.optimizer.param_groups[0]['lr']:.1e} in step 3" in told
+
+
+def test_the_precision_of_a_launcher_and_another_split_of_a_step_are_told(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    notes = resumed(run, batch_size=1, gradient_accumulation_steps=2).notes
+    assert "mixed_precision was no, now bf16" in notes
+    why = (
+        "the micro-batches are others, which changes what batch norm and dropout do in a step; "
+        "without them, sums are rounded otherwise"
+    )
+    assert f"batch_size was 2, now 1; gradient_accumulation_steps was 1, now 2: {why}" in notes
+    (told,) = numbers_changed({"processes": 2}, {"compile": False, "processes": 1})
+    assert told == f"processes was 2, now 1: {why}"
+    now = {"mixed_precision": "no", "threads": 1, "compile": False, **dict.fromkeys(SPLIT, 1)}
+    assert numbers_changed({"mixed_precision": None, "threads": None}, now) == [], "older versions"

@@ -18,9 +18,12 @@ from launches import ROOT, launch, rows, start, start_cold
 from run_tools import build
 from segacc.errors import WriteError
 from segacc.loop import train
+from segacc.registry import load_registry
+from segacc.settings.sources import Layer
 from segacc.training.checkpoint import complete, read
-from segacc.training.events import Saved, StepDone
+from segacc.training.events import Evaluated, Saved, StepDone, Stopped
 from segacc.training.limits.signals import STOPPING, StopSignal
+from segacc.training.plan import make_plan, nothing_left
 from segacc.training.run import Run
 from segacc.training.tracking.record import Recorder, record
 
@@ -129,6 +132,35 @@ def test_a_signal_during_an_evaluation_is_heeded(tmp_path: Path, processes: int)
     assert time.monotonic() - asked < 20, told
     assert newest(run) == 2 and not rows(run, "eval")
     assert "stopped by SIGTERM" in told
+
+
+def test_an_evaluation_that_was_missed_is_made_once(tmp_path: Path) -> None:
+    """A signal in the last step comes before it, and a kill of the next start right after it."""
+    given: dict[str, Any] = {"max_steps": 3, "eval_every": 2, "save_every": 3, "lr": 0.01}
+
+    def begin(end: type[Any], **settings: Any) -> Run:
+        run = build(tmp_path, **settings)
+        recorder = Recorder(folder=run.folder, names=(), palette=(), best_by="mean_iou")
+        for event in record(recorder, train(run)):
+            if isinstance(event, end) and event.step == 3:
+                if end is not StepDone:
+                    break
+                os.kill(os.getpid(), signal.SIGTERM)
+        run.lock.release()
+        return run
+
+    folder = begin(StepDone, **given).folder
+    plan = {"output_dir": folder, "resume": str(folder)}
+    for end in (Evaluated, Stopped):
+        assert read(complete(folder / "checkpoints")[-1]).evaluated == 2
+        run = begin(end, **plan)
+        assert [row["step"] for row in rows(folder, "eval")] == [2, 3]
+    stored, side = read(complete(folder / "checkpoints")[-1]), folder / "best" / "segacc.json"
+    assert (stored.evaluated, stored.best) == (3, run.progress.best)
+    assert stored.best_step == json.loads(side.read_text())["step"]
+    assert "is finished at step 3" in nothing_left(
+        make_plan([Layer(plan, "command line")], load_registry())
+    )
 
 
 @pytest.mark.slow

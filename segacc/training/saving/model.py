@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from segacc.contracts import VERSION
@@ -18,9 +20,10 @@ from segacc.evaluation.model_folder import NETWORK, SIDE_FILE
 from segacc.evaluation.scores import Weights, finite
 from segacc.evaluation.scoring import SHARDED
 from segacc.model.adapters import merged
-from segacc.model.checksums import seal_weights
+from segacc.model.checksums import WEIGHTS_SUMS, seal_weights
 from segacc.registry import options_text
 from segacc.settings.secrets import shown
+from segacc.training import checkpoint
 from segacc.training.checkpoint import write_folder
 from segacc.training.events import Saved
 from segacc.training.optim.adapters import FOLDER, save_adapters
@@ -49,7 +52,34 @@ def save_model(run: Run, name: str) -> Path:
                 write_card(run, part)
 
         write_folder(folder, fill, run.accelerator, last=seal_weights)
+    if run.accelerator.is_main_process:
+        drop_twin(folder, run.progress.step)
     return folder
+
+
+def drop_twin(folder: Path, step: int) -> None:
+    """Remove the best-step-N/ of a killed run once it goes on and has made the same weights."""
+    twin = checkpoint.aside(folder, step)
+    sums = [one / WEIGHTS_SUMS for one in (folder, twin)]
+    if sums[1].is_file() and sums[0].read_bytes() == sums[1].read_bytes():
+        shutil.rmtree(twin, ignore_errors=True)
+
+
+def forget_best(run: Run) -> None:
+    """Reset the best score if best/ does not exist any more; the next evaluation is then the best.
+
+    A best-step-N/ of a step to come was made by a killed run: going on, it makes a best/ there.
+    """
+    progress = run.progress
+    if progress.best is None:
+        return
+    best, left = run.folder / "best", progress.step < run.max_steps
+    newest = max(run.folder.glob("best-step-*"), default=best)
+    to_come = left and newest > checkpoint.aside(best, progress.step)
+    (there,) = broadcast_object_list([best.is_dir() or to_come])
+    if not there:
+        progress.best = progress.best_step = None
+        run.notes.append("best/ was removed, so the next evaluation counts as the best")
 
 
 def apart(run: Run, part: Path, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

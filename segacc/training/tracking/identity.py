@@ -33,9 +33,15 @@ NUMBERS = (
     "compile",
 )
 """Settings that change the numbers of a run."""
+SPLIT = ("batch_size", "gradient_accumulation_steps", "processes")
+"""How the images of a step are split into micro-batches."""
 ROUNDING = (
     "sums are rounded otherwise, so from here on the weights are not those of an unbroken run bit "
     "for bit"
+)
+OTHER_PARTS = (
+    "the micro-batches are others, which changes what batch norm and dropout do in a step; without "
+    "them, sums are rounded otherwise"
 )
 LOOKED_AT = 10_000
 """Maximum number of samples whose files are looked at, evenly spaced."""
@@ -78,7 +84,9 @@ def number_settings(run: Run, times: str) -> dict[str, Any]:
     """Return what changes the numbers of a resumed run: settings, versions, times of files."""
     values = plain_values(Settings(run.config))
     found = {
-        **{name: values.get(name) for name in NUMBERS},
+        **{name: values.get(name) for name in (*NUMBERS, *SPLIT)},
+        "mixed_precision": run.accelerator.mixed_precision,  # also if the launcher chose it
+        "processes": run.accelerator.num_processes,
         "segacc": VERSION,
         "torch": version("torch"),
         "threads": run.threads,
@@ -134,12 +142,15 @@ def changes(was: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def numbers_changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a note for each value of `number_settings` that differs."""
-    different = changes({"compile": False, **was}, now)  # older versions did not record it
+    different = changes({"compile": False, **was}, now)
+    for key in ("mixed_precision", "threads", *SPLIT):
+        if was.get(key) is None:  # not recorded by older versions
+            different.pop(key, None)
     threads = different.pop("threads", "")
+    parts = [f"{key} {different.pop(key)}" for key in SPLIT if key in different]
     notes = [f"{key} {how}" for key, how in different.items()]
-    if threads and was.get("threads"):  # not recorded by older versions
-        notes.append(f"threads {threads}: {ROUNDING}")
-    return notes
+    notes += [f"{'; '.join(parts)}: {OTHER_PARTS}"] if parts else []
+    return [*notes, *([f"threads {threads}: {ROUNDING}"] if threads else [])]
 
 
 def told(value: object) -> str:

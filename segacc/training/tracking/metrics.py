@@ -16,13 +16,15 @@ Log = Callable[[dict[str, float], int], None]
 """A function that logs numbers by flat name for a step, as `Accelerator.log` does."""
 
 
-def start_metrics(path: Path, step: int) -> None:
-    """Start metrics.jsonl, keeping only the lines up to `step` of a resumed run.
+def start_metrics(path: Path, step: int, evaluated: int | None = None) -> None:
+    """Start metrics.jsonl, keeping only what the checkpoint of a resumed run knows.
 
-    The lines after the checkpoint are written again by the resumed run.
+    The lines after it are written again by the resumed run: those after `step`, and those of
+    evaluations after the step `evaluated`.
     """
     rows = read_metrics(path) if step and path.exists() else []
-    text = "".join(_line(row) for row in rows if row["step"] <= step)
+    ends = {"eval": step if evaluated is None else evaluated}
+    text = "".join(_line(row) for row in rows if row["step"] <= ends.get(row["kind"], step))
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 

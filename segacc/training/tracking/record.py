@@ -51,7 +51,7 @@ class Recorder:
         """Write an event; those that leave no trace are passed over."""
         metrics = self.folder / "metrics.jsonl"
         if isinstance(event, Started):
-            start_metrics(metrics, event.step)
+            start_metrics(metrics, event.step, event.evaluated)
         elif isinstance(event, StepDone) and event.logged:
             write_row(metrics, train_row(event), self.log)
         elif isinstance(event, Evaluated):
