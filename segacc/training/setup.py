@@ -314,6 +314,7 @@ def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tup
     check_ends(pipeline, facts, settings, data.train)
     scoring = build_scoring(plan, facts, accelerator, model, network, data, losses)
     settings = choose_score(settings, scoring.metrics())
+    best = Best(settings.config.best_by, plan.metric, scoring.metrics(), settings.where("best_by"))
     run = Run(
         config=settings.config,
         plan=plan,
@@ -328,9 +329,7 @@ def assemble(plan: Plan, given: GivenData | None, fit: Fit | None = None) -> tup
         labels=data.splits.labels,
         facts=facts,
         balance=data.balance,
-        best=Best(
-            settings.config.best_by, plan.metric, scoring.metrics(), settings.where("best_by")
-        ),
+        best=best,
         progress=checkpoint.Progress(positions=data.starts(settings.config.num_workers)),
         early_stop=build_early_stop(plan, scoring),
         plateau=build_plateau(plan, scoring, settings.config.best_by),
