@@ -189,8 +189,13 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     """
     stored = from_run(given, layer)
     config = config_of(EvaluateConfig, replace(layer, values={**stored, **layer.values}))
+    where = where_of(given, stored, where)
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, where("dataset"))
+    if "dataset" in stored:
+        refuse_absent(dataset, where("dataset"), layer.where("dataset"))
+    if dataset.found:  # stored as in config.yaml, so that comparisons see that it is the same
+        config = replace(config, dataset=dict(dataset.found.values))
     metrics = [choose(registry, "metric", one, where("metric")) for one in config.metric]
     refuse_twins([one.text for one in metrics], where("metric"))
     model = find_model(given, where("model"), files=True)
@@ -224,6 +229,39 @@ def from_run(given: str, layer: Layer) -> dict[str, Any]:
         keys = ("val_fraction", "train_split", "seed")
         found |= {key: getattr(run, key) for key in keys}
     return {key: value for key, value in found.items() if key not in typed}
+
+
+def where_of(given: str, stored: Collection[str], where: Where) -> Where:
+    """Return where settings are from: config.yaml of the model's run for those `stored` there.
+
+    Args:
+        given: the model, as the user typed it.
+        stored: names of the settings that `from_run` returned.
+        where: where the others were typed.
+    """
+    model = local_model(given, where("model"), files=True) if stored else None
+    run = model.run if model else None
+    return lambda key: f"{run / SETTINGS}: {key}" if run and key in stored else where(key)
+
+
+def refuse_absent(dataset: Chosen, where: str, instead: str) -> None:
+    """Refuse the data set of a run if its folder is not there, as seen from another folder.
+
+    Args:
+        dataset: the data set.
+        where: where it is stored.
+        instead: what gives another one.
+
+    Raises:
+        OptionError: the folder, or that of a part, does not exist.
+    """
+    for root in (getattr(one.options, "root", None) for one in (dataset, *dataset.parts)):
+        if isinstance(root, Path) and not root.exists():
+            raise OptionError(
+                f"{where}: root={root} does not exist (looked in {root.resolve()}). A relative "
+                "path of a run begins at the folder in which its training was started: start this "
+                f"command there, or give the data set with {instead}."
+            )
 
 
 def load(checked: Checked) -> Loaded:
