@@ -1,5 +1,6 @@
 """`segacc compare`: what it says, what it refuses, and that it does without torch."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segacc
 from cli_tools import Warm, assert_refused, assert_succeeded, python
 from score_tools import Pair, counted, pairs, scores_of
 from segacc.commands.evaluate.bootstrap import differences
+from segacc.commands.evaluate.command import EvaluationResult
 from segacc.commands.evaluate.compare import compare, comparison_figure
 from segacc.commands.evaluate.per_image import PerImage
 from segacc.commands.evaluate.sides import differing, read_side
@@ -280,3 +283,13 @@ def test_a_data_set_is_the_same_however_it_was_typed(
     notes = compare(*sides, resamples=10, seed=0).notes()
     assert ["different dataset" in note for note in notes] == [True] * told
     assert len(differing(*sides)) == told
+
+
+def test_a_result_of_evaluate_is_compared(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two)
+    fields = [one.name for one in dataclasses.fields(EvaluationResult)]
+    result = EvaluationResult(**{**dict.fromkeys(fields), "folder": two / "a"})
+    typed = segacc.compare("a", "better", resamples=100)
+    for a in (result, [result]):
+        found = segacc.compare(a, "better", resamples=100)
+        assert found.a.folder == two / "a" and found.verdict() == typed.verdict()

@@ -371,7 +371,7 @@ def test_a_threshold_is_a_number() -> None:
 def test_an_image_without_pixels_and_a_path_from_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match="Segmenter: an image of size 0x5 has no pixels."):
+    with pytest.raises(DataError, match=r"Segmenter: an image of size 0x5 has no pixels\."):
         segmenter(3)(Image.new("RGB", (0, 5)))
     monkeypatch.setenv("HOME", str(tmp_path))
     saved(tmp_path / "a.png", RGB)

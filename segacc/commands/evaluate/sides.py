@@ -81,8 +81,11 @@ def read_sides(given: Sequence[Path], where: str) -> Side:
     """Read one side: a run, several, or the folder of a group that `--seeds` has trained.
 
     Raises:
-        SegaccError: an evaluation is missing or damaged, or the runs do not belong together.
+        SegaccError: an evaluation is missing or damaged, there is none, or the runs do not belong
+            together.
     """
+    if not given:
+        raise OptionError(f"{where}: no evaluation is given.")
     folders = [run for path in given for run in seed_folders(path) or [path]]
     return joined([read_side(evaluation_in(one, where), where) for one in folders], where)
 

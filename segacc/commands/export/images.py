@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.evaluate.command import from_run, refuse_absent, where_of
+from segacc.commands.evaluate.stored import from_run, refuse_absent, where_of
 from segacc.commands.predict.files import find_pictures
 from segacc.commands.terminal.console import Where, load_plugins
 from segacc.data.samples import evenly_spaced
