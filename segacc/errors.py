@@ -285,6 +285,12 @@ def is_too_long(path: Path) -> bool:
     return False
 
 
+def listed(given: Any) -> list[Any]:
+    """Return what Python code gave where it may give one or several; a text or path is one."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | os.PathLike)
+    return list(given) if several else [given]
+
+
 def expand(path: str | Path, where: str = "") -> Path:
     """Return a path with `~` or `~NAME` at its start replaced by the home folder.
 
@@ -293,9 +299,13 @@ def expand(path: str | Path, where: str = "") -> Path:
         where: the setting that gives it, for the error.
 
     Raises:
-        OptionError: there is no user NAME, and no file of this name either; or it is too long.
+        OptionError: there is no user NAME, and no file of this name either; it is too long; or it
+            is no path.
     """
-    path, before = Path(path), f"{where}: " if where else ""
+    before = f"{where}: " if where else ""
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"{before}{type(path).__name__} is not a path, which is a str or a Path.")
+    path = Path(path)
     if is_too_long(path):
         raise OptionError(f"{before}{cut(str(path))}: the path is too long for this system.")
     try:

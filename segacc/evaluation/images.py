@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segacc.contracts import IGNORE, USUAL, Reading
 from segacc.data.decode import MODES, opened_pixels, plainly, read_image, upper
-from segacc.errors import DataError, UnreadableError, first_of
+from segacc.errors import DataError, OptionError, UnreadableError, expand, first_of, quoted
 
 OneImage = PILImage.Image | str | Path | bytes | np.ndarray[Any, Any] | Tensor
 """One image, see `Segmenter.__call__`."""
@@ -28,7 +28,7 @@ def to_tensor(image: Any, num_channels: int = 3, reading: Reading = USUAL) -> Te
         DataError: the type, dtype or shape is not supported or is ambiguous.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image), str(image), num_channels, reading)
+        return read_image(expand(image, "Segmenter"), str(image), num_channels, reading)
     if isinstance(image, bytes):
         return read_image(image, "Segmenter", num_channels, reading)
     if isinstance(image, Tensor | np.ndarray):
@@ -41,6 +41,8 @@ def to_tensor(image: Any, num_channels: int = 3, reading: Reading = USUAL) -> Te
             f"Segmenter: {type(image).__name__} is not an image. An image is a path, the bytes of "
             "a file, a PIL image, or a uint8 array or tensor."
         )
+    if 0 in image.size:
+        raise DataError(f"Segmenter: an image of size {image.width}x{image.height} has no pixels.")
     if num_channels not in MODES:
         raise DataError(
             f"Segmenter: the network takes {num_channels} channels, which a PIL image cannot have. "
@@ -99,6 +101,21 @@ def channels_last(
         f"Segmenter: an array of shape {tuple(pixels.shape)} {why}. Give an image as {forms} or "
         f"(C, H, W) with {' or '.join(map(str, channels))} channels, and several as a list."
     )
+
+
+def checked_dtype(dtype: str) -> torch.dtype:
+    """Return the dtype of probabilities that was given by its name.
+
+    Raises:
+        OptionError: it is none of those that hold them.
+    """
+    names = ("float32", "float16", "uint8")
+    if not isinstance(dtype, str) or dtype not in names:
+        raise OptionError(
+            f"Segmenter: probabilities: dtype: expected one of {', '.join(map(repr, names))}; "
+            f"found {quoted(dtype)}."
+        )
+    return getattr(torch, dtype)  # type: ignore[no-any-return]
 
 
 def checked_classes(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from torch import Tensor
 
@@ -147,11 +148,12 @@ class Protocol:
         Raises:
             OptionError: it is not between 0 and 1; the message begins with `where` it was given.
         """
-        if not 0 < threshold < 1:
+        if not isinstance(threshold, Real) or not 0 < threshold < 1:
             raise OptionError(
                 f"{where}: expected a probability > 0 and < 1 above which a pixel is of the second "
                 f"class; found {threshold!r}."
             )
+        threshold = float(threshold)  # of numpy, too
         preset = self.preset if self.threshold == EVEN else ""  # its options name the threshold
         if preset and threshold != EVEN:
             preset += f"{',' if ':' in preset else ':'}threshold={threshold!r}"

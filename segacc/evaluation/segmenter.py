@@ -14,7 +14,7 @@ from torch import Tensor
 from segacc.contracts import MAX_BYTES, MAX_PIXELS, USUAL, Facts, Reading
 from segacc.data.pictures import draw_prediction, visible
 from segacc.errors import OptionError, SegaccError, WeightsError, is_main
-from segacc.evaluation.images import OneImage, checked_classes, to_tensor
+from segacc.evaluation.images import OneImage, checked_classes, checked_dtype, to_tensor
 from segacc.evaluation.model_folder import (
     SIDE_FILE,
     WHOLE,
@@ -222,11 +222,12 @@ class Segmenter:
 
         Raises:
             DataError: see `__call__`.
-            OptionError: the network is in an exported file that returns classes.
+            OptionError: the dtype is another, or the network is in an exported file that returns
+                classes.
         """
+        to, eight = checked_dtype(dtype), dtype == "uint8"
         refuse_one_hot(self.network, "Segmenter: probabilities")
         given = self.network, self.network, self._pixels(image), self.protocol
-        to, eight = getattr(torch, dtype), dtype == "uint8"
         bands = ((band * 255).round() if eight else band for band in probability_bands(*given))
         return torch.cat([band.to(to).cpu() for band in bands], dim=1).numpy()
 
@@ -257,8 +258,10 @@ class Segmenter:
         names, palette = self.labels.names, self.labels.palette
         return draw_prediction(visible(pixels), prediction, names=names, palette=palette)
 
-    def with_protocol(self, protocol: Protocol) -> "Segmenter":
-        """Return the same network under another protocol."""
+    def with_protocol(self, protocol: Protocol | str) -> "Segmenter":
+        """Return the same network under another protocol, or its text as of `--protocol`."""
+        if not isinstance(protocol, Protocol):
+            protocol = Protocol.parse(str(protocol), "Segmenter: protocol")
         return Segmenter(self.network, self.labels, protocol, self.reading, self.arch)
 
     def with_threshold(self, threshold: float) -> "Segmenter":

@@ -32,5 +32,5 @@ def read_recipe(name: str, where: str = "--recipe") -> Layer:
     names = recipe_names()
     if name not in names:
         own = " Use --config for a file of your own." if where == "--recipe" else ""
-        raise OptionError(f"{where}: {unknown('recipe', name, names)}.{own}")
+        raise OptionError(f"{where}: {unknown('recipe', str(name), names)}.{own}")
     return replace(read_yaml(recipe_folder() / f"{name}.yaml"), source=f"{where} {name}")

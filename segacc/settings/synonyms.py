@@ -16,11 +16,15 @@ FLAGS: Mapping[str, str] = {
     "--arch segformer:dropout=0.1": "dropout drop",
     "--weights": "pretrained pretrained-weights encoder-weights initial-checkpoint load-from "
     "model-name-or-path pretrained-model-name-or-path",
-    "--dataset": "data dataset-name data-config datasets",
-    FOLDER: "data-dir data-path data-root root train-dir",
+    "--dataset": "data dataset-name data-config dataset-type datasets",
+    FOLDER: "data-dir data-path data-root path root train train-dir",
     f"{FOLDER},reduce_labels=true": "reduce-labels do-reduce-labels reduce-zero-label",
     f"{FOLDER},ignore=255": "ignore-index ignore-label",
-    f"{FOLDER},names=FILE": "names class-names id2label",
+    f"{FOLDER},names=FILE": "names class-names id2label metainfo",
+    f"{FOLDER},map=FILE": "label-mapping label-map",
+    f"{FOLDER},labels=DIR": "masks-dir mask-dir ann-dir data-prefix",
+    f"{FOLDER},image_suffix=_rgb": "img-suffix image-suffix",
+    f"{FOLDER},label_suffix=_mask": "seg-map-suffix label-suffix mask-suffix",
     "--image-mean": "mean pixel-mean",
     "--image-std": "std pixel-std",
     "--eval-split": "val-split validation-split",
@@ -28,12 +32,18 @@ FLAGS: Mapping[str, str] = {
     "--augment": "augmentation augmentations auto-augment aa",
     "--aug": "augs transforms",
     "--aug none": "no-aug no-augment",
-    "--aug color_jitter": "color-jitter",
+    "--aug color_jitter": "color-jitter hsv-h hsv-s hsv-v",
+    "--aug copy_paste": "copy-paste",
     "--aug cutmix": "cutmix",
     "--aug flip": "hflip fliplr",
+    "--aug random_erasing": "erasing random-erasing reprob",
+    "--aug random_scale_crop:scale_min=0.5,scale_max=1.5": "scale",
+    "--aug rotate:degrees=10": "degrees",
+    "--aug vertical_flip": "flipud vflip",
     "--aug mosaic": "mosaic",
     "--aug mosaic:until=0.9": "close-mosaic",
     "--class-weights": "class-weight weighted-loss",
+    "--class-weights enet": "cls-pw",
     "--loss": "criterion loss-fn loss-type",
     "--loss cross_entropy:label_smoothing=0.1": "label-smoothing label-smoothing-factor smoothing",
     "--metric": "metrics",
@@ -47,7 +57,7 @@ FLAGS: Mapping[str, str] = {
     "--batch-size": "batch bs train-batch-size per-device-train-batch-size "
     "per-gpu-train-batch-size batch-size-per-gpu samples-per-gpu",
     "--gradient-accumulation-steps": "accumulate accum grad-accum grad-accum-steps "
-    "accumulate-grad-batches accumulation-steps gradient-accumulation",
+    "accumulate-grad-batches accumulation-steps gradient-accumulation accumulative-counts nbs",
     "--crop-size": "img-size imgsz img image-size input-size resolution size",
     "--num-channels": "channels in-channels in-chans input-channels",
     "--num-workers": "workers n-workers dataloader-num-workers data-workers",
@@ -64,6 +74,7 @@ FLAGS: Mapping[str, str] = {
     "--warmup-steps, in steps or as a fraction of the run": "warmup num-warmup-steps warmup-ratio "
     "warmup-iters warmup-epochs lr-warmup-epochs",
     "--schedule": "scheduler sched lr-schedule lr-scheduler lr-scheduler-type lr-policy",
+    "--schedule linear:floor=0.01": "lrf",
     "--schedule cosine": "cos-lr cosine",
     "--schedule poly:power=0.9": "power poly-power",
     "--ema": "ema-decay model-ema model-ema-decay use-ema",
@@ -71,7 +82,7 @@ FLAGS: Mapping[str, str] = {
     "gradient-clipping",
     "--freeze encoder": "freeze-encoder freeze-backbone frozen-stages",
     "--freeze-batchnorm": "freeze-bn frozen-bn norm-eval",
-    "--sync-batchnorm": "sync-bn syncbn",
+    "--sync-batchnorm": "sync-bn syncbn norm-cfg",
     "--compile": "torch-compile torchcompile dynamo-backend",
     "--gradient-checkpointing": "grad-checkpointing activation-checkpointing with-cp",
     "--mixed-precision": "amp use-amp amp-dtype precision dtype",
@@ -87,14 +98,14 @@ FLAGS: Mapping[str, str] = {
     "--eval-batch-size": "per-device-eval-batch-size val-batch-size validation-batch-size "
     "test-batch-size",
     "--eval-every": "evaluation-strategy eval-strategy eval-steps eval-interval eval-freq "
-    "val-interval val-period val-every val-check-interval check-val-every-n-epoch",
+    "val val-interval val-period val-every val-check-interval check-val-every-n-epoch",
     "--save-every": "save-strategy save-steps save-interval save-period save-freq "
     "checkpointing-steps checkpoint-interval",
     "--log-every": "logging-strategy logging-steps log-interval log-freq log-every-n-steps "
     "print-freq",
     "--best-by": "metric-for-best-model monitor best-metric eval-metric save-best",
     "--keep": "save-total-limit checkpoints-total-limit checkpoint-hist max-keep-ckpts save-top-k",
-    "--trackers": "report-to log-with with-tracking tracker logger loggers",
+    "--trackers": "vis-backends report-to log-with with-tracking tracker logger loggers",
     "--trackers tensorboard": "tensorboard",
     "--trackers wandb": "wandb use-wandb",
     # Run folder
@@ -121,6 +132,19 @@ ADVICE: Mapping[str, str] = {
     "`segacc train` trains, evaluates and keeps the best model in best/; leave this out.": ""
     "do-train do-eval load-best-model-at-end",
     "`segacc evaluate MODEL` evaluates a model.": "do-predict eval-only test-only test",
+    "`--train-split 'train[:100]'` takes the first 100 samples, and `'train[:10%]'` a tenth.": ""
+    "max-train-samples fraction limit-train-batches",
+    "`--eval-split 'validation[:100]'` takes the first 100 samples.": "max-eval-samples "
+    "max-val-samples limit-val-batches",
+    "`--dataset hub:id=USER/NAME,config=NAME` names the configuration.": "dataset-config-name "
+    "dataset-config",
+    "`hf download NAME --revision REVISION --local-dir FOLDER` fetches a revision, for "
+    "`--weights FOLDER`.": "model-revision revision",
+    "`segacc predict MODEL IMAGES` writes predictions.": "save-json save-txt",
+    "A run always draws pictures, in pictures/ of its folder; leave this out.": "plots",
+    "A plugin is found once it is installed; leave this out.": "custom-imports",
+    "Each setting is a flag of its own, which wins over `--config`.": "cfg-options",
+    "segacc has no need of this; leave it out.": "remove-unused-columns eval-accumulation-steps",
     "The classes are those of the data set.": "num-classes num-labels n-classes nc",
     "`segacc train --processes N` alone has this, as a flag; start other commands with `accelerate "
     "launch -m segacc`.": "processes",

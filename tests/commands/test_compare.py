@@ -1,5 +1,6 @@
 """`segacc compare`: what it says, what it refuses, and that it does without torch."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segacc
 from cli_tools import Warm, assert_refused, assert_succeeded, python
 from score_tools import Pair, counted, pairs, scores_of
 from segacc.commands.evaluate.bootstrap import differences
+from segacc.commands.evaluate.command import EvaluationResult
 from segacc.commands.evaluate.compare import compare, comparison_figure
 from segacc.commands.evaluate.per_image import PerImage
-from segacc.commands.evaluate.sides import read_side
+from segacc.commands.evaluate.sides import differing, read_side
 from segacc.evaluation.scores import Terms
 
 pytest_plugins = ["cli_fixtures"]
@@ -254,3 +257,39 @@ def test_no_torch_is_imported(two: Path) -> None:
     loaded = {name.strip("'") for name in report[2].split(", ")}
     heavy = {"torch", "torchvision", "transformers", "datasets", "accelerate", "scipy"}
     assert "segacc" in loaded and not loaded & heavy
+
+
+RESOLVED = {"images": "images", "labels": "annotations", "name": "folder", "root": "data/mine"}
+TYPED = "folder:root=data/mine,labels=annotations,images=images"
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({**RESOLVED, "root": "data/mine/"}, 0),
+        (TYPED.replace("data", "./data"), 0),
+        (TYPED.replace("mine", "foggy"), 1),
+        ({**RESOLVED, "name": "yolo"}, 1),
+        (f"{TYPED},binary=true", 1),
+    ],
+)
+def test_a_data_set_is_the_same_however_it_was_typed(
+    tmp_path: Path, other: object, told: int
+) -> None:
+    sides = [
+        read_side(write(tmp_path / name, counted(drawn(1, 0.5), K), dataset=dataset), name)
+        for name, dataset in (("a", RESOLVED), ("b", other))
+    ]
+    notes = compare(*sides, resamples=10, seed=0).notes()
+    assert ["different dataset" in note for note in notes] == [True] * told
+    assert len(differing(*sides)) == told
+
+
+def test_a_result_of_evaluate_is_compared(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two)
+    fields = [one.name for one in dataclasses.fields(EvaluationResult)]
+    result = EvaluationResult(**{**dict.fromkeys(fields), "folder": two / "a"})
+    typed = segacc.compare("a", "better", resamples=100)
+    for a in (result, [result]):
+        found = segacc.compare(a, "better", resamples=100)
+        assert found.a.folder == two / "a" and found.verdict() == typed.verdict()

@@ -12,7 +12,10 @@ from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, write_data
 from plugin_tools import pip_install, write_distribution
+from segacc.commands.evaluate.command import check
 from segacc.commands.evaluate.per_image import PerImage
+from segacc.registry import choose, load_registry
+from segacc.settings.sources import Layer
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -162,6 +165,35 @@ def test_where_the_protocol_comes_from(
         assert done.stdout.splitlines()[0] == line
         found = told(tmp_path / "out")
         assert f"protocol {found['protocol']}, {found['protocol_source']}" == line
+
+
+def test_a_data_set_is_stored_as_training_stores_it(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """However it was typed, the content of evaluation.json is that of config.yaml."""
+    chosen = choose(load_registry(), "dataset", str(data), "--dataset").found
+    for typed in (str(data), f"{data}/"):
+        layer = Layer({"dataset": typed, "output_dir": tmp_path / "out"}, "command line")
+        values = check(str(trained), layer, layer.where).config.dataset
+        assert chosen and {**values, "root": typed} == {**chosen.values, "root": typed}
+
+
+@pytest.mark.parametrize(
+    ("command", "more"), [("evaluate", ()), ("benchmark", ()), ("export", ("--format", "pt2"))]
+)
+def test_a_run_seen_from_another_folder_asks_for_its_data(
+    warm: Warm, trained: Path, tmp_path: Path, command: str, more: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best").symlink_to(trained / "best")
+    (run / "config.yaml").write_text("dataset: folder:root=data/mine\n")
+    assert_refused(
+        warm(command, ".", *more, cwd=run),
+        f"config.yaml: dataset: root=data/mine does not exist (looked in {run}/data/mine). A "
+        "relative path of a run begins at the folder in which its training was started: start "
+        "this command there, or give the data set with --dataset.",
+    )
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import inspect
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,44 @@ def test_a_recipe_is_that_of_the_command_line(tmp_path: Path) -> None:
         plans.append(make_plan([*layers, Layer({"output_dir": tmp_path}, "x")], load_registry()))
     mine, theirs = (plan.settings.config for plan in plans)
     assert mine == theirs and (mine.max_steps, mine.epochs, mine.keep) == (7, None, 3)
+
+
+NO_PATH = "is not a path, which is a str or a Path."
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: segacc.compare(None, "b"), f"segacc.compare: a: NoneType {NO_PATH}"),
+        (lambda: segacc.compare("a", ["b", 3]), f"segacc.compare: b: int {NO_PATH}"),
+        (lambda: segacc.compare([], "b"), "A: no evaluation is given."),
+        (lambda: segacc.report(None), f"segacc.report: runs: NoneType {NO_PATH}"),
+        (lambda: segacc.report(3), f"segacc.report: runs: int {NO_PATH}"),
+        (lambda: segacc.report([".", 3]), f"segacc.report: runs: int {NO_PATH}"),
+        (lambda: segacc.report(b"run"), f"segacc.report: runs: bytes {NO_PATH}"),
+        (lambda: segacc.report([]), "segacc.report: runs: no run folder is given."),
+        (lambda: segacc.convert("a", None), f"segacc.convert: target: NoneType {NO_PATH}"),
+        (lambda: segacc.convert("a", 3), f"segacc.convert: target: int {NO_PATH}"),
+        (lambda: segacc.convert(None, "b"), "segacc.convert: source: expected a name such as "),
+        (lambda: segacc.recipe(None), 'segacc.recipe: unknown recipe "None"'),
+        (lambda: segacc.push(".", None, dry_run=True), "segacc.push: repo: None is not the name"),
+        (lambda: segacc.predict("m", []), "segacc.predict: inputs: no file and no folder is given"),
+        (lambda: segacc.predict("m", b"a"), "segacc.predict: inputs: bytes is not a path; "),
+        (lambda: segacc.evaluate(None), "segacc.evaluate: model: "),
+        (lambda: segacc.benchmark(None), "segacc.benchmark: model"),
+        (lambda: segacc.export(3), "segacc.export: model: "),
+        (lambda: segacc.check_data(None), "segacc.check_data: dataset: expected text or mapping;"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_in_a_sentence(
+    call: Callable[[], Any], error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(segacc.SegaccError) as refused:
+        call()
+    assert str(refused.value).startswith(error)
 
 
 def test_commands_in_errors_of_the_python_api_stay_commands() -> None:

@@ -39,6 +39,14 @@ class Mixed(SegmentationModel):
         return Logits(self.mix(images))
 
 
+class Two(Mixed):
+    """The same with two classes."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.mix = nn.Conv2d(3, 2, 1)
+
+
 def segmenter(channels: int) -> Segmenter:
     return Segmenter(Mixed(channels), LabelMap.plain(list("abcd")), Protocol())
 
@@ -331,3 +339,40 @@ def test_a_prediction_that_does_not_fit_is_refused(prediction: Any, complaint: s
     with pytest.raises(DataError) as refusal:
         segmenter(3).overlay(RGB, prediction)
     assert str(refusal.value) == f"Segmenter.overlay: {complaint}"
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8", "bool", "float64", "nope", np.float32, None])
+def test_other_numbers_of_probabilities_are_refused(dtype: Any) -> None:
+    with pytest.raises(OptionError) as refused:
+        segmenter(3).probabilities(RGB, dtype)
+    assert str(refused.value) == (
+        "Segmenter: probabilities: dtype: expected one of 'float32', 'float16', 'uint8'; found "
+        f"{dtype!r}."
+    )
+
+
+def test_a_protocol_may_be_given_as_text() -> None:
+    mine = segmenter(3).with_protocol("slide:crop=32")
+    assert mine.protocol == Protocol.parse("slide:crop=32", "here")
+    for wrong in (None, "nope"):
+        with pytest.raises(OptionError, match=f'Segmenter: protocol: unknown protocol "{wrong}"'):
+            segmenter(3).with_protocol(wrong)  # type: ignore[arg-type]
+
+
+def test_a_threshold_is_a_number() -> None:
+    two = Segmenter(Two(), LabelMap.plain(["a", "b"]), Protocol())
+    for wrong in ("x", None, True):
+        with pytest.raises(OptionError, match="Segmenter: expected a probability > 0 and < 1"):
+            two.with_threshold(wrong)  # type: ignore[arg-type]
+    text = two.with_threshold(np.float64(0.25)).protocol.text()
+    assert Protocol.parse(text, "here").threshold == 0.25
+
+
+def test_an_image_without_pixels_and_a_path_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"Segmenter: an image of size 0x5 has no pixels\."):
+        segmenter(3)(Image.new("RGB", (0, 5)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(tmp_path / "a.png", RGB)
+    assert np.array_equal(segmenter(3)("~/a.png"), segmenter(3)(RGB))

@@ -41,6 +41,41 @@ def test_each_word_is_another_tools_and_has_one_answer() -> None:
     assert all(re.fullmatch("[a-z0-9-]+", word) for word in words)
 
 
+def promised(page: str, *sections: str) -> list[tuple[str, str]]:
+    """Return (argument of another tool, what the page has in its place) of a page's tables."""
+    text = (Path(__file__).parents[2] / f"docs/{page}.md").read_text(encoding="utf-8")
+    parts = [part for part in text.split("\n## ") if part.startswith(sections)]
+    rows = [line.split("|") for part in parts for line in part.splitlines() if line[:3] == "| `"]
+    return [
+        (re.split("[ =(]", given)[0], row[2])
+        for row in rows
+        for given in re.findall("`(.*?)`", row[1])
+        if re.match(r"--\w|[a-z_0-9]+([ =(]|$)", given)
+    ]
+
+
+PROMISED = [
+    *promised("from_huggingface", "Arguments"),
+    *promised("from_ultralytics", "Data", "Training arguments"),
+    *promised("from_mmsegmentation", "Configuration keys"),
+]
+WITHOUT = {"torchrun", "custom_keys", "decay_mult"}
+"""What is no flag there."""
+
+
+def test_each_argument_of_the_pages_gets_its_answer() -> None:
+    """A table's right column names the flag that the error names, or the error explains more."""
+    assert len(PROMISED) > 100
+    for given, right in PROMISED:
+        flag = "--" + given.lstrip("-").replace("_", "-")
+        if flag in KNOWN or given in WITHOUT:
+            continue
+        told = by_word().get(flag[2:], "")
+        named = re.findall(r"In segacc this is (--[a-z-]+)", told)
+        assert told and suggest(flag, KNOWN) == f"{told} ", given
+        assert not named or "`--" not in right or f"`{named[0]}" in right, (given, told, right)
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

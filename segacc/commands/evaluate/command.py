@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from segacc.commands.evaluate.stored import from_run, refuse_absent, where_of
 from segacc.commands.terminal.console import (
     Patient,
     Where,
@@ -18,14 +19,11 @@ from segacc.commands.terminal.console import (
     quiet_libraries,
     text_of,
 )
-from segacc.data.splits import ALSO, VALIDATION
-from segacc.errors import OptionError, count_of, expand, is_main
+from segacc.errors import OptionError, count_of, expand, is_main, listed
 from segacc.evaluation.model_folder import (
     SETTINGS,
     Model,
     find_model,
-    local_model,
-    run_settings,
 )
 from segacc.hookspecs import Chosen
 from segacc.model.exported import runtime_of
@@ -141,6 +139,10 @@ class EvaluationResult:
         return text_of(self.show)
 
 
+Scored = str | Path | EvaluationResult
+"""What `compare` takes for an evaluation."""
+
+
 @dataclass(frozen=True)
 class Checked:
     """An evaluation whose settings were checked, before torch is imported."""
@@ -189,8 +191,13 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
     """
     stored = from_run(given, layer)
     config = config_of(EvaluateConfig, replace(layer, values={**stored, **layer.values}))
+    where = where_of(given, stored, where)
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, where("dataset"))
+    if "dataset" in stored:
+        refuse_absent(dataset, where("dataset"), layer.where("dataset"))
+    if dataset.found:  # stored as in config.yaml, so that comparisons see that it is the same
+        config = replace(config, dataset=dict(dataset.found.values))
     metrics = [choose(registry, "metric", one, where("metric")) for one in config.metric]
     refuse_twins([one.text for one in metrics], where("metric"))
     model = find_model(given, where("model"), files=True)
@@ -202,28 +209,6 @@ def check(given: str, layer: Layer, where: Where) -> Checked:
         )
     folder = evaluation_folder(model, config.output_dir)
     return Checked(model, config, stored, where, dataset, metrics, folder)
-
-
-def from_run(given: str, layer: Layer) -> dict[str, Any]:
-    """Return the settings of the data that a model's run was scored on, unless typed.
-
-    With `--dataset`, none are taken; with another `--split`, those of a held-out split are not.
-
-    Args:
-        given: the model, as the user typed it.
-        layer: the given settings.
-    """
-    typed, where = layer.values, layer.where
-    model = None if "dataset" in typed else local_model(given, where("model"), files=True)
-    run = run_settings(model, where("model")) if model else None
-    if run is None:
-        return {}
-    found: dict[str, Any] = {"dataset": run.dataset, "split": run.eval_split}
-    same = typed.get("split", run.eval_split) in (run.eval_split, VALIDATION, *ALSO)
-    if same and (run.val_fraction is not None or "val_fraction" in typed):
-        keys = ("val_fraction", "train_split", "seed")
-        found |= {key: getattr(run, key) for key in keys}
-    return {key: value for key, value in found.items() if key not in typed}
 
 
 def load(checked: Checked) -> Loaded:
@@ -311,14 +296,14 @@ def sides_of(runs: list[str], others: list[str] | None) -> tuple[list[Path], lis
 
 @keywords_of(CompareConfig)
 def compare(
-    a: str | Path | Sequence[str | Path], b: str | Path | Sequence[str | Path], **settings: Any
+    a: "Scored | Sequence[Scored]", b: "Scored | Sequence[Scored]", **settings: Any
 ) -> "Comparison":
     """Test whether B scores better than A, as `segacc compare` does; it writes the same files.
 
     Args:
         a: a run folder (its best/), model folder or checkpoint that was evaluated, or an output
-            folder of `evaluate`; or several runs that differ in their seed, or the folder in which
-            `--seeds` has trained them.
+            folder of `evaluate`, or its result; or several that differ in their seed, or the folder
+            in which `--seeds` has trained them.
         b: another one, or several, evaluated on the same images.
         **settings: the options of `segacc compare`: `resamples`, `seed` and `output_dir`.
 
@@ -330,11 +315,17 @@ def compare(
         SegaccError: a setting is invalid, or the two evaluations cannot be compared.
     """
     layer = Layer(settings, "segacc.compare")
+    sides = {"a": a, "b": b}
     one, other = (
-        [expand(path) for path in ([side] if isinstance(side, str | Path) else side)]
-        for side in (a, b)
+        [expand(folder_of(path), layer.where(key)) for path in listed(side)]
+        for key, side in sides.items()
     )
     return compare_folders(one, other, config_of(CompareConfig, layer), layer.where)
+
+
+def folder_of(given: Any) -> Any:
+    """Return the folder of a result of `evaluate`; what else was given unchanged."""
+    return given.folder if isinstance(given, EvaluationResult) else given
 
 
 def compare_folders(

@@ -17,7 +17,7 @@ from segacc.commands.evaluate.bootstrap import (
     mean_over_runs,
 )
 from segacc.commands.evaluate.per_image import PerImage
-from segacc.commands.evaluate.sides import DIFFER, Side, refuse_other_classes, told_of
+from segacc.commands.evaluate.sides import Side, differing, refuse_other_classes
 from segacc.commands.terminal.console import text_of
 from segacc.commands.terminal.tables import interval_text, print_columns
 from segacc.data.atomic import replacing
@@ -90,12 +90,10 @@ class Comparison:
     def notes(self) -> list[str]:
         """Return a line for each property in which the two evaluations differ."""
         lines = []
-        for key in DIFFER:
-            one, other = (told_of(side.report.get(key)) for side in (self.a, self.b))
-            if one != other:
-                name = "held-out split" if key == "carved" else key.replace("_", " ")
-                told = f"different {name}: A {one}, B {other}"
-                lines.append(f"{told}; this affects the difference of the scores")
+        for key, one, other in differing(self.a, self.b):
+            name = "held-out split" if key == "carved" else key.replace("_", " ")
+            told = f"different {name}: A {one}, B {other}"
+            lines.append(f"{told}; this affects the difference of the scores")
         if any(self.alone):
             left = f"{self.alone[0]} of A, {self.alone[1]} of B"
             lines.append(f"images in only one evaluation are left out: {left}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from segacc.commands.evaluate.per_image import FILE, REPORT, PerImage
 from segacc.errors import DataError, OptionError, first_of, twice_in
 from segacc.evaluation.model_folder import PROGRESS
 from segacc.evaluation.scores import Terms, classes_in
+from segacc.settings.options import parse_component
 from segacc.training.folders import seed_folders
 
 TERMS = tuple(one.name for one in fields(Terms) if one.name != "num_images")
@@ -57,12 +59,33 @@ def told_of(value: Any) -> str:
     return PLAIN.get(str(value), str(value))
 
 
+def differing(a: Side, b: Side) -> list[tuple[str, str, str]]:
+    """Return each key of DIFFER whose values differ, and the two values as text."""
+    keys = [key for key in DIFFER if _plainest(a, key) != _plainest(b, key)]
+    return [(key, told_of(a.report.get(key)), told_of(b.report.get(key))) for key in keys]
+
+
+def _plainest(side: Side, key: str) -> Any:
+    """Return a value in the form that all ways to write it share, as data/a and ./data/a/."""
+    value = side.report.get(key)
+    if key != "dataset" or not value:
+        return told_of(value)
+    given = parse_component(value, f"{side.folder / REPORT}: dataset")
+    values = {one or "root": told_of(option) for one, option in given.values.items()}
+    if "root" in values:
+        values["root"] = normpath(values["root"])
+    return normpath(given.name), values
+
+
 def read_sides(given: Sequence[Path], where: str) -> Side:
     """Read one side: a run, several, or the folder of a group that `--seeds` has trained.
 
     Raises:
-        SegaccError: an evaluation is missing or damaged, or the runs do not belong together.
+        SegaccError: an evaluation is missing or damaged, there is none, or the runs do not belong
+            together.
     """
+    if not given:
+        raise OptionError(f"{where}: no evaluation is given.")
     folders = [run for path in given for run in seed_folders(path) or [path]]
     return joined([read_side(evaluation_in(one, where), where) for one in folders], where)
 
@@ -127,13 +150,11 @@ def joined(sides: Sequence[Side], where: str) -> Side:
         raise OptionError(f"{where}: {twice[0]} is given twice; give each run once.")
     for other in others:
         refuse_other_classes(first, other)
-        for key in DIFFER:
-            one, two = (told_of(side.report.get(key)) for side in (first, other))
-            if one != two:
-                raise OptionError(
-                    f"{where}: {first.folder} and {other.folder} differ in {key}: {one} and {two}. "
-                    "The runs of a side differ in their seed only: evaluate them in the same way."
-                )
+        for key, one, two in differing(first, other):
+            raise OptionError(
+                f"{where}: {first.folder} and {other.folder} differ in {key}: {one} and {two}. "
+                "The runs of a side differ in their seed only: evaluate them in the same way."
+            )
     return replace(first, others=tuple(others))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segacc.commands.evaluate.command import from_run
+from segacc.commands.evaluate.stored import from_run, refuse_absent, where_of
 from segacc.commands.predict.files import find_pictures
 from segacc.commands.terminal.console import Where, load_plugins
 from segacc.data.samples import evenly_spaced
@@ -109,8 +109,12 @@ def images_of(given: str, layer: Layer, config: Any, folder: Path, *, what: str)
             f"MODEL: {given} is in no run folder whose validation images could {what}. Give real "
             f"images with {where('images')} PATH, or a data set with {where('dataset')} NAME."
         )
-    chosen = choose(load_plugins(), "dataset", config.dataset, where("dataset"))
-    return Images((), chosen, config, f"{config.split} of {chosen.text}", where)
+    stored = from_run(given, layer)
+    source = where_of(given, stored, where)
+    chosen = choose(load_plugins(), "dataset", config.dataset, source("dataset"))
+    if "dataset" in stored:
+        refuse_absent(chosen, source("dataset"), where("dataset"))
+    return Images((), chosen, config, f"{config.split} of {chosen.text}", source)
 
 
 def files_of(inputs: Sequence[str], folder: Path) -> tuple[Path, ...]:

@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from segacc.commands.terminal.console import (
     progress_bar,
     quiet_libraries,
 )
-from segacc.errors import DataError, OptionError
+from segacc.errors import DataError, OptionError, listed
 from segacc.evaluation.model_folder import Model, find_model, local_model
 from segacc.model.exported import runtime_of
 from segacc.settings.commands import PredictConfig
@@ -98,8 +98,8 @@ def predict(
     """
     layer = Layer(settings, "segacc.predict")
     config = config_of(PredictConfig, layer)
-    one: bool = isinstance(inputs, str | Path) or not isinstance(inputs, Iterable)
-    given: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
+    if not (given := listed(inputs)):
+        raise OptionError("segacc.predict: inputs: no file and no folder is given.")
     if wrong := [one for one in given if not isinstance(one, str | Path)]:
         raise OptionError(
             f"segacc.predict: inputs: {type(wrong[0]).__name__} is not a path; it takes files and "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from segacc.commands.terminal.console import Where, console_of
 from segacc.data.atomic import replacing
-from segacc.errors import OptionError, count_of, expand, is_main, twice_in
+from segacc.errors import OptionError, count_of, expand, is_main, listed, twice_in
 from segacc.settings.commands import ReportConfig
 from segacc.settings.sources import Layer, config_of, keywords_of
 from segacc.training.folders import seed_folders, writable
@@ -49,8 +49,7 @@ def report(runs: str | Path | Sequence[str | Path], **settings: Any) -> Path:
     """
     layer = Layer(settings, "segacc.report")
     config = config_of(ReportConfig, layer)
-    several = [runs] if isinstance(runs, str | Path) else list(runs)
-    return write_report(read_runs(several, layer.where("runs")), config, layer.where)
+    return write_report(read_runs(listed(runs), layer.where("runs")), config, layer.where)
 
 
 def read_runs(given: Sequence[str | Path], where: str) -> list["RunData"]:

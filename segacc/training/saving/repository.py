@@ -44,7 +44,7 @@ def check_repo(repo: str, where: str) -> None:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
-        validate_repo_id(repo)
+        validate_repo_id(repo if isinstance(repo, str) else "")
     except HFValidationError:
         raise OptionError(
             f"{where}: {quoted(repo)} is not the name of a Hub repository: USER/NAME, or NAME "
