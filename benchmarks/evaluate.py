@@ -32,7 +32,6 @@ from tutorial import SIDE, network, over, squares, trainer
 
 from segacc import loop
 from segacc.commands.evaluate.command import check, load
-from segacc.commands.terminal.console import flag
 from segacc.evaluation.memory import peak_memory
 from segacc.settings.sources import Layer
 
@@ -117,7 +116,7 @@ def way(name: str, folder: Path, count: int, side: int) -> Callable[[], Any]:
         values = {"dataset": f"folder:root={data}", "split": "validation"}
         more = {"eval_batch_size": 8} if name == "batches" else {}
         layer = Layer({**values, **more, "output_dir": folder / name}, "command line")
-        scoring = load(check(str(folder / "model"), layer, flag)).scoring
+        scoring = load(check(str(folder / "model"), layer)).scoring
         return lambda: loop.evaluate(scoring)
     images = torch.randn(BATCH, 3, side, side)
 

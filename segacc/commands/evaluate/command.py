@@ -51,7 +51,7 @@ def evaluate_command(model: str, layer: Layer) -> int:
     Returns:
         1 if `--verify` finds a difference, else 0.
     """
-    checked = check(model, layer, layer.where)
+    checked = check(model, layer)
     console = console_of(kind=Patient)
     if line := checked.taken():
         console.out(line, highlight=False)
@@ -94,7 +94,7 @@ def evaluate(
     """
     given = {} if dataset is None else {"dataset": dataset}
     layer = Layer({**given, **settings}, "segacc.evaluate")
-    loaded = load(check(str(model), layer, layer.where))
+    loaded = load(check(str(model), layer))
     return finish(loaded, console_of(stderr=True))
 
 
@@ -178,20 +178,19 @@ class Loaded:
     """Where the protocol comes from."""
 
 
-def check(given: str, layer: Layer, where: Where) -> Checked:
+def check(given: str, layer: Layer) -> Checked:
     """Check what can be checked without torch.
 
     Args:
         given: the model; see `find_model`.
         layer: the given settings.
-        where: where they were typed.
 
     Raises:
         SegaccError: a setting is invalid, a component is unknown, or there is no model.
     """
     stored = from_run(given, layer)
     config = config_of(EvaluateConfig, replace(layer, values={**stored, **layer.values}))
-    where = where_of(given, stored, where)
+    where = where_of(given, stored, layer.where)
     registry = load_plugins()
     dataset = choose(registry, "dataset", config.dataset, where("dataset"))
     if "dataset" in stored:

@@ -17,7 +17,7 @@ from segacc.commands.evaluate.bootstrap import Intervals, intervals_of_runs
 from segacc.commands.evaluate.command import check, finish, load
 from segacc.commands.evaluate.per_image import REPORT
 from segacc.commands.evaluate.sides import DIFFER, Side, read_sides
-from segacc.commands.terminal.console import Patient, console_of, flag
+from segacc.commands.terminal.console import Patient, console_of
 from segacc.commands.terminal.tables import interval_text, print_columns
 from segacc.commands.train import launch_command, train_command
 from segacc.data.atomic import replacing
@@ -269,7 +269,7 @@ def evaluate_run(folder: Path, given: TrainConfig) -> Path:
     values = {"output_dir": place, **{key: getattr(stored, key) for key in keys}}
     if HIDDEN in str(stored.dataset):  # its password is in the given settings only
         values |= {"dataset": given.dataset, "split": stored.eval_split}
-    loaded = load(check(str(folder), Layer(values, "command line"), flag))
+    loaded = load(check(str(folder), Layer(values, "command line")))
     finish(loaded, console_of(stderr=True))
     loaded.scoring.accelerator.end_training()
     return place

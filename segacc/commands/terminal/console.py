@@ -19,7 +19,6 @@ from rich.text import Text
 from segacc.errors import is_main
 from segacc.registry import Registry, load_registry
 from segacc.settings.secrets import shown
-from segacc.settings.sources import flag as flag
 
 PERIOD = 0.25
 """Shortest time between two updates of a notebook's display, in seconds."""
