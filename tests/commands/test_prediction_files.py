@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, draw
+from segacc.commands.export.images import files_of
 from segacc.commands.predict.files import find_pictures, write_ids
 from segacc.errors import OptionError, UnreadableError
 from segacc.evaluation.protocol import Protocol
@@ -157,6 +158,37 @@ def test_predictions_may_be_replaced_and_other_files_may_not(
         "`segacc predict`. Choose another folder, or remove the file.",
     )
     assert label.read_bytes() == before
+
+
+def test_other_tables_probabilities_and_settings_are_not_replaced(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    image, folder = data / "images/validation/validation0.png", tmp_path / "predictions"
+    folder.mkdir()
+    for name, *flags in (
+        ("areas.csv", "--areas"),
+        ("validation0_probabilities.npz", "--save-probabilities", "uint8"),
+        ("labelstudio.xml", "--format", "labelstudio"),
+    ):
+        own = folder / name
+        own.write_text("mine")
+        done = warm("predict", trained, image, *flags, cwd=tmp_path)
+        assert done.returncode == 2 and f"predictions/{name} " in done.stderr, done.stderr
+        assert own.read_text() == "mine"
+        own.unlink()
+    (folder / "validation0_overlay.png").write_text("mine")
+    flags = ["--no-overlay", "--areas", "--save-probabilities", "uint8"]
+    for _ in range(2):  # its own files are replaced, and a file that it does not write is left
+        assert_succeeded(warm("predict", trained, image, *flags, cwd=tmp_path))
+    assert (folder / "validation0_overlay.png").read_text() == "mine"
+
+
+def test_images_that_are_only_read_need_no_other_output_folder(tmp_path: Path) -> None:
+    names = ["x.jpg", "x.png", "y.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = files_of([str(tmp_path / "x.*"), str(tmp_path)], tmp_path)
+    assert [path.name for path in found] == names
 
 
 def test_whatever_is_wrong_with_an_image_the_others_are_predicted(

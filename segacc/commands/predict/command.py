@@ -21,6 +21,7 @@ from segacc.commands.predict.files import (
     Job,
     areas_file,
     find_pictures,
+    refuse_foreign,
     write_ids,
     write_probabilities,
 )
@@ -164,6 +165,7 @@ def check(
     local_model(given, where("model"), files=True)  # a model of the Hub is fetched last
     folder = writable(config.output_dir, where("output_dir"))
     jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
+    refuse_foreign(config, jobs, where)
     refuse_overwriting(config, jobs, where)
     model = find_model(given, where("model"), files=True)
     runtime_of(model.about, config.runtime, where("runtime"))
