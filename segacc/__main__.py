@@ -56,7 +56,8 @@ def main() -> int:
     except Exception as error:
         from segacc.training.limits.faults import fault_of_a_plugin
 
-        told = LOST if is_peer_lost(error) else full(error) or fault_of_a_plugin(error)
+        told = LOST if is_peer_lost(error) else forbidden(error) or full(error)
+        told = told or fault_of_a_plugin(error)
         if not told:
             raise
         return refuse(" ".join([told, *getattr(error, "__notes__", ())]))
@@ -68,6 +69,16 @@ def refuse(text: str) -> int:
         time.sleep(LINGER)
     sys.stderr.write(paragraph(shown(f"segacc: {text}")) + "\n")
     return 2
+
+
+def forbidden(error: Exception) -> str:
+    """Return the paragraph about a file or folder without permission; empty for other errors."""
+    if not isinstance(error, PermissionError) or error.filename is None:
+        return ""
+    return (
+        f"{os.fsdecode(error.filename)}: {error.strerror}. Give this user the permission to read "
+        "it, or to write there, or choose another path."
+    )
 
 
 def full(error: Exception) -> str:
@@ -100,6 +111,13 @@ def show_any_character() -> None:
                 stream.reconfigure(errors="replace")
 
 
+def open_streams() -> None:
+    """Replace a stdout or stderr that was closed from the start, as by `segacc ... >&-`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+
+
 def end_with(call: Callable[[], int]) -> NoReturn:
     """Exit with the code that `call` returns or exits with, or 1 if it raises.
 
@@ -126,6 +144,7 @@ def end_with(call: Callable[[], int]) -> NoReturn:
 
 def script() -> NoReturn:
     """Run the command line; the entry point of `segacc` and of `python -m segacc`."""
+    open_streams()
     take_mpi_names()
     end_with(main)
 

@@ -241,7 +241,7 @@ def segmented(segmenter: "Segmenter", path: Path) -> Segmented:
 
     image = read_image(path, path.name, segmenter.network.num_channels, segmenter.reading)
     started = time.perf_counter()
-    classes = segmenter(image)
+    classes = segmenter.classes_of(image)
     return Segmented(visible(image), classes, time.perf_counter() - started)
 
 

@@ -187,14 +187,14 @@ class Segmenter:
             return self._each(image)
         if isinstance(image, Tensor | np.ndarray) and image.ndim == 4 and len(image):
             return np.stack(self._each(image))
-        return self._classes(self._pixels(image))
+        return self.classes_of(self._pixels(image))
 
     def _each(self, images: Iterable[OneImage]) -> list[Classes]:
         """Segment several images one by one; an error says which."""
         found = []
         for number, image in enumerate(images, 1):
             try:
-                found.append(self._classes(self._pixels(image)))
+                found.append(self.classes_of(self._pixels(image)))
             except SegaccError as error:
                 raise type(error)(f"image {number} of several: {error}") from None
         return found
@@ -202,7 +202,9 @@ class Segmenter:
     def _pixels(self, image: OneImage) -> Tensor:  # (C, H, W) uint8 on the device
         return to_tensor(image, self.network.num_channels, self.reading).to(self.device)
 
-    def _classes(self, pixels: Tensor) -> Classes:
+    def classes_of(self, pixels: Tensor) -> Classes:
+        """Segment a read image (C, H, W) uint8; unlike `__call__`, the shape is not guessed."""
+        pixels = pixels.to(self.device)
         return predict(self.network, self.network, pixels, self.protocol).cpu().numpy()
 
     def probabilities(
@@ -249,7 +251,7 @@ class Segmenter:
         """
         pixels = self._pixels(image)
         if prediction is None:
-            return self.drawn(pixels.cpu(), self._classes(pixels))
+            return self.drawn(pixels.cpu(), self.classes_of(pixels))
         size = (pixels.shape[1], pixels.shape[2])
         return self.drawn(pixels.cpu(), checked_classes(prediction, size, len(self.labels.names)))
 

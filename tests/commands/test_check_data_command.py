@@ -234,3 +234,16 @@ def test_of_many_classes_those_that_occur_nowhere_are_counted(warm: Warm, tmp_pa
     assert set(NAMES) <= table_rows(done.stdout).keys() and "other1" not in table_rows(done.stdout)
     told = "no problem found in the samples that were read"
     assert done.stdout.splitlines()[-1].startswith(told)
+
+
+def test_a_picture_of_others_is_not_replaced(warm: Warm, data: Path, tmp_path: Path) -> None:
+    given = ("check-data", "--dataset", f"folder:root={data}", "--num-workers", "0")
+    own = tmp_path / "data_check.png"
+    own.write_text("mine")
+    done = warm(*given, "--output-dir", ".", cwd=tmp_path)
+    assert done.returncode == 2 and "data_check.png would be overwritten" in done.stderr
+    assert own.read_text() == "mine"
+    own.unlink()
+    for _ in range(2):
+        assert warm(*given, "--output-dir", ".", cwd=tmp_path).returncode != 2
+    assert own.read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,9 @@
 """Streams that are closed early, or cannot show a character: the work is done all the same."""
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +88,31 @@ def test_a_refusal_in_ascii_is_one_paragraph(abroad: Path, tmp_path: Path) -> No
     done = segacc("--dataset", "folder:root=Gebäude", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "Geb?ude" in done.stderr
+
+
+def test_closed_streams_change_no_exit_code(tmp_path: Path) -> None:
+    line = shlex.join([sys.executable, "-m", "segacc"])
+    for command, code in (("plugins", 0), ("--archh x", 2)):
+        for closed in (">&-", "2>&-"):
+            done = subprocess.run(
+                ["bash", "-c", f"{line} {command} {closed}"],
+                cwd=tmp_path,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            told = done.stdout + done.stderr
+            assert done.returncode == code and "Traceback" not in told, (command, closed, told)
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0)
+    drop = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []  # root may read all
+    if drop and shutil.which(drop[0]) is None:
+        pytest.skip("no setpriv to drop the rights of root")
+    line = [*drop, sys.executable, "-m", "segacc", "report", "locked"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, timeout=300)
+    told = done.stderr.decode()
+    assert done.returncode == 2 and told.startswith("segacc: locked"), told
+    assert "Permission denied. Give this user the permission" in told and told.count("\n") == 1

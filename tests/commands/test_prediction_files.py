@@ -1,6 +1,8 @@
 """What `predict` reads and writes: patterns, palettes, probabilities and areas."""
 
 import csv
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, draw
+from segacc.commands.demo import shown
+from segacc.commands.export.images import files_of
 from segacc.commands.predict.files import find_pictures, write_ids
 from segacc.errors import OptionError, UnreadableError
 from segacc.evaluation.protocol import Protocol
@@ -159,6 +163,37 @@ def test_predictions_may_be_replaced_and_other_files_may_not(
     assert label.read_bytes() == before
 
 
+def test_other_tables_probabilities_and_settings_are_not_replaced(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    image, folder = data / "images/validation/validation0.png", tmp_path / "predictions"
+    folder.mkdir()
+    for name, *flags in (
+        ("areas.csv", "--areas"),
+        ("validation0_probabilities.npz", "--save-probabilities", "uint8"),
+        ("labelstudio.xml", "--format", "labelstudio"),
+    ):
+        own = folder / name
+        own.write_text("mine")
+        done = warm("predict", trained, image, *flags, cwd=tmp_path)
+        assert done.returncode == 2 and f"predictions/{name} " in done.stderr, done.stderr
+        assert own.read_text() == "mine"
+        own.unlink()
+    (folder / "validation0_overlay.png").write_text("mine")
+    flags = ["--no-overlay", "--areas", "--save-probabilities", "uint8"]
+    for _ in range(2):  # its own files are replaced, and a file that it does not write is left
+        assert_succeeded(warm("predict", trained, image, *flags, cwd=tmp_path))
+    assert (folder / "validation0_overlay.png").read_text() == "mine"
+
+
+def test_images_that_are_only_read_need_no_other_output_folder(tmp_path: Path) -> None:
+    names = ["x.jpg", "x.png", "y.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = files_of([str(tmp_path / "x.*"), str(tmp_path)], tmp_path)
+    assert [path.name for path in found] == names
+
+
 def test_whatever_is_wrong_with_an_image_the_others_are_predicted(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -178,3 +213,39 @@ def test_whatever_is_wrong_with_an_image_the_others_are_predicted(
     assert any(one.endswith("c.png: its prediction: File name too long.") for one in lines)
     assert lines[-1] == "1 of 4 predictions written to predictions"
     assert (tmp_path / "predictions" / "d_overlay.png").is_file()
+
+
+def test_a_name_that_is_not_utf_8_is_one_failed_image(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    good = (data / "images/validation/validation0.png").read_bytes()
+    (tmp_path / "photos").mkdir()
+    for name in (b"bad\xff.png", b"fine.png"):
+        (tmp_path / "photos" / os.fsdecode(name)).write_bytes(good)
+    for kind, *flags in (("areas", "--areas"), ("tasks", "--format", "labelstudio")):
+        done = warm("predict", trained, "photos", *flags, "--output-dir", kind, cwd=tmp_path)
+        lines = done.stderr.splitlines()
+        assert done.returncode == 1 and lines[-1] == f"1 of 2 predictions written to {kind}"
+        assert "name is not UTF-8, so that no table or annotation can name it" in lines[-2]
+    with (tmp_path / "areas/areas.csv").open(newline="") as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {"photos/fine.png"}
+    assert len(json.loads((tmp_path / "tasks/labelstudio.json").read_text())) == 1
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_narrow_files_are_segmented(
+    warm: Warm, trained: Path, data: Path, tmp_path: Path, width: int
+) -> None:
+    with Image.open(data / "images/validation/validation0.png") as picture:
+        picture.crop((0, 0, width, 40)).save(tmp_path / "narrow.png")
+    flags = ("--save-probabilities", "uint8", "--no-overlay")
+    assert_succeeded(warm("predict", trained, "narrow.png", *flags, cwd=tmp_path))
+    with Image.open(tmp_path / "predictions/narrow.png") as written:
+        classes = np.asarray(written)
+    with np.load(tmp_path / "predictions/narrow_probabilities.npz") as file:
+        found = file["probabilities"]
+    best = np.take_along_axis(found, classes[None].astype(np.int64), 0)[0]
+    assert classes.shape == (40, width) and (best == found.max(0)).all()
+    assert "seg-error" not in shown(
+        Segmenter.from_pretrained(trained, "cpu"), str(tmp_path / "narrow.png")
+    )

@@ -129,6 +129,7 @@ def run_check(config: CheckConfig, where: Where, progress: Console) -> Told:
     from segacc.commands.check_data.text import print_report
     from segacc.commands.check_data.verdict import judge
 
+    refuse_foreign(folder, config, where)
     with progress.status("Opening the data set ..."):
         data = open_data(dataset, config)
     found = check(data, progress)
@@ -144,6 +145,22 @@ def run_check(config: CheckConfig, where: Where, progress: Console) -> Told:
         print_report(progress, *told._replace(pictures=[]))
         raise
     return told
+
+
+def refuse_foreign(folder: Path, config: CheckConfig, where: Where) -> None:
+    """Refuse to replace pictures that segacc did not write.
+
+    Raises:
+        OptionError: one exists where a picture would be written.
+    """
+    from segacc.data.pictures import is_own
+
+    for name in ("data_check.png", *(["augmented.png"] if config.show_augmented else [])):
+        if (folder / name).is_file() and not is_own(folder / name):
+            raise OptionError(
+                f"{where('output_dir')} {folder}: {folder / name} would be overwritten, and it was "
+                "not written by segacc. Choose another folder, or remove the file."
+            )
 
 
 def choose_data(registry: Registry, config: CheckConfig, where: Where) -> Chosen:

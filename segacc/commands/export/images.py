@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segacc.commands.evaluate.stored import from_run, refuse_absent, where_of
-from segacc.commands.predict.files import find_pictures
+from segacc.commands.predict.files import list_pictures
 from segacc.commands.terminal.console import Where, load_plugins
 from segacc.data.samples import evenly_spaced
 from segacc.data.splits import data_splits, pick_split
@@ -121,10 +121,10 @@ def files_of(inputs: Sequence[str], folder: Path) -> tuple[Path, ...]:
     """Return the image files that some paths and patterns name.
 
     Raises:
-        OptionError: see `find_pictures`.
+        OptionError: see `list_pictures`.
     """
-    jobs, _ = find_pictures(inputs, folder)
-    return tuple(job.picture for job in jobs)
+    pictures, _ = list_pictures(inputs, folder)
+    return tuple(path for path, _ in pictures)
 
 
 def with_run(given: str, layer: Layer) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def refuse_overwriting(config: PredictConfig, jobs: Sequence[Job], where: Where)
     """
     path = annotation_path(config)
     files = [job.index.with_suffix(".json") for job in jobs] if config.format == "labelme" else []
-    for found in files or filter(None, [path]):
+    settings = [config.output_dir / SETTINGS] if config.format == "labelstudio" else []
+    for found in files or filter(None, [path, *settings]):
         if not is_too_long(found) and found.exists():
             raise OptionError(
                 f"{where('output_dir')} {config.output_dir}: {found} exists, and may have been "

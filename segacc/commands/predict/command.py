@@ -21,6 +21,7 @@ from segacc.commands.predict.files import (
     Job,
     areas_file,
     find_pictures,
+    refuse_foreign,
     write_ids,
     write_probabilities,
 )
@@ -164,6 +165,7 @@ def check(
     local_model(given, where("model"), files=True)  # a model of the Hub is fetched last
     folder = writable(config.output_dir, where("output_dir"))
     jobs, notes = find_pictures(inputs, folder, recursive=config.recursive)
+    refuse_foreign(config, jobs, where)
     refuse_overwriting(config, jobs, where)
     model = find_model(given, where("model"), files=True)
     runtime_of(model.about, config.runtime, where("runtime"))
@@ -216,6 +218,11 @@ def segment_all(
                 failed[job.picture] = str(error)
             except OptionError as error:  # an image size that the network does not support
                 failed[job.picture] = f"{job.picture}: {error}"
+            except UnicodeEncodeError:  # of areas.csv or annotations
+                failed[job.picture] = (
+                    f"{job.picture}: its name is not UTF-8, so that no table or annotation can "
+                    "name it; rename the file."
+                )
             except OSError as error:
                 if error.errno not in OF_A_NAME:  # a full disk, at which all others would fail too
                     raise
@@ -250,11 +257,11 @@ def segment(segmenter: "Segmenter", job: Job, config: PredictConfig) -> "np.ndar
     image = read_image(
         job.picture, str(job.picture), segmenter.network.num_channels, segmenter.reading
     )
-    prediction = segmenter(image)
+    prediction = segmenter.classes_of(image)
     write_ids(labels.restore(prediction), labels, job.index)
     if config.overlay:
         write_picture(segmenter.drawn(image, prediction), job.overlay)
     if config.save_probabilities:
-        found = segmenter.probabilities(image, config.save_probabilities)
+        found = segmenter.probabilities(job.picture, config.save_probabilities)
         write_probabilities(found, labels.names, job.probabilities)
     return prediction

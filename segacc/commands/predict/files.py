@@ -8,7 +8,9 @@ from glob import has_magic
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
+from segacc.commands.terminal.console import Where
 from segacc.data.atomic import replacing
 from segacc.data.samples import (
     IMAGE_SUFFIXES,
@@ -19,6 +21,7 @@ from segacc.data.samples import (
     other_endings,
 )
 from segacc.errors import OptionError, count_of, expand, first_of
+from segacc.settings.commands import PredictConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 OVERLAY, PROBABILITIES = "_overlay.png", "_probabilities.npz"
 """Endings of the files next to the PNG of raw label ids."""
 AREAS = "areas.csv"
+AREAS_COLUMNS = ("image", "class", "pixels", "share")
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
     *(".mts", ".m2ts", ".3gp", ".ogv"),
@@ -49,18 +53,37 @@ class Job:
 def find_pictures(
     inputs: Sequence[str | Path], output_dir: Path, *, recursive: bool = False
 ) -> tuple[list[Job], list[str]]:
-    """List the images in files, folders and patterns, sorted within each folder.
+    """List the images in files, folders and patterns, with the paths of their predictions.
 
     With `recursive`, images in subfolders are included, and their predictions are written to
-    subfolders of the same names; the content of `output_dir` is excluded.
+    subfolders of the same names.
 
     Returns:
         The images, and notes on skipped files and folders.
 
     Raises:
-        OptionError: a path does not exist or is no image, a folder has no image, two predictions
-            would have the same path, or an input or another file that segacc did not write would be
-            overwritten.
+        OptionError: see `list_pictures`; or two predictions would have the same path, or an input
+            would be overwritten.
+    """
+    pictures, notes = list_pictures(inputs, output_dir, recursive=recursive)
+    jobs = [_job(path, output_dir / below / path.stem) for path, below in pictures]
+    _refuse_clashes(jobs, output_dir)
+    return jobs, notes
+
+
+def list_pictures(
+    inputs: Sequence[str | Path], output_dir: Path, *, recursive: bool = False
+) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """List the images in files, folders and patterns, sorted within each folder.
+
+    The content of `output_dir` is excluded from subfolders.
+
+    Returns:
+        The images, each with its subfolder of what was given, and notes on skipped files and
+        folders.
+
+    Raises:
+        OptionError: a path does not exist or is no image, or a folder has no image.
     """
     pictures: list[tuple[Path, Path]] = []
     notes: list[str] = []
@@ -73,13 +96,8 @@ def find_pictures(
             pictures.append((given, Path()))
     if not pictures:
         raise OptionError(f"{first_of(inputs, 4)}: no image.")
-    jobs = [
-        _job(path, output_dir / below / path.stem)
-        for path, below in {row[0].resolve(): row for row in reversed(pictures)}.values()
-    ][::-1]
-    _refuse_clashes(jobs, output_dir)
-    _refuse_foreign(jobs, output_dir)
-    return jobs, notes
+    once = {row[0].resolve(): row for row in reversed(pictures)}
+    return [*once.values()][::-1], notes
 
 
 def _job(picture: Path, start: Path) -> Job:
@@ -167,19 +185,42 @@ def _refuse_clashes(jobs: Sequence[Job], output_dir: Path) -> None:
                 )
 
 
-def _refuse_foreign(jobs: Sequence[Job], output_dir: Path) -> None:
-    from segacc.data.pictures import is_own
+def refuse_foreign(config: PredictConfig, jobs: Sequence[Job], where: Where) -> None:
+    """Refuse to replace files that `segacc predict` did not write.
 
-    targets = [path for job in jobs for path in (job.index, job.overlay)]
+    Raises:
+        OptionError: one exists where a file would be written.
+    """
+    targets = [config.output_dir / AREAS] if config.areas else []
+    for job in jobs:
+        targets.append(job.index)
+        targets += [job.overlay] if config.overlay else []
+        targets += [job.probabilities] if config.save_probabilities else []
     for target in targets:
         foreign = False
         with suppress(OSError):  # a name that is too long
-            foreign = target.is_file() and not is_own(target)
+            foreign = target.is_file() and not _is_own(target)
         if foreign:
             raise OptionError(
-                f"--output-dir {output_dir}: {target} would be overwritten, and it was not written "
-                "by `segacc predict`. Choose another folder, or remove the file."
+                f"{where('output_dir')} {config.output_dir}: {target} would be overwritten, and it "
+                "was not written by `segacc predict`. Choose another folder, or remove the file."
             )
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file has the form of those that `segacc predict` writes."""
+    from segacc.data.pictures import is_own
+
+    if path.suffix == ".csv":
+        with path.open("rb") as file:
+            return file.readline().rstrip() == ",".join(AREAS_COLUMNS).encode()
+    if path.suffix == ".npz":
+        try:
+            with ZipFile(path) as file:
+                return set(file.namelist()) == {"probabilities.npy", "classes.npy"}
+        except BadZipFile:
+            return False
+    return is_own(path)
 
 
 def write_ids(raw: "np.ndarray[Any, Any]", labels: "LabelMap", path: Path) -> None:
@@ -232,7 +273,7 @@ def areas_file(
 
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(("image", "class", "pixels", "share"))
+        rows.writerow(AREAS_COLUMNS)
 
         def add(job: Job, prediction: np.ndarray[Any, Any]) -> None:
             for k, count in enumerate(np.bincount(prediction.ravel()).tolist()):
