@@ -174,7 +174,7 @@ def test_a_data_set_is_stored_as_training_stores_it(
     chosen = choose(load_registry(), "dataset", str(data), "--dataset").found
     for typed in (str(data), f"{data}/"):
         layer = Layer({"dataset": typed, "output_dir": tmp_path / "out"}, "command line")
-        values = check(str(trained), layer, layer.where).config.dataset
+        values = check(str(trained), layer).config.dataset
         assert chosen and {**values, "root": typed} == {**chosen.values, "root": typed}
 
 
