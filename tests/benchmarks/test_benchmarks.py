@@ -13,8 +13,9 @@ from segacc.settings.sources import Layer
 from segacc.training.plan import make_plan
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_the_demo_is_held_to_its_figures() -> None:
+    """A minute of imports; `make demo` itself is run in tests/pages."""
     small = ["--max-steps", "1", "--crop-size", "32", "--batch-size", "2", "--num-workers", "0"]
     small += ["--eval-split", "validation[:4]", "--num-pictures", "0"]
     done = run_benchmark("demo", *small, "--weights", "none")
