@@ -144,11 +144,11 @@ class Writer(Reader):
             size = int(self.headers["Content-Length"])
             self.hub.received += len(self.rfile.read(size // 2))
             self.hub.held.set()
-            self.hub.open.wait(60)
+            self.hub.open.wait(180)
             return
         body = self.body()
         self.hub.received += len(body)
-        self.hub.open.wait(60)
+        self.hub.open.wait(180)
         assert hashlib.sha256(body).hexdigest() == name
         self.hub.blobs[name] = body
         self.answer(200, b"")

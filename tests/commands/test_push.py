@@ -103,15 +103,18 @@ def test_an_interrupted_upload_goes_on(
             env=environment(**logged_in(hub, tmp_path / "home")),
             stderr=subprocess.DEVNULL,
         )
-        assert hub.held.wait(60)
+        assert hub.held.wait(180)
         while hub.received < total - model.stat().st_size:
+            assert first.poll() is None, "it ended before it was interrupted"
             time.sleep(0.01)
         first.kill()
         first.wait()
         hub.hold, sent = "", hub.received
         hub.open.set()
         assert not hub.commits
+        asked = time.monotonic()
         while not hub.blobs:
+            assert time.monotonic() - asked < 60
             time.sleep(0.01)
         user(hub)
         segacc.push(run, "shapes")
