@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_tools import TINY, Warm, assert_succeeded, environment, metrics, segacc, write_data
+from cli_tools import TINY, Done, Warm, assert_succeeded, environment, metrics, segacc, write_data
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -31,11 +31,11 @@ def run(warm: Warm, abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def piped(command: str, *arguments: object, cwd: Path) -> tuple[str, list[int], str]:
-    """Run segacc into a pipe; return what came out, both exit codes, and stderr."""
+def in_bash(behind: str, *arguments: object, cwd: Path) -> Done:
+    """Run segacc in bash, with a text behind its arguments."""
     line = shlex.join([sys.executable, "-m", "segacc", *map(str, arguments)])
-    done = subprocess.run(
-        ["bash", "-c", f'{line} | {command}; echo "${{PIPESTATUS[@]}}"'],
+    return subprocess.run(
+        ["bash", "-c", f"{line} {behind}"],
         cwd=cwd,
         env=environment(),
         capture_output=True,
@@ -43,6 +43,11 @@ def piped(command: str, *arguments: object, cwd: Path) -> tuple[str, list[int], 
         encoding="utf-8",
         timeout=300,
     )
+
+
+def piped(command: str, *arguments: object, cwd: Path) -> tuple[str, list[int], str]:
+    """Run segacc into a pipe; return what came out, both exit codes, and stderr."""
+    done = in_bash(f'| {command}; echo "${{PIPESTATUS[@]}}"', *arguments, cwd=cwd)
     *shown, codes = done.stdout.splitlines()
     return "\n".join(shown), [int(code) for code in codes.split()], done.stderr
 
@@ -91,17 +96,9 @@ def test_a_refusal_in_ascii_is_one_paragraph(abroad: Path, tmp_path: Path) -> No
 
 
 def test_closed_streams_change_no_exit_code(tmp_path: Path) -> None:
-    line = shlex.join([sys.executable, "-m", "segacc"])
-    for command, code in (("plugins", 0), ("--archh x", 2)):
+    for command, code in ((("plugins",), 0), (("--archh", "x"), 2)):
         for closed in (">&-", "2>&-"):
-            done = subprocess.run(
-                ["bash", "-c", f"{line} {command} {closed}"],
-                cwd=tmp_path,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
+            done = in_bash(closed, *command, cwd=tmp_path)
             told = done.stdout + done.stderr
             assert done.returncode == code and "Traceback" not in told, (command, closed, told)
 
