@@ -41,6 +41,7 @@ def argmax_by_bounds(
         (H, W) uint8, as the argmax of all resized logits; of equal values the first one. Values
         that differ only by rounding may be taken for each other.
     """
+    logits = logits.contiguous()  # a network may have left classes next to each other in memory
     margin = ROUNDING * max(float(one.abs()) for one in logits.aminmax())
     image = Resized(logits, size, extent=extent)
     across = list(tiles(Taps.of(logits.shape[2], size[1], extent[1], logits.dtype)))

@@ -4,7 +4,9 @@ transformers is not imported for this: a finder in `sys.meta_path` registers the
 transformers' mapping modules are imported; modules that are already imported are extended at once.
 """
 
+import importlib
 import sys
+from collections import UserDict
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -22,49 +24,58 @@ def register_configs() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
-def register_networks() -> None:
-    """Register the networks with AutoModelForSemanticSegmentation and for the pipeline.
+SEMANTIC = "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING"
+UNIVERSAL = "MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING"
+IMAGE = "MODEL_FOR_IMAGE_SEGMENTATION_MAPPING"
+BACKBONE = "MODEL_FOR_BACKBONE_MAPPING"
+NETWORKS = {
+    "LinearSegConfig": ("linear.LinearForSemanticSegmentation", SEMANTIC),
+    "NormedSegformerConfig": ("segformer.NormedSegformerForSemanticSegmentation", SEMANTIC),
+    "DptSegConfig": ("dpt.DptForSemanticSegmentation", SEMANTIC),
+    "DeepLabV3PlusSegConfig": ("deeplabv3plus.DeepLabV3PlusForSemanticSegmentation", SEMANTIC),
+    "DeepLabV3SegConfig": ("torchvision_networks.DeepLabV3ForSemanticSegmentation", SEMANTIC),
+    "FCNSegConfig": ("torchvision_networks.FCNForSemanticSegmentation", SEMANTIC),
+    "LRASPPSegConfig": ("torchvision_networks.LRASPPForSemanticSegmentation", SEMANTIC),
+    "DDRNetSegConfig": ("ddrnet.DDRNetForSemanticSegmentation", SEMANTIC),
+    "PIDNetSegConfig": ("pidnet.PIDNetForSemanticSegmentation", SEMANTIC),
+    "PyramidConfig": ("pyramid.PyramidBackbone", BACKBONE),
+    # The pipeline asks for an image segmentation network, where it needs a universal one.
+    "PmtSegConfig": ("pmt.PmtForUniversalSegmentation", UNIVERSAL, IMAGE),
+}
+"""For each config, the module in model/networks and the class, and transformers' mappings."""
 
-    PMT is registered with AutoModelForUniversalSegmentation and, as the pipeline only tries that
-    one, with AutoModelForImageSegmentation; the pyramid with AutoBackbone.
+
+class ImportedLater(UserDict[Any, Any]):
+    """Classes by config; some are `module.name` at first, and imported when they are looked up.
+
+    transformers imports its mappings in the middle of its networks, which ours import.
     """
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_BACKBONE_MAPPING,
-        MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
-        MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
-        AutoModelForImageSegmentation,
-        AutoModelForSemanticSegmentation,
-        AutoModelForUniversalSegmentation,
-    )
 
-    from segacc.model.networks.ddrnet import DDRNetForSemanticSegmentation
-    from segacc.model.networks.deeplabv3plus import DeepLabV3PlusForSemanticSegmentation
-    from segacc.model.networks.dpt import DptForSemanticSegmentation
-    from segacc.model.networks.linear import LinearForSemanticSegmentation
-    from segacc.model.networks.pidnet import PIDNetForSemanticSegmentation
-    from segacc.model.networks.pmt import PmtForUniversalSegmentation
-    from segacc.model.networks.pyramid import PyramidBackbone
-    from segacc.model.networks.segformer import NormedSegformerForSemanticSegmentation
-    from segacc.model.networks.torchvision_networks import NETWORKS
+    def __getitem__(self, key: Any) -> Any:
+        """Return a class."""
+        found = super().__getitem__(key)
+        if isinstance(found, str):
+            module, name = found.split(".")
+            found = getattr(importlib.import_module(f"segacc.model.networks.{module}"), name)
+            self.data[key] = found
+        return found
 
-    networks: tuple[Any, ...] = (
-        LinearForSemanticSegmentation,
-        NormedSegformerForSemanticSegmentation,
-        DptForSemanticSegmentation,
-        DeepLabV3PlusForSemanticSegmentation,
-        *NETWORKS,
-        DDRNetForSemanticSegmentation,
-        PIDNetForSemanticSegmentation,
-    )
-    MODEL_FOR_BACKBONE_MAPPING.register(PyramidBackbone.config_class, PyramidBackbone, True)
-    pmt = PmtForUniversalSegmentation
-    for auto in (AutoModelForUniversalSegmentation, AutoModelForImageSegmentation):
-        auto.register(pmt.config_class, pmt, exist_ok=True)
-    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES[pmt.config_class.model_type] = pmt.__name__
-    for network in networks:
-        config = network.config_class
-        AutoModelForSemanticSegmentation.register(config, network, exist_ok=True)
-        MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[config.model_type] = network.__name__
+
+def register_networks() -> None:
+    """Register the networks with transformers' Auto classes, and their names for the pipeline."""
+    from transformers.models.auto import modeling_auto
+
+    from segacc.model.networks.configs import CONFIGS
+
+    for config in CONFIGS:
+        network, *mappings = NETWORKS[config.__name__]
+        for name in mappings:
+            mapping = getattr(modeling_auto, name)
+            if not isinstance(mapping._extra_content, ImportedLater):
+                mapping._extra_content = ImportedLater(mapping._extra_content)
+            mapping._extra_content[config] = network
+            names = getattr(modeling_auto, f"{name}_NAMES")
+            names[config.model_type] = network.split(".")[1]
 
 
 TABLES = {

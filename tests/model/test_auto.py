@@ -40,6 +40,19 @@ segacc.model.auto.install()
 assert sys.meta_path.count(segacc.model.auto.Finder) == 1
 load()
 """,
+    "a network of transformers after segacc": f"""
+import segacc
+from transformers import SegformerForSemanticSegmentation
+{LOAD}
+load()
+assert "segacc.model.networks.pidnet" not in sys.modules
+from segacc.model.auto import NETWORKS
+from transformers.models.auto import modeling_auto
+for network, *mappings in NETWORKS.values():
+    for name in mappings:
+        found = getattr(modeling_auto, name)._extra_content.values()
+        assert network.split(".")[1] in {{one.__name__ for one in found}}
+""",
     "transformers first": f"""
 {LOAD}
 try:

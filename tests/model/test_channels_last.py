@@ -55,8 +55,8 @@ def test_segformer_resizes_so() -> None:
     network = build(SegformerOptions(variant="tiny"), FACTS).eval()
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     orders = []
-    fuse = network.get_submodule("network.decode_head.linear_fuse")
-    fuse.register_forward_pre_hook(lambda _, given: orders.append(given[0].is_contiguous()))
+    norm = network.get_submodule("network.decode_head.batch_norm")
+    norm.register_forward_pre_hook(lambda _, given: orders.append(given[0].is_contiguous()))
     with torch.no_grad():
         both = network(images).main
         apart = torch.cat([network(one[None]).main for one in images])

@@ -159,10 +159,3 @@ class LRASPPForSemanticSegmentation(TorchvisionForSemanticSegmentation):
         features = self.backbone(pixel_values)
         logits = self.classifier({"low": features["aux"], "high": features["out"]})
         return segmenter_output(self, logits, labels)
-
-
-NETWORKS: tuple[type[PreTrainedModel], ...] = (
-    DeepLabV3ForSemanticSegmentation,
-    FCNForSemanticSegmentation,
-    LRASPPForSemanticSegmentation,
-)

@@ -40,20 +40,19 @@ class SegformerOptions(TransformersOptions):
 
 def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
     """Build the network with random weights; logits at 1/4 of the image size."""
-    from transformers import (
-        SegformerConfig,
-        SegformerForSemanticSegmentation,
-        SegformerImageProcessor,
-    )
+    from transformers import SegformerConfig, SegformerImageProcessor
 
     from segacc.model import SizeRule
     from segacc.model.networks.configs import NormedSegformerConfig
-    from segacc.model.networks.segformer import NormedSegformerForSemanticSegmentation
+    from segacc.model.networks.segformer import (
+        NormedSegformerForSemanticSegmentation,
+        make_segformer,
+    )
     from segacc.model.transformers_model import TransformersModel, make_config, stored_type
     from segacc.model.weight_files import mmseg
 
     normed = options.decoder == "mmseg" or stored_type(options) == NormedSegformerConfig.model_type
-    network = NormedSegformerForSemanticSegmentation if normed else SegformerForSemanticSegmentation
+    make_network = NormedSegformerForSemanticSegmentation if normed else make_segformer
     depths, hidden_sizes, decoder = SIZES[options.variant]
     heads = (1, 1, 2, 2) if options.variant == "tiny" else (1, 2, 5, 8)
     config = make_config(
@@ -68,7 +67,7 @@ def build(options: SegformerOptions, facts: Facts) -> "SegmentationModel":
         classifier_dropout_prob=options.dropout,
     )
     return TransformersModel(
-        network(config),
+        make_network(config),
         SegformerImageProcessor(do_resize=False, do_reduce_labels=False),
         encoder="segformer",
         classifiers=["decode_head.classifier"],
