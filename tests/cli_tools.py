@@ -26,6 +26,7 @@ NAMES = ("background", "disc", "bar")
 TINY = (
     *("--arch", "segformer:variant=tiny", "--weights", "none"),
     *("--crop-size", "64", "--max-steps", "2", "--batch-size", "2", "--num-workers", "0"),
+    *("--num-pictures", "0"),
 )
 """Flags of a training that takes a second when everything is imported."""
 

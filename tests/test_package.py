@@ -21,6 +21,13 @@ SMALL = (
 )
 
 
+RECIPES = """
+from segacc.settings import recipes
+names = [name for name in recipes.recipe_names() if recipes.read_recipe(name)]
+print(recipes.recipe_folder(), *names)
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
@@ -115,6 +122,10 @@ def test_the_installed_wheel_trains_and_predicts(
 
     place = run("python", "-c", "import segacc; print(segacc.__file__)").strip()
     assert Path(place) == site / "segacc" / "__init__.py"
+    assert run("python", "-c", RECIPES).split() == [
+        str(site / "segacc" / "recipes"),
+        *sorted(path.stem for path in (ROOT / "recipes").iterdir()),
+    ]
     told = run("segacc", "train", *SMALL, "--output-dir", "run")
     assert "nuclei: 166 training, 4 validation images" in told and "finished at step 2/2" in told
     image = work / "run/pictures/step-00000002.png"

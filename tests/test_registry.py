@@ -314,6 +314,7 @@ def test_the_first_of_a_distribution_on_the_path_counts(
     assert strangers(registry) == [("loss", "newer", "segacc-apple", "9.0")]
 
 
+@pytest.mark.slow
 def test_a_plugin_that_imports_torch_is_told(tmp_path: Path) -> None:
     source = "import torch\n" + GOOD.format(name="hinge")
     site = pip_install(tmp_path / "site", write_distribution(tmp_path, "segacc-slow", source))

@@ -80,6 +80,7 @@ def test_an_error_in_the_layout_of_a_data_set_comes_before_torch(
     assert done.stderr.decode().startswith("segacc: --dataset"), done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_the_launcher_of_several_processes_imports_neither_torchvision_nor_transformers() -> None:
     script = (
         "import sys\n"

@@ -10,6 +10,7 @@ one line at once, and the exit code into the file when it has ended.
 
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -59,6 +60,7 @@ def serve() -> None:
     for name in (*IMPORTED, *(one.name for one in own if one.name != "segacc.__main__")):
         importlib.import_module(name)
     get_checkpoint_conversion_mapping("segformer")  # what loading and saving make once a process
+    segacc.training.tracking.curves.curves([], best_by="mean_iou").savefig(io.BytesIO())
     gc.collect()
     gc.freeze()  # no run looks for garbage among what was imported
     for line in sys.stdin:

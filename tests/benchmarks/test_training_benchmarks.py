@@ -50,7 +50,8 @@ def test_compiled_networks_are_timed_beside_eager_ones() -> None:
 @pytest.mark.slow
 @has_pictures
 def test_evaluation_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
-    found = run("evaluate", tmp_path, *("--rounds", 1, "--images", 2, "--many", 0, "--side", 64))
+    small = ("--side", 64, "--steps", 1)
+    found = run("evaluate", tmp_path, "--rounds", 1, "--images", 2, "--many", 0, *small)
     speeds = found["images_per_second"]
     assert found["ratio"] == pytest.approx(speeds["segacc"] / speeds["tutorial"])
     assert "memory_mb" not in found

@@ -54,6 +54,7 @@ def test_evaluate_takes_the_data_of_the_run(warm: Warm, held_out: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_flags_override_what_the_run_knows(warm: Warm, held_out: Path) -> None:
     out = ("--num-workers", "0", "--output-dir", "out")
     data = "--dataset folder:root=data"

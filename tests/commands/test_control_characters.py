@@ -43,6 +43,7 @@ def test_consoles_escape_in_every_form(capsys: pytest.CaptureFixture[str]) -> No
         assert told.count(r"\x1b[31mred") == 3 and r"\x1b]0;title" in told
 
 
+@pytest.mark.slow
 def test_a_run_shows_no_control_characters(warm: Warm, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", names=("background", RED, "bar"))
     for kind in ("images", "annotations"):

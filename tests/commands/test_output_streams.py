@@ -95,6 +95,7 @@ def test_a_refusal_in_ascii_is_one_paragraph(abroad: Path, tmp_path: Path) -> No
     assert "Geb?ude" in done.stderr
 
 
+@pytest.mark.slow
 def test_closed_streams_change_no_exit_code(tmp_path: Path) -> None:
     for command, code in ((("plugins",), 0), (("--archh", "x"), 2)):
         for closed in (">&-", "2>&-"):

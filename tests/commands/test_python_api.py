@@ -271,6 +271,7 @@ def test_predict_writes_what_the_command_line_writes(
     assert (one.overlays, one.failed, list(all_files(run / "x"))) == ({}, {}, names[:1])
 
 
+@pytest.mark.slow
 def test_check_data_gives_what_the_command_line_writes_and_prints(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:

@@ -1,8 +1,6 @@
 """Recipes: each is as published, is planned as it stands, and takes a step; flags go over it."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -228,29 +226,3 @@ def test_help_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(["--help"])
     told = "".join(capsys.readouterr().out.split())
     assert f"overriddenby--configandflags:{','.join(sorted(TINY))}" in told
-
-
-ASK = """
-import segacc.settings.recipes as recipes
-print(recipes.recipe_folder())
-print(*(recipes.read_recipe(name).values["lr"] for name in recipes.recipe_names()))
-"""
-
-
-def test_an_installed_wheel_has_them_too(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    subprocess.run([*build, "--directory", str(tmp_path)], cwd=ROOT, check=True, timeout=120)
-    [wheel] = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
-    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
-    subprocess.run([sys.executable, *install, str(wheel)], check=True, timeout=120)
-    done = subprocess.run(
-        [sys.executable, "-c", ASK],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    rates = " ".join(str(read_recipe(name).values["lr"]) for name in sorted(TINY))
-    assert done.stdout == f"{site / 'segacc' / 'recipes'}\n{rates}\n", done.stderr

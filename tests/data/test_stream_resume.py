@@ -121,6 +121,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_next_sample(
     assert len(rows(run, "eval")) == 2
 
 
+@pytest.mark.slow
 def test_the_workers_decide_the_order(uninterrupted: Callable[[int], Path]) -> None:
     """So that they must stay as they were; and the comparison above can fail."""
     assert column(uninterrupted(0), "loss") != column(uninterrupted(2), "loss")

@@ -146,6 +146,7 @@ RUN = (
 CROP = ("--aug", "random_scale_crop")
 
 
+@pytest.mark.slow
 def test_a_run_tells_when_augmentations_end_and_resumes_exactly(warm: Warm, tmp_path: Path) -> None:
     some = ("--aug", "mosaic:until=0.5", *CROP, "--aug", "color_jitter:until=0.8")
     done = warm(*RUN, *some, "--max-steps", 6, "--save-every", 2, cwd=tmp_path)

@@ -113,6 +113,7 @@ def test_no_graph_is_made_anew_in_later_epochs() -> None:
     assert backend.count == 3
 
 
+@pytest.mark.slow
 def test_no_compiler_is_told_in_one_paragraph() -> None:
     """With the setting of inductor that CXX makes."""
     from torch._inductor import config

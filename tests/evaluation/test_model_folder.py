@@ -211,6 +211,7 @@ def test_what_is_no_model_is_refused(trained: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_scored_and_predicts(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -209,6 +209,7 @@ def test_a_runtime_that_cannot(onnx: Path, tmp_path: Path) -> None:
         opened(onnx, runtime="torch")
 
 
+@pytest.mark.slow
 def test_quantized_and_half(tmp_path: Path) -> None:
     for name, more in (("int8", {"int8": Path("x")}), ("half", {"half": True})):
         (tmp_path / name).mkdir()

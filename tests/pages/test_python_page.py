@@ -4,6 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from cli_tools import ROOT, Warm, assert_succeeded, write_data
 
 pytest_plugins = ["cli_fixtures"]
@@ -16,6 +18,7 @@ SMALLER = {
 }
 
 
+@pytest.mark.slow
 def test_the_code_runs(warm: Warm, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data" / "mine")
     for name in ("photo.jpg", "a.jpg", "b.png"):

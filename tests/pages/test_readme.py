@@ -123,6 +123,7 @@ def test_every_command_runs(warm: Warm, sandbox: Path) -> None:
     assert (sandbox / "runs/plain/best/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_the_python_code_runs(warm: Warm, sandbox: Path) -> None:
     printed = assert_succeeded(warm.code(smaller(blocks("python")[0]), cwd=sandbox)).stdout

@@ -94,6 +94,7 @@ def told(plan: Plan) -> dict[str, Any]:
     return {**values, **components}
 
 
+@pytest.mark.slow
 def test_the_commands_run(warm: Warm, sandbox: Path) -> None:
     assert [shlex.split(line)[1] for line in COMMANDS] == ["train", "check-data", "push", "predict"]
     train, check, push, predict = (shlex.split(line)[1:] for line in COMMANDS)

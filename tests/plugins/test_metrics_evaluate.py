@@ -206,6 +206,7 @@ def test_it_passes_the_kit(modules: Path, name: str) -> None:
     check_metric(METRICS["evaluate"], EvaluateOptions(path=str(modules / name)))
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_processes_give_the_scores_of_one(modules: Path) -> None:
     record: Metric = METRICS["evaluate"]

@@ -87,6 +87,7 @@ def test_what_cannot_be_summed_is_refused(given: str, told: str) -> None:
     assert str(caught.value).startswith("--metric torchmetrics: ") and told in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_by_it_on_two_processes(warm: Warm, tmp_path: Path) -> None:
     metrics = ("--metric", "mean_iou", "--metric", "torchmetrics:JaccardIndex")
     chosen = ("--best-by", "jaccard_index", "--eval-split", "validation[:5]")

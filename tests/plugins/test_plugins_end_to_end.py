@@ -222,6 +222,7 @@ def test_a_name_that_is_not_found_repeats_what_is_broken(broken: Path, tmp_path:
         assert f"plugin {name} 1.0 (main) was not loaded: {reason}" in error
 
 
+@pytest.mark.slow
 def test_plugins_shows_what_is_broken_and_exits_with_1(broken: Path, tmp_path: Path) -> None:
     done = run(broken, "plugins", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from cli_tools import Warm, assert_succeeded, draw
 from data_tools import encode
 from segacc.hookspecs import Sample
@@ -23,6 +25,7 @@ def written(folder: Path) -> str:
     return b"\n".join(files).decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_secrets_of_a_url_are_in_no_file_and_no_line(warm: Warm, tmp_path: Path) -> None:
     served = tmp_path / "served"
     served.mkdir()

@@ -128,6 +128,7 @@ def test_the_example_architecture(example: Any, example_plugin: ModuleType) -> N
     check_architecture(example("architecture", "unet_small"), example_plugin.UNetOptions(width=2))
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_the_example_architecture_on_two_processes(example: Any) -> None:
     check_architecture(example("architecture", "unet_small"), processes=2)
@@ -192,6 +193,7 @@ def test_a_module_without_hooks_is_no_plugin() -> None:
 # --------------------------------------------------------------------------------- CONTRIBUTING.md
 
 
+@pytest.mark.slow
 def test_the_code_in_contributing_runs(example_plugin: ModuleType, tmp_path: Path) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(

@@ -77,6 +77,7 @@ def test_a_correct_plugin(run: Run, example_plugin: ModuleType) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_several_processes(run: Run, example_plugin: ModuleType) -> None:
     code, out, err = run("segacc_example", "--processes", "2", "unet_small:width=2,depth=2")
@@ -132,6 +133,7 @@ def test_what_is_not_found(
     assert (code, err) == (2, f"segacc.testing: {text}\n")
 
 
+@pytest.mark.slow
 def test_an_import_that_loads_torch(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

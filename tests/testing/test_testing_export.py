@@ -53,6 +53,7 @@ def test_declarations_are_needed() -> None:
     check_export(records()["mobilenet_v2"], format="pt2")
 
 
+@pytest.mark.slow
 def test_the_kit_finds_wrong_files() -> None:
     check_export(architecture(Fixes, one_size="it computes sizes in Python"), format="pt2")
     assert_refuses(

@@ -73,6 +73,7 @@ def test_a_killed_run_goes_on_to_the_same_best(
     assert not list(folder.glob("best-step-*")), "best/ was made again, bit for bit"
 
 
+@pytest.mark.slow
 def test_with_other_settings_best_is_one_of_the_run_that_goes_on(tmp_path: Path) -> None:
     folder = begin(tmp_path, save_every=2, killed=3).folder
     given_up = (folder / "best" / "model.safetensors").read_bytes()

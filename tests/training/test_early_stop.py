@@ -59,6 +59,7 @@ def test_a_run_without_mean_iou_is_judged_by_the_first_score_it_has(
     assert wrong.stderr.startswith("segacc: judge.yaml: best_by mean_iou: no such score. Known: ")
 
 
+@pytest.mark.slow
 def test_plateau_reduces_the_learning_rate_and_a_resumed_run_goes_on_counting(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:

@@ -1,9 +1,6 @@
 """The moving average of the weights: its definition, and what a run does with it."""
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +13,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from cli_tools import Warm, assert_succeeded, metrics
-from launches import rows, start
 from segacc import Segmenter, loop
 from segacc.errors import OptionError
 from segacc.registry import load_registry
@@ -121,6 +117,7 @@ def run_of(folder: Path, data: Path, **more: Any) -> Any:
     return build_run(make_plan([Layer(values, "test")], load_registry()))
 
 
+@pytest.mark.slow
 def test_a_run_scores_both_and_saves_the_average(data: Path, tmp_path: Path) -> None:
     plain = run_of(tmp_path / "plain", data)
     raw = [event for event in loop.train(plain) if isinstance(event, Evaluated)]
@@ -192,39 +189,3 @@ def test_the_terminal_files_and_curves_tell_both(warm: Warm, data: Path, tmp_pat
     assert refused.returncode == 2
     assert "--ema: 0.8: the run in " in refused.stderr
     assert "was started with 0.9, which --resume cannot change." in refused.stderr
-
-
-@pytest.mark.launch
-@pytest.mark.slow
-def test_killed_and_resumed_bit_for_bit(warm: Warm, data: Path, tmp_path: Path) -> None:
-    """With all that a checkpoint holds: the average, the early stop's count, two warm-ups."""
-    asked = (
-        *(*TINY, "--dataset", f"folder:root={data}"),
-        *("--max-steps", "40", "--eval-every", "5", "--save-every", "7", "--keep", "9"),
-        *("--ema", "0.95", "--early-stop", "mean_iou:patience=50", "--mixed-precision", "bf16"),
-        *("--schedule", "cosine:floor=0.01", "--warmup-steps", "4", "--encoder-warmup-steps", "4"),
-    )
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    assert_succeeded(warm(*asked, "--output-dir", whole, cwd=tmp_path))
-    process = start(*asked, "--output-dir", run)
-    while not any(row["step"] >= 16 for row in rows(run, "train")):
-        assert process.poll() is None, process.communicate()[0][-3000:]
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(60)
-    assert not (run / "last").exists()
-    assert_succeeded(warm("--resume", run, cwd=tmp_path))
-
-    for place in ("last", "best", "checkpoints/step-00000040"):
-        mine, theirs = (one / place / "model.safetensors" for one in (run, whole))
-        assert mine.read_bytes() == theirs.read_bytes(), place
-    ended = [
-        json.loads((one / "checkpoints" / "step-00000040" / "progress.json").read_text())
-        for one in (run, whole)
-    ]
-    assert ended[0]["early_stop"] == ended[1]["early_stop"] != {}
-    scores = [
-        [(row["step"], row["weights"], row["mean_iou"]) for row in metrics(one, "eval")]
-        for one in (run, whole)
-    ]
-    assert scores[0] == scores[1] and len(scores[0]) == 16

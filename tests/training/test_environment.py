@@ -23,6 +23,7 @@ def starts(run: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumed_part_are_recorded(warm: Warm, data: Path, tmp_path: Path) -> None:
     for command in (("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "empty")):
         subprocess.run([*GIT, *command], cwd=tmp_path, check=True)

@@ -20,6 +20,8 @@ ENDLESS = (
     *("--arch", "segformer:variant=tiny,drop_path=0.2,dropout=0.2", "--weights", "none"),
     *("--crop-size", 64, "--log-every", 1, "--eval-every", 12, "--eval-split", "validation[:12]"),
     *("--save-every", 7, "--num-pictures", 0, "--batch-size", 4, "--ema", "0.9"),
+    *("--early-stop", "mean_iou:patience=50", "--schedule", "cosine:floor=0.01"),
+    *("--warmup-steps", 4, "--encoder-warmup-steps", 4),
 )
 STEPS = 32
 SETTINGS = (*ENDLESS, "--max-steps", STEPS)
@@ -62,6 +64,11 @@ def test_killed_at_a_random_step(uninterrupted: Path, tmp_path: Path, workers: i
     assert f"finished at step {STEPS}/{STEPS}" in output
     assert (run / "config.yaml").read_text() == settings  # it still tells what was typed at first
     assert_same(run, uninterrupted)
+    ended = [
+        json.loads((one / f"checkpoints/step-{STEPS:08d}/progress.json").read_text())
+        for one in (run, uninterrupted)
+    ]
+    assert ended[0]["early_stop"] == ended[1]["early_stop"] != {}
 
 
 @pytest.mark.slow

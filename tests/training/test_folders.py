@@ -127,6 +127,7 @@ def test_overwrite_deletes_neither_settings_nor_the_working_folder(
     assert (earlier / "my.yaml").exists()
 
 
+@pytest.mark.slow
 def test_all_that_a_run_writes_is_deleted_and_the_rest_stays(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_a_real_limit_halves_the_micro_batch_and_changes_nothing_else(
     warm: Warm, large: Path, site: Path, tmp_path: Path
 ) -> None:

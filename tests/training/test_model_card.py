@@ -328,6 +328,7 @@ def test_front_matter_is_read(tmp_path: Path) -> None:
     assert read_license("") is None
 
 
+@pytest.mark.slow
 def test_a_run_from_weights_that_forbid_commercial_use(
     warm: Warm, trained: Path, data: Path, tmp_path: Path
 ) -> None:

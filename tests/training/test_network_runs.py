@@ -30,6 +30,7 @@ def config(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_folder_alone_chooses_the_architecture(
     warm: Warm, shared: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def test_a_run_that_stopped_goes_on_with_tolerance_as_if_it_had_not(
     assert same(state(again), state(whole))
 
 
+@pytest.mark.slow
 def test_a_run_tells_it_and_resumes_exactly(
     warm: Warm, bad: Path, site: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_without_the_launcher_nothing_is_refused(data: Path, warm: Warm, tmp_pat
     assert "1 process on cpu" in assert_succeeded(warm(*asked, cwd=tmp_path, **more)).stdout
 
 
+@pytest.mark.slow
 def test_processes_of_mpi_know_each_other(data: Path, warm: Warm, tmp_path: Path) -> None:
     """Started as mpirun starts them, with the variables of Open MPI."""
     mpi, port = "OMPI_COMM_WORLD_", str(get_free_port())

@@ -22,6 +22,7 @@ def user(hub: Hub) -> dict[str, str]:
     return {**known, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
 
 
+@pytest.mark.slow
 def test_a_slow_hub_does_not_slow_the_run(warm: Warm, data: Path, tmp_path: Path) -> None:
     run, seen = tmp_path / "shapes run", []
     given = ("--dataset", f"folder:root={data}", "--output-dir", run)

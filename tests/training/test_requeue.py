@@ -47,6 +47,7 @@ def at_step(
     return process
 
 
+@pytest.mark.slow
 def test_one_command_starts_continues_and_ends_a_run(warm: Warm, tmp_path: Path) -> None:
     given = (*SETTINGS, "--num-workers", 0, "--resume", "auto", "--output-dir", "run")
     given = (*given, "--epochs", 0.05, "--eval-every", 1, "--save-every", 3)  # 4 steps

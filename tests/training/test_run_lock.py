@@ -72,6 +72,7 @@ def test_a_living_run_keeps_others_away_and_a_dead_one_does_not(tmp_path: Path) 
     assert len(rows(run, "train")) == done + 2
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_of_two_that_start_together_one_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"

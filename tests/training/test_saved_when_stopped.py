@@ -228,6 +228,7 @@ def test_a_full_disk_behind_the_output_is_told_in_a_line() -> None:
     assert done.stderr == "segacc: cannot write to disk: [Errno 28] No space left on device.\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_by_every_command(
     warm: Warm, trained: Path, data: Path, disk: Path, tmp_path: Path
 ) -> None:
@@ -334,6 +335,7 @@ def test_a_failed_save_names_the_space_and_the_checkpoint_that_is_whole(disk: Pa
     assert [one.name for one in checkpoints.iterdir()] == ["step-00000002"]
 
 
+@pytest.mark.slow
 def test_with_continue_a_run_survives_a_disk_that_is_full_for_a_while(
     disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

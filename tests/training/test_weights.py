@@ -303,6 +303,7 @@ def test_weights_from_the_cache_are_the_networks(files: dict[str, bytes], tmp_pa
         assert torch.equal(model.state_dict()[name], tensor)
 
 
+@pytest.mark.slow
 def test_a_hub_that_answers_gives_a_folder_and_one_in_trouble_its_cache(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:
