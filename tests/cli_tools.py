@@ -24,9 +24,8 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 NAMES = ("background", "disc", "bar")
 TINY = (
-    *("--arch", "segformer:variant=tiny", "--weights", "none"),
+    *("--arch", "segformer:variant=tiny", "--weights", "none", "--num-pictures", "0"),
     *("--crop-size", "64", "--max-steps", "2", "--batch-size", "2", "--num-workers", "0"),
-    *("--num-pictures", "0"),
 )
 """Flags of a training that takes a second when everything is imported."""
 

@@ -123,7 +123,7 @@ def test_the_card_of_a_network_that_transformers_lacks(
 ) -> None:
     flags = [one for one in TINY if one != "segformer:variant=tiny"]
     flags[flags.index("--arch") : flags.index("--arch") + 1] = ["--arch", "lraspp:backbone=tiny"]
-    given = ("--dataset", f"folder:root={data}", "--output-dir", "run", "--num-pictures", "0")
+    given = ("--dataset", f"folder:root={data}", "--output-dir", "run")
     assert_succeeded(warm(*flags, *given, cwd=tmp_path))
     text = card_of(tmp_path / "run/best")
     assert ModelCard(text).data.library_name == "segacc"

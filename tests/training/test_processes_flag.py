@@ -63,7 +63,7 @@ def test_what_only_the_processes_find_is_one_paragraph(data: Path, tmp_path: Pat
 def start_long(data: Path, folder: Path) -> Started:
     """Start a run that ends only when it is told to, in its own group, past three steps."""
     flags = [*TWO[:-6], "--max-steps", "100000", "--batch-size", "2", "--num-workers", "0"]
-    flags += ["--log-every", "1", "--num-pictures", "0", "--eval-every", "100000"]
+    flags += ["--log-every", "1", "--eval-every", "100000"]
     flags += ["--dataset", f"folder:root={data}", "--output-dir", "run"]
     process = warm_segacc().start(*flags, cwd=folder, errors=folder / "errors", **ON_CPU)
     end = time.monotonic() + 200
