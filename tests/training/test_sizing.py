@@ -51,7 +51,7 @@ def test_the_run_is_that_with_the_same_numbers_typed(tmp_path: Path, optimizer: 
     cut = {"batch_size": 2, "gradient_accumulation_steps": 2}
     stored = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert {key: stored[key] for key in cut} == cut and "total_batch_size" not in stored
-    told = "batch_size: 2 (auto, at most 3 fit in 7.6 MB (2.2 MB an image))"
+    told = "batch_size: 2 (auto, at most 3 fit in 7.6 MB (2.0 MB an image))"
     assert told in run.notes
     found = trained(run)
     typed = trained(build(tmp_path / "typed", optimizer=optimizer, **cut))
