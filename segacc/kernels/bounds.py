@@ -19,6 +19,8 @@ TILE = 16
 """Rows and columns of the grid that are resized together."""
 HARD = 0.5
 """Share of the classes left, on average over tiles, above which resizing all is faster."""
+LEADING = 8
+"""Number of classes that are looked at first."""
 ROUNDING = 4e-6
 """Bound of the rounding errors of interpolated float32 values, relative to the largest logit."""
 
@@ -41,29 +43,33 @@ def argmax_by_bounds(
         (H, W) uint8, as the argmax of all resized logits; of equal values the first one. Values
         that differ only by rounding may be taken for each other.
     """
-    logits = logits.contiguous()  # a network may have left classes next to each other in memory
-    margin = ROUNDING * max(float(one.abs()) for one in logits.aminmax())
-    image = Resized(logits, size, extent=extent)
-    across = list(tiles(Taps.of(logits.shape[2], size[1], extent[1], logits.dtype)))
+    dense = logits if logits.is_contiguous() else logits.permute(1, 2, 0)  # as a network leaves it
+    margin = ROUNDING * max(float(one.abs()) for one in dense.aminmax())
+    height, width = (
+        Taps.of(*given, logits.dtype) for given in zip(logits.shape[1:], size, extent, strict=True)
+    )
+    across, image = list(tiles(width)), None
     found = torch.empty(size, dtype=torch.uint8)
-    for down in tiles(image.down):
-        left = classes_left(logits, down.cells, across, margin)
-        if left is None:
+    for down in tiles(height):
+        possible = classes_left(logits[:, down.cells.start : down.cells.stop + 1], across, margin)
+        if possible is None:
+            image = image or Resized(logits.contiguous(), size, extent=extent)
             for rows, here in image.bands(down.pixels):
                 if values is not None:
                     values[here] = rows.amax(1)
                 found[here] = best(rows, torch.arange(len(logits)))
             continue
-        band = logits[:, down.near].transpose(0, 1)
-        for tile, classes in zip(across, left, strict=True):
+        classes, left = possible
+        band = logits[:, down.near].index_select(0, classes).transpose(0, 1)
+        for tile, which in zip(across, left, strict=True):
             place = down.pixels, tile.pixels
-            if len(classes) == 1 and values is None:
-                found[place] = classes.to(torch.uint8)
+            if len(which) == 1 and values is None:
+                found[place] = classes[which].to(torch.uint8)
                 continue
-            full = resized_tile(band, down, tile, classes)
+            full = resized_tile(band, down, tile, which)
             if values is not None:
                 values[place] = full.amax(1)
-            found[place] = best(full, classes)
+            found[place] = best(full, classes[which])
     return found
 
 
@@ -91,41 +97,52 @@ def tiles(taps: Taps) -> Iterator[Tile]:
 
 
 def classes_left(
-    logits: Tensor, cells: slice, across: list[Tile], margin: float
-) -> list[Tensor] | None:
-    """Find the classes that can win in the tiles of some rows of cells.
-
-    One row is looked at first.
+    rows: Tensor, across: list[Tile], margin: float
+) -> tuple[Tensor, list[Tensor]] | None:
+    """Find the classes that can win in the tiles of some rows (K, r, w) of the grid.
 
     Returns:
-        For each tile the classes, int64 and ascending; None if there are so many that resizing all
-        of them is faster.
+        Classes, int64 and ascending, and for each tile those that can win there, as indices of
+        them; None if there are so many that resizing all of them is faster.
     """
-    middle = (cells.start + cells.stop) // 2
-    for rows in (slice(middle, middle + 1), cells):
-        found = lead(logits, rows)
-        left = torch.stack([found[:, tile.cells].amax(1) for tile in across]) >= -margin
-        if left.float().mean() > HARD:
+    classes = contenders_of(rows, margin)
+    if len(classes) > HARD * len(rows):
+        middle = (len(rows[0]) - 1) // 2
+        found = able(rows[:, middle : middle + 2], across, margin)
+        if found.float().mean() > HARD:  # one row tells as much as all
             return None
-    return [one.nonzero()[:, 0] for one in left]
+    found = able(rows.index_select(0, classes), across, margin)
+    if found.sum() > HARD * len(rows) * len(across):
+        return None
+    return classes, [one.nonzero()[:, 0] for one in found]
 
 
-def lead(logits: Tensor, cells: slice) -> Tensor:
-    """Return by how much each class can win in one of some rows of cells, per column: (K, w - 1).
+def contenders_of(rows: Tensor, margin: float) -> Tensor:
+    """Return the classes, ascending, that reach what the leading ones keep in every cell.
 
-    A class cannot win where this is negative: the largest of its corners, less the largest of all
-    classes' smallest corners.
+    A cheap bound that leaves out most classes of a trained network.
     """
-    upper, lower = logits[:, cells], logits[:, cells.start + 1 : cells.stop + 1]
-    if logits.shape[1] == 1:
-        lower = upper
-    least, most = (wider(join, join(upper, lower)) for join in (torch.minimum, torch.maximum))
-    return most.sub_(least.amax(0)).amax(1)
+    most = rows.amax((1, 2))
+    leading = rows[most.topk(min(LEADING, len(rows))).indices]
+    kept = corners(torch.minimum, leading).amax(0).min()
+    return (most >= kept - margin).nonzero()[:, 0]
 
 
-def wider(join: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Join each column of (K, r, w) with the next one: (K, r, w - 1), but at least one column."""
-    return join(rows[..., :-1], rows[..., 1:]) if rows.shape[2] > 1 else rows
+def able(rows: Tensor, across: list[Tile], margin: float) -> Tensor:
+    """Return which classes of (C, r, w) can win in a cell of each tile: bool (tiles, C).
+
+    A class cannot win in a cell if its largest corner is less than the largest of all classes'
+    smallest corners.
+    """
+    least, most = (corners(join, rows) for join in (torch.minimum, torch.maximum))
+    lead = most.sub_(least.amax(0)).amax(1)
+    return torch.stack([lead[:, tile.cells].amax(1) for tile in across]) >= -margin
+
+
+def corners(join: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Join the corners of each cell of (C, r, w): (C, r - 1, w - 1), but at least one each."""
+    high = join(rows[:, :-1], rows[:, 1:]) if rows.shape[1] > 1 else rows
+    return join(high[..., :-1], high[..., 1:]) if rows.shape[2] > 1 else high
 
 
 def resized_tile(band: Tensor, down: Tile, across: Tile, classes: Tensor) -> Tensor:
