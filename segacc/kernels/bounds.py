@@ -15,8 +15,8 @@ from torch import Tensor
 
 from segacc.kernels.bands import Resized, Taps
 
-TILE = 16
-"""Rows and columns of the grid that are resized together."""
+TILE, WIDE = 16, 128
+"""Rows and columns of the grid that are resized together; but at least so many pixels of a row."""
 HARD = 0.5
 """Share of the classes left, on average over tiles, above which resizing all is faster."""
 LEADING = 8
@@ -48,7 +48,7 @@ def argmax_by_bounds(
     height, width = (
         Taps.of(*given, logits.dtype) for given in zip(logits.shape[1:], size, extent, strict=True)
     )
-    across, image = list(tiles(width)), None
+    across, image = list(tiles(width, WIDE)), None
     found = torch.empty(size, dtype=torch.uint8)
     for down in tiles(height):
         possible = classes_left(logits[:, down.cells.start : down.cells.stop + 1], across, margin)
@@ -84,16 +84,17 @@ class Tile(NamedTuple):
     """(pixels, near) their weights, the lowest row first."""
 
 
-def tiles(taps: Taps) -> Iterator[Tile]:
-    """Divide a side of the grid, except where no pixel is."""
+def tiles(taps: Taps, least: int = 0) -> Iterator[Tile]:
+    """Divide a side of the grid, except where no pixel is; into parts of `least` pixels or more."""
     cells = max(taps.given - 1, 1)  # pixels beside the last row of the grid are in the last cell
-    first = range(0, cells, TILE)
+    step = max(TILE, least * cells // len(taps.low))
+    first = range(0, cells, step)
     edges = torch.searchsorted(taps.low, torch.tensor([*first, taps.given])).tolist()
     for start, top, bottom in zip(first, edges, edges[1:], strict=False):
         if top < bottom:
             pixels = slice(top, bottom)
             weights, near = taps.weights(pixels)
-            yield Tile(slice(start, min(start + TILE, cells)), pixels, near, weights)
+            yield Tile(slice(start, min(start + step, cells)), pixels, near, weights)
 
 
 def classes_left(
