@@ -136,7 +136,7 @@ def able(rows: Tensor, across: list[Tile], margin: float) -> Tensor:
     smallest corners.
     """
     least, most = (corners(join, rows) for join in (torch.minimum, torch.maximum))
-    lead = most.sub_(least.amax(0)).amax(1)
+    lead = (most - least.amax(0)).amax(1)
     return torch.stack([lead[:, tile.cells].amax(1) for tile in across]) >= -margin
 
 

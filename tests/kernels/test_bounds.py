@@ -138,3 +138,23 @@ def test_no_tensor_is_larger_than_the_logits(kind: str) -> None:
     with Largest() as largest:
         argmax_by_bounds(logits, (512, 256), (512, 256))
     assert largest.bytes == logits.numel() * 4, "of 4 * 150 * 512 * 256 bytes"
+
+
+@pytest.mark.parametrize("hard", [1.0, 0.0], ids=["tiles", "rows"])
+def test_logits_of_one_place_are_left_as_they_are(
+    hard: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "HARD", hard)
+    logits = logits_of(150, (1, 1), "noise")
+    before = logits.clone()
+    found = argmax_by_bounds(logits, (40, 40), (40, 40))
+    assert torch.equal(logits, before) and (found == before.argmax()).all()
+
+
+@pytest.mark.parametrize("kind", ["smooth", "noise"])
+def test_the_order_in_memory_changes_nothing(kind: str) -> None:
+    """A convolution may leave the classes of a place next to each other."""
+    logits = logits_of(150, (40, 56), kind)
+    other = logits.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    given = (160, 224), (160.0, 224.0)
+    assert torch.equal(argmax_by_bounds(logits, *given), argmax_by_bounds(other, *given))
