@@ -15,8 +15,8 @@ from torch import Tensor
 
 from segacc.kernels.bands import Resized, Taps
 
-TILE, WIDE = 16, 128
-"""Rows and columns of the grid that are resized together; but at least so many pixels of a row."""
+TILE = 16
+"""Rows and columns of the grid that are resized together."""
 HARD = 0.5
 """Share of the classes left, on average over tiles, above which resizing all is faster."""
 LEADING = 8
@@ -48,7 +48,7 @@ def argmax_by_bounds(
     height, width = (
         Taps.of(*given, logits.dtype) for given in zip(logits.shape[1:], size, extent, strict=True)
     )
-    across, image = list(tiles(width, WIDE)), None
+    across, image = list(tiles(width)), None
     found = torch.empty(size, dtype=torch.uint8)
     for down in tiles(height):
         possible = classes_left(logits[:, down.cells.start : down.cells.stop + 1], across, margin)
@@ -60,7 +60,7 @@ def argmax_by_bounds(
                 found[here] = best(rows, torch.arange(len(logits)))
             continue
         classes, left = possible
-        band = logits[:, down.near].index_select(0, classes).transpose(0, 1)
+        band = of_these(logits[:, down.near], classes).transpose(0, 1)
         for tile, which in zip(across, left, strict=True):
             place = down.pixels, tile.pixels
             if len(which) == 1 and values is None:
@@ -84,17 +84,16 @@ class Tile(NamedTuple):
     """(pixels, near) their weights, the lowest row first."""
 
 
-def tiles(taps: Taps, least: int = 0) -> Iterator[Tile]:
-    """Divide a side of the grid, except where no pixel is; into parts of `least` pixels or more."""
+def tiles(taps: Taps) -> Iterator[Tile]:
+    """Divide a side of the grid, except where no pixel is."""
     cells = max(taps.given - 1, 1)  # pixels beside the last row of the grid are in the last cell
-    step = max(TILE, least * cells // len(taps.low))
-    first = range(0, cells, step)
+    first = range(0, cells, TILE)
     edges = torch.searchsorted(taps.low, torch.tensor([*first, taps.given])).tolist()
     for start, top, bottom in zip(first, edges, edges[1:], strict=False):
         if top < bottom:
             pixels = slice(top, bottom)
             weights, near = taps.weights(pixels)
-            yield Tile(slice(start, min(start + step, cells)), pixels, near, weights)
+            yield Tile(slice(start, min(start + TILE, cells)), pixels, near, weights)
 
 
 def classes_left(
@@ -112,7 +111,7 @@ def classes_left(
         found = able(rows[:, middle : middle + 2], across, margin)
         if found.float().mean() > HARD:  # one row tells as much as all
             return None
-    found = able(rows.index_select(0, classes), across, margin)
+    found = able(of_these(rows, classes), across, margin)
     if found.sum() > HARD * len(rows) * len(across):
         return None
     return classes, [one.nonzero()[:, 0] for one in found]
@@ -129,6 +128,11 @@ def contenders_of(rows: Tensor, margin: float) -> Tensor:
     return (most >= kept - margin).nonzero()[:, 0]
 
 
+def of_these(rows: Tensor, classes: Tensor) -> Tensor:
+    """Return some classes of (K, r, w), ascending; the same tensor for all."""
+    return rows if len(classes) == len(rows) else rows.index_select(0, classes)
+
+
 def able(rows: Tensor, across: list[Tile], margin: float) -> Tensor:
     """Return which classes of (C, r, w) can win in a cell of each tile: bool (tiles, C).
 
@@ -136,13 +140,13 @@ def able(rows: Tensor, across: list[Tile], margin: float) -> Tensor:
     smallest corners.
     """
     least, most = (corners(join, rows) for join in (torch.minimum, torch.maximum))
-    lead = (most - least.amax(0)).amax(1)
+    lead = most.sub_(least.amax(0)).amax(1)
     return torch.stack([lead[:, tile.cells].amax(1) for tile in across]) >= -margin
 
 
 def corners(join: Callable[[Tensor, Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Join the corners of each cell of (C, r, w): (C, r - 1, w - 1), but at least one each."""
-    high = join(rows[:, :-1], rows[:, 1:]) if rows.shape[1] > 1 else rows
+    """Join the corners of each cell of (C, r, w): new (C, r - 1, w - 1), but at least one each."""
+    high = join(rows[:, :-1], rows[:, 1:]) if rows.shape[1] > 1 else rows.clone()
     return join(high[..., :-1], high[..., 1:]) if rows.shape[2] > 1 else high
 
 
