@@ -64,5 +64,8 @@ def assert_same(run: Path, other: Path) -> None:
         assert mine.read_bytes() == theirs.read_bytes(), f"{name}/ differs"
     for key in ("step", "loss", "lr", "grad_norm"):
         assert column(run, key) == column(other, key)
-    scores = [[(row["step"], row["mean_iou"]) for row in rows(one, "eval")] for one in (run, other)]
+    scores = [
+        [(row["step"], row["weights"], row["mean_iou"]) for row in rows(one, "eval")]
+        for one in (run, other)
+    ]
     assert scores[0] == scores[1]
