@@ -11,11 +11,12 @@ then `argmax`), also with the probability of that class (plain: `softmax`, then 
 9 windows of half the size that overlap by a third (plain: `interpolate`, then the mean); the
 confusion matrix of one prediction (plain: int64 indices of the valid pixels, then `bincount`).
 `--trained` adds the argmax of a network's logits for images, squeezed to the size, and of windows
-of half of it. The two ways take turns; times are medians over rounds, and `ratio` is plain /
-segacc, the median of the rounds' own ratios. `memory` is what a loss needs beside its logits,
-labels and gradient: the high-water mark of a process of its own (as Linux tells it), whose ratio is
-segacc / plain. `load` is that of the machine at the start: if others use its cores, set
-`--threads 1` or OMP_WAIT_POLICY=passive, or threads mostly wait for each other.
+of half of it; without it and `--classes`, VOC is measured if it is here. The two ways take turns;
+times are medians over rounds, and `ratio` is plain / segacc, the median of the rounds' own ratios.
+`memory` is what a loss needs beside its logits, labels and gradient: the high-water mark of a
+process of its own (as Linux tells it), whose ratio is segacc / plain. `load` is that of the machine
+at the start: if others use its cores, set `--threads 1` or OMP_WAIT_POLICY=passive, or threads
+mostly wait for each other.
 benchmarks/results/arithmetic.json holds the figures.
 """
 
@@ -55,6 +56,9 @@ RESULTS = Path(__file__).parent / "results" / "arithmetic.json"
 CLASSES = (2, 19, 150)
 """Numbers of classes; `--classes` measures one of them."""
 PACKAGES = ("segacc", "torch")
+DATA = Path(__file__).parents[2] / "shared" / "data"
+VOC = ["deeplabv3_mobilenet_v2_voc", "camvid/images/val/0016E5_07959.jpg"]
+"""A trained network and an image of DATA, which are measured unless others are given."""
 
 Ways = dict[str, Callable[[], Any]]
 
@@ -99,7 +103,10 @@ def parse() -> argparse.Namespace:
         help="a trained network, and images; may be repeated",
     )
     parser.add_argument("--classes", type=int, help="measure this number of classes only")
-    return parser.parse_args()
+    typed = parser.parse_args()
+    if DATA.is_dir() and not typed.classes:
+        typed.trained = typed.trained or [[str(DATA / one) for one in VOC]]
+    return typed
 
 
 def cases(typed: argparse.Namespace) -> Iterator[tuple[str, Ways]]:

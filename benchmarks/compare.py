@@ -30,8 +30,8 @@ def main() -> int:
         if name not in old:
             continue
         before, _ = old[name]
-        change = value / before if more else before / value
-        fell = change < 1 - ALLOWED
+        least, found = (before, value) if more else (value, before)
+        fell = found < least * (1 - ALLOWED)
         worse += fell
         print(f"{'WORSE' if fell else '':<6}{before:9.3f} -> {value:9.3f}  {name}")
     missing = sorted(old.keys() - new.keys())
@@ -47,7 +47,7 @@ def ratios(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, tupl
             yield from ratios(value, (*path, key))
     elif isinstance(content, int | float) and not isinstance(content, bool):
         for keys, more in ((MORE, True), (LESS, False)):
-            if any(key in keys for key in path) and content > 0:
+            if any(key in keys for key in path):
                 yield " / ".join(path), (float(content), more)
 
 

@@ -55,11 +55,13 @@ def train(result: dict[str, Any]) -> list[str]:
         "bare": "the network alone: `logits.mean()` as loss, no data",
     }
     speeds = result["images_per_second"]
-    rows = [[text, f"{speeds[name]:.2f}"] for name, text in ways.items()]
+    memory = {name: f"{one:.0f}" for name, one in result["memory_mb"].items()}
+    rows = [[text, f"{speeds[name]:.2f}", memory.get(name, "")] for name, text in ways.items()]
     told = f"segacc / recipe: {result['ratio']:.2f}; a step of segacc / of the network alone: "
-    told += f"{result['overhead']:.2f}. {result['rounds']} rounds of {result['steps']} steps;"
-    told += f" {result['threads']} threads; {versions(result)}"
-    return [*table(["", "images/s"], rows), "", told]
+    told += f"{result['overhead']:.2f}; memory of segacc / of the recipe: {result['memory']:.2f}."
+    told += f" {result['rounds']} rounds of {result['steps']} steps; {result['threads']} threads; "
+    told += versions(result)
+    return [*table(["", "images/s", "MB"], rows), "", told]
 
 
 def evaluate(result: dict[str, Any]) -> list[str]:

@@ -10,7 +10,9 @@
 
 In each round the ways take turns for some steps; the first step of a turn does not count. Times are
 medians over rounds; `ratio` is tutorial / segacc, and `overhead` segacc / bare, medians of the
-rounds' own ratios. benchmarks/results/train.json holds the figures.
+rounds' own ratios. `memory_mb` is the most memory (PSS, as Linux tells it) of all processes of one
+way that trains for some steps and evaluates so many images of ADE20K, and `memory` the ratio segacc
+/ tutorial. benchmarks/results/train.json holds the figures.
 
 With `--compile`, a forward pass of one image in evaluation, and a training step without data and
 loss (forward and backward pass of two images), are timed eager and compiled in turn, for the
@@ -21,15 +23,18 @@ network compiled as a whole and in blocks. `gain` is the median over rounds of e
 import argparse
 import importlib.metadata
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import psutil
 import torch
 from torch._inductor.utils import fresh_cache
 from tutorial import CLASSES, PICTURES, SIDE, Clock, network, over, pairs, trainer
@@ -42,6 +47,7 @@ from segacc.settings.options import decode, parse_component
 from segacc.settings.sources import Layer
 from segacc.training.events import StepDone
 from segacc.training.plan import make_plan
+from segacc.training.run import Run
 from segacc.training.setup import build_run
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
@@ -54,6 +60,9 @@ Turn = Callable[[int], float]
 def main() -> None:
     """Measure, print and write."""
     typed = parse()
+    if typed.alone:
+        alone(typed.alone, typed.steps, typed.evaluated, typed.side)
+        return
     for name, what, parts in product(typed.compile, ("forward", "step"), ("whole", "blocks")):
         with fresh_cache():
             print(compiled(name, what, parts, typed), flush=True)
@@ -72,6 +81,7 @@ def main() -> None:
             told = "  ".join(f"{name} {times[-1]:.2f} s" for name, times in taken.items())
             print(f"round {number + 1}:  {told}", flush=True)
 
+    memory = {name: peak(name, typed) for name in ("tutorial", "segacc") if typed.evaluated}
     result = {
         "rounds": typed.rounds,
         "steps": typed.steps,
@@ -83,7 +93,12 @@ def main() -> None:
         "overhead": over(taken["segacc"], taken["bare"]),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    print(f"ratio {result['ratio']:.2f}, overhead {result['overhead']:.2f}")
+    if memory:
+        result["evaluated"] = typed.evaluated
+        result["memory_mb"] = memory
+        result["memory"] = memory["segacc"] / memory["tutorial"]
+    for key in ("ratio", "overhead", "memory_mb", "memory"):
+        print(key, json.dumps(result.get(key)))
     if typed.output:
         typed.output.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -94,7 +109,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="of each way in a round, after one")
     parser.add_argument("--side", type=int, default=SIDE, help="of segacc's and the bare images")
+    parser.add_argument("--evaluated", type=int, default=39, help="images; 0: no memory")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--alone", choices=("tutorial", "segacc"), help=argparse.SUPPRESS)
     parser.add_argument("--compile", nargs="+", default=[], metavar="ARCH")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     return parser.parse_args()
@@ -119,19 +136,7 @@ def tutorial(folder: Path) -> Turn:
 
 def segacc(folder: Path, side: int) -> Turn:
     """Train by segacc's loop: the pictures as a folder, crops of random scale, flips, jitter."""
-    values: dict[str, Any] = {
-        "arch": "segformer:variant=b0",
-        "weights": "none",
-        "dataset": f"folder:root={PICTURES}",
-        "crop_size": side,
-        "batch_size": BATCH,
-        "max_steps": 100_000,
-        "eval_every": 100_000,
-        "save_every": 100_000,
-        "output_dir": folder / "run",
-    }
-    run = build_run(make_plan([Layer(values, "command line")], load_registry()))
-    events = loop.train(run)
+    events = loop.train(a_run(folder, side, 100_000))
 
     def ends() -> Iterator[float]:
         for event in events:
@@ -140,6 +145,59 @@ def segacc(folder: Path, side: int) -> Turn:
 
     stream = ends()
     return lambda steps: per_step([next(stream) for _ in range(steps + 1)])
+
+
+def a_run(folder: Path, side: int, steps: int, **more: Any) -> Run:
+    """Build a run that is evaluated and saved after its last step."""
+    values: dict[str, Any] = {
+        "arch": "segformer:variant=b0",
+        "weights": "none",
+        "dataset": f"folder:root={PICTURES}",
+        "crop_size": side,
+        "batch_size": BATCH,
+        "max_steps": steps,
+        "eval_every": steps,
+        "save_every": steps,
+        "output_dir": folder / "run",
+        **more,
+    }
+    return build_run(make_plan([Layer(values, "command line")], load_registry()))
+
+
+def alone(name: str, steps: int, evaluated: int, side: int) -> None:
+    """Train for some steps, and evaluate so many images."""
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "tutorial":
+            built = trainer(network(), Path(folder), pairs(), steps=steps, evaluated=evaluated)
+            built.train()
+            built.evaluate()
+        else:
+            part = {"eval_split": f"validation[:{evaluated}]"}
+            for _ in loop.train(a_run(Path(folder), side, steps, **part)):
+                pass
+
+
+def peak(name: str, typed: argparse.Namespace) -> float:
+    """Return the most megabytes that one of the ways takes, looked at every tenth of a second."""
+    settings = (f"--{key}={getattr(typed, key)}" for key in ("steps", "evaluated", "side"))
+    command = [sys.executable, __file__, "--alone", name, *settings]
+    most = 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            most = max(most, held(psutil.Process(process.pid)))
+            time.sleep(0.1)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return most / 1e6
+
+
+def held(process: psutil.Process) -> int:
+    """Return the bytes of a process and its children; shared pages count once."""
+    found = 0
+    with suppress(psutil.Error):  # one has just ended
+        for one in (process, *process.children(recursive=True)):
+            found += one.memory_full_info().pss
+    return found
 
 
 def bare(side: int) -> Turn:

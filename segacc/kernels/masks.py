@@ -6,7 +6,8 @@ ignored pixels as background; otherwise the losses are the same.
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,11 +55,14 @@ class Matched(NamedTuple):
     """(M,) int64, index into the image's classes."""
 
 
-def image_targets(label: Tensor, num_classes: int) -> Targets:
-    """Split a label (H, W) int64 into the masks of its classes."""
-    classes = present_classes(label[None], num_classes)[0].nonzero()[:, 0]
-    masks = (label == classes[:, None, None]).float()
-    return Targets(classes, masks, (label == IGNORE).float())
+def targets_of(labels: Tensor, num_classes: int) -> list[Targets]:
+    """Split labels (N, H, W) int64 into the masks of their classes; waits for the device once."""
+    targets = []
+    for label, present in zip(labels, present_classes(labels, num_classes).cpu(), strict=True):
+        classes = present.nonzero()[:, 0].to(labels.device)
+        masks = (label == classes[:, None, None]).float()
+        targets.append(Targets(classes, masks, (label == IGNORE).float()))
+    return targets
 
 
 class SetLoss:
@@ -120,37 +124,53 @@ class SetLoss:
         return self._sums.pop(name)
 
     def _compute(self, predictions: Sequence[Prediction], labels: Tensor) -> dict[str, Tensor]:
-        targets = [image_targets(label, self.num_classes) for label in labels]
+        targets = targets_of(labels, self.num_classes)
+        layers = [Prediction(classes.float(), masks.float()) for classes, masks in predictions]
         totals = {name: torch.zeros((), device=labels.device) for name in self.weights}
-        for classes, masks in predictions:
-            layer = Prediction(classes.float(), masks.float())
-            pairs = self.match(layer, targets)
+        for layer, pairs in zip(layers, self.match(layers, targets), strict=True):
             mask, dice = self._masks(layer, targets, pairs)
             found = {"class": self._classes(layer, targets, pairs), "mask": mask, "dice": dice}
             for name, weight in self.weights.items():
                 totals[name] = totals[name] + weight * found[name]
         return totals
 
+    def match(self, layers: Sequence[Prediction], targets: Sequence[Targets]) -> Iterator[Matched]:
+        """Match queries and classes with minimal total cost, image by image, for each layer.
+
+        The costs of all layers are put in the queue of the device at once. A thread matches those
+        of a layer as soon as they are known, while the device goes on with what comes after them.
+        """
+        counts = [len(one.classes) for one in targets]
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            costs = [to_cpu(self.costs(layer, targets)) for layer in layers]
+            found = [thread.submit(assign, one, counts, self.num_queries) for one in costs]
+            for one in found:
+                yield one.result()
+
     @torch.no_grad()
-    def match(self, layer: Prediction, targets: Sequence[Targets]) -> Matched:
-        """Match queries and classes with minimal total cost, image by image."""
-        pairs = [torch.zeros(3, 0, dtype=torch.int64)]
-        for index, one in enumerate(targets):
-            if len(one.classes):
-                cost = self._cost(layer.classes[index], layer.masks[index], one)
-                rows, columns = map(torch.from_numpy, linear_sum_assignment(cost.cpu().numpy()))
-                pairs.append(torch.stack([torch.full_like(rows, index), rows, columns]))
-        return Matched(*torch.cat(pairs, dim=1))
+    def costs(self, layer: Prediction, targets: Sequence[Targets]) -> Tensor:
+        """Return the costs of all pairs of query and class, (Q, T) of one image after the other.
+
+        Nothing here waits for the device.
+        """
+        costs = map(self._cost, layer.classes, layer.masks, targets)
+        return torch.cat([one.flatten() for one in costs])
 
     def _cost(self, classes: Tensor, masks: Tensor, one: Targets) -> Tensor:
-        """Return the cost of each pair of query and class: (Q, T)."""
-        from transformers.models.mask2former.modeling_mask2former import pair_wise_dice_loss
+        """Return the cost of each pair of query and class: (Q, T).
 
-        logits, wanted = self.matching_pixels(masks, one)
+        The pixel loss is a mean over valid pixels; the dice loss sums over them.
+        """
+        logits, wanted, valid = self.matching_pixels(masks, one)
+        inside = self.pixel_loss(logits, torch.ones_like(logits)) * valid
+        outside = self.pixel_loss(logits, torch.zeros_like(logits)) * valid
+        pixels = (inside @ wanted.T + outside @ (1 - wanted).T) / valid.sum().clamp(min=1)
+        inside, area = logits.sigmoid() * valid, wanted * valid
+        dice = 1 - (2 * inside @ area.T + 1) / (inside.sum(1)[:, None] + area.sum(1) + 1)
         cost = (
-            self.matcher.cost_mask * self.pair_wise(logits, wanted)
-            + self.matcher.cost_class * -classes.softmax(-1)[:, one.classes]
-            + self.matcher.cost_dice * pair_wise_dice_loss(logits, wanted)
+            self.matcher.cost_mask * pixels
+            - self.matcher.cost_class * classes.softmax(-1)[:, one.classes]
+            + self.matcher.cost_dice * dice
         )
         most = torch.finfo(cost.dtype).max
         return torch.nan_to_num(cost, nan=most, posinf=most, neginf=most)
@@ -182,8 +202,8 @@ class SetLoss:
         overlap, both = (inside * area).sum(1), inside.sum(1) + area.sum(1)
         return mask, (1 - (2 * overlap + 1) / (both + 1)).sum()
 
-    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
-        """Select P valid pixels of one image: logits (Q, P) and targets (T, P)."""
+    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """Select P pixels of one image: logits (Q, P), targets (T, P) and validity (P,)."""
         raise NotImplementedError
 
     def loss_pixels(
@@ -198,10 +218,6 @@ class SetLoss:
         """
         raise NotImplementedError
 
-    def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Compare logits (Q, P) with targets (T, P): means over pixels, (Q, T)."""
-        raise NotImplementedError
-
     def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """Compare logits (M, P) with targets (M, P): (M, P)."""
         raise NotImplementedError
@@ -213,12 +229,11 @@ class PointLoss(SetLoss):
     A point whose interpolation includes an ignored pixel has no weight.
     """
 
-    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
+    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor, Tensor]:
         """Draw points that are used for all masks of the image."""
         points = torch.rand(1, self.matcher.num_points, 2, device=masks.device)
         both = sample(torch.cat([one.masks, one.ignored[None]])[None], points)[0]  # (T + 1, P)
-        valid = both[-1] == 0
-        return sample(masks[None], points)[0][:, valid], both[:-1, valid]
+        return sample(masks[None], points)[0], both[:-1], both[-1] == 0
 
     def loss_pixels(
         self, masks: Tensor, wanted: Tensor, ignored: Tensor
@@ -237,12 +252,6 @@ class PointLoss(SetLoss):
             at_points = sample(torch.stack([wanted, ignored], dim=1), points)  # (M, 2, P)
         return sample(masks[:, None], points)[:, 0], at_points[:, 0], at_points[:, 1] == 0
 
-    def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Compute the cross-entropy."""
-        from transformers.models.mask2former import modeling_mask2former as mask2former
-
-        return mask2former.pair_wise_sigmoid_cross_entropy_loss(logits, wanted)  # type: ignore[no-any-return]
-
     def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """Compute the cross-entropy."""
         return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
@@ -251,12 +260,11 @@ class PointLoss(SetLoss):
 class DenseLoss(SetLoss):
     """Focal and dice loss at all pixels (Cheng et al., MaskFormer, NeurIPS 2021, section 3.3)."""
 
-    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor]:
+    def matching_pixels(self, masks: Tensor, one: Targets) -> tuple[Tensor, Tensor, Tensor]:
         """Return all pixels at mask resolution; targets are resized with nearest."""
         both = torch.cat([one.masks, one.ignored[None]])[None]
         both = F.interpolate(both, size=masks.shape[-2:], mode="nearest")[0].flatten(1)
-        valid = both[-1] == 0
-        return masks.flatten(1)[:, valid], both[:-1, valid]
+        return masks.flatten(1), both[:-1], both[-1] == 0
 
     def loss_pixels(
         self, masks: Tensor, wanted: Tensor, ignored: Tensor
@@ -266,18 +274,44 @@ class DenseLoss(SetLoss):
         full = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
         return full.flatten(1), wanted.flatten(1), ignored.flatten(1) == 0
 
-    def pair_wise(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Compute the focal loss."""
-        from transformers.models.maskformer.modeling_maskformer import pair_wise_sigmoid_focal_loss
-
-        return pair_wise_sigmoid_focal_loss(logits, wanted)  # type: ignore[no-any-return]
-
     def pixel_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """Compute the focal loss with alpha 0.25, gamma 2."""
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         inside = logits.sigmoid()
         wrong = inside + wanted - 2 * inside * wanted  # 1 - p_t
         return (0.75 - 0.5 * wanted) * wrong**2 * loss
+
+
+def to_cpu(costs: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the CPU; return what waits for the copy and returns it."""
+    if costs.device.type != "cuda":
+        found = costs.cpu()
+        return lambda: found
+    found = costs.to("cpu", non_blocking=True)
+    copied = torch.cuda.current_stream(costs.device).record_event()
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return found
+
+    return wait
+
+
+def assign(costs: Callable[[], Tensor], counts: Sequence[int], num_queries: int) -> Matched:
+    """Match queries and classes of each image, from what returns the costs of all images.
+
+    Args:
+        costs: returns (Q, T) of all images, one after the other.
+        counts: T of each image.
+        num_queries: Q.
+    """
+    pairs = [torch.zeros(3, 0, dtype=torch.int64)]
+    parts = torch.split(costs(), [num_queries * count for count in counts])
+    for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        cost = part.view(num_queries, count).numpy()
+        rows, columns = map(torch.from_numpy, linear_sum_assignment(cost))
+        pairs.append(torch.stack([torch.full_like(rows, index), rows, columns]))
+    return Matched(*torch.cat(pairs, dim=1))
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:

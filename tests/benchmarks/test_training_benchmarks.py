@@ -28,10 +28,13 @@ def run(name: str, folder: Path, *args: object, codes: tuple[int, ...] = (0,)) -
 @pytest.mark.slow
 @has_pictures
 def test_training_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
-    found = run("train", tmp_path, "--rounds", 1, "--steps", 1, "--side", 64)
-    seconds = found["seconds"]
+    few = ("--rounds", 1, "--steps", 1, "--side", 64, "--evaluated", 1)
+    found = run("train", tmp_path, *few)
+    seconds, memory = found["seconds"], found["memory_mb"]
     assert found["ratio"] == seconds["tutorial"] / seconds["segacc"]
     assert found["overhead"] == seconds["segacc"] / seconds["bare"]
+    assert found["memory"] == memory["segacc"] / memory["tutorial"]
+    assert all(200 < one < 4000 for one in memory.values())  # libraries, and hardly any images
 
 
 @pytest.mark.slow
@@ -51,10 +54,11 @@ def test_compiled_networks_are_timed_beside_eager_ones() -> None:
 @has_pictures
 def test_evaluation_is_timed_beside_the_tutorial(tmp_path: Path) -> None:
     small = ("--side", 64, "--steps", 1)
-    found = run("evaluate", tmp_path, "--rounds", 1, "--images", 2, "--many", 0, *small)
-    speeds = found["images_per_second"]
+    found = run("evaluate", tmp_path, "--rounds", 1, "--images", 2, "--many", 4, *small)
+    speeds, memory = found["images_per_second"], found["memory_mb"]
     assert found["ratio"] == pytest.approx(speeds["segacc"] / speeds["tutorial"])
-    assert "memory_mb" not in found
+    assert found["memory"] == found["memory_many_mb"]["segacc"] / memory["segacc"]
+    assert all(200 < one < 4000 for one in memory.values())  # libraries, and hardly any images
 
 
 @pytest.mark.hosts
@@ -92,14 +96,14 @@ def test_the_tutorials_scores_are_those_of_the_confusion_matrix() -> None:
 
 def test_memory_that_grows_with_the_images_is_told() -> None:
     flat = load("evaluate").flat
-    grown = {"memory": 1.5, "memory_mb": {"segacc": 200.0}, "memory_many_mb": {"segacc": 300.0}}
+    grown = {"memory": 1.2, "memory_mb": {"segacc": 900.0}, "memory_many_mb": {"segacc": 940.0}}
     assert not flat(grown) and flat({})
-    assert flat({**grown, "memory_many_mb": {"segacc": 219.0}})
+    assert flat({**grown, "memory_many_mb": {"segacc": 930.0}})
 
 
 def test_ratios_that_fell_are_told(tmp_path: Path) -> None:
     old = {"ratio": 2.0, "memory": 0.5, "ratios": {"worker": 8.0}, "seconds": {"segacc": 1.0}}
-    new = {"ratio": 1.7, "memory": 0.52, "ratios": {"worker": 7.5}, "seconds": {"segacc": 9.0}}
+    new = {"ratio": 1.7, "memory": 0.0, "ratios": {"worker": 7.5}, "seconds": {"segacc": 9.0}}
     for name, content in (("old", old), ("new", new)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     old_json, new_json = (tmp_path / f"{name}.json" for name in ("old", "new"))
@@ -108,3 +112,5 @@ def test_ratios_that_fell_are_told(tmp_path: Path) -> None:
     assert done.returncode == 1 and len(lines) == 3
     assert [line.split()[-1] for line in lines if line.startswith("WORSE")] == ["ratio"]
     assert run_benchmark("compare", old_json, old_json).returncode == 0
+    lines = run_benchmark("compare", new_json, old_json).stdout.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("WORSE")] == ["memory"]

@@ -48,6 +48,17 @@ def test_tiles_cover_every_pixel_once() -> None:
         assert all(part.weights.sum(1).allclose(torch.ones(())) for part in parts)
 
 
+def test_few_classes_are_left_of_smooth_logits_and_none_is_left_out_in_noise() -> None:
+    across = list(bounds.tiles(bounds.Taps.of(32, 128, 128, torch.float32)))
+    smooth, noise = (logits_of(150, (17, 32), kind) for kind in ("smooth", "noise"))
+    found = bounds.classes_left(smooth, across, 0.0)
+    assert found is not None and bounds.classes_left(noise, across, 0.0) is None
+    full = F.interpolate(smooth[None], (68, 128), mode="bilinear")[0, :, 2:-2].argmax(0)
+    for tile, left in zip(across, found[1], strict=True):
+        possible, won = set(found[0][left].tolist()), set(full[:, tile.pixels].unique().tolist())
+        assert won <= possible and len(possible) < 40
+
+
 @pytest.mark.parametrize("hard", [1.0, 0.0], ids=["tiles", "rows"])
 @pytest.mark.parametrize("kind", ["smooth", "noise", "equal"])
 @pytest.mark.parametrize("more", [(0, 0), (13, 7), (3.7, 21.2)], ids=str)

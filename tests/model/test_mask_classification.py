@@ -3,20 +3,24 @@
 import importlib
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
+from threading import Event, current_thread
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from packaging import version
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from transformers.models.mask2former import modeling_mask2former as mask2former
+from transformers.models.maskformer import modeling_maskformer as maskformer
 
 from data_tools import facts
 from segacc.contracts import IGNORE
 from segacc.errors import OptionError
 from segacc.hookspecs import Architecture
-from segacc.kernels.masks import PointLoss, Prediction
+from segacc.kernels.masks import PointLoss, Prediction, SetLoss, Targets, targets_of
 from segacc.model.mask_classification import equal_windows, mask_probabilities
 
 MODULES = ("mask2former", "oneformer", "eomt")
@@ -180,8 +184,8 @@ def gradients(model: Any, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, d
 @each
 @pytest.mark.usefixtures("fixed_points")
 def test_a_batch_may_be_cut_anyhow(name: str) -> None:
-    model = build(name).train()
-    images, labels = noise(4), blocks(4)
+    model = build(name).train().double()  # so that rounding decides no matching
+    images, labels = noise(4).double(), blocks(4)
     labels[1] = IGNORE
     whole, gradient = gradients(model, [(images, labels)])
     parts = [(images[:1], labels[:1]), (images[1:2], labels[1:2]), (images[2:], labels[2:])]
@@ -190,7 +194,7 @@ def test_a_batch_may_be_cut_anyhow(name: str) -> None:
     assert gradient.keys() == other.keys()
     largest = max(one.abs().max().item() for one in gradient.values())
     for key, one in gradient.items():
-        torch.testing.assert_close(other[key], one, rtol=1e-5, atol=1e-5 * largest, msg=key)
+        torch.testing.assert_close(other[key], one, rtol=0, atol=1e-12 * largest, msg=key)
 
 
 def test_the_terms_share_one_matching() -> None:
@@ -207,6 +211,82 @@ def test_the_terms_share_one_matching() -> None:
     assert kept() is None, "a sum that was returned would keep the activations of its forward pass"
     terms["class"].sum(model(noise(2)).queries, labels)
     assert not torch.equal(torch.get_rng_state(), drawn)
+
+
+# --------------------------------------------------------------------------------------- matching
+
+
+LOSSES = pytest.mark.parametrize("name", ["mask2former", "maskformer"])
+
+
+def one_layer(name: str) -> tuple[SetLoss, Prediction, list[Targets]]:
+    """Return a loss, the prediction of one layer, and targets with ignored pixels."""
+    model = build(name)
+    losses = model.set_loss(model.network, num_queries=6)
+    draw = torch.Generator().manual_seed(3)
+    classes, masks = torch.randn(3, 6, 5, generator=draw), torch.randn(3, 6, 16, 16, generator=draw)
+    return losses, Prediction(classes, masks), targets_of(blocks(3), 4)
+
+
+@LOSSES
+@pytest.mark.usefixtures("fixed_points")
+def test_costs_are_those_of_transformers_at_valid_pixels(name: str) -> None:
+    losses, layer, targets = one_layer(name)
+    costs = losses.costs(layer, targets).split([6 * len(one.classes) for one in targets])
+    pixel_cost = {
+        "mask2former": mask2former.pair_wise_sigmoid_cross_entropy_loss,
+        "maskformer": maskformer.pair_wise_sigmoid_focal_loss,
+    }[name]
+    for classes, masks, one, ours in zip(*layer, targets, costs, strict=True):
+        logits, wanted, valid = losses.matching_pixels(masks, one)
+        assert 0 < valid.sum() < len(valid)
+        logits, wanted = logits[:, valid], wanted[:, valid]
+        theirs = (
+            losses.matcher.cost_mask * pixel_cost(logits, wanted)
+            + losses.matcher.cost_dice * mask2former.pair_wise_dice_loss(logits, wanted)
+            - losses.matcher.cost_class * classes.softmax(-1)[:, one.classes]
+        )
+        torch.testing.assert_close(ours.view_as(theirs), theirs)
+
+
+@LOSSES
+def test_costs_wait_for_no_value_on_the_device(name: str) -> None:
+    """Tensors on the meta device have none: any operation that asked for one would fail."""
+    losses, layer, targets = one_layer(name)
+    layer = Prediction(*(one.to("meta") for one in layer))
+    elsewhere = [Targets(*(one.to("meta") for one in astuple(target))) for target in targets]
+    assert losses.costs(layer, elsewhere).shape == (sum(6 * len(one.classes) for one in targets),)
+
+
+@pytest.mark.usefixtures("fixed_points")
+def test_layers_are_matched_while_the_device_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the three layers is matched after the costs of the last one were asked for."""
+    losses, layer, targets = one_layer("mask2former")
+    computed, last, threads = [], Event(), set()
+
+    def costs(layer: Prediction, targets: list[Targets]) -> Tensor:
+        found = type(losses).costs(losses, layer, targets)
+        computed.append(layer)
+        if len(computed) == 3:
+            last.set()
+        return found
+
+    def assignment(cost: Any) -> Any:
+        assert last.wait(20), "the costs of the next layers waited for the matching of this one"
+        threads.add(current_thread())
+        return linear_sum_assignment(cost)
+
+    monkeypatch.setattr(losses, "costs", costs)
+    monkeypatch.setattr("segacc.kernels.masks.linear_sum_assignment", assignment)
+    found = list(losses.match([layer] * 3, targets))
+    assert len(threads) == 1 and current_thread() not in threads
+    parts = losses.costs(layer, targets).split([6 * len(one.classes) for one in targets])
+    for pairs in found:
+        for image, part in enumerate(parts):
+            mine = pairs.image == image
+            rows, columns = linear_sum_assignment(part.view(6, -1).numpy())
+            assert pairs.query[mine].tolist() == list(rows)
+            assert pairs.target[mine].tolist() == list(columns)
 
 
 # ---------------------------------------------------------------------------------- ignored pixels
@@ -249,9 +329,7 @@ def test_ignored_pixels_do_not_decide_the_matching() -> None:
     masks = torch.full((1, 2, 64, 64), -9.0)
     masks[0, 1, :16, :32], masks[0, 0, 16:] = 9, 0
     classes = torch.zeros(1, 2, 5)
-    from segacc.kernels.masks import image_targets
-
-    pairs = losses.match(Prediction(classes, masks), [image_targets(labels[0], 4)])
+    (pairs,) = losses.match([Prediction(classes, masks)], targets_of(labels, 4))
     assert dict(zip(pairs.target.tolist(), pairs.query.tolist(), strict=True)) == {0: 1, 1: 0}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from segacc.settings.sources import Layer
 from segacc.testing.tools import forked
 from segacc.training.events import StepDone
 from segacc.training.limits.memory import LESS
+from segacc.training.limits.sizing import fit_batch
 from segacc.training.plan import make_plan
 from segacc.training.run import Run
 from segacc.training.setup import build_run
@@ -131,7 +133,8 @@ def build(folder: Path, data: Path, **more: Any) -> Run:
         **{"dataset": f"folder:root={data}", "output_dir": folder / "run", "eval_every": 3},
         **{"save_every": 3, "lr": 0.01, **more},
     }
-    return build_run(make_plan([Layer(values, "test")], load_registry()))
+    fit = partial(fit_batch, step=loop.train_step)
+    return build_run(make_plan([Layer(values, "test")], load_registry()), fit=fit)
 
 
 def everywhere(folder: Path, data: Path) -> dict[str, Any]:
@@ -191,6 +194,18 @@ def test_a_step_that_cannot_be_cut_ends_the_run_and_is_saved(
     kept = load_file(run.folder / "checkpoints" / "step-00000002" / "model.safetensors")
     assert all(torch.equal(kept[name], state[name]) for name in state)
     assert run.progress.micro_batch is None
+
+
+def test_auto_takes_no_more_than_what_fitted_when_it_was_measured(
+    offered: None, data: Path, tmp_path: Path
+) -> None:
+    """Steps of 1 and of 3 images are measured; the latter is repeated with 2."""
+    auto = {"batch_size": "auto", "total_batch_size": 4}
+    run = build(tmp_path, data, arch="hungry:full=forward,images=2", **auto)
+    assert (run.config.batch_size, run.config.gradient_accumulation_steps) == (2, 2)
+    assert any(note.startswith("batch_size: 2 (auto, at most 2 fit in ") for note in run.notes)
+    assert run.progress.micro_batch is None
+    assert loop.train_step(run, next(windows_of(run))).halved is None
 
 
 def sharded(folder: Path, data: Path) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class Memory:
     """What is needed without an image; on this machine's CPU also by the process itself."""
     limit: int
     """What there is."""
+    most: int | None = None
+    """The most images that fit if more were tried in vain."""
 
     def of(self, images: int) -> int:
         """Return the peak for a micro-batch of so many images."""
@@ -57,7 +59,8 @@ class Memory:
     @property
     def largest(self) -> int:
         """The most images of a micro-batch."""
-        return max(0, (self.limit - self.fixed) // self.image)
+        found = max(0, (self.limit - self.fixed) // self.image)
+        return found if self.most is None else min(found, self.most)
 
     def lines(self, batch_size: int) -> list[str]:
         """Return the lines to print."""
@@ -174,6 +177,7 @@ def memory_of(
         image=image,
         fixed=peaks[0] - few * image,
         limit=0,
+        most=run.progress.micro_batch,  # None, unless a step was repeated with fewer images
     )
     if run.accelerator.device.type == "cpu":
         held = memory.weights + memory.optimizer
