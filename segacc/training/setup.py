@@ -33,6 +33,7 @@ from segacc.training.defaults import (
     agree_on_precision,
     choose_score,
     choose_settings,
+    faster_layout,
     faster_precision,
     fitted_crop,
     refuse_accumulation_of_launcher,
@@ -389,5 +390,6 @@ def describe(run: Run, report: LoadReport) -> list[str]:
         f"JPEG and PNG files are decoded by {decoded_by()}",
         f"{where}, precision {number_format}, total batch size {run.total_batch_size} ({split})",
         *faster_precision(accelerator, plan.settings.config),
+        *faster_layout(run),
         *end_lines(run.pipeline, config),
     ]

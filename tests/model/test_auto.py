@@ -149,6 +149,21 @@ assert sys.meta_path.count(segacc.model.auto.Finder) == 1
     succeed(start(code, folder))
 
 
+@pytest.mark.slow
+def test_a_network_imports_no_other_network_of_transformers(folder: Path) -> None:
+    code = """
+from contextlib import nullcontext
+from segacc.commands.plugins.datasheet import construct
+from segacc.registry import load_registry
+from segacc.settings.options import decode
+record = load_registry().offer("architecture", "segformer", "test").record
+construct(record, decode(record.options, {}, "test"), nullcontext(), size=(64, 64))
+models = [name.split(".")[2] for name in sys.modules if name.startswith("transformers.models.")]
+assert set(models) == {"auto", "encoder_decoder", "segformer"}, models
+"""
+    succeed(start(code, folder))
+
+
 def test_a_failing_import_passes_its_own_error_on(folder: Path, tmp_path: Path) -> None:
     auto = tmp_path / "transformers" / "models" / "auto"
     auto.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """`--mixed-precision auto` chooses by the device alone, and the run keeps what was chosen."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from run_tools import build
 from segacc import TrainConfig
 from segacc.loop import train
-from segacc.training.defaults import faster_precision
+from segacc.training.defaults import faster_layout, faster_precision
 from segacc.training.events import StepDone
 from segacc.training.processes import bf16_gain
 from segacc.training.run import Run
@@ -59,3 +60,22 @@ def test_gpus_that_compute_in_bf16_are_recommended_it(
     told = [f"bf16 is faster on this device ({gain}): --mixed-precision auto"] if gain else []
     assert faster_precision(accelerator, TrainConfig()) == told
     assert faster_precision(accelerator, TrainConfig(mixed_precision="no")) == []
+
+
+@pytest.mark.parametrize(
+    ("arch", "chosen", "told"),
+    [
+        ("mobilenet_v2", {"mixed_precision": "bf16"}, True),
+        ("mobilenet_v2", {"mixed_precision": "bf16", "channels_last": True}, False),
+        ("mobilenet_v2", {}, False),
+        ("segformer:variant=b0", {"mixed_precision": "bf16"}, False),
+    ],
+)
+def test_networks_of_convolutions_are_recommended_channels_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, chosen: dict[str, Any], told: bool
+) -> None:
+    run = build(tmp_path, arch=arch, **chosen)
+    assert faster_layout(run) == []
+    monkeypatch.setattr("segacc.training.defaults.bf16_gain", lambda: "CUDA capability 9.0")
+    line = "convolutions are usually faster with --channels-last on this device"
+    assert faster_layout(run) == [line] * told
