@@ -205,7 +205,7 @@ def test_argmax_follows_numpy_where_nothing_is_resized() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
-@pytest.mark.parametrize("num_classes", [2, 11, 150])
+@pytest.mark.parametrize("num_classes", [2, 15, 16, 150])
 def test_confusion_counts_pixel_by_pixel(num_classes: int, dtype: torch.dtype) -> None:
     random = np.random.default_rng(num_classes)
     labels = random.integers(0, num_classes, (3, 20, 15))

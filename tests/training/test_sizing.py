@@ -15,7 +15,14 @@ from segacc import loop
 from segacc.registry import load_registry
 from segacc.settings.sources import Layer
 from segacc.testing.tools import forked
-from segacc.training.limits.sizing import fit_batch, part_of
+from segacc.training.limits.sizing import (
+    first_batch,
+    fit_batch,
+    memory_of,
+    part_of,
+    peak_of_step,
+    undone,
+)
 from segacc.training.plan import make_plan
 from segacc.training.processes import launched
 from segacc.training.run import Run
@@ -57,6 +64,19 @@ def test_the_run_is_that_with_the_same_numbers_typed(tmp_path: Path, optimizer: 
     typed = trained(build(tmp_path / "typed", optimizer=optimizer, **cut))
     assert found.keys() == typed.keys()
     assert all(torch.equal(found[name], typed[name]) for name in typed)
+
+
+@pytest.mark.parametrize("images", [2, 8])
+def test_the_memory_of_other_micro_batches_is_foretold(tmp_path: Path, images: int) -> None:
+    """From steps of 1 and 3 images; at once are also weights and the optimizer's state."""
+    run = build(tmp_path, arch="mobilenet_v2")
+    with undone(run):
+        batches = first_batch(run, images)
+        memory = memory_of(run, batches, LIMIT, loop.train_step)
+        peak = peak_of_step(run, batches, images, loop.train_step)
+    held = memory.weights + memory.optimizer
+    assert memory.of(images) == pytest.approx(peak + held, rel=0.02)
+    assert images * memory.image > memory.weights
 
 
 def test_a_resumed_run_keeps_its_micro_batch(tmp_path: Path) -> None:
