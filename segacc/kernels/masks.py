@@ -165,8 +165,8 @@ class SetLoss:
         inside = self.pixel_loss(logits, torch.ones_like(logits)) * valid
         outside = self.pixel_loss(logits, torch.zeros_like(logits)) * valid
         pixels = (inside @ wanted.T + outside @ (1 - wanted).T) / valid.sum().clamp(min=1)
-        inside, area = logits.sigmoid() * valid, wanted * valid
-        dice = 1 - (2 * inside @ area.T + 1) / (inside.sum(1)[:, None] + area.sum(1) + 1)
+        chances, area = logits.sigmoid() * valid, wanted * valid
+        dice = 1 - (2 * chances @ area.T + 1) / (chances.sum(1)[:, None] + area.sum(1) + 1)
         cost = (
             self.matcher.cost_mask * pixels
             - self.matcher.cost_class * classes.softmax(-1)[:, one.classes]

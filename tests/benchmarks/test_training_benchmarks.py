@@ -104,12 +104,13 @@ def test_memory_that_grows_with_the_images_is_told() -> None:
 def test_ratios_that_fell_are_told(tmp_path: Path) -> None:
     old = {"ratio": 2.0, "memory": 0.5, "ratios": {"worker": 8.0}, "seconds": {"segacc": 1.0}}
     new = {"ratio": 1.7, "memory": 0.0, "ratios": {"worker": 7.5}, "seconds": {"segacc": 9.0}}
+    old["overhead"], new["overhead"] = 0.5, 0.52
     for name, content in (("old", old), ("new", new)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     old_json, new_json = (tmp_path / f"{name}.json" for name in ("old", "new"))
     done = run_benchmark("compare", old_json, new_json)
     lines = done.stdout.splitlines()
-    assert done.returncode == 1 and len(lines) == 3
+    assert done.returncode == 1 and len(lines) == 4
     assert [line.split()[-1] for line in lines if line.startswith("WORSE")] == ["ratio"]
     assert run_benchmark("compare", old_json, old_json).returncode == 0
     lines = run_benchmark("compare", new_json, old_json).stdout.splitlines()
