@@ -112,7 +112,7 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     """Take steps, evaluate a few images and save; return the lines to print."""
     from segacc import loop
     from segacc.evaluation.compiled import eagerly
-    from segacc.training.limits.sizing import ENDLESS, memory_of
+    from segacc.training.limits.sizing import ENDLESS, memory_of, with_evaluation
     from segacc.training.processes import on_all
 
     config, start = run.config, time.monotonic() - run.clock.started
@@ -121,9 +121,10 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     with eagerly():  # each size would compile anew
         memory = memory_of(run, next(batches), device_memory, loop.train_step)
     if device_memory is not None:
+        memory, _ = with_evaluation(run, memory, device_memory, partial(seconds_of, run, FEW))
         return memory.lines(config.micro_batch_size)
     step = seconds_of_steps(run, batches)
-    evaluation = seconds_of_evaluation(run)
+    memory, evaluation = with_evaluation(run, memory, None, partial(seconds_of_evaluation, run))
     checkpoint, checkpoint_size = saved(run, "checkpoints")
     model, model_size = saved(run, "best")
     run.config = config
@@ -198,29 +199,38 @@ def seconds_of_evaluation(run: "Run") -> float:
 
     A stream is not evaluated, as its number of images need not be known: 0.
     """
-    from segacc import loop
     from segacc.data.batches import EvalData
-    from segacc.data.samples import evenly_spaced
-    from segacc.data.splits import Part
     from segacc.training.saving.model import kinds
 
     data = run.scoring.data
     if not isinstance(data, EvalData):
         return 0.0
-    whole, counts, taken = len(data.source), list[int](), list[float]()
-    for count in sorted({min(FEW, whole), min(SOME, whole)}):
-        some = Part(data.source.samples, evenly_spaced(whole, count))
-        scoring = dataclasses.replace(
-            run.scoring, data=EvalData(dataclasses.replace(data.source, samples=some))
-        )
-        start = time.perf_counter()
-        loop.evaluate(scoring)
-        taken.append(time.perf_counter() - start)
-        counts.append(count)
+    whole = len(data.source)
+    counts = sorted({min(FEW, whole), min(SOME, whole)})
+    taken = [seconds_of(run, count) for count in counts]
     if len(counts) == 1:
         return taken[0] * len(kinds(run))
     image = max(0.0, (taken[1] - taken[0]) / (counts[1] - counts[0]))
     return (taken[1] + (whole - counts[1]) * image) * len(kinds(run))
+
+
+def seconds_of(run: "Run", count: int) -> float:
+    """Evaluate so many images, evenly spaced; return the seconds that it took."""
+    from segacc import loop
+    from segacc.data.batches import EvalData
+    from segacc.data.samples import evenly_spaced
+    from segacc.data.splits import Part
+
+    data = run.scoring.data
+    if not isinstance(data, EvalData):
+        return 0.0
+    some = Part(data.source.samples, evenly_spaced(len(data.source), count))
+    scoring = dataclasses.replace(
+        run.scoring, data=EvalData(dataclasses.replace(data.source, samples=some))
+    )
+    start = time.perf_counter()
+    loop.evaluate(scoring)
+    return time.perf_counter() - start
 
 
 def saved(run: "Run", name: str) -> tuple[float, int]:

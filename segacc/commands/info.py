@@ -1,14 +1,12 @@
 """`segacc info`: versions, devices, what accelerate would start, installed extras and plugins."""
 
 import json
-import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +15,7 @@ from segacc.contracts import VERSION
 from segacc.data.codecs import decoded_by
 from segacc.errors import count_of, reason_of
 from segacc.registry import load_registry
+from segacc.settings.machine import processors, whole_memory
 
 LIBRARIES = ("torch", "torchvision", "torchcodec", "transformers", "accelerate", "datasets")
 """Libraries whose versions are printed; what else segacc needs rarely matters."""
@@ -68,11 +67,10 @@ def _rows(value: Any) -> list[str]:
 
 
 def system() -> str:
-    """Return Python, the operating system, cores and memory."""
-    memory = psutil.virtual_memory().total / 2**30
+    """Return Python, the operating system, and the cores and memory that it lets segacc use."""
     return (
         f"Python {platform.python_version()}, {platform.platform()}, "
-        f"{count_of(os.cpu_count() or 1, 'core')}, {memory:.0f} GiB of memory"
+        f"{count_of(processors(), 'core')}, {whole_memory() / 2**30:.0f} GiB of memory"
     )
 
 

@@ -95,8 +95,9 @@ def fitted(run: "Run", settings: Settings) -> Settings:
 def show(run: "Run", console: Console, log: Console) -> "Event | None":
     """Train and show the progress on both consoles; return the last event, or None."""
     from segacc.commands.terminal.progress import Display
+    from segacc.settings.machine import cores
     from segacc.training.data import faster_data
-    from segacc.training.processes import cores, processes_here
+    from segacc.training.processes import processes_here
 
     labels, share = run.labels, functools.cache(run.scoring.share)
     make = functools.partial(

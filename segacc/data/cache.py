@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 from filelock import FileLock
@@ -32,6 +31,7 @@ from segacc.data.cache_files import (
 )
 from segacc.errors import DataError, OptionError, SegaccError, count_of, expand
 from segacc.hookspecs import Stream
+from segacc.settings.machine import available_memory
 
 if TYPE_CHECKING:
     from segacc.data.streams import EvalStream
@@ -132,18 +132,6 @@ def sweep(base: Path) -> None:
     with FileLock(base / f"{_prefix()}rooms.lock"):
         for left in filter(Path.is_dir, base.glob(f"{_prefix()}*")):
             remove_unlocked(left, left / ALIVE)
-
-
-def available_memory() -> int:
-    """Return the available memory in bytes, within the container's limit."""
-    machine = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such group, or "max", which is no limit
-        return machine
-    return min(machine, limit - used + int(parts["inactive_file"]))  # old file pages make way
 
 
 def base_of_room(need: int, where: str) -> Path:

@@ -39,6 +39,7 @@ from segacc.data.codecs import picture_size
 from segacc.data.samples import evenly_spaced
 from segacc.errors import OptionError, SegaccError
 from segacc.labels import LabelMap
+from segacc.settings.machine import processors
 from segacc.settings.secrets import shown
 
 FORMAT = 2
@@ -185,8 +186,7 @@ def _workers(count: int) -> int:
     """Return the number of decoding workers; 0 decodes in this process."""
     if count < FEW:
         return 0
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, 8)
+    return min(processors(), 8)
 
 
 def _complaint(error: OSError, source: Source, root: Path, where: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segacc.data.batches import MOST_PIXELS
-from segacc.data.cache import available_memory
+from segacc.settings.machine import available_memory
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt: the size in bytes above which free memory at the top of the heap

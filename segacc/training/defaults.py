@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import psutil
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.nn import Conv2d
@@ -14,6 +13,7 @@ from segacc.errors import OptionError, count_of
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.settings.config import DEFAULT_CROP, TrainConfig
+from segacc.settings.machine import whole_memory
 from segacc.settings.sources import Settings
 from segacc.settings.units import bytes_text, steps_of, steps_of_epochs
 from segacc.training.limits.launchers import accumulation_asked
@@ -275,13 +275,13 @@ def check_warmup(settings: Settings, steps: int, told: str) -> None:
 
 
 def check_memory(settings: Settings, facts: Facts) -> None:
-    """Refuse a step whose images alone are more than the memory of this machine.
+    """Refuse a step whose images alone are more than the memory of this machine or its container.
 
     Raises:
         OptionError: the images of a step, as bytes, do not fit.
     """
     config, (height, width) = settings.config, facts.crop_size
-    image, there = height * width * facts.num_channels, psutil.virtual_memory().total
+    image, there = height * width * facts.num_channels, whole_memory()
     images = config.micro_batch_size * config.gradient_accumulation_steps
     if images * image <= there:
         return
@@ -290,8 +290,8 @@ def check_memory(settings: Settings, facts: Facts) -> None:
         key = "crop_size" if image > there else "batch_size"
     raise OptionError(
         f"{settings.where(key)}: the {count_of(images, 'image')} of {height}x{width} pixels that "
-        f"each process reads for a step take {bytes_text(images * image)}, more than the memory of "
-        f"this machine ({bytes_text(there)}). Give a smaller --crop-size, or fewer images a step "
+        f"each process reads for a step take {bytes_text(images * image)}, more than the memory "
+        f"that there is ({bytes_text(there)}). Give a smaller --crop-size, or fewer images a step "
         "with --batch-size and --gradient-accumulation-steps."
     )
 

@@ -24,6 +24,7 @@ from accelerate.utils import (
 )
 
 from segacc.errors import OptionError, SegaccError, count_of
+from segacc.settings.machine import cores, quota
 from segacc.training.limits.launchers import (
     LAUNCHED,
     launcher_arguments,
@@ -57,15 +58,6 @@ def idle_cores(accelerator: Accelerator) -> list[str]:
     ]
 
 
-def cores() -> int:
-    """Return the number of CPU cores that this process may use; hardware threads do not count."""
-    import psutil
-
-    affinity = getattr(os, "sched_getaffinity", None)
-    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(usable, psutil.cpu_count(logical=False) or usable)
-
-
 def launched() -> int:
     """Return the number of processes of this run, as the launcher has set it."""
     return int(get_int_from_env(SIZES, 1))
@@ -79,13 +71,14 @@ def processes_here(accelerator: Accelerator) -> int:
 def share_cores(accelerator: Accelerator) -> None:
     """Divide the CPU cores among the processes of a CPU run, unless the user chose the threads.
 
-    A process without a launcher keeps the number of threads that torch chose.
+    A process without a launcher keeps the number of threads that torch chose, which does not heed
+    the CPU quota of a container: threads beyond it would wait for each other most of the time.
     """
-    local = processes_here(accelerator)
+    local, threads = processes_here(accelerator), torch.get_num_threads()
     given = os.environ.get("OMP_NUM_THREADS")
-    theirs = local > 1
+    theirs = local > 1 or threads > (quota() or threads)
     if given is not None:  # not if `launch` has divided the cores, or a script has set the threads
-        divided = LAUNCHED in os.environ or given != str(torch.get_num_threads())
+        divided = LAUNCHED in os.environ or given != str(threads)
         theirs = not divided and set_by_launcher()
     if accelerator.device.type == "cpu" and theirs:
         torch.set_num_threads(max(1, cores() // local))

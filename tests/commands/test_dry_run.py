@@ -19,8 +19,8 @@ pytest_plugins = ["cli_fixtures"]
 
 RUN = (
     *("--arch", "segformer:variant=tiny", "--weights", "none", "--crop-size", "128"),
-    *("--batch-size", "4", "--num-workers", "0", "--max-steps", "60", "--eval-every", "30"),
-    *("--num-pictures", "0", "--eval-split", "validation[:20]"),
+    *("--num-workers", "0", "--max-steps", "60", "--eval-every", "30", "--num-pictures", "0"),
+    *("--batch-size", "4", "--eval-split", "validation[:8]"),
 )
 UNITS = {"MB": 1e6, "GB": 1e9}
 
@@ -36,12 +36,20 @@ def told(text: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_what_it_tells_is_what_the_run_shows(warm: Warm, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "most"),
+    [("whole", "for "), ("whole:short_side=1280", "for evaluation (micro-batches of 4: ")],
+)
+def test_what_it_tells_is_what_the_run_shows(
+    warm: Warm, tmp_path: Path, protocol: str, most: str
+) -> None:
     """Generously, as other work on the machine changes the times."""
-    lines = told(assert_succeeded(warm(*RUN, "--dry-run", cwd=tmp_path)).stdout)
+    given = (*RUN, "--protocol", protocol)
+    lines = told(assert_succeeded(warm(*given, "--dry-run", cwd=tmp_path)).stdout)
     assert list(tmp_path.iterdir()) == []
-    done = assert_succeeded(warm(*RUN, "--output-dir", "run", cwd=tmp_path))
+    done = assert_succeeded(warm(*given, "--output-dir", "run", cwd=tmp_path))
     peak = metrics(tmp_path / "run", "train")[-1]["peak_memory"]
+    assert most in lines["memory"]
     assert amounts(lines["memory"])[0] == pytest.approx(peak, rel=0.1)
     size = sum(one.stat().st_size for one in (tmp_path / "run").rglob("*") if one.is_file())
     assert amounts(lines["disk"])[0] == pytest.approx(size, rel=0.5)  # pictures are left out
@@ -63,6 +71,18 @@ def test_a_gpu_s_memory_need_not_be_there(warm: Warm, tmp_path: Path) -> None:
     added = found["2GB"] - found["1GB"]
     rounded = 0.05e6 / image  # the memory of an image is printed with one decimal
     assert added == pytest.approx(0.95e9 / image, rel=rounded + 0.005) and found["1GB"] > 10
+
+
+def test_an_evaluation_takes_memory_of_a_gpu_that_is_not_there(warm: Warm, tmp_path: Path) -> None:
+    """Four times as much for four times the pixels, beside the weights and their statistics."""
+    flags = (*RUN, "--dry-run", "--device-memory", "8GB", "--protocol")
+    found = []
+    for side in (512, 1024):
+        done = assert_succeeded(warm(*flags, f"whole:short_side={side}", cwd=tmp_path))
+        line = told(done.stdout)["memory"]
+        assert ", for evaluation (micro-batches of 4: " in line
+        found.append(amounts(line)[0])
+    assert found[1] / found[0] == pytest.approx(4, rel=0.15)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 from PIL import Image
 
 from cli_tools import Warm, assert_refused, assert_succeeded, metrics, segacc, write_data
 from hub_tools import hub
+from segacc.settings.machine import whole_memory
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -131,8 +131,8 @@ def test_a_step_larger_than_the_memory(
         done,
         f"{flag}: the {images} image"
         f"{'s' * (images > 1)} of {size} pixels that each process reads for a step take "
-        f"{taken:.2f} GB, more than the memory of this machine "
-        f"({psutil.virtual_memory().total / 1e9:.2f} GB). Give a smaller --crop-size, or fewer "
+        f"{taken:.2f} GB, more than the memory that there is "
+        f"({whole_memory() / 1e9:.2f} GB). Give a smaller --crop-size, or fewer "
         "images a step with --batch-size and --gradient-accumulation-steps.",
     )
 

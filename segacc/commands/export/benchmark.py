@@ -1,7 +1,6 @@
 """`segacc benchmark`: the speed, size and score of a model and of its exported files."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from segacc.errors import DataError
 from segacc.evaluation.model_folder import Model, find_model
 from segacc.model.exported import open_session, runtime_of
 from segacc.settings.commands import BenchmarkConfig
+from segacc.settings.machine import processors
 from segacc.settings.sources import Layer, config_of, keywords_of
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def measure(models: Sequence[str], layer: Layer, console: Console) -> Benchmark:
     for model in found:
         runtime_of(model.about, "auto", where("model"))
     images = images_of(models[0], layer, config, Path(), what="be segmented")
-    threads = config.threads or os.cpu_count() or 1
+    threads = config.threads or processors()
     with loading(console, "torch and the models"):
         quiet_libraries()
         import torch

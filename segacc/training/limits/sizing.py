@@ -51,6 +51,8 @@ class Memory:
     """What there is."""
     most: int | None = None
     """The most images that fit if more were tried in vain."""
+    evaluation: int = 0
+    """The peak of an evaluation, as far as it is known."""
 
     def of(self, images: int) -> int:
         """Return the peak for a micro-batch of so many images."""
@@ -64,9 +66,12 @@ class Memory:
 
     def lines(self, batch_size: int) -> list[str]:
         """Return the lines to print."""
+        training, what = bytes_text(self.of(batch_size)), f"micro-batches of {batch_size}"
+        most = bytes_text(max(self.of(batch_size), self.evaluation))
+        if most != training:
+            what = f"evaluation ({what}: {training})"
         return [
-            f"memory       {bytes_text(self.of(batch_size))} of {bytes_text(self.limit)}, for "
-            f"micro-batches of {batch_size}",
+            f"memory       {most} of {bytes_text(self.limit)}, for {what}",
             f"             weights {bytes_text(self.weights)}, gradients "
             f"{bytes_text(self.gradients)}, optimizer {bytes_text(self.optimizer)}, activations "
             f"{bytes_text(self.image)} an image",
@@ -179,9 +184,7 @@ def memory_of(
         limit=0,
         most=run.progress.micro_batch,  # None, unless a step was repeated with fewer images
     )
-    if run.accelerator.device.type == "cpu":
-        held = memory.weights + memory.optimizer
-        memory = replace(memory, fixed=memory.fixed + held)
+    memory = replace(memory, fixed=memory.fixed + held_before(run, memory))
     if device_memory is not None:
         return replace(memory, limit=usable(device_memory))
     return with_limit(run, memory, micro_batches, step)
@@ -190,6 +193,35 @@ def memory_of(
 def state_of(run: Run) -> dict[Any, Any]:
     """Return the state of the optimizer inside accelerate's wrapper."""
     return dict(getattr(run.optimizer, "optimizer", run.optimizer).state)
+
+
+def held_before(run: Run, memory: Memory) -> int:
+    """Return the bytes that `peak_of` does not see: on a CPU, what was there before."""
+    return memory.weights + memory.optimizer if run.accelerator.device.type == "cpu" else 0
+
+
+def with_evaluation(
+    run: Run, memory: Memory, device_memory: int | None, evaluate: Callable[[], float]
+) -> tuple[Memory, float]:
+    """Evaluate some images, and add the peak; on a CPU that of the process so far, if it rises.
+
+    Args:
+        run: the run.
+        memory: that of its steps.
+        device_memory: see `fit_batch`.
+        evaluate: evaluates the images.
+
+    Returns:
+        The memory, and what `evaluate` has returned.
+    """
+    device, found = run.accelerator.device, list[float]()
+    if device.type == "cpu" and device_memory is None:
+        before = peak_memory(device)
+        found.append(evaluate())
+        peak = peak_memory(device)
+        return replace(memory, evaluation=peak if peak > before else 0), found[0]
+    peak = peak_of(device, lambda: found.append(evaluate())) + held_before(run, memory)
+    return replace(memory, evaluation=peak), found[0]
 
 
 def usable(device_memory: int) -> int:
@@ -213,13 +245,18 @@ def with_limit(run: Run, memory: Memory, micro_batches: list[Batch], step: Step)
 
 def peak_of_step(run: Run, micro_batches: list[Batch], images: int, step: Step) -> int:
     """Take a step of micro-batches of so many images; return the most bytes of tensors at once."""
-    parts, device = [part(one, images) for one in micro_batches], run.accelerator.device
+    parts = [part(one, images) for one in micro_batches]
+    return peak_of(run.accelerator.device, lambda: step(run, parts))
+
+
+def peak_of(device: torch.device, work: Callable[[], object]) -> int:
+    """Do some work; return the most bytes of tensors at once, on a CPU of those made meanwhile."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        step(run, parts)
+        work()
         return int(torch.cuda.max_memory_allocated(device))
     with LiveTensors() as live:
-        step(run, parts)
+        work()
     peak: int = live.peak
     return peak
 
