@@ -11,11 +11,11 @@
                plain: the step of transformers' network and own loss, with AdamW, on a fixed batch;
                segacc: `train_step` on the same batch; files: `segacc train` with JPEG and PNG files
 
-Each case is a process of its own. Networks are measured eager, then compiled (torch.compile, for
-segacc as accelerate does), as long as the time lasts; what is left out is told. `ratio` is segacc's
-images per second / plain, `mfu` the share of the GPU's peak (segacc/model/arithmetic.py), for both
-by the operations that segacc counts. benchmarks/results/gpu.json holds the figures. Exit code 1 if
-a case failed.
+Each case is a process of its own. Networks are measured eager, then compiled (torch.compile of the
+whole network, for segacc `--compile`), as long as the time lasts; what is left out is told. `ratio`
+is segacc's images per second / plain, `mfu` the share of the GPU's peak
+(segacc/model/arithmetic.py), for both by the operations that segacc counts.
+benchmarks/results/gpu.json holds the figures. Exit code 1 if a case failed.
 """
 
 import argparse
@@ -127,13 +127,9 @@ def gradient_bytes(network: Any) -> int:
 def in_a_process(case: str, seconds: float) -> dict[str, Any] | None:
     """Measure a case in a process; None if the time is over before it ends."""
     command = [sys.executable, __file__, "--case", case]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if case.endswith(",compiled"):
-        environment["ACCELERATE_DYNAMO_BACKEND"] = "inductor"
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=seconds
-        )
+        done = subprocess.run(command, env=path, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return None
     lines = done.stdout.splitlines() or [""]

@@ -83,7 +83,7 @@ def network(arch: str, compiled: bool, sizes: Sizes, device: str) -> dict[str, A
     del model, step
     released(device)
     with tempfile.TemporaryDirectory() as folder:
-        run = built(arch, images, sizes, Path(folder))
+        run = built(arch, images, sizes, Path(folder), compiled)
         batch = Batch(*fixed(images, sizes.side, device))
         ours = partial(loop.train_step, run, [batch])
         found["segacc"] = timed(ours, images, sizes, device)
@@ -182,7 +182,7 @@ def released(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def built(arch: str, images: int, sizes: Sizes, folder: Path) -> Run:
+def built(arch: str, images: int, sizes: Sizes, folder: Path, compiled: bool) -> Run:
     """Build a run of `segacc train` whose data are files."""
     values = {
         "arch": arch,
@@ -192,6 +192,7 @@ def built(arch: str, images: int, sizes: Sizes, folder: Path) -> Run:
         "batch_size": images,
         "mixed_precision": "bf16",
         "num_workers": sizes.workers,
+        "compile": compiled,
         "log_every": sizes.steps,
         "max_steps": 100_000,
         "eval_every": 100_000,

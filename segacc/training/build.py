@@ -19,6 +19,7 @@ from segacc.evaluation.scoring import SHARDED
 from segacc.hookspecs import DataSplits
 from segacc.model import SegmentationModel
 from segacc.model.adapters import is_adapter
+from segacc.model.arithmetic import peak_of
 from segacc.model.contract import build_fitting
 from segacc.model.hub import Source, choose, fetch
 from segacc.model.probe import freeze, probe
@@ -27,7 +28,7 @@ from segacc.training.defaults import check_batch, check_memory, default_crop
 from segacc.training.optim.adapters import add_adapters, check_adapters
 from segacc.training.optim.freezing import freeze_for_good, keep_statistics
 from segacc.training.plan import Plan
-from segacc.training.processes import on_all
+from segacc.training.processes import device_name, on_all
 from segacc.training.saving.license import Base, find_base, stored_base
 
 
@@ -102,7 +103,7 @@ class Built:
     stride: float
     """Image pixels per logit, in height and width."""
     flops: float | None
-    """See `Findings`; counted on a GPU only."""
+    """See `Findings`; counted on a device whose peak arithmetic is known."""
     notes: tuple[str, ...]
     base: Base | None
     """The weights that the run started from; None for random ones, and on other processes."""
@@ -138,7 +139,7 @@ def build_network(plan: Plan, splits: DataSplits, accelerator: Accelerator) -> B
             facts.num_channels,
             facts=facts,
             where=where,
-            count=accelerator.device.type == "cuda",
+            count=peak_of(device_name(accelerator.device), "bf16") is not None,
         )
     freeze(network, findings.unused)
     if config.unfreeze_after is not None:

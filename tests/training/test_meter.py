@@ -1,12 +1,17 @@
-"""`data_wait`: what the data take is told as waiting, what the network takes is not."""
+"""`data_wait`: what the data take is told as waiting, what the network takes is not; and `mfu`."""
 
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from run_tools import build
 from segacc.data.batches import Source
 from segacc.loop import train
+from segacc.model import arithmetic
 from segacc.training.events import StepDone
 
 STEPS, BATCH = 3, 2
@@ -36,3 +41,18 @@ def test_only_the_data_are_waited_for(tmp_path: Path) -> None:
         waited = event.data_wait * seconds
         assert waited >= steps * BATCH * READ
         assert seconds - waited >= steps * COMPUTE
+
+
+def test_the_share_of_the_peak_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device of a known peak; the operations are those of the run's own passes."""
+    monkeypatch.setitem(arithmetic.PEAKS, "cpu", 2.0)
+    run = build(tmp_path, max_steps=STEPS, log_every=1, mixed_precision="bf16", batch_size=BATCH)
+    counter: Any = FlopCounterMode
+    with counter(display=False) as mode:
+        run.network(torch.rand(BATCH, 3, *run.facts.crop_size)).main.sum().backward()
+    run.network.zero_grad()
+    image = mode.get_total_flops() / BATCH
+    steps = [one for one in train(run) if isinstance(one, StepDone)]
+    assert len(steps) == STEPS
+    for step in steps:
+        assert step.mfu == pytest.approx(image * step.images_per_second / 2e12)

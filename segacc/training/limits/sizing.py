@@ -196,7 +196,7 @@ def state_of(run: Run) -> dict[Any, Any]:
 
 
 def held_before(run: Run, memory: Memory) -> int:
-    """Return the bytes that `peak_of` does not see: on a CPU, what was there before."""
+    """Return the bytes that `peak_within` does not see: on a CPU, what was there before."""
     return memory.weights + memory.optimizer if run.accelerator.device.type == "cpu" else 0
 
 
@@ -220,7 +220,7 @@ def with_evaluation(
         found.append(evaluate())
         peak = peak_memory(device)
         return replace(memory, evaluation=peak if peak > before else 0), found[0]
-    peak = peak_of(device, lambda: found.append(evaluate())) + held_before(run, memory)
+    peak = peak_within(device, lambda: found.append(evaluate())) + held_before(run, memory)
     return replace(memory, evaluation=peak), found[0]
 
 
@@ -246,10 +246,10 @@ def with_limit(run: Run, memory: Memory, micro_batches: list[Batch], step: Step)
 def peak_of_step(run: Run, micro_batches: list[Batch], images: int, step: Step) -> int:
     """Take a step of micro-batches of so many images; return the most bytes of tensors at once."""
     parts = [part(one, images) for one in micro_batches]
-    return peak_of(run.accelerator.device, lambda: step(run, parts))
+    return peak_within(run.accelerator.device, lambda: step(run, parts))
 
 
-def peak_of(device: torch.device, work: Callable[[], object]) -> int:
+def peak_within(device: torch.device, work: Callable[[], object]) -> int:
     """Do some work; return the most bytes of tensors at once, on a CPU of those made meanwhile."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
