@@ -8,6 +8,7 @@ can therefore be excluded by the corners around a pixel, and a tile is computed 
 that can win in it; for probabilities, for all classes.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -29,8 +30,10 @@ from segacc.kernels.resize import Decided, Shares, by_rows, decide, of_rows, res
 
 BLOCK = 4
 """Rows and columns of logits whose pixels are bounded together."""
-TILE = 4
-"""Rows and columns of blocks that are computed together."""
+TILE = 8
+"""Rows and columns of blocks that are computed together, at most."""
+ELEMENTS = 2**22
+"""Elements of a tile of all classes, at most, unless it has one block only."""
 
 
 def decide_windows(
@@ -76,22 +79,24 @@ def _bands(
     first = next(source)
     source = chain([first], source)
     down, across = (parts_of(grid, side, first, size[side]) for side in (0, 1))
-    columns = Side.of(across, range(size[1]), steps[1])
+    side = math.isqrt(ELEMENTS // first.shape[1])
+    height, width = (step * min(TILE, max(1, side // step)) for step in steps)
+    columns = Side.of(across, range(size[1]), steps[1], width)
     above, below, _ = neighbours(grid.size[0], size[0])
     kept: list[_Row] = []
     ready = 0
     for number, (top, after) in enumerate(grid.bands, 1):
         need = int(above[min(ready, size[0] - 1)])
         kept = [row for row in kept if row.top + grid.crop[0] > need]
-        kept.append(_Row(top, [next(source) for _ in grid.lefts]))
+        kept.append(_Row(top, [next(source).contiguous() for _ in grid.lefts]))
         largest = torch.stack([end for row in kept for one in row.logits for end in one.aminmax()])
         margin = ROUNDING * largest.abs().max()
         start, ready = ready, int((below < after).sum())
-        for here in _cut(range(start, ready), TILE * steps[0]):
+        for here in _cut(range(start, ready), height):
             if not margin.isfinite():
                 yield _plainly(kept, grid, size, here, shares)
                 continue
-            rows = Side.of(down[number - len(kept) : number], here, steps[0])
+            rows = Side.of(down[number - len(kept) : number], here, steps[0], height)
             images = ([row.of(image) for row in kept] for image in range(len(first)))
             found = [_decided(grids, rows, columns, margin, shares) for grids in images]
             yield Decided.joined(found, 0)
@@ -206,8 +211,9 @@ class Near(NamedTuple):
 
     window: int
     blocks: slice
-    rows: Tensor
-    """(m, blocks) the logits' rows that their pixels are interpolated from; some are repeated."""
+    first: Tensor
+    """(blocks,) int64, of `count` rows of logits, those that their pixels are interpolated from."""
+    count: int
     least: Tensor
     """(blocks,) the smallest sum of a pixel's weights."""
     most: Tensor
@@ -222,15 +228,18 @@ class Side(NamedTuple):
     tiles: list[Tile]
 
     @classmethod
-    def of(cls, parts: Sequence[Part], here: range, step: int) -> "Side":
-        """Divide pixels into blocks of `step`, and find what each window adds to them."""
+    def of(cls, parts: Sequence[Part], here: range, step: int, tile: int) -> "Side":
+        """Divide pixels into blocks of `step` and tiles of `tile`, which is a multiple of `step`.
+
+        And find what each window adds to them.
+        """
         near, tiles = [], []
         for window, part in enumerate(parts):
             if (found := _near(window, part, here, step)) is not None:
                 near.append(found)
-        for index, pixels in enumerate(_cut(here, TILE * step)):
+        for index, pixels in enumerate(_cut(here, tile)):
             pieces = [_piece(window, part, pixels) for window, part in enumerate(parts)]
-            blocks = slice(TILE * index, TILE * (index + 1))
+            blocks = slice(tile // step * index, tile // step * (index + 1))
             tiles.append(Tile(pixels, blocks, [one for one in pieces if one is not None]))
         return cls(-(-len(here) // step), near, tiles)
 
@@ -255,7 +264,7 @@ def _piece(window: int, part: Part, here: range) -> Piece | None:
 def _near(window: int, part: Part, here: range, step: int) -> Near | None:
     pixels, own = _rows(part, here)
     blocks = slice(pixels.start // step, -(-pixels.stop // step))
-    if not len(own):
+    if not (own > 0).any():
         return None
     end = min(blocks.stop * step, len(here))  # the last block may be cut
     weights = own.new_zeros(blocks.stop * step - blocks.start * step, own.shape[1])
@@ -264,8 +273,9 @@ def _near(window: int, part: Part, here: range, step: int) -> Near | None:
     sums[end - blocks.start * step :] = sums[end - blocks.start * step - 1]
     sums, used = sums.view(-1, step), (weights > 0).view(-1, step, own.shape[1]).any(1).int()
     first, last = used.argmax(1), own.shape[1] - 1 - used.flip(1).argmax(1)
-    rows = torch.minimum(first + torch.arange(int((last - first).max()) + 1)[:, None], last)
-    return Near(window, blocks, rows, sums.amin(1), sums.amax(1))
+    count = int((last - first)[used.any(1)].max()) + 1  # more than some need, for looser bounds
+    first.clamp_(max=own.shape[1] - count)
+    return Near(window, blocks, first, count, sums.amin(1), sums.amax(1))
 
 
 def _decided(
@@ -300,7 +310,7 @@ def lead(kept: Grids, rows: Side, columns: Side) -> Tensor:
         for across in columns.near:
             logits = kept[down.window][across.window]
             least, most = (
-                widened(reduced(logits, down.rows, across.rows, join))
+                widened(reduced(reduced(logits, 1, down, join), 2, across, join))
                 for join in (torch.minimum, torch.maximum)
             )
             lowest, highest = down.least[:, None] * across.least, down.most[:, None] * across.most
@@ -315,14 +325,17 @@ def lead(kept: Grids, rows: Side, columns: Side) -> Tensor:
     return total
 
 
-def reduced(logits: Tensor, rows: Tensor, columns: Tensor, join: Callable[..., Tensor]) -> Tensor:
-    """Join the logits (K, h, w) near each block: (K, blocks, blocks)."""
-    for dim, near in ((1, rows), (2, columns)):
-        found = logits.index_select(dim, near[0])
-        for one in near[1:]:
-            found = join(found, logits.index_select(dim, one))
-        logits = found
-    return logits
+def reduced(logits: Tensor, dim: int, near: Near, join: Callable[..., Tensor]) -> Tensor:
+    """Join the rows (or columns) of logits (K, h, w) near each block: one for each block."""
+    start = int(near.first[0])
+    found = logits.narrow(dim, start, int(near.first[-1]) + near.count - start)
+    done = 1
+    while done < near.count:  # a row is now that joined with the next ones, `done` in all
+        more = min(done, near.count - done)
+        rest = found.shape[dim] - more
+        found = join(found.narrow(dim, 0, rest), found.narrow(dim, more, rest))
+        done += more
+    return found.index_select(dim, near.first - start)
 
 
 def values(kept: Grids, down: Tile, across: Tile, classes: Tensor | None = None) -> Tensor:
