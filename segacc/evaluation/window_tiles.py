@@ -212,8 +212,8 @@ class Near(NamedTuple):
     window: int
     blocks: slice
     first: Tensor
-    """(blocks,) int64, of `count` rows of logits, those that their pixels are interpolated from."""
-    count: int
+    """(blocks,) int64, of `span` rows of logits, those that their pixels are interpolated from."""
+    span: int
     least: Tensor
     """(blocks,) the smallest sum of a pixel's weights."""
     most: Tensor
@@ -273,9 +273,9 @@ def _near(window: int, part: Part, here: range, step: int) -> Near | None:
     sums[end - blocks.start * step :] = sums[end - blocks.start * step - 1]
     sums, used = sums.view(-1, step), (weights > 0).view(-1, step, own.shape[1]).any(1).int()
     first, last = used.argmax(1), own.shape[1] - 1 - used.flip(1).argmax(1)
-    count = int((last - first)[used.any(1)].max()) + 1  # more than some need, for looser bounds
-    first.clamp_(max=own.shape[1] - count)
-    return Near(window, blocks, first, count, sums.amin(1), sums.amax(1))
+    span = int((last - first)[used.any(1)].max()) + 1  # more than some need, for looser bounds
+    first.clamp_(max=own.shape[1] - span)
+    return Near(window, blocks, first, span, sums.amin(1), sums.amax(1))
 
 
 def _decided(
@@ -328,10 +328,10 @@ def lead(kept: Grids, rows: Side, columns: Side) -> Tensor:
 def reduced(logits: Tensor, dim: int, near: Near, join: Callable[..., Tensor]) -> Tensor:
     """Join the rows (or columns) of logits (K, h, w) near each block: one for each block."""
     start = int(near.first[0])
-    found = logits.narrow(dim, start, int(near.first[-1]) + near.count - start)
+    found = logits.narrow(dim, start, int(near.first[-1]) + near.span - start)
     done = 1
-    while done < near.count:  # a row is now that joined with the next ones, `done` in all
-        more = min(done, near.count - done)
+    while done < near.span:  # a row is now that joined with the next ones, `done` in all
+        more = min(done, near.span - done)
         rest = found.shape[dim] - more
         found = join(found.narrow(dim, 0, rest), found.narrow(dim, more, rest))
         done += more

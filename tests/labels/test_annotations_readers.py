@@ -296,6 +296,23 @@ def test_a_faulty_shape_of_labelme_is_refused(
     assert said(lambda: read_labelme([path]), tmp_path) == f"{where}{text}."
 
 
+@pytest.mark.parametrize("label", ["", " "])
+def test_an_empty_label_is_refused_and_spaces_around_one_are_left_out(
+    label: str, tmp_path: Path
+) -> None:
+    facts = labelme_facts(picture(tmp_path, 0), 0)
+    facts["shapes"] = [facts["shapes"][0] | {"label": one} for one in ("disc", " disc ", "bar\n")]
+    assert read_labelme([dump(tmp_path / "a.json", facts)]).names == ("bar", "disc")
+    facts["shapes"].append(facts["shapes"][0] | {"label": label})
+    path, where = dump(tmp_path / "a.json", facts), f'shape 4, "{label}" (image train0.png)'
+    told = "its label is empty; give it a class in the tool"
+    assert said(lambda: read_labelme([path]), tmp_path) == f"a.json: {where}: {told}."
+    xml = tmp_path / "a.xml"
+    xml.write_text(cvat_xml([cvat_image("a.png", cvat_polygon(label, SQUARE, 0))], ()))
+    where = f'shape 1, a polygon "{label}" (image a.png)'
+    assert said(lambda: read_cvat(xml), tmp_path) == f"a.xml: {where}: {told}."
+
+
 def test_shapes_of_labelme_without_an_area_are_counted_and_ignored_ones_are_ignored(
     tmp_path: Path,
 ) -> None:
@@ -450,6 +467,11 @@ STUDIO: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a label that is a number": (
         region(polygonlabels=[5]),
         "region r0disc (image 0a1b2c3d-train0.png): its label is 5; expected a text",
+    ),
+    "an empty label": (
+        region(polygonlabels=[" "]),
+        "region r0disc (image 0a1b2c3d-train0.png): its label is empty; give it a class in the "
+        "tool",
     ),
     "labels that are no list": (
         region(polygonlabels="disc"),

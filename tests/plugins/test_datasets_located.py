@@ -180,6 +180,23 @@ def test_predictions_are_not_the_images_of_other_tools(proposals: Path, tmp_path
     )
 
 
+def test_a_folder_with_annotations_of_several_tools_is_refused(tmp_path: Path) -> None:
+    paint(tmp_path, "1.png", "2.png")
+    coco_of(tmp_path / "coco.json", "1.png", "2.png")
+    dump(tmp_path / "1.json", labelme_facts(tmp_path / "1.png", 0))
+    (tmp_path / "2.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    assert said(str(tmp_path), tmp_path) == (
+        "ROOT: it has annotations of several tools: coco, labelme, yolo. Choose with `--dataset "
+        "coco:root=...` or `--dataset labelme:root=...` or `--dataset yolo:root=...`."
+    )
+    assert images_of(f"coco:root={tmp_path}", tmp_path) == ["1.png", "2.png"]
+    (tmp_path / "coco.json").unlink()
+    (tmp_path / "1.json").unlink()
+    cvat_of(tmp_path / "a.xml", "1.png")
+    dump(tmp_path / "tasks.json", [studio_task(tmp_path / "1.png", 0)])
+    assert "several tools: cvat, labelstudio, yolo. Choose" in said(str(tmp_path), tmp_path)
+
+
 # --------------------------------------------------------------------------- several files of CVAT
 def test_files_of_cvat_are_the_splits_that_their_folders_are_named_after(tmp_path: Path) -> None:
     for folder, subset in (("train", {}), ("val", {}), ("job", {"subset": "Test"})):

@@ -13,6 +13,7 @@ from segacc.errors import DataError, refuse_special
 from segacc.labels.annotations.reading import (
     Faults,
     ShapeError,
+    class_name,
     ellipse,
     image_size,
     left_out,
@@ -115,9 +116,10 @@ def _image(
             lines[kind] += 1
         elif kind != "tag":
             with faults.of(where, name):
-                if names and label not in names:
+                own = class_name(label)
+                if names and own not in names:
                     raise ShapeError(f"its label is none of the task's: {', '.join(names)}")
-                layers.append((_layer(one), _shape(one, label, where, size)))
+                layers.append((_layer(one), _shape(one, own, where, size)))
     layers.sort(key=lambda pair: pair[0])  # stable
     return AnnotatedImage(name, tuple(shape for _, shape in layers), size)
 

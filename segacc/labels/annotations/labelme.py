@@ -12,6 +12,7 @@ from segacc.labels.annotations import IGNORED
 from segacc.labels.annotations.reading import (
     Faults,
     ShapeError,
+    class_name,
     ellipse,
     embedded,
     image_size,
@@ -66,7 +67,7 @@ def _read(path: Path, lines: Counter[str]) -> AnnotatedImage:
             if kind in LINES:
                 lines[kind] += 1
             else:
-                shapes.append(_shape(entry, kind, label, where, size))
+                shapes.append(_shape(entry, kind, class_name(label), where, size))
     faults.stop()
     return AnnotatedImage(name, tuple(shapes), size)
 

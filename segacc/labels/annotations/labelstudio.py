@@ -15,6 +15,7 @@ from segacc.errors import DataError, count_of, cut
 from segacc.labels.annotations.reading import (
     Faults,
     ShapeError,
+    class_name,
     ellipse,
     embedded,
     image_size,
@@ -175,7 +176,7 @@ def _shape(region: Mapping[str, Any], kind: str, where: str, size: tuple[int, in
     names = [name for some in lists for name in some]
     if others := [name for name in names if not isinstance(name, str)]:
         raise ShapeError(f"its label is {cut(json.dumps(others[0]))}; expected a text")
-    labels = list(dict.fromkeys(names))
+    labels = list(dict.fromkeys(map(class_name, names)))
     if len(labels) != 1:
         raise ShapeError(f"it has {count_of(len(labels), 'label')}; expected one class")
     if region.get("image_rotation"):

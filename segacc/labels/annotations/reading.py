@@ -72,6 +72,17 @@ def value(entry: Any, key: str, kind: type[T]) -> T:
     return found
 
 
+def class_name(told: str) -> str:
+    """Return the name of a shape's class, without spaces around it.
+
+    Raises:
+        ShapeError: it is empty.
+    """
+    if not (name := told.strip()):
+        raise ShapeError("its label is empty; give it a class in the tool")
+    return name
+
+
 def number(entry: Any, key: str) -> float:
     """Return a number of a JSON object, which may be written as a text, as in XML.
 

@@ -20,7 +20,7 @@ FEW = 20
 
 
 def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
-    """Find the files of an annotation tool, without reading all of them.
+    """Find the files of the annotation tool, without reading all of them.
 
     Args:
         root: the folder.
@@ -31,20 +31,39 @@ def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
         The data set and its splits, uncounted; None if there are no such files.
 
     Raises:
-        DataError: a CVAT file is faulty, or several of CVAT or Label Studio are for one split.
+        DataError: a CVAT file is faulty, several of CVAT or Label Studio are for one split, or
+            there are files of several tools.
     """
-    if found := coco_files(root, tree):
-        return _recognized("coco", found, root=given)
-    if labelme := labelme_files(root, tree):
+    coco, labelme = coco_files(root, tree), labelme_files(root, tree)
+    cvat = cvat_files(root, tree)
+    read = {path for files in labelme.values() for path in files}
+    others = [one for one in _files(tree, ".json") if root / one not in read]
+    studio = sorted(one for one in others if kind_of_json(root / one) == LABEL_STUDIO)
+    found: dict[str, object] = {
+        "coco:root": coco,
+        "labelme:root": labelme,
+        "cvat:root": cvat,
+        "labelstudio:file": studio,
+        "yolo:root": _has_polygons(root, tree),
+    }
+    names = [name for name, files in found.items() if files]
+    if len(names) > 1:
+        tools = ", ".join(name.partition(":")[0] for name in names)
+        raise DataError(
+            f"{given}: it has annotations of several tools: {tools}. Choose with "
+            f"{' or '.join(f'`--dataset {name}=...`' for name in names)}."
+        )
+    if not names:
+        return None
+    if coco:
+        return _recognized("coco", coco, root=given)
+    if labelme:
         return _recognized("labelme", labelme, root=given)
-    if cvat := cvat_files(root, tree):
+    if cvat:
         return _cvat(root, cvat, given.rstrip("/"))
-    studio = [one for one in _files(tree, ".json") if kind_of_json(root / one) == LABEL_STUDIO]
     if studio:
-        return _label_studio(root, sorted(studio), given.rstrip("/"))
-    if _has_polygons(root, tree):
-        return _recognized("yolo", folders_of(root, config_of(root)), root=given)
-    return None
+        return _label_studio(root, studio, given.rstrip("/"))
+    return _recognized("yolo", folders_of(root, config_of(root)), root=given)
 
 
 def _cvat(root: Path, files: list[Path], given: str) -> Recognized:
@@ -92,6 +111,8 @@ def _has_polygons(root: Path, tree: Tree) -> bool:
     """Return whether images have text files of numbers, as YOLO's."""
     from segacc.labels.annotations.yolo import text_of
 
+    if not _files(tree, ".txt"):
+        return False
     images = (root / path for end in IMAGE_SUFFIXES for path in _files(tree, end))
     texts = (path for image in images if (path := text_of(image)).is_file())
     return any(kind_of_text(path) for path in islice(texts, FEW))
