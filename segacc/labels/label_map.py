@@ -310,6 +310,17 @@ class LabelMap:
         return cls(tuple(values["names"]), classes, palette, colors)
 
 
+def refuse_many(names: Sequence[str], cure: str) -> None:
+    """Refuse more classes than labels of 8 bits have.
+
+    Raises:
+        DataError: there are more; its last sentence is `cure`.
+    """
+    if len(names) > IGNORE:
+        told = f"{len(names)}: {first_of(names, 4)}"
+        raise DataError(f"A label map has at most {IGNORE} classes, got {told}. {cure}")
+
+
 @contextmanager
 def naming(where: object) -> Iterator[None]:
     """Begin the errors of a label map that is made inside with the source of its class names."""

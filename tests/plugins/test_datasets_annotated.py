@@ -224,9 +224,10 @@ def test_too_many_classes_of_annotations_are_told_with_the_data_set(tmp_path: Pa
     facts = coco_facts(tmp_path, 1)
     facts["categories"] += [{"id": 100 + k, "name": f"c{k}"} for k in range(300)]
     path = dump(tmp_path / "a.json", facts)
-    assert said(f"coco:annotations={path},images={tmp_path}", tmp_path).startswith(
-        "--dataset coco: the classes of the annotations: A label map needs 2 to 255 classes, got "
-        "303: background, disc, bar, c0 and 299 more."
+    assert said(f"coco:annotations={path},images={tmp_path}", tmp_path) == (
+        "--dataset coco: the classes of the annotations: A label map has at most 255 classes, got "
+        "303: background, disc, bar, c0 and 299 more. Merge some of them in the tool, or leave "
+        "them out of its export."
     )
 
 

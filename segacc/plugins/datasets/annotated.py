@@ -13,7 +13,7 @@ from segacc.errors import DataError, UnreadableError, count_of, did_you_mean, fi
 from segacc.hookspecs import DataSplits, Sample
 from segacc.labels import LabelMap, read_names
 from segacc.labels.annotations import IGNORED, Overlap
-from segacc.labels.label_map import naming
+from segacc.labels.label_map import naming, refuse_many
 from segacc.plugins.datasets.located import refuse_wrong
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ def class_map(names: Sequence[str], options: DrawOptions) -> tuple[LabelMap, Rul
     values = {**{name: k for k, name in enumerate(listed)}, IGNORED: IGNORE}
     shown = [BACKGROUND if name.lower() in BACKGROUNDS else name for name in listed]
     outside = IGNORE if options.background == "ignore" else 0
+    refuse_many(shown, "Merge some of them in the tool, or leave them out of its export.")
     return LabelMap.plain(shown), Rules(values, outside, options.overlap)
 
 

@@ -21,7 +21,7 @@ from segacc.data.samples import ids_of
 from segacc.errors import DataError, OptionError
 from segacc.hookspecs import Dataset, DataSplits, Sample, Stream, hookimpl
 from segacc.labels import Color, LabelMap, edit, spread_colors
-from segacc.labels.label_map import naming
+from segacc.labels.label_map import naming, refuse_many
 from segacc.settings.options import parse_component
 
 WHERE = "--dataset mix"
@@ -275,6 +275,7 @@ def unify(parts: Sequence[DataSplits], options: Any) -> tuple[LabelMap, tuple[Tr
     if options.classes == "common":
         names = _common(parts, names)
     with naming(f"{WHERE}: the classes of all sets"):
+        refuse_many(names, "Leave some out of the sets, or take what all have by classes=common.")
         joined = LabelMap.plain(names, palette=_palette(parts, names))
     edited = edit(joined, options.map, f"{WHERE}: map")
     whole = LabelMap.plain(edited.names, palette=edited.palette)
