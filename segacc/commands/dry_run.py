@@ -112,6 +112,7 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     """Take steps, evaluate a few images and save; return the lines to print."""
     from segacc import loop
     from segacc.evaluation.compiled import eagerly
+    from segacc.evaluation.scoring import BATCH
     from segacc.training.limits.sizing import ENDLESS, memory_of, with_evaluation
     from segacc.training.processes import on_all
 
@@ -121,7 +122,9 @@ def measured(run: "Run", device_memory: int | None) -> list[str]:
     with eagerly():  # each size would compile anew
         memory = memory_of(run, next(batches), device_memory, loop.train_step)
     if device_memory is not None:
-        memory, _ = with_evaluation(run, memory, device_memory, partial(seconds_of, run, FEW))
+        images = run.scoring.eval_batch_size or BATCH
+        evaluate = partial(seconds_of, run, images, images)
+        memory, _ = with_evaluation(run, memory, device_memory, evaluate)
         return memory.lines(config.micro_batch_size)
     step = seconds_of_steps(run, batches)
     memory, evaluation = with_evaluation(run, memory, None, partial(seconds_of_evaluation, run))
@@ -214,8 +217,14 @@ def seconds_of_evaluation(run: "Run") -> float:
     return (taken[1] + (whole - counts[1]) * image) * len(kinds(run))
 
 
-def seconds_of(run: "Run", count: int) -> float:
-    """Evaluate so many images, evenly spaced; return the seconds that it took."""
+def seconds_of(run: "Run", count: int, batch: int | None = None) -> float:
+    """Evaluate so many images, evenly spaced; return the seconds that it took.
+
+    Args:
+        run: the run.
+        count: number of images.
+        batch: most of them at once; default: as in the run.
+    """
     from segacc import loop
     from segacc.data.batches import EvalData
     from segacc.data.samples import evenly_spaced
@@ -226,7 +235,9 @@ def seconds_of(run: "Run", count: int) -> float:
         return 0.0
     some = Part(data.source.samples, evenly_spaced(len(data.source), count))
     scoring = dataclasses.replace(
-        run.scoring, data=EvalData(dataclasses.replace(data.source, samples=some))
+        run.scoring,
+        data=EvalData(dataclasses.replace(data.source, samples=some)),
+        eval_batch_size=batch or run.scoring.eval_batch_size,
     )
     start = time.perf_counter()
     loop.evaluate(scoring)

@@ -57,17 +57,33 @@ def memory_groups() -> Iterator[tuple[int, int]]:
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            with suppress(OSError, ValueError):  # no such file; or "max", which is no limit
-                most, now = (int((group / name).read_text()) for name in (limit, used))
-                lines = (group / "memory.stat").read_text().splitlines()
-                parts = dict(line.split() for line in lines)
-                yield most, now - int(parts[files])  # old pages of files make way
+            try:
+                most = int((group / limit).read_text())
+            except (OSError, ValueError):  # no such file; or "max", which is no limit
+                continue
+            yield most, in_use(group / used, group / "memory.stat", files)
+
+
+def in_use(used: Path, stat: Path, files: str) -> int:
+    """Return the bytes that a control group uses, without old pages of files, which make way.
+
+    Args:
+        used: the file with the number of bytes.
+        stat: the file of parts.
+        files: the part of old pages.
+    """
+    try:
+        parts = dict(line.split() for line in stat.read_text().splitlines())
+        return int(used.read_text()) - int(parts.get(files, 0))
+    except (OSError, ValueError):  # not told
+        return 0
 
 
 def groups(kind: str) -> Iterator[Path]:
     """Yield the folders of the control groups that this process is in, and of those above them.
 
-    In a container the paths may be those of the machine, of which only the last folder is there.
+    In a container the paths may be those of the machine, and the container's own group the
+    uppermost one that is there; then what a path begins with is left out.
 
     Args:
         kind: of limits, as version 1 names them: "cpu" or "memory".
@@ -81,6 +97,7 @@ def groups(kind: str) -> Iterator[Path]:
         if kinds and kind not in kinds.split(","):
             continue
         top = GROUPS / kind if kinds else GROUPS
-        own = top / path.lstrip("/")
+        parts = path.strip("/").split("/")
+        own = next(filter(Path.is_dir, (top.joinpath(*parts[k:]) for k in range(len(parts)))), top)
         yield own
         yield from (one for one in own.parents if one.is_relative_to(top))

@@ -71,8 +71,8 @@ def processes_here(accelerator: Accelerator) -> int:
 def share_cores(accelerator: Accelerator) -> None:
     """Divide the CPU cores among the processes of a CPU run, unless the user chose the threads.
 
-    A process without a launcher keeps the number of threads that torch chose, which does not heed
-    the CPU quota of a container: threads beyond it would wait for each other most of the time.
+    A process without a launcher keeps the number of threads that torch or a script chose, up to the
+    CPU quota of a container, which torch does not heed: threads beyond it would mostly wait.
     """
     local, threads = processes_here(accelerator), torch.get_num_threads()
     given = os.environ.get("OMP_NUM_THREADS")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics
+from cli_tools import TINY, Warm, assert_refused, assert_succeeded, metrics, write_data
 from segacc.commands import dry_run
 from segacc.errors import OptionError
 from segacc.model.live_tensors import LiveTensors
@@ -38,7 +38,7 @@ def told(text: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("protocol", "most"),
-    [("whole", "for "), ("whole:short_side=1280", "for evaluation (micro-batches of 4: ")],
+    [("whole", ""), ("whole:short_side=1280", ", for evaluation (micro-batches of 4: ")],
 )
 def test_what_it_tells_is_what_the_run_shows(
     warm: Warm, tmp_path: Path, protocol: str, most: str
@@ -71,6 +71,18 @@ def test_a_gpu_s_memory_need_not_be_there(warm: Warm, tmp_path: Path) -> None:
     added = found["2GB"] - found["1GB"]
     rounded = 0.05e6 / image  # the memory of an image is printed with one decimal
     assert added == pytest.approx(0.95e9 / image, rel=rounded + 0.005) and found["1GB"] > 10
+
+
+def test_a_gpu_takes_logits_at_full_size(warm: Warm, tmp_path: Path) -> None:
+    """In training those of an image and their gradient; in an evaluation those of 8 images."""
+    names = [f"class {number}" for number in range(40)]
+    counts = {"train": 4, "validation": 8}
+    data = write_data(tmp_path / "data", counts=counts, names=names, size=(256, 256))
+    flags = (*RUN, "--dry-run", "--device-memory", "8GB", "--dataset", f"folder:root={data}")
+    lines = told(assert_succeeded(warm(*flags, cwd=tmp_path)).stdout)
+    assert amounts(lines["weights"])[3] > 2 * 40 * 128 * 128 * 4
+    assert ", for evaluation (micro-batches of 4: " in lines["memory"]
+    assert 8 * 40 * 256 * 256 * 4 < amounts(lines["memory"])[0] < 4 * 8 * 40 * 256 * 256 * 4
 
 
 def test_an_evaluation_takes_memory_of_a_gpu_that_is_not_there(warm: Warm, tmp_path: Path) -> None:

@@ -187,11 +187,15 @@ def test_a_folder_with_annotations_of_several_tools_is_refused(tmp_path: Path) -
     (tmp_path / "2.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     assert said(str(tmp_path), tmp_path) == (
         "ROOT: it has annotations of several tools: coco, labelme, yolo. Choose with `--dataset "
-        "coco:root=...` or `--dataset labelme:root=...` or `--dataset yolo:root=...`."
+        "coco:root=ROOT` or `--dataset labelme:root=ROOT` or `--dataset yolo:root=ROOT`."
     )
     assert images_of(f"coco:root={tmp_path}", tmp_path) == ["1.png", "2.png"]
-    (tmp_path / "coco.json").unlink()
     (tmp_path / "1.json").unlink()
+    (tmp_path / "2.txt").write_text("0 0.5 0.5 0.2 0.2\n")  # a box, for detection
+    (tmp_path / "gone.xml").symlink_to(tmp_path / "nowhere")
+    assert images_of(str(tmp_path), tmp_path) == ["1.png", "2.png"]
+    (tmp_path / "coco.json").unlink()
+    (tmp_path / "2.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     cvat_of(tmp_path / "a.xml", "1.png")
     dump(tmp_path / "tasks.json", [studio_task(tmp_path / "1.png", 0)])
     assert "several tools: cvat, labelstudio, yolo. Choose" in said(str(tmp_path), tmp_path)

@@ -14,6 +14,7 @@ from cli_tools import TINY
 from segacc.settings import machine
 
 HERE = Path("/sys/fs/cgroup")
+LIMIT = 2 * 2**30
 WITHIN = "from segacc.settings.machine import *; print(cores(), whole_memory(), available_memory())"
 
 
@@ -64,14 +65,25 @@ def test_the_strictest_group_counts(files: Path) -> None:
     assert machine.quota() is None
     write(files, cpu_max="300000 100000")
     assert machine.quota() == 3
+    (files / "own").write_text("0::/docker/0123/nested\n")
+    write(files / "nested", cpu_max="200000 100000")
+    assert machine.quota() == 2
+
+
+def test_a_limit_counts_where_its_use_is_not_told(files: Path) -> None:
+    (files / "own").write_text("4:memory:/\n")
+    write(files / "memory", memory_limit_in_bytes="3000")
+    assert (machine.whole_memory(), machine.available_memory()) == (3000, 3000)
+    write(files / "memory", memory_usage_in_bytes="2500", memory_stat="cache 10")
+    assert machine.available_memory() == 500
 
 
 @pytest.fixture
 def limited() -> Iterator[tuple[str, ...]]:
-    """Make real control groups of one core and 3 GB; yield what a command in them begins with."""
+    """Make real control groups of one core and 2 GiB; yield what a command in them begins with."""
     names = [HERE / kind / f"segacc-{os.getpid()}" for kind in ("cpu", "memory")]
     limits = {"cpu.cfs_period_us": 100_000, "cpu.cfs_quota_us": 70_000}
-    limits |= {"memory.limit_in_bytes": 3 * 2**30}
+    limits |= {"memory.limit_in_bytes": LIMIT}
     try:
         for name in names:
             name.mkdir()
@@ -93,8 +105,8 @@ def test_a_real_limit_is_heeded(limited: tuple[str, ...]) -> None:
         [*limited, "-c", WITHIN], capture_output=True, text=True, timeout=120, check=True
     )
     cores, whole, available = map(int, done.stdout.split())
-    assert (cores, whole) == (1, 3 * 2**30)
-    assert whole - 2**30 < available < whole
+    assert (cores, whole) == (1, LIMIT)
+    assert LIMIT - 2**30 < available < LIMIT
 
 
 @pytest.mark.slow

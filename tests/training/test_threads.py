@@ -13,8 +13,9 @@ import torch
 
 from run_tools import build
 from segacc.loop import train
+from segacc.settings.machine import cores
 from segacc.training.limits.launchers import starts_processes
-from segacc.training.processes import cores, idle_cores, share_cores
+from segacc.training.processes import idle_cores, share_cores
 from segacc.training.tracking.identity import ROUNDING, numbers_changed
 
 
@@ -45,6 +46,7 @@ def test_processes_without_a_launcher_divide_the_cores(
 ) -> None:
     """As those that SLURM starts; a GPU run, a single process and the user's own stay."""
     monkeypatch.setattr("segacc.training.processes.cores", lambda: 8)
+    monkeypatch.setattr("segacc.training.processes.quota", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(3)
     for device, processes in (("cuda", 2), ("cpu", 1)):
@@ -61,6 +63,22 @@ def test_processes_without_a_launcher_divide_the_cores(
     assert torch.get_num_threads() == 1
 
 
+def test_a_process_has_no_more_threads_than_its_quota_unless_the_user_chose_them(
+    threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segacc.training.processes.cores", lambda: 2)
+    monkeypatch.setattr("segacc.training.processes.quota", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for before, after in ((3, 2), (1, 1)):
+        torch.set_num_threads(before)
+        share_cores(on("cpu"))
+        assert torch.get_num_threads() == after
+    torch.set_num_threads(3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    share_cores(on("cpu"))
+    assert torch.get_num_threads() == 3
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -75,7 +93,10 @@ def test_launchers_are_known_by_their_command_lines(command: str, expected: bool
     assert starts_processes(command.split()) == expected
 
 
-def test_resuming_with_another_number_is_told(tmp_path: Path, threads: None) -> None:
+def test_resuming_with_another_number_is_told(
+    tmp_path: Path, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segacc.training.processes.quota", lambda: None)
     torch.set_num_threads(1)
     first = build(tmp_path, max_steps=1)
     list(train(first))

@@ -298,9 +298,12 @@ def kind_of_json(path: Path) -> str:
 
 
 def head_of(path: Path) -> str:
-    """Return the beginning of a text file."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(1 << 16)
+    """Return the beginning of a text file; nothing of one that cannot be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 16)
+    except OSError:
+        return ""
 
 
 def kind_of_text(path: Path) -> str:

@@ -20,7 +20,7 @@ FEW = 20
 
 
 def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
-    """Find the files of the annotation tool, without reading all of them.
+    """Find the files of an annotation tool, without reading all of them.
 
     Args:
         root: the folder.
@@ -39,22 +39,21 @@ def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
     read = {path for files in labelme.values() for path in files}
     others = [one for one in _files(tree, ".json") if root / one not in read]
     studio = sorted(one for one in others if kind_of_json(root / one) == LABEL_STUDIO)
+    yolo = _kinds_of_texts(root, tree)
     found: dict[str, object] = {
-        "coco:root": coco,
-        "labelme:root": labelme,
-        "cvat:root": cvat,
-        "labelstudio:file": studio,
-        "yolo:root": _has_polygons(root, tree),
+        f"coco:root={given}": coco,
+        f"labelme:root={given}": labelme,
+        f"cvat:root={given}": cvat,
+        "labelstudio:file=...": studio,
+        f"yolo:root={given}": [kind for kind in yolo if kind.startswith("polygons")],  # no boxes
     }
     names = [name for name, files in found.items() if files]
     if len(names) > 1:
         tools = ", ".join(name.partition(":")[0] for name in names)
         raise DataError(
             f"{given}: it has annotations of several tools: {tools}. Choose with "
-            f"{' or '.join(f'`--dataset {name}=...`' for name in names)}."
+            f"{' or '.join(f'`--dataset {name}`' for name in names)}."
         )
-    if not names:
-        return None
     if coco:
         return _recognized("coco", coco, root=given)
     if labelme:
@@ -63,7 +62,9 @@ def recognize_tool(root: Path, tree: Tree, given: str) -> Recognized | None:
         return _cvat(root, cvat, given.rstrip("/"))
     if studio:
         return _label_studio(root, studio, given.rstrip("/"))
-    return _recognized("yolo", folders_of(root, config_of(root)), root=given)
+    if yolo:
+        return _recognized("yolo", folders_of(root, config_of(root)), root=given)
+    return None
 
 
 def _cvat(root: Path, files: list[Path], given: str) -> Recognized:
@@ -107,12 +108,13 @@ def _files(tree: Tree, suffix: str) -> list[str]:
     return [path.as_posix() for some in paths for path in some if path.suffix.lower() == suffix]
 
 
-def _has_polygons(root: Path, tree: Tree) -> bool:
-    """Return whether images have text files of numbers, as YOLO's."""
+def _kinds_of_texts(root: Path, tree: Tree) -> set[str]:
+    """Return the kinds of text files of numbers, as YOLO's, that images have."""
     from segacc.labels.annotations.yolo import text_of
 
-    if not _files(tree, ".txt"):
-        return False
+    there = {root / path for path in _files(tree, ".txt")}
+    if not there:
+        return set()
     images = (root / path for end in IMAGE_SUFFIXES for path in _files(tree, end))
-    texts = (path for image in images if (path := text_of(image)).is_file())
-    return any(kind_of_text(path) for path in islice(texts, FEW))
+    texts = (path for image in images if (path := text_of(image)) in there)
+    return {kind for path in islice(texts, FEW) if (kind := kind_of_text(path))}

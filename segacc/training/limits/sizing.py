@@ -1,7 +1,7 @@
 """The memory that a run's steps need, and the micro-batch of `--batch-size auto`."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from segacc.data.order import seeded
 from segacc.errors import OptionError
 from segacc.evaluation.compiled import eagerly
 from segacc.evaluation.memory import free_memory, peak_memory
+from segacc.kernels.bands import as_on_a_gpu
 from segacc.model.live_tensors import LiveTensors, bytes_in
 from segacc.settings.sources import Settings
 from segacc.settings.units import OF_CUDA, bytes_text
@@ -170,8 +171,9 @@ def memory_of(
 ) -> Memory:
     """Take steps of two sizes of micro-batches, whose peaks tell that of any size."""
     few = run.network.min_batch_size
-    peak_of_step(run, micro_batches, few, step)  # makes the optimizer's state
-    peaks = [peak_of_step(run, micro_batches, images, step) for images in (few, few + MORE)]
+    with planned_for(device_memory):
+        peak_of_step(run, micro_batches, few, step)  # makes the optimizer's state
+        peaks = [peak_of_step(run, micro_batches, images, step) for images in (few, few + MORE)]
     image = max(1, (peaks[1] - peaks[0]) // MORE)
     parameters = list(run.network.parameters())
     averages = run.ema.averages if run.ema else {}
@@ -190,6 +192,11 @@ def memory_of(
     return with_limit(run, memory, micro_batches, step)
 
 
+def planned_for(device_memory: int | None) -> AbstractContextManager[None]:
+    """Compute as a GPU does inside the block, if the run is planned for one, see `fit_batch`."""
+    return nullcontext() if device_memory is None else as_on_a_gpu()
+
+
 def state_of(run: Run) -> dict[Any, Any]:
     """Return the state of the optimizer inside accelerate's wrapper."""
     return dict(getattr(run.optimizer, "optimizer", run.optimizer).state)
@@ -203,7 +210,7 @@ def held_before(run: Run, memory: Memory) -> int:
 def with_evaluation(
     run: Run, memory: Memory, device_memory: int | None, evaluate: Callable[[], float]
 ) -> tuple[Memory, float]:
-    """Evaluate some images, and add the peak; on a CPU that of the process so far, if it rises.
+    """Evaluate some images, and add the peak; without CUDA that of the process, if it rises.
 
     Args:
         run: the run.
@@ -215,12 +222,13 @@ def with_evaluation(
         The memory, and what `evaluate` has returned.
     """
     device, found = run.accelerator.device, list[float]()
-    if device.type == "cpu" and device_memory is None:
+    if device.type != "cuda" and device_memory is None:
         before = peak_memory(device)
         found.append(evaluate())
         peak = peak_memory(device)
         return replace(memory, evaluation=peak if peak > before else 0), found[0]
-    peak = peak_within(device, lambda: found.append(evaluate())) + held_before(run, memory)
+    with planned_for(device_memory):
+        peak = peak_within(device, lambda: found.append(evaluate())) + held_before(run, memory)
     return replace(memory, evaluation=peak), found[0]
 
 
