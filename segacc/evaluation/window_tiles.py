@@ -274,7 +274,7 @@ def _near(window: int, part: Part, here: range, step: int) -> Near | None:
     sums, used = sums.view(-1, step), (weights > 0).view(-1, step, own.shape[1]).any(1).int()
     first, last = used.argmax(1), own.shape[1] - 1 - used.flip(1).argmax(1)
     span = int((last - first)[used.any(1)].max()) + 1  # more than some need, for looser bounds
-    first.clamp_(max=own.shape[1] - span)
+    first.clamp_(max=own.shape[1] - span)  # that of an unused block does not matter
     return Near(window, blocks, first, span, sums.amin(1), sums.amax(1))
 
 
@@ -327,8 +327,8 @@ def lead(kept: Grids, rows: Side, columns: Side) -> Tensor:
 
 def reduced(logits: Tensor, dim: int, near: Near, join: Callable[..., Tensor]) -> Tensor:
     """Join the rows (or columns) of logits (K, h, w) near each block: one for each block."""
-    start = int(near.first[0])
-    found = logits.narrow(dim, start, int(near.first[-1]) + near.span - start)
+    start = int(near.first.min())
+    found = logits.narrow(dim, start, int(near.first.max()) + near.span - start)
     done = 1
     while done < near.span:  # a row is now that joined with the next ones, `done` in all
         more = min(done, near.span - done)

@@ -82,7 +82,7 @@ def test_a_limit_counts_where_its_use_is_not_told(files: Path) -> None:
 def limited() -> Iterator[tuple[str, ...]]:
     """Make real control groups of one core and 2 GiB; yield what a command in them begins with."""
     names = [HERE / kind / f"segacc-{os.getpid()}" for kind in ("cpu", "memory")]
-    limits = {"cpu.cfs_period_us": 100_000, "cpu.cfs_quota_us": 70_000}
+    limits = {"cpu.cfs_period_us": 100_000, "cpu.cfs_quota_us": 100_000}
     limits |= {"memory.limit_in_bytes": LIMIT}
     try:
         for name in names:
