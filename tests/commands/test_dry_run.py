@@ -38,7 +38,7 @@ def told(text: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_what_it_tells_is_what_the_run_shows(warm: Warm, tmp_path: Path) -> None:
     """Generously, as other work on the machine changes the times."""
-    given = (*RUN, "--protocol", "whole:short_side=1280")
+    given = (*RUN, "--protocol", "whole:short_side=1024")
     lines = told(assert_succeeded(warm(*given, "--dry-run", cwd=tmp_path)).stdout)
     assert list(tmp_path.iterdir()) == []
     done = assert_succeeded(warm(*given, "--output-dir", "run", cwd=tmp_path))
