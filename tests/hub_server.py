@@ -42,6 +42,12 @@ class Hub:
     """Large files wait for it."""
     asked: list[str] = field(default_factory=list)
     """Method and path of each request."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, body: bytes) -> None:
+        """Add to the bytes that arrived, which files do at the same time."""
+        with self.lock:
+            self.received += len(body)
 
 
 class Writer(Reader):
@@ -142,12 +148,12 @@ class Writer(Reader):
         name = self.path.partition("?")[0].removeprefix("/store/")
         if name == self.hub.hold:
             size = int(self.headers["Content-Length"])
-            self.hub.received += len(self.rfile.read(size // 2))
+            self.hub.count(self.rfile.read(size // 2))
             self.hub.held.set()
             self.hub.open.wait(180)
             return
         body = self.body()
-        self.hub.received += len(body)
+        self.hub.count(body)
         self.hub.open.wait(180)
         assert hashlib.sha256(body).hexdigest() == name
         self.hub.blobs[name] = body
