@@ -127,9 +127,11 @@ def gradient_bytes(network: Any) -> int:
 def in_a_process(case: str, seconds: float) -> dict[str, Any] | None:
     """Measure a case in a process; None if the time is over before it ends."""
     command = [sys.executable, __file__, "--case", case]
-    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     try:
-        done = subprocess.run(command, env=path, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return None
     lines = done.stdout.splitlines() or [""]

@@ -218,7 +218,7 @@ def seconds_of_evaluation(run: "Run") -> float:
 
 
 def seconds_of(run: "Run", count: int, batch: int | None = None) -> float:
-    """Evaluate so many images, evenly spaced; return the seconds that it took.
+    """Evaluate so many images, evenly spaced; return the seconds that it took; 0 for a stream.
 
     Args:
         run: the run.
